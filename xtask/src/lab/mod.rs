@@ -1,0 +1,102 @@
+//! `cargo xtask lab`: real processes in network namespaces. Needs root.
+
+mod daemon;
+mod namespace;
+mod probe;
+mod report;
+mod router;
+mod self_check;
+pub mod services;
+mod topology;
+
+use crate::process::Interrupt;
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, Subcommand};
+use std::{net::SocketAddr, process::Command};
+
+/// How to print.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Output {
+    fn form(&self) -> report::Form {
+        if self.json { report::Form::Json } else { report::Form::Text }
+    }
+}
+
+/// What to run in the lab.
+#[derive(Debug, Subcommand)]
+pub enum Lab {
+    /// The lab's own networks, without Tidegate.
+    SelfCheck {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Removes what a killed lab left behind.
+    Clean,
+    /// Inside a namespace: answers datagrams with the address they came from.
+    #[command(hide = true)]
+    UdpEcho {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Inside a namespace: asks echoes.
+    #[command(hide = true)]
+    UdpAsk {
+        #[arg(long)]
+        from: SocketAddr,
+        echoes: Vec<SocketAddr>,
+    },
+}
+
+/// Runs one.
+///
+/// # Errors
+/// The machine cannot hold a lab, or a step failed.
+pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
+    let outcome = match lab {
+        Lab::SelfCheck { output } => {
+            require_root()?;
+            self_check::run(output.form(), interrupt)?
+        }
+        Lab::Clean => {
+            require_root()?;
+            for name in namespace::clean_leftovers()? {
+                println!("removed {name}");
+            }
+            return Ok(());
+        }
+        Lab::UdpEcho { listen } => return probe::echo(listen, interrupt),
+        Lab::UdpAsk { from, echoes } => return probe::ask(from, &echoes),
+    };
+    interrupt.check()?;
+    ensure!(outcome.failed == 0, "{} steps failed", outcome.failed);
+    Ok(())
+}
+
+/// Whether this process may make network namespaces.
+pub fn is_root() -> bool {
+    // Asked of the system rather than by an unsafe call.
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|said| said.stdout.trim_ascii() == b"0")
+}
+
+fn require_root() -> Result<()> {
+    ensure!(is_root(), "the lab makes network namespaces: run it as root (sudo -E cargo xtask lab …)");
+    Ok(())
+}
+
+/// A directory for the lab's files that every user can pass through: PostgreSQL does not run as root.
+fn directory() -> Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new()
+        .prefix(namespace::PREFIX)
+        .tempdir()
+        .context("cannot make a temporary directory")?;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open)?;
+    Ok(directory)
+}

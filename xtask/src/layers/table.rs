@@ -1,0 +1,144 @@
+//! Which crate may name which: the architecture's direction of imports as data.
+
+/// Direct workspace dependencies (normal and build) that each crate may have. A crate that is not
+/// listed here fails the check, so that a new crate gets its place by decision.
+pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
+    ("wire", &[]),
+    ("trust", &["wire"]),
+    ("policy", &["wire", "trust"]),
+    ("state", &["wire", "trust"]),
+    ("net", &["wire"]),
+    ("session", &["wire", "trust"]),
+    ("tunnel", &["wire"]),
+    ("flow", &["wire"]),
+    ("agent", &["wire", "trust", "policy", "session"]),
+    ("pop", &["wire", "trust", "policy", "state", "session", "net"]),
+    ("connector", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net"]),
+    ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net"]),
+    ("enrol", &["wire", "trust", "policy", "state"]),
+    ("store", &["wire", "trust", "policy"]),
+    ("controller", &["wire", "trust", "policy", "state", "session", "net", "store"]),
+    (
+        "tidegate",
+        &[
+            "wire",
+            "trust",
+            "policy",
+            "state",
+            "session",
+            "agent",
+            "tunnel",
+            "flow",
+            "net",
+            "pop",
+            "connector",
+            "client",
+            "enrol",
+            "store",
+            "controller",
+        ],
+    ),
+    // What follows is never shipped.
+    (
+        "fuzz-targets",
+        &[
+            "wire",
+            "trust",
+            "policy",
+            "state",
+            "session",
+            "agent",
+            "tunnel",
+            "flow",
+            "net",
+            "pop",
+            "connector",
+            "client",
+        ],
+    ),
+    (
+        "bench-idle",
+        &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
+    ),
+    ("xtask", &[]),
+];
+
+/// Crates of the data plane, and those it is made of: they may reach no database driver and no
+/// HTTP, at whatever distance.
+pub const DATA_PLANE: &[&str] = &[
+    "wire",
+    "trust",
+    "policy",
+    "state",
+    "session",
+    "agent",
+    "tunnel",
+    "flow",
+    "net",
+    "pop",
+    "connector",
+    "client",
+];
+
+/// What the data plane may not reach through normal dependencies. A trailing `*` is a prefix.
+pub const DATA_PLANE_FORBIDDEN: &[&str] = &[
+    "sqlx*",
+    "libsqlite3-sys",
+    "rusqlite",
+    "postgres*",
+    "tokio-postgres",
+    "diesel*",
+    "sea-orm*",
+    "redis",
+    "fred",
+    "memcache*",
+    "hyper*",
+    "axum*",
+    "reqwest*",
+    "ureq*",
+    "isahc",
+    "curl",
+    "curl-sys",
+    "attohttpc",
+    "h2",
+    "h3",
+    "tonic*",
+    "actix*",
+    "warp",
+    "store",
+    "controller",
+    "enrol",
+];
+
+/// What nothing in the workspace may reach through normal or build dependencies:
+/// aws-lc-rs is the one crypto provider.
+pub const FORBIDDEN_EVERYWHERE: &[&str] = &["ring", "openssl", "openssl-sys", "native-tls", "boring*"];
+
+/// Crates without I/O, clock or randomness of their own.
+pub const SANS_IO: &[&str] = &["wire", "trust", "policy", "session", "agent", "tunnel", "flow"];
+
+/// What a crate without I/O may not name in its own manifest.
+pub const SANS_IO_FORBIDDEN_DIRECT: &[&str] =
+    &["tokio", "tokio-*", "mio", "quinn", "quinn-udp", "socket2", "async-std", "smol", "rand"];
+
+/// What a crate without I/O may not name in its sources, and why.
+pub const SANS_IO_FORBIDDEN_WORDS: &[(&str, &str)] = &[
+    ("tokio", "cores know no runtime"),
+    ("UdpSocket", "cores own no socket"),
+    ("TcpStream", "cores own no socket"),
+    ("TcpListener", "cores own no socket"),
+    ("UnixStream", "cores own no socket"),
+    ("std::thread", "cores own no thread"),
+    ("thread::spawn", "cores own no thread"),
+    ("Instant::now", "cores get `now: Instant` injected"),
+    ("SystemTime::now", "cores get `wall: UnixMs` injected"),
+    ("thread_rng", "cores get a seed injected"),
+];
+
+/// Whether `name` is matched by one of `patterns` (exact, or a prefix ending in `*`).
+pub fn matches(name: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == *pattern,
+    })
+}
