@@ -1,0 +1,451 @@
+//! The rows as types. Ids are typed, lists are lists, and a value that does not parse is an error.
+
+use crate::{SecretHash, row::hex32};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+use wire::{
+    ConnectorId, DeviceId, EnrolmentKeyId, GroupId, IdError, InstallationId, OrganizationId, PolicyId, PopId,
+    ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
+};
+
+/// Orders the states of one organization: a restore raises the incarnation, a change the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version {
+    /// Raised when a database is restored from a copy.
+    pub incarnation: u64,
+    /// Raised by each configuration change.
+    pub version: u64,
+}
+
+/// The one row about the whole installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installation {
+    /// Its id.
+    pub id: InstallationId,
+    /// Raised by each change of installation-wide objects.
+    pub version: Version,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Organization {
+    /// Its id.
+    pub id: OrganizationId,
+    /// Unique in the installation.
+    pub name: String,
+    /// The state of its configuration.
+    pub version: Version,
+    /// Hard life of a grant, in milliseconds (1 to 72 h).
+    pub grant_life_ms: u64,
+    /// When a device renews its grant, in milliseconds after it was issued, before jitter.
+    pub renew_after_ms: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A point of presence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pop {
+    /// Its id.
+    pub id: PopId,
+    /// Unique in the installation.
+    pub name: String,
+    /// Set by the administrator with the key.
+    pub region: String,
+    /// Set by the administrator with the key.
+    pub zone: String,
+    /// `HOST:PORT` that agents and controllers dial.
+    pub address: String,
+    /// Ed25519 public key.
+    #[serde(with = "hex32")]
+    pub identity_key: [u8; 32],
+    /// Struck by a revocation of this or a higher generation.
+    pub generation: u64,
+    /// The key it enrolled with.
+    pub enrolled_by: EnrolmentKeyId,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A private network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Its id.
+    pub id: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// CIDR prefixes that names of the site may resolve to.
+    pub prefixes: Vec<String>,
+    /// Regions in order of preference.
+    pub regions: Vec<String>,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// An agent in a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connector {
+    /// Its id.
+    pub id: ConnectorId,
+    /// Its site.
+    pub site: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Ed25519 public key.
+    #[serde(with = "hex32")]
+    pub identity_key: [u8; 32],
+    /// X25519 public key of its tunnels.
+    #[serde(with = "hex32")]
+    pub wireguard_key: [u8; 32],
+    /// X25519 public key that introductions are sealed to.
+    #[serde(with = "hex32")]
+    pub seal_key: [u8; 32],
+    /// Struck by a revocation of this or a higher generation.
+    pub generation: u64,
+    /// The key it enrolled with.
+    pub enrolled_by: EnrolmentKeyId,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ports {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// What happens to a resource when its connector is isolated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceMode {
+    /// Goes on until the grant's hard expiry.
+    Standard,
+    /// Closes.
+    Strict,
+}
+
+/// Something that policies give access to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Its id.
+    pub id: ResourceId,
+    /// Its site.
+    pub site: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// A short name for people, unique in the organization.
+    pub alias: Option<String>,
+    /// Host name, IP address or CIDR prefix; parsed by the policy crate.
+    pub address: String,
+    /// TCP ports.
+    pub ports: Vec<Ports>,
+    /// What isolation does.
+    pub mode: ResourceMode,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A set of users and service accounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// For people.
+    pub name: String,
+    /// Unique in the organization.
+    pub email: String,
+    /// Struck by a revocation of this or a higher generation.
+    pub generation: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A headless subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAccount {
+    /// Its id.
+    pub id: ServiceAccountId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Struck by a revocation of this or a higher generation.
+    pub generation: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// Who owns a device and may be in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Member {
+    /// A person.
+    User(UserId),
+    /// A headless subject.
+    ServiceAccount(ServiceAccountId),
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => id.fmt(f),
+            Self::ServiceAccount(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Member {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.starts_with("svc-") {
+            text.parse().map(Self::ServiceAccount)
+        } else {
+            text.parse().map(Self::User)
+        }
+    }
+}
+
+impl Serialize for Member {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One member of one group, with the generation of this stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The group.
+    pub group: GroupId,
+    /// The member.
+    pub member: Member,
+    /// Raised each time the member joins again.
+    pub generation: u64,
+}
+
+/// An enrolled machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Whose it is.
+    pub owner: Member,
+    /// For people.
+    pub name: String,
+    /// Ed25519 public key.
+    #[serde(with = "hex32")]
+    pub identity_key: [u8; 32],
+    /// Struck by a revocation of this or a higher generation.
+    pub generation: u64,
+    /// The key it enrolled with.
+    pub enrolled_by: EnrolmentKeyId,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// These groups reach these resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its id.
+    pub id: PolicyId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Who.
+    pub groups: Vec<GroupId>,
+    /// What.
+    pub resources: Vec<ResourceId>,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// What an enrolment key makes, and of what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum EnrolmentTarget {
+    /// A PoP of the installation.
+    Pop {
+        /// Its region.
+        region: String,
+        /// Its zone.
+        zone: String,
+    },
+    /// A connector of a site.
+    Connector {
+        /// The site.
+        site: SiteId,
+    },
+    /// A device of a user or service account.
+    Device {
+        /// Whose it will be.
+        owner: Member,
+    },
+}
+
+impl EnrolmentTarget {
+    /// `pop`, `connector` or `device`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Pop { .. } => "pop",
+            Self::Connector { .. } => "connector",
+            Self::Device { .. } => "device",
+        }
+    }
+}
+
+/// An enrolment key or one-time link. The secret itself is stored nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentKey {
+    /// Its id.
+    pub id: EnrolmentKeyId,
+    /// None for keys of the installation.
+    pub organization: Option<OrganizationId>,
+    /// For people.
+    pub name: String,
+    /// What it makes.
+    pub target: EnrolmentTarget,
+    /// SHA-256 of the secret.
+    pub secret_hash: SecretHash,
+    /// How often it can be used.
+    pub cap: u64,
+    /// How often it was used.
+    pub uses: u64,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// An API token. The secret itself is stored nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// Unique in the organization.
+    pub name: String,
+    /// What it may do, by name.
+    pub scopes: Vec<String>,
+    /// SHA-256 of the secret.
+    pub secret_hash: SecretHash,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A person who administers the installation by the console.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Administrator {
+    /// Its id.
+    pub id: UserId,
+    /// What the person types at sign-in.
+    pub name: String,
+    /// PHC string (argon2id).
+    pub passphrase_hash: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}
+
+impl fmt::Debug for Administrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Administrator")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A link that works once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneTimeLink {
+    /// SHA-256 of the secret.
+    pub secret_hash: SecretHash,
+    /// What it opens.
+    pub purpose: String,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+}
+
+/// Everything of one organization, read in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrganizationData {
+    /// The row itself, with the version of this state.
+    pub organization: Organization,
+    /// By id.
+    pub sites: Vec<Site>,
+    /// By id.
+    pub connectors: Vec<Connector>,
+    /// By id.
+    pub resources: Vec<Resource>,
+    /// By id.
+    pub groups: Vec<Group>,
+    /// By id.
+    pub users: Vec<User>,
+    /// By id.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// By group and member; only those present.
+    pub memberships: Vec<Membership>,
+    /// By id.
+    pub devices: Vec<Device>,
+    /// By id.
+    pub policies: Vec<Policy>,
+    /// By id.
+    pub tokens: Vec<Token>,
+    /// By id.
+    pub enrolment_keys: Vec<EnrolmentKey>,
+}
+
+/// Everything, read in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// The row itself, with the version of this state.
+    pub installation: Installation,
+    /// By id.
+    pub organizations: Vec<OrganizationData>,
+    /// By id.
+    pub pops: Vec<Pop>,
+    /// Keys of the installation, by id.
+    pub enrolment_keys: Vec<EnrolmentKey>,
+    /// By id.
+    pub administrators: Vec<Administrator>,
+    /// By hash.
+    pub one_time_links: Vec<OneTimeLink>,
+}
+
+/// One line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// None for changes of the installation.
+    pub organization: Option<OrganizationId>,
+    /// The state this change made.
+    pub version: Version,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To which object.
+    pub subject: String,
+    /// JSON.
+    pub detail: String,
+}

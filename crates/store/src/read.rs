@@ -1,0 +1,378 @@
+//! Reads: the whole dataset in one transaction, and the audit log's pages.
+
+use crate::{
+    Administrator, AuditEntry, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group,
+    Installation, Membership, OneTimeLink, Organization, OrganizationData, Policy, Pop, Resource,
+    ResourceMode, SecretHash, ServiceAccount, Site, Store, StoreError, Token, User, Version,
+    row::{corrupt, integer, json, key, number, optional_parsed, optional_text, parsed, text},
+    sqlite::in_time,
+};
+use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
+use std::collections::BTreeMap;
+use wire::{OrganizationId, PolicyId};
+
+/// Which part of the audit log.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditPage {
+    /// Entries before this time (Unix milliseconds).
+    pub before_ms: u64,
+    /// At most this many.
+    pub limit: u32,
+}
+
+impl Store {
+    /// The newest audit entries first, of one organization or of the installation.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn audit(
+        &self,
+        organization: Option<OrganizationId>,
+        page: AuditPage,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        self.check_file()?;
+        let query = sqlx::query(
+            "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
+             WHERE at_ms < $1 AND (organization = $2 OR organization IS NULL) ORDER BY at_ms DESC, version DESC LIMIT $3",
+        )
+        .bind(integer(page.before_ms))
+        .bind(organization.map(|id| id.to_string()))
+        .bind(i64::from(page.limit));
+        let rows = in_time(query.fetch_all(self.reader()))
+            .await?
+            .map_err(|error| StoreError::from_sqlx("audit", error))?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditEntry {
+                    organization: optional_parsed(row, "organization")?,
+                    version: version(row)?,
+                    at_ms: number(row, "at_ms")?,
+                    actor: text(row, "actor")?,
+                    action: text(row, "action")?,
+                    subject: text(row, "subject")?,
+                    detail: text(row, "detail")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Signed trust documents by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn trust_documents(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        self.check_file()?;
+        let query = sqlx::query("SELECT name, document FROM trust_documents ORDER BY name");
+        let rows = in_time(query.fetch_all(self.reader()))
+            .await?
+            .map_err(|error| StoreError::from_sqlx("trust document", error))?;
+        rows.iter().map(|row| Ok((text(row, "name")?, text(row, "document")?))).collect()
+    }
+}
+
+fn version(row: &SqliteRow) -> Result<Version, StoreError> {
+    Ok(Version { incarnation: number(row, "incarnation")?, version: number(row, "version")? })
+}
+
+async fn all(
+    db: &mut SqliteConnection,
+    kind: &'static str,
+    sql: &'static str,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    sqlx::query(sql).fetch_all(db).await.map_err(|error| StoreError::from_sqlx(kind, error))
+}
+
+async fn of(
+    db: &mut SqliteConnection,
+    organization: OrganizationId,
+    kind: &'static str,
+    sql: &'static str,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    sqlx::query(sql)
+        .bind(organization.to_string())
+        .fetch_all(db)
+        .await
+        .map_err(|error| StoreError::from_sqlx(kind, error))
+}
+
+fn each<T>(
+    rows: &[SqliteRow],
+    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    rows.iter().map(read).collect()
+}
+
+pub(crate) async fn dataset(tx: &mut Transaction<'_, Sqlite>) -> Result<Option<Dataset>, StoreError> {
+    let db: &mut SqliteConnection = tx;
+    let rows =
+        all(db, "installation", "SELECT id, incarnation, version, created_ms FROM installation").await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let installation = Installation {
+        id: parsed(row, "id")?,
+        version: version(row)?,
+        created_ms: number(row, "created_ms")?,
+    };
+    let pops = each(&all(db, "PoP", "SELECT * FROM pops ORDER BY id").await?, pop)?;
+    let keys =
+        all(db, "enrolment key", "SELECT * FROM enrolment_keys WHERE organization IS NULL ORDER BY id")
+            .await?;
+    let administrators =
+        each(&all(db, "administrator", "SELECT * FROM administrators ORDER BY id").await?, |row| {
+            Ok(Administrator {
+                id: parsed(row, "id")?,
+                name: text(row, "name")?,
+                passphrase_hash: text(row, "passphrase_hash")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?;
+    let one_time_links =
+        each(&all(db, "one-time link", "SELECT * FROM one_time_links ORDER BY secret_hash").await?, |row| {
+            Ok(OneTimeLink {
+                secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
+                purpose: text(row, "purpose")?,
+                expires_ms: number(row, "expires_ms")?,
+            })
+        })?;
+    let rows = all(db, "organization", "SELECT * FROM organizations ORDER BY id").await?;
+    let mut organizations = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let organization = Organization {
+            id: parsed(row, "id")?,
+            name: text(row, "name")?,
+            version: version(row)?,
+            grant_life_ms: number(row, "grant_life_ms")?,
+            renew_after_ms: number(row, "renew_after_ms")?,
+            created_ms: number(row, "created_ms")?,
+        };
+        organizations.push(organization_data(db, organization).await?);
+    }
+    Ok(Some(Dataset {
+        installation,
+        organizations,
+        pops,
+        enrolment_keys: each(&keys, enrolment_key)?,
+        administrators,
+        one_time_links,
+    }))
+}
+
+async fn organization_data(
+    db: &mut SqliteConnection,
+    organization: Organization,
+) -> Result<OrganizationData, StoreError> {
+    let id = organization.id;
+    let sites = of(db, id, "site", "SELECT * FROM sites WHERE organization = $1 ORDER BY id").await?;
+    let connectors =
+        of(db, id, "connector", "SELECT * FROM connectors WHERE organization = $1 ORDER BY id").await?;
+    let resources =
+        of(db, id, "resource", "SELECT * FROM resources WHERE organization = $1 ORDER BY id").await?;
+    let groups = of(db, id, "group", "SELECT * FROM user_groups WHERE organization = $1 ORDER BY id").await?;
+    let users = of(db, id, "user", "SELECT * FROM users WHERE organization = $1 ORDER BY id").await?;
+    let accounts =
+        of(db, id, "service account", "SELECT * FROM service_accounts WHERE organization = $1 ORDER BY id")
+            .await?;
+    let memberships = of(
+        db,
+        id,
+        "membership",
+        "SELECT * FROM memberships WHERE organization = $1 AND present = 1 ORDER BY user_group, member",
+    )
+    .await?;
+    let devices = of(db, id, "device", "SELECT * FROM devices WHERE organization = $1 ORDER BY id").await?;
+    let policies = policies(db, id).await?;
+    let tokens = of(db, id, "token", "SELECT * FROM tokens WHERE organization = $1 ORDER BY id").await?;
+    let keys =
+        of(db, id, "enrolment key", "SELECT * FROM enrolment_keys WHERE organization = $1 ORDER BY id")
+            .await?;
+    Ok(OrganizationData {
+        organization,
+        sites: each(&sites, site)?,
+        connectors: each(&connectors, connector)?,
+        resources: each(&resources, resource)?,
+        groups: each(&groups, |row| {
+            Ok(Group {
+                id: parsed(row, "id")?,
+                name: text(row, "name")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        users: each(&users, |row| {
+            Ok(User {
+                id: parsed(row, "id")?,
+                name: text(row, "name")?,
+                email: text(row, "email")?,
+                generation: number(row, "generation")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        service_accounts: each(&accounts, |row| {
+            Ok(ServiceAccount {
+                id: parsed(row, "id")?,
+                name: text(row, "name")?,
+                generation: number(row, "generation")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        memberships: each(&memberships, |row| {
+            Ok(Membership {
+                group: parsed(row, "user_group")?,
+                member: parsed(row, "member")?,
+                generation: number(row, "generation")?,
+            })
+        })?,
+        devices: each(&devices, |row| {
+            Ok(Device {
+                id: parsed(row, "id")?,
+                owner: parsed(row, "owner")?,
+                name: text(row, "name")?,
+                identity_key: key(row, "identity_key")?,
+                generation: number(row, "generation")?,
+                enrolled_by: parsed(row, "enrolled_by")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        policies,
+        tokens: each(&tokens, |row| {
+            Ok(Token {
+                id: parsed(row, "id")?,
+                name: text(row, "name")?,
+                scopes: json(row, "scopes")?,
+                secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
+                expires_ms: number(row, "expires_ms")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        enrolment_keys: each(&keys, enrolment_key)?,
+    })
+}
+
+async fn policies(
+    db: &mut SqliteConnection,
+    organization: OrganizationId,
+) -> Result<Vec<Policy>, StoreError> {
+    let rows =
+        of(db, organization, "policy", "SELECT * FROM policies WHERE organization = $1 ORDER BY id").await?;
+    let groups = of(
+        db,
+        organization,
+        "policy",
+        "SELECT policy_groups.policy, policy_groups.user_group FROM policy_groups \
+         JOIN policies ON policies.id = policy_groups.policy WHERE policies.organization = $1 \
+         ORDER BY policy_groups.policy, policy_groups.user_group",
+    )
+    .await?;
+    let resources = of(
+        db,
+        organization,
+        "policy",
+        "SELECT policy_resources.policy, policy_resources.resource FROM policy_resources \
+         JOIN policies ON policies.id = policy_resources.policy WHERE policies.organization = $1 \
+         ORDER BY policy_resources.policy, policy_resources.resource",
+    )
+    .await?;
+    let mut policies: BTreeMap<PolicyId, Policy> = BTreeMap::new();
+    for row in &rows {
+        let policy = Policy {
+            id: parsed(row, "id")?,
+            name: text(row, "name")?,
+            groups: Vec::new(),
+            resources: Vec::new(),
+            created_ms: number(row, "created_ms")?,
+        };
+        policies.insert(policy.id, policy);
+    }
+    for row in &groups {
+        if let Some(policy) = policies.get_mut(&parsed(row, "policy")?) {
+            policy.groups.push(parsed(row, "user_group")?);
+        }
+    }
+    for row in &resources {
+        if let Some(policy) = policies.get_mut(&parsed(row, "policy")?) {
+            policy.resources.push(parsed(row, "resource")?);
+        }
+    }
+    Ok(policies.into_values().collect())
+}
+
+fn pop(row: &SqliteRow) -> Result<Pop, StoreError> {
+    Ok(Pop {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        region: text(row, "region")?,
+        zone: text(row, "zone")?,
+        address: text(row, "address")?,
+        identity_key: key(row, "identity_key")?,
+        generation: number(row, "generation")?,
+        enrolled_by: parsed(row, "enrolled_by")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+fn site(row: &SqliteRow) -> Result<Site, StoreError> {
+    Ok(Site {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        prefixes: json(row, "prefixes")?,
+        regions: json(row, "regions")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+fn connector(row: &SqliteRow) -> Result<Connector, StoreError> {
+    Ok(Connector {
+        id: parsed(row, "id")?,
+        site: parsed(row, "site")?,
+        name: text(row, "name")?,
+        identity_key: key(row, "identity_key")?,
+        wireguard_key: key(row, "wireguard_key")?,
+        seal_key: key(row, "seal_key")?,
+        generation: number(row, "generation")?,
+        enrolled_by: parsed(row, "enrolled_by")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+fn resource(row: &SqliteRow) -> Result<Resource, StoreError> {
+    Ok(Resource {
+        id: parsed(row, "id")?,
+        site: parsed(row, "site")?,
+        name: text(row, "name")?,
+        alias: optional_text(row, "alias")?,
+        address: text(row, "address")?,
+        ports: json(row, "ports")?,
+        mode: match text(row, "mode")?.as_str() {
+            "standard" => ResourceMode::Standard,
+            "strict" => ResourceMode::Strict,
+            other => return Err(corrupt("mode", format!("expected standard or strict, got {other:?}"))),
+        },
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+fn enrolment_key(row: &SqliteRow) -> Result<EnrolmentKey, StoreError> {
+    let missing = |column| corrupt(column, "a value of this kind of key is missing");
+    let target = match text(row, "kind")?.as_str() {
+        "pop" => EnrolmentTarget::Pop {
+            region: optional_text(row, "region")?.ok_or_else(|| missing("region"))?,
+            zone: optional_text(row, "zone")?.ok_or_else(|| missing("zone"))?,
+        },
+        "connector" => {
+            EnrolmentTarget::Connector { site: optional_parsed(row, "site")?.ok_or_else(|| missing("site"))? }
+        }
+        "device" => {
+            EnrolmentTarget::Device { owner: optional_parsed(row, "owner")?.ok_or_else(|| missing("owner"))? }
+        }
+        other => return Err(corrupt("kind", format!("expected pop, connector or device, got {other:?}"))),
+    };
+    Ok(EnrolmentKey {
+        id: parsed(row, "id")?,
+        organization: optional_parsed(row, "organization")?,
+        name: text(row, "name")?,
+        target,
+        secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
+        cap: number(row, "cap")?,
+        uses: number(row, "uses")?,
+        expires_ms: number(row, "expires_ms")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
