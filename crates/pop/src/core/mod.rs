@@ -1,0 +1,8 @@
+//! The sans-IO cores: everything a PoP decides, with time and randomness injected.
+
+mod bucket;
+mod random;
+pub mod relay;
+
+pub use bucket::Allowance;
+pub use random::Seed;

@@ -1,0 +1,387 @@
+#![expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
+
+use super::*;
+use proptest::prelude::*;
+use wire::{CHALLENGE_LEN, ChannelSecret, RELAY_HEADER_LEN, encode_relay_header};
+
+const CLIENT: &str = "198.51.100.1:4000";
+const CONNECTOR: &str = "203.0.113.9:5000";
+const ELSEWHERE: &str = "198.51.100.77:4001";
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().expect("address")
+}
+
+fn id(bits: u64) -> ChannelId {
+    ChannelId::from_random(bits)
+}
+
+fn secret(byte: u8) -> ChannelSecret {
+    ChannelSecret::from_random([byte; 32])
+}
+
+struct Bench {
+    relay: Relay,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(RelayLimits::default())
+    }
+
+    fn with(limits: RelayLimits) -> Self {
+        let now = Instant::now();
+        let mut relay = Relay::new(limits, now, &Seed::from_random([7; 32]));
+        relay.handle_command(now, RelayCommand::Install(Box::new(spec(0xA, 0xB))));
+        Self { relay, now }
+    }
+
+    fn input(&mut self, source: &str, mut datagram: Vec<u8>) -> Handled {
+        self.relay.handle_input(self.now, addr(source), &mut datagram)
+    }
+
+    /// Lets time pass, waking the core at each of its own timeouts.
+    fn pass(&mut self, time: Duration) -> Vec<RelayOutput> {
+        let end = self.now + time;
+        let mut outputs = Vec::new();
+        loop {
+            match self.relay.poll_output() {
+                RelayOutput::Timeout { at: Some(at), .. } if at <= end => {
+                    self.now = self.now.max(at);
+                    self.relay.handle_timeout(self.now);
+                }
+                RelayOutput::Timeout { .. } => break,
+                output => outputs.push(output),
+            }
+        }
+        self.now = end;
+        outputs
+    }
+
+    fn challenges(&mut self) -> Vec<(SocketAddr, ChallengeFrame)> {
+        self.pass(Duration::ZERO)
+            .into_iter()
+            .filter_map(|output| match output {
+                RelayOutput::Transmit { to, frame } => Some((to, frame)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn client_address(&self) -> SocketAddr {
+        self.relay.side_of(id(0xA)).address
+    }
+}
+
+fn spec(a: u64, b: u64) -> ChannelSpec {
+    let client =
+        SideSpec { id: id(a), secret: secret(0xA), address: addr(CLIENT), owner: OwnerId::from_number(1) };
+    let connector =
+        SideSpec { id: id(b), secret: secret(0xB), address: addr(CONNECTOR), owner: OwnerId::from_number(2) };
+    ChannelSpec { sides: [client, connector] }
+}
+
+fn data(channel: u64, length: usize) -> Vec<u8> {
+    let mut frame = encode_relay_header(RelayKind::Data, id(channel)).to_vec();
+    frame.resize(RELAY_HEADER_LEN + length, 0x55);
+    frame
+}
+
+fn answer(challenge: &ChallengeFrame, secret: &ChannelSecret) -> Vec<u8> {
+    let token = &challenge[RELAY_HEADER_LEN..];
+    let mut frame = challenge.to_vec();
+    frame[0] = RelayKind::Answer as u8;
+    frame.extend_from_slice(&answer_of(secret, token));
+    frame
+}
+
+fn dropped(reason: DropReason) -> Handled {
+    Handled::Dropped(reason)
+}
+
+#[test]
+fn data_goes_to_the_other_side_under_its_own_id() {
+    let mut bench = Bench::new();
+    let mut frame = data(0xA, 100);
+    let handled = bench.relay.handle_input(bench.now, addr(CLIENT), &mut frame);
+    assert_eq!(handled, Handled::Forward(addr(CONNECTOR)));
+    assert_eq!(frame, data(0xB, 100));
+    assert_eq!(bench.input(CONNECTOR, data(0xB, 60)), Handled::Forward(addr(CLIENT)));
+    let counters = bench.relay.counters();
+    assert_eq!((counters.forwarded_frames, counters.forwarded_bytes), (2, 112 + 72));
+}
+
+#[test]
+fn an_unknown_id_is_counted_and_answered_by_nothing() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.input(ELSEWHERE, data(0xC, 100)), dropped(DropReason::UnknownChannel));
+    assert_eq!(bench.challenges(), []);
+    assert_eq!(bench.relay.counters().dropped.get(DropReason::UnknownChannel), 1);
+}
+
+#[test]
+fn a_frame_from_an_unproven_address_is_dropped_and_charges_nobody() {
+    let limits = RelayLimits { bytes: Allowance { per_second: 1, burst: 112 }, ..RelayLimits::default() };
+    let mut bench = Bench::with(limits);
+    for _ in 0..50 {
+        assert_eq!(bench.input(ELSEWHERE, data(0xA, 1000)), dropped(DropReason::UnprovenSource));
+    }
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), Handled::Forward(addr(CONNECTOR)));
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), dropped(DropReason::Budget));
+    // The other agent has a budget of its own.
+    assert_eq!(bench.input(CONNECTOR, data(0xB, 100)), Handled::Forward(addr(CLIENT)));
+}
+
+#[test]
+fn a_side_moves_once_the_new_address_answered_and_the_old_one_stayed_silent() {
+    let mut bench = Bench::new();
+    bench.input(ELSEWHERE, data(0xA, 100));
+    let challenges = bench.challenges();
+    let asked: Vec<_> = challenges.iter().map(|(to, _)| *to).collect();
+    assert_eq!(asked, [addr(ELSEWHERE), addr(CLIENT)]);
+    assert_eq!(bench.input(ELSEWHERE, answer(&challenges[0].1, &secret(0xA))), Handled::Consumed);
+    assert_eq!(bench.client_address(), addr(CLIENT), "not before the old address had its time");
+    // What the roamed agent sends is taken at once: it holds the secret.
+    assert_eq!(bench.input(ELSEWHERE, data(0xA, 100)), Handled::Forward(addr(CONNECTOR)));
+    bench.pass(OLD_ADDRESS_WINDOW);
+    assert_eq!(bench.client_address(), addr(ELSEWHERE));
+    assert_eq!(bench.input(CONNECTOR, data(0xB, 60)), Handled::Forward(addr(ELSEWHERE)));
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), dropped(DropReason::UnprovenSource));
+}
+
+#[test]
+fn frames_captured_and_sent_from_elsewhere_move_nothing_while_the_old_address_lives() {
+    let mut bench = Bench::new();
+    for round in 0..20 {
+        // The thief on the path sends the client's frame from its own address, forwards the
+        // challenge to the client and the client's answer to us.
+        bench.input(ELSEWHERE, data(0xA, 100));
+        let challenges = bench.challenges();
+        for (to, frame) in &challenges {
+            let answer = answer(frame, &secret(0xA));
+            if *to == addr(ELSEWHERE) {
+                bench.input(ELSEWHERE, answer);
+            } else if round % 2 == 0 {
+                // Every second round the client's own answers are late, but come.
+                bench.input(CLIENT, answer);
+            }
+        }
+        let late = bench.pass(Duration::from_millis(600));
+        for output in late {
+            let RelayOutput::Transmit { to, frame } = output else { panic!("{output:?}") };
+            if to == addr(CLIENT) {
+                bench.input(CLIENT, answer(&frame, &secret(0xA)));
+            }
+        }
+        bench.pass(Duration::from_secs(3));
+        assert_eq!(bench.client_address(), addr(CLIENT), "round {round}");
+    }
+    assert_eq!(bench.relay.counters().moves, 0);
+    assert!(bench.relay.counters().moves_refused >= 20);
+}
+
+#[test]
+fn an_answer_without_the_secret_or_for_another_address_proves_nothing() {
+    let mut bench = Bench::new();
+    bench.input(ELSEWHERE, data(0xA, 100));
+    let challenges = bench.challenges();
+    let good = answer(&challenges[0].1, &secret(0xA));
+    assert_eq!(
+        bench.input(ELSEWHERE, answer(&challenges[0].1, &secret(0xB))),
+        dropped(DropReason::WrongSecret)
+    );
+    assert_eq!(bench.input("198.51.100.78:4001", good.clone()), dropped(DropReason::NotOurToken));
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(bench.input(ELSEWHERE, good), dropped(DropReason::NotOurToken), "two slots later");
+    assert_eq!(bench.client_address(), addr(CLIENT));
+}
+
+#[test]
+fn a_challenge_sent_by_an_agent_is_refused() {
+    let mut bench = Bench::new();
+    let mut frame = encode_relay_header(RelayKind::Challenge, id(0xA)).to_vec();
+    frame.resize(RELAY_HEADER_LEN + CHALLENGE_LEN, 0);
+    assert_eq!(bench.input(CLIENT, frame), dropped(DropReason::ChallengeFromAgent));
+}
+
+#[test]
+fn short_hellos_from_a_new_address_get_a_challenge_only_when_they_add_up_to_its_length() {
+    let mut bench = Bench::new();
+    let hello = || encode_relay_header(RelayKind::Hello, id(0xA)).to_vec();
+    for _ in 0..2 {
+        bench.input(ELSEWHERE, hello());
+        assert_eq!(bench.challenges(), []);
+    }
+    bench.input(ELSEWHERE, hello());
+    assert_eq!(bench.challenges().len(), 2);
+}
+
+#[test]
+fn challenges_of_one_side_keep_their_interval() {
+    let mut bench = Bench::new();
+    for _ in 0..1000 {
+        bench.input(ELSEWHERE, data(0xA, 100));
+    }
+    assert_eq!(bench.challenges().len(), 2);
+    bench.pass(CHALLENGE_INTERVAL);
+    bench.input(ELSEWHERE, data(0xA, 100));
+    assert_eq!(bench.challenges().len(), 2);
+}
+
+#[test]
+fn a_session_that_moved_makes_the_relay_ask_its_sides_there() {
+    let mut bench = Bench::new();
+    let command = RelayCommand::AddressChanged { owner: OwnerId::from_number(1), address: addr(ELSEWHERE) };
+    bench.relay.handle_command(bench.now, command);
+    let challenges = bench.challenges();
+    let (_, frame) = challenges.iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    bench.input(ELSEWHERE, answer(frame, &secret(0xA)));
+    bench.pass(OLD_ADDRESS_WINDOW);
+    assert_eq!(bench.client_address(), addr(ELSEWHERE));
+}
+
+#[test]
+fn a_session_that_moved_and_answers_nowhere_keeps_its_channel() {
+    let mut bench = Bench::new();
+    let command = RelayCommand::AddressChanged { owner: OwnerId::from_number(1), address: addr(ELSEWHERE) };
+    bench.relay.handle_command(bench.now, command);
+    let outputs = bench.pass(Duration::from_secs(10));
+    assert!(!outputs.iter().any(|output| matches!(output, RelayOutput::Ended(_))));
+    assert_eq!(bench.client_address(), addr(CLIENT));
+}
+
+#[test]
+fn an_agent_that_came_back_as_a_new_process_loses_the_channels_it_knows_nothing_of() {
+    let mut bench = Bench::new();
+    let command = RelayCommand::Reattached { owner: OwnerId::from_number(2), address: addr(ELSEWHERE) };
+    bench.relay.handle_command(bench.now, command);
+    let outputs = bench.pass(Duration::from_secs(2));
+    let ended = outputs.iter().find_map(|output| match output {
+        RelayOutput::Ended(ended) => Some(*ended),
+        _ => None,
+    });
+    let ended = ended.expect("closed");
+    assert_eq!(ended.reason, Refusal::SessionLost);
+    assert_eq!(ended.sides, [(OwnerId::from_number(1), id(0xA)), (OwnerId::from_number(2), id(0xB))]);
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), dropped(DropReason::UnknownChannel));
+    assert_eq!(bench.relay.counters().channels, 0);
+}
+
+#[test]
+fn an_agent_that_only_dialled_again_keeps_its_channels() {
+    let mut bench = Bench::new();
+    let command = RelayCommand::Reattached { owner: OwnerId::from_number(2), address: addr(CONNECTOR) };
+    bench.relay.handle_command(bench.now, command);
+    let challenges = bench.challenges();
+    assert_eq!(challenges.len(), 1);
+    bench.input(CONNECTOR, answer(&challenges[0].1, &secret(0xB)));
+    let outputs = bench.pass(Duration::from_secs(5));
+    assert_eq!(outputs, []);
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), Handled::Forward(addr(CONNECTOR)));
+}
+
+#[test]
+fn a_channel_is_closed_by_its_owners_and_nobody_else() {
+    let mut bench = Bench::new();
+    let close = |channel, owner| RelayCommand::Close {
+        channel: id(channel),
+        owner: OwnerId::from_number(owner),
+        reason: Refusal::SessionLost,
+    };
+    bench.relay.handle_command(bench.now, close(0xA, 3));
+    bench.relay.handle_command(bench.now, close(0xB, 1));
+    assert_eq!(bench.pass(Duration::ZERO), []);
+    bench.relay.handle_command(bench.now, close(0xB, 2));
+    assert!(matches!(bench.pass(Duration::ZERO)[..], [RelayOutput::Ended(_)]));
+}
+
+#[test]
+fn a_struck_agent_loses_all_its_channels_and_no_other() {
+    let mut bench = Bench::new();
+    let mut other = spec(0xC, 0xD);
+    other.sides[0].owner = OwnerId::from_number(3);
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(other)));
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xE, 0xF))));
+    let strike = RelayCommand::CloseOwner { owner: OwnerId::from_number(1), reason: Refusal::Struck };
+    bench.relay.handle_command(bench.now, strike);
+    assert_eq!(bench.pass(Duration::ZERO).len(), 2);
+    assert_eq!(bench.input(CLIENT, data(0xC, 60)), Handled::Forward(addr(CONNECTOR)));
+}
+
+#[test]
+fn an_idle_channel_ends_and_a_used_one_does_not() {
+    let mut bench = Bench::new();
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xC, 0xD))));
+    bench.pass(IDLE_AFTER / 2);
+    bench.input(CLIENT, data(0xA, 60));
+    let outputs = bench.pass(IDLE_AFTER * 3 / 4);
+    let [RelayOutput::Ended(ended)] = outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(ended.sides[0].1, id(0xC));
+    assert_eq!(bench.input(CLIENT, data(0xA, 60)), Handled::Forward(addr(CONNECTOR)));
+}
+
+#[test]
+fn a_full_relay_refuses_and_a_taken_id_is_never_replaced() {
+    let mut bench = Bench::with(RelayLimits { channels: 2, ..RelayLimits::default() });
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xA, 0xE))));
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xC, 0xD))));
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xE, 0xF))));
+    let refused: Vec<_> = bench
+        .pass(Duration::ZERO)
+        .into_iter()
+        .filter_map(|output| match output {
+            RelayOutput::Ended(ended) => Some((ended.sides[0].1, ended.reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [(id(0xA), Refusal::Full), (id(0xE), Refusal::Full)]);
+}
+
+proptest! {
+    /// Whatever anybody sends: no panic, and an address that has proven nothing gets no more bytes
+    /// than it sent.
+    #[test]
+    fn no_unproven_source_gets_more_bytes_than_it_sent(
+        steps in proptest::collection::vec(
+            (0_u16..4, 0x80_u8..0x85, 0_u64..4, 0_usize..80, 0_u64..300),
+            1..200,
+        ),
+    ) {
+        let mut bench = Bench::new();
+        let mut balance: BTreeMap<SocketAddr, i64> = BTreeMap::new();
+        for (source, kind, channel, length, pause) in steps {
+            let source = SocketAddr::from(([192, 0, 2, 1], 1000 + source));
+            let mut datagram = vec![kind, 0, 0, 0];
+            datagram.extend_from_slice(&(0xA + channel).to_be_bytes());
+            datagram.resize(RELAY_HEADER_LEN + length, 0);
+            *balance.entry(source).or_default() += i64::try_from(datagram.len()).expect("small");
+            bench.relay.handle_input(bench.now, source, &mut datagram);
+            for output in bench.pass(Duration::from_millis(pause)) {
+                if let RelayOutput::Transmit { to, frame } = output {
+                    *balance.entry(to).or_default() -= i64::try_from(frame.len()).expect("small");
+                }
+            }
+        }
+        balance.remove(&addr(CLIENT));
+        balance.remove(&addr(CONNECTOR));
+        for (source, left) in balance {
+            prop_assert!(left >= 0, "{source} got {} bytes more than it sent", -left);
+        }
+    }
+
+    #[test]
+    fn no_datagram_panics_the_relay(datagram in proptest::collection::vec(any::<u8>(), 0..128)) {
+        let mut bench = Bench::new();
+        let mut copy = datagram.clone();
+        bench.relay.handle_input(bench.now, addr(CLIENT), &mut copy);
+        let mut known = datagram;
+        if known.len() >= RELAY_HEADER_LEN {
+            known[0] = 0x80 | (known[0] & 3);
+            known[1..4].fill(0);
+            known[4..12].copy_from_slice(&0xA_u64.to_be_bytes());
+        }
+        bench.relay.handle_input(bench.now, addr(CLIENT), &mut known);
+        bench.pass(Duration::from_secs(2));
+    }
+}
