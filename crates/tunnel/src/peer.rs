@@ -1,0 +1,230 @@
+//! One peer: its sessions, its paths, what waits for it, and when it wants attention.
+
+use crate::engine::LocalIndex;
+use crate::timers::{
+    KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ON_RECEIVE, SILENCE,
+    TimeoutReason, UNPROVEN_LIFETIME,
+};
+use crate::{Path, WireGuardPublicKey};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// A peer's number inside one [`crate::Tunnels`]; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub(crate) u64);
+
+impl PeerId {
+    /// The number, to name a link or a log line by.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Who began: only the initiator of a session renews it by age (white paper, section 6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Initiator,
+    Responder,
+}
+
+/// Whose wish a peer is: ours stay until removed, theirs go when they never prove or lose their path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Ours,
+    Theirs,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    index: LocalIndex,
+    established: Instant,
+    side: Side,
+}
+
+/// Sessions an engine keeps at most (gotatun's ring); older ones are forgotten here too.
+const MAX_SESSIONS: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub path: Path,
+    pub since: Instant,
+}
+
+/// A handshake over the path that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    pub first: Instant,
+    pub retry_at: Instant,
+}
+
+/// What a valid packet changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Authentic {
+    /// A path was proven; the one it took the place of.
+    pub proven: Option<Proven>,
+    /// The newest session may seal from now on.
+    pub session_confirmed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Proven {
+    pub path: Path,
+    pub replaced: Option<Path>,
+}
+
+pub(crate) struct Peer<P> {
+    pub noise: P,
+    pub state: PeerState,
+}
+
+pub(crate) struct PeerState {
+    pub key: WireGuardPublicKey,
+    pub origin: Origin,
+    /// Where packets go. Set only when a packet or response from there proved the peer's key.
+    pub path: Option<Path>,
+    /// Where an answer went; nothing else goes there before it is proven.
+    pub candidate: Option<Candidate>,
+    pub pathless_since: Option<Instant>,
+    sessions: Vec<Session>,
+    /// The session that seals; always one of `sessions`.
+    current: Option<LocalIndex>,
+    pub pending: Option<Pending>,
+    /// Inner packets, already padded, that wait for a session.
+    pub queue: VecDeque<Vec<u8>>,
+    keepalive_at: Option<Instant>,
+    silent_at: Option<Instant>,
+    pub next_initiation: Instant,
+    pub scheduled: Option<Instant>,
+}
+
+impl PeerState {
+    pub fn new(key: WireGuardPublicKey, origin: Origin, now: Instant) -> Self {
+        Self {
+            key,
+            origin,
+            path: None,
+            candidate: None,
+            pathless_since: None,
+            sessions: Vec::new(),
+            current: None,
+            pending: None,
+            queue: VecDeque::new(),
+            keepalive_at: None,
+            silent_at: None,
+            next_initiation: now,
+            scheduled: None,
+        }
+    }
+
+    /// Notes a session that a handshake made. An initiator seals with it at once; a responder after the
+    /// first packet on it (white paper, section 5.4.5).
+    pub fn add_session(&mut self, now: Instant, index: LocalIndex, side: Side) {
+        if self.sessions.len() == MAX_SESSIONS {
+            self.sessions.remove(0);
+        }
+        self.sessions.push(Session { index, established: now, side });
+        if side == Side::Initiator {
+            self.current = Some(index);
+            self.pending = None;
+            self.silent_at = None;
+        }
+    }
+
+    /// Whether a packet for this index may be opened.
+    pub fn opens(&self, now: Instant, index: LocalIndex) -> bool {
+        self.sessions
+            .iter()
+            .any(|session| session.index == index && now < session.established + REJECT_AFTER_TIME)
+    }
+
+    fn current(&self, now: Instant) -> Option<&Session> {
+        let index = self.current?;
+        self.sessions
+            .iter()
+            .find(|session| session.index == index && now < session.established + REJECT_AFTER_TIME)
+    }
+
+    /// Whether there is a session to seal with.
+    pub fn can_seal(&self, now: Instant) -> bool {
+        self.current(now).is_some()
+    }
+
+    /// Notes a packet that verified: it proves the session, and the path it came by.
+    pub fn on_authentic(&mut self, index: LocalIndex, path: Path) -> Authentic {
+        let mut change = Authentic::default();
+        self.silent_at = None;
+        let position = |wanted: LocalIndex| self.sessions.iter().position(|session| session.index == wanted);
+        if self.current.and_then(position) < position(index) {
+            self.current = Some(index);
+            change.session_confirmed = true;
+        }
+        if self.candidate.is_some_and(|candidate| candidate.path == path) {
+            self.candidate = None;
+            change.proven = Some(Proven { path, replaced: self.path.replace(path) });
+            self.pathless_since = None;
+        }
+        change
+    }
+
+    /// Notes that data came in on a session; whether the session is to be renewed for it.
+    pub fn on_data_received(&mut self, now: Instant) -> bool {
+        self.keepalive_at.get_or_insert(now + KEEPALIVE_TIMEOUT);
+        self.initiator_older_than(now, REKEY_ON_RECEIVE)
+    }
+
+    /// Notes that data went out; whether the session is to be renewed for it.
+    pub fn on_data_sent(&mut self, now: Instant) -> bool {
+        self.silent_at.get_or_insert(now + SILENCE);
+        self.on_sent();
+        self.initiator_older_than(now, REKEY_AFTER_TIME)
+    }
+
+    /// Notes that anything went out.
+    pub fn on_sent(&mut self) {
+        self.keepalive_at = None;
+    }
+
+    fn initiator_older_than(&self, now: Instant, age: std::time::Duration) -> bool {
+        self.current(now)
+            .is_some_and(|session| session.side == Side::Initiator && now >= session.established + age)
+    }
+
+    /// Forgets sessions past their life.
+    pub fn expire_sessions(&mut self, now: Instant) {
+        self.sessions.retain(|session| now < session.established + REJECT_AFTER_TIME);
+        if self.current(now).is_none() {
+            self.current = None;
+            // Without a session there is nobody to keep alive and nobody whose silence means anything;
+            // the next packet begins a handshake.
+            self.keepalive_at = None;
+            self.silent_at = None;
+        }
+    }
+
+    /// Whether the silence deadline has passed; it fires once per silence.
+    pub fn take_silence(&mut self, now: Instant) -> bool {
+        self.silent_at.is_some_and(|at| now >= at) && self.silent_at.take().is_some()
+    }
+
+    /// Whether a keepalive is due; it fires once.
+    pub fn take_keepalive(&mut self, now: Instant) -> bool {
+        self.keepalive_at.is_some_and(|at| now >= at) && self.keepalive_at.take().is_some()
+    }
+
+    /// The next time this peer wants attention. An idle peer without a session wants none.
+    pub fn deadline(&self) -> Option<(Instant, TimeoutReason)> {
+        let oldest = self.sessions.iter().map(|session| session.established + REJECT_AFTER_TIME).min();
+        [
+            (self.candidate.map(|candidate| candidate.since + UNPROVEN_LIFETIME), TimeoutReason::Unproven),
+            (self.pathless_since.map(|since| since + PATHLESS_LIFETIME), TimeoutReason::Pathless),
+            (self.pending.map(|pending| pending.retry_at), TimeoutReason::HandshakeRetry),
+            (self.keepalive_at, TimeoutReason::Keepalive),
+            (self.silent_at, TimeoutReason::Silence),
+            (oldest, TimeoutReason::SessionEnd),
+        ]
+        .into_iter()
+        .filter_map(|(at, reason)| at.map(|at| (at, reason)))
+        .min()
+    }
+}

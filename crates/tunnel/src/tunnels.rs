@@ -1,0 +1,832 @@
+//! The core: peers by key and by path, in and out.
+
+use crate::engine::{Engine, LocalIndex, OpenError};
+use crate::inner::{pad, trim};
+use crate::peer::{Candidate, Origin, Peer, PeerId, PeerState, Pending, Side};
+use crate::timers::{
+    INITIATION_INTERVAL, MAX_JITTER, PATHLESS_LIFETIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, TimeoutReason,
+    UNPROVEN_LIFETIME,
+};
+use crate::{GotatunEngine, Path, WireGuardPrivateKey, WireGuardPublicKey};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+use wire::{WG_INITIATION_LEN, WG_RESPONSE_LEN};
+
+/// Most peers: 8,192 × 18.3 kB (measured on the reference machine, November 2026) is 150 MB.
+pub const MAX_PEERS: usize = 8_192;
+/// Most inner packets that wait for one peer's session: 64 × 1,280 bytes is one window of slow start.
+pub const MAX_QUEUED_PACKETS: usize = 64;
+/// Most outputs that wait for the driver, who drains after each call: a few batches.
+pub const MAX_PENDING_OUTPUTS: usize = 4_096;
+/// Longest inner packet taken: a 1,500-byte link less WireGuard (32), UDP (8), IPv6 (40).
+pub const MAX_INNER_PACKET: usize = 1_420;
+
+/// WireGuard's message types (white paper, section 5.4).
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+const COOKIE: u8 = 3;
+const DATA: u8 = 4;
+/// Header and tag of a transport packet.
+const DATA_OVERHEAD: usize = 32;
+
+/// Why a peer was not added or a handshake not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum TunnelError {
+    /// The table of peers is full.
+    #[error("{MAX_PEERS} peers are connected, which is the most; try again when one has left")]
+    Full,
+    /// Nobody has this number.
+    #[error("there is no such peer")]
+    UnknownPeer,
+    /// The path belongs to another peer.
+    #[error("the path already belongs to another peer")]
+    PathTaken,
+    /// Not a handshake message of the expected kind.
+    #[error("not a WireGuard handshake message of the expected kind")]
+    Malformed,
+    /// The message was made with another static key than the one expected.
+    #[error("the WireGuard handshake was made with another key than the one announced")]
+    WrongKey,
+    /// The message does not verify.
+    #[error("the WireGuard handshake does not verify")]
+    Forged,
+    /// An initiation no newer than one already seen.
+    #[error("the WireGuard initiation was seen before")]
+    Replayed,
+    /// A response to nothing that was asked.
+    #[error("the WireGuard response answers no initiation of ours")]
+    NotAwaited,
+}
+
+impl TunnelError {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::UnknownPeer => "unknown_peer",
+            Self::PathTaken => "path_taken",
+            Self::Malformed => "malformed",
+            Self::WrongKey => "wrong_key",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::NotAwaited => "not_awaited",
+        }
+    }
+}
+
+/// Why an inner packet was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum SealError {
+    /// Nobody has this number.
+    #[error("there is no such peer")]
+    UnknownPeer,
+    /// Empty, or longer than [`MAX_INNER_PACKET`].
+    #[error("an inner packet has 1 to {MAX_INNER_PACKET} bytes")]
+    Length,
+    /// The peer's queue or the outputs are full.
+    #[error("too much waits for this peer already")]
+    Full,
+}
+
+/// Why something that came in went no further. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropReason {
+    /// No peer has the path it came by.
+    UnknownPath,
+    /// Not a WireGuard message.
+    Malformed,
+    /// A session that is gone or never was.
+    UnknownSession,
+    /// The tag does not verify.
+    Forged,
+    /// Received before.
+    Replayed,
+    /// A handshake that is not to be answered here.
+    Handshake,
+    /// More handshakes than one peer may make.
+    HandshakeTooOften,
+    /// Sealed by the peer, but not an IP packet.
+    NotIp,
+    /// The outputs were not drained.
+    Full,
+    /// The handshake they waited for never came about.
+    GaveUp,
+}
+
+impl DropReason {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::UnknownPath => "unknown_path",
+            Self::Malformed => "malformed",
+            Self::UnknownSession => "unknown_session",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::Handshake => "handshake",
+            Self::HandshakeTooOften => "handshake_too_often",
+            Self::NotIp => "not_ip",
+            Self::Full => "full",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Whom it is for.
+    pub peer: PeerId,
+    /// By which path; names the PoP whose address it goes to.
+    pub path: Path,
+    /// The whole UDP payload, the path's header included.
+    pub bytes: Vec<u8>,
+}
+
+/// Something a peer's owner wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The first valid packet came by this path: the peer holds its key, and packets go there now.
+    Proven {
+        /// Who.
+        peer: PeerId,
+        /// The path in use from now on.
+        path: Path,
+        /// The path in use before, which can be given back.
+        replaced: Option<Path>,
+    },
+    /// A handshake over the path went unanswered once: the path is probably gone.
+    Unanswered {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A handshake was tried for a minute and a half; what waited was dropped.
+    GaveUp {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A peer that came to us never proved its key, or lost its path and did not come back. Its number
+    /// means nothing any more.
+    Removed {
+        /// Who it was.
+        peer: PeerId,
+        /// Its key.
+        key: WireGuardPublicKey,
+    },
+}
+
+/// When to call [`Tunnels::handle_timeout`], and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    /// When.
+    pub at: Instant,
+    /// Why.
+    pub reason: TimeoutReason,
+}
+
+/// What the tunnels want done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send this.
+    Transmit(Transmit),
+    /// An IP packet that the peer sealed; its length is the one its header says.
+    Inner {
+        /// Who sealed it.
+        peer: PeerId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+    /// Something happened.
+    Event(Event),
+    /// Nothing more until then, or until something comes in.
+    Timeout(Option<Timeout>),
+}
+
+impl Output {
+    const fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::Transmit(transmit) => Some(transmit.peer),
+            Self::Inner { peer, .. } => Some(*peer),
+            Self::Event(_) | Self::Timeout(_) => None,
+        }
+    }
+}
+
+/// An initiation that was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Whose it was. A peer that was here before keeps its number.
+    pub peer: PeerId,
+    /// The answer, for `Accept`.
+    pub response: [u8; WG_RESPONSE_LEN],
+}
+
+/// All WireGuard peers of one static key.
+pub struct Tunnels<E: Engine = GotatunEngine> {
+    engine: E,
+    peers: BTreeMap<PeerId, Peer<E::Peer>>,
+    by_key: BTreeMap<WireGuardPublicKey, PeerId>,
+    by_path: BTreeMap<Path, PeerId>,
+    next_peer: u64,
+    schedule: BTreeMap<(Instant, PeerId), TimeoutReason>,
+    outputs: VecDeque<Output>,
+    drops: BTreeMap<DropReason, u64>,
+    jitter: u64,
+}
+
+impl Tunnels {
+    /// Tunnels of one static key, on the kept engine.
+    #[must_use]
+    pub fn new(key: &WireGuardPrivateKey, seed: u64, now: Instant) -> Self {
+        Self::with_engine(GotatunEngine::new(key), seed, now)
+    }
+}
+
+impl<E: Engine> Tunnels<E> {
+    /// Tunnels on an engine of the caller's.
+    #[must_use]
+    pub fn with_engine(engine: E, seed: u64, _now: Instant) -> Self {
+        Self {
+            engine,
+            peers: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            by_path: BTreeMap::new(),
+            next_peer: 0,
+            schedule: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            drops: BTreeMap::new(),
+            jitter: seed,
+        }
+    }
+
+    /// This side's public key.
+    pub fn public_key(&self) -> WireGuardPublicKey {
+        self.engine.public_key()
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether there is no peer.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// The peer with this key.
+    #[must_use]
+    pub fn peer_of(&self, key: WireGuardPublicKey) -> Option<PeerId> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// The path in use to a peer; none before it is proven and after it was lost.
+    #[must_use]
+    pub fn path_of(&self, peer: PeerId) -> Option<Path> {
+        self.peers.get(&peer)?.state.path
+    }
+
+    /// What came in and went no further, by reason.
+    #[must_use]
+    pub const fn drops(&self) -> &BTreeMap<DropReason, u64> {
+        &self.drops
+    }
+
+    /// A fresh initiation for an `Open` to this peer, who is added if new. A peer that is connected stays
+    /// so, on its old session and path, until the answer is accepted.
+    ///
+    /// # Errors
+    /// [`TunnelError::Full`].
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        key: WireGuardPublicKey,
+    ) -> Result<(PeerId, [u8; WG_INITIATION_LEN]), TunnelError> {
+        let id = match self.by_key.get(&key) {
+            Some(id) => *id,
+            None => {
+                let noise = self.new_peer(key)?;
+                self.insert(key, Peer { noise, state: PeerState::new(key, Origin::Ours, now) })
+            }
+        };
+        let peer = self.peers.get_mut(&id).expect("the key's peer is in the table");
+        Ok((id, self.engine.initiate(&mut peer.noise).bytes))
+    }
+
+    /// Takes the answer to [`Self::connect`]: the peer is reachable by `path` from now on. Says which path
+    /// it was reachable by before.
+    ///
+    /// # Errors
+    /// The answer does not verify, or the path is another peer's. Nothing has changed then.
+    pub fn accept_response(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        response: &[u8],
+        path: Path,
+    ) -> Result<Option<Path>, TunnelError> {
+        self.path_is_free(path, id)?;
+        let peer = self.peers.get_mut(&id).ok_or(TunnelError::UnknownPeer)?;
+        let index = self.engine.finish(&mut peer.noise, response)?;
+        peer.state.add_session(now, index, Side::Initiator);
+        peer.state.pathless_since = None;
+        let replaced = peer.state.path.replace(path).filter(|old| *old != path);
+        let candidate = peer.state.candidate.take().filter(|candidate| candidate.path != path);
+        for old in replaced.into_iter().chain(candidate.map(|candidate| candidate.path)) {
+            self.by_path.remove(&old);
+        }
+        self.by_path.insert(path, id);
+        self.flush_or_keepalive(now, id);
+        self.reschedule(id);
+        Ok(replaced)
+    }
+
+    /// Answers an initiation that an introduction brought, if it was really made with `key`. Nothing but
+    /// the answer goes to the peer before its first packet proves the key; a peer that was here before
+    /// keeps its old session and path until then.
+    ///
+    /// # Errors
+    /// Not by this key, replayed, forged or malformed; the table is full; the path is another peer's.
+    /// Nothing has changed then.
+    pub fn accept_initiation(
+        &mut self,
+        now: Instant,
+        key: WireGuardPublicKey,
+        initiation: &[u8],
+        path: Path,
+    ) -> Result<Accepted, TunnelError> {
+        let known = self.by_key.get(&key).copied();
+        match known {
+            Some(id) => self.path_is_free(path, id)?,
+            None if self.by_path.contains_key(&path) => return Err(TunnelError::PathTaken),
+            None => {}
+        }
+        let (id, response) = match known {
+            Some(id) => {
+                let peer = self.peers.get_mut(&id).expect("the key's peer is in the table");
+                (id, self.engine.respond(&mut peer.noise, initiation)?)
+            }
+            None => {
+                let mut noise = self.new_peer(key)?;
+                let response = self.engine.respond(&mut noise, initiation)?;
+                let state = PeerState::new(key, Origin::Theirs, now);
+                (self.insert(key, Peer { noise, state }), response)
+            }
+        };
+        let state = &mut self.peers.get_mut(&id).expect("just looked up or inserted").state;
+        state.add_session(now, response.index, Side::Responder);
+        if state.path != Some(path) {
+            let replaced = state.candidate.replace(Candidate { path, since: now });
+            if let Some(old) = replaced.filter(|old| old.path != path) {
+                self.by_path.remove(&old.path);
+            }
+            self.by_path.insert(path, id);
+        }
+        self.reschedule(id);
+        Ok(Accepted { peer: id, response: response.bytes })
+    }
+
+    /// Seals one inner packet. See [`Self::seal_batch`].
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub fn seal(&mut self, now: Instant, id: PeerId, packet: &[u8]) -> Result<(), SealError> {
+        self.seal_batch(now, id, &[packet])
+    }
+
+    /// Seals inner packets for a peer, in order. Without a session they wait, at most
+    /// [`MAX_QUEUED_PACKETS`], and a handshake begins if there is a path for it.
+    ///
+    /// # Errors
+    /// The first thing that was wrong; the packets that could be taken were taken.
+    pub fn seal_batch(&mut self, now: Instant, id: PeerId, packets: &[&[u8]]) -> Result<(), SealError> {
+        let peer = self.peers.get_mut(&id).ok_or(SealError::UnknownPeer)?;
+        let mut result = Ok(());
+        let mut padded = Vec::with_capacity(packets.len());
+        for packet in packets {
+            if packet.is_empty() || packet.len() > MAX_INNER_PACKET {
+                result = Err(SealError::Length);
+                continue;
+            }
+            if self.outputs.len() + padded.len() >= MAX_PENDING_OUTPUTS {
+                result = Err(SealError::Full);
+                break;
+            }
+            let mut packet = packet.to_vec();
+            pad(&mut packet);
+            padded.push(packet);
+        }
+        let mut rest = padded.as_slice();
+        let mut renew = false;
+        if let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) {
+            let (sealed, due) = seal_on(&self.engine, peer, now, id, path, rest, &mut self.outputs);
+            rest = &rest[sealed..];
+            renew = due;
+        }
+        for packet in rest {
+            if peer.state.queue.len() >= MAX_QUEUED_PACKETS {
+                result = Err(SealError::Full);
+                break;
+            }
+            peer.state.queue.push_back(packet.clone());
+        }
+        if renew || !peer.state.queue.is_empty() {
+            self.begin_handshake(now, id);
+        }
+        self.reschedule(id);
+        result
+    }
+
+    /// Takes one WireGuard message that came by a path. See [`Self::handle_batch`].
+    pub fn handle_input(&mut self, now: Instant, path: Path, message: &[u8]) {
+        self.handle_batch(now, path, &[message]);
+    }
+
+    /// Takes WireGuard messages that came by a path, without the path's header. What is wrong with one is
+    /// counted and touches no other.
+    pub fn handle_batch(&mut self, now: Instant, path: Path, messages: &[&[u8]]) {
+        let Some(id) = self.by_path.get(&path).copied() else {
+            self.count(DropReason::UnknownPath, messages.len());
+            return;
+        };
+        let mut run: Vec<(&[u8], LocalIndex)> = Vec::with_capacity(messages.len());
+        for message in messages {
+            match (message.first(), message.len()) {
+                (Some(&DATA), DATA_OVERHEAD..) => {
+                    let index =
+                        LocalIndex(u32::from_le_bytes([message[4], message[5], message[6], message[7]]));
+                    run.push((*message, index));
+                }
+                (Some(&INITIATION), WG_INITIATION_LEN) => {
+                    self.open_run(now, id, path, &mut run);
+                    self.answer_over_path(now, id, path, message);
+                }
+                (Some(&RESPONSE), WG_RESPONSE_LEN) => {
+                    self.open_run(now, id, path, &mut run);
+                    self.finish_over_path(now, id, path, message);
+                }
+                // Nobody here sends cookies: admission happens before the handshake.
+                (Some(&COOKIE), _) => self.count(DropReason::Handshake, 1),
+                _ => self.count(DropReason::Malformed, 1),
+            }
+        }
+        self.open_run(now, id, path, &mut run);
+        self.reschedule(id);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((&(at, id), _)) = self.schedule.first_key_value() {
+            if at > now {
+                break;
+            }
+            self.schedule.pop_first();
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.state.scheduled = None;
+                self.due(now, id);
+                self.reschedule(id);
+            }
+        }
+    }
+
+    /// The next thing to do; [`Output::Timeout`] when there is nothing more.
+    pub fn poll_output(&mut self) -> Output {
+        self.outputs.pop_front().unwrap_or_else(|| {
+            Output::Timeout(
+                self.schedule.first_key_value().map(|((at, _), reason)| Timeout { at: *at, reason: *reason }),
+            )
+        })
+    }
+
+    /// Takes a path away, because the PoP closed the channel. The peer stays: ours until removed, theirs
+    /// for as long as a session lives, so that a roaming client finds its flows again.
+    pub fn drop_path(&mut self, now: Instant, path: Path) -> Option<PeerId> {
+        let id = self.by_path.remove(&path)?;
+        let state = &mut self.peers.get_mut(&id).expect("a path's peer is in the table").state;
+        if state.path == Some(path) {
+            state.path = None;
+            state.pending = None;
+            if state.origin == Origin::Theirs {
+                state.pathless_since = Some(now);
+            }
+        }
+        state.candidate = state.candidate.filter(|candidate| candidate.path != path);
+        if state.origin == Origin::Theirs && state.path.is_none() && state.candidate.is_none() {
+            state.pathless_since.get_or_insert(now);
+        }
+        self.reschedule(id);
+        Some(id)
+    }
+
+    /// Forgets a peer and everything that waits for it or came from it. Says which paths it had.
+    pub fn remove(&mut self, id: PeerId) -> Vec<Path> {
+        let Some(peer) = self.peers.remove(&id) else {
+            return Vec::new();
+        };
+        self.by_key.remove(&peer.state.key);
+        if let Some(at) = peer.state.scheduled {
+            self.schedule.remove(&(at, id));
+        }
+        self.outputs.retain(|output| output.peer() != Some(id));
+        let paths: Vec<Path> =
+            peer.state.path.into_iter().chain(peer.state.candidate.map(|candidate| candidate.path)).collect();
+        for path in &paths {
+            self.by_path.remove(path);
+        }
+        paths
+    }
+
+    // ---- below: details --------------------------------------------------------------------------
+
+    fn new_peer(&self, key: WireGuardPublicKey) -> Result<E::Peer, TunnelError> {
+        if self.peers.len() >= MAX_PEERS {
+            return Err(TunnelError::Full);
+        }
+        Ok(self.engine.new_peer(&key))
+    }
+
+    fn insert(&mut self, key: WireGuardPublicKey, peer: Peer<E::Peer>) -> PeerId {
+        let id = PeerId(self.next_peer);
+        self.next_peer += 1;
+        self.by_key.insert(key, id);
+        self.peers.insert(id, peer);
+        id
+    }
+
+    fn path_is_free(&self, path: Path, id: PeerId) -> Result<(), TunnelError> {
+        match self.by_path.get(&path) {
+            Some(owner) if *owner != id => Err(TunnelError::PathTaken),
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, reason: DropReason, packets: usize) {
+        *self.drops.entry(reason).or_default() += u64::try_from(packets).unwrap_or(u64::MAX);
+    }
+
+    /// Opens a run of transport packets as one batch.
+    fn open_run(&mut self, now: Instant, id: PeerId, path: Path, run: &mut Vec<(&[u8], LocalIndex)>) {
+        if run.is_empty() {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let before = run.len();
+        run.retain(|(_, index)| peer.state.opens(now, *index));
+        let unknown = before - run.len();
+        let packets: Vec<&[u8]> = run.iter().map(|(packet, _)| *packet).collect();
+
+        let Peer { noise, state } = peer;
+        let (outputs, drops, by_path) = (&mut self.outputs, &mut self.drops, &mut self.by_path);
+        let mut count = |reason: DropReason| *drops.entry(reason).or_default() += 1;
+        let mut indices = run.iter().map(|(_, index)| *index);
+        let mut flush = false;
+        let mut renew = false;
+        self.engine.open(noise, &packets, &mut |opened| {
+            let index = indices.next().expect("an engine reports each packet once");
+            let inner = match opened {
+                Ok(inner) => inner,
+                Err(OpenError::Forged) => return count(DropReason::Forged),
+                Err(OpenError::Replayed) => return count(DropReason::Replayed),
+                Err(OpenError::NoSession) => return count(DropReason::UnknownSession),
+            };
+            let change = state.on_authentic(index, path);
+            flush |= change.session_confirmed || change.proven.is_some();
+            if let Some(proven) = change.proven {
+                if let Some(old) = proven.replaced {
+                    by_path.remove(&old);
+                }
+                outputs.push_back(Output::Event(Event::Proven {
+                    peer: id,
+                    path: proven.path,
+                    replaced: proven.replaced,
+                }));
+            }
+            if inner.is_empty() {
+                return;
+            }
+            renew |= state.on_data_received(now);
+            if !trim(inner) {
+                return count(DropReason::NotIp);
+            }
+            if outputs.len() >= MAX_PENDING_OUTPUTS {
+                return count(DropReason::Full);
+            }
+            outputs.push_back(Output::Inner { peer: id, packet: std::mem::take(inner) });
+        });
+        run.clear();
+        if unknown > 0 {
+            self.count(DropReason::UnknownSession, unknown);
+        }
+        if flush {
+            self.flush(now, id);
+        }
+        if renew {
+            self.begin_handshake(now, id);
+        }
+    }
+
+    /// A handshake that the peer began over its proven path.
+    fn answer_over_path(&mut self, now: Instant, id: PeerId, path: Path, message: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.state.path != Some(path) {
+            return self.count(DropReason::Handshake, 1);
+        }
+        if now < peer.state.next_initiation {
+            return self.count(DropReason::HandshakeTooOften, 1);
+        }
+        peer.state.next_initiation = now + INITIATION_INTERVAL;
+        match self.engine.respond(&mut peer.noise, message) {
+            Ok(response) => {
+                peer.state.add_session(now, response.index, Side::Responder);
+                peer.state.on_sent();
+                push_transmit(&mut self.outputs, id, path, &response.bytes);
+            }
+            Err(TunnelError::Replayed) => self.count(DropReason::Replayed, 1),
+            Err(TunnelError::Malformed) => self.count(DropReason::Malformed, 1),
+            Err(_) => self.count(DropReason::Forged, 1),
+        }
+    }
+
+    /// The answer to a handshake of ours over the path.
+    fn finish_over_path(&mut self, now: Instant, id: PeerId, path: Path, message: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.state.path != Some(path) || peer.state.pending.is_none() {
+            return self.count(DropReason::Handshake, 1);
+        }
+        match self.engine.finish(&mut peer.noise, message) {
+            Ok(index) => {
+                peer.state.add_session(now, index, Side::Initiator);
+                self.flush_or_keepalive(now, id);
+            }
+            Err(TunnelError::NotAwaited) => self.count(DropReason::Handshake, 1),
+            Err(TunnelError::Malformed) => self.count(DropReason::Malformed, 1),
+            Err(_) => self.count(DropReason::Forged, 1),
+        }
+    }
+
+    /// Begins a handshake over the path unless one is under way; without a path the owner must `Open`.
+    fn begin_handshake(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.state.pending.is_none() && peer.state.path.is_some() {
+            self.initiate(now, id, now);
+        }
+    }
+
+    fn initiate(&mut self, now: Instant, id: PeerId, first: Instant) {
+        let retry_at = now + REKEY_TIMEOUT + self.next_jitter();
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(path) = peer.state.path else {
+            return;
+        };
+        let initiation = self.engine.initiate(&mut peer.noise);
+        peer.state.pending = Some(Pending { first, retry_at });
+        peer.state.on_sent();
+        push_transmit(&mut self.outputs, id, path, &initiation.bytes);
+    }
+
+    /// Sends what waited for a session.
+    fn flush(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) else {
+            return;
+        };
+        let waiting = Vec::from(std::mem::take(&mut peer.state.queue));
+        let (sealed, _) = seal_on(&self.engine, peer, now, id, path, &waiting, &mut self.outputs);
+        peer.state.queue.extend(waiting.into_iter().skip(sealed));
+    }
+
+    /// After a handshake of ours: the first packet proves our key to the other side, whatever it is.
+    fn flush_or_keepalive(&mut self, now: Instant, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.state.queue.is_empty()) {
+            self.keepalive(now, id);
+        } else {
+            self.flush(now, id);
+        }
+    }
+
+    fn keepalive(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) {
+            peer.state.on_sent();
+            let outputs = &mut self.outputs;
+            self.engine.seal(&mut peer.noise, &[&[]], &mut |sealed| push_transmit(outputs, id, path, sealed));
+        }
+    }
+
+    fn due(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let state = &mut peer.state;
+        if let Some(late) = state.candidate.filter(|late| now >= late.since + UNPROVEN_LIFETIME) {
+            state.candidate = None;
+            self.by_path.remove(&late.path);
+            if state.origin == Origin::Theirs && state.path.is_none() && state.pathless_since.is_none() {
+                return self.remove_theirs(id);
+            }
+        }
+        if state.pathless_since.is_some_and(|since| now >= since + PATHLESS_LIFETIME)
+            && state.candidate.is_none()
+        {
+            return self.remove_theirs(id);
+        }
+        state.expire_sessions(now);
+        if let Some(pending) = state.pending.filter(|pending| now >= pending.retry_at) {
+            if now >= pending.first + REKEY_ATTEMPT_TIME {
+                state.pending = None;
+                let lost = std::mem::take(&mut state.queue).len();
+                self.count(DropReason::GaveUp, lost);
+                self.outputs.push_back(Output::Event(Event::GaveUp { peer: id }));
+            } else {
+                self.outputs.push_back(Output::Event(Event::Unanswered { peer: id }));
+                self.initiate(now, id, pending.first);
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.state.take_silence(now) {
+            self.begin_handshake(now, id);
+        } else if peer.state.take_keepalive(now) {
+            self.keepalive(now, id);
+        }
+    }
+
+    fn remove_theirs(&mut self, id: PeerId) {
+        if let Some(key) = self.peers.get(&id).map(|peer| peer.state.key) {
+            self.remove(id);
+            self.outputs.push_back(Output::Event(Event::Removed { peer: id, key }));
+        }
+    }
+
+    /// Keeps one entry a peer. A deadline that moved away stays until it fires and is looked at again, so
+    /// that a packet does not cost a change of the schedule.
+    fn reschedule(&mut self, id: PeerId) {
+        let Some(state) = self.peers.get_mut(&id).map(|peer| &mut peer.state) else {
+            return;
+        };
+        let Some((at, reason)) = state.deadline() else {
+            return;
+        };
+        match state.scheduled {
+            Some(scheduled) if scheduled <= at => return,
+            Some(scheduled) => {
+                self.schedule.remove(&(scheduled, id));
+            }
+            None => {}
+        }
+        state.scheduled = Some(at);
+        self.schedule.insert((at, id), reason);
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014): spread for retries, not for secrets.
+    fn next_jitter(&mut self) -> Duration {
+        self.jitter = self.jitter.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.jitter;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        Duration::from_nanos(z % u64::try_from(MAX_JITTER.as_nanos()).expect("a third of a second fits"))
+    }
+}
+
+/// Seals padded packets on a path. Says how many, and whether the session is to be renewed.
+fn seal_on<E: Engine>(
+    engine: &E,
+    peer: &mut Peer<E::Peer>,
+    now: Instant,
+    id: PeerId,
+    path: Path,
+    packets: &[Vec<u8>],
+    outputs: &mut VecDeque<Output>,
+) -> (usize, bool) {
+    if packets.is_empty() {
+        return (0, false);
+    }
+    let packets: Vec<&[u8]> = packets.iter().map(Vec::as_slice).collect();
+    let sealed =
+        engine.seal(&mut peer.noise, &packets, &mut |sealed| push_transmit(outputs, id, path, sealed));
+    let renew = sealed > 0 && peer.state.on_data_sent(now);
+    (sealed, renew)
+}
+
+fn push_transmit(outputs: &mut VecDeque<Output>, peer: PeerId, path: Path, wireguard: &[u8]) {
+    outputs.push_back(Output::Transmit(Transmit { peer, path, bytes: path.frame(wireguard) }));
+}
