@@ -41,6 +41,9 @@ pub enum OpenError {
     NoSession,
 }
 
+/// What takes opened packets: the inner packet, to keep or to change, or why there is none.
+pub type OpenSink<'a> = dyn FnMut(Result<&mut Vec<u8>, OpenError>) + 'a;
+
 /// A WireGuard engine. One value serves all peers of one static key; `Peer` is what it keeps for one.
 ///
 /// Packets go in batches, so that an engine can seal into one buffer or on several cores later.
@@ -75,10 +78,5 @@ pub trait Engine {
 
     /// Opens each transport packet and hands the inner packet (empty for a keepalive) or the reason to
     /// `out`, in order.
-    fn open(
-        &self,
-        peer: &mut Self::Peer,
-        packets: &[&[u8]],
-        out: &mut dyn FnMut(Result<&mut Vec<u8>, OpenError>),
-    );
+    fn open(&self, peer: &mut Self::Peer, packets: &[&[u8]], out: &mut OpenSink<'_>);
 }

@@ -1,6 +1,6 @@
 //! The one module that knows gotatun. See ADR 0001 for what it is given and what is kept from it.
 
-use crate::engine::{Engine, Initiation, LocalIndex, OpenError, Response};
+use crate::engine::{Engine, Initiation, LocalIndex, OpenError, OpenSink, Response};
 use crate::{TunnelError, WireGuardPrivateKey, WireGuardPublicKey};
 use bytes::BytesMut;
 use gotatun::noise::{
@@ -167,12 +167,7 @@ impl Engine for GotatunEngine {
         packets.len()
     }
 
-    fn open(
-        &self,
-        peer: &mut GotatunPeer,
-        packets: &[&[u8]],
-        out: &mut dyn FnMut(Result<&mut Vec<u8>, OpenError>),
-    ) {
+    fn open(&self, peer: &mut GotatunPeer, packets: &[&[u8]], out: &mut OpenSink<'_>) {
         let mut opened = Vec::new();
         for sealed in packets {
             let Ok(WgKind::Data(data)) = packet(sealed).try_into_wg() else {

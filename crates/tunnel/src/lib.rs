@@ -42,7 +42,7 @@ mod peer;
 mod timers;
 mod tunnels;
 
-pub use engine::{Engine, Initiation, LocalIndex, OpenError, Response};
+pub use engine::{Engine, Initiation, LocalIndex, OpenError, OpenSink, Response};
 pub use gotatun_engine::GotatunEngine;
 pub use key::{WireGuardPrivateKey, WireGuardPublicKey};
 pub use path::Path;

@@ -1,0 +1,58 @@
+//! Bounds and times, with where they come from.
+
+use std::time::Duration;
+
+/// The inner MTU (architecture; RFC 8200 section 5): each stack announces the MSS that fits it, 1,240
+/// bytes over IPv4 and 1,220 over IPv6.
+pub const INNER_MTU: usize = 1_280;
+
+/// What a [`crate::Flows`] may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowLimits {
+    /// Most flows.
+    pub flows: usize,
+    /// Most flows of one link, so that one device cannot take them all.
+    pub flows_per_link: usize,
+    /// Bytes of receive buffer and of send buffer for each flow: its window.
+    pub buffer: usize,
+}
+
+impl FlowLimits {
+    /// 256 KiB a direction: 50 Mbit/s at a round trip of 40 ms (window ÷ round trip), and no more than a
+    /// UDP socket's receive buffer takes in one burst. The pages are untouched until used, so an idle
+    /// flow costs a few kB; the worst case is 2,048 × 512 KiB = 1 GiB, reached only when every flow's
+    /// reader has stopped.
+    pub const DEFAULT: Self = Self { flows: 2_048, flows_per_link: 512, buffer: 256 * 1024 };
+
+    /// Most bytes of buffers that all flows hold together.
+    #[must_use]
+    pub const fn worst_case_bytes(self) -> usize {
+        self.flows * self.buffer * 2
+    }
+}
+
+const _: () =
+    assert!(FlowLimits::DEFAULT.worst_case_bytes() <= 1 << 30, "a GiB is the most a connector may take");
+
+/// Packets that one flow may send before the next flow's turn: a GSO batch.
+pub(crate) const BURST: usize = 64;
+/// Outputs that wait for the driver; more work is not begun before they are taken.
+pub(crate) const MAX_OUTPUTS: usize = 4_096;
+
+/// How long a SYN is held for an answer. Longer than any connect deadline of an acceptor, shorter than
+/// [`CONNECT_TIMEOUT`], so that the dialler is told.
+pub(crate) const HELD_LIFETIME: Duration = Duration::from_secs(45);
+/// How long a handshake may take: an acceptor holds the SYN while it connects to the target.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unacknowledged data without a sign of life ends a flow (RFC 9293 section 3.8.3: R2 of at least 100 s).
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(100);
+/// An established flow without a packet either way (RFC 5382 REQ-5: not below 2 h 4 min).
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// How long a finished flow's retransmitted FIN is still acknowledged. The stack's own TIME-WAIT; twice
+/// a segment's life is not needed where both ends keep sequence numbers apart by a random start.
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
+/// Finished flows remembered for [`LINGER`]; the oldest go first. 4,096 × about 100 bytes.
+pub(crate) const MAX_LINGERING: usize = 4_096;
+/// Resets a second for packets of unknown flows; the rest is dropped. RFC 9293 asks for a reset, Linux
+/// limits what it answers the unknown by the same order (net.ipv4.icmp_msgs_per_sec: 1,000 a second).
+pub(crate) const RESETS_PER_SECOND: u32 = 200;
