@@ -545,7 +545,7 @@ impl Flows {
         StackInstant::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    fn from_stack(&self, at: StackInstant) -> Instant {
+    fn instant_of(&self, at: StackInstant) -> Instant {
         self.epoch + Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))
     }
 
@@ -811,7 +811,7 @@ impl Flows {
         // Never "now": what could be sent was sent, so a stack that wants its turn at once gets it a
         // millisecond later instead of spinning.
         let tcp =
-            tcp.map(|at| (self.from_stack(at).max(self.now + Duration::from_millis(1)), TimeoutReason::Tcp));
+            tcp.map(|at| (self.instant_of(at).max(self.now + Duration::from_millis(1)), TimeoutReason::Tcp));
         if let Some((at, reason)) = dead.into_iter().chain(tcp).min() {
             self.schedule_at(flow, at, reason);
         }

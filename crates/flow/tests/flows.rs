@@ -244,6 +244,14 @@ fn transfer(world: &mut World, from: (Side, FlowId), to: (Side, FlowId), length:
                 }
             }
         }
+        for (side, flow, event) in &world.events {
+            let ours = (*side, *flow) == from || (*side, *flow) == to;
+            assert!(
+                !ours || !matches!(event, Event::Closed(reason) if *reason != CloseReason::Finished),
+                "{side:?} ended at byte {read} of {length}, {:?} after the start: {event:?}",
+                world.now - started
+            );
+        }
         world.events.retain(|(side, flow, event)| {
             !((*side, *flow) == from && *event == Event::Writable
                 || (*side, *flow) == to && *event == Event::Readable)
@@ -442,7 +450,7 @@ fn a_peer_that_vanished_is_given_up() {
     });
     assert_eq!(reason, CloseReason::TimedOut);
     let took = world.now - started;
-    assert!(took >= Duration::from_secs(100) && took < Duration::from_secs(161), "{took:?}");
+    assert!(took >= Duration::from_secs(925) && took < Duration::from_secs(986), "{took:?}");
 }
 
 #[test]
