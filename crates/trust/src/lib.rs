@@ -47,7 +47,7 @@ pub use grant::{Grant, GroupRef, MAX_GRANT_GROUPS, MAX_GRANT_LIFE, Owner, Postur
 pub use identity::{Identity, IdentityError, Role, Subject};
 pub use join::{JoinKey, JoinKeyError, JoinKind, JoinSecret};
 pub use key::{BadSignature, KeyId, SigningKey, VerifyingKey};
-pub use open::{OpenProof, open_signing_input, sign_open};
+pub use open::{OpenProof, open_signing_input, seal_open, sign_open, unseal_open};
 pub use revocation::{Changed, Revocation, RevocationSet, RevokedSubject, RevokedSubjectError};
 pub use root::{MAX_ROTATION_LIFE, RootHash, RootSuccession, RotationStatement};
 pub use seal::{OpenKey, SealError, SealKey};

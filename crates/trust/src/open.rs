@@ -4,6 +4,7 @@
 use crate::{
     encoding,
     key::{BadSignature, SigningKey, VerifyingKey},
+    seal::{OpenKey, SealError, SealKey},
 };
 use wire::ConnectorId;
 
@@ -55,4 +56,24 @@ impl OpenProof {
     pub const fn client_key(&self) -> &[u8; 32] {
         &self.client_key
     }
+}
+
+/// What the sealed part of an introduction is sealed for (HPKE's `info`); the associated data are the
+/// connector's 16 bytes, so that it opens at no other.
+const OPEN_SEAL_INFO: &[u8] = b"tidegate/open-seal/1";
+
+/// The client seals the part of an introduction that only the connector reads.
+///
+/// # Errors
+/// [`SealError`] when the connector's key is no point one can agree with.
+pub fn seal_open(to: &SealKey, connector: ConnectorId, body: &[u8]) -> Result<Vec<u8>, SealError> {
+    to.seal(OPEN_SEAL_INFO, connector.as_bytes(), body)
+}
+
+/// The connector opens it.
+///
+/// # Errors
+/// [`SealError`]: not sealed to this key for this connector.
+pub fn unseal_open(key: &OpenKey, connector: ConnectorId, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    key.open(OPEN_SEAL_INFO, connector.as_bytes(), sealed)
 }
