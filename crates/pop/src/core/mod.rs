@@ -3,6 +3,7 @@
 mod bucket;
 mod random;
 pub mod relay;
+pub mod sessions;
 
 pub use bucket::Allowance;
 pub use random::Seed;

@@ -1,0 +1,69 @@
+//! What the session core allows, with the arithmetic behind each number.
+
+use crate::core::Allowance;
+use std::time::Duration;
+
+/// How often agents send `Keepalive`. Home routers forget a UDP mapping after 30 s at the earliest
+/// (RFC 4787 asks for 2 min, its survey found 30 s).
+pub const KEEPALIVE: Duration = Duration::from_secs(25);
+/// How long a session may be silent before its first message.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connector may take to answer an introduction.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often connectors get beacons (architecture: every 5 s; fresh is ≤ 15 s).
+pub const BEACON_INTERVAL: Duration = Duration::from_secs(5);
+/// How long changes of presence are gathered.
+pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// A session address counts as proven once QUIC has kept it this long: path validation gives up
+/// after 3 × PTO (RFC 9000 section 8.2.4), below 3 s for round trips up to 300 ms. Until then the
+/// relay keeps the address before, and its own challenge decides.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+/// Registrations a second that one core serves in any weather: the floor of the guarantees ("class
+/// isolation"). A reconnect is spread over sessions ÷ this.
+pub const ADMIT_PER_SECOND: u64 = 500;
+
+/// Introductions that wait for their connector: 300 bytes each and 256 in a B-tree's slack, 5 MiB.
+pub const MAX_INTRODUCTIONS: usize = 8_192;
+/// Introductions of one client that wait.
+pub const MAX_INTRODUCTIONS_PER_CLIENT: usize = 32;
+/// Introductions of one connector that wait.
+pub const MAX_INTRODUCTIONS_PER_CONNECTOR: usize = 1_024;
+/// Channels of one device: one for each connector it uses, and those that a restart left behind.
+pub const MAX_CHANNELS_PER_DEVICE: usize = 256;
+/// Channels of one connector: one for each device that uses it.
+pub const MAX_CHANNELS_PER_CONNECTOR: usize = 16_384;
+
+/// Revocation entries held, in bytes of text: they go out in one `Welcome` and one `SignerWelcome`,
+/// and a session's send queue takes one sealed reply (1 MiB) behind another frame.
+pub const MAX_HELD_BYTES: usize = 960 * 1024;
+/// Subjects struck: 65,536 × 80 bytes = 5 MiB.
+pub const MAX_STRUCK: usize = 65_536;
+/// Strikes that wait for the disk.
+pub const MAX_PENDING_WRITES: usize = 256;
+/// Controllers whose beacons are kept.
+pub const MAX_SIGNERS: usize = 16;
+/// URIs in one `Presence` or `SignerWelcome`: 4,096 × 130 bytes = 520 KiB.
+pub const MAX_PRESENCE: usize = 4_096;
+
+/// Frames from a device: a person's clicks and a browser's burst of new connections.
+pub const DEVICE_FRAMES: Allowance = Allowance { per_second: 20, burst: 100 };
+/// Frames from a connector: an answer for each introduction, at the rate of `ADMIT_PER_SECOND`.
+pub const CONNECTOR_FRAMES: Allowance = Allowance { per_second: 1_000, burst: 4_000 };
+/// Frames from a controller: answers to everybody's renewals, and strikes in bulk.
+pub const CONTROLLER_FRAMES: Allowance = Allowance { per_second: 10_000, burst: 20_000 };
+
+/// What "come back later" says when nothing better is known.
+pub const RETRY_LATER: Duration = Duration::from_secs(2);
+
+/// Over how long `sessions` agents spread a reconnect.
+#[must_use]
+pub fn reconnect_window(sessions: usize) -> Duration {
+    let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
+    Duration::from_millis((sessions.saturating_mul(1_000) / ADMIT_PER_SECOND).max(1_000))
+}
+
+/// A duration as the wire carries it.
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,219 @@
+//! From the handshake to `Welcome`, and from there to the end of a session.
+
+use super::{Agent, Due, Session, Sessions, Stage, limits};
+use crate::core::{
+    bucket::Bucket,
+    relay::{OwnerId, RelayCommand},
+};
+use session::{CloseCode, LostReason, SessionId};
+use std::{net::SocketAddr, time::Instant};
+use trust::{Certificate, Role, Subject};
+use wire::{
+    Alive, BundlePush, ControllerUnavailable, FromAgent, Hello, OLDEST_PROTOCOL_VERSION, OpenRefused,
+    PROTOCOL_VERSION, Refusal, Welcome,
+};
+
+/// The newest version both speak.
+pub(super) fn common_version(oldest: u16, newest: u16) -> Option<u16> {
+    let version = newest.min(PROTOCOL_VERSION);
+    (version >= oldest.max(OLDEST_PROTOCOL_VERSION)).then_some(version)
+}
+
+const fn allowance(role: Role) -> crate::core::Allowance {
+    match role {
+        Role::Device => limits::DEVICE_FRAMES,
+        Role::Connector | Role::Pop => limits::CONNECTOR_FRAMES,
+        Role::Controller => limits::CONTROLLER_FRAMES,
+    }
+}
+
+impl Sessions {
+    pub(super) fn connected(&mut self, now: Instant, id: SessionId, peer: &Certificate, remote: SocketAddr) {
+        let until = now + limits::HELLO_TIMEOUT;
+        let identity = peer.identity();
+        let session = Session {
+            identity,
+            generation: peer.generation(),
+            stage: Stage::AwaitingHello(until),
+            settled: remote,
+            moved: None,
+            frames: Bucket::full(allowance(identity.role()), now),
+        };
+        self.sessions.insert(id, session);
+        self.deadlines.insert((until, Due::Hello(id)));
+    }
+
+    pub(super) fn from_agent(&mut self, now: Instant, id: SessionId, message: FromAgent) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let allowed = allowance(session.identity.role());
+        let budget = session.frames.take(allowed, now, 1);
+        let (stage, subject) = (session.stage, session.identity.subject());
+        if let Err(empty) = budget {
+            self.counters.refused.add("budget");
+            return self.over_budget(now, id, &message, limits::millis(empty.wait(allowed)).max(1));
+        }
+        match (stage, subject, message) {
+            (Stage::AwaitingHello(_), _, FromAgent::Hello(hello)) => self.hello(now, id, &hello),
+            (Stage::Registered, _, FromAgent::Keepalive(_)) => self.alive(now, id),
+            (Stage::Registered, _, FromAgent::ToController(frame)) => self.to_controller(now, id, frame),
+            (Stage::Registered, _, FromAgent::CloseChannel(close)) => {
+                if let Some(agent) = self.agent_of(id) {
+                    let owner = agent.owner;
+                    let reason = Refusal::SessionLost;
+                    self.relay(RelayCommand::Close { channel: close.channel, owner, reason });
+                }
+            }
+            (Stage::Registered, Subject::Device(device), FromAgent::Open(open)) => {
+                self.open(now, id, device, open);
+            }
+            (Stage::Registered, Subject::Connector(_), FromAgent::Accept(accept)) => {
+                self.accept(now, id, accept);
+            }
+            (Stage::Registered, Subject::Connector(_), FromAgent::Refuse(refuse)) => {
+                self.connector_refused(now, id, &refuse);
+            }
+            // A message of another role, a second hello, or anything before the first.
+            _ => self.refuse_peer(now, id, "wrong_role", CloseCode::WrongRole),
+        }
+    }
+
+    /// Questions get an answer that says when to come back; the rest is dropped.
+    fn over_budget(&mut self, now: Instant, id: SessionId, message: &FromAgent, retry_after_ms: u32) {
+        let reason = Refusal::Budget;
+        match message {
+            FromAgent::Open(open) => {
+                self.counters.introductions_refused.add(reason.label());
+                self.send(now, id, &OpenRefused { seq: open.seq, reason, retry_after_ms }.into());
+            }
+            FromAgent::ToController(frame) => {
+                self.send(now, id, &ControllerUnavailable { seq: frame.seq, reason, retry_after_ms }.into());
+            }
+            _ => {}
+        }
+    }
+
+    fn hello(&mut self, now: Instant, id: SessionId, hello: &Hello) {
+        let Some(version) = common_version(hello.oldest, hello.newest) else {
+            return self.refuse_peer(now, id, "version", CloseCode::Version);
+        };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.stage = Stage::Registered;
+        let (identity, generation, observed) = (session.identity, session.generation, session.observed());
+        let subject = identity.subject();
+        self.counters.registered += 1;
+        let (owner, before, channels) = self.attach(subject, id, generation);
+        if let Some(before) = before {
+            self.close(now, before, CloseCode::Replaced);
+            self.end_introductions(now, before);
+        }
+        if channels > 0 {
+            // The same identity, but perhaps another process: only an answer says that it still
+            // knows its channels.
+            self.relay(RelayCommand::Reattached { owner, address: observed });
+        }
+        self.came(now, identity);
+        let revocations = match subject {
+            Subject::Connector(_) => self.revocations.documents(),
+            _ => Vec::new(),
+        };
+        let welcome = Welcome {
+            version,
+            observed,
+            keepalive_ms: limits::millis(limits::KEEPALIVE),
+            reconnect_window_ms: limits::millis(limits::reconnect_window(self.sessions.len())),
+            beacon: self.beacons.newest(),
+            revocations,
+        };
+        self.send(now, id, &welcome.into());
+        self.send(now, id, &BundlePush { chain: self.chain.clone() }.into());
+    }
+
+    /// The agent's number, the session it had before, and how many channels it has.
+    fn attach(&mut self, subject: Subject, id: SessionId, generation: u64) -> (OwnerId, Option<SessionId>, usize) {
+        if let Some(agent) = self.agents.get_mut(&subject) {
+            agent.generation = generation;
+            return (agent.owner, agent.session.replace(id), agent.channels);
+        }
+        self.last_owner += 1;
+        let owner = OwnerId::from_number(self.last_owner);
+        let agent = Agent { generation, owner, session: Some(id), channels: 0, introductions: 0 };
+        self.agents.insert(subject, agent);
+        self.owners.insert(owner, subject);
+        (owner, None, 0)
+    }
+
+    fn alive(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let alive = Alive { observed: session.observed(), beacon: self.beacons.newest() };
+        self.send(now, id, &alive.into());
+    }
+
+    pub(super) fn address_changed(&mut self, now: Instant, id: SessionId, remote: SocketAddr) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.settle(now);
+        session.moved = (remote != session.settled).then_some((remote, now));
+        let is_agent = matches!(session.identity.role(), Role::Device | Role::Connector);
+        if session.stage == Stage::Registered && is_agent {
+            self.alive(now, id);
+            if let Some(agent) = self.agent_of(id).filter(|agent| agent.channels > 0) {
+                let owner = agent.owner;
+                self.relay(RelayCommand::AddressChanged { owner, address: remote });
+            }
+        }
+    }
+
+    pub(super) fn lost(&mut self, now: Instant, id: SessionId, reason: LostReason) {
+        self.counters.lost.add(match reason {
+            LostReason::ClosedHere(code) | LostReason::ClosedByPeer(code) => code.label(),
+            other => other.label(),
+        });
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Stage::AwaitingHello(until) = session.stage {
+            self.deadlines.remove(&(until, Due::Hello(id)));
+            return;
+        }
+        let subject = session.identity.subject();
+        if let Subject::Controller(controller) = subject {
+            if self.signers.get(&controller) == Some(&id) {
+                self.signers.remove(&controller);
+            }
+            return;
+        }
+        self.end_introductions(now, id);
+        let Some(agent) = self.agents.get_mut(&subject) else { return };
+        if agent.session != Some(id) {
+            // A newer session has replaced this one: the agent is not gone.
+            return;
+        }
+        agent.session = None;
+        let (owner, channels) = (agent.owner, agent.channels);
+        if channels > 0 {
+            match reason {
+                LostReason::ClosedByPeer(CloseCode::Done | CloseCode::ShuttingDown) => {
+                    self.close_channels(owner, Refusal::ShuttingDown);
+                }
+                LostReason::ClosedHere(CloseCode::Struck) => self.close_channels(owner, Refusal::Struck),
+                // The certificate is not believed any more, so neither is who holds the secret.
+                LostReason::ClosedHere(CloseCode::NotTrusted | CloseCode::Expired) => {
+                    self.close_channels(owner, Refusal::SessionLost);
+                }
+                _ => self.relay(RelayCommand::Reattached { owner, address: session.settled }),
+            }
+        }
+        self.went(now, session.identity);
+        self.forget_if_gone(subject);
+    }
+}
+
+impl Session {
+    /// What QUIC has kept for long enough is proven.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if let Some((address, at)) = self.moved
+            && now.saturating_duration_since(at) >= limits::SETTLED_AFTER
+        {
+            self.settled = address;
+            self.moved = None;
+        }
+    }
+}
+
