@@ -1,0 +1,359 @@
+//! One bounded HTTP/1.1 request per connection, over TLS or over a Unix socket.
+
+use crate::tls::{ServerTrust, provisional_config};
+use bytes::Bytes;
+use http::{HeaderName, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use trust::UnixMs;
+
+/// Longest a TCP connection and a TLS handshake may take together. A controller on the other side of
+/// the world answers in under a second; five leave room for two lost SYNs (RFC 6298: 1 s, then 2 s).
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest a request may take once the connection stands: the controller's own write deadline is 1 s
+/// and a read waits at most 2 s for its version.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+/// Largest answer that is read: a list of ten thousand objects of 800 bytes.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+
+/// Where an HTTPS server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerUrl {
+    host: String,
+    port: u16,
+}
+
+/// Why a text is not a server's URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a server like https://HOST or https://HOST:PORT, got {got:?}: {problem}")]
+pub struct ServerUrlError {
+    got: String,
+    problem: &'static str,
+}
+
+impl ServerUrl {
+    /// The host name or address, IPv6 without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.authority())
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlError;
+    fn from_str(text: &str) -> Result<Self, ServerUrlError> {
+        let error = |problem| ServerUrlError { got: text.chars().take(200).collect(), problem };
+        let uri: Uri = text.parse().map_err(|_| error("not a URL"))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(error("only https is spoken"));
+        }
+        let authority = uri.authority().ok_or_else(|| error("no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(error("a user name has no place here"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(error("a path has no place here"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(error("no host"));
+        }
+        let port = match authority.as_str().rsplit_once(':') {
+            Some((before, digits)) if !before.is_empty() && !digits.ends_with(']') => {
+                digits.parse().ok().filter(|port| *port != 0).ok_or_else(|| error("no such port"))?
+            }
+            _ => 443,
+        };
+        Ok(Self { host, port })
+    }
+}
+
+/// A request did not get an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// No TCP connection, or nobody listens on the socket.
+    #[error("{address} cannot be reached: {source}")]
+    Unreachable {
+        /// What was tried.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Nothing in time while connecting.
+    #[error("{address} did not answer within {} s", CONNECT_DEADLINE.as_secs())]
+    ConnectTimeout {
+        /// What was tried.
+        address: String,
+    },
+    /// The server is not the one it should be, or does not speak TLS 1.3.
+    #[error("the server at {address} is not believed: {source}")]
+    Tls {
+        /// What was tried.
+        address: String,
+        /// What TLS says.
+        source: std::io::Error,
+    },
+    /// The request was sent and the connection then ended or stayed silent.
+    #[error(
+        "{address} took the request and gave no whole answer ({problem}); whether it was carried out is unknown"
+    )]
+    NoAnswer {
+        /// Who was asked.
+        address: String,
+        /// What happened instead.
+        problem: String,
+    },
+    /// The answer is larger than this client reads.
+    #[error("the answer of {address} is larger than {MAX_ANSWER} bytes")]
+    TooLarge {
+        /// Who was asked.
+        address: String,
+    },
+    /// The request itself cannot be written.
+    #[error("this is no valid request: {0}")]
+    Request(String),
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code.
+    pub status: StatusCode,
+    /// `Content-Type`, if it is text.
+    pub content_type: Option<String>,
+    /// The server's clock (`Date`, RFC 9110 section 6.6.1), if it said.
+    pub date: Option<UnixMs>,
+    /// `Retry-After` in seconds (RFC 9110 section 10.2.3), if it said.
+    pub retry_after: Option<u64>,
+    /// The body.
+    pub body: Bytes,
+}
+
+#[derive(Clone)]
+enum Endpoint {
+    Tls { url: ServerUrl, config: Arc<ClientConfig> },
+    Unix { path: PathBuf },
+}
+
+/// Asks one server, one connection per request: the uses are few and far between.
+#[derive(Clone)]
+pub struct HttpsClient {
+    endpoint: Endpoint,
+}
+
+impl fmt::Debug for HttpsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpsClient({})", self.address())
+    }
+}
+
+impl HttpsClient {
+    /// A server that must prove itself by `trust`.
+    #[must_use]
+    pub fn strict(url: ServerUrl, trust: ServerTrust) -> Self {
+        Self { endpoint: Endpoint::Tls { url, config: trust.into_config() } }
+    }
+
+    /// A server that is not checked. Whatever is sent to it is public, whatever it says must prove
+    /// itself.
+    pub(crate) fn provisional(url: ServerUrl) -> Self {
+        Self { endpoint: Endpoint::Tls { url, config: provisional_config() } }
+    }
+
+    /// A server behind a Unix socket: the socket file's permissions say who may ask.
+    #[must_use]
+    pub const fn unix(path: PathBuf) -> Self {
+        Self { endpoint: Endpoint::Unix { path } }
+    }
+
+    /// Whom this asks, for people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match &self.endpoint {
+            Endpoint::Tls { url, .. } => url.to_string(),
+            Endpoint::Unix { path } => path.display().to_string(),
+        }
+    }
+
+    /// Sends one request and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`HttpError`]; an HTTP status of 400 and above is an answer, not an error.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Bytes,
+    ) -> Result<Answer, HttpError> {
+        let host = match &self.endpoint {
+            Endpoint::Tls { url, .. } => url.authority(),
+            Endpoint::Unix { .. } => "localhost".to_owned(),
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, host)
+            .header(header::USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| HttpError::Request(error.to_string()))?;
+        let address = self.address();
+        match &self.endpoint {
+            Endpoint::Tls { url, config } => {
+                let connect = async {
+                    let tcp = TcpStream::connect((url.host(), url.port()))
+                        .await
+                        .map_err(|source| HttpError::Unreachable { address: address.clone(), source })?;
+                    // One small request: waiting for more of it only costs a delayed acknowledgement.
+                    let _ = tcp.set_nodelay(true);
+                    let name = ServerName::try_from(url.host().to_owned())
+                        .map_err(|error| HttpError::Request(format!("{}: {error}", url.host())))?;
+                    let tls = TlsConnector::from(config.clone()).connect(name, tcp).await;
+                    tls.map_err(|source| HttpError::Tls { address: address.clone(), source })
+                };
+                let stream = timeout(CONNECT_DEADLINE, connect)
+                    .await
+                    .map_err(|_| HttpError::ConnectTimeout { address: address.clone() })??;
+                exchange(stream, request, address).await
+            }
+            Endpoint::Unix { path } => {
+                let stream = timeout(CONNECT_DEADLINE, UnixStream::connect(path))
+                    .await
+                    .map_err(|_| HttpError::ConnectTimeout { address: address.clone() })?
+                    .map_err(|source| HttpError::Unreachable { address: address.clone(), source })?;
+                exchange(stream, request, address).await
+            }
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>, address: String) -> Result<Answer, HttpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let no_answer = |problem: String| HttpError::NoAnswer { address: address.clone(), problem };
+    let exchange = async {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| no_answer(error.to_string()))?;
+        let talk = async {
+            let response =
+                sender.send_request(request).await.map_err(|error| no_answer(error.to_string()))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    HttpError::TooLarge { address: address.clone() }
+                } else {
+                    no_answer(error.to_string())
+                }
+            })?;
+            let text = |name: HeaderName| head.headers.get(name)?.to_str().ok();
+            Ok(Answer {
+                status: head.status,
+                content_type: text(header::CONTENT_TYPE).map(str::to_owned),
+                date: text(header::DATE).and_then(parse_date),
+                retry_after: text(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+                body: body.to_bytes(),
+            })
+        };
+        tokio::pin!(connection, talk);
+        // The connection moves the bytes; it ends by itself only when the server closes early.
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut talk => return answer,
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        return Err(no_answer(error.to_string()));
+                    }
+                    return (&mut talk).await;
+                }
+            }
+        }
+    };
+    timeout(ANSWER_DEADLINE, exchange)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(format!("silence for {} s", ANSWER_DEADLINE.as_secs()))))
+}
+
+fn parse_date(text: &str) -> Option<UnixMs> {
+    let date = httpdate::parse_http_date(text).ok()?;
+    let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(UnixMs::from_millis(u64::try_from(since.as_millis()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_server_url_has_a_host_a_port_and_nothing_else() {
+        let parse = |text: &str| text.parse::<ServerUrl>();
+        assert_eq!(parse("https://a.example").expect("valid").to_string(), "https://a.example:443");
+        assert_eq!(parse("https://a.example:8443/").expect("valid").port(), 8443);
+        let v6 = parse("https://[2001:db8::1]:8443").expect("valid");
+        assert_eq!((v6.host(), v6.port()), ("2001:db8::1", 8443));
+        assert_eq!(parse("https://[2001:db8::1]").expect("valid").port(), 443);
+        for bad in [
+            "http://a.example",
+            "a.example",
+            "https://",
+            "https://u@a.example",
+            "https://a.example/x",
+            "https://a.example?x",
+            "https://a.example:0",
+            "https://a.example:99999",
+            "",
+        ] {
+            let error = parse(bad).expect_err(bad).to_string();
+            assert!(error.contains("https://HOST"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_date_header_is_read() {
+        // The example of RFC 9110 section 5.6.7.
+        let date = parse_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("valid");
+        assert_eq!(date.as_secs(), 784_111_777);
+        assert_eq!(parse_date("yesterday"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_the_url_parser(text in "\\PC{0,60}") {
+            if let Ok(url) = text.parse::<ServerUrl>() {
+                prop_assert_eq!(url.to_string().parse::<ServerUrl>(), Ok(url));
+            }
+        }
+    }
+}
