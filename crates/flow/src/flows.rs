@@ -495,6 +495,21 @@ impl Flows {
         flows
     }
 
+    /// Takes the packets of a link that wait for [`Self::poll_output`]: the resets of flows just aborted, before
+    /// the link is dropped.
+    pub fn take_packets(&mut self, link: LinkId) -> Vec<Vec<u8>> {
+        let mut taken = Vec::new();
+        let mut others = VecDeque::with_capacity(self.outputs.len());
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Packet { link: of, bytes } if of == link => taken.push(bytes),
+                output => others.push_back(output),
+            }
+        }
+        self.outputs = others;
+        taken
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);

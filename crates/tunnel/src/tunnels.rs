@@ -521,22 +521,32 @@ impl<E: Engine> Tunnels<E> {
         Some(id)
     }
 
-    /// Forgets a peer and everything that waits for it or came from it. Says which paths it had.
-    pub fn remove(&mut self, id: PeerId) -> Vec<Path> {
+    /// Forgets a peer and everything that waits for it or came from it. Gives which paths it had, and what was
+    /// sealed for it already.
+    pub fn remove(&mut self, id: PeerId) -> (Vec<Path>, Vec<Transmit>) {
         let Some(peer) = self.peers.remove(&id) else {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         };
         self.by_key.remove(&peer.state.key);
         if let Some(at) = peer.state.scheduled {
             self.schedule.remove(&(at, id));
         }
-        self.outputs.retain(|output| output.peer() != Some(id));
+        let mut sealed = Vec::new();
+        let mut others = VecDeque::with_capacity(self.outputs.len());
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Transmit(transmit) if transmit.peer == id => sealed.push(transmit),
+                output if output.peer() == Some(id) => {}
+                output => others.push_back(output),
+            }
+        }
+        self.outputs = others;
         let paths: Vec<Path> =
             peer.state.path.into_iter().chain(peer.state.candidate.map(|candidate| candidate.path)).collect();
         for path in &paths {
             self.by_path.remove(path);
         }
-        paths
+        (paths, sealed)
     }
 
     // ---- below: details --------------------------------------------------------------------------

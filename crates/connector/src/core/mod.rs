@@ -1,0 +1,824 @@
+//! The connector's decisions, sans-IO: who is let in, where a flow may go, when access ends, what the log
+//! says.
+//!
+//! Everything that arrives is judged against a [`Knowledge`] that the caller keeps current and passes in;
+//! the core remembers what it let in, and [`ConnectorCore::recheck`] judges that again whenever something
+//! in the knowledge changed.
+
+mod inner;
+mod introduction;
+mod ranges;
+mod rules;
+mod session;
+
+#[cfg(test)]
+mod tests;
+
+pub use inner::InnerAddresses;
+pub use rules::{Contact, Knowledge, Question, ResourceName, Rules, Ruling, Target};
+
+use crate::record::{FlowRecord, Verdict};
+use flow::ip::{IpPacket, Protocol};
+use flow::{CloseReason, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
+use inner::InnerPool;
+use introduction::Doorkeeper;
+use session::{Active, Session, Stage};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+use trust::{Identity, OpenKey, UnixMs};
+use tunnel::{Path, PeerId, TunnelError, Tunnels, WireGuardPrivateKey};
+use wire::{Accept, Bounded, ChannelId, CloseChannel, FromAgent, Introduce, PopId, Refusal, Refuse};
+
+/// Most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// When a client that found this connector full, or without a policy, is told to come back.
+const RETRY_LATER_MS: u32 = 2_000;
+
+/// What the core wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this datagram to the PoP of the path.
+    Transmit {
+        /// The path.
+        path: Path,
+        /// The whole UDP payload.
+        bytes: Vec<u8>,
+    },
+    /// Say this on the session to a PoP.
+    ToPop {
+        /// The PoP.
+        pop: PopId,
+        /// The message.
+        message: FromAgent,
+    },
+    /// Resolve a name in the site, then call [`ConnectorCore::resolved`].
+    Resolve {
+        /// For which flow.
+        flow: FlowId,
+        /// The name.
+        host: String,
+    },
+    /// Connect to the first of these that accepts, then call [`ConnectorCore::dialled`].
+    Dial {
+        /// For which flow.
+        flow: FlowId,
+        /// Where to, in order.
+        addresses: Vec<SocketAddr>,
+    },
+    /// There is something to [`ConnectorCore::read`].
+    Readable(FlowId),
+    /// There is room to [`ConnectorCore::write`] again.
+    Writable(FlowId),
+    /// The flow is over; drop its connection to the target. A fault is passed on as a reset.
+    Ended {
+        /// Which.
+        flow: FlowId,
+        /// How.
+        ending: Ending,
+    },
+    /// A line for the flow log.
+    Record(Box<FlowRecord>),
+    /// Nothing more until then, or until something comes in.
+    Timeout(Option<Timeout>),
+}
+
+/// How a flow ended, for the connection to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Both sides finished.
+    Finished,
+    /// Something else: the target is reset.
+    Cut,
+}
+
+/// When to call [`ConnectorCore::handle_timeout`], and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    /// When.
+    pub at: Instant,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Why a target was not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialFault {
+    /// It refused.
+    Refused,
+    /// It did not answer in time, or there is no way to it.
+    Unreachable,
+    /// This connector has too many connections.
+    Full,
+}
+
+/// What people may see of the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct CoreStatus {
+    /// Devices let in.
+    pub sessions: usize,
+    /// Flows open or being opened.
+    pub flows: usize,
+    /// Introductions accepted since the start.
+    pub introductions_accepted: u64,
+    /// Introductions refused since the start.
+    pub introductions_refused: u64,
+    /// Packets whose source was not the device's.
+    pub wrong_source: u64,
+    /// Packets that no reader takes.
+    pub malformed: u64,
+    /// Refusals that were too many to log one by one.
+    pub refusals_not_logged: u64,
+}
+
+/// See the module.
+pub struct ConnectorCore {
+    doorkeeper: Doorkeeper,
+    tunnels: Tunnels,
+    flows: Flows,
+    pool: InnerPool,
+    sessions: BTreeMap<PeerId, Session>,
+    by_link: BTreeMap<LinkId, PeerId>,
+    deadlines: BTreeSet<(Instant, PeerId)>,
+    active: BTreeMap<FlowId, Active>,
+    outputs: VecDeque<Output>,
+    own_listeners: Vec<SocketAddr>,
+    run: u64,
+    next_record: u64,
+    status: CoreStatus,
+}
+
+/// The identity in the state directory is not a connector's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the state directory does not belong to a connector; enrol with a connector's key")]
+pub struct NotAConnector;
+
+/// What a connector is made of.
+pub struct Parts {
+    /// Its name.
+    pub identity: Identity,
+    /// Opens what clients seal to it.
+    pub open_key: OpenKey,
+    /// Its durable WireGuard key.
+    pub wireguard_key: WireGuardPrivateKey,
+    /// Where this process itself listens: never a target.
+    pub own_listeners: Vec<SocketAddr>,
+    /// Bounds of the flows.
+    pub limits: FlowLimits,
+}
+
+impl ConnectorCore {
+    /// A connector that nobody has reached yet.
+    ///
+    /// # Errors
+    /// [`NotAConnector`].
+    pub fn new(parts: Parts, seed: u64, now: Instant, wall: UnixMs) -> Result<Self, NotAConnector> {
+        let Parts { identity, open_key, wireguard_key, own_listeners, limits } = parts;
+        Ok(Self {
+            doorkeeper: Doorkeeper::new(identity, open_key).ok_or(NotAConnector)?,
+            tunnels: Tunnels::new(&wireguard_key, seed, now),
+            flows: Flows::new(limits, seed.rotate_left(32), now),
+            pool: InnerPool::default(),
+            sessions: BTreeMap::new(),
+            by_link: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            active: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            own_listeners,
+            run: wall.as_millis(),
+            next_record: 0,
+            status: CoreStatus::default(),
+        })
+    }
+
+    /// What people may see.
+    #[must_use]
+    pub fn status(&self) -> CoreStatus {
+        CoreStatus { sessions: self.sessions.len(), flows: self.active.len(), ..self.status }
+    }
+
+    /// A client wants in. Answers the PoP with `Accept` or `Refuse`.
+    pub fn introduce<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        pop: PopId,
+        introduce: &Introduce,
+    ) {
+        let message = match self.admit(now, knowledge, pop, introduce) {
+            Ok(accept) => {
+                self.status.introductions_accepted += 1;
+                FromAgent::from(accept)
+            }
+            Err(reason) => {
+                self.status.introductions_refused += 1;
+                let later = reason.class() == wire::RefusalClass::Later;
+                let retry_after_ms = if later { RETRY_LATER_MS } else { 0 };
+                FromAgent::from(Refuse { intro: introduce.intro, reason, retry_after_ms })
+            }
+        };
+        self.outputs.push_back(Output::ToPop { pop, message });
+    }
+
+    fn admit<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        pop: PopId,
+        introduce: &Introduce,
+    ) -> Result<Accept, Refusal> {
+        let initiation = introduce.initiation.as_slice();
+        let admitted = self.doorkeeper.verify(
+            knowledge.bundle,
+            knowledge.revocations,
+            knowledge.wall,
+            introduce.sealed.as_slice(),
+            initiation,
+        )?;
+        if knowledge.rules.is_none() {
+            return Err(Refusal::NoSlice);
+        }
+        // A WireGuard key is one device's: another device cannot take over its session.
+        let known = self.tunnels.peer_of(admitted.key).and_then(|peer| self.sessions.get(&peer));
+        if known.is_some_and(|session| session.grant.device != admitted.grant.device) {
+            return Err(Refusal::KeyNotProven);
+        }
+        let path = Path::relay(pop, introduce.channel);
+        let accepted = self.tunnels.accept_initiation(now, admitted.key, initiation, path).map_err(
+            |error| match error {
+                TunnelError::Full => Refusal::Full,
+                TunnelError::PathTaken => Refusal::Malformed,
+                _ => Refusal::HandshakeInvalid,
+            },
+        )?;
+        let deadline = now + admitted.grant.exp.since(knowledge.wall);
+        let inner = match self.sessions.get_mut(&accepted.peer) {
+            Some(session) => {
+                // An older grant, replayed by a PoP, cannot get here: its initiation is older too.
+                session.grant = admitted.grant;
+                session.pop = pop;
+                session.inner
+            }
+            None => {
+                let Some(inner) = self.pool.take(accepted.peer) else {
+                    self.tunnels.remove(accepted.peer);
+                    return Err(Refusal::Full);
+                };
+                let session = Session::new(accepted.peer, admitted.grant, inner, pop, deadline, now);
+                self.by_link.insert(session.link(), accepted.peer);
+                self.sessions.insert(accepted.peer, session);
+                inner
+            }
+        };
+        self.set_deadline(accepted.peer, deadline);
+        let response = Bounded::new(accepted.response.to_vec()).expect("a response has its length");
+        Ok(Accept { intro: introduce.intro, response, inner_v4: inner.v4, inner_v6: inner.v6 })
+    }
+
+    /// Takes WireGuard messages that came on a channel.
+    pub fn handle_input(&mut self, now: Instant, pop: PopId, channel: ChannelId, messages: &[&[u8]]) {
+        self.tunnels.handle_batch(now, Path::relay(pop, channel), messages);
+    }
+
+    /// The PoP closed a channel, or our session to it ended.
+    pub fn channel_closed(&mut self, now: Instant, pop: PopId, channel: ChannelId) {
+        self.tunnels.drop_path(now, Path::relay(pop, channel));
+    }
+
+    /// The session to a PoP is gone, and its channels with it.
+    pub fn pop_lost(&mut self, now: Instant, pop: PopId) {
+        let of_pop = |path: &Path| matches!(path, Path::Relay { pop: of, .. } if *of == pop);
+        let paths: Vec<Path> =
+            self.sessions.keys().filter_map(|peer| self.tunnels.path_of(*peer)).filter(of_pop).collect();
+        for path in paths {
+            self.tunnels.drop_path(now, path);
+        }
+    }
+
+    /// Judges everybody and every flow again: a strike, a new slice, contact lost or found, time.
+    pub fn recheck<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+        let faults: Vec<(PeerId, Refusal)> = self
+            .sessions
+            .values()
+            .filter_map(|session| Some((session.peer, session.fault(knowledge)?)))
+            .collect();
+        for (peer, refusal) in faults {
+            self.end_session(now, knowledge.wall, peer, refusal);
+        }
+        let faults: Vec<(FlowId, Refusal, String)> = self
+            .active
+            .iter()
+            .filter_map(|(flow, active)| {
+                let (refusal, explanation) = self.flow_fault(knowledge, active)?;
+                Some((*flow, refusal, explanation))
+            })
+            .collect();
+        for (flow, refusal, explanation) in faults {
+            let _ = self.flows.abort(now, flow);
+            self.end_flow(flow, knowledge.wall, Verdict::Withdrawn, refusal.label(), &explanation);
+            self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
+        }
+        // The clocks may have moved apart since the grants were verified.
+        let deadlines: Vec<(PeerId, Instant)> = self
+            .sessions
+            .values()
+            .map(|session| (session.peer, now + session.grant.exp.since(knowledge.wall)))
+            .collect();
+        for (peer, deadline) in deadlines {
+            self.set_deadline(peer, deadline);
+        }
+    }
+
+    /// Why a flow that was allowed would not be now.
+    fn flow_fault<R: Rules>(
+        &self,
+        knowledge: &Knowledge<'_, R>,
+        active: &Active,
+    ) -> Option<(Refusal, String)> {
+        let Some(session) = self.sessions.get(&active.peer) else {
+            return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
+        };
+        let ruling = session.ask(knowledge, active.destination);
+        match ruling.verdict {
+            Err(refusal) => Some((refusal, ruling.explanation)),
+            // The same destination means something else now.
+            Ok(target) if target != active.target => {
+                Some((Refusal::NoResource, Refusal::NoResource.to_string()))
+            }
+            Ok(target) => match active.stage {
+                Stage::Open { target: address } => {
+                    let refusal = self.address_fault(knowledge.rules, &target, address)?;
+                    Some((refusal, refusal.to_string()))
+                }
+                Stage::Resolving { .. } | Stage::Dialling { .. } => None,
+            },
+        }
+    }
+
+    /// Why an address may not be connected to for a target that was allowed.
+    fn address_fault<R: Rules>(
+        &self,
+        rules: Option<&R>,
+        target: &Target,
+        address: SocketAddr,
+    ) -> Option<Refusal> {
+        match target {
+            Target::Literal(_) => None,
+            Target::InRange(_) | Target::Name(_) if self.is_refused(address) => Some(Refusal::RefusedRange),
+            Target::InRange(_) => None,
+            Target::Name(_) if rules.is_some_and(|rules| rules.in_site(address.ip())) => None,
+            Target::Name(_) => Some(Refusal::OutsideSite),
+        }
+    }
+
+    fn is_refused(&self, address: SocketAddr) -> bool {
+        ranges::is_refused(address.ip()) || self.own_listeners.contains(&address)
+    }
+
+    /// The system's resolver answered for a flow; an empty list when it did not.
+    pub fn resolved<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        flow: FlowId,
+        addresses: &[IpAddr],
+    ) {
+        let Some(active) = self.active.get(&flow) else {
+            return;
+        };
+        let Stage::Resolving { port } = active.stage else {
+            return;
+        };
+        let mut fault = Refusal::NameNotResolved;
+        let mut usable = Vec::new();
+        for address in addresses {
+            let address = SocketAddr::new(*address, port);
+            match self.address_fault(knowledge.rules, &active.target, address) {
+                None if usable.len() < MAX_ADDRESSES => usable.push(address),
+                None => {}
+                Some(refusal) => fault = refusal,
+            }
+        }
+        if usable.is_empty() {
+            return self.refuse(now, knowledge.wall, flow, fault);
+        }
+        if let Some(active) = self.active.get_mut(&flow) {
+            active.stage = Stage::Dialling { addresses: usable.clone() };
+        }
+        self.outputs.push_back(Output::Dial { flow, addresses: usable });
+    }
+
+    /// The target accepted, or did not. On success the client's SYN is answered; false when the flow has
+    /// ended meanwhile and the connection is to be dropped.
+    pub fn dialled(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        flow: FlowId,
+        result: Result<SocketAddr, DialFault>,
+    ) -> bool {
+        let Some(active) = self.active.get_mut(&flow) else {
+            return false;
+        };
+        let Stage::Dialling { addresses } = &active.stage else {
+            return false;
+        };
+        match result {
+            Ok(target) if addresses.contains(&target) => {
+                active.stage = Stage::Open { target };
+                if self.flows.accept(now, flow).is_err() {
+                    self.end_flow(flow, wall, Verdict::Failed, "client_gone", "the client gave up meanwhile");
+                    return false;
+                }
+                true
+            }
+            Ok(_) => {
+                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
+                false
+            }
+            Err(DialFault::Refused) => {
+                self.refuse(now, wall, flow, Refusal::TargetRefused);
+                false
+            }
+            Err(DialFault::Unreachable) => {
+                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
+                false
+            }
+            Err(DialFault::Full) => {
+                self.refuse(now, wall, flow, Refusal::Full);
+                false
+            }
+        }
+    }
+
+    /// Reads what the client sent on an open flow.
+    pub fn read(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Read {
+        let read = self.flows.read(now, flow, buffer).unwrap_or(Read::Empty);
+        if let (Read::Bytes(bytes), Some(active)) = (read, self.active.get_mut(&flow)) {
+            active.bytes_up += u64::try_from(bytes).unwrap_or(0);
+        }
+        read
+    }
+
+    /// Writes what the target sent; how much was taken. [`Output::Writable`] follows when not all was.
+    pub fn write(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> usize {
+        let written = self.flows.write(now, flow, data).unwrap_or(0);
+        if let Some(active) = self.active.get_mut(&flow) {
+            active.bytes_down += u64::try_from(written).unwrap_or(0);
+        }
+        written
+    }
+
+    /// The target has no more to send.
+    pub fn target_finished(&mut self, now: Instant, flow: FlowId) {
+        let _ = self.flows.shutdown_write(now, flow);
+    }
+
+    /// The connection to the target broke.
+    pub fn target_lost(&mut self, now: Instant, wall: UnixMs, flow: FlowId) {
+        if self.active.contains_key(&flow) {
+            let _ = self.flows.abort(now, flow);
+            self.end_flow(flow, wall, Verdict::Allowed, "target_reset", "the target reset the connection");
+        }
+    }
+
+    /// Ends everything: flows are reset and logged, peers forgotten. Drain once more after it.
+    pub fn shut_down(&mut self, now: Instant, wall: UnixMs) {
+        let peers: Vec<PeerId> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            self.end_session(now, wall, peer, Refusal::ShuttingDown);
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+        self.tunnels.handle_timeout(now);
+        self.flows.handle_timeout(now);
+        if self.deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
+            self.recheck(now, knowledge);
+        }
+    }
+
+    /// The next thing to do; [`Output::Timeout`] when there is nothing more.
+    pub fn poll_output<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) -> Output {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            let tunnels = match self.tunnels.poll_output() {
+                tunnel::Output::Transmit(transmit) => {
+                    return Output::Transmit { path: transmit.path, bytes: transmit.bytes };
+                }
+                tunnel::Output::Inner { peer, packet } => {
+                    self.inner_packet(now, knowledge.wall, peer, &packet);
+                    continue;
+                }
+                tunnel::Output::Event(event) => {
+                    self.tunnel_event(now, knowledge.wall, event);
+                    continue;
+                }
+                tunnel::Output::Timeout(timeout) => timeout,
+            };
+            let flows = match self.flows.poll_output() {
+                flow::Output::Packet { link, bytes } => {
+                    if let Some(peer) = self.by_link.get(&link).copied() {
+                        // A full queue is a lossy link; TCP sends again.
+                        let _ = self.tunnels.seal(now, peer, &bytes);
+                    }
+                    continue;
+                }
+                flow::Output::Event { link, flow, event } => {
+                    self.flow_event(now, knowledge, link, flow, event);
+                    continue;
+                }
+                flow::Output::Timeout(timeout) => timeout,
+            };
+            let tunnels = tunnels.map(|due| Timeout { at: due.at, reason: due.reason.label() });
+            let flows = flows.map(|due| Timeout { at: due.at, reason: due.reason.label() });
+            let grants = self.deadlines.first().map(|(at, _)| Timeout { at: *at, reason: "grant_end" });
+            return Output::Timeout([tunnels, flows, grants].into_iter().flatten().min_by_key(|due| due.at));
+        }
+    }
+
+    // ---- below: details --------------------------------------------------------------------------
+
+    fn set_deadline(&mut self, peer: PeerId, deadline: Instant) {
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            self.deadlines.remove(&(session.deadline, peer));
+            session.deadline = deadline;
+            self.deadlines.insert((deadline, peer));
+        }
+    }
+
+    fn inner_packet(&mut self, now: Instant, wall: UnixMs, peer: PeerId, bytes: &[u8]) {
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        let link = session.link();
+        let Ok(packet) = IpPacket::parse(bytes) else {
+            self.status.malformed += 1;
+            return;
+        };
+        if !session.inner.owns(packet.src) {
+            self.status.wrong_source += 1;
+            return;
+        }
+        match packet.protocol {
+            Protocol::Tcp | Protocol::Icmp => {
+                if self.flows.handle_input(now, link, bytes).is_err() {
+                    self.status.malformed += 1;
+                }
+            }
+            Protocol::Udp | Protocol::Other(_) => self.protocol_not_forwarded(now, wall, peer, &packet),
+        }
+    }
+
+    fn protocol_not_forwarded(&mut self, now: Instant, wall: UnixMs, peer: PeerId, packet: &IpPacket<'_>) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        if !session.may_log(now) {
+            self.status.refusals_not_logged += 1;
+            return;
+        }
+        let destination = packet.tuple().map_or(SocketAddr::new(packet.dst, 0), |tuple| tuple.dst);
+        let protocol = match packet.protocol {
+            Protocol::Udp => "udp".to_owned(),
+            Protocol::Other(number) => number.to_string(),
+            Protocol::Tcp | Protocol::Icmp => return,
+        };
+        let refusal = Refusal::ProtocolNotForwarded;
+        let mut record =
+            self.record(peer, destination, wall, Verdict::Denied, refusal.label(), &refusal.to_string());
+        if let Some(record) = &mut record {
+            record.protocol = protocol;
+        }
+        self.log(record);
+        if let Some(answer) = flow::unreachable(packet, Unreachable::Prohibited) {
+            let _ = self.tunnels.seal(now, peer, &answer);
+        }
+    }
+
+    fn tunnel_event(&mut self, now: Instant, wall: UnixMs, event: tunnel::Event) {
+        match event {
+            tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
+            tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
+            // The client opens again when its path is gone; until then its flows wait.
+            tunnel::Event::Unanswered { .. } | tunnel::Event::GaveUp { .. } => {}
+        }
+    }
+
+    fn flow_event<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        link: LinkId,
+        flow: FlowId,
+        event: flow::Event,
+    ) {
+        match event {
+            flow::Event::Incoming { dst, .. } => self.incoming(now, knowledge, link, flow, dst),
+            flow::Event::Established => {}
+            flow::Event::Readable => self.outputs.push_back(Output::Readable(flow)),
+            flow::Event::Writable => self.outputs.push_back(Output::Writable(flow)),
+            flow::Event::Closed(reason) => {
+                let ending = if reason == CloseReason::Finished { Ending::Finished } else { Ending::Cut };
+                let explanation = match reason {
+                    CloseReason::Finished => "both sides finished",
+                    CloseReason::Reset | CloseReason::Refused => "the client reset the connection",
+                    CloseReason::Unreachable(_) | CloseReason::TimedOut => "the client stopped answering",
+                };
+                self.end_flow(flow, knowledge.wall, Verdict::Allowed, reason.label(), explanation);
+                self.outputs.push_back(Output::Ended { flow, ending });
+            }
+        }
+    }
+
+    /// A client wants a connection. The SYN waits until the target has accepted.
+    fn incoming<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        link: LinkId,
+        flow: FlowId,
+        destination: SocketAddr,
+    ) {
+        let Some(session) = self.by_link.get(&link).and_then(|peer| self.sessions.get_mut(peer)) else {
+            let _ = self.flows.reject_reset(now, flow);
+            return;
+        };
+        let peer = session.peer;
+        let ruling = session.ask(knowledge, destination);
+        let target = match ruling.verdict {
+            Ok(target) => target,
+            Err(refusal) => {
+                let logged = session.may_log(now);
+                let mut record = self.record(
+                    peer,
+                    destination,
+                    knowledge.wall,
+                    Verdict::Denied,
+                    refusal.label(),
+                    &ruling.explanation,
+                );
+                if let (Some(record), Some(resource)) = (&mut record, ruling.resource) {
+                    record.resource = Some(resource.id);
+                    record.resource_name = Some(resource.name);
+                }
+                if logged {
+                    self.log(record);
+                } else {
+                    self.status.refusals_not_logged += 1;
+                }
+                let _ = self.flows.reject_unreachable(now, flow, Unreachable::Prohibited);
+                return;
+            }
+        };
+        session.flows.insert(flow);
+        let (stage, next) = match &target {
+            Target::Literal(address) | Target::InRange(address) => {
+                let addresses = vec![SocketAddr::new(*address, destination.port())];
+                (Stage::Dialling { addresses: addresses.clone() }, Output::Dial { flow, addresses })
+            }
+            Target::Name(host) => {
+                (Stage::Resolving { port: destination.port() }, Output::Resolve { flow, host: host.clone() })
+            }
+        };
+        let refused = match &next {
+            Output::Dial { addresses, .. } => {
+                addresses.first().and_then(|address| self.address_fault(knowledge.rules, &target, *address))
+            }
+            _ => None,
+        };
+        self.active.insert(
+            flow,
+            Active {
+                peer,
+                destination,
+                resource: ruling.resource,
+                target,
+                stage,
+                started: knowledge.wall,
+                bytes_up: 0,
+                bytes_down: 0,
+            },
+        );
+        match refused {
+            Some(refusal) => self.refuse(now, knowledge.wall, flow, refusal),
+            None => self.outputs.push_back(next),
+        }
+    }
+
+    /// Rejects a flow whose SYN is held, in the way that tells the client most.
+    fn refuse(&mut self, now: Instant, wall: UnixMs, flow: FlowId, refusal: Refusal) {
+        let (verdict, rejected) = match refusal {
+            Refusal::TargetRefused => (Verdict::Failed, self.flows.reject_reset(now, flow)),
+            Refusal::TargetUnreachable | Refusal::NameNotResolved | Refusal::Full => {
+                (Verdict::Failed, self.flows.reject_unreachable(now, flow, Unreachable::Host))
+            }
+            _ => (Verdict::Denied, self.flows.reject_unreachable(now, flow, Unreachable::Prohibited)),
+        };
+        // An error means that the client has given up meanwhile; the record is the same.
+        let _ = rejected;
+        self.end_flow(flow, wall, verdict, refusal.label(), &refusal.to_string());
+    }
+
+    /// Logs a flow that is over and forgets it.
+    fn end_flow(&mut self, flow: FlowId, wall: UnixMs, verdict: Verdict, reason: &str, explanation: &str) {
+        let Some(active) = self.active.remove(&flow) else {
+            return;
+        };
+        let record = self.record(active.peer, active.destination, wall, verdict, reason, explanation);
+        if let Some(mut record) = record {
+            if let Some(resource) = active.resource {
+                record.resource = Some(resource.id);
+                record.resource_name = Some(resource.name);
+            }
+            if let Stage::Open { target } = active.stage {
+                record.target = Some(target);
+            }
+            record.started = active.started;
+            record.bytes_up = active.bytes_up;
+            record.bytes_down = active.bytes_down;
+            self.log(Some(record));
+        }
+        if let Some(session) = self.sessions.get_mut(&active.peer) {
+            session.flows.remove(&flow);
+        }
+    }
+
+    /// Ends a device's access here: its flows, its tunnel, its addresses, its channels.
+    fn end_session(&mut self, now: Instant, wall: UnixMs, peer: PeerId, refusal: Refusal) {
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        let (link, inner, deadline) = (session.link(), session.inner, session.deadline);
+        for flow in session.flows.clone() {
+            let _ = self.flows.abort(now, flow);
+            self.end_flow(flow, wall, Verdict::Withdrawn, refusal.label(), &refusal.to_string());
+            self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
+        }
+        // The resets go out before the tunnel ends, so that the client's programs learn of it at once.
+        for reset in self.flows.take_packets(link) {
+            let _ = self.tunnels.seal(now, peer, &reset);
+        }
+        self.flows.drop_link(link);
+        self.sessions.remove(&peer);
+        self.by_link.remove(&link);
+        self.deadlines.remove(&(deadline, peer));
+        self.pool.give_back(inner);
+        let (paths, last) = self.tunnels.remove(peer);
+        self.outputs
+            .extend(last.into_iter().map(|sent| Output::Transmit { path: sent.path, bytes: sent.bytes }));
+        for path in paths {
+            self.close_channels(Some(path));
+        }
+    }
+
+    fn close_channels(&mut self, path: Option<Path>) {
+        if let Some(Path::Relay { pop, channel }) = path {
+            self.outputs.push_back(Output::ToPop { pop, message: FromAgent::from(CloseChannel { channel }) });
+        }
+    }
+
+    /// The part of a record that is the same for every flow of a device.
+    fn record(
+        &mut self,
+        peer: PeerId,
+        destination: SocketAddr,
+        wall: UnixMs,
+        verdict: Verdict,
+        reason: &str,
+        explanation: &str,
+    ) -> Option<FlowRecord> {
+        let session = self.sessions.get(&peer)?;
+        let grant = &session.grant;
+        self.next_record += 1;
+        Some(FlowRecord {
+            id: format!("{}-{}", self.run, self.next_record),
+            organization: grant.organization,
+            connector: self.doorkeeper.connector,
+            device: grant.device,
+            device_name: grant.device_name.clone(),
+            owner: grant.owner,
+            owner_name: grant.owner_name.clone(),
+            resource: None,
+            resource_name: None,
+            protocol: "tcp".to_owned(),
+            destination,
+            target: None,
+            relay: Some(session.pop),
+            verdict,
+            reason: reason.to_owned(),
+            explanation: explanation.to_owned(),
+            bytes_up: 0,
+            bytes_down: 0,
+            started: wall,
+            ended: wall,
+        })
+    }
+
+    fn log(&mut self, record: Option<FlowRecord>) {
+        self.outputs.extend(record.map(|record| Output::Record(Box::new(record))));
+    }
+}

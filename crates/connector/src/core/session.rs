@@ -1,0 +1,114 @@
+//! A device that was let in, and its flows.
+
+use crate::core::inner::InnerAddresses;
+use crate::core::rules::{Knowledge, Question, ResourceName, Rules, Ruling, Target};
+use flow::{FlowId, LinkId};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use trust::{Grant, UnixMs};
+use tunnel::PeerId;
+use wire::{PopId, Refusal};
+
+/// Refusals of one device that are logged in a second; a client that hammers is counted, not logged line by
+/// line: 20 lines of 700 bytes fill a segment in three seconds, 1,024 segments in an hour.
+pub(crate) const LOGGED_REFUSALS_PER_SECOND: u32 = 20;
+
+/// One device, through one WireGuard key.
+pub(crate) struct Session {
+    pub peer: PeerId,
+    pub grant: Grant,
+    pub inner: InnerAddresses,
+    /// The grant's hard end on the monotonic clock, as known when it was verified; looked at again then.
+    pub deadline: Instant,
+    pub pop: PopId,
+    pub flows: BTreeSet<FlowId>,
+    window: Instant,
+    logged: u32,
+}
+
+impl Session {
+    pub fn new(
+        peer: PeerId,
+        grant: Grant,
+        inner: InnerAddresses,
+        pop: PopId,
+        deadline: Instant,
+        now: Instant,
+    ) -> Self {
+        Self { peer, grant, inner, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
+    }
+
+    pub const fn link(&self) -> LinkId {
+        LinkId(self.peer.number())
+    }
+
+    /// Why this device may not be here any more, if so.
+    pub fn fault<R>(&self, knowledge: &Knowledge<'_, R>) -> Option<Refusal> {
+        if self.grant.exp <= knowledge.wall {
+            Some(Refusal::GrantExpired)
+        } else if knowledge.revocations.strikes_grant(&self.grant) {
+            Some(Refusal::Struck)
+        } else {
+            None
+        }
+    }
+
+    /// Asks the policy. Without one the answer is no, for now.
+    pub fn ask<R: Rules>(&self, knowledge: &Knowledge<'_, R>, destination: SocketAddr) -> Ruling {
+        let denied = |refusal: Refusal| Ruling {
+            resource: None,
+            verdict: Err(refusal),
+            explanation: refusal.to_string(),
+        };
+        if let Some(fault) = self.fault(knowledge) {
+            return denied(fault);
+        }
+        knowledge.rules.map_or_else(
+            || denied(Refusal::NoSlice),
+            |rules| {
+                rules.decide(&Question {
+                    grant: &self.grant,
+                    revocations: knowledge.revocations,
+                    destination,
+                    wall: knowledge.wall,
+                    contact: knowledge.contact,
+                })
+            },
+        )
+    }
+
+    /// Whether one more refusal of this device is logged.
+    pub fn may_log(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.window) >= Duration::from_secs(1) {
+            self.window = now;
+            self.logged = 0;
+        }
+        self.logged += 1;
+        self.logged <= LOGGED_REFUSALS_PER_SECOND
+    }
+}
+
+/// How far a flow has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The name is being resolved in the site.
+    Resolving { port: u16 },
+    /// The target is being connected to; the SYN is held.
+    Dialling { addresses: Vec<SocketAddr> },
+    /// The target accepted, and so did we.
+    Open { target: SocketAddr },
+}
+
+/// A flow that the policy allowed.
+pub(crate) struct Active {
+    pub peer: PeerId,
+    pub destination: SocketAddr,
+    pub resource: Option<ResourceName>,
+    /// What the policy named: by name, an answer outside the site is refused, also later.
+    pub target: Target,
+    pub stage: Stage,
+    pub started: UnixMs,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}

@@ -1,0 +1,744 @@
+//! The core against a real client side: real documents, real tunnels, real TCP, no sockets.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads the clock once, as the start of its virtual time"
+)]
+
+use super::*;
+use flow::Event as FlowEvent;
+use std::time::Duration;
+use trust::{
+    BundleKey, BundleStatement, Grant, KeyRole, Owner, PostureClass, Revocation, RevocationSet,
+    RevokedSubject, RootHash, RotationStatement, SigningKey, TrustBundle, TrustChain, seal_open,
+    sign_document, sign_open,
+};
+use wire::{
+    ChannelSecret, ConnectorId, ControllerId, DeviceId, InstallationId, OpenBody, OrganizationId, ResourceId,
+    UserId,
+};
+
+const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
+const POP: PopId = PopId::from_bytes([0x70; 16]);
+const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
+const ORGANIZATION: OrganizationId = OrganizationId::from_bytes([2; 16]);
+const CONNECTOR: ConnectorId = ConnectorId::from_bytes([3; 16]);
+const CONTROLLER: ControllerId = ControllerId::from_bytes([4; 16]);
+const DEVICE: DeviceId = DeviceId::from_bytes([5; 16]);
+const WEB: &str = "10.0.0.5:80";
+
+/// What the tests' policy allows, by destination.
+#[derive(Clone, Default)]
+struct TestRules {
+    allowed: BTreeMap<SocketAddr, Target>,
+    prefix: [u8; 2],
+}
+
+impl Rules for TestRules {
+    fn decide(&self, question: &Question<'_>) -> Ruling {
+        let resource = ResourceName { id: ResourceId::from_bytes([9; 16]), name: "web".into() };
+        match self.allowed.get(&question.destination) {
+            Some(target) => Ruling {
+                resource: Some(resource),
+                verdict: Ok(target.clone()),
+                explanation: "policy \"staff\" allows".into(),
+            },
+            None => Ruling {
+                resource: Some(resource),
+                verdict: Err(Refusal::NoPolicy),
+                explanation: "no policy gives the groups of this device access".into(),
+            },
+        }
+    }
+
+    fn in_site(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(v4) if v4.octets()[..2] == self.prefix)
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn literal(text: &str) -> TestRules {
+    let target = address(text);
+    TestRules { allowed: BTreeMap::from([(target, Target::Literal(target.ip()))]), prefix: [10, 0] }
+}
+
+fn named(destination: &str, host: &str) -> TestRules {
+    TestRules {
+        allowed: BTreeMap::from([(address(destination), Target::Name(host.into()))]),
+        prefix: [10, 0],
+    }
+}
+
+fn installation() -> (SigningKey, TrustBundle) {
+    let (root, rotation, signer) =
+        (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]), SigningKey::from_seed(&[3; 32]));
+    let day = Duration::from_secs(24 * 3600);
+    let chain = TrustChain::sign(
+        &root,
+        &rotation,
+        &RotationStatement {
+            installation: INSTALLATION,
+            root: root.verifying_key(),
+            rotation: rotation.verifying_key(),
+            epoch: 1,
+            nbf: WALL.minus(day),
+            exp: WALL.plus(day * 300),
+        },
+        &BundleStatement {
+            installation: INSTALLATION,
+            serial: 1,
+            iat: WALL,
+            keys: vec![BundleKey {
+                role: KeyRole::Grant,
+                owner: CONTROLLER,
+                public: signer.verifying_key().as_bytes().to_vec(),
+                nbf: WALL.minus(day),
+                exp: WALL.plus(day * 60),
+            }],
+        },
+    )
+    .expect("signs");
+    let bundle = chain.verify(&RootHash::of(&root.verifying_key()), WALL).expect("verifies");
+    (signer, bundle)
+}
+
+/// One connector, one client, and the wire between them.
+struct World {
+    now: Instant,
+    wall: UnixMs,
+    signer: SigningKey,
+    bundle: TrustBundle,
+    revocations: RevocationSet,
+    rules: Option<TestRules>,
+    core: ConnectorCore,
+    connector_key: tunnel::WireGuardPublicKey,
+    seal_key: trust::SealKey,
+    device: SigningKey,
+    tunnels: Tunnels,
+    flows: Flows,
+    peer: Option<PeerId>,
+    next_intro: u64,
+    records: Vec<FlowRecord>,
+    /// What the core asked the shell to do.
+    asked: Vec<Output>,
+    to_pop: Vec<FromAgent>,
+    client_events: Vec<(FlowId, FlowEvent)>,
+}
+
+/// What a test changes about an introduction.
+struct Intro {
+    grant: Grant,
+    signed_by: SigningKey,
+    device: SigningKey,
+    for_connector: ConnectorId,
+    sealed_for: ConnectorId,
+    client_key: Option<[u8; 32]>,
+    initiation: Option<Vec<u8>>,
+}
+
+impl World {
+    fn new(rules: TestRules) -> Self {
+        let now = Instant::now();
+        let (signer, bundle) = installation();
+        let wireguard_key = WireGuardPrivateKey::from_bytes([0x11; 32]);
+        let open_key = OpenKey::generate();
+        let (connector_key, seal_key) = (wireguard_key.public_key(), open_key.seal_key());
+        let parts = Parts {
+            identity: Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR),
+            open_key,
+            wireguard_key,
+            own_listeners: vec![address("10.0.0.9:9")],
+            limits: FlowLimits::DEFAULT,
+        };
+        Self {
+            now,
+            wall: WALL,
+            signer,
+            bundle,
+            revocations: RevocationSet::new(),
+            rules: Some(rules),
+            core: ConnectorCore::new(parts, 1, now, WALL).expect("a connector"),
+            connector_key,
+            seal_key,
+            device: SigningKey::from_seed(&[7; 32]),
+            tunnels: Tunnels::new(&WireGuardPrivateKey::from_bytes([0x22; 32]), 2, now),
+            flows: Flows::new(FlowLimits::DEFAULT, 3, now),
+            peer: None,
+            next_intro: 0,
+            records: Vec::new(),
+            asked: Vec::new(),
+            to_pop: Vec::new(),
+            client_events: Vec::new(),
+        }
+    }
+
+    fn grant(&self) -> Grant {
+        Grant {
+            installation: INSTALLATION,
+            organization: ORGANIZATION,
+            device: DEVICE,
+            device_generation: 1,
+            owner: Owner::User(UserId::from_bytes([6; 16])),
+            owner_generation: 1,
+            device_name: "laptop".into(),
+            owner_name: "ada".into(),
+            groups: vec![],
+            posture: PostureClass::Unknown,
+            key: self.device.verifying_key(),
+            iat: self.wall,
+            nbf: self.wall,
+            exp: self.wall.plus(Duration::from_secs(3600)),
+            renew_after_ms: 600_000,
+            ext: None,
+        }
+    }
+
+    fn intro(&self) -> Intro {
+        Intro {
+            grant: self.grant(),
+            signed_by: self.signer.clone(),
+            device: self.device.clone(),
+            for_connector: CONNECTOR,
+            sealed_for: CONNECTOR,
+            client_key: None,
+            initiation: None,
+        }
+    }
+
+    /// Sends an introduction by channel `2 * n + 1` of the connector and gives the answer.
+    fn introduce(&mut self, intro: Intro) -> Result<Accept, Refusal> {
+        let (peer, initiation) = self.tunnels.connect(self.now, self.connector_key).expect("room");
+        self.peer = Some(peer);
+        let client_key = *self.tunnels.public_key().as_bytes();
+        let signature = sign_open(&intro.device, intro.for_connector, &client_key, &initiation);
+        let body = minicbor::to_vec(OpenBody {
+            grant: Bounded::new(sign_document(&intro.signed_by, &intro.grant).expect("signs").into_bytes())
+                .expect("short"),
+            client_key: intro.client_key.unwrap_or(client_key),
+            signature,
+        })
+        .expect("encodes");
+        let sealed = seal_open(&self.seal_key, intro.sealed_for, &body).expect("seals");
+        let initiation = intro.initiation.unwrap_or_else(|| initiation.to_vec());
+        self.next_intro += 1;
+        let introduce = Introduce {
+            intro: self.next_intro,
+            channel: ChannelId::from_random(self.next_intro * 2 + 1),
+            secret: ChannelSecret::from_random([0; 32]),
+            sealed: Bounded::new(sealed).expect("short"),
+            initiation: Bounded::new(initiation).expect("short"),
+        };
+        let knowledge = Knowledge {
+            bundle: &self.bundle,
+            revocations: &self.revocations,
+            rules: self.rules.as_ref(),
+            wall: self.wall,
+            contact: Contact::Connected,
+        };
+        self.core.introduce(self.now, &knowledge, POP, &introduce);
+        self.settle();
+        match self.to_pop.pop().expect("an answer") {
+            FromAgent::Accept(accept) => Ok(accept),
+            FromAgent::Refuse(refuse) => Err(refuse.reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A client that is in, as its inner address.
+    fn enter(&mut self) -> IpAddr {
+        let accept = self.introduce(self.intro()).expect("a true introduction");
+        let path = Path::relay(POP, ChannelId::from_random(self.next_intro * 2));
+        let peer = self.peer.expect("introduced");
+        self.tunnels
+            .accept_response(self.now, peer, accept.response.as_slice(), path)
+            .expect("a true response");
+        self.settle();
+        accept.inner_v4.into()
+    }
+
+    /// Carries everything both ways until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            loop {
+                let knowledge = Knowledge {
+                    bundle: &self.bundle,
+                    revocations: &self.revocations,
+                    rules: self.rules.as_ref(),
+                    wall: self.wall,
+                    contact: Contact::Connected,
+                };
+                match self.core.poll_output(self.now, &knowledge) {
+                    Output::Transmit { path: Path::Relay { channel, .. }, bytes } => {
+                        let path = Path::relay(POP, ChannelId::from_random(channel.bits() ^ 1));
+                        self.tunnels.handle_input(self.now, path, &bytes[wire::RELAY_HEADER_LEN..]);
+                    }
+                    Output::Transmit { .. } => unreachable!("only relays here"),
+                    Output::ToPop { message, .. } => self.to_pop.push(message),
+                    Output::Record(record) => self.records.push(*record),
+                    Output::Timeout(_) => break,
+                    other => self.asked.push(other),
+                }
+                moved = true;
+            }
+            loop {
+                match self.tunnels.poll_output() {
+                    tunnel::Output::Transmit(transmit) => {
+                        let Path::Relay { channel, .. } = transmit.path else { unreachable!("only relays") };
+                        let channel = ChannelId::from_random(channel.bits() ^ 1);
+                        self.core.handle_input(
+                            self.now,
+                            POP,
+                            channel,
+                            &[&transmit.bytes[wire::RELAY_HEADER_LEN..]],
+                        );
+                    }
+                    tunnel::Output::Inner { packet, .. } => {
+                        self.flows.handle_input(self.now, LinkId(1), &packet).expect("a packet");
+                    }
+                    tunnel::Output::Event(_) => {}
+                    tunnel::Output::Timeout(_) => break,
+                }
+                moved = true;
+            }
+            loop {
+                match self.flows.poll_output() {
+                    flow::Output::Packet { bytes, .. } => {
+                        let peer = self.peer.expect("a client");
+                        self.tunnels.seal(self.now, peer, &bytes).expect("room");
+                    }
+                    flow::Output::Event { flow, event, .. } => self.client_events.push((flow, event)),
+                    flow::Output::Timeout(_) => break,
+                }
+                moved = true;
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.wall = self.wall.plus(by);
+        let knowledge = Knowledge {
+            bundle: &self.bundle,
+            revocations: &self.revocations,
+            rules: self.rules.as_ref(),
+            wall: self.wall,
+            contact: Contact::Connected,
+        };
+        self.core.handle_timeout(self.now, &knowledge);
+        self.tunnels.handle_timeout(self.now);
+        self.flows.handle_timeout(self.now);
+        self.settle();
+    }
+
+    fn recheck(&mut self) {
+        let knowledge = Knowledge {
+            bundle: &self.bundle,
+            revocations: &self.revocations,
+            rules: self.rules.as_ref(),
+            wall: self.wall,
+            contact: Contact::Connected,
+        };
+        self.core.recheck(self.now, &knowledge);
+        self.settle();
+    }
+
+    fn dial(&mut self, from: IpAddr, to: &str) -> FlowId {
+        let src = SocketAddr::new(from, 40_000 + u16::try_from(self.asked.len()).expect("few"));
+        let flow = self.flows.dial(self.now, LinkId(1), src, address(to)).expect("room");
+        self.settle();
+        flow
+    }
+
+    fn resolve(&mut self, flow: FlowId, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        let knowledge = Knowledge {
+            bundle: &self.bundle,
+            revocations: &self.revocations,
+            rules: self.rules.as_ref(),
+            wall: self.wall,
+            contact: Contact::Connected,
+        };
+        self.core.resolved(self.now, &knowledge, flow, &addresses);
+        self.settle();
+    }
+
+    /// The target accepted.
+    fn accept(&mut self, flow: FlowId, target: &str) {
+        assert!(self.core.dialled(self.now, self.wall, flow, Ok(address(target))));
+        self.settle();
+    }
+
+    fn strike(&mut self, subject: RevokedSubject) {
+        self.revocations.insert(&Revocation {
+            installation: INSTALLATION,
+            signer: CONTROLLER,
+            seq: 1,
+            previous: [0; 32],
+            at: self.wall,
+            subject,
+            generation: 1,
+            keep_until: self.wall.plus(Duration::from_secs(86_400)),
+            ext: None,
+        });
+    }
+
+    /// A flow to the web server that carries bytes; as the client and as the core know it.
+    fn open_flow(&mut self) -> (FlowId, FlowId) {
+        let inner = self.enter();
+        let client = self.dial(inner, WEB);
+        let Some(Output::Dial { flow, .. }) = self.asked.pop() else { panic!("a dial, {:?}", self.records) };
+        self.accept(flow, WEB);
+        assert!(self.client_events.contains(&(client, FlowEvent::Established)));
+        (client, flow)
+    }
+
+    fn client_end(&self, flow: FlowId) -> Option<CloseReason> {
+        self.client_events.iter().find_map(|(of, event)| match event {
+            FlowEvent::Closed(reason) if *of == flow => Some(*reason),
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn an_allowed_flow_is_dialled_accepted_carried_and_logged() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    world.flows.write(world.now, client, b"GET /").expect("open");
+    world.settle();
+    let mut buffer = [0; 64];
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Bytes(5));
+    assert_eq!(world.core.write(world.now, flow, b"hello there"), 11);
+    world.core.target_finished(world.now, flow);
+    world.settle();
+    assert_eq!(world.flows.read(world.now, client, &mut buffer), Ok(Read::Bytes(11)));
+    assert_eq!(world.flows.read(world.now, client, &mut buffer), Ok(Read::End));
+    world.flows.shutdown_write(world.now, client).expect("open");
+    world.settle();
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::End);
+    world.settle();
+    let [record] = &world.records[..] else { panic!("{:?}", world.records) };
+    assert_eq!((record.verdict, record.reason.as_str()), (Verdict::Allowed, "finished"));
+    assert_eq!((record.bytes_up, record.bytes_down), (5, 11));
+    assert_eq!(
+        (record.device, record.device_name.as_str(), record.owner_name.as_str()),
+        (DEVICE, "laptop", "ada")
+    );
+    assert_eq!((record.destination, record.target), (address(WEB), Some(address(WEB))));
+    assert_eq!(record.resource_name.as_deref(), Some("web"));
+    assert_eq!(record.relay, Some(POP));
+    assert_eq!(world.core.status().flows, 0);
+}
+
+#[test]
+fn the_syn_is_answered_only_when_the_target_accepted() {
+    let mut world = World::new(literal(WEB));
+    let inner = world.enter();
+    let client = world.dial(inner, WEB);
+    assert!(world.client_events.is_empty());
+    let Some(Output::Dial { flow, .. }) = world.asked.pop() else { panic!("a dial") };
+    assert!(!world.core.dialled(world.now, world.wall, flow, Err(DialFault::Refused)));
+    world.settle();
+    assert_eq!(world.client_end(client), Some(CloseReason::Refused));
+    assert!(
+        world.records[0].verdict == Verdict::Failed && world.records[0].is_because_of(Refusal::TargetRefused)
+    );
+}
+
+#[test]
+fn a_denied_flow_reaches_nobody_and_is_logged_with_its_reason() {
+    let mut world = World::new(literal(WEB));
+    let inner = world.enter();
+    let client = world.dial(inner, "10.0.0.6:22");
+    assert!(world.asked.is_empty(), "nothing was dialled");
+    assert_eq!(world.client_end(client), Some(CloseReason::Unreachable(Unreachable::Prohibited)));
+    let [record] = &world.records[..] else { panic!("{:?}", world.records) };
+    assert_eq!(record.verdict, Verdict::Denied);
+    assert!(record.is_because_of(Refusal::NoPolicy));
+    assert_eq!(record.destination, address("10.0.0.6:22"));
+    assert!(record.explanation.contains("no policy"));
+}
+
+#[test]
+fn a_hammering_client_is_counted_and_not_logged_line_by_line() {
+    let mut world = World::new(literal(WEB));
+    let inner = world.enter();
+    for port in 1..100 {
+        let src = SocketAddr::new(inner, 50_000 + port);
+        world.flows.dial(world.now, LinkId(1), src, address("10.0.0.6:22")).expect("room");
+        world.settle();
+    }
+    assert_eq!(world.records.len(), 20);
+    assert_eq!(world.core.status().refusals_not_logged, 79);
+    world.advance(Duration::from_secs(1));
+    world.dial(inner, "10.0.0.6:22");
+    assert_eq!(world.records.len(), 21);
+}
+
+#[test]
+fn every_forgery_of_an_introduction_is_refused_with_its_reason() {
+    type Forge = fn(&World, &mut Intro);
+    let forgeries: [(&str, Forge, Refusal); 13] = [
+        ("grant by another key", |_, i| i.signed_by = SigningKey::from_seed(&[9; 32]), Refusal::GrantInvalid),
+        (
+            "expired",
+            |w, i| {
+                i.grant.exp = w.wall;
+                i.grant.nbf = w.wall.minus(Duration::from_secs(60));
+                i.grant.iat = i.grant.nbf;
+            },
+            Refusal::GrantExpired,
+        ),
+        (
+            "not yet valid",
+            |w, i| i.grant.nbf = w.wall.plus(Duration::from_secs(600)),
+            Refusal::GrantNotYetValid,
+        ),
+        (
+            "another organization",
+            |_, i| i.grant.organization = OrganizationId::from_bytes([8; 16]),
+            Refusal::OtherOrganization,
+        ),
+        (
+            "another installation",
+            |_, i| i.grant.installation = InstallationId::from_bytes([8; 16]),
+            Refusal::GrantInvalid,
+        ),
+        ("another device's key", |_, i| i.device = SigningKey::from_seed(&[9; 32]), Refusal::KeyNotProven),
+        (
+            "another device's grant",
+            |_, i| i.grant.key = SigningKey::from_seed(&[9; 32]).verifying_key(),
+            Refusal::KeyNotProven,
+        ),
+        (
+            "signed for another connector",
+            |_, i| i.for_connector = ConnectorId::from_bytes([8; 16]),
+            Refusal::KeyNotProven,
+        ),
+        (
+            "sealed for another connector",
+            |_, i| i.sealed_for = ConnectorId::from_bytes([8; 16]),
+            Refusal::Malformed,
+        ),
+        ("another WireGuard key", |_, i| i.client_key = Some([8; 32]), Refusal::KeyNotProven),
+        ("another initiation", |_, i| i.initiation = Some(vec![1; 148]), Refusal::KeyNotProven),
+        ("no initiation", |_, i| i.initiation = Some(vec![]), Refusal::KeyNotProven),
+        (
+            "a longer life than a grant has",
+            |w, i| i.grant.exp = w.wall.plus(Duration::from_secs(73 * 3600)),
+            Refusal::GrantInvalid,
+        ),
+    ];
+    for (what, forge, expected) in forgeries {
+        let mut world = World::new(literal(WEB));
+        let mut intro = world.intro();
+        forge(&world, &mut intro);
+        // A grant that its own rules refuse cannot be signed by an honest signer.
+        if sign_document(&intro.signed_by, &intro.grant).is_err() {
+            assert_eq!(expected, Refusal::GrantInvalid, "{what}");
+            continue;
+        }
+        assert_eq!(world.introduce(intro).map(|_| ()), Err(expected), "{what}");
+        assert_eq!(world.core.status().sessions, 0, "{what}");
+        assert_eq!(world.core.status().introductions_refused, 1, "{what}");
+    }
+}
+
+#[test]
+fn a_struck_device_or_owner_is_not_let_in() {
+    for subject in [RevokedSubject::Device(DEVICE), RevokedSubject::User(UserId::from_bytes([6; 16]))] {
+        let mut world = World::new(literal(WEB));
+        world.strike(subject);
+        let intro = world.intro();
+        assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::Struck));
+        // A raised generation gives access back.
+        let mut intro = world.intro();
+        (intro.grant.device_generation, intro.grant.owner_generation) = (2, 2);
+        world.introduce(intro).expect("the living generation");
+    }
+}
+
+#[test]
+fn without_a_policy_nobody_is_let_in_and_told_to_come_back() {
+    let mut world = World::new(literal(WEB));
+    world.rules = None;
+    let intro = world.intro();
+    assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::NoSlice));
+}
+
+#[test]
+fn a_strike_ends_the_running_session_and_the_client_learns_it_at_once() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    world.strike(RevokedSubject::Device(DEVICE));
+    world.recheck();
+    assert!(
+        matches!(world.asked.last(), Some(Output::Ended { flow: ended, ending: Ending::Cut }) if *ended == flow)
+    );
+    assert_eq!(world.client_end(client), Some(CloseReason::Reset));
+    assert!(matches!(world.to_pop.last(), Some(FromAgent::CloseChannel(_))));
+    let record = world.records.last().expect("a record");
+    assert!(record.verdict == Verdict::Withdrawn && record.is_because_of(Refusal::Struck));
+    assert_eq!(world.core.status().sessions, 0);
+}
+
+#[test]
+fn a_grant_that_runs_out_ends_the_session_and_a_newer_one_prolongs_it() {
+    let mut world = World::new(literal(WEB));
+    let (client, _) = world.open_flow();
+    world.advance(Duration::from_secs(3_000));
+    // The client opens again with the grant it was given meanwhile.
+    world.enter();
+    world.advance(Duration::from_secs(1_000));
+    assert_eq!(world.core.status().flows, 1, "the newer grant counts");
+    assert_eq!(world.client_end(client), None);
+    world.advance(Duration::from_secs(2_599));
+    assert_eq!(world.core.status().sessions, 1);
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.core.status().sessions, 0);
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::GrantExpired));
+}
+
+#[test]
+fn a_tightened_policy_ends_the_flow_and_leaves_the_session() {
+    let mut world = World::new(literal(WEB));
+    let (client, _) = world.open_flow();
+    world.rules = Some(literal("10.0.0.7:80"));
+    world.recheck();
+    assert_eq!(world.client_end(client), Some(CloseReason::Reset));
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::NoPolicy));
+    assert_eq!((world.core.status().sessions, world.core.status().flows), (1, 0));
+}
+
+#[test]
+fn a_name_reaches_only_the_sites_prefixes() {
+    let destination = "[fd00::5]:80";
+    for (answer, expected) in [
+        (&["8.8.8.8"][..], Err(Refusal::OutsideSite)),
+        (&["127.0.0.1"], Err(Refusal::RefusedRange)),
+        (&["169.254.169.254"], Err(Refusal::RefusedRange)),
+        (&["::ffff:169.254.169.254"], Err(Refusal::RefusedRange)),
+        (&[], Err(Refusal::NameNotResolved)),
+        (&["8.8.8.8", "10.0.0.8"], Ok("10.0.0.8:80")),
+    ] {
+        let mut world = World::new(named(destination, "db.internal"));
+        let accept = world.introduce(world.intro()).expect("in");
+        let path = Path::relay(POP, ChannelId::from_random(world.next_intro * 2));
+        let peer = world.peer.expect("introduced");
+        world.tunnels.accept_response(world.now, peer, accept.response.as_slice(), path).expect("true");
+        world.settle();
+        world.dial(accept.inner_v6.into(), destination);
+        let Some(Output::Resolve { flow, host }) = world.asked.pop() else { panic!("a look-up") };
+        assert_eq!(host, "db.internal");
+        world.resolve(flow, answer);
+        match expected {
+            Ok(target) => {
+                let Some(Output::Dial { addresses, .. }) = world.asked.pop() else { panic!("a dial") };
+                assert_eq!(addresses, [address(target)]);
+            }
+            Err(refusal) => {
+                assert!(world.asked.is_empty(), "{answer:?}");
+                assert!(world.records[0].is_because_of(refusal), "{answer:?}: {:?}", world.records[0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn refused_ranges_open_only_for_a_resource_that_names_the_address() {
+    for (target, dialled) in [
+        (Target::Literal("127.0.0.1".parse().expect("address")), true),
+        (Target::InRange("127.0.0.1".parse().expect("address")), false),
+    ] {
+        let destination = address("127.0.0.1:8080");
+        let rules = TestRules { allowed: BTreeMap::from([(destination, target)]), prefix: [10, 0] };
+        let mut world = World::new(rules);
+        let inner = world.enter();
+        world.dial(inner, "127.0.0.1:8080");
+        assert_eq!(matches!(world.asked.pop(), Some(Output::Dial { .. })), dialled);
+        assert_eq!(world.records.iter().any(|record| record.is_because_of(Refusal::RefusedRange)), !dialled);
+    }
+}
+
+#[test]
+fn the_connectors_own_listeners_are_no_targets_of_a_range() {
+    let destination = address("10.0.0.9:9");
+    let target = Target::InRange(destination.ip());
+    let rules = TestRules { allowed: BTreeMap::from([(destination, target)]), prefix: [10, 0] };
+    let mut world = World::new(rules);
+    let inner = world.enter();
+    world.dial(inner, "10.0.0.9:9");
+    assert!(world.asked.is_empty() && world.records[0].is_because_of(Refusal::RefusedRange));
+}
+
+#[test]
+fn a_packet_from_a_source_that_is_not_the_devices_goes_nowhere() {
+    let mut world = World::new(literal(WEB));
+    world.enter();
+    world.dial("100.64.0.77".parse().expect("address"), WEB);
+    assert!(world.asked.is_empty() && world.records.is_empty());
+    assert_eq!(world.core.status().wrong_source, 1);
+}
+
+#[test]
+fn a_protocol_that_is_not_forwarded_is_refused_and_logged() {
+    let mut world = World::new(literal(WEB));
+    let IpAddr::V4(inner) = world.enter() else { panic!("IPv4") };
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend_from_slice(&inner.octets());
+    packet.extend_from_slice(&[10, 0, 0, 5, 0x9C, 0x40, 0, 53, 0, 8, 0, 0]);
+    let peer = world.peer.expect("in");
+    world.tunnels.seal(world.now, peer, &packet).expect("room");
+    world.settle();
+    let record = &world.records[0];
+    assert!(record.is_because_of(Refusal::ProtocolNotForwarded));
+    assert_eq!((record.protocol.as_str(), record.destination), ("udp", address("10.0.0.5:53")));
+}
+
+#[test]
+fn another_device_cannot_take_over_a_wireguard_key() {
+    let mut world = World::new(literal(WEB));
+    world.enter();
+    let thief = SigningKey::from_seed(&[0x33; 32]);
+    let mut intro = world.intro();
+    intro.grant.device = DeviceId::from_bytes([0x44; 16]);
+    intro.grant.key = thief.verifying_key();
+    intro.device = thief;
+    assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::KeyNotProven));
+    assert_eq!(world.core.status().sessions, 1);
+}
+
+#[test]
+fn a_roaming_client_finds_its_flow_again() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    let path = |world: &World| Path::relay(POP, ChannelId::from_random(world.next_intro * 2));
+    let (lost, channel) = (path(&world), ChannelId::from_random(world.next_intro * 2 + 1));
+    world.core.channel_closed(world.now, POP, channel);
+    world.tunnels.drop_path(world.now, lost);
+    assert_eq!(world.core.write(world.now, flow, b"waiting for you"), 15);
+    world.settle();
+    world.advance(Duration::from_secs(20));
+    world.enter();
+    world.advance(Duration::from_secs(2));
+    let mut buffer = [0; 64];
+    assert_eq!(world.flows.read(world.now, client, &mut buffer), Ok(Read::Bytes(15)));
+    assert_eq!(world.core.status().sessions, 1);
+}
+
+#[test]
+fn shutting_down_resets_the_flows_and_says_so() {
+    let mut world = World::new(literal(WEB));
+    let (client, _) = world.open_flow();
+    world.core.shut_down(world.now, world.wall);
+    world.settle();
+    assert_eq!(world.client_end(client), Some(CloseReason::Reset));
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::ShuttingDown));
+}

@@ -1,0 +1,283 @@
+//! Flow records on disk until a controller has them: segment files of at most one batch each.
+//!
+//! A segment's name is its batch number; shipping it twice stores it once, because the number says that it
+//! is the same. When the spool is full new records are dropped and counted: traffic never waits for a log.
+
+use crate::record::FlowRecord;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use trust::UnixMs;
+
+/// Longest batch: the bound of `ShipFlows::ndjson`.
+pub const SEGMENT_BYTES: usize = 40_960;
+/// Most segments: 1,024 × 40 kB = 40 MB, some hundred thousand flows.
+pub const MAX_SEGMENTS: usize = 1_024;
+
+const SUFFIX: &str = "ndjson";
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in a segment.
+    Kept,
+    /// The spool is full, the record too long, or the disk refused: counted.
+    Dropped,
+}
+
+/// The records that wait.
+#[derive(Debug)]
+pub struct Spool {
+    directory: PathBuf,
+    /// Segments that take no more records, by batch number.
+    closed: BTreeMap<u64, PathBuf>,
+    open: Option<OpenSegment>,
+    last_batch: u64,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    batch: u64,
+    path: PathBuf,
+    file: File,
+    bytes: usize,
+}
+
+impl Spool {
+    /// Opens a directory and finds what an earlier process left.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let mut closed = BTreeMap::new();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            let batch = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<u64>().ok())
+                .filter(|_| path.extension().is_some_and(|suffix| suffix == SUFFIX));
+            if let Some(batch) = batch {
+                closed.insert(batch, path);
+            }
+        }
+        let last_batch = closed.keys().next_back().copied().unwrap_or(0);
+        Ok(Self { directory: directory.to_owned(), closed, open: None, last_batch, dropped: 0 })
+    }
+
+    /// Records dropped since this process began.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Segments that wait, the open one included.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.closed.len() + usize::from(self.open.is_some())
+    }
+
+    /// Adds a record.
+    pub fn append(&mut self, record: &FlowRecord, wall: UnixMs) -> Appended {
+        let appended = serde_json::to_vec(record)
+            .map_err(io::Error::from)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                self.write(&line, wall)
+            })
+            .is_ok();
+        if appended {
+            Appended::Kept
+        } else {
+            self.dropped += 1;
+            Appended::Dropped
+        }
+    }
+
+    fn write(&mut self, line: &[u8], wall: UnixMs) -> io::Result<()> {
+        if line.len() > SEGMENT_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a record longer than a segment"));
+        }
+        if self.open.as_ref().is_some_and(|open| open.bytes + line.len() > SEGMENT_BYTES) {
+            self.close();
+        }
+        if self.open.is_none() {
+            self.begin(wall)?;
+        }
+        let open = self.open.as_mut().expect("just begun");
+        let written = open.file.write_all(line);
+        match written {
+            Ok(()) => open.bytes += line.len(),
+            // Half a line must not be joined by the next: cut it off, or end the segment there.
+            Err(_) => {
+                let length = u64::try_from(open.bytes).unwrap_or(u64::MAX);
+                if open.file.set_len(length).is_err() {
+                    self.close();
+                }
+            }
+        }
+        written
+    }
+
+    fn begin(&mut self, wall: UnixMs) -> io::Result<()> {
+        if self.closed.len() >= MAX_SEGMENTS {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the spool is full"));
+        }
+        // The clock makes numbers that no earlier process used, even when all its segments are gone.
+        let batch = wall.as_millis().max(self.last_batch + 1);
+        let path = self.directory.join(format!("{batch:020}.{SUFFIX}"));
+        let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        self.last_batch = batch;
+        self.open = Some(OpenSegment { batch, path, file, bytes: 0 });
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.closed.insert(open.batch, open.path);
+        }
+    }
+
+    /// The oldest batch that waits; the open segment is closed for it when there is no other. The same
+    /// batch comes again until [`Self::acknowledge`].
+    pub fn next_batch(&mut self) -> Option<(u64, Vec<u8>)> {
+        if self.closed.is_empty() && self.open.as_ref().is_some_and(|open| open.bytes > 0) {
+            self.close();
+        }
+        loop {
+            let (batch, path) = self.closed.first_key_value()?;
+            match fs::read(path) {
+                Ok(bytes) => {
+                    let whole = whole_lines(&bytes);
+                    if !whole.is_empty() {
+                        return Some((*batch, whole.to_vec()));
+                    }
+                }
+                Err(_) => self.dropped += 1,
+            }
+            // Empty, unreadable, or taken away by somebody: nothing to ship.
+            let (_, path) = self.closed.pop_first().expect("just seen");
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// A controller has the batch on its disk.
+    pub fn acknowledge(&mut self, batch: u64) {
+        if let Some(path) = self.closed.remove(&batch) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A crash may have torn the last line, and somebody may have put a larger file here.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(SEGMENT_BYTES)];
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    &bytes[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Verdict;
+    use trust::Owner;
+    use wire::{ConnectorId, DeviceId, OrganizationId, UserId};
+
+    fn record(number: u64) -> FlowRecord {
+        FlowRecord {
+            id: number.to_string(),
+            organization: OrganizationId::from_bytes([1; 16]),
+            connector: ConnectorId::from_bytes([2; 16]),
+            device: DeviceId::from_bytes([3; 16]),
+            device_name: "laptop".into(),
+            owner: Owner::User(UserId::from_bytes([4; 16])),
+            owner_name: "ada".into(),
+            resource: None,
+            resource_name: None,
+            protocol: "tcp".into(),
+            destination: "10.0.0.1:80".parse().expect("address"),
+            target: None,
+            relay: None,
+            verdict: Verdict::Denied,
+            reason: "no_policy".into(),
+            explanation: "no policy gives a group of this device access to the resource".into(),
+            bytes_up: 0,
+            bytes_down: 0,
+            started: UnixMs::from_millis(1),
+            ended: UnixMs::from_millis(1),
+        }
+    }
+
+    fn ids(batch: &[u8]) -> Vec<u64> {
+        batch
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice::<FlowRecord>(line).expect("a record").id.parse().expect("id"))
+            .collect()
+    }
+
+    #[test]
+    fn records_come_back_in_order_in_batches_that_fit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        let wall = UnixMs::from_millis(1_000);
+        for number in 0..500 {
+            assert_eq!(spool.append(&record(number), wall), Appended::Kept);
+        }
+        let mut seen = Vec::new();
+        while let Some((batch, bytes)) = spool.next_batch() {
+            assert!(bytes.len() <= SEGMENT_BYTES);
+            assert_eq!(spool.next_batch().as_ref(), Some(&(batch, bytes.clone())), "until acknowledged");
+            seen.extend(ids(&bytes));
+            spool.acknowledge(batch);
+        }
+        assert_eq!(seen, (0..500).collect::<Vec<_>>());
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_survives_a_restart_under_its_number() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let wall = UnixMs::from_millis(9_000);
+        let first = {
+            let mut spool = Spool::open(directory.path()).expect("opens");
+            spool.append(&record(1), wall);
+            spool.next_batch().expect("one batch")
+        };
+        // The clock was set back in between: the next number is larger all the same.
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        spool.append(&record(2), UnixMs::from_millis(10));
+        assert_eq!(spool.next_batch(), Some(first.clone()));
+        spool.acknowledge(first.0);
+        let (second, bytes) = spool.next_batch().expect("the other");
+        assert!(second > first.0);
+        assert_eq!(ids(&bytes), [2]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_not_shipped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut line = serde_json::to_vec(&record(1)).expect("encodes");
+        line.push(b'\n');
+        line.extend_from_slice(b"{\"id\":\"2\",\"orga");
+        fs::write(directory.path().join("00000000000000000007.ndjson"), &line).expect("writes");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        let (batch, bytes) = spool.next_batch().expect("one batch");
+        assert_eq!((batch, ids(&bytes)), (7, vec![1]));
+    }
+
+    #[test]
+    fn a_full_spool_drops_and_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for batch in 0..MAX_SEGMENTS {
+            fs::write(directory.path().join(format!("{batch:020}.ndjson")), b"{}\n").expect("writes");
+        }
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        assert_eq!(spool.append(&record(1), UnixMs::from_millis(5_000)), Appended::Dropped);
+        assert_eq!(spool.dropped(), 1);
+        spool.acknowledge(0);
+        assert_eq!(spool.append(&record(1), UnixMs::from_millis(5_000)), Appended::Kept);
+    }
+}
