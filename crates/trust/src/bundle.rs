@@ -189,7 +189,9 @@ pub enum ChainError {
     #[error("the chain breaks a rule: {0}")]
     Rule(&'static str),
     /// Older than what was accepted before.
-    #[error("the chain (epoch {got_epoch}, serial {got_serial}) is older than the one held (epoch {held_epoch}, serial {held_serial})")]
+    #[error(
+        "the chain (epoch {got_epoch}, serial {got_serial}) is older than the one held (epoch {held_epoch}, serial {held_serial})"
+    )]
     Older {
         /// Epoch that came.
         got_epoch: u64,
@@ -388,8 +390,7 @@ fn open_part<S: serde::de::DeserializeOwned>(
     assertion: &[u8],
     signer: impl Fn(&S) -> VerifyingKey,
 ) -> Result<S, ChainError> {
-    let parsed =
-        UnverifiedToken::parse(token).map_err(|source| ChainError::Token { part, source })?;
+    let parsed = UnverifiedToken::parse(token).map_err(|source| ChainError::Token { part, source })?;
     if !parsed.footer().is_empty() {
         return Err(ChainError::Format("a part carries a footer"));
     }

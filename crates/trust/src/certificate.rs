@@ -17,8 +17,8 @@ use crate::{
     time::UnixMs,
 };
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyUsagePurpose,
-    SanType, SerialNumber,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyUsagePurpose, SanType,
+    SerialNumber,
 };
 use std::time::Duration;
 use x509_parser::{
@@ -283,10 +283,7 @@ fn check_extensions(parsed: &X509Certificate<'_>, role: Role) -> Result<(), Cert
                     || usage.time_stamping
                     || usage.ocsp_signing
                     || !usage.other.is_empty();
-                if others
-                    || usage.client_auth != role.is_client()
-                    || usage.server_auth == role.is_client()
-                {
+                if others || usage.client_auth != role.is_client() || usage.server_auth == role.is_client() {
                     return Err(E::Usage);
                 }
             }
@@ -302,8 +299,7 @@ fn check_extensions(parsed: &X509Certificate<'_>, role: Role) -> Result<(), Cert
 }
 
 fn generation(parsed: &X509Certificate<'_>) -> Result<u64, CertificateError> {
-    let serial: &[u8; SERIAL_LEN] =
-        parsed.raw_serial().try_into().map_err(|_| CertificateError::Serial)?;
+    let serial: &[u8; SERIAL_LEN] = parsed.raw_serial().try_into().map_err(|_| CertificateError::Serial)?;
     if serial[0] != 1 {
         return Err(CertificateError::Serial);
     }

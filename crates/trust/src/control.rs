@@ -99,11 +99,8 @@ pub fn seal_request(
     pick: u64,
     request: &ControlRequest,
 ) -> Result<(Vec<u8>, PendingReply), ControlError> {
-    let candidates: Vec<SealKey> = bundle
-        .keys(KeyRole::ControlSeal)
-        .filter(|key| key.is_valid_at(wall))
-        .filter_map(seal_key)
-        .collect();
+    let candidates: Vec<SealKey> =
+        bundle.keys(KeyRole::ControlSeal).filter(|key| key.is_valid_at(wall)).filter_map(seal_key).collect();
     let count = u64::try_from(candidates.len()).unwrap_or(u64::MAX);
     let index = pick.checked_rem(count).ok_or(ControlError::NoSealKey)?;
     let to = candidates[usize::try_from(index).expect("below the number of candidates")];
@@ -157,8 +154,7 @@ pub fn open_request(
     }
     let plaintext = key.open(REQUEST_INFO, b"", sealed)?;
     let body: RequestBody = minicbor::decode(&plaintext).map_err(|_| ControlError::Content)?;
-    let agent =
-        Certificate::verify(&body.certificate, bundle, wall).map_err(ControlError::Certificate)?;
+    let agent = Certificate::verify(&body.certificate, bundle, wall).map_err(ControlError::Certificate)?;
     agent
         .public_key()
         .verify(&body.signing_input(own), &body.signature)

@@ -5,7 +5,20 @@ use minicbor::{Decode, Encode};
 use std::{fmt, str::FromStr};
 
 /// What a key enrols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, Encode, Decode)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    Encode,
+    Decode,
+)]
 #[serde(rename_all = "lowercase")]
 #[cbor(index_only)]
 pub enum JoinKind {

@@ -112,13 +112,11 @@ mod tests {
 
     // Test vectors 4-S-1 to 4-S-3 of the PASETO project (test-vectors/v4.json).
     const SEED: &str = "b4cbfb43df4ce210727d953e4a713307fa19bb7d9f85041438d9e11b942a3774";
-    const MESSAGE: &[u8] =
-        b"{\"data\":\"this is a signed message\",\"exp\":\"2022-01-01T00:00:00+00:00\"}";
+    const MESSAGE: &[u8] = b"{\"data\":\"this is a signed message\",\"exp\":\"2022-01-01T00:00:00+00:00\"}";
 
     fn key() -> SigningKey {
-        let bytes: Vec<u8> = (0..32)
-            .map(|i| u8::from_str_radix(&SEED[2 * i..2 * i + 2], 16).expect("hex"))
-            .collect();
+        let bytes: Vec<u8> =
+            (0..32).map(|i| u8::from_str_radix(&SEED[2 * i..2 * i + 2], 16).expect("hex")).collect();
         SigningKey::from_seed(&bytes.try_into().expect("32 bytes"))
     }
 
@@ -146,7 +144,12 @@ mod tests {
         let footer = b"{\"kid\":\"zVhMiPBP9fRf2snEcT7gFTioeA9COcNy9DfgL1W60haN\"}";
         let assertion = b"{\"test-vector\":\"4-S-3\"}";
         let token = sign(&key(), MESSAGE, footer, assertion);
-        assert!(token.contains("NPWciuD3d0o5eXJXG5pJy-DiVEoyPYWs1YSTwWHNJq6DZD3je5gf-0M4JR9ipdUSJbIovzmBECeaWmaqcaP0DQ"), "{token}");
+        assert!(
+            token.contains(
+                "NPWciuD3d0o5eXJXG5pJy-DiVEoyPYWs1YSTwWHNJq6DZD3je5gf-0M4JR9ipdUSJbIovzmBECeaWmaqcaP0DQ"
+            ),
+            "{token}"
+        );
         let parsed = UnverifiedToken::parse(&token).expect("own token");
         assert_eq!(parsed.clone().verify(&key().verifying_key(), b""), Err(PasetoError::Signature));
         assert_eq!(parsed.verify(&key().verifying_key(), assertion).as_deref(), Ok(MESSAGE));

@@ -1,8 +1,13 @@
 //! Revocation: state, not time. An entry strikes generations of a subject; the set is the union.
 
-use crate::{bundle::KeyRole, document::Document, encoding, grant::Grant, grant::Owner, identity::Subject, time::UnixMs};
+use crate::{
+    bundle::KeyRole, document::Document, encoding, grant::Grant, grant::Owner, identity::Subject,
+    time::UnixMs,
+};
 use std::{collections::BTreeMap, fmt, str::FromStr};
-use wire::{ConnectorId, ControllerId, DeviceId, GroupId, InstallationId, PopId, ServiceAccountId, TokenId, UserId};
+use wire::{
+    ConnectorId, ControllerId, DeviceId, GroupId, InstallationId, PopId, ServiceAccountId, TokenId, UserId,
+};
 
 /// What a strike can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +81,9 @@ impl fmt::Display for RevokedSubject {
 
 /// The text names nothing that can be struck.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected the id of a device, user, service account, connector, PoP, controller or token, or a member and a group as \"usr-…/grp-…\"; got {0:?}")]
+#[error(
+    "expected the id of a device, user, service account, connector, PoP, controller or token, or a member and a group as \"usr-…/grp-…\"; got {0:?}"
+)]
 pub struct RevokedSubjectError(String);
 
 impl FromStr for RevokedSubject {

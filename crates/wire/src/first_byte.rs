@@ -37,9 +37,7 @@ pub fn classify(datagram: &[u8]) -> DatagramKind {
     match datagram.first() {
         Some(byte) if byte & RELAY_FIRST_BYTE_MASK == RELAY_FIRST_BYTE_VALUE => DatagramKind::Relay,
         Some(0x40..=0x7F | 0xC0..=0xFF) => DatagramKind::Quic,
-        Some(0x00..=0x03)
-            if datagram.len() >= STUN_HEADER_LEN && datagram[4..8] == STUN_MAGIC_COOKIE =>
-        {
+        Some(0x00..=0x03) if datagram.len() >= STUN_HEADER_LEN && datagram[4..8] == STUN_MAGIC_COOKIE => {
             DatagramKind::Stun
         }
         _ => DatagramKind::Foreign,

@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr};
 
 /// Why a text is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected an id like \"{prefix}-\" followed by 26 characters of 0-9 a-z without i l o u, got {got:?}")]
+#[error(
+    "expected an id like \"{prefix}-\" followed by 26 characters of 0-9 a-z without i l o u, got {got:?}"
+)]
 pub struct IdError {
     prefix: &'static str,
     got: String,

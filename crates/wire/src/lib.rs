@@ -21,16 +21,14 @@ mod relay;
 
 pub use bounded::{Bounded, TooLong};
 pub use first_byte::{DatagramKind, RELAY_FIRST_BYTE_MASK, RELAY_FIRST_BYTE_VALUE, classify};
-pub use frame::{
-    FrameError, FrameReader, MAX_AGENT_MESSAGE, MAX_CONTROLLER_MESSAGE, encode_frame,
-};
+pub use frame::{FrameError, FrameReader, MAX_AGENT_MESSAGE, MAX_CONTROLLER_MESSAGE, encode_frame};
 pub use id::{
-    ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, IdError, InstallationId,
-    OrganizationId, PolicyId, PopId, ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
+    ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, IdError, InstallationId, OrganizationId,
+    PolicyId, PopId, ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
 };
 pub use message::*;
 pub use reason::{Refusal, RefusalClass};
 pub use relay::{
-    CHALLENGE_LEN, ChallengeToken, ChannelId, ChannelSecret, RELAY_HEADER_LEN, RelayError,
-    RelayFrame, RelayKind, encode_relay_header, parse_relay, rewrite_channel,
+    CHALLENGE_LEN, ChallengeToken, ChannelId, ChannelSecret, RELAY_HEADER_LEN, RelayError, RelayFrame,
+    RelayKind, encode_relay_header, parse_relay, rewrite_channel,
 };

@@ -208,12 +208,15 @@ message_sets! {
 #[cbor(map)]
 pub struct Hello {
     /// Oldest protocol version the agent speaks.
-    #[n(0)] pub oldest: u16,
+    #[n(0)]
+    pub oldest: u16,
     /// Newest protocol version the agent speaks.
-    #[n(1)] pub newest: u16,
+    #[n(1)]
+    pub newest: u16,
     /// Hashes of the newest revocation heads the agent holds are not needed here: the beacon has them.
     /// Build of the agent, for people.
-    #[n(2)] pub build: Bounded<64>,
+    #[n(2)]
+    pub build: Bounded<64>,
 }
 
 /// Sent once per keepalive interval while a session is up.
@@ -226,13 +229,17 @@ pub struct Keepalive {}
 #[cbor(map)]
 pub struct Open {
     /// The client's number for this request; comes back in the answer.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// Whom to.
-    #[n(1)] pub connector: ConnectorId,
+    #[n(1)]
+    pub connector: ConnectorId,
     /// [`OpenBody`], sealed to the connector's key; the PoP cannot read it.
-    #[n(2)] pub sealed: Bounded<MAX_SEALED_OPEN>,
+    #[n(2)]
+    pub sealed: Bounded<MAX_SEALED_OPEN>,
     /// The WireGuard handshake initiation, [`WG_INITIATION_LEN`] bytes.
-    #[n(3)] pub initiation: Bounded<WG_INITIATION_LEN>,
+    #[n(3)]
+    pub initiation: Bounded<WG_INITIATION_LEN>,
 }
 
 /// The part of an introduction that only the connector reads.
@@ -240,12 +247,15 @@ pub struct Open {
 #[cbor(map)]
 pub struct OpenBody {
     /// The grant, as its PASETO text.
-    #[n(0)] pub grant: Bounded<MAX_SEALED_OPEN>,
+    #[n(0)]
+    pub grant: Bounded<MAX_SEALED_OPEN>,
     /// The client's WireGuard public key of this run (X25519).
-    #[cbor(n(1), with = "minicbor::bytes")] pub client_key: [u8; 32],
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub client_key: [u8; 32],
     /// Ed25519 signature by the device key over the domain-separated
     /// (connector id, WireGuard key, SHA-256 of the initiation).
-    #[cbor(n(2), with = "minicbor::bytes")] pub signature: [u8; 64],
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub signature: [u8; 64],
 }
 
 /// A connector accepts.
@@ -253,13 +263,17 @@ pub struct OpenBody {
 #[cbor(map)]
 pub struct Accept {
     /// The PoP's number of the introduction.
-    #[n(0)] pub intro: u64,
+    #[n(0)]
+    pub intro: u64,
     /// The WireGuard handshake response, [`WG_RESPONSE_LEN`] bytes.
-    #[n(1)] pub response: Bounded<WG_RESPONSE_LEN>,
+    #[n(1)]
+    pub response: Bounded<WG_RESPONSE_LEN>,
     /// The client's address inside the tunnel.
-    #[n(2)] pub inner_v4: Ipv4Addr,
+    #[n(2)]
+    pub inner_v4: Ipv4Addr,
     /// The client's address inside the tunnel.
-    #[n(3)] pub inner_v6: Ipv6Addr,
+    #[n(3)]
+    pub inner_v6: Ipv6Addr,
 }
 
 /// A connector refuses.
@@ -267,11 +281,14 @@ pub struct Accept {
 #[cbor(map)]
 pub struct Refuse {
     /// The PoP's number of the introduction.
-    #[n(0)] pub intro: u64,
+    #[n(0)]
+    pub intro: u64,
     /// Why.
-    #[n(1)] pub reason: Refusal,
+    #[n(1)]
+    pub reason: Refusal,
     /// When to come back, in milliseconds; 0 when coming back does not help.
-    #[n(2)] pub retry_after_ms: u32,
+    #[n(2)]
+    pub retry_after_ms: u32,
 }
 
 /// A sealed control frame for whichever controller is attached.
@@ -279,9 +296,11 @@ pub struct Refuse {
 #[cbor(map)]
 pub struct ToController {
     /// The agent's number for this request.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// A sealed [`ControlRequest`] frame.
-    #[n(1)] pub sealed: Bounded<MAX_SEALED_REQUEST>,
+    #[n(1)]
+    pub sealed: Bounded<MAX_SEALED_REQUEST>,
 }
 
 /// Gives a relay channel back.
@@ -289,7 +308,8 @@ pub struct ToController {
 #[cbor(map)]
 pub struct CloseChannel {
     /// The sender's own id of the channel.
-    #[n(0)] pub channel: ChannelId,
+    #[n(0)]
+    pub channel: ChannelId,
 }
 
 // ---- PoP → agent -------------------------------------------------------------------------------
@@ -299,17 +319,23 @@ pub struct CloseChannel {
 #[cbor(map)]
 pub struct Welcome {
     /// The version both speak.
-    #[n(0)] pub version: u16,
+    #[n(0)]
+    pub version: u16,
     /// The agent's address as this PoP sees it.
-    #[n(1)] pub observed: SocketAddr,
+    #[n(1)]
+    pub observed: SocketAddr,
     /// How often to send [`Keepalive`], in milliseconds.
-    #[n(2)] pub keepalive_ms: u32,
+    #[n(2)]
+    pub keepalive_ms: u32,
     /// Over how many milliseconds to spread a reconnect: sessions ÷ admit rate.
-    #[n(3)] pub reconnect_window_ms: u32,
+    #[n(3)]
+    pub reconnect_window_ms: u32,
     /// The newest beacon, if the PoP has one.
-    #[n(4)] pub beacon: Option<Document>,
+    #[n(4)]
+    pub beacon: Option<Document>,
     /// All revocation entries this PoP holds; connectors get them, clients none.
-    #[n(5)] pub revocations: Vec<Document>,
+    #[n(5)]
+    pub revocations: Vec<Document>,
 }
 
 /// The answer to [`Keepalive`].
@@ -317,9 +343,11 @@ pub struct Welcome {
 #[cbor(map)]
 pub struct Alive {
     /// The agent's address as this PoP sees it.
-    #[n(0)] pub observed: SocketAddr,
+    #[n(0)]
+    pub observed: SocketAddr,
     /// The newest beacon, if the PoP has one.
-    #[n(1)] pub beacon: Option<Document>,
+    #[n(1)]
+    pub beacon: Option<Document>,
 }
 
 /// A beacon for a connector.
@@ -327,7 +355,8 @@ pub struct Alive {
 #[cbor(map)]
 pub struct BeaconPush {
     /// The beacon.
-    #[n(0)] pub beacon: Document,
+    #[n(0)]
+    pub beacon: Document,
 }
 
 /// A client wants in.
@@ -335,15 +364,20 @@ pub struct BeaconPush {
 #[cbor(map)]
 pub struct Introduce {
     /// The PoP's number; comes back in [`Accept`] or [`Refuse`].
-    #[n(0)] pub intro: u64,
+    #[n(0)]
+    pub intro: u64,
     /// The connector's id of the relay channel.
-    #[n(1)] pub channel: ChannelId,
+    #[n(1)]
+    pub channel: ChannelId,
     /// The connector's key for address challenges on that channel.
-    #[n(2)] pub secret: ChannelSecret,
+    #[n(2)]
+    pub secret: ChannelSecret,
     /// [`OpenBody`], sealed to this connector.
-    #[n(3)] pub sealed: Bounded<MAX_SEALED_OPEN>,
+    #[n(3)]
+    pub sealed: Bounded<MAX_SEALED_OPEN>,
     /// The WireGuard handshake initiation.
-    #[n(4)] pub initiation: Bounded<WG_INITIATION_LEN>,
+    #[n(4)]
+    pub initiation: Bounded<WG_INITIATION_LEN>,
 }
 
 /// The tunnel can be used.
@@ -351,17 +385,23 @@ pub struct Introduce {
 #[cbor(map)]
 pub struct Opened {
     /// The client's number of the request.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// The client's id of the relay channel.
-    #[n(1)] pub channel: ChannelId,
+    #[n(1)]
+    pub channel: ChannelId,
     /// The client's key for address challenges on that channel.
-    #[n(2)] pub secret: ChannelSecret,
+    #[n(2)]
+    pub secret: ChannelSecret,
     /// The WireGuard handshake response.
-    #[n(3)] pub response: Bounded<WG_RESPONSE_LEN>,
+    #[n(3)]
+    pub response: Bounded<WG_RESPONSE_LEN>,
     /// The client's address inside the tunnel.
-    #[n(4)] pub inner_v4: Ipv4Addr,
+    #[n(4)]
+    pub inner_v4: Ipv4Addr,
     /// The client's address inside the tunnel.
-    #[n(5)] pub inner_v6: Ipv6Addr,
+    #[n(5)]
+    pub inner_v6: Ipv6Addr,
 }
 
 /// The introduction failed.
@@ -369,11 +409,14 @@ pub struct Opened {
 #[cbor(map)]
 pub struct OpenRefused {
     /// The client's number of the request.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// Why.
-    #[n(1)] pub reason: Refusal,
+    #[n(1)]
+    pub reason: Refusal,
     /// When to come back, in milliseconds; 0 when coming back does not help.
-    #[n(2)] pub retry_after_ms: u32,
+    #[n(2)]
+    pub retry_after_ms: u32,
 }
 
 /// A sealed control frame from a controller.
@@ -381,9 +424,11 @@ pub struct OpenRefused {
 #[cbor(map)]
 pub struct FromController {
     /// The agent's number of the request.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// A sealed [`ControlReply`] frame.
-    #[n(1)] pub sealed: Bounded<MAX_SEALED_REPLY>,
+    #[n(1)]
+    pub sealed: Bounded<MAX_SEALED_REPLY>,
 }
 
 /// No controller took the frame.
@@ -391,11 +436,14 @@ pub struct FromController {
 #[cbor(map)]
 pub struct ControllerUnavailable {
     /// The agent's number of the request.
-    #[n(0)] pub seq: u64,
+    #[n(0)]
+    pub seq: u64,
     /// Why.
-    #[n(1)] pub reason: Refusal,
+    #[n(1)]
+    pub reason: Refusal,
     /// When to come back, in milliseconds.
-    #[n(2)] pub retry_after_ms: u32,
+    #[n(2)]
+    pub retry_after_ms: u32,
 }
 
 /// Revocation entries.
@@ -403,7 +451,8 @@ pub struct ControllerUnavailable {
 #[cbor(map)]
 pub struct Revocations {
     /// Signed entries, at most [`MAX_DOCUMENTS`].
-    #[n(0)] pub entries: Vec<Document>,
+    #[n(0)]
+    pub entries: Vec<Document>,
 }
 
 /// A channel is gone.
@@ -411,9 +460,11 @@ pub struct Revocations {
 #[cbor(map)]
 pub struct ChannelClosed {
     /// The receiver's own id of the channel.
-    #[n(0)] pub channel: ChannelId,
+    #[n(0)]
+    pub channel: ChannelId,
     /// Why.
-    #[n(1)] pub reason: Refusal,
+    #[n(1)]
+    pub reason: Refusal,
 }
 
 /// The PoP drains.
@@ -421,7 +472,8 @@ pub struct ChannelClosed {
 #[cbor(map)]
 pub struct GoAway {
     /// Leave within this many milliseconds.
-    #[n(0)] pub within_ms: u32,
+    #[n(0)]
+    pub within_ms: u32,
 }
 
 /// The newest trust chain.
@@ -429,7 +481,8 @@ pub struct GoAway {
 #[cbor(map)]
 pub struct BundlePush {
     /// The chain as its text form (rotation certificate and bundle).
-    #[n(0)] pub chain: Document,
+    #[n(0)]
+    pub chain: Document,
 }
 
 // ---- controller ↔ PoP --------------------------------------------------------------------------
@@ -439,9 +492,11 @@ pub struct BundlePush {
 #[cbor(map)]
 pub struct SignerHello {
     /// Oldest protocol version the controller speaks.
-    #[n(0)] pub oldest: u16,
+    #[n(0)]
+    pub oldest: u16,
     /// Newest protocol version the controller speaks.
-    #[n(1)] pub newest: u16,
+    #[n(1)]
+    pub newest: u16,
 }
 
 /// The newest beacon.
@@ -449,7 +504,8 @@ pub struct SignerHello {
 #[cbor(map)]
 pub struct PublishBeacon {
     /// The beacon.
-    #[n(0)] pub beacon: Document,
+    #[n(0)]
+    pub beacon: Document,
 }
 
 /// The newest trust chain.
@@ -457,7 +513,8 @@ pub struct PublishBeacon {
 #[cbor(map)]
 pub struct PublishBundle {
     /// The chain as its text form.
-    #[n(0)] pub chain: Document,
+    #[n(0)]
+    pub chain: Document,
 }
 
 /// Revocation entries to hold and to spread.
@@ -465,7 +522,8 @@ pub struct PublishBundle {
 #[cbor(map)]
 pub struct Strike {
     /// Signed entries, at most [`MAX_DOCUMENTS`].
-    #[n(0)] pub entries: Vec<Document>,
+    #[n(0)]
+    pub entries: Vec<Document>,
 }
 
 /// A sealed control frame for an agent.
@@ -473,11 +531,14 @@ pub struct Strike {
 #[cbor(map)]
 pub struct Reply {
     /// From the [`Forward`] this answers.
-    #[n(0)] pub route: u64,
+    #[n(0)]
+    pub route: u64,
     /// From the [`Forward`] this answers.
-    #[n(1)] pub seq: u64,
+    #[n(1)]
+    pub seq: u64,
     /// A sealed [`ControlReply`] frame.
-    #[n(2)] pub sealed: Bounded<MAX_SEALED_REPLY>,
+    #[n(2)]
+    pub sealed: Bounded<MAX_SEALED_REPLY>,
 }
 
 /// The PoP's own slice.
@@ -485,7 +546,8 @@ pub struct Reply {
 #[cbor(map)]
 pub struct PublishSlice {
     /// The slice as its PASETO text.
-    #[n(0)] pub slice: Document,
+    #[n(0)]
+    pub slice: Document,
 }
 
 /// The answer to [`SignerHello`].
@@ -493,11 +555,14 @@ pub struct PublishSlice {
 #[cbor(map)]
 pub struct SignerWelcome {
     /// The version both speak.
-    #[n(0)] pub version: u16,
+    #[n(0)]
+    pub version: u16,
     /// All revocation entries this PoP holds.
-    #[n(1)] pub held: Vec<Document>,
+    #[n(1)]
+    pub held: Vec<Document>,
     /// Sessions that are up, as the URIs of their certificates.
-    #[n(2)] pub attached: Vec<Bounded<256>>,
+    #[n(2)]
+    pub attached: Vec<Bounded<256>>,
 }
 
 /// A sealed control frame from an agent.
@@ -505,11 +570,14 @@ pub struct SignerWelcome {
 #[cbor(map)]
 pub struct Forward {
     /// Opaque to the controller: which session to answer to.
-    #[n(0)] pub route: u64,
+    #[n(0)]
+    pub route: u64,
     /// The agent's number.
-    #[n(1)] pub seq: u64,
+    #[n(1)]
+    pub seq: u64,
     /// A sealed [`ControlRequest`] frame.
-    #[n(2)] pub sealed: Bounded<MAX_SEALED_REQUEST>,
+    #[n(2)]
+    pub sealed: Bounded<MAX_SEALED_REQUEST>,
 }
 
 /// Entries that are on this PoP's disk.
@@ -517,9 +585,11 @@ pub struct Forward {
 #[cbor(map)]
 pub struct StrikesHeld {
     /// SHA-256 of each entry's text.
-    #[n(0)] pub hashes: Vec<Bounded<32>>,
+    #[n(0)]
+    pub hashes: Vec<Bounded<32>>,
     /// Connectors attached here that were sent the entries.
-    #[n(1)] pub connectors: Vec<ConnectorId>,
+    #[n(1)]
+    pub connectors: Vec<ConnectorId>,
 }
 
 /// Sessions that came and went since the last message.
@@ -527,9 +597,11 @@ pub struct StrikesHeld {
 #[cbor(map)]
 pub struct Presence {
     /// URIs of sessions that came.
-    #[n(0)] pub attached: Vec<Bounded<256>>,
+    #[n(0)]
+    pub attached: Vec<Bounded<256>>,
     /// URIs of sessions that went.
-    #[n(1)] pub detached: Vec<Bounded<256>>,
+    #[n(1)]
+    pub detached: Vec<Bounded<256>>,
 }
 
 // ---- agent ↔ controller, sealed ----------------------------------------------------------------
@@ -539,7 +611,8 @@ pub struct Presence {
 #[cbor(map)]
 pub struct Renew {
     /// Whether a certificate is wanted too.
-    #[n(0)] pub certificate: bool,
+    #[n(0)]
+    pub certificate: bool,
 }
 
 /// Asks for the newest slice of this agent.
@@ -547,9 +620,11 @@ pub struct Renew {
 #[cbor(map)]
 pub struct GetSlice {
     /// Incarnation of the slice held; 0 when none.
-    #[n(0)] pub incarnation: u64,
+    #[n(0)]
+    pub incarnation: u64,
     /// Version of the slice held; 0 when none.
-    #[n(1)] pub version: u64,
+    #[n(1)]
+    pub version: u64,
 }
 
 /// Asks why a resource can or cannot be reached.
@@ -557,7 +632,8 @@ pub struct GetSlice {
 #[cbor(map)]
 pub struct Why {
     /// A resource's name or alias, as the person typed it.
-    #[n(0)] pub resource: Bounded<255>,
+    #[n(0)]
+    pub resource: Bounded<255>,
 }
 
 /// A batch of flow records.
@@ -565,9 +641,11 @@ pub struct Why {
 #[cbor(map)]
 pub struct ShipFlows {
     /// The connector's number of the batch: shipping it twice stores it once.
-    #[n(0)] pub batch: u64,
+    #[n(0)]
+    pub batch: u64,
     /// Records, one JSON object a line.
-    #[n(1)] pub ndjson: Bounded<40_960>,
+    #[n(1)]
+    pub ndjson: Bounded<40_960>,
 }
 
 /// Asks for signed time.
@@ -575,7 +653,8 @@ pub struct ShipFlows {
 #[cbor(map)]
 pub struct Anchor {
     /// 128 random bits that come back signed.
-    #[cbor(n(0), with = "minicbor::bytes")] pub nonce: [u8; 16],
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
 }
 
 /// Renewed documents.
@@ -583,9 +662,11 @@ pub struct Anchor {
 #[cbor(map)]
 pub struct Renewed {
     /// The grant as its PASETO text; none for connectors.
-    #[n(0)] pub grant: Option<Bounded<MAX_SEALED_OPEN>>,
+    #[n(0)]
+    pub grant: Option<Bounded<MAX_SEALED_OPEN>>,
     /// The certificate (DER), when asked for.
-    #[n(1)] pub certificate: Option<Bounded<4096>>,
+    #[n(1)]
+    pub certificate: Option<Bounded<4096>>,
 }
 
 /// A slice, or nothing newer.
@@ -593,7 +674,8 @@ pub struct Renewed {
 #[cbor(map)]
 pub struct SliceReply {
     /// The slice as its PASETO text; none when the agent's is the newest.
-    #[n(0)] pub slice: Option<Bounded<{ MAX_SEALED_REPLY - 4096 }>>,
+    #[n(0)]
+    pub slice: Option<Bounded<{ MAX_SEALED_REPLY - 4096 }>>,
 }
 
 /// The explanation as JSON of the policy crate's `Explanation`.
@@ -601,7 +683,8 @@ pub struct SliceReply {
 #[cbor(map)]
 pub struct WhyReply {
     /// JSON.
-    #[n(0)] pub explanation: Bounded<32_768>,
+    #[n(0)]
+    pub explanation: Bounded<32_768>,
 }
 
 /// The batch is stored.
@@ -609,7 +692,8 @@ pub struct WhyReply {
 #[cbor(map)]
 pub struct FlowsTaken {
     /// The batch's number.
-    #[n(0)] pub batch: u64,
+    #[n(0)]
+    pub batch: u64,
 }
 
 /// Signed time.
@@ -617,7 +701,8 @@ pub struct FlowsTaken {
 #[cbor(map)]
 pub struct Anchored {
     /// A beacon whose `nonce` is the one asked with.
-    #[n(0)] pub beacon: Document,
+    #[n(0)]
+    pub beacon: Document,
 }
 
 /// A control request was refused.
@@ -625,9 +710,11 @@ pub struct Anchored {
 #[cbor(map)]
 pub struct ControlRefused {
     /// Why.
-    #[n(0)] pub reason: Refusal,
+    #[n(0)]
+    pub reason: Refusal,
     /// When to come back, in milliseconds; 0 when coming back does not help.
-    #[n(1)] pub retry_after_ms: u32,
+    #[n(1)]
+    pub retry_after_ms: u32,
 }
 
 #[cfg(test)]

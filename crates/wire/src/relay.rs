@@ -147,8 +147,7 @@ const SMALLEST_WIREGUARD_MESSAGE: usize = 32;
 /// # Errors
 /// Names what is wrong; nothing is allocated and nothing panics.
 pub fn parse_relay(datagram: &[u8]) -> Result<RelayFrame<'_>, RelayError> {
-    let (header, body) =
-        datagram.split_at_checked(RELAY_HEADER_LEN).ok_or(RelayError::TooShort)?;
+    let (header, body) = datagram.split_at_checked(RELAY_HEADER_LEN).ok_or(RelayError::TooShort)?;
     let kind = match header[0] {
         0x80 => RelayKind::Data,
         0x81 => RelayKind::Challenge,
