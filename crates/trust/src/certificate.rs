@@ -178,10 +178,8 @@ impl Certificate {
             .filter(|key| key.is_valid_at(not_before.max(key.nbf)))
             .and_then(crate::bundle::BundleKey::verifying_key)
             .ok_or(E::UnknownIssuer)?;
-        if parsed.signature_algorithm != parsed.tbs_certificate.signature
-            || !parsed.signature_value.unused_bits.eq(&0)
-        {
-            return Err(E::Algorithm);
+        if !is_canonical(der, &parsed) {
+            return Err(E::Malformed);
         }
         key.verify(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
             .map_err(|_| E::Signature)?;
@@ -223,6 +221,21 @@ impl Certificate {
     pub const fn not_after(&self) -> UnixMs {
         self.not_after
     }
+}
+
+/// The signature covers the inner part only, and the parser is lenient about what is around it: the
+/// outer sequence, the algorithm and the bit string must have their one DER form (X.690 section 10),
+/// so that a certificate has exactly one encoding.
+fn is_canonical(der: &[u8], parsed: &X509Certificate<'_>) -> bool {
+    /// SEQUENCE { OID 1.3.101.112 } (RFC 8410), then BIT STRING of 65 bytes with no unused bits.
+    const ALGORITHM_AND_BITS: [u8; 10] = [0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x41, 0x00];
+    let inner = parsed.tbs_certificate.as_ref();
+    let signature = &parsed.signature_value.data;
+    let length = inner.len() + ALGORITHM_AND_BITS.len() + signature.len();
+    let Ok(short) = u16::try_from(length) else { return false };
+    // Ours are longer than 255 bytes, so the length takes the two-byte form.
+    let expected = [&[0x30, 0x82][..], &short.to_be_bytes(), inner, &ALGORITHM_AND_BITS, signature].concat();
+    length > 255 && expected == der
 }
 
 /// The raw subject public key of any certificate: an Ed25519 key's 32 bytes, an uncompressed curve
