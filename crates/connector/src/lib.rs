@@ -8,12 +8,13 @@
 //! `core` decides, sans-IO; `forward` and the shell move bytes.
 
 mod core;
+mod forward;
 mod record;
 mod spool;
 
 pub use crate::core::{
-    ConnectorCore, Contact, CoreStatus, DialFault, Ending, InnerAddresses, Knowledge, NotAConnector, Output,
-    Parts, Question, ResourceName, Rules, Ruling, Target, Timeout,
+    ConnectorCore, Contact, CoreStatus, DialFault, Ending, FlowAge, Knowledge, NotAConnector, Output, Parts,
+    Question, ResourceName, Rules, Ruling, SliceRules, Target, Timeout,
 };
 pub use record::{FlowRecord, Verdict};
 pub use spool::{Appended, MAX_SEGMENTS, SEGMENT_BYTES, Spool};

@@ -123,6 +123,8 @@ refusals! {
     WrongRole = 28, "wrong_role", Denied, "this role may not send this message";
     /// The WireGuard initiation does not verify.
     HandshakeInvalid = 29, "handshake_invalid", Denied, "the WireGuard initiation does not verify";
+    /// A strict resource and no fresh word of a controller.
+    Isolated = 30, "isolated", Later, "the resource is strict and the connector has not heard a controller for a minute";
 }
 
 impl<C> minicbor::Encode<C> for Refusal {

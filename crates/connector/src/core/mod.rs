@@ -5,22 +5,21 @@
 //! the core remembers what it let in, and [`ConnectorCore::recheck`] judges that again whenever something
 //! in the knowledge changed.
 
-mod inner;
 mod introduction;
 mod ranges;
 mod rules;
 mod session;
+mod slice;
 
 #[cfg(test)]
 mod tests;
 
-pub use inner::InnerAddresses;
-pub use rules::{Contact, Knowledge, Question, ResourceName, Rules, Ruling, Target};
+pub use rules::{Contact, FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
+pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};
 use flow::ip::{IpPacket, Protocol};
 use flow::{CloseReason, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
-use inner::InnerPool;
 use introduction::Doorkeeper;
 use session::{Active, Session, Stage};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -136,7 +135,6 @@ pub struct ConnectorCore {
     doorkeeper: Doorkeeper,
     tunnels: Tunnels,
     flows: Flows,
-    pool: InnerPool,
     sessions: BTreeMap<PeerId, Session>,
     by_link: BTreeMap<LinkId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
@@ -178,7 +176,6 @@ impl ConnectorCore {
             doorkeeper: Doorkeeper::new(identity, open_key).ok_or(NotAConnector)?,
             tunnels: Tunnels::new(&wireguard_key, seed, now),
             flows: Flows::new(limits, seed.rotate_left(32), now),
-            pool: InnerPool::default(),
             sessions: BTreeMap::new(),
             by_link: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -252,27 +249,24 @@ impl ConnectorCore {
             },
         )?;
         let deadline = now + admitted.grant.exp.since(knowledge.wall);
-        let inner = match self.sessions.get_mut(&accepted.peer) {
+        let inner_v6 = match self.sessions.get_mut(&accepted.peer) {
             Some(session) => {
                 // An older grant, replayed by a PoP, cannot get here: its initiation is older too.
                 session.grant = admitted.grant;
                 session.pop = pop;
-                session.inner
+                session.inner_v6
             }
             None => {
-                let Some(inner) = self.pool.take(accepted.peer) else {
-                    self.tunnels.remove(accepted.peer);
-                    return Err(Refusal::Full);
-                };
-                let session = Session::new(accepted.peer, admitted.grant, inner, pop, deadline, now);
+                let session = Session::new(accepted.peer, admitted.grant, pop, deadline, now);
+                let inner_v6 = session.inner_v6;
                 self.by_link.insert(session.link(), accepted.peer);
                 self.sessions.insert(accepted.peer, session);
-                inner
+                inner_v6
             }
         };
         self.set_deadline(accepted.peer, deadline);
         let response = Bounded::new(accepted.response.to_vec()).expect("a response has its length");
-        Ok(Accept { intro: introduce.intro, response, inner_v4: inner.v4, inner_v6: inner.v6 })
+        Ok(Accept { intro: introduce.intro, response, inner_v4: policy::INNER_V4, inner_v6 })
     }
 
     /// Takes WireGuard messages that came on a channel.
@@ -338,7 +332,7 @@ impl ConnectorCore {
         let Some(session) = self.sessions.get(&active.peer) else {
             return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
         };
-        let ruling = session.ask(knowledge, active.destination);
+        let ruling = session.ask(knowledge, active.destination, FlowAge::Running);
         match ruling.verdict {
             Err(refusal) => Some((refusal, ruling.explanation)),
             // The same destination means something else now.
@@ -559,7 +553,7 @@ impl ConnectorCore {
             self.status.malformed += 1;
             return;
         };
-        if !session.inner.owns(packet.src) {
+        if !session.owns(packet.src) {
             self.status.wrong_source += 1;
             return;
         }
@@ -648,7 +642,7 @@ impl ConnectorCore {
             return;
         };
         let peer = session.peer;
-        let ruling = session.ask(knowledge, destination);
+        let ruling = session.ask(knowledge, destination, FlowAge::New);
         let target = match ruling.verdict {
             Ok(target) => target,
             Err(refusal) => {
@@ -752,7 +746,7 @@ impl ConnectorCore {
         let Some(session) = self.sessions.get(&peer) else {
             return;
         };
-        let (link, inner, deadline) = (session.link(), session.inner, session.deadline);
+        let (link, deadline) = (session.link(), session.deadline);
         for flow in session.flows.clone() {
             let _ = self.flows.abort(now, flow);
             self.end_flow(flow, wall, Verdict::Withdrawn, refusal.label(), &refusal.to_string());
@@ -766,7 +760,6 @@ impl ConnectorCore {
         self.sessions.remove(&peer);
         self.by_link.remove(&link);
         self.deadlines.remove(&(deadline, peer));
-        self.pool.give_back(inner);
         let (paths, last) = self.tunnels.remove(peer);
         self.outputs
             .extend(last.into_iter().map(|sent| Output::Transmit { path: sent.path, bytes: sent.bytes }));

@@ -2,40 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where clouds answer questions about the machine that asks. The IPv4 one is link-local already; named
-/// so that nobody wonders.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
-];
-
 /// Whether an address is the machine's own, the link's, nobody's or everybody's, or a cloud's metadata.
 ///
-/// IPv6 forms of IPv4 addresses (mapped, RFC 4291 section 2.5.5.2; NAT64, RFC 6052; 6to4, RFC 3056) are
-/// judged by the address inside.
+/// IPv6 forms of IPv4 addresses that a kernel or a gateway turns back (compatible, RFC 4291 section 2.5.5.1;
+/// NAT64, RFC 6052; 6to4, RFC 3056) are judged by the address inside too.
 #[must_use]
 pub(crate) fn is_refused(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_refused_v4(v4),
-        IpAddr::V6(v6) => {
-            METADATA.contains(&address)
-                || v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || embedded_v4(v6).is_some_and(is_refused_v4)
+    policy::is_refused_range(address)
+        || match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(v6) => embedded_v4(v6).is_some_and(|v4| policy::is_refused_range(v4.into())),
         }
-    }
-}
-
-fn is_refused_v4(v4: Ipv4Addr) -> bool {
-    METADATA.contains(&IpAddr::V4(v4))
-        || v4.is_loopback()
-        || v4.is_link_local()
-        || v4.is_multicast()
-        || v4.is_broadcast()
-        // "This network" (RFC 1122 section 3.2.1.3): Linux connects 0.0.0.0 to itself.
-        || v4.octets()[0] == 0
 }
 
 fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {

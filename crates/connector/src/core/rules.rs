@@ -9,8 +9,19 @@ use wire::{Refusal, ResourceId};
 pub enum Contact {
     /// A beacon of at most 60 s.
     Connected,
-    /// None for longer.
+    /// None for longer: strict resources take no new flows.
     Isolated,
+    /// None for the grace of running flows on top (15 min): strict resources carry nothing.
+    IsolatedBeyondGrace,
+}
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowAge {
+    /// A flow that wants to begin.
+    New,
+    /// One that was allowed before.
+    Running,
 }
 
 /// May this device go there?
@@ -26,6 +37,8 @@ pub struct Question<'a> {
     pub wall: UnixMs,
     /// Whether controllers are heard.
     pub contact: Contact,
+    /// Whether it is carried already.
+    pub age: FlowAge,
 }
 
 /// A resource, as the flow log names it.

@@ -1,10 +1,9 @@
 //! A device that was let in, and its flows.
 
-use crate::core::inner::InnerAddresses;
-use crate::core::rules::{Knowledge, Question, ResourceName, Rules, Ruling, Target};
+use crate::core::rules::{FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 use flow::{FlowId, LinkId};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use trust::{Grant, UnixMs};
 use tunnel::PeerId;
@@ -18,7 +17,8 @@ pub(crate) const LOGGED_REFUSALS_PER_SECOND: u32 = 20;
 pub(crate) struct Session {
     pub peer: PeerId,
     pub grant: Grant,
-    pub inner: InnerAddresses,
+    /// The device's address inside, IPv6; the IPv4 one is the same in every tunnel.
+    pub inner_v6: Ipv6Addr,
     /// The grant's hard end on the monotonic clock, as known when it was verified; looked at again then.
     pub deadline: Instant,
     pub pop: PopId,
@@ -28,19 +28,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub fn new(
-        peer: PeerId,
-        grant: Grant,
-        inner: InnerAddresses,
-        pop: PopId,
-        deadline: Instant,
-        now: Instant,
-    ) -> Self {
-        Self { peer, grant, inner, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
+    pub fn new(peer: PeerId, grant: Grant, pop: PopId, deadline: Instant, now: Instant) -> Self {
+        let inner_v6 = policy::inner_device_address(grant.device);
+        Self { peer, grant, inner_v6, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
     }
 
     pub const fn link(&self) -> LinkId {
         LinkId(self.peer.number())
+    }
+
+    /// Whether a packet may come from this source.
+    pub fn owns(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(source) => source == policy::INNER_V4,
+            IpAddr::V6(source) => source == self.inner_v6,
+        }
     }
 
     /// Why this device may not be here any more, if so.
@@ -55,7 +57,12 @@ impl Session {
     }
 
     /// Asks the policy. Without one the answer is no, for now.
-    pub fn ask<R: Rules>(&self, knowledge: &Knowledge<'_, R>, destination: SocketAddr) -> Ruling {
+    pub fn ask<R: Rules>(
+        &self,
+        knowledge: &Knowledge<'_, R>,
+        destination: SocketAddr,
+        age: FlowAge,
+    ) -> Ruling {
         let denied = |refusal: Refusal| Ruling {
             resource: None,
             verdict: Err(refusal),
@@ -73,6 +80,7 @@ impl Session {
                     destination,
                     wall: knowledge.wall,
                     contact: knowledge.contact,
+                    age,
                 })
             },
         )

@@ -1,0 +1,4 @@
+//! Carrying allowed flows into the site. Userspace is the mode without privileges; the kernel mode (TUN and
+//! nftables) joins it here.
+
+pub(crate) mod userspace;

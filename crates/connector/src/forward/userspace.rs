@@ -1,0 +1,304 @@
+//! The userspace mode: one TCP connection to the target for each flow, bytes pumped both ways.
+//!
+//! Back-pressure is end to end. Towards the target: a flow is read only while its pump has room, so the
+//! client's window closes when the target is slow. Towards the client: the target is read only while the
+//! flow has taken what was read before. A flow holds at most `2 × CHUNKS × CHUNK` bytes here.
+//!
+//! Nothing here decides: which addresses may be connected to comes from the core.
+
+use crate::core::{ConnectorCore, DialFault, Ending};
+use flow::{FlowId, Read};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use trust::UnixMs;
+
+/// Bytes read from a flow or a target at once: some fifty segments.
+const CHUNK: usize = 64 * 1024;
+/// Chunks under way in each direction of a flow.
+const CHUNKS: usize = 4;
+/// Events that wait for the loop; a pump waits when it is full.
+const EVENTS: usize = 1_024;
+/// Connection attempts at once. A site whose hosts drop SYNs must not eat all descriptors.
+const DIALS: usize = 256;
+/// Look-ups at once: each holds a thread of the blocking pool.
+const LOOKUPS: usize = 32;
+/// How long a name may take to resolve: the resolver's own default for one server (resolv.conf(5)).
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one address may take: two SYN retransmissions of Linux (1 s and 3 s) and a margin.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long all addresses together may take; the client's SYN is held 45 s.
+const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What comes from the site.
+#[derive(Debug)]
+pub(crate) enum SiteEvent {
+    /// The resolver answered; an empty list when it did not.
+    Resolved { flow: FlowId, addresses: Vec<IpAddr> },
+    /// A connection attempt ended.
+    Dialled { flow: FlowId, result: Result<(SocketAddr, TcpStream), DialFault> },
+    /// The target sent bytes.
+    Data { flow: FlowId, bytes: Vec<u8> },
+    /// The target has no more to send.
+    Finished { flow: FlowId },
+    /// The connection to the target broke.
+    Lost { flow: FlowId },
+    /// The target took a chunk.
+    Room { flow: FlowId },
+}
+
+struct Pipe {
+    /// To the pump; gone when the client has no more to send.
+    to_target: Option<mpsc::Sender<Vec<u8>>>,
+    /// The pump had no room when there was something to read.
+    blocked: bool,
+    /// From the target, not yet taken by the flow; the first one from `taken` on.
+    held: VecDeque<Vec<u8>>,
+    taken: usize,
+    target_finished: bool,
+    credit: Arc<Semaphore>,
+    cut: Option<oneshot::Sender<()>>,
+}
+
+/// The connections into the site.
+pub(crate) struct Userspace {
+    events: mpsc::Sender<SiteEvent>,
+    dials: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    pipes: BTreeMap<FlowId, Pipe>,
+    buffer: Vec<u8>,
+}
+
+impl Userspace {
+    /// No connections, and where their news will come from.
+    pub fn new() -> (Self, mpsc::Receiver<SiteEvent>) {
+        let (events, news) = mpsc::channel(EVENTS);
+        let userspace = Self {
+            events,
+            dials: Arc::new(Semaphore::new(DIALS)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            pipes: BTreeMap::new(),
+            buffer: vec![0; CHUNK],
+        };
+        (userspace, news)
+    }
+
+    /// Resolves a name with the system's resolver: in the site.
+    pub fn resolve(&self, flow: FlowId, host: String) {
+        let (events, lookups) = (self.events.clone(), Arc::clone(&self.lookups));
+        tokio::spawn(async move {
+            let lookup = async {
+                let _slot = lookups.acquire().await.ok()?;
+                let found = lookup_host((host.as_str(), 0)).await.ok()?;
+                Some(found.map(|address| address.ip()).collect())
+            };
+            let addresses = timeout(LOOKUP_DEADLINE, lookup).await.ok().flatten().unwrap_or_default();
+            let _ = events.send(SiteEvent::Resolved { flow, addresses }).await;
+        });
+    }
+
+    /// Connects to the first address that accepts.
+    pub fn dial(&self, flow: FlowId, addresses: Vec<SocketAddr>) {
+        let events = self.events.clone();
+        let Ok(slot) = Arc::clone(&self.dials).try_acquire_owned() else {
+            // `try_send`: this is the loop itself, which must not wait for its own queue.
+            let full = SiteEvent::Dialled { flow, result: Err(DialFault::Full) };
+            if events.try_send(full).is_err() {
+                tracing::debug!(flow = flow.number(), "no room to say that no connection could be tried");
+            }
+            return;
+        };
+        tokio::spawn(async move {
+            let result = timeout(DIAL_DEADLINE, connect(&addresses)).await;
+            drop(slot);
+            let result = result.unwrap_or(Err(DialFault::Unreachable));
+            let _ = events.send(SiteEvent::Dialled { flow, result }).await;
+        });
+    }
+
+    /// Starts pumping for a flow that was accepted.
+    pub fn open(&mut self, flow: FlowId, stream: TcpStream) {
+        let (to_target, from_client) = mpsc::channel(CHUNKS);
+        let credit = Arc::new(Semaphore::new(CHUNKS));
+        let (cut, was_cut) = oneshot::channel();
+        tokio::spawn(pump(flow, stream, from_client, self.events.clone(), Arc::clone(&credit), was_cut));
+        let pipe = Pipe {
+            to_target: Some(to_target),
+            blocked: false,
+            held: VecDeque::new(),
+            taken: 0,
+            target_finished: false,
+            credit,
+            cut: Some(cut),
+        };
+        self.pipes.insert(flow, pipe);
+    }
+
+    /// Moves what the client sent towards the target, as far as there is room.
+    pub fn client_to_target(&mut self, core: &mut ConnectorCore, now: Instant, flow: FlowId) {
+        let Some(pipe) = self.pipes.get_mut(&flow) else {
+            return;
+        };
+        pipe.blocked = false;
+        while let Some(to_target) = &pipe.to_target {
+            let Ok(room) = to_target.try_reserve() else {
+                pipe.blocked = true;
+                return;
+            };
+            match core.read(now, flow, &mut self.buffer) {
+                Read::Bytes(read) => room.send(self.buffer[..read].to_vec()),
+                Read::Empty => return,
+                Read::End => {
+                    drop(room);
+                    // The pump writes what it has and then says the same to the target.
+                    pipe.to_target = None;
+                }
+            }
+        }
+    }
+
+    /// Moves what the target sent towards the client, as far as the flow takes it.
+    pub fn target_to_client(&mut self, core: &mut ConnectorCore, now: Instant, flow: FlowId) {
+        let Some(pipe) = self.pipes.get_mut(&flow) else {
+            return;
+        };
+        while let Some(chunk) = pipe.held.front() {
+            pipe.taken += core.write(now, flow, &chunk[pipe.taken..]);
+            if pipe.taken < chunk.len() {
+                return;
+            }
+            pipe.held.pop_front();
+            pipe.taken = 0;
+            pipe.credit.add_permits(1);
+        }
+        if pipe.target_finished {
+            pipe.target_finished = false;
+            core.target_finished(now, flow);
+        }
+    }
+
+    /// Takes bytes or the end from a target, or its loss.
+    pub fn from_target(&mut self, core: &mut ConnectorCore, now: Instant, wall: UnixMs, event: SiteEvent) {
+        match event {
+            SiteEvent::Data { flow, bytes } => {
+                if let Some(pipe) = self.pipes.get_mut(&flow) {
+                    pipe.held.push_back(bytes);
+                    self.target_to_client(core, now, flow);
+                }
+            }
+            SiteEvent::Finished { flow } => {
+                if let Some(pipe) = self.pipes.get_mut(&flow) {
+                    pipe.target_finished = true;
+                    self.target_to_client(core, now, flow);
+                }
+            }
+            SiteEvent::Lost { flow } => {
+                if self.pipes.remove(&flow).is_some() {
+                    core.target_lost(now, wall, flow);
+                }
+            }
+            SiteEvent::Room { flow } => {
+                if self.pipes.get(&flow).is_some_and(|pipe| pipe.blocked) {
+                    self.client_to_target(core, now, flow);
+                }
+            }
+            SiteEvent::Resolved { .. } | SiteEvent::Dialled { .. } => {}
+        }
+    }
+
+    /// The flow is over.
+    pub fn end(&mut self, flow: FlowId, ending: Ending) {
+        let Some(mut pipe) = self.pipes.remove(&flow) else {
+            return;
+        };
+        // A finished pump has written everything or will, and ends by itself: its cut is just dropped.
+        if let (Ending::Cut, Some(cut)) = (ending, pipe.cut.take()) {
+            let _ = cut.send(());
+        }
+    }
+
+    /// Connections to targets that are open.
+    pub fn len(&self) -> usize {
+        self.pipes.len()
+    }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> Result<(SocketAddr, TcpStream), DialFault> {
+    let mut fault = DialFault::Unreachable;
+    for address in addresses {
+        match timeout(ADDRESS_DEADLINE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // What is pumped was written by a program that decided its own batching.
+                let _ = stream.set_nodelay(true);
+                return Ok((*address, stream));
+            }
+            Ok(Err(error)) => {
+                fault = match error.kind() {
+                    io::ErrorKind::ConnectionRefused => DialFault::Refused,
+                    _ if is_out_of_descriptors(&error) => DialFault::Full,
+                    _ => DialFault::Unreachable,
+                };
+            }
+            Err(_) => fault = DialFault::Unreachable,
+        }
+    }
+    Err(fault)
+}
+
+/// EMFILE and ENFILE have no kind of their own in std.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+async fn pump(
+    flow: FlowId,
+    mut stream: TcpStream,
+    mut from_client: mpsc::Receiver<Vec<u8>>,
+    events: mpsc::Sender<SiteEvent>,
+    credit: Arc<Semaphore>,
+    was_cut: oneshot::Receiver<()>,
+) {
+    let lost = {
+        let (mut from_target, mut to_target) = stream.split();
+        let up = async {
+            while let Some(chunk) = from_client.recv().await {
+                to_target.write_all(&chunk).await?;
+                let _ = events.send(SiteEvent::Room { flow }).await;
+            }
+            to_target.shutdown().await
+        };
+        let down = async {
+            loop {
+                // Given back when the flow has taken the chunk.
+                let Ok(permit) = credit.acquire().await else { return Ok(()) };
+                permit.forget();
+                let mut bytes = Vec::with_capacity(CHUNK);
+                if from_target.read_buf(&mut bytes).await? == 0 {
+                    let _ = events.send(SiteEvent::Finished { flow }).await;
+                    return Ok(());
+                }
+                if events.send(SiteEvent::Data { flow, bytes }).await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        let both = async { tokio::try_join!(up, down) };
+        tokio::select! {
+            ended = both => ended.is_err(),
+            // A sender that is dropped says nothing; only a cut ends the pump here.
+            Ok(()) = was_cut => {
+                let _ = stream.set_zero_linger();
+                return;
+            }
+        }
+    };
+    if lost {
+        let _ = events.send(SiteEvent::Lost { flow }).await;
+    }
+}
