@@ -6,3 +6,5 @@
 //! others, and it may be killed at any time.
 
 pub mod core;
+#[cfg(test)]
+mod fixture;

@@ -44,7 +44,14 @@ impl Sessions {
         self.refuse_open_until(now, client, seq, reason, retry_after_ms);
     }
 
-    fn refuse_open_until(&mut self, now: Instant, client: SessionId, seq: u64, reason: Refusal, retry_after_ms: u32) {
+    fn refuse_open_until(
+        &mut self,
+        now: Instant,
+        client: SessionId,
+        seq: u64,
+        reason: Refusal,
+        retry_after_ms: u32,
+    ) {
         self.counters.introductions_refused.add(reason.label());
         self.send(now, client, &OpenRefused { seq, reason, retry_after_ms }.into());
     }
@@ -173,7 +180,9 @@ impl Sessions {
     }
 
     pub(super) fn introduction_timed_out(&mut self, now: Instant, number: u64) {
-        let Some(Introduction { seq, client, connector, .. }) = self.take_introduction(number) else { return };
+        let Some(Introduction { seq, client, connector, .. }) = self.take_introduction(number) else {
+            return;
+        };
         self.refuse_open(now, client.session, seq, Refusal::Timeout);
         self.tell_closed(now, connector.session, connector.id, Refusal::Timeout);
     }

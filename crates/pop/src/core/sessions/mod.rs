@@ -213,7 +213,8 @@ impl Sessions {
         seed: &Seed,
     ) -> Result<Self, MaterialError> {
         let bundle = TrustChain::parse(&material.chain)?.verify(&material.root, wall)?;
-        let chain = wire::Bounded::new(material.chain.into_bytes()).map_err(|_| MaterialError::ChainTooLong)?;
+        let chain =
+            wire::Bounded::new(material.chain.into_bytes()).map_err(|_| MaterialError::ChainTooLong)?;
         let local = LocalIdentity::new(&material.certificate, &material.key)?;
         let mut random = Random::new(seed, "sessions");
         let mut counters = SessionCounters::default();

@@ -129,7 +129,12 @@ impl Sessions {
     }
 
     /// The agent's number, the session it had before, and how many channels it has.
-    fn attach(&mut self, subject: Subject, id: SessionId, generation: u64) -> (OwnerId, Option<SessionId>, usize) {
+    fn attach(
+        &mut self,
+        subject: Subject,
+        id: SessionId,
+        generation: u64,
+    ) -> (OwnerId, Option<SessionId>, usize) {
         if let Some(agent) = self.agents.get_mut(&subject) {
             agent.generation = generation;
             return (agent.owner, agent.session.replace(id), agent.channels);
@@ -216,4 +221,3 @@ impl Session {
         }
     }
 }
-

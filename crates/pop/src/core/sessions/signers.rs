@@ -1,6 +1,8 @@
 //! Controllers: beacons, the trust chain, strikes, sealed control frames, presence.
 
-use super::{Due, Record, SessionCounters, Sessions, SessionsOutput, Stage, WriteId, Written, limits, register};
+use super::{
+    Due, Record, SessionCounters, Sessions, SessionsOutput, Stage, WriteId, Written, limits, register,
+};
 use session::{CloseCode, SessionId};
 use std::{
     collections::BTreeMap,
@@ -8,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 use trust::{
-    Beacon, Changed, Document as _, DocumentError, Identity, KeyRole, Revocation, RevocationSet, RevokedSubject,
-    Subject, TrustBundle, TrustChain, UnixMs, Unverified,
+    Beacon, Changed, Document as _, DocumentError, Identity, KeyRole, Revocation, RevocationSet,
+    RevokedSubject, Subject, TrustBundle, TrustChain, UnixMs, Unverified,
 };
 use wire::{
     BeaconPush, Bounded, BundlePush, ConnectorId, ControllerId, ControllerUnavailable, Document, Forward,
@@ -136,7 +138,13 @@ enum Held {
 }
 
 impl Sessions {
-    pub(super) fn from_signer(&mut self, now: Instant, id: SessionId, controller: ControllerId, message: FromSigner) {
+    pub(super) fn from_signer(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        controller: ControllerId,
+        message: FromSigner,
+    ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if session.frames.take(limits::CONTROLLER_FRAMES, now, 1).is_err() {
             return self.counters.refused.add("budget");
@@ -342,7 +350,13 @@ impl Sessions {
         }
     }
 
-    fn acknowledge(&mut self, now: Instant, id: SessionId, hashes: &[[u8; 32]], connectors: Vec<ConnectorId>) {
+    fn acknowledge(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        hashes: &[[u8; 32]],
+        connectors: Vec<ConnectorId>,
+    ) {
         let hashes = hashes.iter().filter_map(|hash| Bounded::new(hash.to_vec()).ok()).collect();
         self.send_signer(now, id, &StrikesHeld { hashes, connectors }.into());
     }
@@ -396,7 +410,8 @@ impl Sessions {
     fn reply(&mut self, now: Instant, reply: Reply) {
         let id = SessionId::from_u64(reply.route ^ self.route_mask);
         let registered_agent = self.sessions.get(&id).is_some_and(|session| {
-            session.stage == Stage::Registered && !matches!(session.identity.subject(), Subject::Controller(_))
+            session.stage == Stage::Registered
+                && !matches!(session.identity.subject(), Subject::Controller(_))
         });
         if !registered_agent {
             // The agent has gone meanwhile; it asks again from where it is now.
