@@ -12,7 +12,7 @@ mod session;
 mod slice;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use rules::{Contact, FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 pub use slice::SliceRules;

@@ -29,7 +29,7 @@ const WEB: &str = "10.0.0.5:80";
 
 /// What the tests' policy allows, by destination.
 #[derive(Clone, Default)]
-struct TestRules {
+pub(crate) struct TestRules {
     allowed: BTreeMap<SocketAddr, Target>,
     prefix: [u8; 2],
 }
@@ -60,7 +60,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-fn literal(text: &str) -> TestRules {
+pub(crate) fn literal(text: &str) -> TestRules {
     let target = address(text);
     TestRules { allowed: BTreeMap::from([(target, Target::Literal(target.ip()))]), prefix: [10, 0] }
 }
@@ -106,26 +106,26 @@ fn installation() -> (SigningKey, TrustBundle) {
 }
 
 /// One connector, one client, and the wire between them.
-struct World {
-    now: Instant,
-    wall: UnixMs,
+pub(crate) struct World {
+    pub(crate) now: Instant,
+    pub(crate) wall: UnixMs,
     signer: SigningKey,
     bundle: TrustBundle,
     revocations: RevocationSet,
     rules: Option<TestRules>,
-    core: ConnectorCore,
+    pub(crate) core: ConnectorCore,
     connector_key: tunnel::WireGuardPublicKey,
     seal_key: trust::SealKey,
     device: SigningKey,
     tunnels: Tunnels,
-    flows: Flows,
+    pub(crate) flows: Flows,
     peer: Option<PeerId>,
     next_intro: u64,
-    records: Vec<FlowRecord>,
+    pub(crate) records: Vec<FlowRecord>,
     /// What the core asked the shell to do.
-    asked: Vec<Output>,
+    pub(crate) asked: Vec<Output>,
     to_pop: Vec<FromAgent>,
-    client_events: Vec<(FlowId, FlowEvent)>,
+    pub(crate) client_events: Vec<(FlowId, FlowEvent)>,
 }
 
 /// What a test changes about an introduction.
@@ -140,7 +140,7 @@ struct Intro {
 }
 
 impl World {
-    fn new(rules: TestRules) -> Self {
+    pub(crate) fn new(rules: TestRules) -> Self {
         let now = Instant::now();
         let (signer, bundle) = installation();
         let wireguard_key = WireGuardPrivateKey::from_bytes([0x11; 32]);
@@ -248,7 +248,7 @@ impl World {
     }
 
     /// A client that is in, as its inner address.
-    fn enter(&mut self) -> IpAddr {
+    pub(crate) fn enter(&mut self) -> IpAddr {
         let accept = self.introduce(self.intro()).expect("a true introduction");
         let path = Path::relay(POP, ChannelId::from_random(self.next_intro * 2));
         let peer = self.peer.expect("introduced");
@@ -260,7 +260,7 @@ impl World {
     }
 
     /// Carries everything both ways until nothing moves.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             let mut moved = false;
             loop {
@@ -321,7 +321,7 @@ impl World {
         }
     }
 
-    fn advance(&mut self, by: Duration) {
+    pub(crate) fn advance(&mut self, by: Duration) {
         self.now += by;
         self.wall = self.wall.plus(by);
         let knowledge = Knowledge {
@@ -349,7 +349,7 @@ impl World {
         self.settle();
     }
 
-    fn dial(&mut self, from: IpAddr, to: &str) -> FlowId {
+    pub(crate) fn dial(&mut self, from: IpAddr, to: &str) -> FlowId {
         let src = SocketAddr::new(from, 40_000 + u16::try_from(self.asked.len()).expect("few"));
         let flow = self.flows.dial(self.now, LinkId(1), src, address(to)).expect("room");
         self.settle();
@@ -399,7 +399,7 @@ impl World {
         (client, flow)
     }
 
-    fn client_end(&self, flow: FlowId) -> Option<CloseReason> {
+    pub(crate) fn client_end(&self, flow: FlowId) -> Option<CloseReason> {
         self.client_events.iter().find_map(|(of, event)| match event {
             FlowEvent::Closed(reason) if *of == flow => Some(*reason),
             _ => None,
@@ -439,17 +439,21 @@ fn an_allowed_flow_is_dialled_accepted_carried_and_logged() {
 
 #[test]
 fn the_syn_is_answered_only_when_the_target_accepted() {
-    let mut world = World::new(literal(WEB));
-    let inner = world.enter();
-    let client = world.dial(inner, WEB);
-    assert!(world.client_events.is_empty());
-    let Some(Output::Dial { flow, .. }) = world.asked.pop() else { panic!("a dial") };
-    assert!(!world.core.dialled(world.now, world.wall, flow, Err(DialFault::Refused)));
-    world.settle();
-    assert_eq!(world.client_end(client), Some(CloseReason::Refused));
-    assert!(
-        world.records[0].verdict == Verdict::Failed && world.records[0].is_because_of(Refusal::TargetRefused)
-    );
+    for (fault, end, refusal) in [
+        (DialFault::Refused, CloseReason::Refused, Refusal::TargetRefused),
+        (DialFault::Unreachable, CloseReason::Unreachable(Unreachable::Host), Refusal::TargetUnreachable),
+        (DialFault::Full, CloseReason::Unreachable(Unreachable::Host), Refusal::Full),
+    ] {
+        let mut world = World::new(literal(WEB));
+        let inner = world.enter();
+        let client = world.dial(inner, WEB);
+        assert!(world.client_events.is_empty());
+        let Some(Output::Dial { flow, .. }) = world.asked.pop() else { panic!("a dial") };
+        assert!(!world.core.dialled(world.now, world.wall, flow, Err(fault)));
+        world.settle();
+        assert_eq!(world.client_end(client), Some(end));
+        assert!(world.records[0].verdict == Verdict::Failed && world.records[0].is_because_of(refusal));
+    }
 }
 
 #[test]

@@ -290,15 +290,225 @@ async fn pump(
         };
         let both = async { tokio::try_join!(up, down) };
         tokio::select! {
-            ended = both => ended.is_err(),
-            // A sender that is dropped says nothing; only a cut ends the pump here.
+            // First, so that the end of the channel, which comes with it, is not taken for a close. A sender
+            // that is dropped says nothing; only a cut ends the pump here.
+            biased;
             Ok(()) = was_cut => {
                 let _ = stream.set_zero_linger();
                 return;
             }
+            ended = both => ended.is_err(),
         }
     };
     if lost {
         let _ = events.send(SiteEvent::Lost { flow }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Output;
+    use crate::core::tests::{World, literal};
+    use crate::record::Verdict;
+    use flow::{CloseReason, Event};
+    use tokio::net::TcpListener;
+
+    /// The world of the core's tests with real connections into a real site.
+    struct Site {
+        world: World,
+        userspace: Userspace,
+        news: mpsc::Receiver<SiteEvent>,
+    }
+
+    impl Site {
+        fn new(target: SocketAddr) -> Self {
+            let (userspace, news) = Userspace::new();
+            Self { world: World::new(literal(&target.to_string())), userspace, news }
+        }
+
+        /// Does everything that is due, then waits for the site or for TCP's timers.
+        async fn turn(&mut self) {
+            #[allow(clippy::disallowed_methods, reason = "the connections are real, so is the clock")]
+            let now = Instant::now();
+            self.world.advance(now.saturating_duration_since(self.world.now));
+            let (world, userspace) = (&mut self.world, &mut self.userspace);
+            loop {
+                let asked = std::mem::take(&mut world.asked);
+                if asked.is_empty() {
+                    break;
+                }
+                for output in asked {
+                    match output {
+                        Output::Resolve { flow, host } => userspace.resolve(flow, host),
+                        Output::Dial { flow, addresses } => userspace.dial(flow, addresses),
+                        Output::Readable(flow) => userspace.client_to_target(&mut world.core, now, flow),
+                        Output::Writable(flow) => userspace.target_to_client(&mut world.core, now, flow),
+                        Output::Ended { flow, ending } => userspace.end(flow, ending),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                world.settle();
+            }
+            if let Ok(Some(event)) = timeout(Duration::from_millis(5), self.news.recv()).await {
+                match event {
+                    SiteEvent::Dialled { flow, result } => {
+                        let (result, stream) = match result {
+                            Ok((address, stream)) => (Ok(address), Some(stream)),
+                            Err(fault) => (Err(fault), None),
+                        };
+                        let open = world.core.dialled(now, world.wall, flow, result);
+                        if let (true, Some(stream)) = (open, stream) {
+                            userspace.open(flow, stream);
+                        }
+                    }
+                    event => userspace.from_target(&mut world.core, now, world.wall, event),
+                }
+                world.settle();
+            }
+        }
+
+        async fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+            let waited = timeout(Duration::from_secs(20), async {
+                while !done(&mut self.world) {
+                    self.turn().await;
+                }
+            });
+            waited.await.unwrap_or_else(|_| panic!("no {what}: {:?}", self.world.records));
+        }
+
+        async fn connected(&mut self, target: SocketAddr) -> FlowId {
+            let inner = self.world.enter();
+            let client = self.world.dial(inner, &target.to_string());
+            self.until("connection", |world| world.client_events.contains(&(client, Event::Established)))
+                .await;
+            client
+        }
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        (listener, address)
+    }
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|n| u8::try_from((n * 7 + n / 255) % 256).expect("a byte")).collect()
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_and_both_ends_close() {
+        let (listener, target) = listener().await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).await.expect("reads to the end");
+            stream.write_all(&got).await.expect("writes");
+            stream.shutdown().await.expect("closes");
+            got
+        });
+        let mut site = Site::new(target);
+        let client = site.connected(target).await;
+        let sent = pattern(3_000_000);
+        let (mut written, mut back) = (0, Vec::new());
+        site.until("echo of 3 MB", |world| {
+            let now = world.now;
+            if written < sent.len() {
+                written += world.flows.write(now, client, &sent[written..]).expect("open");
+                if written == sent.len() {
+                    world.flows.shutdown_write(now, client).expect("open");
+                }
+            }
+            let mut buffer = vec![0; 65_536];
+            loop {
+                match world.flows.read(now, client, &mut buffer).expect("open") {
+                    Read::Bytes(read) => back.extend_from_slice(&buffer[..read]),
+                    Read::Empty => return false,
+                    Read::End => return true,
+                }
+            }
+        })
+        .await;
+        assert!(back == sent && server.await.expect("no panic") == sent);
+        site.until("record", |world| !world.records.is_empty()).await;
+        let record = &site.world.records[0];
+        assert_eq!(
+            (record.verdict, record.bytes_up, record.bytes_down),
+            (Verdict::Allowed, 3_000_000, 3_000_000)
+        );
+        site.turn().await;
+        assert_eq!(site.userspace.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_refuses_is_a_refused_connection() {
+        let (listener, target) = listener().await;
+        drop(listener);
+        let mut site = Site::new(target);
+        let inner = site.world.enter();
+        let client = site.world.dial(inner, &target.to_string());
+        site.until("refusal", |world| world.client_end(client).is_some()).await;
+        assert_eq!(site.world.client_end(client), Some(CloseReason::Refused));
+        assert_eq!(site.world.records[0].reason, "target_refused");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_resets_resets_the_client() {
+        let (listener, target) = listener().await;
+        let mut site = Site::new(target);
+        let client = site.connected(target).await;
+        let (stream, _) = listener.accept().await.expect("a connection");
+        stream.set_zero_linger().expect("set");
+        drop(stream);
+        site.until("reset", |world| world.client_end(client).is_some()).await;
+        assert_eq!(site.world.client_end(client), Some(CloseReason::Reset));
+        assert_eq!(site.world.records[0].reason, "target_reset");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_resets_the_target() {
+        let (listener, target) = listener().await;
+        let mut site = Site::new(target);
+        let client = site.connected(target).await;
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let now = site.world.now;
+        site.world.flows.abort(now, client).expect("open");
+        site.until("record", |world| !world.records.is_empty()).await;
+        site.turn().await;
+        let error = stream.read(&mut [0; 8]).await.expect_err("a reset, not an end");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_does_not_read_stops_the_client() {
+        let (listener, target) = listener().await;
+        let mut site = Site::new(target);
+        let client = site.connected(target).await;
+        let (_stream, _) = listener.accept().await.expect("a connection");
+        let (mut written, mut quiet) = (0_usize, 0);
+        site.until("a stop", |world| {
+            let took = world.flows.write(world.now, client, &[7; 65_536]).expect("open");
+            written += took;
+            quiet = if took == 0 { quiet + 1 } else { 0 };
+            quiet > 40
+        })
+        .await;
+        // The kernel's buffers (a few MB on loopback) and ours; not without end.
+        assert!(written < 16 << 20, "{written}");
+        assert_eq!(site.world.client_end(client), None);
+    }
+
+    #[tokio::test]
+    async fn names_are_resolved_by_the_system() {
+        let (userspace, mut news) = Userspace::new();
+        let mut world = World::new(literal("10.0.0.5:80"));
+        let inner = world.enter();
+        let flow = world.dial(inner, "10.0.0.5:80");
+        userspace.resolve(flow, "localhost".into());
+        let Some(SiteEvent::Resolved { addresses, .. }) = news.recv().await else { panic!("an answer") };
+        assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+        userspace.resolve(flow, "no-such-host.invalid".into());
+        let Some(SiteEvent::Resolved { addresses, .. }) = news.recv().await else { panic!("an answer") };
+        assert!(addresses.is_empty());
     }
 }
