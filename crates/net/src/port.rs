@@ -85,6 +85,18 @@ impl UdpPort {
         self.local
     }
 
+    /// Moves the socket to the runtime this is called in: the two sockets of a [`PortPair`](crate::PortPair)
+    /// are served by threads of their own, and a busy one must not delay the other's wake-ups.
+    ///
+    /// # Errors
+    /// The runtime refused the socket.
+    pub fn into_current_runtime(self) -> Result<Self, BindError> {
+        let Self { io, state, local } = self;
+        let fail = |source| BindError { address: local, step: BindStep::Register, source };
+        let io = tokio::net::UdpSocket::from_std(io.into_std().map_err(fail)?).map_err(fail)?;
+        Ok(Self { io, state, local })
+    }
+
     /// Waits until at least one datagram is here and takes what there is, up to the batch's size.
     ///
     /// # Errors

@@ -8,3 +8,9 @@
 pub mod core;
 #[cfg(test)]
 mod fixture;
+mod shell;
+
+pub use core::sessions::{MaterialError, PopMaterial};
+pub use shell::{
+    FrontCounters, Pop, PopError, PopOptions, PopStatus, STATUS_SOCKET, ShellCounters, TcpFrontOptions,
+};

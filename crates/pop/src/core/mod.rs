@@ -4,6 +4,7 @@ mod bucket;
 mod random;
 pub mod relay;
 pub mod sessions;
+pub mod stun;
 
 pub use bucket::Allowance;
 pub use random::Seed;

@@ -27,7 +27,10 @@ use std::{
     net::SocketAddr,
     time::Instant,
 };
-use trust::{ChainError, Identity, RootHash, SigningKey, Subject, TrustBundle, TrustChain, UnixMs};
+use trust::{
+    Certificate, CertificateError, ChainError, Identity, Role, RootHash, SigningKey, Subject, TrustBundle,
+    TrustChain, UnixMs,
+};
 use wire::{ControllerId, FromAgent, FromSigner, Refusal, ToAgent, ToSigner};
 
 /// What a PoP starts from: all of it was verified or will be here.
@@ -45,6 +48,22 @@ pub struct PopMaterial {
     pub revocations: Vec<String>,
 }
 
+impl PopMaterial {
+    /// Takes a chain that a controller has pushed to an earlier run, if it is believed and not older
+    /// than the one held.
+    pub fn take_chain(&mut self, chain: String, wall: UnixMs) {
+        let verify = |text: &str| TrustChain::parse(text).and_then(|chain| chain.verify(&self.root, wall));
+        let newer = match (verify(&self.chain), verify(&chain)) {
+            (Ok(mut held), Ok(pushed)) => held.replace_with(pushed).is_ok(),
+            (Err(_), Ok(_)) => true,
+            (_, Err(_)) => false,
+        };
+        if newer {
+            self.chain = chain;
+        }
+    }
+}
+
 /// Why a PoP cannot start from its material.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
@@ -54,6 +73,12 @@ pub enum MaterialError {
     /// Key and certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The certificate is not believed.
+    #[error("this PoP's own certificate is not believed: {0}; join this PoP again")]
+    Certificate(CertificateError),
+    /// The certificate is another role's.
+    #[error("the state directory is a {}'s, not a PoP's", .0.word())]
+    Role(Role),
     /// The chain is longer than a message.
     #[error("the trust chain is longer than a message may be")]
     ChainTooLong,
@@ -215,6 +240,13 @@ impl Sessions {
         let bundle = TrustChain::parse(&material.chain)?.verify(&material.root, wall)?;
         let chain =
             wire::Bounded::new(material.chain.into_bytes()).map_err(|_| MaterialError::ChainTooLong)?;
+        match Certificate::verify(&material.certificate, &bundle, wall) {
+            Ok(own) if own.identity().role() == Role::Pop => {}
+            Ok(own) => return Err(MaterialError::Role(own.identity().role())),
+            // The clock here may be off by a day; peers judge by theirs.
+            Err(CertificateError::Expired | CertificateError::NotYetValid) => {}
+            Err(error) => return Err(MaterialError::Certificate(error)),
+        }
         let local = LocalIdentity::new(&material.certificate, &material.key)?;
         let mut random = Random::new(seed, "sessions");
         let mut counters = SessionCounters::default();

@@ -1,0 +1,224 @@
+//! The TCP front of a small installation: the PoP owns the port, the controller gets the console's
+//! connections over a Unix socket. Either restarts without the other.
+//!
+//! The front reads the ClientHello to learn the ALPN names (RFC 7301) and passes the bytes on
+//! unchanged: it holds no key of the console.
+
+use super::PopError;
+use rustls::server::Acceptor;
+use serde::Serialize;
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+/// One TLS record is the longest ClientHello that is read (RFC 8446 section 5.1).
+const MAX_CLIENT_HELLO: usize = 16 * 1024;
+/// How long a connection has for its ClientHello.
+const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the controller has to take a connection; it is on the same host.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the front listens and where it passes connections.
+#[derive(Debug, Clone)]
+pub struct TcpFrontOptions {
+    /// The TCP address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The controller's Unix socket.
+    pub console: PathBuf,
+    /// Most connections at once: each takes two descriptors and 32 kB.
+    pub max_connections: usize,
+}
+
+/// What became of connections.
+#[derive(Debug, Default)]
+pub struct FrontCounters {
+    passed: AtomicU64,
+    no_client_hello: AtomicU64,
+    not_tls: AtomicU64,
+    session_alpn: AtomicU64,
+    console_down: AtomicU64,
+    full: AtomicU64,
+}
+
+/// [`FrontCounters`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FrontSnapshot {
+    /// Passed to the controller.
+    pub passed: u64,
+    /// Said nothing, or not enough, in time.
+    pub no_client_hello: u64,
+    /// Spoke something that is not TLS.
+    pub not_tls: u64,
+    /// Sessions over TCP, which this version does not take.
+    pub session_alpn: u64,
+    /// The controller did not take the connection.
+    pub console_down: u64,
+    /// Too many at once.
+    pub full: u64,
+}
+
+impl FrontCounters {
+    pub(super) fn snapshot(&self) -> FrontSnapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        FrontSnapshot {
+            passed: get(&self.passed),
+            no_client_hello: get(&self.no_client_hello),
+            not_tls: get(&self.not_tls),
+            session_alpn: get(&self.session_alpn),
+            console_down: get(&self.console_down),
+            full: get(&self.full),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[derive(Debug)]
+pub(super) struct Front {
+    listener: std::net::TcpListener,
+    local: SocketAddr,
+    options: TcpFrontOptions,
+}
+
+impl Front {
+    pub(super) fn bind(options: TcpFrontOptions) -> Result<Self, PopError> {
+        let bind = || {
+            // The standard library sets SO_REUSEADDR, so that a restart does not wait for TIME_WAIT.
+            let listener = std::net::TcpListener::bind(options.listen)?;
+            listener.set_nonblocking(true)?;
+            let local = listener.local_addr()?;
+            Ok((listener, local))
+        };
+        match bind() {
+            Ok((listener, local)) => Ok(Self { listener, local, options }),
+            Err(source) => Err(PopError::Tcp { address: options.listen, source }),
+        }
+    }
+
+    pub(super) const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// A thread of its own: somebody's download from the console delays no registration. It ends
+    /// when the last holder of the counters has gone.
+    pub(super) fn start(self) -> io::Result<Arc<FrontCounters>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let counters = Arc::new(FrontCounters::default());
+        let weak = Arc::downgrade(&counters);
+        thread::Builder::new().name("pop-front".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(self.listener) else { return };
+                let slots = Arc::new(Semaphore::new(self.options.max_connections));
+                let mut alive = tokio::time::interval(Duration::from_millis(100));
+                loop {
+                    let accepted = tokio::select! {
+                        accepted = listener.accept() => accepted,
+                        _ = alive.tick() => match weak.strong_count() {
+                            0 => return,
+                            _ => continue,
+                        },
+                    };
+                    let Some(counters) = weak.upgrade() else { return };
+                    let Ok((stream, peer)) = accepted else {
+                        // Out of descriptors: the backlog waits until some are free again.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    };
+                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                        count(&counters.full);
+                        continue;
+                    };
+                    let console = self.options.console.clone();
+                    tokio::spawn(async move {
+                        connection(stream, peer, &console, &counters).await;
+                        drop(slot);
+                    });
+                }
+            });
+        })?;
+        Ok(counters)
+    }
+}
+
+async fn connection(mut stream: TcpStream, peer: SocketAddr, console: &PathBuf, counters: &FrontCounters) {
+    let mut hello = Vec::new();
+    let kind = timeout(CLIENT_HELLO_TIMEOUT, read_client_hello(&mut stream, &mut hello)).await;
+    match kind {
+        Ok(Ok(Speaks::Web)) => {}
+        Ok(Ok(Speaks::Session)) => return count(&counters.session_alpn),
+        Ok(Ok(Speaks::NotTls)) => return count(&counters.not_tls),
+        Ok(Err(_)) | Err(_) => return count(&counters.no_client_hello),
+    }
+    let Ok(local) = stream.local_addr() else { return count(&counters.no_client_hello) };
+    let Ok(Ok(mut inner)) = timeout(CONSOLE_TIMEOUT, UnixStream::connect(console)).await else {
+        return count(&counters.console_down);
+    };
+    let header = proxy_header(peer, local);
+    if inner.write_all(header.as_bytes()).await.is_err() || inner.write_all(&hello).await.is_err() {
+        return count(&counters.console_down);
+    }
+    drop(hello);
+    count(&counters.passed);
+    // However it ends, both ends are closed with it.
+    let _ = copy_bidirectional(&mut stream, &mut inner).await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Web,
+    Session,
+    NotTls,
+}
+
+/// Reads until the ClientHello is whole. Everything read is in `read`, to be passed on.
+async fn read_client_hello(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Speaks> {
+    let mut acceptor = Acceptor::default();
+    let mut chunk = [0; 2048];
+    while read.len() < MAX_CLIENT_HELLO {
+        let length = stream.read(&mut chunk).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        read.extend_from_slice(&chunk[..length]);
+        let mut rest = &chunk[..length];
+        while !rest.is_empty() {
+            if acceptor.read_tls(&mut rest)? == 0 {
+                break;
+            }
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                let session =
+                    hello.alpn().is_some_and(|mut names| names.any(|name| name == wire::SESSION_ALPN));
+                return Ok(if session { Speaks::Session } else { Speaks::Web });
+            }
+            Ok(None) => {}
+            Err(_) => return Ok(Speaks::NotTls),
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// The PROXY protocol, version 1: who the connection is from.
+fn proxy_header(peer: SocketAddr, local: SocketAddr) -> String {
+    let (source, destination) = (peer.ip().to_canonical(), local.ip().to_canonical());
+    let family = if source.is_ipv4() && destination.is_ipv4() { "TCP4" } else { "TCP6" };
+    format!("PROXY {family} {source} {destination} {} {}\r\n", peer.port(), local.port())
+}

@@ -1,0 +1,239 @@
+//! The shell: sockets, threads, clocks and files around the cores. It moves values and decides
+//! nothing.
+//!
+//! Three threads: the session loop (on the caller's runtime), the relay with a runtime of its own, so
+//! that a flood of one does not starve the other, and the disk. The TCP front, where there is one,
+//! has a fourth.
+
+mod disk;
+mod front;
+mod relay_loop;
+mod session_loop;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use front::{FrontCounters, TcpFrontOptions};
+pub use session_loop::ShellCounters;
+pub use status::{PopStatus, STATUS_SOCKET};
+
+use crate::core::{
+    Seed,
+    relay::{MAX_CHANNELS, Relay, RelayLimits},
+    sessions::{MaterialError, PopMaterial, Sessions},
+};
+use net::{BindError, PortPair};
+use session::AcceptorLimits;
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Instant, SystemTime},
+};
+use tokio::sync::mpsc;
+use trust::UnixMs;
+
+/// Relay commands that wait for the relay thread; the session loop waits behind them.
+const COMMANDS: usize = 4_096;
+/// Foreign segments that wait for the other loop, at most 64 kB each in theory and 1.5 kB on any
+/// real path: 1.5 MB. More are dropped, as a full socket buffer would.
+const FOREIGN: usize = 1_024;
+/// Questions for status that wait.
+const STATUS_QUESTIONS: usize = 16;
+
+/// How to run a PoP.
+#[derive(Debug, Clone)]
+pub struct PopOptions {
+    /// Where it keeps what it learns. Must exist.
+    pub state_dir: PathBuf,
+    /// The UDP address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The TCP front of a small installation.
+    pub tcp_front: Option<TcpFrontOptions>,
+    /// How many sessions.
+    pub sessions: AcceptorLimits,
+    /// What the relay allows.
+    pub relay: RelayLimits,
+}
+
+impl PopOptions {
+    /// The defaults around a state directory and an address.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            state_dir,
+            listen,
+            tcp_front: None,
+            sessions: AcceptorLimits::default(),
+            relay: RelayLimits::default(),
+        }
+    }
+}
+
+/// Why a PoP does not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum PopError {
+    /// The UDP port.
+    #[error("{0}. Choose another address with --listen, or stop the process that has it")]
+    Udp(#[from] BindError),
+    /// The TCP port of the front.
+    #[error("cannot listen on TCP {address}. Choose another address, or stop the process that has it")]
+    Tcp {
+        /// The address wanted.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// What it starts from.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// The status socket.
+    #[error(
+        "cannot open the status socket {path:?}; is the state directory writable, and its path below 90 characters?"
+    )]
+    Status {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the state directory.
+    #[error("cannot read {path:?} in the state directory")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or runtime.
+    #[error("the system gives no thread or runtime")]
+    Thread(#[source] io::Error),
+    /// The operating system's random source.
+    #[error("the operating system's random source does not work")]
+    Random,
+    /// A socket that worked stopped working.
+    #[error("the UDP socket failed")]
+    Socket(#[source] io::Error),
+}
+
+/// A PoP whose ports are open and whose threads have not begun.
+#[derive(Debug)]
+pub struct Pop {
+    ports: PortPair,
+    front: Option<front::Front>,
+    status: status::StatusSocket,
+    sessions: Sessions,
+    relay: Relay,
+    disk: disk::Disk,
+    started: Instant,
+}
+
+impl Pop {
+    /// Opens the ports and makes the cores. Revocations and a newer trust chain that an earlier run
+    /// left in the state directory are added to `material`. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Says which port or file, and what to do.
+    pub fn open(options: PopOptions, mut material: PopMaterial) -> Result<Self, PopError> {
+        let ports = net::bind_pair(options.listen)?;
+        let front = options.tcp_front.map(front::Front::bind).transpose()?;
+        let status = status::StatusSocket::bind(&options.state_dir)?;
+        let disk = disk::Disk::open(options.state_dir);
+        material.revocations.extend(disk.revocations()?);
+        let (now, wall) = (now(), wall());
+        if let Some(chain) = disk.chain()? {
+            material.take_chain(chain, wall);
+        }
+        let seed = random_seed()?;
+        let channels = options.relay.channels.min(MAX_CHANNELS);
+        let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
+        let relay = Relay::new(options.relay, now, &seed);
+        Ok(Self { ports, front, status, sessions, relay, disk, started: now })
+    }
+
+    /// The UDP address.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.ports.session.local_addr()
+    }
+
+    /// The TCP address of the front.
+    #[must_use]
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.front.as_ref().map(front::Front::local_addr)
+    }
+
+    /// Serves until `shutdown` is done, then tells every session to go elsewhere.
+    ///
+    /// # Errors
+    /// A socket or thread failed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
+        let Self { ports, front, status, sessions, relay, disk, started } = self;
+        let (command_sender, commands) = mpsc::channel(COMMANDS);
+        // Each channel ends once and is counted by the session core until it has heard of it: never
+        // more than there are channels.
+        let (ended_sender, ended) = mpsc::channel(MAX_CHANNELS);
+        let (to_sessions, from_relay) = mpsc::channel(FOREIGN);
+        let (to_relay, from_sessions) = mpsc::channel(FOREIGN);
+        let (question_sender, questions) = mpsc::channel(STATUS_QUESTIONS);
+        let (job_sender, written) = disk.start().map_err(PopError::Thread)?;
+        let relay_thread = relay_loop::start(
+            relay,
+            ports.relay,
+            relay_loop::Channels { commands, ended: ended_sender, foreign: from_sessions, to_sessions },
+        )
+        .map_err(PopError::Thread)?;
+        let front_counters = match front {
+            Some(front) => Some(front.start().map_err(PopError::Thread)?),
+            None => None,
+        };
+        let status_task = tokio::spawn(status.serve(question_sender));
+        let result = session_loop::SessionLoop {
+            sessions,
+            port: ports.session,
+            commands: command_sender,
+            ended,
+            foreign: from_relay,
+            to_relay,
+            jobs: job_sender,
+            written,
+            questions,
+            front: front_counters,
+            started,
+        }
+        .run(shutdown)
+        .await;
+        status_task.abort();
+        // The relay ends when the session loop has dropped its commands.
+        drop(relay_thread);
+        result
+    }
+}
+
+/// A datagram that one loop received for the other.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    pub(crate) source: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+fn random_seed() -> Result<Seed, PopError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PopError::Random)?;
+    Ok(Seed::from_random(bytes))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
+pub(crate) fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,193 @@
+//! The session loop: QUIC and STUN datagrams, and everything the session core says.
+
+use super::{Foreign, PopError, PopStatus, disk::Job, front::FrontCounters, now, relay_loop::ToRelay, wall};
+use crate::core::{
+    relay::ChannelEnded,
+    sessions::{Sessions, SessionsOutput, WriteId, Written},
+    stun,
+};
+use net::{RecvBatch, SendBatch, UdpPort};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, mpsc::SyncSender},
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+use wire::{DatagramKind, classify};
+
+/// Datagrams gathered before they are handed to the kernel.
+const SEND_BATCH: usize = 64;
+/// How often the session core hears what the wall clock says.
+const WALL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the loops themselves counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ShellCounters {
+    /// Datagrams that nobody claims.
+    pub foreign: u64,
+    /// Relay frames that came to the session socket and found the relay's queue full.
+    pub handover_full: u64,
+    /// STUN requests answered.
+    pub stun_answered: u64,
+    /// STUN messages not answered, by reason.
+    pub stun_refused: BTreeMap<&'static str, u64>,
+    /// Datagrams that the kernel did not take.
+    pub not_sent: u64,
+}
+
+pub(super) struct SessionLoop {
+    pub(super) sessions: Sessions,
+    pub(super) port: UdpPort,
+    pub(super) commands: mpsc::Sender<ToRelay>,
+    pub(super) ended: mpsc::Receiver<ChannelEnded>,
+    pub(super) foreign: mpsc::Receiver<Foreign>,
+    pub(super) to_relay: mpsc::Sender<Foreign>,
+    pub(super) jobs: SyncSender<Job>,
+    pub(super) written: mpsc::Receiver<(WriteId, Written)>,
+    pub(super) questions: mpsc::Receiver<oneshot::Sender<PopStatus>>,
+    pub(super) front: Option<Arc<FrontCounters>>,
+    pub(super) started: Instant,
+}
+
+enum Woken {
+    Shutdown,
+    Received(io::Result<()>),
+    Handed(Foreign),
+    Ended(ChannelEnded),
+    Written(WriteId, Written),
+    Asked(oneshot::Sender<PopStatus>),
+    Wall,
+    Due,
+}
+
+impl SessionLoop {
+    pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
+        let mut shutdown = pin!(shutdown);
+        let mut batch = RecvBatch::for_pop();
+        let mut out = SendBatch::new();
+        let mut counters = ShellCounters::default();
+        let mut wall_tick = tokio::time::interval(WALL_INTERVAL);
+        wall_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut due = self.drain(&mut out, &mut counters).await?;
+        loop {
+            let woken = tokio::select! {
+                () = &mut shutdown => Woken::Shutdown,
+                received = self.port.recv_batch(&mut batch) => Woken::Received(received),
+                Some(foreign) = self.foreign.recv() => Woken::Handed(foreign),
+                Some(ended) = self.ended.recv() => Woken::Ended(ended),
+                Some((id, written)) = self.written.recv() => Woken::Written(id, written),
+                Some(asker) = self.questions.recv() => Woken::Asked(asker),
+                _ = wall_tick.tick() => Woken::Wall,
+                () = tokio::time::sleep_until(due.into()) => Woken::Due,
+            };
+            match woken {
+                Woken::Shutdown => {
+                    self.sessions.shut_down(now());
+                    self.drain(&mut out, &mut counters).await?;
+                    return Ok(());
+                }
+                Woken::Received(result) => {
+                    result.map_err(PopError::Socket)?;
+                    for datagram in batch.iter() {
+                        self.datagram(datagram.from, datagram.payload, &mut out, &mut counters);
+                    }
+                }
+                Woken::Handed(Foreign { source, bytes }) => {
+                    self.datagram(source, &bytes, &mut out, &mut counters);
+                }
+                Woken::Ended(ended) => self.sessions.handle_channel_ended(now(), ended),
+                Woken::Written(id, written) => self.sessions.handle_written(now(), id, written),
+                Woken::Asked(asker) => self.answer(asker, &counters).await,
+                Woken::Wall => self.sessions.set_wall(now(), wall()),
+                Woken::Due => self.sessions.handle_timeout(now()),
+            }
+            due = self.drain(&mut out, &mut counters).await?;
+        }
+    }
+
+    fn datagram(
+        &mut self,
+        source: SocketAddr,
+        bytes: &[u8],
+        out: &mut SendBatch,
+        counters: &mut ShellCounters,
+    ) {
+        match classify(bytes) {
+            DatagramKind::Quic => self.sessions.handle_input(now(), source, bytes),
+            DatagramKind::Stun => match stun::answer(bytes, source) {
+                Ok(response) => {
+                    counters.stun_answered += 1;
+                    out.push(source, &response);
+                }
+                Err(refusal) => *counters.stun_refused.entry(refusal.label()).or_default() += 1,
+            },
+            DatagramKind::Relay => {
+                if self.to_relay.try_send(Foreign { source, bytes: bytes.to_vec() }).is_err() {
+                    counters.handover_full += 1;
+                }
+            }
+            DatagramKind::Foreign => counters.foreign += 1,
+        }
+    }
+
+    /// Hands over everything the core has to say; the next time it is due.
+    async fn drain(
+        &mut self,
+        out: &mut SendBatch,
+        counters: &mut ShellCounters,
+    ) -> Result<Instant, PopError> {
+        loop {
+            match self.sessions.poll_output(now()) {
+                SessionsOutput::Transmit { to, payload } => {
+                    out.push(to, &payload);
+                    if out.len() >= SEND_BATCH {
+                        self.flush(out, counters).await;
+                    }
+                }
+                SessionsOutput::Relay(command) => {
+                    // Waits when the relay is behind: a client never hears of a channel before it.
+                    if self.commands.send(ToRelay::Command(command)).await.is_err() {
+                        return Err(PopError::Socket(io::Error::other("the relay thread has ended")));
+                    }
+                }
+                SessionsOutput::Persist { id, record } => {
+                    if self.jobs.try_send(Job { id, record }).is_err() {
+                        self.sessions.handle_written(now(), id, Written::Failed);
+                    }
+                }
+                SessionsOutput::Timeout { at, .. } => {
+                    self.flush(out, counters).await;
+                    return Ok(at);
+                }
+            }
+        }
+    }
+
+    async fn flush(&self, out: &mut SendBatch, counters: &mut ShellCounters) {
+        let report = self.port.send_batch(out).await;
+        counters.not_sent += (report.too_long + report.no_room + report.refused) as u64;
+    }
+
+    async fn answer(&self, asker: oneshot::Sender<PopStatus>, counters: &ShellCounters) {
+        let (sender, relay) = oneshot::channel();
+        if self.commands.send(ToRelay::Counters(sender)).await.is_err() {
+            return;
+        }
+        let (sessions, shell, front) = (self.sessions.status(), counters.clone(), self.front.clone());
+        let (listen, started) = (self.port.local_addr(), self.started);
+        // The relay answers when it comes to it; the session loop does not wait.
+        tokio::spawn(async move {
+            let Ok(relay) = relay.await else { return };
+            let uptime_ms =
+                u64::try_from(now().saturating_duration_since(started).as_millis()).unwrap_or(u64::MAX);
+            let version = env!("CARGO_PKG_VERSION");
+            let front = front.map(|front| front.snapshot());
+            let _ = asker.send(PopStatus { version, listen, uptime_ms, sessions, relay, shell, front });
+        });
+    }
+}
