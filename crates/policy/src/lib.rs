@@ -16,6 +16,7 @@
 mod address;
 mod build;
 mod decide;
+pub mod enrolment;
 mod explain;
 mod inner;
 mod model;
