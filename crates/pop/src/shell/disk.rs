@@ -20,6 +20,9 @@ const CHAIN: &str = "trust-chain.pushed.txt";
 /// Writes that wait: all that the session core lets wait, and some chains.
 const JOBS: usize = limits::MAX_PENDING_WRITES + 16;
 
+/// How each write ended, in order.
+pub(super) type WriteResults = mpsc::Receiver<(WriteId, Written)>;
+
 pub(super) struct Job {
     pub(super) id: WriteId,
     pub(super) record: Record,
@@ -55,7 +58,7 @@ impl Disk {
 
     /// A thread of its own, one write after the other: a slow disk delays acknowledgements and
     /// nothing else.
-    pub(super) fn start(self) -> io::Result<(SyncSender<Job>, mpsc::Receiver<(WriteId, Written)>)> {
+    pub(super) fn start(self) -> io::Result<(SyncSender<Job>, WriteResults)> {
         let (sender, jobs) = sync_channel(JOBS);
         let (done, written) = mpsc::channel(JOBS);
         thread::Builder::new().name("pop-disk".to_owned()).spawn(move || self.serve(&jobs, &done))?;

@@ -188,7 +188,11 @@ impl Sessions {
     }
 
     /// A session is over: whoever waits with it is told.
-    pub(super) fn end_introductions(&mut self, now: Instant, session: SessionId) {
+    pub(super) fn end_introductions(&mut self, now: Instant, subject: Subject, session: SessionId) {
+        // Most sessions end with none, and everybody may go at once.
+        if self.agents.get(&subject).is_none_or(|agent| agent.introductions == 0) {
+            return;
+        }
         let ended: Vec<u64> = self
             .introductions
             .iter()

@@ -388,7 +388,7 @@ impl Sessions {
                 0..32 | 256.. => match FromAgent::decode_body(frame_type, body) {
                     Ok(Some(message)) => {
                         self.counters.messages.add(message.name());
-                        self.from_agent(now, id, message);
+                        self.hear_agent(now, id, message);
                     }
                     Ok(None) => self.counters.refused.add("unknown_type"),
                     Err(_) => self.refuse_peer(now, id, "malformed", CloseCode::Malformed),
@@ -399,7 +399,7 @@ impl Sessions {
                 64..96 | 256.. => match FromSigner::decode_body(frame_type, body) {
                     Ok(Some(message)) => {
                         self.counters.messages.add(message.name());
-                        self.from_signer(now, id, controller, message);
+                        self.hear_signer(now, id, controller, message);
                     }
                     Ok(None) => self.counters.refused.add("unknown_type"),
                     Err(_) => self.refuse_peer(now, id, "malformed", CloseCode::Malformed),

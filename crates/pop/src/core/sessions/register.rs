@@ -43,7 +43,7 @@ impl Sessions {
         self.deadlines.insert((until, Due::Hello(id)));
     }
 
-    pub(super) fn from_agent(&mut self, now: Instant, id: SessionId, message: FromAgent) {
+    pub(super) fn hear_agent(&mut self, now: Instant, id: SessionId, message: FromAgent) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let allowed = allowance(session.identity.role());
         let budget = session.frames.take(allowed, now, 1);
@@ -55,7 +55,7 @@ impl Sessions {
         match (stage, subject, message) {
             (Stage::AwaitingHello(_), _, FromAgent::Hello(hello)) => self.hello(now, id, &hello),
             (Stage::Registered, _, FromAgent::Keepalive(_)) => self.alive(now, id),
-            (Stage::Registered, _, FromAgent::ToController(frame)) => self.to_controller(now, id, frame),
+            (Stage::Registered, _, FromAgent::ToController(frame)) => self.forward_sealed(now, id, frame),
             (Stage::Registered, _, FromAgent::CloseChannel(close)) => {
                 if let Some(agent) = self.agent_of(id) {
                     let owner = agent.owner;
@@ -104,7 +104,7 @@ impl Sessions {
         let (owner, before, channels) = self.attach(subject, id, generation);
         if let Some(before) = before {
             self.close(now, before, CloseCode::Replaced);
-            self.end_introductions(now, before);
+            self.end_introductions(now, subject, before);
         }
         if channels > 0 {
             // The same identity, but perhaps another process: only an answer says that it still
@@ -184,7 +184,7 @@ impl Sessions {
             }
             return;
         }
-        self.end_introductions(now, id);
+        self.end_introductions(now, subject, id);
         let Some(agent) = self.agents.get_mut(&subject) else { return };
         if agent.session != Some(id) {
             // A newer session has replaced this one: the agent is not gone.

@@ -138,7 +138,7 @@ enum Held {
 }
 
 impl Sessions {
-    pub(super) fn from_signer(
+    pub(super) fn hear_signer(
         &mut self,
         now: Instant,
         id: SessionId,
@@ -330,7 +330,7 @@ impl Sessions {
     }
 
     fn believe(&self, document: &Document) -> Result<Revocation, DocumentError> {
-        debug_assert!(Revocation::MAX_TEXT <= wire::MAX_PUBLIC_DOCUMENT);
+        const { assert!(Revocation::MAX_TEXT <= wire::MAX_PUBLIC_DOCUMENT, "every entry fits a message") };
         Unverified::<Revocation>::parse_bytes(document.as_slice())?.verify_at_any_time(&self.bundle)
     }
 
@@ -377,7 +377,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn to_controller(&mut self, now: Instant, id: SessionId, frame: ToController) {
+    pub(super) fn forward_sealed(&mut self, now: Instant, id: SessionId, frame: ToController) {
         let ToController { seq, sealed } = frame;
         let Some(signer) = self.controller_for(sealed.as_slice()) else {
             return self.controller_unavailable(now, id, seq, Refusal::NoController);
