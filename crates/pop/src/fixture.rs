@@ -2,6 +2,7 @@
 
 use crate::core::sessions::PopMaterial;
 use session::LocalIdentity;
+use state::names;
 use std::{collections::BTreeMap, time::Duration};
 use trust::{
     Beacon, BundleKey, BundleStatement, CertificateRequest, Document as _, Identity, KeyRole, OpenKey,
@@ -113,6 +114,16 @@ impl Installation {
         let certificate = self.certificate(Identity::pop(INSTALLATION, pop_id()), &key, 1);
         let chain = self.chain.clone();
         PopMaterial { key, certificate, root: self.root_hash(), chain, revocations: Vec::new() }
+    }
+
+    /// What enrolment leaves behind.
+    pub(crate) fn write_pop_state(&self, path: &std::path::Path) {
+        let about = state::About::new(INSTALLATION, trust::Role::Pop, self.root_hash());
+        let directory = state::StateDir::create(path, &about).expect("state directory");
+        let material = self.pop();
+        directory.write_secret(names::IDENTITY_KEY, material.key.expose_seed()).expect("written");
+        directory.write(names::CERTIFICATE, &material.certificate).expect("written");
+        directory.write(names::CHAIN, material.chain.as_bytes()).expect("written");
     }
 
     pub(crate) fn beacon(&self, time: UnixMs) -> Document {

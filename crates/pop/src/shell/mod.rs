@@ -20,10 +20,11 @@ pub use status::{PopStatus, STATUS_SOCKET};
 use crate::core::{
     Seed,
     relay::{MAX_CHANNELS, Relay, RelayLimits},
-    sessions::{MaterialError, PopMaterial, Sessions},
+    sessions::{MaterialError, Sessions},
 };
 use net::{BindError, PortPair};
 use session::AcceptorLimits;
+use state::StateError;
 use std::{
     future::Future,
     io,
@@ -45,7 +46,7 @@ const STATUS_QUESTIONS: usize = 16;
 /// How to run a PoP.
 #[derive(Debug, Clone)]
 pub struct PopOptions {
-    /// Where it keeps what it learns. Must exist.
+    /// The directory that enrolment wrote.
     pub state_dir: PathBuf,
     /// The UDP address; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -100,15 +101,9 @@ pub enum PopError {
         #[source]
         source: io::Error,
     },
-    /// A file of the state directory.
-    #[error("cannot read {path:?} in the state directory")]
-    State {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A thread or runtime.
     #[error("the system gives no thread or runtime")]
     Thread(#[source] io::Error),
@@ -133,25 +128,21 @@ pub struct Pop {
 }
 
 impl Pop {
-    /// Opens the ports and makes the cores. Revocations and a newer trust chain that an earlier run
-    /// left in the state directory are added to `material`. Call it inside a tokio runtime.
+    /// Opens the state directory that enrolment wrote, and the ports. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// Says which port or file, and what to do.
-    pub fn open(options: PopOptions, mut material: PopMaterial) -> Result<Self, PopError> {
-        let ports = net::bind_pair(options.listen)?;
-        let front = options.tcp_front.map(front::Front::bind).transpose()?;
-        let status = status::StatusSocket::bind(&options.state_dir)?;
-        let disk = disk::Disk::open(options.state_dir);
-        material.revocations.extend(disk.revocations()?);
+    /// Says which file or port, and what to do.
+    pub fn open(options: PopOptions) -> Result<Self, PopError> {
         let (now, wall) = (now(), wall());
-        if let Some(chain) = disk.chain()? {
-            material.take_chain(chain, wall);
-        }
+        let disk = disk::Disk::open(&options.state_dir)?;
+        let material = disk.material(wall)?;
         let seed = random_seed()?;
         let channels = options.relay.channels.min(MAX_CHANNELS);
         let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
         let relay = Relay::new(options.relay, now, &seed);
+        let ports = net::bind_pair(options.listen)?;
+        let front = options.tcp_front.map(front::Front::bind).transpose()?;
+        let status = status::StatusSocket::bind(&options.state_dir)?;
         Ok(Self { ports, front, status, sessions, relay, disk, started: now })
     }
 
@@ -180,7 +171,7 @@ impl Pop {
         let (to_sessions, from_relay) = mpsc::channel(FOREIGN);
         let (to_relay, from_sessions) = mpsc::channel(FOREIGN);
         let (question_sender, questions) = mpsc::channel(STATUS_QUESTIONS);
-        let (job_sender, written) = disk.start().map_err(PopError::Thread)?;
+        let disk::Writer { jobs, written, thread: disk_thread } = disk.start().map_err(PopError::Thread)?;
         let relay_thread = relay_loop::start(
             relay,
             ports.relay,
@@ -199,7 +190,7 @@ impl Pop {
             ended,
             foreign: from_relay,
             to_relay,
-            jobs: job_sender,
+            jobs,
             written,
             questions,
             front: front_counters,
@@ -208,8 +199,13 @@ impl Pop {
         .run(shutdown)
         .await;
         status_task.abort();
-        // The relay ends when the session loop has dropped its commands.
-        drop(relay_thread);
+        // Both end when the session loop has dropped its ends of the queues; who starts again in this
+        // state directory and on this port then finds both free, and everything written.
+        let joined = tokio::task::spawn_blocking(move || {
+            let _ = relay_thread.join();
+            let _ = disk_thread.join();
+        });
+        let _ = joined.await;
         result
     }
 }

@@ -51,7 +51,7 @@ impl StatusSocket {
     pub(super) fn bind(state_dir: &Path) -> Result<Self, PopError> {
         let path = state_dir.join(STATUS_SOCKET);
         let bind = || {
-            // What an earlier process left; a living one holds the UDP port, which was bound before.
+            // What an earlier process left; a living one would hold the lock of the directory.
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -31,7 +31,8 @@ fn start_with(front: impl FnOnce(&std::path::Path) -> Option<TcpFrontOptions>) -
     let directory = tempfile::tempdir().expect("directory");
     let mut options = PopOptions::new(directory.path().to_owned(), "127.0.0.1:0".parse().expect("address"));
     options.tcp_front = front(directory.path());
-    let pop = Pop::open(options, installation.pop()).expect("opens");
+    installation.write_pop_state(directory.path());
+    let pop = Pop::open(options).expect("opens");
     let (address, tcp) = (pop.local_addr(), pop.tcp_addr());
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(pop.run(async move {
@@ -231,7 +232,7 @@ async fn a_strike_is_on_disk_when_it_is_acknowledged_and_holds_after_a_restart()
     assert_eq!(reason, session::LostReason::ClosedByPeer(session::CloseCode::ShuttingDown));
     let options =
         PopOptions::new(running.directory.path().to_owned(), "127.0.0.1:0".parse().expect("address"));
-    let again = Pop::open(options, running.installation.pop()).expect("opens");
+    let again = Pop::open(options).expect("opens");
     assert_eq!(again.sessions.status().revocations, 1);
 }
 
@@ -240,7 +241,8 @@ async fn a_taken_port_is_named_and_says_what_to_do() {
     let running = start();
     let other = tempfile::tempdir().expect("directory");
     let options = PopOptions::new(other.path().to_owned(), running.address);
-    let error = Pop::open(options, running.installation.pop()).expect_err("taken").to_string();
+    running.installation.write_pop_state(other.path());
+    let error = Pop::open(options).expect_err("taken").to_string();
     assert!(error.contains(&running.address.to_string()) && error.contains("--listen"), "{error}");
 }
 
@@ -322,4 +324,28 @@ async fn what_the_front_does_not_pass_is_closed_and_counted() {
         assert!(matches!(end, Ok(0) | Err(_)), "{label}: {end:?}");
         assert_eq!(status(&running).await["front"][label], 1, "{label}");
     }
+}
+
+#[tokio::test]
+async fn a_pushed_trust_chain_outlives_a_restart_and_a_directory_has_one_process() {
+    let running = start();
+    let mut signer = Peer::dial(&running, controller()).await;
+    signer.say_signer(&SignerHello { oldest: 1, newest: 1 }.into());
+    let chain = crate::fixture::document(&running.installation.chain_with_serial(5));
+    signer.say_signer(&wire::PublishBundle { chain }.into());
+    signer.flush().await;
+    let options =
+        PopOptions::new(running.directory.path().to_owned(), "127.0.0.1:0".parse().expect("address"));
+    assert!(matches!(Pop::open(options.clone()), Err(PopError::State(StateError::InUse { .. }))));
+    let pushed = async {
+        while status(&running).await["sessions"]["bundle"][1] != 5 {
+            signer.flush().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, pushed).await.expect("taken");
+    running.stop.send(()).expect("running");
+    timeout(DEADLINE, running.task).await.expect("ends").expect("no panic").expect("no error");
+    let again = Pop::open(options).expect("opens");
+    assert_eq!(again.sessions.status().bundle, (1, 5));
 }

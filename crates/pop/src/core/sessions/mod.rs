@@ -48,22 +48,6 @@ pub struct PopMaterial {
     pub revocations: Vec<String>,
 }
 
-impl PopMaterial {
-    /// Takes a chain that a controller has pushed to an earlier run, if it is believed and not older
-    /// than the one held.
-    pub fn take_chain(&mut self, chain: String, wall: UnixMs) {
-        let verify = |text: &str| TrustChain::parse(text).and_then(|chain| chain.verify(&self.root, wall));
-        let newer = match (verify(&self.chain), verify(&chain)) {
-            (Ok(mut held), Ok(pushed)) => held.replace_with(pushed).is_ok(),
-            (Err(_), Ok(_)) => true,
-            (_, Err(_)) => false,
-        };
-        if newer {
-            self.chain = chain;
-        }
-    }
-}
-
 /// Why a PoP cannot start from its material.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
