@@ -1,0 +1,179 @@
+//! Sealed requests to a controller, through whichever session is there.
+
+use crate::{
+    core::Agent,
+    kind::AgentSlice,
+    output::{AgentEvent, RequestError, RequestSeq},
+};
+use session::SessionId;
+use std::time::{Duration, Instant};
+use trust::control::{PendingReply, seal_request};
+use wire::{Bounded, ControlReply, ControlRequest, Refusal, ToController};
+
+/// How long one attempt waits for its answer.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// Attempts of one request, the first included.
+const MAX_ATTEMPTS: u32 = 3;
+/// Requests at once.
+const MAX_PENDING: usize = 64;
+/// Ten requests earn one retry, and this many are there at the start: retries stay near a tenth of first
+/// attempts whatever happens.
+pub(crate) const FIRST_RETRIES_TENTHS: u32 = 50;
+const MOST_RETRIES_TENTHS: u32 = 100;
+const RETRY_COST_TENTHS: u32 = 10;
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Owner,
+    Renew,
+    Slice,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pending {
+    purpose: Purpose,
+    request: ControlRequest,
+    attempts: u32,
+    reply: Option<PendingReply>,
+    on: Option<SessionId>,
+    until: Instant,
+}
+
+impl<B: AgentSlice> Agent<B> {
+    /// Asks a controller. [`AgentEvent::ControlReply`] or [`AgentEvent::RequestFailed`] with this number
+    /// follows, within 15 s.
+    ///
+    /// # Errors
+    /// Too much is asked at once.
+    pub fn request(&mut self, now: Instant, request: ControlRequest) -> Result<RequestSeq, RequestError> {
+        if self.pending.len() >= MAX_PENDING {
+            return Err(RequestError::Full);
+        }
+        Ok(RequestSeq(self.ask(now, Purpose::Owner, request)))
+    }
+
+    pub(crate) fn is_asking(&self, purpose: Purpose) -> bool {
+        self.pending.values().any(|pending| pending.purpose == purpose)
+    }
+
+    pub(crate) fn ask(&mut self, now: Instant, purpose: Purpose, request: ControlRequest) -> u64 {
+        let seq = self.next_request;
+        self.next_request += 1;
+        self.stats.requests += 1;
+        self.retry_tenths = (self.retry_tenths + 1).min(MOST_RETRIES_TENTHS);
+        self.pending.insert(
+            seq,
+            Pending { purpose, request, attempts: 1, reply: None, on: None, until: now + ATTEMPT },
+        );
+        self.attempt(now, seq);
+        seq
+    }
+
+    /// Seals the request afresh (a new reply key and nonce each time) and sends it, if a session is up; else it
+    /// waits out its attempt.
+    fn attempt(&mut self, now: Instant, seq: u64) {
+        let sessions = self.standing_sessions();
+        let Some(pending) = self.pending.get_mut(&seq) else { return };
+        pending.until = now + ATTEMPT;
+        // A later attempt goes another way, if there is one.
+        let turn = usize::try_from(pending.attempts - 1).unwrap_or(0);
+        let Some(session) = sessions.get(turn % sessions.len().max(1)).copied() else { return };
+        let sealed = seal_request(
+            &self.identity_key,
+            self.certificate.der(),
+            &self.bundle,
+            self.clock.wall(now),
+            self.jitter.bits(),
+            &pending.request,
+        );
+        let (sealed, reply) = match sealed.map(|(sealed, reply)| (Bounded::new(sealed), reply)) {
+            Ok((Ok(sealed), reply)) => (sealed, reply),
+            Ok((Err(_), _)) => return self.request_over(now, seq, Refusal::Malformed),
+            Err(_) => return self.request_over(now, seq, Refusal::NoController),
+        };
+        pending.reply = Some(reply);
+        pending.on = Some(session);
+        self.tell(now, session, ToController { seq, sealed });
+    }
+
+    pub(crate) fn control_reply(&mut self, now: Instant, seq: u64, sealed: &[u8]) {
+        let opened = self.pending.get(&seq).and_then(|pending| pending.reply.as_ref()?.open(sealed).ok());
+        // What does not open does not end the request: a PoP could end any by noise.
+        let Some(reply) = opened else {
+            self.stats.replies_refused += 1;
+            return;
+        };
+        let Some(pending) = self.pending.remove(&seq) else { return };
+        match (pending.purpose, reply) {
+            (purpose, ControlReply::Refused(refused)) => {
+                let after = Duration::from_millis(refused.retry_after_ms.into());
+                self.refused(now, purpose, seq, refused.reason, after);
+            }
+            (Purpose::Owner, reply) => self.event(AgentEvent::ControlReply { seq: RequestSeq(seq), reply }),
+            (Purpose::Renew, ControlReply::Renewed(renewed)) => self.renewed(now, &renewed),
+            (Purpose::Slice, ControlReply::SliceReply(reply)) => self.slice_replied(now, &reply),
+            (purpose @ (Purpose::Renew | Purpose::Slice), _) => {
+                self.stats.replies_refused += 1;
+                self.refused(now, purpose, seq, Refusal::Malformed, Duration::ZERO);
+            }
+        }
+    }
+
+    pub(crate) fn controller_unavailable(&mut self, now: Instant, seq: u64, reason: Refusal) {
+        // Another PoP may have a controller; with one PoP only time helps.
+        if self.pending.contains_key(&seq) {
+            if self.standing_sessions().len() > 1 {
+                self.again(now, seq, reason);
+            } else {
+                self.request_over(now, seq, reason);
+            }
+        }
+    }
+
+    pub(crate) fn requests_lost(&mut self, now: Instant, id: SessionId) {
+        let lost: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| pending.on == Some(id)).map(|(seq, _)| *seq).collect();
+        for seq in lost {
+            self.again(now, seq, Refusal::SessionLost);
+        }
+    }
+
+    fn again(&mut self, now: Instant, seq: u64, reason: Refusal) {
+        let Some(pending) = self.pending.get_mut(&seq) else { return };
+        if pending.attempts >= MAX_ATTEMPTS || self.retry_tenths < RETRY_COST_TENTHS {
+            return self.request_over(now, seq, reason);
+        }
+        pending.attempts += 1;
+        pending.on = None;
+        self.retry_tenths -= RETRY_COST_TENTHS;
+        self.stats.retries += 1;
+        self.attempt(now, seq);
+    }
+
+    fn request_over(&mut self, now: Instant, seq: u64, reason: Refusal) {
+        if let Some(pending) = self.pending.remove(&seq) {
+            self.refused(now, pending.purpose, seq, reason, Duration::ZERO);
+        }
+    }
+
+    fn refused(&mut self, now: Instant, purpose: Purpose, seq: u64, reason: Refusal, after: Duration) {
+        match purpose {
+            Purpose::Owner => self.event(AgentEvent::RequestFailed { seq: RequestSeq(seq), reason }),
+            Purpose::Renew => self.renewal_failed(now, after),
+            Purpose::Slice => self.slice_failed(now, after),
+        }
+    }
+
+    pub(crate) fn tick_control(&mut self, now: Instant) {
+        let due: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| pending.until <= now).map(|(seq, _)| *seq).collect();
+        for seq in due {
+            self.again(now, seq, Refusal::Timeout);
+        }
+    }
+
+    pub(crate) fn next_control_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.pending.values().map(|pending| (pending.until, "a controller's answer")).min()
+    }
+}

@@ -1,0 +1,323 @@
+//! The agent: its state, its beginning, and its verbs.
+
+use crate::{
+    clock::{Clock, Freshness},
+    control::Pending,
+    documents::Renewals,
+    jitter::Jitter,
+    kind::AgentSlice,
+    links::{Link, Place},
+    opens::PendingOpen,
+    output::{AgentEvent, AgentStats, Output, Persisted},
+    stored::{StartError, StoredState},
+};
+use session::{Dialler, LocalIdentity, SessionId};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use trust::{
+    Beacon, Certificate, Grant, Identity, RevocationSet, RootHash, SigningKey, Slice, SliceVersion,
+    TrustBundle, TrustChain, UnixMs,
+};
+use wire::{ControllerId, PopId};
+
+/// The agent on a device.
+pub type ClientAgent = Agent<policy::ClientSlice>;
+/// The agent in a site.
+pub type ConnectorAgent = Agent<policy::ConnectorSlice>;
+
+/// How often the time floor is written (architecture: every 10 min).
+const FLOOR_INTERVAL: Duration = Duration::from_secs(600);
+
+/// An agent's common core; `B` is the body of its slice.
+pub struct Agent<B> {
+    pub(crate) identity_key: SigningKey,
+    pub(crate) root: RootHash,
+    pub(crate) chain_text: String,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) certificate: Certificate,
+    pub(crate) grant: Option<Grant>,
+    pub(crate) grant_text: Option<String>,
+    pub(crate) slice: Option<Slice<B>>,
+    pub(crate) beacon: Option<Beacon>,
+    pub(crate) revocations: Arc<RevocationSet>,
+    pub(crate) revocation_texts: BTreeMap<(ControllerId, u64), String>,
+    pub(crate) renewals: Renewals,
+    pub(crate) asked_version: SliceVersion,
+
+    pub(crate) dialler: Dialler,
+    pub(crate) clock: Clock,
+    pub(crate) jitter: Jitter,
+    pub(crate) places: BTreeMap<PopId, Place>,
+    pub(crate) links: BTreeMap<SessionId, Link>,
+    pub(crate) hold_until: Instant,
+    pub(crate) opens: BTreeMap<u64, PendingOpen>,
+    pub(crate) next_open: u64,
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    pub(crate) next_request: u64,
+    pub(crate) retry_tenths: u32,
+    pub(crate) stats: AgentStats,
+    pub(crate) last_lost: Option<session::LostReason>,
+    told_freshness: Freshness,
+    floor_at: Instant,
+    pub(crate) is_stopping: bool,
+    pub(crate) out: VecDeque<Output>,
+}
+
+impl<B: AgentSlice> Agent<B> {
+    /// Starts from what is on disk. Grants, slices and revocations that do not verify are left out and
+    /// counted; without a chain and a certificate there is no agent. No controller and no PoP is needed.
+    ///
+    /// # Errors
+    /// Says what of the stored state cannot be used.
+    pub fn new(state: StoredState, now: Instant, wall: UnixMs, seed: [u8; 32]) -> Result<Self, StartError> {
+        let clock = Clock::new(now, wall, state.time_floor);
+        let time = clock.wall(now);
+        let bundle = TrustChain::parse(&state.chain)
+            .and_then(|chain| chain.verify(&state.root, time))
+            .map_err(StartError::Chain)?;
+        // An expired certificate is no reason not to start: the clock may be off, and what to do about it is
+        // said better by a running agent.
+        let certificate =
+            Certificate::verify_at_any_time(&state.certificate, &bundle).map_err(StartError::Certificate)?;
+        let role = certificate.identity().role();
+        if role != B::ROLE {
+            return Err(StartError::Role { expected: B::ROLE, got: role });
+        }
+        let local =
+            LocalIdentity::new(&state.certificate, &state.identity_key).map_err(StartError::Identity)?;
+        let seed_for = |label: &[u8]| trust::sha256(&[b"tidegate/agent-seed/1", label, &seed]);
+        let dialler = Dialler::new(local, bundle.clone(), time, seed_for(b"sessions"));
+        let jitter = seed_for(b"jitter");
+        let jitter = Jitter::new(u64::from_be_bytes(*jitter.first_chunk().expect("32 bytes hold 8")));
+        let mut agent = Self {
+            identity_key: state.identity_key,
+            root: state.root,
+            chain_text: state.chain,
+            bundle,
+            certificate,
+            grant: None,
+            grant_text: None,
+            slice: None,
+            beacon: None,
+            revocations: Arc::new(RevocationSet::new()),
+            revocation_texts: BTreeMap::new(),
+            renewals: Renewals::default(),
+            asked_version: SliceVersion::default(),
+            dialler,
+            clock,
+            jitter,
+            places: BTreeMap::new(),
+            links: BTreeMap::new(),
+            hold_until: now,
+            opens: BTreeMap::new(),
+            next_open: 1,
+            pending: BTreeMap::new(),
+            next_request: 1,
+            retry_tenths: crate::control::FIRST_RETRIES_TENTHS,
+            stats: AgentStats::default(),
+            last_lost: None,
+            told_freshness: Freshness::Isolated,
+            floor_at: now + FLOOR_INTERVAL,
+            is_stopping: false,
+            out: VecDeque::new(),
+        };
+        agent.load(now, state.grant, state.slice, state.revocations.as_deref());
+        agent.maintain(now);
+        Ok(agent)
+    }
+
+    /// The machine's wall clock. Call it about once a second, and at once after a resume.
+    pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
+        self.clock.set_machine(now, wall);
+        self.dialler.set_wall(self.clock.wall(now));
+    }
+
+    /// Takes one datagram (one GRO segment) that [`wire::classify`] calls QUIC.
+    pub fn handle_input(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        self.dialler.handle_input(now, from, datagram);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.dialler.handle_timeout(now);
+        self.tick_links(now);
+        self.tick_opens(now);
+        self.tick_control(now);
+        self.tick_renewals(now);
+        if self.floor_at <= now {
+            self.floor_at = now + FLOOR_INTERVAL;
+            self.persist_floor(now);
+        }
+        self.tell_freshness(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self, now: Instant) -> Output {
+        loop {
+            if let Some(output) = self.out.pop_front() {
+                return output;
+            }
+            match self.dialler.poll_output(now) {
+                session::Output::Transmit { to, payload } => return Output::Transmit { to, payload },
+                session::Output::Event(event) => self.handle_session_event(now, event),
+                session::Output::Timeout { at, reason } => {
+                    return self.own_timeouts(now).into_iter().flatten().chain([(at, reason)]).min().map_or(
+                        Output::Timeout { at, reason },
+                        |(at, reason)| Output::Timeout { at, reason },
+                    );
+                }
+            }
+        }
+    }
+
+    fn own_timeouts(&self, now: Instant) -> [Option<(Instant, &'static str)>; 6] {
+        [
+            self.next_link_timeout(now),
+            self.next_open_timeout(),
+            self.next_control_timeout(),
+            self.renewals.next(),
+            Some((self.floor_at, "the time floor is to be written")),
+            self.clock.next_change(now).map(|at| (at, "the newest beacon is getting old")),
+        ]
+    }
+
+    pub(crate) fn event(&mut self, event: AgentEvent) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    pub(crate) fn persist(&mut self, what: Persisted, bytes: Vec<u8>) {
+        self.out.push_back(Output::Persist { what, bytes });
+    }
+
+    pub(crate) fn persist_floor(&mut self, now: Instant) {
+        let floor = self.clock.floor(now).as_millis().to_string();
+        self.persist(Persisted::TimeFloor, floor.into_bytes());
+    }
+
+    pub(crate) fn tell_freshness(&mut self, now: Instant) {
+        let freshness = self.clock.freshness(now);
+        if freshness != self.told_freshness {
+            self.told_freshness = freshness;
+            self.event(AgentEvent::FreshnessChanged(freshness));
+        }
+    }
+
+    /// Ends every session. Call `poll_output` a last time afterwards to send the goodbyes and to write the
+    /// time floor.
+    pub fn shutdown(&mut self, now: Instant) {
+        self.is_stopping = true;
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.dialler.close(now, id, session::CloseCode::ShuttingDown);
+        }
+        self.persist_floor(now);
+    }
+
+    /// Who this agent is.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.certificate.identity()
+    }
+
+    /// The identity key.
+    #[must_use]
+    pub const fn identity_key(&self) -> &SigningKey {
+        &self.identity_key
+    }
+
+    /// The certificate in force.
+    #[must_use]
+    pub const fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// The trust bundle in force.
+    #[must_use]
+    pub const fn bundle(&self) -> &TrustBundle {
+        &self.bundle
+    }
+
+    /// The trust chain's text.
+    #[must_use]
+    pub fn chain_text(&self) -> &str {
+        &self.chain_text
+    }
+
+    /// The newest grant, whether or not it is still valid.
+    #[must_use]
+    pub const fn grant(&self) -> Option<&Grant> {
+        self.grant.as_ref()
+    }
+
+    /// The newest grant as it travels.
+    #[must_use]
+    pub fn grant_text(&self) -> Option<&str> {
+        self.grant_text.as_deref()
+    }
+
+    /// The newest slice, whether or not it is still valid.
+    #[must_use]
+    pub const fn slice(&self) -> Option<&Slice<B>> {
+        self.slice.as_ref()
+    }
+
+    /// The newest beacon.
+    #[must_use]
+    pub const fn beacon(&self) -> Option<&Beacon> {
+        self.beacon.as_ref()
+    }
+
+    /// Everything that is struck.
+    #[must_use]
+    pub fn revocations(&self) -> &RevocationSet {
+        &self.revocations
+    }
+
+    /// What this agent takes for the time: the machine's clock, and never behind the newest believed beacon.
+    #[must_use]
+    pub fn wall(&self, now: Instant) -> UnixMs {
+        self.clock.wall(now)
+    }
+
+    /// How fresh the control plane's word is. A client hears a beacon once a keepalive interval, so its
+    /// bounds are 15 s and 60 s plus that interval; a connector's are 15 s and 60 s.
+    #[must_use]
+    pub fn freshness(&self, now: Instant) -> Freshness {
+        self.clock.freshness(now)
+    }
+
+    /// How long ago a controller made the newest beacon that came; `None` before the first of this run.
+    #[must_use]
+    pub fn control_last_heard(&self, now: Instant) -> Option<Duration> {
+        self.clock.age(now)
+    }
+
+    /// Until when this agent's standing lasts if no controller is heard again: the earlier of grant (devices)
+    /// and certificate.
+    #[must_use]
+    pub fn access_until(&self) -> UnixMs {
+        let certificate = self.certificate.not_after();
+        self.grant.as_ref().map_or(certificate, |grant| grant.exp.min(certificate))
+    }
+
+    /// Why the last session ended or could not be had.
+    #[must_use]
+    pub const fn last_lost(&self) -> Option<session::LostReason> {
+        self.last_lost
+    }
+
+    /// What was done and refused so far.
+    #[must_use]
+    pub const fn stats(&self) -> AgentStats {
+        self.stats
+    }
+}
+
+impl<B> std::fmt::Debug for Agent<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Agent({})", self.certificate.identity())
+    }
+}

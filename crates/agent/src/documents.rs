@@ -1,0 +1,389 @@
+//! The documents an agent holds: when they are renewed, and which new ones are believed.
+//!
+//! Three rules for each of them: it must verify under the bundle; it must be for this agent and newer than
+//! what is held; and whatever fails leaves what is held in force, counted.
+//!
+//! `nbf` is not asked of what a controller just sent, nor `exp` of what it sent in answer to our own
+//! request: an agent whose clock is off by a day must still be able to renew. Whoever the document is shown
+//! to asks both.
+
+use crate::{
+    clock::Moved,
+    control::Purpose,
+    core::Agent,
+    kind::AgentSlice,
+    output::{AgentEvent, Persisted},
+};
+use session::LocalIdentity;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use trust::{
+    Beacon, Certificate, Grant, Revocation, RevocationSet, Slice, SliceVersion, Subject, TrustChain, UnixMs,
+    Unverified,
+};
+use wire::{ControlRequest, Document, GetSlice, Renew, Renewed, SliceReply};
+
+/// A change reaches everyone of an organization in the same second; their questions spread over this.
+const SLICE_SPREAD: Duration = Duration::from_secs(2);
+/// A slice is asked for anew after this, changed or not: its signature lives 7 days.
+const SLICE_REFRESH: Duration = Duration::from_secs(24 * 3600);
+const RETRY_BASE: Duration = Duration::from_secs(5);
+const RETRY_CAP: Duration = Duration::from_secs(600);
+/// Revocation entries held; at 400 bytes each some 8 MB.
+const MAX_REVOCATIONS: usize = 20_000;
+
+/// When what is asked for next.
+#[derive(Debug, Default)]
+pub(crate) struct Renewals {
+    renew_at: Option<Instant>,
+    renew_failures: u32,
+    slice_at: Option<Instant>,
+    slice_failures: u32,
+    has_asked_slice: bool,
+}
+
+impl Renewals {
+    pub(crate) fn next(&self) -> Option<(Instant, &'static str)> {
+        let renew = self.renew_at.map(|at| (at, "a renewal"));
+        let slice = self.slice_at.map(|at| (at, "a newer slice"));
+        renew.into_iter().chain(slice).min()
+    }
+}
+
+impl<B: AgentSlice> Agent<B> {
+    /// Believes what is on disk, as far as it verifies.
+    pub(crate) fn load(
+        &mut self,
+        now: Instant,
+        grant: Option<String>,
+        slice: Option<String>,
+        revocations: Option<&str>,
+    ) {
+        if let Some(text) = grant {
+            match Unverified::<Grant>::parse(&text).and_then(|grant| grant.verify_at_any_time(&self.bundle)) {
+                Ok(grant) if self.is_mine(&grant) => {
+                    self.grant = Some(grant);
+                    self.grant_text = Some(text);
+                }
+                _ => self.stats.grants_refused += 1,
+            }
+        }
+        if let Some(text) = slice {
+            match self.believe_slice(&text) {
+                Some(slice) => self.slice = Some(slice),
+                None => self.stats.slices_refused += 1,
+            }
+        }
+        let mut set = RevocationSet::new();
+        for line in revocations.unwrap_or_default().lines().take(MAX_REVOCATIONS) {
+            match self.believe_revocation(line) {
+                Some(entry) => {
+                    let _ = set.insert(&entry);
+                    self.revocation_texts.insert((entry.signer, entry.seq), line.to_owned());
+                }
+                None => self.stats.revocations_refused += 1,
+            }
+        }
+        self.revocations = Arc::new(set);
+        self.dialler.set_revocations(Arc::clone(&self.revocations));
+        self.replace_places(now);
+        self.schedule_renewal(now, Learned::FromDisk);
+    }
+
+    fn is_mine(&self, grant: &Grant) -> bool {
+        Subject::Device(grant.device) == self.identity().subject()
+            && Some(grant.organization) == self.identity().organization()
+            && grant.key == self.identity_key.verifying_key()
+    }
+
+    fn believe_slice(&self, text: &str) -> Option<Slice<B>> {
+        let slice = Unverified::<Slice<B>>::parse(text).ok()?.verify_at_any_time(&self.bundle).ok()?;
+        let is_mine = slice.header.audience.is(self.identity().subject())
+            && slice.header.organization == self.identity().organization();
+        is_mine.then_some(slice)
+    }
+
+    fn believe_revocation(&self, text: &str) -> Option<Revocation> {
+        Unverified::<Revocation>::parse(text).ok()?.verify_at_any_time(&self.bundle).ok()
+    }
+
+    // ---- what PoPs push ------------------------------------------------------------------------
+
+    pub(crate) fn learn_beacon(&mut self, now: Instant, document: &Document) {
+        let beacon = Unverified::<Beacon>::parse_bytes(document.as_slice())
+            .and_then(|beacon| beacon.verify_at_any_time(&self.bundle));
+        let Ok(beacon) = beacon else {
+            self.stats.beacons_refused += 1;
+            return;
+        };
+        match self.clock.heard(now, beacon.time) {
+            Moved::No => return,
+            Moved::NewestButAhead => self.stats.beacons_ahead += 1,
+            Moved::Newest => {}
+        }
+        let newest = self.identity().organization().and_then(|organization| beacon.version_of(organization));
+        self.beacon = Some(beacon);
+        let known = self.held_version().max(self.asked_version);
+        if newest.is_some_and(|newest| newest > known) && self.renewals.slice_at.is_none_or(|at| at > now) {
+            let at = now + self.jitter.up_to(SLICE_SPREAD);
+            self.renewals.slice_at = Some(self.renewals.slice_at.map_or(at, |held| held.min(at)));
+        }
+        self.tell_freshness(now);
+    }
+
+    pub(crate) fn learn_chain(&mut self, now: Instant, document: &Document) {
+        let wall = self.clock.wall(now);
+        let learned = TrustChain::parse_bytes(document.as_slice())
+            .and_then(|chain| Ok((chain.verify(&self.root, wall)?, chain.to_text())));
+        let Ok((bundle, text)) = learned else {
+            self.stats.chains_refused += 1;
+            return;
+        };
+        if (bundle.epoch(), bundle.serial()) == (self.bundle.epoch(), self.bundle.serial()) {
+            return;
+        }
+        if self.bundle.replace_with(bundle).is_err() {
+            self.stats.chains_refused += 1;
+            return;
+        }
+        self.chain_text.clone_from(&text);
+        self.dialler.set_bundle(self.bundle.clone());
+        self.persist(Persisted::Chain, text.into_bytes());
+    }
+
+    pub(crate) fn learn_revocations(&mut self, now: Instant, documents: &[Document]) {
+        let mut set = RevocationSet::clone(&self.revocations);
+        let mut is_more = false;
+        for document in documents {
+            let text = std::str::from_utf8(document.as_slice()).unwrap_or_default();
+            let Some(entry) = self.believe_revocation(text) else {
+                self.stats.revocations_refused += 1;
+                continue;
+            };
+            let key = (entry.signer, entry.seq);
+            if self.revocation_texts.contains_key(&key) {
+                continue;
+            }
+            let _ = set.insert(&entry);
+            self.revocation_texts.insert(key, text.to_owned());
+            is_more = true;
+        }
+        if !is_more {
+            return;
+        }
+        if self.revocation_texts.len() > MAX_REVOCATIONS {
+            self.forget_revocations(now, &mut set);
+        }
+        // In force first, then written, then told.
+        self.revocations = Arc::new(set);
+        self.dialler.set_revocations(Arc::clone(&self.revocations));
+        let mut lines = String::new();
+        for text in self.revocation_texts.values() {
+            lines.push_str(text);
+            lines.push('\n');
+        }
+        self.persist(Persisted::Revocations, lines.into_bytes());
+        self.event(AgentEvent::RevocationsChanged);
+    }
+
+    /// Drops what has served its time. What has not is kept, however much it is: controllers bound it.
+    fn forget_revocations(&mut self, now: Instant, set: &mut RevocationSet) {
+        let wall = self.clock.wall(now);
+        let bundle = &self.bundle;
+        self.revocation_texts.retain(|_, text| {
+            Unverified::<Revocation>::parse(text)
+                .and_then(|entry| entry.verify_at_any_time(bundle))
+                .is_ok_and(|entry| entry.keep_until > wall)
+        });
+        set.forget_before(wall);
+    }
+
+    // ---- what controllers answer ---------------------------------------------------------------
+
+    pub(crate) fn renewed(&mut self, now: Instant, renewed: &Renewed) {
+        let grant = renewed.grant.as_ref().map(|grant| self.take_grant(grant.as_slice()));
+        let certificate = renewed.certificate.as_ref().map(|der| self.take_certificate(der.as_slice()));
+        let refused =
+            [grant, certificate].into_iter().flatten().filter(|taken| *taken == Taken::Refused).count();
+        self.stats.grants_refused += u64::try_from(refused).unwrap_or(0);
+        if refused > 0 || (grant.is_none() && certificate.is_none()) {
+            return self.renewal_failed(now, Duration::ZERO);
+        }
+        self.renewals.renew_failures = 0;
+        self.schedule_renewal(now, Learned::JustNow);
+        self.event(AgentEvent::GrantChanged);
+    }
+
+    fn take_grant(&mut self, text: &[u8]) -> Taken {
+        let parsed = Unverified::<Grant>::parse_bytes(text).and_then(|unverified| {
+            let text = unverified.text().to_owned();
+            Ok((unverified.verify_at_any_time(&self.bundle)?, text))
+        });
+        match parsed {
+            Ok((grant, text))
+                if self.is_mine(&grant) && self.grant.as_ref().is_none_or(|held| grant.iat >= held.iat) =>
+            {
+                self.grant = Some(grant);
+                self.grant_text = Some(text.clone());
+                self.persist(Persisted::Grant, text.into_bytes());
+                Taken::Yes
+            }
+            _ => Taken::Refused,
+        }
+    }
+
+    fn take_certificate(&mut self, der: &[u8]) -> Taken {
+        let Ok(certificate) = Certificate::verify_at_any_time(der, &self.bundle) else {
+            return Taken::Refused;
+        };
+        if certificate.identity() != self.identity() || certificate.not_after() < self.certificate.not_after()
+        {
+            return Taken::Refused;
+        }
+        let Ok(local) = LocalIdentity::new(der, &self.identity_key) else { return Taken::Refused };
+        self.dialler.set_identity(local);
+        self.certificate = certificate;
+        self.persist(Persisted::Certificate, der.to_vec());
+        Taken::Yes
+    }
+
+    pub(crate) fn slice_replied(&mut self, now: Instant, reply: &SliceReply) {
+        self.renewals.slice_failures = 0;
+        if let Some(text) = &reply.slice {
+            let text = std::str::from_utf8(text.as_slice()).unwrap_or_default();
+            let held = self.slice.as_ref().map(|slice| (slice.header.version, slice.header.iat));
+            match self.believe_slice(text) {
+                Some(slice) if held.is_none_or(|held| (slice.header.version, slice.header.iat) > held) => {
+                    self.slice = Some(slice);
+                    self.persist(Persisted::Slice, text.as_bytes().to_vec());
+                    self.replace_places(now);
+                    self.event(AgentEvent::SliceChanged);
+                    self.maintain(now);
+                }
+                // The one that is held, word for word, is no fault.
+                Some(slice) if held == Some((slice.header.version, slice.header.iat)) => {}
+                _ => {
+                    self.stats.slices_refused += 1;
+                    return self.slice_failed(now, Duration::ZERO);
+                }
+            }
+        }
+        self.renewals.slice_at = Some(now + self.jitter.quarter(SLICE_REFRESH));
+    }
+
+    // ---- when ----------------------------------------------------------------------------------
+
+    fn held_version(&self) -> SliceVersion {
+        self.slice.as_ref().map(|slice| slice.header.version).unwrap_or_default()
+    }
+
+    /// Asks for a new grant and certificate now, whenever they are due.
+    pub fn force_renew(&mut self, now: Instant) {
+        self.renewals.renew_at = Some(now);
+        self.tick_renewals(now);
+    }
+
+    /// A session is up: what could not be asked before is asked.
+    pub(crate) fn registered_renewals(&mut self, now: Instant) {
+        if !self.renewals.has_asked_slice {
+            // At start, once, whatever the beacon says: a PoP may have none.
+            self.renewals.has_asked_slice = true;
+            let at = now + self.jitter.up_to(SLICE_SPREAD);
+            self.renewals.slice_at = Some(at);
+        }
+    }
+
+    fn schedule_renewal(&mut self, now: Instant, learned: Learned) {
+        let wall = self.clock.wall(now);
+        // What came just now counts from now, by the monotonic clock; only what was on disk needs the wall
+        // clock to know its age.
+        let age = |iat: UnixMs| match learned {
+            Learned::JustNow => Duration::ZERO,
+            Learned::FromDisk => wall.since(iat),
+        };
+        let grant = self.grant.as_ref().map(|grant| (Duration::from_millis(grant.renew_after_ms), grant.iat));
+        let mut next = grant.map(|(after, iat)| self.jitter.quarter(after).saturating_sub(age(iat)));
+        let begin = self.certificate.not_before();
+        // Day 10 of 30.
+        let third = self.certificate.not_after().since(begin) / 3;
+        let certificate = third.saturating_sub(wall.since(begin)).max(match learned {
+            Learned::JustNow => Duration::from_secs(60),
+            Learned::FromDisk => Duration::ZERO,
+        });
+        if self.grant.is_none() {
+            next = Some(certificate);
+        }
+        if B::ROLE == trust::Role::Device && self.grant.is_none() {
+            next = Some(Duration::ZERO);
+        }
+        self.renewals.renew_at = next.map(|after| now + after);
+    }
+
+    fn is_certificate_due(&self, now: Instant) -> bool {
+        let begin = self.certificate.not_before();
+        let third = self.certificate.not_after().since(begin) / 3;
+        self.clock.wall(now).since(begin) >= third
+    }
+
+    pub(crate) fn renewal_failed(&mut self, now: Instant, after: Duration) {
+        let delay = self.jitter.backoff(RETRY_BASE, self.renewals.renew_failures, RETRY_CAP);
+        self.renewals.renew_failures = self.renewals.renew_failures.saturating_add(1);
+        self.renewals.renew_at = Some(now + RETRY_BASE + delay.max(after.min(RETRY_CAP)));
+    }
+
+    pub(crate) fn slice_failed(&mut self, now: Instant, after: Duration) {
+        let delay = self.jitter.backoff(RETRY_BASE, self.renewals.slice_failures, RETRY_CAP);
+        self.renewals.slice_failures = self.renewals.slice_failures.saturating_add(1);
+        // The version is not known yet; a beacon may ask for it again.
+        self.asked_version = self.held_version();
+        self.renewals.slice_at = Some(now + RETRY_BASE + delay.max(after.min(RETRY_CAP)));
+    }
+
+    pub(crate) fn tick_renewals(&mut self, now: Instant) {
+        // With no session there is nobody to ask; the next registration wakes what is due.
+        let can_ask = !self.standing_sessions().is_empty();
+        if self.renewals.renew_at.is_some_and(|at| at <= now) {
+            self.renewals.renew_at = Some(now + RETRY_BASE);
+            if can_ask && !self.is_asking(Purpose::Renew) {
+                let certificate = B::ROLE == trust::Role::Connector || self.is_certificate_due(now);
+                self.renewals.renew_at = None;
+                self.ask(now, Purpose::Renew, ControlRequest::from(Renew { certificate }));
+            }
+        }
+        if self.renewals.slice_at.is_some_and(|at| at <= now) {
+            self.renewals.slice_at = Some(now + RETRY_BASE);
+            if can_ask && !self.is_asking(Purpose::Slice) {
+                self.renewals.slice_at = None;
+                self.ask_slice(now);
+            }
+        }
+    }
+
+    fn ask_slice(&mut self, now: Instant) {
+        let held = self.held_version();
+        let organization = self.identity().organization();
+        let told = self.beacon.as_ref().zip(organization).and_then(|(beacon, id)| beacon.version_of(id));
+        self.asked_version = told.unwrap_or(held).max(held);
+        let is_old = self
+            .slice
+            .as_ref()
+            .is_none_or(|slice| self.clock.wall(now).since(slice.header.iat) >= SLICE_REFRESH / 2);
+        // "None held" makes the controller sign the same version again.
+        let SliceVersion { incarnation, version } = if is_old { SliceVersion::default() } else { held };
+        self.ask(now, Purpose::Slice, ControlRequest::from(GetSlice { incarnation, version }));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Learned {
+    FromDisk,
+    JustNow,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    Refused,
+}

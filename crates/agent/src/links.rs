@@ -1,0 +1,542 @@
+//! Which PoPs an agent is attached to, and when it tries which.
+
+use crate::{
+    core::Agent,
+    kind::AgentSlice,
+    order::pop_order,
+    output::{AgentEvent, Output},
+};
+use session::{CloseCode, Event, LostReason, SessionId};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use wire::{FromAgent, Hello, Keepalive, PopId, SiteId};
+
+/// A name that is not resolved by then counts as a failure.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// `Welcome` comes within this after the handshake, or the PoP is not working.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(8);
+/// `Alive` comes within this: at 30 % loss and a second of delay QUIC's third retransmission is out.
+pub(crate) const ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// A PoP that has not answered by then is given company by the next in the order.
+const HEDGE_AFTER: Duration = Duration::from_millis(1500);
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+const BACKOFF_CAP: Duration = Duration::from_secs(60);
+/// A session that lasted this long clears the failures before it.
+const PROVEN_AFTER: Duration = Duration::from_secs(30);
+/// Whatever a PoP asks for: one keepalive in this range.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+const KEEPALIVE_MAX: Duration = Duration::from_secs(60);
+/// A PoP cannot keep agents away for longer than this.
+const WINDOW_MAX: Duration = Duration::from_secs(300);
+/// Sessions at once, whatever sites want.
+const MAX_LINKS: usize = 16;
+/// Addresses taken of one name.
+const MAX_ADDRESSES: usize = 8;
+
+/// What is known about a PoP of the list.
+#[derive(Debug)]
+pub(crate) struct Place {
+    name: String,
+    addresses: Vec<SocketAddr>,
+    phase: PlacePhase,
+    failures: u32,
+    not_before: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlacePhase {
+    Down,
+    Resolving { since: Instant },
+    Linked(SessionId),
+}
+
+/// A session, from dialling to its end.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) pop: PopId,
+    pub(crate) address: SocketAddr,
+    began: Instant,
+    pub(crate) phase: LinkPhase,
+}
+
+#[derive(Debug)]
+pub(crate) enum LinkPhase {
+    Dialling,
+    Greeting { until: Instant },
+    Up(Standing),
+}
+
+/// A registered session.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    since: Instant,
+    pub(crate) observed: SocketAddr,
+    keepalive: Duration,
+    window: Duration,
+    next_keepalive: Instant,
+    alive_by: Option<Instant>,
+    leave_at: Option<Instant>,
+}
+
+/// Where an agent stands with one PoP, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PopStatus {
+    /// Which PoP.
+    pub pop: PopId,
+    /// How it stands.
+    pub phase: PopPhaseWord,
+    /// The session, when there is one.
+    pub session: Option<SessionId>,
+    /// The PoP's address in use.
+    pub address: Option<SocketAddr>,
+    /// This agent's address as that PoP sees it.
+    pub observed: Option<SocketAddr>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// How an agent stands with a PoP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PopPhaseWord {
+    /// Not in use.
+    Idle,
+    /// Its name is being looked up.
+    Resolving,
+    /// A session is being opened.
+    Connecting,
+    /// Registered.
+    Registered,
+    /// Registered, and the PoP asked to leave.
+    Leaving,
+}
+
+impl PopPhaseWord {
+    /// The word for people and `--json`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Resolving => "resolving",
+            Self::Connecting => "connecting",
+            Self::Registered => "registered",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+impl<B: AgentSlice> Agent<B> {
+    /// How this agent stands with each PoP of its list.
+    pub fn pops(&self) -> impl Iterator<Item = PopStatus> {
+        self.places.iter().map(|(pop, place)| {
+            let link = match place.phase {
+                PlacePhase::Linked(id) => self.links.get(&id).map(|link| (id, link)),
+                PlacePhase::Down | PlacePhase::Resolving { .. } => None,
+            };
+            let phase = match (place.phase, link.map(|(_, link)| &link.phase)) {
+                (PlacePhase::Resolving { .. }, _) => PopPhaseWord::Resolving,
+                (_, Some(LinkPhase::Up(standing))) if standing.leave_at.is_some() => PopPhaseWord::Leaving,
+                (_, Some(LinkPhase::Up(_))) => PopPhaseWord::Registered,
+                (_, Some(_)) => PopPhaseWord::Connecting,
+                (_, None) => PopPhaseWord::Idle,
+            };
+            PopStatus {
+                pop: *pop,
+                phase,
+                session: link.map(|(id, _)| id),
+                address: link.map(|(_, link)| link.address),
+                observed: link.and_then(|(_, link)| match &link.phase {
+                    LinkPhase::Up(standing) => Some(standing.observed),
+                    LinkPhase::Dialling | LinkPhase::Greeting { .. } => None,
+                }),
+                failures: place.failures,
+            }
+        })
+    }
+
+    /// The shell's answer to [`Output::Resolve`]; an empty list when there is no address.
+    pub fn handle_resolved(&mut self, now: Instant, pop: PopId, addresses: Vec<SocketAddr>) {
+        let Some(place) = self.places.get_mut(&pop) else { return };
+        if !matches!(place.phase, PlacePhase::Resolving { .. }) {
+            return;
+        }
+        // A failed look-up keeps the addresses of the last one: no DNS is no reason not to try.
+        if !addresses.is_empty() {
+            place.addresses = addresses;
+            place.addresses.truncate(MAX_ADDRESSES);
+        }
+        place.phase = PlacePhase::Down;
+        if place.addresses.is_empty() {
+            self.failed(now, pop);
+        } else {
+            self.dial(now, pop);
+        }
+        self.maintain(now);
+    }
+
+    /// The machine changed its network: waits end, and standing sessions are asked for a sign of life.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.hold_until = now;
+        for place in self.places.values_mut() {
+            place.failures = 0;
+            place.not_before = now;
+        }
+        self.probe(now);
+        self.maintain(now);
+    }
+
+    /// Asks every standing session for a sign of life now; one that gives none is lost within 8 s. For owners
+    /// whose relayed packets find no answer.
+    pub fn probe(&mut self, now: Instant) {
+        for link in self.links.values_mut() {
+            if let LinkPhase::Up(standing) = &mut link.phase
+                && standing.alive_by.is_none()
+            {
+                standing.next_keepalive = now;
+            }
+        }
+    }
+
+    pub(crate) fn order_of(&self, site: Option<SiteId>) -> Vec<PopId> {
+        let Some(body) = self.slice.as_ref().map(|slice| &slice.body) else { return Vec::new() };
+        let Some(site) = site.or_else(|| body.home()) else {
+            // A client that can reach nothing yet still wants to hear of it when that changes: any PoP
+            // will do, and its organization's order spreads such clients.
+            let organization = self.identity().organization().map_or([0; 16], |id| *id.as_bytes());
+            return pop_order(SiteId::from_bytes(organization), &[], body.pops());
+        };
+        pop_order(site, body.regions(site), body.pops())
+    }
+
+    pub(crate) fn up_at(&self, pop: PopId) -> Option<SessionId> {
+        match self.places.get(&pop)?.phase {
+            PlacePhase::Linked(id) if self.standing(id).is_some() => Some(id),
+            _ => None,
+        }
+    }
+
+    fn standing(&self, id: SessionId) -> Option<&Standing> {
+        match &self.links.get(&id)?.phase {
+            LinkPhase::Up(standing) => Some(standing),
+            LinkPhase::Dialling | LinkPhase::Greeting { .. } => None,
+        }
+    }
+
+    /// Sessions that carry messages.
+    pub(crate) fn standing_sessions(&self) -> Vec<SessionId> {
+        self.links.keys().copied().filter(|id| self.standing(*id).is_some()).collect()
+    }
+
+    /// Takes over the PoP list of a new slice.
+    pub(crate) fn replace_places(&mut self, now: Instant) {
+        let listed: Vec<_> = self
+            .slice
+            .as_ref()
+            .map(|slice| slice.body.pops().iter().map(|pop| (pop.id, pop.address.clone())).collect())
+            .unwrap_or_default();
+        let ids: BTreeSet<PopId> = listed.iter().map(|(id, _)| *id).collect();
+        let gone: Vec<SessionId> =
+            self.links.iter().filter(|(_, link)| !ids.contains(&link.pop)).map(|(id, _)| *id).collect();
+        self.places.retain(|id, _| ids.contains(id));
+        for (id, name) in listed {
+            let place = self.places.entry(id).or_insert_with(|| Place {
+                name: name.clone(),
+                addresses: Vec::new(),
+                phase: PlacePhase::Down,
+                failures: 0,
+                not_before: now,
+            });
+            if place.name != name {
+                place.name = name;
+                place.addresses.clear();
+                place.failures = 0;
+                place.not_before = now;
+            }
+        }
+        for id in gone {
+            self.dialler.close(now, id, CloseCode::Done);
+        }
+    }
+
+    /// Sees to it that the wanted sessions are up or on their way. Only counts of the list decide here, so
+    /// calling it too often changes nothing.
+    pub(crate) fn maintain(&mut self, now: Instant) {
+        if self.is_stopping {
+            return;
+        }
+        let mut good = 0;
+        for pop in self.order_of(None) {
+            if good >= B::SESSIONS {
+                break;
+            }
+            good += usize::from(self.want(now, pop) == Prospect::Good);
+        }
+    }
+
+    /// Tries a PoP if now is the time for it, and says whether it may be counted on.
+    pub(crate) fn want(&mut self, now: Instant, pop: PopId) -> Prospect {
+        let Some(place) = self.places.get(&pop) else { return Prospect::Poor };
+        match place.phase {
+            PlacePhase::Linked(id) => match self.links.get(&id) {
+                Some(Link { phase: LinkPhase::Up(standing), .. }) if standing.leave_at.is_none() => {
+                    Prospect::Good
+                }
+                Some(Link { phase: LinkPhase::Dialling | LinkPhase::Greeting { .. }, began, .. })
+                    if now < *began + HEDGE_AFTER =>
+                {
+                    Prospect::Good
+                }
+                _ => Prospect::Poor,
+            },
+            PlacePhase::Resolving { since } if now < since + HEDGE_AFTER => Prospect::Good,
+            PlacePhase::Resolving { .. } => Prospect::Poor,
+            PlacePhase::Down => {
+                let failures = place.failures;
+                if now < place.not_before.max(self.hold_until) || self.links.len() >= MAX_LINKS {
+                    // While everyone is held back after a loss, the first choice keeps its place.
+                    return if failures == 0 { Prospect::Good } else { Prospect::Poor };
+                }
+                self.start(now, pop);
+                if failures == 0 { Prospect::Good } else { Prospect::Poor }
+            }
+        }
+    }
+
+    fn start(&mut self, now: Instant, pop: PopId) {
+        let Some(place) = self.places.get_mut(&pop) else { return };
+        if let Ok(address) = place.name.parse() {
+            place.addresses = vec![address];
+            self.dial(now, pop);
+        } else {
+            place.phase = PlacePhase::Resolving { since: now };
+            let name = place.name.clone();
+            self.out.push_back(Output::Resolve { pop, name });
+        }
+    }
+
+    fn dial(&mut self, now: Instant, pop: PopId) {
+        let Some(place) = self.places.get_mut(&pop) else { return };
+        // Each failure moves on to the next address of the name.
+        let turn = usize::try_from(place.failures).unwrap_or(0);
+        let Some(address) = place.addresses.get(turn % place.addresses.len().max(1)).copied() else {
+            return self.failed(now, pop);
+        };
+        self.stats.dials += 1;
+        self.dialler.set_wall(self.clock.wall(now));
+        match self.dialler.dial(now, pop, address) {
+            Ok(id) => {
+                place.phase = PlacePhase::Linked(id);
+                let link = Link { pop, address, began: now, phase: LinkPhase::Dialling };
+                self.links.insert(id, link);
+            }
+            Err(_) => self.failed(now, pop),
+        }
+    }
+
+    fn failed(&mut self, now: Instant, pop: PopId) {
+        let delay = match self.places.get(&pop) {
+            Some(place) => self.jitter.backoff(BACKOFF_BASE, place.failures + 1, BACKOFF_CAP),
+            None => return,
+        };
+        if let Some(place) = self.places.get_mut(&pop) {
+            place.phase = PlacePhase::Down;
+            place.failures = place.failures.saturating_add(1);
+            place.not_before = now + delay;
+        }
+    }
+
+    pub(crate) fn handle_session_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected { id, .. } => {
+                let Some(link) = self.links.get_mut(&id) else { return };
+                link.phase = LinkPhase::Greeting { until: now + WELCOME_TIMEOUT };
+                let build = concat!("tidegate/", env!("CARGO_PKG_VERSION")).as_bytes().to_vec();
+                let hello = Hello {
+                    oldest: wire::OLDEST_PROTOCOL_VERSION,
+                    newest: wire::PROTOCOL_VERSION,
+                    build: build.try_into().unwrap_or_default(),
+                };
+                self.tell(now, id, hello);
+            }
+            Event::Frame { id, frame_type, body } => self.handle_frame(now, id, frame_type, &body),
+            Event::AddressChanged { .. } => {}
+            Event::Lost { id, reason } => self.lost(now, id, reason),
+        }
+    }
+
+    /// Sends what an agent must be able to say; a session that does not take it is given up.
+    pub(crate) fn tell(&mut self, now: Instant, id: SessionId, message: impl Into<FromAgent>) {
+        let message = message.into();
+        if self.dialler.send(id, message.frame_type(), &message.encode_body()).is_err() {
+            self.dialler.close(now, id, CloseCode::TooSlow);
+        }
+    }
+
+    fn lost(&mut self, now: Instant, id: SessionId, reason: LostReason) {
+        let Some(link) = self.links.remove(&id) else { return };
+        self.last_lost = Some(reason);
+        let pop = link.pop;
+        if let Some(place) = self.places.get_mut(&pop)
+            && place.phase == PlacePhase::Linked(id)
+        {
+            place.phase = PlacePhase::Down;
+            match link.phase {
+                LinkPhase::Up(standing) if standing.leave_at.is_some() => {
+                    // It asked; it may be back after its restart.
+                    place.not_before = now + BACKOFF_BASE + self.jitter.up_to(standing.window);
+                }
+                LinkPhase::Up(standing) if now >= standing.since + PROVEN_AFTER => {
+                    place.failures = 0;
+                    // Everyone at this PoP lost it in this moment: the window it gave spreads them.
+                    let spread = self.jitter.up_to(standing.window);
+                    self.hold_until = self.hold_until.max(now + spread);
+                    place.failures = 1;
+                    place.not_before = now + spread;
+                }
+                LinkPhase::Up(_) | LinkPhase::Dialling | LinkPhase::Greeting { .. } => self.failed(now, pop),
+            }
+        }
+        self.event(AgentEvent::Lost { session: id, pop, reason });
+        self.requests_lost(now, id);
+        self.maintain(now);
+        self.opens_lost(now, id);
+    }
+
+    pub(crate) fn welcomed(&mut self, now: Instant, id: SessionId, welcome: &wire::Welcome) {
+        let spoken = wire::OLDEST_PROTOCOL_VERSION..=wire::PROTOCOL_VERSION;
+        if !spoken.contains(&welcome.version) {
+            return self.dialler.close(now, id, CloseCode::Version);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let keepalive =
+            Duration::from_millis(welcome.keepalive_ms.into()).clamp(KEEPALIVE_MIN, KEEPALIVE_MAX);
+        // The first one is earlier, anywhere in the interval: what registered together does not stay together.
+        let first = KEEPALIVE_MIN + self.jitter.up_to(keepalive - KEEPALIVE_MIN);
+        let observed = welcome.observed;
+        link.phase = LinkPhase::Up(Standing {
+            since: now,
+            observed,
+            keepalive,
+            window: Duration::from_millis(welcome.reconnect_window_ms.into()).min(WINDOW_MAX),
+            next_keepalive: now + first,
+            alive_by: None,
+            leave_at: None,
+        });
+        let pop = link.pop;
+        if B::ROLE == trust::Role::Device {
+            self.clock.set_slack(keepalive + ALIVE_TIMEOUT);
+        }
+        self.stats.registrations += 1;
+        self.event(AgentEvent::Registered { session: id, pop, observed });
+        self.maintain(now);
+        self.opens_up(now, pop);
+    }
+
+    pub(crate) fn alive(&mut self, id: SessionId, observed: SocketAddr) {
+        let Some(Link { pop, phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) else { return };
+        let pop = *pop;
+        standing.alive_by = None;
+        if standing.observed != observed {
+            standing.observed = observed;
+            self.event(AgentEvent::ObservedChanged { session: id, pop, observed });
+        }
+    }
+
+    pub(crate) fn go_away(&mut self, now: Instant, id: SessionId, within: Duration) {
+        let spread = self.jitter.up_to(within.min(WINDOW_MAX));
+        if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) {
+            standing.leave_at.get_or_insert(now + spread);
+        }
+        self.maintain(now);
+    }
+
+    pub(crate) fn tick_links(&mut self, now: Instant) {
+        let mut silent = Vec::new();
+        let mut leaving = Vec::new();
+        let mut due = Vec::new();
+        for (id, link) in &mut self.links {
+            match &mut link.phase {
+                LinkPhase::Dialling => {}
+                LinkPhase::Greeting { until } if *until <= now => silent.push(*id),
+                LinkPhase::Greeting { .. } => {}
+                LinkPhase::Up(standing) => {
+                    if standing.alive_by.is_some_and(|by| by <= now) {
+                        silent.push(*id);
+                    } else if standing.leave_at.is_some_and(|at| at <= now) {
+                        leaving.push(*id);
+                    } else if standing.next_keepalive <= now {
+                        standing.next_keepalive = now + standing.keepalive;
+                        standing.alive_by.get_or_insert(now + ALIVE_TIMEOUT);
+                        due.push(*id);
+                    }
+                }
+            }
+        }
+        for id in silent {
+            self.dialler.close(now, id, CloseCode::Silent);
+        }
+        for id in leaving {
+            self.dialler.close(now, id, CloseCode::Done);
+        }
+        for id in due {
+            self.tell(now, id, Keepalive {});
+        }
+        let unresolved: Vec<PopId> = self
+            .places
+            .iter()
+            .filter(|(_, place)| {
+                matches!(place.phase, PlacePhase::Resolving { since } if since + RESOLVE_TIMEOUT <= now)
+            })
+            .map(|(pop, _)| *pop)
+            .collect();
+        for pop in unresolved {
+            self.handle_resolved(now, pop, Vec::new());
+        }
+        self.maintain(now);
+    }
+
+    pub(crate) fn next_link_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
+        let links = self.links.values().flat_map(|link| match &link.phase {
+            LinkPhase::Dialling => [
+                (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
+                None,
+            ],
+            LinkPhase::Greeting { until } => [
+                Some((*until, "a PoP's welcome")),
+                (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
+            ],
+            LinkPhase::Up(standing) => [
+                standing.alive_by.map(|at| (at, "a PoP's sign of life")),
+                Some((
+                    standing.leave_at.map_or(standing.next_keepalive, |at| at.min(standing.next_keepalive)),
+                    "a keepalive",
+                )),
+            ],
+        });
+        let places = self.places.values().map(|place| match place.phase {
+            PlacePhase::Resolving { since } if now < since + HEDGE_AFTER => {
+                Some((since + HEDGE_AFTER, "a second PoP to try"))
+            }
+            PlacePhase::Resolving { since } => Some((since + RESOLVE_TIMEOUT, "a name look-up")),
+            // A PoP that nobody wants stays down; only those ahead of us in time can become wanted.
+            PlacePhase::Down => {
+                let at = place.not_before.max(self.hold_until);
+                (at > now).then_some((at, "a PoP to try again"))
+            }
+            PlacePhase::Linked(_) => None,
+        });
+        if self.is_stopping {
+            return None;
+        }
+        links.chain(places).flatten().min()
+    }
+}
+
+/// Whether a PoP may be counted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    Good,
+    Poor,
+}
