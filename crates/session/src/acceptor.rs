@@ -154,7 +154,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Queues a frame.
+    /// Queues a frame. The stream is the dialler's: until its first frame has come, frames wait.
     ///
     /// # Errors
     /// The session is not up, or its queue is full.
