@@ -8,13 +8,19 @@
 //! `core` decides, sans-IO; `forward` and the shell move bytes.
 
 mod core;
+mod disk;
 mod forward;
+mod log;
+mod node;
 mod record;
+mod shell;
+mod ship;
 mod spool;
+mod status;
 
-pub use crate::core::{
-    ConnectorCore, Contact, CoreStatus, DialFault, Ending, FlowAge, Knowledge, NotAConnector, Output, Parts,
-    Question, ResourceName, Rules, Ruling, SliceRules, Target, Timeout,
-};
+pub use crate::core::{CoreStatus, NotAConnector};
+pub use node::NodeStats;
 pub use record::{FlowRecord, Verdict};
-pub use spool::{Appended, MAX_SEGMENTS, SEGMENT_BYTES, Spool};
+pub use shell::{Connector, ConnectorError, ConnectorOptions};
+pub use spool::{MAX_SEGMENTS, SEGMENT_BYTES};
+pub use status::{ConnectorStatus, PopReport, STATUS_SOCKET};

@@ -14,7 +14,9 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use rules::{Contact, FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
+pub use rules::{Contact, FlowAge, Knowledge, ResourceName, Rules, Target};
+#[cfg(test)]
+use rules::{Question, Ruling};
 pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};
@@ -277,16 +279,6 @@ impl ConnectorCore {
     /// The PoP closed a channel, or our session to it ended.
     pub fn channel_closed(&mut self, now: Instant, pop: PopId, channel: ChannelId) {
         self.tunnels.drop_path(now, Path::relay(pop, channel));
-    }
-
-    /// The session to a PoP is gone, and its channels with it.
-    pub fn pop_lost(&mut self, now: Instant, pop: PopId) {
-        let of_pop = |path: &Path| matches!(path, Path::Relay { pop: of, .. } if *of == pop);
-        let paths: Vec<Path> =
-            self.sessions.keys().filter_map(|peer| self.tunnels.path_of(*peer)).filter(of_pop).collect();
-        for path in paths {
-            self.tunnels.drop_path(now, path);
-        }
     }
 
     /// Judges everybody and every flow again: a strike, a new slice, contact lost or found, time.

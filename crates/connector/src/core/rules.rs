@@ -33,8 +33,6 @@ pub struct Question<'a> {
     pub revocations: &'a RevocationSet,
     /// Where to, inside the tunnel: a real address, or the one that stands for a name.
     pub destination: SocketAddr,
-    /// Now.
-    pub wall: UnixMs,
     /// Whether controllers are heard.
     pub contact: Contact,
     /// Whether it is carried already.

@@ -78,7 +78,6 @@ impl Session {
                     grant: &self.grant,
                     revocations: knowledge.revocations,
                     destination,
-                    wall: knowledge.wall,
                     contact: knowledge.contact,
                     age,
                 })

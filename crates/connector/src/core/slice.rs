@@ -135,7 +135,6 @@ mod tests {
             grant: &grant,
             revocations: &revocations,
             destination: destination.parse().expect("address"),
-            wall: grant.iat,
             contact,
             age,
         };
@@ -175,7 +174,6 @@ mod tests {
             grant: &grant,
             revocations: &revocations,
             destination: "10.0.0.5:80".parse().expect("address"),
-            wall: grant.iat,
             contact: Contact::Connected,
             age: FlowAge::New,
         };

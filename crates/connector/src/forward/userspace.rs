@@ -184,7 +184,13 @@ impl Userspace {
     }
 
     /// Takes bytes or the end from a target, or its loss.
-    pub fn from_target(&mut self, core: &mut ConnectorCore, now: Instant, wall: UnixMs, event: SiteEvent) {
+    pub fn take_from_target(
+        &mut self,
+        core: &mut ConnectorCore,
+        now: Instant,
+        wall: UnixMs,
+        event: SiteEvent,
+    ) {
         match event {
             SiteEvent::Data { flow, bytes } => {
                 if let Some(pipe) = self.pipes.get_mut(&flow) {
@@ -362,7 +368,7 @@ mod tests {
                             userspace.open(flow, stream);
                         }
                     }
-                    event => userspace.from_target(&mut world.core, now, world.wall, event),
+                    event => userspace.take_from_target(&mut world.core, now, world.wall, event),
                 }
                 world.settle();
             }

@@ -1,0 +1,469 @@
+//! The whole connector without its sockets: the agent core, the relay channels, the deciding core and the
+//! shipping of the flow log, tied together. Sans-IO like its parts.
+
+use crate::core::{
+    ConnectorCore, Contact, CoreStatus, DialFault, Ending, Knowledge, Output as CoreOutput, SliceRules,
+};
+use crate::record::FlowRecord;
+use crate::ship::{Shipper, Step};
+use agent::{
+    AgentEvent, ConnectorAgent, Freshness, Output as AgentOutput, Persisted, RelayInput, RelayLinks,
+    RequestSeq,
+};
+use flow::FlowId;
+use session::SessionId;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use trust::UnixMs;
+use tunnel::Path;
+use wire::{
+    Bounded, ChannelId, ControlReply, ControlRequest, DatagramKind, FromAgent, PopId, Refusal, Refuse,
+    ShipFlows, classify,
+};
+
+/// How long running flows of strict resources go on in isolation (architecture: 15 min by default).
+const STRICT_GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// One thing for the shell to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send a datagram.
+    Transmit { to: SocketAddr, payload: Vec<u8> },
+    /// Write a document to the state directory.
+    Persist { what: Persisted, bytes: Vec<u8> },
+    /// Look up a PoP's `HOST:PORT`.
+    ResolvePop { pop: PopId, name: String },
+    /// Resolve a name in the site.
+    Resolve { flow: FlowId, host: String },
+    /// Connect to a target.
+    Dial { flow: FlowId, addresses: Vec<SocketAddr> },
+    /// Move what a client sent.
+    Readable(FlowId),
+    /// Move what a target sent.
+    Writable(FlowId),
+    /// Drop the connection to a target.
+    Ended { flow: FlowId, ending: Ending },
+    /// Put a record into the spool.
+    Record { record: Box<FlowRecord>, wall: UnixMs },
+    /// Read the oldest batch from the spool, then call [`Node::batch_read`].
+    ReadBatch,
+    /// A controller has a batch.
+    ForgetBatch(u64),
+    /// Nothing more before `at`.
+    Timeout { at: Instant, reason: &'static str },
+}
+
+/// See the module.
+pub(crate) struct Node {
+    agent: ConnectorAgent,
+    core: ConnectorCore,
+    links: RelayLinks,
+    /// Registered sessions: which PoP each is to.
+    pops: BTreeMap<SessionId, PopId>,
+    /// Channels: through which PoP each goes.
+    channels: BTreeMap<ChannelId, PopId>,
+    /// Introductions under way: which channel each would take.
+    introductions: BTreeMap<(PopId, u64), ChannelId>,
+    shipper: Shipper,
+    shipping: Option<RequestSeq>,
+    isolated_since: Option<Instant>,
+    recheck_at: Option<Instant>,
+    core_due: Option<(Instant, &'static str)>,
+    out: VecDeque<Output>,
+    stats: NodeStats,
+}
+
+/// What went no further before it reached a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct NodeStats {
+    /// Datagrams of nobody.
+    pub foreign_datagrams: u64,
+    /// Relay frames that were dropped.
+    pub relay_frames_refused: u64,
+}
+
+fn rules(agent: &ConnectorAgent, wall: UnixMs) -> Option<SliceRules<'_>> {
+    agent.slice().filter(|slice| slice.header.exp > wall).map(|slice| SliceRules(&slice.body))
+}
+
+fn knowledge<'a>(
+    agent: &'a ConnectorAgent,
+    rules: Option<&'a SliceRules<'a>>,
+    wall: UnixMs,
+    contact: Contact,
+) -> Knowledge<'a, SliceRules<'a>> {
+    Knowledge { bundle: agent.bundle(), revocations: agent.revocations(), rules, wall, contact }
+}
+
+impl Node {
+    pub fn new(agent: ConnectorAgent, core: ConnectorCore, now: Instant) -> Self {
+        let mut node = Self {
+            agent,
+            core,
+            links: RelayLinks::new(),
+            pops: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            introductions: BTreeMap::new(),
+            shipper: Shipper::new(now),
+            shipping: None,
+            // Nobody was heard yet.
+            isolated_since: Some(now),
+            recheck_at: None,
+            core_due: None,
+            out: VecDeque::new(),
+            stats: NodeStats::default(),
+        };
+        node.plan_recheck(now);
+        node
+    }
+
+    pub const fn agent(&self) -> &ConnectorAgent {
+        &self.agent
+    }
+
+    /// The core, for moving bytes.
+    pub const fn core(&mut self) -> &mut ConnectorCore {
+        &mut self.core
+    }
+
+    pub fn core_status(&self) -> CoreStatus {
+        self.core.status()
+    }
+
+    pub const fn stats(&self) -> NodeStats {
+        self.stats
+    }
+
+    pub const fn batches_shipped(&self) -> u64 {
+        self.shipper.shipped()
+    }
+
+    pub fn wall(&self, now: Instant) -> UnixMs {
+        self.agent.wall(now)
+    }
+
+    pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
+        self.agent.set_wall(now, wall);
+    }
+
+    fn contact(&self, now: Instant) -> Contact {
+        match self.isolated_since {
+            None => Contact::Connected,
+            Some(since) if now < since + STRICT_GRACE => Contact::Isolated,
+            Some(_) => Contact::IsolatedBeyondGrace,
+        }
+    }
+
+    /// Calls the core with what is known now.
+    fn with_core<T>(
+        &mut self,
+        now: Instant,
+        call: impl FnOnce(&mut ConnectorCore, &Knowledge<'_, SliceRules<'_>>) -> T,
+    ) -> T {
+        let (wall, contact) = (self.agent.wall(now), self.contact(now));
+        let rules = rules(&self.agent, wall);
+        call(&mut self.core, &knowledge(&self.agent, rules.as_ref(), wall, contact))
+    }
+
+    /// Takes datagrams in the order they came. Packets that follow each other on one channel go on as one
+    /// batch.
+    pub fn handle_datagrams<'d>(
+        &mut self,
+        now: Instant,
+        datagrams: impl Iterator<Item = (SocketAddr, &'d [u8])>,
+        answers: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) {
+        let mut run: Vec<&[u8]> = Vec::new();
+        let mut of: Option<(PopId, ChannelId)> = None;
+        for (from, datagram) in datagrams {
+            match classify(datagram) {
+                DatagramKind::Quic => self.agent.handle_input(now, from, datagram),
+                DatagramKind::Relay => match self.links.handle_input(from, datagram) {
+                    Ok(RelayInput::Data { channel, packet }) => {
+                        let next = self.channels.get(&channel).map(|pop| (*pop, channel));
+                        if next != of {
+                            Self::flush(&mut self.core, now, of, &mut run);
+                            of = next;
+                        }
+                        run.push(packet);
+                    }
+                    Ok(RelayInput::Answer { to, payload }) => answers.push((to, payload)),
+                    Err(_) => self.stats.relay_frames_refused += 1,
+                },
+                DatagramKind::Stun | DatagramKind::Foreign => self.stats.foreign_datagrams += 1,
+            }
+        }
+        Self::flush(&mut self.core, now, of, &mut run);
+    }
+
+    fn flush(core: &mut ConnectorCore, now: Instant, of: Option<(PopId, ChannelId)>, run: &mut Vec<&[u8]>) {
+        if let (Some((pop, channel)), false) = (of, run.is_empty()) {
+            core.handle_input(now, pop, channel, run);
+        }
+        run.clear();
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.agent.handle_timeout(now);
+        self.with_core(now, |core, knowledge| core.handle_timeout(now, knowledge));
+        if self.recheck_at.is_some_and(|at| at <= now) {
+            self.recheck(now);
+        }
+    }
+
+    /// The shell's answer to [`Output::ResolvePop`].
+    pub fn pop_resolved(&mut self, now: Instant, pop: PopId, addresses: Vec<SocketAddr>) {
+        self.agent.handle_resolved(now, pop, addresses);
+    }
+
+    /// The shell's answer to [`Output::Resolve`].
+    pub fn resolved(&mut self, now: Instant, flow: FlowId, addresses: &[IpAddr]) {
+        self.with_core(now, |core, knowledge| core.resolved(now, knowledge, flow, addresses));
+    }
+
+    /// The shell's answer to [`Output::Dial`]; whether the flow goes on.
+    pub fn dialled(&mut self, now: Instant, flow: FlowId, result: Result<SocketAddr, DialFault>) -> bool {
+        let wall = self.agent.wall(now);
+        self.core.dialled(now, wall, flow, result)
+    }
+
+    /// The shell's answer to [`Output::ReadBatch`].
+    pub fn batch_read(&mut self, now: Instant, batch: Option<(u64, Vec<u8>)>) {
+        let Some((batch, lines)) = batch else {
+            return self.shipper.read(now, None);
+        };
+        self.shipper.read(now, Some(batch));
+        let request = Bounded::new(lines).ok().and_then(|ndjson| {
+            self.agent.request(now, ControlRequest::ShipFlows(ShipFlows { batch, ndjson })).ok()
+        });
+        if request.is_none() {
+            self.shipper.failed(now);
+        }
+        self.shipping = request;
+    }
+
+    /// The spool could not be read now.
+    pub fn batch_not_read(&mut self, now: Instant) {
+        self.shipper.failed(now);
+    }
+
+    /// Ends everything, politely. Drain once more after it.
+    pub fn shut_down(&mut self, now: Instant) {
+        let wall = self.agent.wall(now);
+        self.core.shut_down(now, wall);
+        // Resets and closed channels first, then the goodbyes.
+        while let Some(output) = self.next_of_core(now) {
+            self.out.push_back(output);
+        }
+        self.agent.shutdown(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self, now: Instant) -> Output {
+        loop {
+            if let Some(output) = self.out.pop_front() {
+                return output;
+            }
+            if let Some(output) = self.next_of_core(now) {
+                return output;
+            }
+            let agent = match self.agent.poll_output(now) {
+                AgentOutput::Transmit { to, payload } => return Output::Transmit { to, payload },
+                AgentOutput::Persist { what, bytes } => return Output::Persist { what, bytes },
+                AgentOutput::Resolve { pop, name } => return Output::ResolvePop { pop, name },
+                AgentOutput::Event(event) => {
+                    self.agent_event(now, event);
+                    continue;
+                }
+                AgentOutput::Timeout { at, reason } => (at, reason),
+            };
+            let ship = match self.shipper.step(now) {
+                Step::Read => return Output::ReadBatch,
+                Step::WaitUntil(at) => Some((at, "the flow log is to be shipped")),
+                Step::Idle => None,
+            };
+            let recheck = self.recheck_at.map(|at| (at, "policy or isolation reaches an end"));
+            let (at, reason) = [self.core_due, ship, recheck]
+                .into_iter()
+                .flatten()
+                .fold(agent, |first, next| first.min(next));
+            return Output::Timeout { at, reason };
+        }
+    }
+
+    // ---- below: details --------------------------------------------------------------------------
+
+    fn next_of_core(&mut self, now: Instant) -> Option<Output> {
+        loop {
+            let output = self.with_core(now, |core, knowledge| core.poll_output(now, knowledge));
+            return Some(match output {
+                CoreOutput::Transmit { path, bytes } => match self.address_of(path) {
+                    Some(to) => Output::Transmit { to, payload: bytes },
+                    // The channel went in the same moment.
+                    None => continue,
+                },
+                CoreOutput::ToPop { pop, message } => {
+                    self.tell(now, pop, message);
+                    continue;
+                }
+                CoreOutput::Resolve { flow, host } => Output::Resolve { flow, host },
+                CoreOutput::Dial { flow, addresses } => Output::Dial { flow, addresses },
+                CoreOutput::Readable(flow) => Output::Readable(flow),
+                CoreOutput::Writable(flow) => Output::Writable(flow),
+                CoreOutput::Ended { flow, ending } => Output::Ended { flow, ending },
+                CoreOutput::Record(record) => {
+                    self.shipper.recorded(now);
+                    Output::Record { record, wall: self.agent.wall(now) }
+                }
+                CoreOutput::Timeout(due) => {
+                    self.core_due = due.map(|due| (due.at, due.reason));
+                    return None;
+                }
+            });
+        }
+    }
+
+    fn address_of(&self, path: Path) -> Option<SocketAddr> {
+        match path {
+            Path::Relay { channel, .. } => self.links.pop_of(channel),
+            _ => None,
+        }
+    }
+
+    fn session_to(&self, pop: PopId) -> Option<SessionId> {
+        self.pops.iter().find(|(_, of)| **of == pop).map(|(session, _)| *session)
+    }
+
+    /// What the core says to a PoP.
+    fn tell(&mut self, now: Instant, pop: PopId, message: FromAgent) {
+        match message {
+            FromAgent::Accept(accept) => {
+                self.introductions.remove(&(pop, accept.intro));
+                if let Some(session) = self.session_to(pop) {
+                    self.agent.accept(now, session, accept);
+                }
+            }
+            FromAgent::Refuse(refuse) => {
+                if let Some(channel) = self.introductions.remove(&(pop, refuse.intro)) {
+                    self.forget_channel(channel);
+                }
+                if let Some(session) = self.session_to(pop) {
+                    self.agent.refuse(now, session, refuse);
+                }
+            }
+            FromAgent::CloseChannel(close) => {
+                if let Some(session) = self.forget_channel(close.channel) {
+                    self.agent.close_channel(now, session, close.channel);
+                }
+            }
+            // The core says nothing else.
+            _ => {}
+        }
+    }
+
+    fn forget_channel(&mut self, channel: ChannelId) -> Option<SessionId> {
+        self.channels.remove(&channel);
+        self.links.remove(channel)
+    }
+
+    fn agent_event(&mut self, now: Instant, event: AgentEvent) {
+        match event {
+            AgentEvent::Registered { session, pop, observed } => {
+                tracing::info!(%pop, %observed, "registered");
+                self.pops.insert(session, pop);
+                self.shipper.reachable(now);
+            }
+            AgentEvent::ObservedChanged { session, .. } => {
+                let hellos = self.links.hellos(session);
+                self.out.extend(hellos.map(|(to, payload)| Output::Transmit { to, payload }));
+            }
+            AgentEvent::Lost { session, pop, reason } => {
+                tracing::info!(%pop, ?reason, "no session to this PoP any more");
+                self.pops.remove(&session);
+                self.introductions.retain(|(of, _), _| *of != pop);
+                for channel in self.links.remove_session(session) {
+                    self.channels.remove(&channel);
+                    self.core.channel_closed(now, pop, channel);
+                }
+            }
+            AgentEvent::Introduce { session, relay, introduce } => {
+                self.introduce(now, session, relay, introduce)
+            }
+            AgentEvent::ChannelClosed { channel, .. } => {
+                if let Some(pop) = self.channels.get(&channel).copied() {
+                    self.forget_channel(channel);
+                    self.core.channel_closed(now, pop, channel);
+                }
+            }
+            AgentEvent::ControlReply { seq, reply } => {
+                if self.shipping == Some(seq) {
+                    self.shipping = None;
+                    match reply {
+                        ControlReply::FlowsTaken(taken) if self.shipper.taken(now, taken.batch) => {
+                            self.out.push_back(Output::ForgetBatch(taken.batch));
+                        }
+                        _ => self.shipper.failed(now),
+                    }
+                }
+            }
+            AgentEvent::RequestFailed { seq, reason } => {
+                if self.shipping == Some(seq) {
+                    tracing::debug!(%reason, "no controller took the flow records; they wait");
+                    self.shipping = None;
+                    self.shipper.failed(now);
+                }
+            }
+            AgentEvent::SliceChanged | AgentEvent::RevocationsChanged => self.recheck(now),
+            AgentEvent::FreshnessChanged(freshness) => {
+                self.isolated_since = match (freshness, self.isolated_since) {
+                    (Freshness::Fresh | Freshness::Stale, _) => None,
+                    (Freshness::Isolated, since) => Some(since.unwrap_or(now)),
+                };
+                self.recheck(now);
+            }
+            AgentEvent::GrantChanged | AgentEvent::Opened { .. } | AgentEvent::OpenRefused { .. } => {}
+        }
+    }
+
+    fn introduce(&mut self, now: Instant, session: SessionId, relay: SocketAddr, introduce: wire::Introduce) {
+        let Some(pop) = self.pops.get(&session).copied() else {
+            return;
+        };
+        let (intro, channel) = (introduce.intro, introduce.channel);
+        // A PoP that gives out a channel twice would take it from the one who has it.
+        let refusal = if self.channels.contains_key(&channel) {
+            Some(Refusal::Malformed)
+        } else if !self.links.insert(channel, session, relay, introduce.secret.clone()) {
+            Some(Refusal::Full)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            let retry_after_ms = if reason == Refusal::Full { 1_000 } else { 0 };
+            return self.agent.refuse(now, session, Refuse { intro, reason, retry_after_ms });
+        }
+        self.channels.insert(channel, pop);
+        self.introductions.insert((pop, intro), channel);
+        self.with_core(now, |core, knowledge| core.introduce(now, knowledge, pop, &introduce));
+    }
+
+    fn recheck(&mut self, now: Instant) {
+        self.with_core(now, |core, knowledge| core.recheck(now, knowledge));
+        self.plan_recheck(now);
+    }
+
+    /// What changes without anybody saying so: the slice's end, and the end of the grace of strict flows.
+    fn plan_recheck(&mut self, now: Instant) {
+        let wall = self.agent.wall(now);
+        let slice_end = self
+            .agent
+            .slice()
+            .map(|slice| slice.header.exp)
+            .filter(|end| *end > wall)
+            .map(|end| now + end.since(wall));
+        let grace_end = self.isolated_since.map(|since| since + STRICT_GRACE).filter(|end| *end > now);
+        self.recheck_at = slice_end.into_iter().chain(grace_end).min();
+    }
+}

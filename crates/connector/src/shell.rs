@@ -1,0 +1,380 @@
+//! The shell: one UDP socket, the connections into the site, timers, two threads for the disk. It moves values
+//! and decides nothing.
+
+use crate::core::{ConnectorCore, NotAConnector, Parts};
+use crate::disk::{Disk, DiskWriter};
+use crate::forward::userspace::{SiteEvent, Userspace};
+use crate::log::{Batch, FlowLog};
+use crate::node::{Node, Output};
+use crate::status::{ConnectorStatus, PopReport, StatusSocket};
+use agent::ConnectorAgent;
+use flow::FlowLimits;
+use net::{BindError, RecvBatch, SendBatch, UdpPort};
+use state::StateError;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::lookup_host;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
+use trust::UnixMs;
+use wire::PopId;
+
+/// Where flow records wait, in the state directory.
+const SPOOL: &str = "flows";
+/// How often the cores are told the wall clock.
+const WALL_TICK: Duration = Duration::from_secs(1);
+/// Datagrams of one system call's batch, and of one turn of sending.
+const SEND_BURST: usize = 256;
+/// Site events taken in one turn.
+const SITE_BURST: usize = 128;
+/// How long a PoP's name may take to resolve; the agent gives up after 5 s by itself.
+const POP_LOOKUP: Duration = Duration::from_secs(5);
+/// Look-ups of PoPs under way: the agent asks once a PoP.
+const POP_LOOKUPS: usize = 256;
+/// Questions for status that wait.
+const STATUS_QUESTIONS: usize = 16;
+
+/// How to run a connector.
+#[derive(Debug, Clone)]
+pub struct ConnectorOptions {
+    /// The directory that enrolment wrote.
+    pub state_dir: PathBuf,
+    /// The UDP address to send from; `None` takes any port, both families where there are two.
+    pub listen: Option<SocketAddr>,
+    /// Bounds of the flows.
+    pub limits: FlowLimits,
+}
+
+impl ConnectorOptions {
+    /// The defaults around a state directory.
+    #[must_use]
+    pub const fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir, listen: None, limits: FlowLimits::DEFAULT }
+    }
+}
+
+/// Why a connector does not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// The UDP port.
+    #[error("{0}. Choose another address with --listen, or leave it out")]
+    Udp(#[from] BindError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What is in it.
+    #[error(transparent)]
+    Start(#[from] agent::StartError),
+    /// It is not a connector's.
+    #[error(transparent)]
+    NotAConnector(#[from] NotAConnector),
+    /// The status socket.
+    #[error(
+        "cannot open the status socket {path:?}; is the state directory writable, and its path below 90 characters?"
+    )]
+    Status {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The flow log.
+    #[error("cannot keep flow records in {path:?}; is the state directory writable?")]
+    FlowLog {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("the system gives no thread")]
+    Thread(#[source] io::Error),
+    /// The operating system's random source.
+    #[error("the operating system's random source does not work")]
+    Random,
+    /// The socket stopped working.
+    #[error("the UDP socket failed")]
+    Socket(#[source] io::Error),
+}
+
+/// A connector that has read its state and opened its socket, and has not begun.
+pub struct Connector {
+    node: Node,
+    port: UdpPort,
+    status: StatusSocket,
+    disk: Disk,
+    spool: PathBuf,
+    started: Instant,
+}
+
+impl Connector {
+    /// Opens the state directory that enrolment wrote and a UDP socket. Needs no controller and no PoP.
+    /// Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Says which file or port, and what to do.
+    pub fn open(options: ConnectorOptions) -> Result<Self, ConnectorError> {
+        let (now, wall) = (now(), wall());
+        let disk = Disk::open(&options.state_dir)?;
+        let material = disk.material(wall)?;
+        let mut seed = [0; 32];
+        aws_lc_rs::rand::fill(&mut seed).map_err(|_| ConnectorError::Random)?;
+        let agent = ConnectorAgent::new(material.stored, now, wall, seed)?;
+        let parts = Parts {
+            identity: agent.identity(),
+            open_key: material.open_key,
+            wireguard_key: material.wireguard_key,
+            // UDP only, and a Unix socket: nothing that a TCP flow could reach.
+            own_listeners: Vec::new(),
+            limits: options.limits,
+        };
+        let core_seed = trust::sha256(&[b"tidegate/connector-seed/1", &seed]);
+        let core_seed = u64::from_be_bytes(*core_seed.first_chunk().expect("32 bytes hold 8"));
+        let core = ConnectorCore::new(parts, core_seed, now, wall)?;
+        let port = bind(options.listen)?;
+        let status = StatusSocket::bind(disk.path())
+            .map_err(|(path, source)| ConnectorError::Status { path, source })?;
+        let spool = disk.path().join(SPOOL);
+        Ok(Self { node: Node::new(agent, core, now), port, status, disk, spool, started: now })
+    }
+
+    /// The UDP address.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.port.local_addr()
+    }
+
+    /// Runs until `shutdown` is done, then resets the flows, says goodbye and writes what is to be kept.
+    ///
+    /// # Errors
+    /// A socket or thread failed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectorError> {
+        let Self { node, port, status, disk, spool, started } = self;
+        let (log, batches, log_thread) = FlowLog::start(spool.clone())
+            .map_err(|source| ConnectorError::FlowLog { path: spool, source })?;
+        let (disk, disk_thread) = disk.start().map_err(ConnectorError::Thread)?;
+        let (question_sender, questions) = mpsc::channel(STATUS_QUESTIONS);
+        let status_task = tokio::spawn(status.serve(question_sender));
+        let (userspace, site) = Userspace::new();
+        let (pop_sender, pops) = mpsc::channel(POP_LOOKUPS);
+        let mut shell =
+            Shell { node, port, userspace, log, disk, pop_sender, started, batch: SendBatch::new() };
+        let result = Box::pin(shell.serve(Sources { site, pops, batches, questions }, shutdown)).await;
+        status_task.abort();
+        // Both threads write what is queued and end.
+        drop(shell);
+        join(log_thread).await;
+        join(disk_thread).await;
+        result
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connector({} on {})", self.node.agent().identity(), self.local_addr())
+    }
+}
+
+async fn join(thread: JoinHandle<()>) {
+    let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+}
+
+/// Both families on one socket where the machine has two.
+fn bind(listen: Option<SocketAddr>) -> Result<UdpPort, BindError> {
+    match listen {
+        Some(address) => UdpPort::bind(address),
+        None => UdpPort::bind((Ipv6Addr::UNSPECIFIED, 0).into())
+            .or_else(|_| UdpPort::bind((Ipv4Addr::UNSPECIFIED, 0).into())),
+    }
+}
+
+/// Where things come from, apart from the network.
+struct Sources {
+    site: mpsc::Receiver<SiteEvent>,
+    pops: mpsc::Receiver<(PopId, Vec<SocketAddr>)>,
+    batches: mpsc::Receiver<Batch>,
+    questions: mpsc::Receiver<oneshot::Sender<ConnectorStatus>>,
+}
+
+struct Shell {
+    node: Node,
+    port: UdpPort,
+    userspace: Userspace,
+    log: FlowLog,
+    disk: DiskWriter,
+    pop_sender: mpsc::Sender<(PopId, Vec<SocketAddr>)>,
+    started: Instant,
+    batch: SendBatch,
+}
+
+impl Shell {
+    async fn serve(
+        &mut self,
+        mut sources: Sources,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ConnectorError> {
+        let mut incoming = RecvBatch::for_agent();
+        let mut answers = Vec::new();
+        let mut next_tick = self.started;
+        tokio::pin!(shutdown);
+        loop {
+            if now() >= next_tick {
+                self.node.set_wall(now(), wall());
+                next_tick = now() + WALL_TICK;
+            }
+            let wake = self.drain(now()).await.min(next_tick);
+            tokio::select! {
+                received = self.port.recv_batch(&mut incoming) => {
+                    received.map_err(ConnectorError::Socket)?;
+                    let datagrams = incoming.iter().map(|datagram| (datagram.from, datagram.payload));
+                    self.node.handle_datagrams(now(), datagrams, &mut answers);
+                    for (to, payload) in answers.drain(..) {
+                        self.batch.push(to, &payload);
+                    }
+                }
+                Some(event) = sources.site.recv() => {
+                    self.site_event(now(), event);
+                    for _ in 0..SITE_BURST {
+                        let Ok(event) = sources.site.try_recv() else { break };
+                        self.site_event(now(), event);
+                    }
+                }
+                Some((pop, addresses)) = sources.pops.recv() => self.node.pop_resolved(now(), pop, addresses),
+                Some(batch) = sources.batches.recv() => self.node.batch_read(now(), batch),
+                Some(asker) = sources.questions.recv() => {
+                    let _ = asker.send(self.status(now()));
+                }
+                () = sleep_until(wake.into()) => self.node.handle_timeout(now()),
+                () = &mut shutdown => break,
+            }
+        }
+        self.node.shut_down(now());
+        self.drain(now()).await;
+        Ok(())
+    }
+
+    /// Does everything the node wants, and says when it wants to be called again.
+    async fn drain(&mut self, now: Instant) -> Instant {
+        loop {
+            let wake = self.node_outputs(now);
+            if !self.batch.is_empty() {
+                let report = self.port.send_batch(&mut self.batch).await;
+                if report.refused + report.too_long > 0 {
+                    tracing::debug!(?report, "datagrams that the network did not take");
+                }
+            }
+            if let Some(wake) = wake {
+                return wake;
+            }
+        }
+    }
+
+    /// Until the node has nothing more (then when to come back), or enough to send.
+    fn node_outputs(&mut self, now: Instant) -> Option<Instant> {
+        while self.batch.len() < SEND_BURST {
+            match self.node.poll_output(now) {
+                Output::Transmit { to, payload } => self.batch.push(to, &payload),
+                Output::Persist { what, bytes } => self.disk.persist(what, bytes),
+                Output::ResolvePop { pop, name } => self.resolve_pop(pop, name),
+                Output::Resolve { flow, host } => self.userspace.resolve(flow, host),
+                Output::Dial { flow, addresses } => self.userspace.dial(flow, addresses),
+                Output::Readable(flow) => self.userspace.client_to_target(self.node.core(), now, flow),
+                Output::Writable(flow) => self.userspace.target_to_client(self.node.core(), now, flow),
+                Output::Ended { flow, ending } => self.userspace.end(flow, ending),
+                Output::Record { record, wall } => self.log.append(record, wall),
+                Output::ReadBatch => {
+                    if !self.log.ask_next() {
+                        self.node.batch_not_read(now);
+                    }
+                }
+                Output::ForgetBatch(batch) => self.log.acknowledge(batch),
+                Output::Timeout { at, reason } => {
+                    tracing::trace!(reason, "waiting");
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    fn site_event(&mut self, now: Instant, event: SiteEvent) {
+        match event {
+            SiteEvent::Resolved { flow, addresses } => self.node.resolved(now, flow, &addresses),
+            SiteEvent::Dialled { flow, result: Ok((address, stream)) } => {
+                if self.node.dialled(now, flow, Ok(address)) {
+                    self.userspace.open(flow, stream);
+                }
+            }
+            SiteEvent::Dialled { flow, result: Err(fault) } => {
+                self.node.dialled(now, flow, Err(fault));
+            }
+            event => {
+                let wall = self.node.wall(now);
+                self.userspace.take_from_target(self.node.core(), now, wall, event);
+            }
+        }
+    }
+
+    fn resolve_pop(&self, pop: PopId, name: String) {
+        let sender = self.pop_sender.clone();
+        tokio::spawn(async move {
+            let found = timeout(POP_LOOKUP, lookup_host(name)).await;
+            let addresses = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+            let _ = sender.send((pop, addresses)).await;
+        });
+    }
+
+    fn status(&self, now: Instant) -> ConnectorStatus {
+        let agent = self.node.agent();
+        let slice = agent.slice();
+        let pops: Vec<PopReport> = agent
+            .pops()
+            .map(|pop| PopReport {
+                pop: pop.pop,
+                phase: pop.phase.label().to_owned(),
+                address: pop.address,
+                observed: pop.observed,
+                failures: pop.failures,
+            })
+            .collect();
+        let registered = pops.iter().any(|pop| pop.observed.is_some());
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        ConnectorStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: agent.identity(),
+            site: slice.map(|slice| slice.body.site_name.clone()),
+            slice: slice.map(|slice| slice.header.version.to_string()),
+            slice_until: slice.map(|slice| slice.header.exp),
+            ready: registered && slice.is_some_and(|slice| slice.header.exp > agent.wall(now)),
+            control_plane: agent.freshness(now).label().to_owned(),
+            control_last_heard_ms: agent.control_last_heard(now).map(millis),
+            struck: agent.revocations().len(),
+            local: self.port.local_addr(),
+            uptime_ms: millis(now.saturating_duration_since(self.started)),
+            pops,
+            access: self.node.core_status(),
+            dropped: self.node.stats(),
+            targets: self.userspace.len(),
+            flow_segments_waiting: self.log.waiting(),
+            flow_records_dropped: self.log.dropped(),
+            flow_batches_shipped: self.node.batches_shipped(),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
+fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,136 @@
+//! What a connector says of itself, and the socket that says it: one line of JSON for whoever may open
+//! the state directory.
+
+use crate::core::CoreStatus;
+use crate::node::NodeStats;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use trust::{Identity, UnixMs};
+use wire::PopId;
+
+/// The socket's name in the state directory.
+pub const STATUS_SOCKET: &str = "status.sock";
+/// Whoever does not read one line in this time gets none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a connector stands with one PoP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PopReport {
+    /// Which PoP.
+    pub pop: PopId,
+    /// `idle`, `resolving`, `connecting`, `registered` or `leaving`.
+    pub phase: String,
+    /// The PoP's address in use.
+    pub address: Option<SocketAddr>,
+    /// This connector's address as that PoP sees it.
+    pub observed: Option<SocketAddr>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// What a connector says of itself. Ready means: it can do its job with what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorStatus {
+    /// The build.
+    pub version: String,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its site, as its slice names it.
+    pub site: Option<String>,
+    /// The slice in force, as `incarnation.version`.
+    pub slice: Option<String>,
+    /// The slice's hard end.
+    pub slice_until: Option<UnixMs>,
+    /// Registered at a PoP, with a valid slice.
+    pub ready: bool,
+    /// `fresh`, `stale` or `isolated`. Stale is not unhealthy.
+    pub control_plane: String,
+    /// How long ago a controller spoke, in milliseconds; none in this run so far.
+    pub control_last_heard_ms: Option<u64>,
+    /// How many subjects are struck.
+    pub struck: usize,
+    /// The UDP address.
+    pub local: SocketAddr,
+    /// How long it runs.
+    pub uptime_ms: u64,
+    /// Each PoP of the list.
+    pub pops: Vec<PopReport>,
+    /// Devices, flows, refusals.
+    pub access: CoreStatus,
+    /// What was dropped before it was looked at.
+    pub dropped: NodeStats,
+    /// Connections into the site that are open.
+    pub targets: usize,
+    /// Segments of flow records that wait for a controller.
+    pub flow_segments_waiting: u64,
+    /// Flow records lost because the spool was full or the disk failed.
+    pub flow_records_dropped: u64,
+    /// Batches of flow records that a controller has.
+    pub flow_batches_shipped: u64,
+}
+
+/// The socket, bound.
+#[derive(Debug)]
+pub(crate) struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    pub fn bind(state_dir: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        let path = state_dir.join(STATUS_SOCKET);
+        let bind = || {
+            // What an earlier process left; a living one would hold the directory's lock.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = UnixListener::bind(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            Ok(listener)
+        };
+        match bind() {
+            Ok(listener) => Ok(Self { listener, path }),
+            Err(source) => Err((path, source)),
+        }
+    }
+
+    /// One asker at a time: status is for people and probes, not for load.
+    pub async fn serve(self, questions: mpsc::Sender<oneshot::Sender<ConnectorStatus>>) {
+        loop {
+            let Ok((stream, _)) = self.listener.accept().await else {
+                // Out of descriptors: this socket can wait.
+                tokio::time::sleep(ANSWER_TIMEOUT).await;
+                continue;
+            };
+            let _ = timeout(ANSWER_TIMEOUT, answer(stream, &questions)).await;
+        }
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, questions: &mpsc::Sender<oneshot::Sender<ConnectorStatus>>) {
+    let (sender, status) = oneshot::channel();
+    if questions.send(sender).await.is_err() {
+        return;
+    }
+    let Ok(status) = status.await else { return };
+    let Ok(mut line) = serde_json::to_vec(&status) else { return };
+    line.push(b'\n');
+    let _ = stream.write_all(&line).await;
+    let _ = stream.shutdown().await;
+}
