@@ -176,6 +176,14 @@ impl ApiClient {
         self.typed(Method::PUT, path, json(body)?).await
     }
 
+    /// Changes the values given.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        self.typed(Method::PATCH, path, json(body)?).await
+    }
+
     /// Removes. An empty answer reads as JSON `null`.
     ///
     /// # Errors

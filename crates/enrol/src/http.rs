@@ -287,17 +287,13 @@ where
         };
         tokio::pin!(connection, talk);
         // The connection moves the bytes; it ends by itself only when the server closes early.
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut talk => return answer,
-                ended = &mut connection => {
-                    if let Err(error) = ended {
-                        return Err(no_answer(error.to_string()));
-                    }
-                    return (&mut talk).await;
-                }
-            }
+        tokio::select! {
+            biased;
+            answer = &mut talk => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => (&mut talk).await,
+                Err(error) => Err(no_answer(error.to_string())),
+            },
         }
     };
     timeout(ANSWER_DEADLINE, exchange)
