@@ -1,6 +1,6 @@
 //! One peer: its sessions, its paths, what waits for it, and when it wants attention.
 
-use crate::engine::LocalIndex;
+use crate::engine::{LocalIndex, Response};
 use crate::timers::{
     KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ON_RECEIVE, SILENCE,
     TimeoutReason, UNPROVEN_LIFETIME,
@@ -8,6 +8,7 @@ use crate::timers::{
 use crate::{Path, WireGuardPublicKey};
 use std::collections::VecDeque;
 use std::time::Instant;
+use wire::WG_RESPONSE_LEN;
 
 /// A peer's number inside one [`crate::Tunnels`]; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,17 @@ pub(crate) struct Candidate {
     pub since: Instant,
 }
 
+/// Ways by which one answer may have gone: a client asks through at most four PoPs in turn.
+pub(crate) const MAX_CANDIDATES: usize = 4;
+
+/// An initiation and its answer.
+#[derive(Clone)]
+pub(crate) struct Answered {
+    pub initiation: Vec<u8>,
+    pub response: [u8; WG_RESPONSE_LEN],
+    pub index: LocalIndex,
+}
+
 /// A handshake over the path that waits for its answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
@@ -84,7 +96,9 @@ pub(crate) struct PeerState {
     /// Where packets go. Set only when a packet or response from there proved the peer's key.
     pub path: Option<Path>,
     /// Where an answer went; nothing else goes there before it is proven.
-    pub candidate: Option<Candidate>,
+    pub candidates: Vec<Candidate>,
+    /// The newest initiation that was answered, until a packet proves its session.
+    pub answered: Option<Answered>,
     pub pathless_since: Option<Instant>,
     sessions: Vec<Session>,
     /// The session that seals; always one of `sessions`.
@@ -104,7 +118,8 @@ impl PeerState {
             key,
             origin,
             path: None,
-            candidate: None,
+            candidates: Vec::new(),
+            answered: None,
             pathless_since: None,
             sessions: Vec::new(),
             current: None,
@@ -129,6 +144,13 @@ impl PeerState {
             self.pending = None;
             self.silent_at = None;
         }
+    }
+
+    /// Notes an answer to an initiation that came in an introduction.
+    pub fn answer(&mut self, now: Instant, initiation: &[u8], response: &Response) {
+        self.add_session(now, response.index, Side::Responder);
+        let (bytes, index) = (response.bytes, response.index);
+        self.answered = Some(Answered { initiation: initiation.to_vec(), response: bytes, index });
     }
 
     /// Whether a packet for this index may be opened.
@@ -159,8 +181,10 @@ impl PeerState {
             self.current = Some(index);
             change.session_confirmed = true;
         }
-        if self.candidate.is_some_and(|candidate| candidate.path == path) {
-            self.candidate = None;
+        if self.answered.as_ref().is_some_and(|answered| answered.index == index) {
+            self.answered = None;
+        }
+        if self.candidates.iter().any(|candidate| candidate.path == path) {
             change.proven = Some(Proven { path, replaced: self.path.replace(path) });
             self.pathless_since = None;
         }
@@ -212,11 +236,28 @@ impl PeerState {
         self.keepalive_at.is_some_and(|at| now >= at) && self.keepalive_at.take().is_some()
     }
 
+    /// Notes that an answer went by a path. Says which one it took the place of, when there are too many.
+    pub fn add_candidate(&mut self, now: Instant, path: Path) -> Option<Path> {
+        if self.path == Some(path) {
+            return None;
+        }
+        if let Some(known) = self.candidates.iter_mut().find(|candidate| candidate.path == path) {
+            known.since = now;
+            return None;
+        }
+        let oldest = (self.candidates.len() == MAX_CANDIDATES).then(|| self.candidates.remove(0).path);
+        self.candidates.push(Candidate { path, since: now });
+        oldest
+    }
+
     /// The next time this peer wants attention. An idle peer without a session wants none.
     pub fn deadline(&self) -> Option<(Instant, TimeoutReason)> {
         let oldest = self.sessions.iter().map(|session| session.established + REJECT_AFTER_TIME).min();
         [
-            (self.candidate.map(|candidate| candidate.since + UNPROVEN_LIFETIME), TimeoutReason::Unproven),
+            (
+                self.candidates.iter().map(|candidate| candidate.since + UNPROVEN_LIFETIME).min(),
+                TimeoutReason::Unproven,
+            ),
             (self.pathless_since.map(|since| since + PATHLESS_LIFETIME), TimeoutReason::Pathless),
             (self.pending.map(|pending| pending.retry_at), TimeoutReason::HandshakeRetry),
             (self.keepalive_at, TimeoutReason::Keepalive),

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, LocalIndex, OpenError};
 use crate::inner::{pad, trim};
-use crate::peer::{Candidate, Origin, Peer, PeerId, PeerState, Pending, Side};
+use crate::peer::{Origin, Peer, PeerId, PeerState, Pending, Side};
 use crate::timers::{
     INITIATION_INTERVAL, MAX_JITTER, PATHLESS_LIFETIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, TimeoutReason,
     UNPROVEN_LIFETIME,
@@ -155,6 +155,13 @@ pub enum Event {
         path: Path,
         /// The path in use before, which can be given back.
         replaced: Option<Path>,
+    },
+    /// An answer went by this path and the peer never used it: it can be given back.
+    Unused {
+        /// Who.
+        peer: PeerId,
+        /// The path.
+        path: Path,
     },
     /// A handshake over the path went unanswered once: the path is probably gone.
     Unanswered {
@@ -334,8 +341,9 @@ impl<E: Engine> Tunnels<E> {
         peer.state.add_session(now, index, Side::Initiator);
         peer.state.pathless_since = None;
         let replaced = peer.state.path.replace(path).filter(|old| *old != path);
-        let candidate = peer.state.candidate.take().filter(|candidate| candidate.path != path);
-        for old in replaced.into_iter().chain(candidate.map(|candidate| candidate.path)) {
+        let candidates = std::mem::take(&mut peer.state.candidates);
+        let unused = candidates.into_iter().map(|candidate| candidate.path).filter(|unused| *unused != path);
+        for old in replaced.into_iter().chain(unused) {
             self.by_path.remove(&old);
         }
         self.by_path.insert(path, id);
@@ -367,26 +375,31 @@ impl<E: Engine> Tunnels<E> {
         let (id, response) = match known {
             Some(id) => {
                 let peer = self.peers.get_mut(&id).expect("the key's peer is in the table");
-                (id, self.engine.respond(&mut peer.noise, initiation)?)
+                // The same `Open` through another PoP, before the client has used either answer: the same
+                // answer again. Anything older is a replay.
+                match &peer.state.answered {
+                    Some(same) if same.initiation == initiation => (id, same.response),
+                    _ => {
+                        let response = self.engine.respond(&mut peer.noise, initiation)?;
+                        peer.state.answer(now, initiation, &response);
+                        (id, response.bytes)
+                    }
+                }
             }
             None => {
                 let mut noise = self.new_peer(key)?;
                 let response = self.engine.respond(&mut noise, initiation)?;
-                let state = PeerState::new(key, Origin::Theirs, now);
-                (self.insert(key, Peer { noise, state }), response)
+                let mut state = PeerState::new(key, Origin::Theirs, now);
+                state.answer(now, initiation, &response);
+                (self.insert(key, Peer { noise, state }), response.bytes)
             }
         };
         let state = &mut self.peers.get_mut(&id).expect("just looked up or inserted").state;
-        state.add_session(now, response.index, Side::Responder);
-        if state.path != Some(path) {
-            let replaced = state.candidate.replace(Candidate { path, since: now });
-            if let Some(old) = replaced.filter(|old| old.path != path) {
-                self.by_path.remove(&old.path);
-            }
-            self.by_path.insert(path, id);
-        }
+        let oldest = state.add_candidate(now, path);
+        self.by_path.insert(path, id);
+        self.unused(id, oldest);
         self.reschedule(id);
-        Ok(Accepted { peer: id, response: response.bytes })
+        Ok(Accepted { peer: id, response })
     }
 
     /// Seals one inner packet. See [`Self::seal_batch`].
@@ -513,8 +526,8 @@ impl<E: Engine> Tunnels<E> {
                 state.pathless_since = Some(now);
             }
         }
-        state.candidate = state.candidate.filter(|candidate| candidate.path != path);
-        if state.origin == Origin::Theirs && state.path.is_none() && state.candidate.is_none() {
+        state.candidates.retain(|candidate| candidate.path != path);
+        if state.origin == Origin::Theirs && state.path.is_none() && state.candidates.is_empty() {
             state.pathless_since.get_or_insert(now);
         }
         self.reschedule(id);
@@ -541,8 +554,8 @@ impl<E: Engine> Tunnels<E> {
             }
         }
         self.outputs = others;
-        let paths: Vec<Path> =
-            peer.state.path.into_iter().chain(peer.state.candidate.map(|candidate| candidate.path)).collect();
+        let candidates = peer.state.candidates.iter().map(|candidate| candidate.path);
+        let paths: Vec<Path> = peer.state.path.into_iter().chain(candidates).collect();
         for path in &paths {
             self.by_path.remove(path);
         }
@@ -609,6 +622,12 @@ impl<E: Engine> Tunnels<E> {
             if let Some(proven) = change.proven {
                 if let Some(old) = proven.replaced {
                     by_path.remove(&old);
+                }
+                for unused in std::mem::take(&mut state.candidates) {
+                    if unused.path != proven.path {
+                        by_path.remove(&unused.path);
+                        outputs.push_back(Output::Event(Event::Unused { peer: id, path: unused.path }));
+                    }
                 }
                 outputs.push_back(Output::Event(Event::Proven {
                     peer: id,
@@ -745,18 +764,26 @@ impl<E: Engine> Tunnels<E> {
             return;
         };
         let state = &mut peer.state;
-        if let Some(late) = state.candidate.filter(|late| now >= late.since + UNPROVEN_LIFETIME) {
-            state.candidate = None;
-            self.by_path.remove(&late.path);
-            if state.origin == Origin::Theirs && state.path.is_none() && state.pathless_since.is_none() {
-                return self.remove_theirs(id);
-            }
+        let late: Vec<Path> = state
+            .candidates
+            .extract_if(.., |candidate| now >= candidate.since + UNPROVEN_LIFETIME)
+            .map(|candidate| candidate.path)
+            .collect();
+        if state.candidates.is_empty() {
+            state.answered = None;
         }
-        if state.pathless_since.is_some_and(|since| now >= since + PATHLESS_LIFETIME)
-            && state.candidate.is_none()
-        {
+        let never_proven = state.path.is_none() && state.pathless_since.is_none();
+        let gave_up = state.pathless_since.is_some_and(|since| now >= since + PATHLESS_LIFETIME);
+        let is_over =
+            state.origin == Origin::Theirs && state.candidates.is_empty() && (never_proven || gave_up);
+        self.unused(id, late);
+        if is_over {
             return self.remove_theirs(id);
         }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let state = &mut peer.state;
         state.expire_sessions(now);
         if let Some(pending) = state.pending.filter(|pending| now >= pending.retry_at) {
             if now >= pending.first + REKEY_ATTEMPT_TIME {
@@ -776,6 +803,14 @@ impl<E: Engine> Tunnels<E> {
             self.begin_handshake(now, id);
         } else if peer.state.take_keepalive(now) {
             self.keepalive(now, id);
+        }
+    }
+
+    /// Gives up paths that were never proven.
+    fn unused(&mut self, id: PeerId, paths: impl IntoIterator<Item = Path>) {
+        for path in paths {
+            self.by_path.remove(&path);
+            self.outputs.push_back(Output::Event(Event::Unused { peer: id, path }));
         }
     }
 

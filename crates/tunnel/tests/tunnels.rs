@@ -164,7 +164,11 @@ fn a_peer_that_never_proves_its_key_is_removed() {
     pair.advance(Duration::from_secs(2));
     assert!(pair.connector.is_empty());
     let drained = drain(&mut pair.connector);
-    assert!(matches!(drained.events[..], [Event::Removed { .. }]));
+    assert!(
+        matches!(drained.events[..], [Event::Unused { .. }, Event::Removed { .. }]),
+        "{:?}",
+        drained.events
+    );
     assert_eq!(drained.timeout, None);
 }
 
@@ -235,6 +239,33 @@ fn a_replayed_packet_is_delivered_once() {
     }
     assert_eq!(drain(&mut pair.connector).inner.len(), 1);
     assert_eq!(pair.connector.drops().get(&DropReason::Replayed), Some(&1));
+}
+
+#[test]
+fn the_same_open_through_a_second_pop_gets_the_same_answer_until_one_is_used() {
+    let now = Instant::now();
+    let mut client = Tunnels::new(&WireGuardPrivateKey::from_bytes([1; 32]), 1, now);
+    let mut connector = Tunnels::new(&WireGuardPrivateKey::from_bytes([2; 32]), 2, now);
+    let (to_connector, initiation) = client.connect(now, connector.public_key()).expect("room");
+    let key = client.public_key();
+    let first = connector.accept_initiation(now, key, &initiation, relay(7)).expect("true");
+    let second = connector.accept_initiation(now, key, &initiation, relay(CONNECTOR_PATH)).expect("again");
+    assert_eq!(first, second);
+    // The first PoP's answer was lost; the second's is used.
+    client.accept_response(now, to_connector, &second.response, relay(CLIENT_PATH)).expect("true");
+    let mut pair = Pair { client, connector, to_connector, to_client: first.peer, now };
+    let (_, seen) = pair.exchange();
+    let peer = pair.to_client;
+    assert_eq!(
+        seen.events,
+        [
+            Event::Unused { peer, path: relay(7) },
+            Event::Proven { peer, path: relay(CONNECTOR_PATH), replaced: None }
+        ]
+    );
+    let replay = pair.connector.accept_initiation(now, key, &initiation, relay(8));
+    assert_eq!(replay, Err(TunnelError::Replayed));
+    pair.assert_data_flows();
 }
 
 #[test]

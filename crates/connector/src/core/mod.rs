@@ -14,9 +14,10 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use rules::{Contact, FlowAge, Knowledge, ResourceName, Rules, Target};
+pub use rules::{Contact, FlowAge, Knowledge, Rules, Target};
+
 #[cfg(test)]
-use rules::{Question, Ruling};
+use rules::{Question, ResourceName, Ruling};
 pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};
@@ -588,6 +589,7 @@ impl ConnectorCore {
     fn tunnel_event(&mut self, now: Instant, wall: UnixMs, event: tunnel::Event) {
         match event {
             tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
+            tunnel::Event::Unused { path, .. } => self.close_channels(Some(path)),
             tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
             // The client opens again when its path is gone; until then its flows wait.
             tunnel::Event::Unanswered { .. } | tunnel::Event::GaveUp { .. } => {}
