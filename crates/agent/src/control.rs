@@ -8,7 +8,7 @@ use crate::{
 use session::SessionId;
 use std::time::{Duration, Instant};
 use trust::control::{PendingReply, seal_request};
-use wire::{Bounded, ControlReply, ControlRequest, Refusal, ToController};
+use wire::{Bounded, ControlReply, ControlRequest, ControllerUnavailable, Refusal, ToController};
 
 /// How long one attempt waits for its answer.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -120,14 +120,16 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
-    pub(crate) fn controller_unavailable(&mut self, now: Instant, seq: u64, reason: Refusal) {
+    pub(crate) fn controller_unavailable(&mut self, now: Instant, gone: &ControllerUnavailable) {
+        let ControllerUnavailable { seq, reason, retry_after_ms } = *gone;
+        let Some(pending) = self.pending.get(&seq) else { return };
         // Another PoP may have a controller; with one PoP only time helps.
-        if self.pending.contains_key(&seq) {
-            if self.standing_sessions().len() > 1 {
-                self.again(now, seq, reason);
-            } else {
-                self.request_over(now, seq, reason);
-            }
+        if self.standing_sessions().len() > 1 && pending.attempts < MAX_ATTEMPTS {
+            self.again(now, seq, reason);
+        } else {
+            let purpose = pending.purpose;
+            self.pending.remove(&seq);
+            self.refused(now, purpose, seq, reason, Duration::from_millis(retry_after_ms.into()));
         }
     }
 
