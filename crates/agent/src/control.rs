@@ -160,6 +160,9 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     fn refused(&mut self, now: Instant, purpose: Purpose, seq: u64, reason: Refusal, after: Duration) {
+        if purpose != Purpose::Owner {
+            self.last_control_refusal = Some(reason);
+        }
         match purpose {
             Purpose::Owner => self.event(AgentEvent::RequestFailed { seq: RequestSeq(seq), reason }),
             Purpose::Renew => self.renewal_failed(now, after),

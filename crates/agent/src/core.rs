@@ -61,6 +61,7 @@ pub struct Agent<B> {
     pub(crate) retry_tenths: u32,
     pub(crate) stats: AgentStats,
     pub(crate) last_lost: Option<session::LostReason>,
+    pub(crate) last_control_refusal: Option<wire::Refusal>,
     told_freshness: Freshness,
     floor_at: Instant,
     pub(crate) is_stopping: bool,
@@ -120,6 +121,7 @@ impl<B: AgentSlice> Agent<B> {
             retry_tenths: crate::control::FIRST_RETRIES_TENTHS,
             stats: AgentStats::default(),
             last_lost: None,
+            last_control_refusal: None,
             told_freshness: Freshness::Isolated,
             floor_at: now + FLOOR_INTERVAL,
             is_stopping: false,
@@ -307,6 +309,12 @@ impl<B: AgentSlice> Agent<B> {
     #[must_use]
     pub const fn last_lost(&self) -> Option<session::LostReason> {
         self.last_lost
+    }
+
+    /// Why the last renewal or slice was not had; `None` once one was.
+    #[must_use]
+    pub const fn last_control_refusal(&self) -> Option<wire::Refusal> {
+        self.last_control_refusal
     }
 
     /// What was done and refused so far.

@@ -29,6 +29,9 @@ use wire::{ControlRequest, Document, GetSlice, Renew, Renewed, SliceReply};
 const SLICE_SPREAD: Duration = Duration::from_secs(2);
 /// A slice is asked for anew after this, changed or not: its signature lives 7 days.
 const SLICE_REFRESH: Duration = Duration::from_secs(24 * 3600);
+/// How long a controller may lag behind another's beacon before it is asked again, and how often.
+const LAG_CHECK: Duration = Duration::from_secs(60);
+const LAG_CHECKS: u32 = 3;
 const RETRY_BASE: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(600);
 /// Revocation entries held; at 400 bytes each some 8 MB.
@@ -41,6 +44,7 @@ pub(crate) struct Renewals {
     renew_failures: u32,
     slice_at: Option<Instant>,
     slice_failures: u32,
+    lag_checks: u32,
     has_asked_slice: bool,
 }
 
@@ -126,7 +130,9 @@ impl<B: AgentSlice> Agent<B> {
         let newest = self.identity().organization().and_then(|organization| beacon.version_of(organization));
         self.beacon = Some(beacon);
         let known = self.held_version().max(self.asked_version);
-        if newest.is_some_and(|newest| newest > known) && self.renewals.slice_at.is_none_or(|at| at > now) {
+        // After a failure its own back-off decides, not the beacons that go on coming.
+        let may_hurry = self.renewals.slice_failures == 0 && self.renewals.slice_at.is_none_or(|at| at > now);
+        if newest.is_some_and(|newest| newest > known) && may_hurry {
             let at = now + self.jitter.up_to(SLICE_SPREAD);
             self.renewals.slice_at = Some(self.renewals.slice_at.map_or(at, |held| held.min(at)));
         }
@@ -212,6 +218,7 @@ impl<B: AgentSlice> Agent<B> {
             return self.renewal_failed(now, Duration::ZERO);
         }
         self.renewals.renew_failures = 0;
+        self.last_control_refusal = None;
         self.schedule_renewal(now, Learned::JustNow);
         self.event(AgentEvent::GrantChanged);
     }
@@ -270,7 +277,17 @@ impl<B: AgentSlice> Agent<B> {
                 }
             }
         }
-        self.renewals.slice_at = Some(now + self.jitter.quarter(SLICE_REFRESH));
+        self.last_control_refusal = None;
+        // A controller may lag behind the one whose beacon came; or the change does not concern this agent.
+        // Which of the two cannot be told, so it is asked a few times more and then not before tomorrow.
+        let next = if self.held_version() < self.asked_version && self.renewals.lag_checks < LAG_CHECKS {
+            self.renewals.lag_checks += 1;
+            LAG_CHECK
+        } else {
+            self.renewals.lag_checks = 0;
+            SLICE_REFRESH
+        };
+        self.renewals.slice_at = Some(now + self.jitter.quarter(next));
     }
 
     // ---- when ----------------------------------------------------------------------------------
@@ -336,8 +353,6 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn slice_failed(&mut self, now: Instant, after: Duration) {
         let delay = self.jitter.backoff(RETRY_BASE, self.renewals.slice_failures, RETRY_CAP);
         self.renewals.slice_failures = self.renewals.slice_failures.saturating_add(1);
-        // The version is not known yet; a beacon may ask for it again.
-        self.asked_version = self.held_version();
         self.renewals.slice_at = Some(now + RETRY_BASE + delay.max(after.min(RETRY_CAP)));
     }
 
@@ -365,7 +380,7 @@ impl<B: AgentSlice> Agent<B> {
         let held = self.held_version();
         let organization = self.identity().organization();
         let told = self.beacon.as_ref().zip(organization).and_then(|(beacon, id)| beacon.version_of(id));
-        self.asked_version = told.unwrap_or(held).max(held);
+        self.asked_version = self.asked_version.max(told.unwrap_or(held)).max(held);
         let is_old = self
             .slice
             .as_ref()

@@ -387,15 +387,19 @@ impl<B: AgentSlice> Agent<B> {
                     // It asked; it may be back after its restart.
                     place.not_before = now + BACKOFF_BASE + self.jitter.up_to(standing.window);
                 }
-                LinkPhase::Up(standing) if now >= standing.since + PROVEN_AFTER => {
-                    place.failures = 0;
-                    // Everyone at this PoP lost it in this moment: the window it gave spreads them.
+                LinkPhase::Up(standing) => {
+                    // Everyone at this PoP lost it in this moment: the window it gave spreads them, whichever
+                    // PoP they turn to.
                     let spread = self.jitter.up_to(standing.window);
                     self.hold_until = self.hold_until.max(now + spread);
-                    place.failures = 1;
-                    place.not_before = now + spread;
+                    if now >= standing.since + PROVEN_AFTER {
+                        place.failures = 1;
+                        place.not_before = now + spread;
+                    } else {
+                        self.failed(now, pop);
+                    }
                 }
-                LinkPhase::Up(_) | LinkPhase::Dialling | LinkPhase::Greeting { .. } => self.failed(now, pop),
+                LinkPhase::Dialling | LinkPhase::Greeting { .. } => self.failed(now, pop),
             }
         }
         self.event(AgentEvent::Lost { session: id, pop, reason });
@@ -445,9 +449,15 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     pub(crate) fn go_away(&mut self, now: Instant, id: SessionId, within: Duration) {
-        let spread = self.jitter.up_to(within.min(WINDOW_MAX));
-        if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) {
-            standing.leave_at.get_or_insert(now + spread);
+        let within = within.min(WINDOW_MAX);
+        // Everyone at this PoP was told the same: the way to the next one is spread over most of the time given,
+        // and this session carries on until its end.
+        let spread = self.jitter.up_to(within * 3 / 4);
+        if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id)
+            && standing.leave_at.is_none()
+        {
+            standing.leave_at = Some(now + within);
+            self.hold_until = self.hold_until.max(now + spread);
         }
         self.maintain(now);
     }

@@ -129,6 +129,44 @@ fn a_lower_slice_is_refused_and_the_one_held_stays() {
 }
 
 #[test]
+fn a_controller_that_lags_behind_the_beacon_is_asked_again_a_few_times_and_no_more() {
+    let mut world = World::connector(1);
+    world.wait_registered(1);
+    world.run(SECOND * 10);
+    let asked = world.controller.slices;
+    // The beacon is ahead of what this controller answers with.
+    let answers = world.controller.version;
+    world.controller.version = version(6);
+    let beacon = document(&world.beacon_text());
+    world.controller.version = answers;
+    world.tell(0, BeaconPush { beacon });
+    world.run(HOUR * 3);
+    assert_eq!(world.controller.slices - asked, 4, "once, and three times more");
+}
+
+#[test]
+fn failing_to_get_a_slice_backs_off_however_often_beacons_come() {
+    let mut world = World::connector(1);
+    world.wait_registered(1);
+    world.run(SECOND * 10);
+    world.controller.version = version(6);
+    world.controller.is_away = true;
+    let requests = world.agent.stats().requests;
+    for _ in 0..240 {
+        let beacon = document(&world.beacon_text());
+        world.tell(0, BeaconPush { beacon });
+        world.run(SECOND * 5);
+    }
+    let tried = world.agent.stats().requests - requests;
+    assert!((4..40).contains(&tried), "{tried} requests in 20 minutes");
+    assert_eq!(world.agent.last_control_refusal(), Some(Refusal::NoController));
+    world.controller.is_away = false;
+    world.run(SECOND * 700);
+    assert_eq!(world.agent.slice().expect("held").header.version, version(6));
+    assert_eq!(world.agent.last_control_refusal(), None);
+}
+
+#[test]
 fn a_stored_slice_or_grant_of_somebody_else_is_left_out() {
     let world = World::client(1);
     let other = world.installation.device(2);
@@ -254,7 +292,8 @@ fn a_draining_pop_is_left_after_the_next_one_is_up() {
     world.run(SECOND * 60);
     let (first, second) = (world.order()[0], world.order()[1]);
     world.tell(first, GoAway { within_ms: 20_000 });
-    assert!(world.run_until(SECOND * 5, |world| world.registered() == [second]));
+    assert!(world.run_until(SECOND * 16, |world| world.registered() == [second]));
+    assert_eq!(count(&world.events, |event| matches!(event, AgentEvent::Lost { .. })), 0, "both are up");
     let left =
         |world: &mut World<_>| count(&world.events, |event| matches!(event, AgentEvent::Lost { .. })) == 1;
     assert!(world.run_until(SECOND * 25, left), "{:?}", world.events);

@@ -3,7 +3,7 @@
 use crate::{
     close::CloseCode,
     engine::{Engine, Side},
-    output::{Output, SendError, SessionId},
+    output::{Event, Output, SendError, SessionId},
     tls::{IdentityError, LocalIdentity, acceptor_config},
     transport::{End, QUIC_V1, TokenClock, transport},
     vetting::{Expected, PeerRefused, Vetting},
@@ -13,7 +13,7 @@ use quinn_proto::{
     Endpoint, EndpointConfig, HashedConnectionIdGenerator, Incoming, ServerConfig, ValidationTokenConfig,
 };
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -71,6 +71,7 @@ pub struct Acceptor {
     limits: AcceptorLimits,
     stats: AcceptorStats,
     expiries: BTreeSet<(UnixMs, SessionId)>,
+    expiry_of: BTreeMap<SessionId, UnixMs>,
     rechecks: VecDeque<SessionId>,
 }
 
@@ -105,6 +106,7 @@ impl Acceptor {
             limits,
             stats: AcceptorStats::default(),
             expiries: BTreeSet::new(),
+            expiry_of: BTreeMap::new(),
             rechecks: VecDeque::new(),
         })
     }
@@ -257,8 +259,17 @@ impl Acceptor {
         self.recheck(now);
         match self.engine.poll(now) {
             Some(output) => {
-                if let Output::Event(crate::Event::Connected { id, peer, .. }) = &output {
-                    self.expiries.insert((peer.not_after(), *id));
+                match &output {
+                    Output::Event(Event::Connected { id, peer, .. }) => {
+                        self.expiries.insert((peer.not_after(), *id));
+                        self.expiry_of.insert(*id, peer.not_after());
+                    }
+                    Output::Event(Event::Lost { id, .. }) => {
+                        if let Some(at) = self.expiry_of.remove(id) {
+                            self.expiries.remove(&(at, *id));
+                        }
+                    }
+                    _ => {}
                 }
                 output
             }
