@@ -1,0 +1,316 @@
+//! `tidegate admin`: the REST API from the shell.
+
+use crate::{
+    cli::{AdminArgs, AdminCommand, CreateCommand, KeyArgs, Kind, RootCommand},
+    output::{CommandResult, Failure, Format, Outcome, cell, note, table},
+    places,
+};
+use anyhow::Context as _;
+use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
+use serde_json::{Value, json};
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+
+/// Most objects that are looked through for a name.
+const LOOK_UP_PAGE: u32 = 1000;
+
+/// Runs an `admin` command.
+pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
+    let api = connect(args)?;
+    match &args.command {
+        AdminCommand::List { kind, limit } => {
+            let answer: Value = get(&api, &format!("/api/v1/{}?limit={limit}", kind.path())).await?;
+            format.print(&answer, || list_text(*kind, &answer));
+        }
+        AdminCommand::Get { kind, id } => {
+            let id = resolve(&api, *kind, id).await?;
+            let answer: Value = get(&api, &format!("/api/v1/{}/{id}", kind.path())).await?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Create(create) => return self::create(&api, create, format).await,
+        AdminCommand::Delete { kind, id } => {
+            let id = resolve(&api, *kind, id).await?;
+            let answer: Value = api.delete(&format!("/api/v1/{}/{id}", kind.path())).await.map_err(refused)?;
+            format.print(&json!({"deleted": id, "answer": answer}), || format!("deleted {id}"));
+        }
+        AdminCommand::Member { group, add, remove } => {
+            let group = resolve(&api, Kind::Groups, group).await?;
+            if let Some(member) = add {
+                let member = resolve_member(&api, member).await?;
+                let answer: Value =
+                    api.put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({})).await.map_err(refused)?;
+                format.print(&answer, || format!("{member} is in {group}"));
+            }
+            if let Some(member) = remove {
+                let member = resolve_member(&api, member).await?;
+                let answer: Value =
+                    api.delete(&format!("/api/v1/groups/{group}/members/{member}")).await.map_err(refused)?;
+                format.print(&answer, || format!("{member} is no longer in {group}"));
+            }
+        }
+        AdminCommand::Strike { subject } => {
+            let answer: Value = api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Status => {
+            let answer: Value = get(&api, "/api/v1/status").await?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Database => {
+            let answer: Value = get(&api, "/api/v1/diagnostics/database").await?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Root(RootCommand::Export { file, remove }) => {
+            export_root(&api, file, *remove, format).await?;
+        }
+        AdminCommand::OwnerLink => {
+            let answer: Value = api.post("/api/v1/owner-links", &json!({})).await.map_err(refused)?;
+            format.print(&answer, || answer["link"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
+    if let Some(url) = &args.url {
+        let url: ServerUrl = url.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
+        let token = match &args.token_file {
+            Some(file) => Some(
+                std::fs::read_to_string(file).with_context(|| format!("the token file {}", file.display()))?,
+            ),
+            None => std::env::var("TIDEGATE_TOKEN").ok(),
+        };
+        let Some(token) = token else {
+            return Err(Failure::say(
+                Outcome::Usage,
+                "expected an API token in TIDEGATE_TOKEN or --token-file; make one on the controller's host with: tidegate admin create token --name NAME --scope read",
+            ));
+        };
+        let mut trust = ServerTrust::nobody().with_system_roots();
+        if let Some(ca) = &args.ca {
+            let pem = std::fs::read(ca).with_context(|| format!("the CA file {}", ca.display()))?;
+            let der = rustls::pki_types::pem::PemObject::from_pem_slice(&pem)
+                .map_err(|error| Failure::say(Outcome::Usage, format_args!("{}: expected a PEM certificate: {error}", ca.display())))?;
+            let der: rustls::pki_types::CertificateDer<'_> = der;
+            trust = trust.with_console_ca(&trust::subject_public_key(&der)?);
+        }
+        return Ok(ApiClient::https(url, trust, Some(BearerToken::new(token.trim()))));
+    }
+    let state = places::state_dir(args.state.as_deref(), "serve")?;
+    for candidate in [state.join("admin.sock"), state.join("controller").join("admin.sock")] {
+        if candidate.exists() {
+            return Ok(ApiClient::unix(candidate));
+        }
+    }
+    Err(Failure::say(
+        Outcome::NotRunning,
+        format_args!(
+            "no controller runs on {}: expected its admin.sock there; start it with: tidegate serve, or name another with --state or --url",
+            state.display()
+        ),
+    ))
+}
+
+fn refused(error: enrol::ApiError) -> Failure {
+    let outcome = match error.problem().map(|problem| problem.status) {
+        Some(401 | 403) => Outcome::Denied,
+        Some(503 | 429) => Outcome::Later,
+        None => Outcome::NotRunning,
+        _ => Outcome::Failed,
+    };
+    Failure::new(outcome, error)
+}
+
+async fn get(api: &ApiClient, path: &str) -> Result<Value, Failure> {
+    api.get(path).await.map_err(refused)
+}
+
+async fn items(api: &ApiClient, kind: Kind) -> Result<Vec<Value>, Failure> {
+    let mut answer = get(api, &format!("/api/v1/{}?limit={LOOK_UP_PAGE}", kind.path())).await?;
+    Ok(match answer["items"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    })
+}
+
+/// The id of an object that is named by id, name or alias.
+async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Failure> {
+    let items = items(api, kind).await?;
+    let matches = |field: &str| {
+        items.iter().filter(|item| item[field] == text).filter_map(|item| item["id"].as_str()).collect::<Vec<_>>()
+    };
+    for field in ["id", "name", "alias"] {
+        match matches(field)[..] {
+            [] => {}
+            [id] => return Ok(id.to_owned()),
+            _ => {
+                return Err(Failure::say(
+                    Outcome::Usage,
+                    format_args!("several {} are called {text:?}; name one by its id", kind.path()),
+                ));
+            }
+        }
+    }
+    // What is not in the first page may still be an id.
+    if text.contains('-') && text.rsplit_once('-').is_some_and(|(_, tail)| tail.len() == 26) {
+        return Ok(text.to_owned());
+    }
+    Err(Failure::say(
+        Outcome::Failed,
+        format_args!("no {} is called {text:?}; see: tidegate admin list {}", kind.path().trim_end_matches('s'), kind.path()),
+    ))
+}
+
+async fn resolve_member(api: &ApiClient, text: &str) -> Result<String, Failure> {
+    match resolve(api, Kind::Users, text).await {
+        Ok(id) => Ok(id),
+        Err(error) => resolve(api, Kind::ServiceAccounts, text).await.map_err(|_| error),
+    }
+}
+
+async fn resolve_all(api: &ApiClient, kind: Kind, names: &[String]) -> Result<Vec<String>, Failure> {
+    let mut ids = Vec::new();
+    for name in names {
+        ids.push(resolve(api, kind, name).await?);
+    }
+    Ok(ids)
+}
+
+async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> CommandResult {
+    let (kind, body) = match command {
+        CreateCommand::Site { name, prefix } => (Kind::Sites, json!({"name": name, "prefixes": prefix})),
+        CreateCommand::Resource { name, site, address, ports, alias, strict } => {
+            let site = resolve(api, Kind::Sites, site).await?;
+            let mode = if *strict { "strict" } else { "standard" };
+            let body = json!({"name": name, "site": site, "address": address, "ports": ports, "alias": alias, "mode": mode});
+            (Kind::Resources, body)
+        }
+        CreateCommand::Group { name } => (Kind::Groups, json!({"name": name})),
+        CreateCommand::User { name, email, group } => {
+            let email = email.as_ref().unwrap_or(name);
+            return create_member(api, Kind::Users, &json!({"name": name, "email": email}), group, format).await;
+        }
+        CreateCommand::ServiceAccount { name, group } => {
+            return create_member(api, Kind::ServiceAccounts, &json!({"name": name}), group, format).await;
+        }
+        CreateCommand::Policy { name, group, resource } => {
+            let groups = resolve_all(api, Kind::Groups, group).await?;
+            let resources = resolve_all(api, Kind::Resources, resource).await?;
+            (Kind::Policies, json!({"name": name, "groups": groups, "resources": resources}))
+        }
+        CreateCommand::Key(key) => return create_key(api, key, format).await,
+        CreateCommand::Token { name, scope, days } => {
+            let body = json!({"name": name, "scopes": scope, "lifetime_seconds": days * 86_400});
+            let answer: Value = api.post("/api/v1/tokens", &body).await.map_err(refused)?;
+            note("The token is shown once.");
+            format.print(&answer, || answer["token"].as_str().unwrap_or_default().to_owned());
+            return Ok(Outcome::Done);
+        }
+    };
+    let answer: Value = api.post(&format!("/api/v1/{}", kind.path()), &body).await.map_err(refused)?;
+    format.print(&answer, || object_text(&answer));
+    Ok(Outcome::Done)
+}
+
+async fn create_member(
+    api: &ApiClient,
+    kind: Kind,
+    body: &Value,
+    groups: &[String],
+    format: Format,
+) -> CommandResult {
+    // Groups first: a name that does not exist must not leave a member without it.
+    let groups = resolve_all(api, Kind::Groups, groups).await?;
+    let answer: Value = api.post(&format!("/api/v1/{}", kind.path()), body).await.map_err(refused)?;
+    let id = answer["id"].as_str().unwrap_or_default();
+    for group in groups {
+        let _: Value = api.put(&format!("/api/v1/groups/{group}/members/{id}"), &json!({})).await.map_err(refused)?;
+    }
+    format.print(&answer, || object_text(&answer));
+    Ok(Outcome::Done)
+}
+
+async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandResult {
+    let mut body = json!({"cap": key.cap, "lifetime_seconds": key.hours * 3600});
+    if key.device {
+        let owner = match (&key.user, &key.service_account) {
+            (Some(user), _) => resolve(api, Kind::Users, user).await?,
+            (None, Some(account)) => resolve(api, Kind::ServiceAccounts, account).await?,
+            (None, None) => {
+                return Err(Failure::say(Outcome::Usage, "--device: expected --user NAME or --service-account NAME"));
+            }
+        };
+        body["kind"] = "device".into();
+        body["owner"] = owner.into();
+    } else if key.connector {
+        let Some(site) = &key.site else {
+            return Err(Failure::say(Outcome::Usage, "--connector: expected --site NAME"));
+        };
+        body["kind"] = "connector".into();
+        body["site"] = resolve(api, Kind::Sites, site).await?.into();
+    } else {
+        body["kind"] = "pop".into();
+        body["region"] = key.region.clone().into();
+        body["zone"] = key.zone.clone().into();
+    }
+    let answer: Value = api.post("/api/v1/enrolment-keys", &body).await.map_err(refused)?;
+    note(&format!("The key is shown once. It works {} time(s), for {} h.", key.cap, key.hours));
+    let text = answer["join_key"].as_str().unwrap_or_default().to_owned();
+    format.print(&json!({"key": text, "description": answer["key"]}), || text.clone());
+    Ok(Outcome::Done)
+}
+
+async fn export_root(api: &ApiClient, file: &Path, remove: bool, format: Format) -> Result<(), Failure> {
+    let mut out = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .with_context(|| format!("the export file {}; it must not exist yet", file.display()))?;
+    let sealed: Value = api.post("/api/v1/root/export", &json!({})).await.map_err(refused)?;
+    out.write_all(format!("{sealed:#}\n").as_bytes())?;
+    // On disk before the controller forgets its copy.
+    out.sync_all()?;
+    if remove {
+        let _: Value = api.post("/api/v1/root/remove", &json!({})).await.map_err(refused)?;
+    }
+    format.print(&json!({"exported": file, "removed": remove}), || {
+        let rest = if remove { "It is no longer on this host." } else { "It is still on this host; remove it with --remove." };
+        format!("The sealed root key is in {}. {rest}\nIt opens with the recovery phrase only.", file.display())
+    });
+    Ok(())
+}
+
+const fn columns(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Organizations => &["name", "id", "grant_life_seconds", "renew_after_seconds"],
+        Kind::Sites => &["name", "id", "prefixes"],
+        Kind::Connectors => &["name", "id", "site", "struck", "live"],
+        Kind::Pops => &["name", "id", "address", "region", "zone", "attached"],
+        Kind::Resources => &["name", "alias", "address", "ports", "mode", "site", "id"],
+        Kind::Groups | Kind::Users | Kind::ServiceAccounts => &["name", "id"],
+        Kind::Devices => &["name", "id", "owner_name", "struck", "live"],
+        Kind::Policies => &["name", "id", "groups", "resources"],
+        Kind::Keys => &["name", "id", "kind", "uses", "cap", "expires"],
+        Kind::Tokens => &["name", "id", "scopes", "expires"],
+        Kind::Strikes => &["subject", "generation", "at"],
+        Kind::Flows => &["started", "owner", "device_name", "resource", "destination", "verdict", "reason", "bytes_to_target", "bytes_to_client"],
+    }
+}
+
+fn list_text(kind: Kind, answer: &Value) -> String {
+    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if items.is_empty() {
+        return format!("No {} yet.", kind.path());
+    }
+    let columns = columns(kind);
+    let rows: Vec<Vec<String>> =
+        items.iter().map(|item| columns.iter().map(|column| cell(&item[*column])).collect()).collect();
+    let headings: Vec<String> = columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
+    table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)
+}
+
+fn object_text(object: &Value) -> String {
+    let Value::Object(map) = object else { return cell(object) };
+    let rows: Vec<Vec<String>> = map.iter().map(|(key, value)| vec![key.clone(), cell(value)]).collect();
+    table(&["FIELD", "VALUE"], &rows)
+}

@@ -1,0 +1,104 @@
+//! `tidegate pop`, `connector`, `login`: enrolment where a key is given, then the role itself.
+
+use crate::{
+    cli::{ConnectorArgs, LoginArgs, PopArgs},
+    output::{CommandResult, Failure, Format, Outcome},
+    places, process,
+};
+use anyhow::anyhow;
+use std::path::Path;
+use trust::{JoinKey, Role};
+
+/// Enrols unless this directory already is enrolled under the key's root: a service that starts with
+/// the same `--join` each time enrols once.
+async fn enrol_once<F>(key: Option<&JoinKey>, state: &Path, role: Role, enrol: F) -> Result<(), Failure>
+where
+    F: AsyncFnOnce(&JoinKey) -> Result<enrol::EnrolledAgent, enrol::EnrolError>,
+{
+    let Some(key) = key else { return Ok(()) };
+    if enrol::already_enrolled(state, role, &key.root)?.is_some() {
+        tracing::info!("already enrolled; the key is not used again");
+        return Ok(());
+    }
+    enrol(key).await?;
+    Ok(())
+}
+
+/// `tidegate pop`.
+pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "pop")?;
+    let key = places::join_key(&args.key)?;
+    let name = args.name.clone().unwrap_or_else(places::host_name);
+    enrol_once(key.as_ref(), &state, Role::Pop, async |key| {
+        let advertise = args.advertise.as_deref().unwrap_or_default();
+        enrol::enrol_pop(key, &state, &name, advertise).await
+    })
+    .await?;
+    let mut options = pop::PopOptions::new(state, args.listen);
+    if let (Some(listen), Some(console)) = (args.tcp_front, &args.console_socket) {
+        options.tcp_front = Some(pop::TcpFrontOptions::new(listen, console.clone()));
+    }
+    let pop = pop::Pop::open(options)?;
+    let ready = serde_json::json!({"event": "ready", "role": "pop", "listen": pop.local_addr()});
+    format.print(&ready, || format!("PoP ready on UDP {}", pop.local_addr()));
+    pop.run(async {
+        process::shutdown().await;
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
+/// `tidegate connector`.
+pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "connector")?;
+    let key = places::join_key(&args.key)?;
+    let name = args.name.clone().unwrap_or_else(places::host_name);
+    enrol_once(key.as_ref(), &state, Role::Connector, async |key| {
+        enrol::enrol_connector(key, &state, &name).await
+    })
+    .await?;
+    let connector = connector::Connector::open(connector::ConnectorOptions::new(state))?;
+    let ready = serde_json::json!({"event": "ready", "role": "connector"});
+    format.print(&ready, || "connector ready".to_owned());
+    connector
+        .run(async {
+            process::shutdown().await;
+        })
+        .await?;
+    Ok(Outcome::Done)
+}
+
+/// `tidegate login`.
+pub async fn login(args: &LoginArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "client")?;
+    let key = places::login_key(args.key.as_deref(), args.key_file.as_deref())?;
+    if let Some(identity) = enrol::already_enrolled(&state, Role::Device, &key.root)? {
+        return Err(Failure::new(
+            Outcome::Failed,
+            anyhow!(
+                "{} is already enrolled as {}; start it with: tidegate up, or choose another directory with --state",
+                state.display(),
+                identity.subject()
+            ),
+        ));
+    }
+    let name = args.name.clone().unwrap_or_else(places::host_name);
+    let enrolled = enrol::enrol_device(&key, &state, &name).await?;
+    let owner = enrolled.owner.clone().unwrap_or_default();
+    let value = serde_json::json!({
+        "event": "enrolled",
+        "identity": enrolled.identity.to_string(),
+        "device": enrolled.identity.subject().to_string(),
+        "name": enrolled.name,
+        "organization": enrolled.belongs_to,
+        "owner": enrolled.owner,
+        "state": state,
+    });
+    format.print(&value, || {
+        format!(
+            "This device is {} of {owner} at {}.\nStart the client with: tidegate up",
+            enrolled.name, enrolled.belongs_to
+        )
+    });
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,553 @@
+//! The command line: what can be said, and how it is explained.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Private access that goes on when the control plane does not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about,
+    long_about = "Private access that goes on when the control plane does not.\n\n\
+        People's devices reach named resources in private networks through outbound-only connectors, by \
+        policy, end to end encrypted.",
+    after_help = "Start here:\n  tidegate demo                 the whole system on this machine, until Ctrl-C\n  \
+        tidegate demo --check         the same as a test, one line a step\n  \
+        tidegate serve --help         a small installation of your own\n\n\
+        Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not enrolled or not running · \
+        4 refused by policy or revoked · 5 not possible right now, try again",
+    propagate_version = true
+)]
+pub struct Cli {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to log to standard error, as in `info` or `pop=debug`.
+    #[arg(long, global = true, env = "TIDEGATE_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+    /// Log JSON lines.
+    #[arg(long, global = true, env = "TIDEGATE_LOG_JSON")]
+    pub log_json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole system on this machine: every role its own process, a private web site, a tunnel.
+    Demo(DemoArgs),
+    /// Run a small installation: a controller and a PoP on this host, each its own process.
+    Serve(ServeArgs),
+    /// Run a controller.
+    Controller(ControllerArgs),
+    /// Run a PoP (point of presence).
+    Pop(PopArgs),
+    /// Run a connector in a site.
+    Connector(ConnectorArgs),
+    /// Enrol this device with a key or one-time link.
+    Login(LoginArgs),
+    /// Start the client.
+    Up(UpArgs),
+    /// Stop the client.
+    Down(ClientArgs),
+    /// Say what works, over which path, and until when.
+    Status(ClientArgs),
+    /// List the resources this device may reach.
+    Resources(ClientArgs),
+    /// Explain why a resource can or cannot be reached.
+    Why(WhyArgs),
+    /// Make a resource's port a local port.
+    Forward(ForwardArgs),
+    /// Administer an installation.
+    Admin(AdminArgs),
+    /// A private web site and a TCP service to try things on (used by the demo).
+    #[command(hide = true)]
+    DemoSite(DemoSiteArgs),
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tidegate demo\n  tidegate demo --check\n  tidegate demo --check --json | jq .")]
+pub struct DemoArgs {
+    /// Prove the claims step by step and exit: 0 when every step holds, else 1.
+    #[arg(long)]
+    pub check: bool,
+    /// Where the state directories go; removed at the end. A fresh temporary directory by default.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many mebibytes the download step moves.
+    #[arg(long, default_value_t = 50, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub download: u32,
+}
+
+/// Arguments of `demo-site`.
+#[derive(Debug, Args)]
+pub struct DemoSiteArgs {
+    /// Where the web site listens.
+    #[arg(long, value_name = "ADDR")]
+    pub web: SocketAddr,
+    /// Where the line-echo service listens.
+    #[arg(long, value_name = "ADDR")]
+    pub echo: SocketAddr,
+    /// A file to serve at `/download`.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate serve --state /var/lib/tidegate/serve --listen 0.0.0.0:443 --advertise tide.example.org:443\n\n\
+    The first start makes the root key, shows its recovery phrase once and prints a one-time link for the first owner.")]
+pub struct ServeArgs {
+    /// The state directory; the controller's and the PoP's are inside.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// UDP and TCP address that clients, connectors and browsers reach.
+    #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// `HOST:PORT` under which they reach it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: String,
+    /// The console's certificate chain, PEM; our own CA by default.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The key of `--tls-certificate`, PEM.
+    #[arg(long, requires = "tls_certificate", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// Arguments of `controller`.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// TCP address of the console and API.
+    #[arg(long, value_name = "ADDR", required_unless_present = "unix")]
+    pub listen: Option<SocketAddr>,
+    /// Take console connections from a PoP on this host over this Unix socket instead.
+    #[arg(long, value_name = "PATH")]
+    pub unix: Option<PathBuf>,
+    /// The address people and agents use, `https://HOST[:PORT]`.
+    #[arg(long, value_name = "URL")]
+    pub url: String,
+    /// The console's certificate chain, PEM; our own CA by default.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The key of `--tls-certificate`, PEM.
+    #[arg(long, requires = "tls_certificate", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// A key from wherever it is kept.
+#[derive(Debug, Args)]
+pub struct KeySource {
+    /// The join key itself. Other users of this host can read it in the process list:
+    /// prefer --join-file.
+    #[arg(long, env = "TIDEGATE_JOIN", hide_env_values = true, value_name = "KEY")]
+    pub join: Option<String>,
+    /// A file with the join key; `-` reads standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "join")]
+    pub join_file: Option<PathBuf>,
+}
+
+/// Arguments of `pop`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate pop --join-file key --advertise pop1.example.org:443\n  tidegate pop          (later starts need no key)")]
+pub struct PopArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The first start's key.
+    #[command(flatten)]
+    pub key: KeySource,
+    /// `HOST:PORT` under which agents and controllers reach this PoP; needed once, with the key.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// UDP address to listen on.
+    #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Also listen on TCP and pass console connections to the controller's Unix socket.
+    #[arg(long, value_name = "ADDR", requires = "console_socket")]
+    pub tcp_front: Option<SocketAddr>,
+    /// The controller's Unix socket.
+    #[arg(long, value_name = "PATH")]
+    pub console_socket: Option<PathBuf>,
+    /// The PoP's name; this host's by default.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `connector`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate connector --join-file key      enrols and runs\n  tidegate connector                      later starts need no key, and no controller")]
+pub struct ConnectorArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The first start's key.
+    #[command(flatten)]
+    pub key: KeySource,
+    /// The connector's name; this host's by default.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `login`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tidegate login --key-file key\n  tidegate login < key\n  tidegate login https://tide.example.org/join#tg1.…")]
+pub struct LoginArgs {
+    /// The key or link. Other users of this host can read it in the process list: prefer --key-file
+    /// or standard input.
+    #[arg(value_name = "LINK-OR-KEY", conflicts_with = "key_file")]
+    pub key: Option<String>,
+    /// A file with the key; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The device's name; this host's by default.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/")]
+pub struct UpArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Stay in the foreground.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Loopback address of the proxy: SOCKS5 and HTTP CONNECT on one port.
+    #[arg(long, visible_alias = "socks", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub proxy: SocketAddr,
+}
+
+/// Arguments of commands that ask the running client.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// A resource's name, alias, host name or address.
+    pub resource: String,
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of `forward`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate forward db:5432 --listen 127.0.0.1:5432\n  psql -h 127.0.0.1 …")]
+pub struct ForwardArgs {
+    /// `RESOURCE:PORT`.
+    pub target: String,
+    /// The local address.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of `admin`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    tidegate admin --state /var/lib/tidegate/serve create site --name office --prefix 10.0.2.0/24\n  \
+    tidegate admin create resource --name wiki --site office --address wiki.office.internal --ports 443\n  \
+    tidegate admin create key --device --user alice > key\n  \
+    tidegate admin list devices --json\n  \
+    tidegate admin strike dev-…\n\n\
+    On the controller's host, --state reaches it over a Unix socket. From elsewhere: --url https://… with a \
+    token in TIDEGATE_TOKEN or --token-file, and --ca for a console with its own CA.")]
+pub struct AdminArgs {
+    /// The state directory of the controller on this host.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+    /// A controller elsewhere, `https://HOST[:PORT]`.
+    #[arg(long, env = "TIDEGATE_URL", value_name = "URL", global = true)]
+    pub url: Option<String>,
+    /// A file with the API token; else TIDEGATE_TOKEN.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub token_file: Option<PathBuf>,
+    /// The console's CA certificate, PEM.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AdminCommand,
+}
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Organizations.
+    #[value(alias = "organization")]
+    Organizations,
+    /// Sites.
+    #[value(alias = "site")]
+    Sites,
+    /// Connectors.
+    #[value(alias = "connector")]
+    Connectors,
+    /// PoPs.
+    #[value(alias = "pop")]
+    Pops,
+    /// Resources.
+    #[value(alias = "resource")]
+    Resources,
+    /// Groups.
+    #[value(alias = "group")]
+    Groups,
+    /// Users.
+    #[value(alias = "user")]
+    Users,
+    /// Service accounts.
+    #[value(alias = "service-account")]
+    ServiceAccounts,
+    /// Devices.
+    #[value(alias = "device")]
+    Devices,
+    /// Policies.
+    #[value(alias = "policy")]
+    Policies,
+    /// Enrolment keys.
+    #[value(aliases = ["key", "enrolment-key", "enrolment-keys"])]
+    Keys,
+    /// API tokens.
+    #[value(alias = "token")]
+    Tokens,
+    /// Strikes.
+    #[value(alias = "strike")]
+    Strikes,
+    /// The flow log.
+    #[value(alias = "flow")]
+    Flows,
+}
+
+impl Kind {
+    /// The path below `/api/v1`.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Organizations => "organizations",
+            Self::Sites => "sites",
+            Self::Connectors => "connectors",
+            Self::Pops => "pops",
+            Self::Resources => "resources",
+            Self::Groups => "groups",
+            Self::Users => "users",
+            Self::ServiceAccounts => "service-accounts",
+            Self::Devices => "devices",
+            Self::Policies => "policies",
+            Self::Keys => "enrolment-keys",
+            Self::Tokens => "tokens",
+            Self::Strikes => "strikes",
+            Self::Flows => "flows",
+        }
+    }
+}
+
+/// What `admin` does.
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// List objects of a kind.
+    List {
+        /// Of which kind.
+        kind: Kind,
+        /// At most how many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Show one object.
+    Get {
+        /// Of which kind.
+        kind: Kind,
+        /// Its id or name.
+        id: String,
+    },
+    /// Make an object.
+    #[command(subcommand)]
+    Create(CreateCommand),
+    /// Remove an object.
+    Delete {
+        /// Of which kind.
+        kind: Kind,
+        /// Its id or name.
+        id: String,
+    },
+    /// Put a user or service account into a group, or take them out.
+    Member {
+        /// The group.
+        #[arg(long)]
+        group: String,
+        /// Whom to add.
+        #[arg(long, conflicts_with = "remove")]
+        add: Option<String>,
+        /// Whom to remove; their sessions lose what the group gave them.
+        #[arg(long)]
+        remove: Option<String>,
+    },
+    /// End all access of a device, user, service account, connector, PoP or token, now.
+    Strike {
+        /// Its id, or `MEMBER/GROUP`.
+        subject: String,
+    },
+    /// Say how the installation is.
+    Status,
+    /// What the database was asked so far, counted by SQLite's own trace.
+    Database,
+    /// The root key.
+    #[command(subcommand)]
+    Root(RootCommand),
+    /// A fresh one-time link for an owner who has none or lost the passphrase.
+    OwnerLink,
+}
+
+/// What `admin root` does.
+#[derive(Debug, Subcommand)]
+pub enum RootCommand {
+    /// Write the sealed root key to a file, to be kept away from this host.
+    Export {
+        /// The file; must not exist.
+        file: PathBuf,
+        /// Remove the root key from this host afterwards.
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+/// What can be made.
+#[derive(Debug, Subcommand)]
+pub enum CreateCommand {
+    /// A private network.
+    Site {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// What names in the site may resolve to; may be given more than once.
+        #[arg(long, value_name = "CIDR")]
+        prefix: Vec<String>,
+    },
+    /// Something to reach.
+    Resource {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// Its site.
+        #[arg(long)]
+        site: String,
+        /// An IP address, a prefix or a host name.
+        #[arg(long)]
+        address: String,
+        /// TCP ports, as in `443` or `8000-8999`; may be given more than once.
+        #[arg(long, required = true, value_delimiter = ',')]
+        ports: Vec<String>,
+        /// A short name for people.
+        #[arg(long)]
+        alias: Option<String>,
+        /// Close it when its connector is isolated.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// A group.
+    Group {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+    },
+    /// A person.
+    User {
+        /// Their name.
+        #[arg(long)]
+        name: String,
+        /// Their mail address, unique in the organization; the name when absent.
+        #[arg(long)]
+        email: Option<String>,
+        /// Groups to be in; may be given more than once.
+        #[arg(long)]
+        group: Vec<String>,
+    },
+    /// A headless subject.
+    ServiceAccount {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// Groups to be in; may be given more than once.
+        #[arg(long)]
+        group: Vec<String>,
+    },
+    /// A rule: these groups reach these resources.
+    Policy {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// A group; may be given more than once.
+        #[arg(long, required = true)]
+        group: Vec<String>,
+        /// A resource; may be given more than once.
+        #[arg(long, required = true)]
+        resource: Vec<String>,
+    },
+    /// An enrolment key. It is shown once.
+    Key(KeyArgs),
+    /// An API token. It is shown once.
+    Token {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// What it may do; may be given more than once.
+        #[arg(long, required = true, value_delimiter = ',')]
+        scope: Vec<String>,
+        /// How long it lives.
+        #[arg(long, default_value_t = 90, value_name = "DAYS")]
+        days: u64,
+    },
+}
+
+/// Arguments of `admin create key`.
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = false, args = ["device", "connector", "pop"])]
+pub struct KeyArgs {
+    /// For devices of a user or service account.
+    #[arg(long)]
+    pub device: bool,
+    /// For connectors of a site.
+    #[arg(long)]
+    pub connector: bool,
+    /// For PoPs.
+    #[arg(long)]
+    pub pop: bool,
+    /// Whose device.
+    #[arg(long, conflicts_with = "service_account")]
+    pub user: Option<String>,
+    /// Whose device.
+    #[arg(long)]
+    pub service_account: Option<String>,
+    /// The connector's site.
+    #[arg(long)]
+    pub site: Option<String>,
+    /// The PoP's region.
+    #[arg(long, default_value = "default")]
+    pub region: String,
+    /// The PoP's zone.
+    #[arg(long, default_value = "default")]
+    pub zone: String,
+    /// How often it can be used.
+    #[arg(long, default_value_t = 1)]
+    pub cap: u32,
+    /// How long it can be used.
+    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    pub hours: u64,
+}

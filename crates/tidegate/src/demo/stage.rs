@@ -1,0 +1,319 @@
+//! The demo's stage: every role as its own process of this binary, each with its own state directory.
+//! They share sockets and nothing else.
+
+use super::socks::Proxy;
+use crate::process::{Role, eventually};
+use anyhow::Context as _;
+use enrol::ApiClient;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use std::{
+    ffi::OsString,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Where the private services listen: loopback addresses that only a literal resource reaches.
+const WEB: &str = "127.0.0.2";
+const ECHO: &str = "127.0.0.3";
+
+/// How soon devices renew their grants in the demo, so that one can watch it.
+const RENEW_AFTER_S: u64 = 5;
+
+/// A device and its running client.
+pub struct Device {
+    /// Its owner's name.
+    pub owner: &'static str,
+    /// Its id.
+    pub id: String,
+    state: PathBuf,
+    client: Option<Role>,
+    log: PathBuf,
+}
+
+/// Everything that runs.
+pub struct Stage {
+    dir: PathBuf,
+    controller: Option<Role>,
+    pop: Option<Role>,
+    connector: Option<Role>,
+    site: Option<Role>,
+    /// The controller's console.
+    pub url: String,
+    /// Shown once.
+    pub owner_link: String,
+    controller_address: SocketAddr,
+    /// The private web site.
+    pub web: SocketAddr,
+    /// The private line echo.
+    pub echo: SocketAddr,
+}
+
+fn free_tcp() -> std::io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+fn free_udp() -> std::io::Result<SocketAddr> {
+    UdpSocket::bind("127.0.0.1:0")?.local_addr()
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+impl Stage {
+    /// Starts the control plane, a PoP, a private site and its connector, and enrols them as in a real
+    /// installation.
+    pub async fn build(dir: &Path, download: &Path) -> anyhow::Result<Self> {
+        let controller_address = free_tcp()?;
+        let pop_address = free_udp()?;
+        let mut stage = Self {
+            dir: dir.to_owned(),
+            controller: None,
+            pop: None,
+            connector: None,
+            site: None,
+            url: format!("https://localhost:{}", controller_address.port()),
+            owner_link: String::new(),
+            controller_address,
+            web: SocketAddr::new(WEB.parse()?, 0),
+            echo: SocketAddr::new(ECHO.parse()?, 0),
+        };
+        let mut site = Role::start(
+            "site",
+            &words(&[
+                "demo-site", "--web", &stage.web.to_string(), "--echo", &stage.echo.to_string(), "--file",
+                &download.display().to_string(),
+            ]),
+            &[],
+            Some(&dir.join("site.log")),
+        )?;
+        let first = stage.start_controller().await?;
+        stage.owner_link = first["first_start"]["owner_link"].as_str().unwrap_or_default().to_owned();
+        let site_ready = site.wait_for("ready").await?;
+        stage.web = site_ready["web"].as_str().context("the site's address")?.parse()?;
+        stage.echo = site_ready["echo"].as_str().context("the site's address")?.parse()?;
+        stage.site = Some(site);
+        let key = stage.key("this PoP", json!({"kind": "pop", "region": "here"})).await?;
+        let pop_state = dir.join("pop").display().to_string();
+        let listen = pop_address.to_string();
+        let mut pop = Role::start(
+            "pop",
+            &words(&["pop", "--state", &pop_state, "--listen", &listen, "--advertise", &listen, "--name", "pop-1"]),
+            &[("TIDEGATE_JOIN", key)],
+            Some(&dir.join("pop.log")),
+        )?;
+        pop.wait_for("ready").await?;
+        stage.pop = Some(pop);
+        stage.configure().await?;
+        let api = stage.api();
+        let site: Value = api.get("/api/v1/sites").await?;
+        let key = stage.key("harbour connector", json!({"kind": "connector", "site": site["items"][0]["id"]})).await?;
+        stage.start_connector(Some(key)).await?;
+        Ok(stage)
+    }
+
+    /// What the PoP says of itself: sessions and counters.
+    pub async fn pop_status(&self) -> anyhow::Result<Value> {
+        let mut socket = tokio::net::UnixStream::connect(self.dir.join("pop").join(pop::STATUS_SOCKET)).await?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    async fn configure(&self) -> anyhow::Result<()> {
+        let api = self.api();
+        let organizations: Value = api.get("/api/v1/organizations").await?;
+        let organization = organizations["items"][0]["id"].as_str().context("an organization")?;
+        let _: Value = api
+            .patch(
+                &format!("/api/v1/organizations/{organization}"),
+                &json!({"name": "Harbour", "renew_after_seconds": RENEW_AFTER_S}),
+            )
+            .await?;
+        let site: Value = api.post("/api/v1/sites", &json!({"name": "harbour", "prefixes": ["127.0.0.0/8"]})).await?;
+        let mut resources = Vec::new();
+        for (name, address) in [("office", self.web), ("echo", self.echo)] {
+            let resource: Value = api
+                .post(
+                    "/api/v1/resources",
+                    &json!({"name": name, "site": site["id"], "address": address.ip().to_string(), "ports": [address.port().to_string()], "mode": "standard"}),
+                )
+                .await?;
+            resources.push(resource["id"].clone());
+        }
+        let group: Value = api.post("/api/v1/groups", &json!({"name": "crew"})).await?;
+        let _: Value = api
+            .post("/api/v1/policies", &json!({"name": "the crew reaches the harbour", "groups": [group["id"]], "resources": resources}))
+            .await?;
+        Ok(())
+    }
+
+    /// The controller's API, over its local socket.
+    pub fn api(&self) -> ApiClient {
+        ApiClient::unix(self.dir.join("controller").join("admin.sock"))
+    }
+
+    async fn key(&self, name: &str, mut body: Value) -> anyhow::Result<String> {
+        body["name"] = name.into();
+        body["lifetime_seconds"] = 600.into();
+        let made: Value = self.api().post("/api/v1/enrolment-keys", &body).await?;
+        Ok(made["join_key"].as_str().context("a key")?.to_owned())
+    }
+
+    /// Starts the controller, the first time or again.
+    pub async fn start_controller(&mut self) -> anyhow::Result<Value> {
+        let state = self.dir.join("controller").display().to_string();
+        let listen = self.controller_address.to_string();
+        let mut controller = Role::start(
+            "controller",
+            &words(&["controller", "--state", &state, "--listen", &listen, "--url", &self.url]),
+            &[],
+            Some(&self.dir.join("controller.log")),
+        )?;
+        let ready = controller.wait_for("ready").await?;
+        self.controller = Some(controller);
+        Ok(ready)
+    }
+
+    /// Kills the controller as a crash would and proves that its port is dead.
+    pub async fn kill_controller(&mut self) -> anyhow::Result<()> {
+        let mut controller = self.controller.take().context("the controller runs")?;
+        controller.kill().await?;
+        let address = self.controller_address;
+        eventually("the controller's port refusing connections", Duration::from_secs(5), async || {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(_) => anyhow::bail!("{address} still accepts connections"),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    /// Starts the connector, the first time with a key.
+    pub async fn start_connector(&mut self, key: Option<String>) -> anyhow::Result<()> {
+        let state = self.dir.join("connector").display().to_string();
+        let environment: Vec<_> = key.into_iter().map(|key| ("TIDEGATE_JOIN", key)).collect();
+        let mut connector = Role::start(
+            "connector",
+            &words(&["connector", "--state", &state, "--name", "harbour-1"]),
+            &environment,
+            Some(&self.dir.join("connector.log")),
+        )?;
+        connector.wait_for("ready").await?;
+        self.connector = Some(connector);
+        eventually("the connector's session to the PoP", Duration::from_secs(15), async || {
+            let status = self.pop_status().await?;
+            anyhow::ensure!(status["sessions"]["connectors"] == 1, "the PoP has {} connectors", status["sessions"]["connectors"]);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops the connector and starts it again from its disk.
+    pub async fn restart_connector(&mut self) -> anyhow::Result<()> {
+        if let Some(mut connector) = self.connector.take() {
+            connector.stop().await;
+        }
+        self.start_connector(None).await
+    }
+
+    /// Makes a person in the crew and enrols their device, as `tidegate login` does.
+    pub async fn enrol(&self, owner: &'static str) -> anyhow::Result<Device> {
+        let api = self.api();
+        let user: Value = api.post("/api/v1/users", &json!({"name": owner, "email": format!("{owner}@harbour.example")})).await?;
+        let group = self.crew().await?;
+        let member = user["id"].as_str().context("a user")?;
+        let _: Value = api.put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({})).await?;
+        let key = self.key(owner, json!({"kind": "device", "owner": user["id"]})).await?;
+        let state = self.dir.join(owner);
+        let key_file = self.dir.join(format!("{owner}.key"));
+        std::fs::write(&key_file, key)?;
+        let log = self.dir.join(format!("{owner}.log"));
+        let mut login = Role::start(
+            "login",
+            &words(&["login", "--state", &state.display().to_string(), "--name", &format!("{owner}'s laptop"), "--key-file", &key_file.display().to_string()]),
+            &[],
+            Some(&log),
+        )?;
+        let enrolled = login.wait_for("enrolled").await?;
+        login.ended().await;
+        std::fs::remove_file(&key_file)?;
+        let id = enrolled["device"].as_str().context("a device id")?.to_owned();
+        Ok(Device { owner, id, state, client: None, log })
+    }
+
+    /// The process id of the controller.
+    pub fn controller_pid(&self) -> Option<u32> {
+        self.controller.as_ref().and_then(Role::pid)
+    }
+
+    /// The group's id.
+    pub async fn crew(&self) -> anyhow::Result<String> {
+        let groups: Value = self.api().get("/api/v1/groups").await?;
+        Ok(groups["items"][0]["id"].as_str().context("a group")?.to_owned())
+    }
+
+    /// Ends every process, in order.
+    pub async fn end(mut self, devices: Vec<Device>) {
+        for mut device in devices {
+            device.stop().await;
+        }
+        for role in [&mut self.connector, &mut self.pop, &mut self.controller, &mut self.site] {
+            if let Some(mut role) = role.take() {
+                role.stop().await;
+            }
+        }
+    }
+}
+
+impl Device {
+    /// Starts a client process from the device's state directory.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let state = self.state.display().to_string();
+        let mut client = Role::start(
+            "client",
+            &words(&["up", "--foreground", "--state", &state]),
+            &[],
+            Some(&self.log),
+        )?;
+        client.wait_for("ready").await?;
+        self.client = Some(client);
+        Ok(())
+    }
+
+    /// Stops the client process.
+    pub async fn stop(&mut self) {
+        if let Some(mut client) = self.client.take() {
+            client.stop().await;
+        }
+    }
+
+    /// The process id of the client.
+    pub fn pid(&self) -> Option<u32> {
+        self.client.as_ref().and_then(Role::pid)
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The client's SOCKS5 proxy.
+    pub fn proxy(&self) -> anyhow::Result<Proxy> {
+        Proxy::read(&self.state.join("proxy-url"))
+    }
+
+    /// The grant on the device's disk: when it was made, in Unix milliseconds. Read from the file itself, not
+    /// asked of the client.
+    pub fn grant_issued(&self) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(self.state.join(state::names::GRANT))?;
+        let body = text.trim().split('.').nth(2).context("a PASETO token")?;
+        let body = trust::decode_base64url(body)?;
+        let message = body.get(..body.len().saturating_sub(64)).context("a signed message")?;
+        let grant: Value = serde_json::from_slice(message)?;
+        grant["iat"].as_u64().context("the time the grant was made")
+    }
+}

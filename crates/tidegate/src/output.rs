@@ -1,0 +1,160 @@
+//! What the program says: text for people, JSON for programs, and its exit codes.
+//!
+//! This crate is the only one that prints.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary is what talks to people")]
+
+use serde_json::Value;
+use std::{fmt, io::Write as _, process::ExitCode};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: one JSON value a line.
+    Json,
+}
+
+/// Why the program ends. The numbers are documented in `tidegate --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage (clap's own code as well).
+    Usage = 2,
+    /// Not enrolled, or not running.
+    NotRunning = 3,
+    /// Refused by policy, or revoked.
+    Denied = 4,
+    /// Not possible right now.
+    Later = 5,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome as u8)
+    }
+}
+
+/// An error that knows its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub outcome: Outcome,
+    /// What to say.
+    pub error: anyhow::Error,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { outcome: Outcome::Failed, error: error.into() }
+    }
+}
+
+impl Failure {
+    /// With an exit code of its own.
+    pub fn new(outcome: Outcome, error: impl Into<anyhow::Error>) -> Self {
+        Self { outcome, error: error.into() }
+    }
+
+    /// From a sentence.
+    pub fn say(outcome: Outcome, text: impl fmt::Display) -> Self {
+        Self { outcome, error: anyhow::anyhow!("{text}") }
+    }
+
+    /// Prints itself and gives its code.
+    pub fn report(self, format: Format) -> ExitCode {
+        let text = format!("{:#}", self.error);
+        match format {
+            Format::Text => eprintln!("tidegate: {text}"),
+            Format::Json => {
+                print_line(&serde_json::json!({"error": text, "exit": self.outcome as u8}).to_string());
+            }
+        }
+        self.outcome.into()
+    }
+}
+
+/// What a command gives.
+pub type CommandResult = Result<Outcome, Failure>;
+
+/// Prints a line. A reader that went away (`| head`) ends the program's talking, not the program.
+pub fn print_line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+/// Prints to standard error: progress and prompts.
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+impl Format {
+    /// Prints a value: JSON as it is, text as `text` renders it.
+    pub fn print(self, value: &Value, text: impl FnOnce() -> String) {
+        match self {
+            Self::Json => print_line(&value.to_string()),
+            Self::Text => {
+                let text = text();
+                if !text.is_empty() {
+                    print_line(text.trim_end());
+                }
+            }
+        }
+    }
+}
+
+/// A table: headings and rows of cells, columns as wide as they need.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 2));
+        }
+        text.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&mut headings.iter().copied());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+/// One JSON cell for a table.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "–".into(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { '·' } else { c }).collect(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(map) => map.iter().map(|(key, value)| format!("{key}={}", cell(value))).collect::<Vec<_>>().join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_its_columns_up() {
+        let rows = vec![vec!["wiki".into(), "10.0.0.1".into()], vec!["long-name".into(), "x".into()]];
+        assert_eq!(table(&["NAME", "ADDRESS"], &rows), "NAME       ADDRESS\nwiki       10.0.0.1\nlong-name  x\n");
+    }
+
+    #[test]
+    fn control_characters_in_names_do_not_reach_the_terminal() {
+        assert_eq!(cell(&Value::String("a\u{1b}[31mb".into())), "a·[31mb");
+    }
+}

@@ -1,0 +1,172 @@
+//! Child processes of this very binary: started, waited for until they say they are ready, ended.
+
+use anyhow::{Context as _, anyhow, bail};
+use serde_json::Value;
+use std::{
+    ffi::OsString,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+
+/// How long a role may take until it says that it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a role may take to end after SIGTERM.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Resolves when the process is asked to end (SIGINT, SIGTERM).
+pub async fn shutdown() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+        // Without signal handlers the default action ends the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+/// A running role.
+pub struct Role {
+    name: String,
+    child: Child,
+    stdout: tokio::io::Lines<BufReader<ChildStdout>>,
+    seen: Vec<Value>,
+}
+
+impl Role {
+    /// Starts `tidegate --json ARGS`, its log going to `log`. Secrets go through `environment`, never
+    /// through `arguments`.
+    pub fn start(
+        name: &str,
+        arguments: &[OsString],
+        environment: &[(&str, String)],
+        log: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let stderr = match log {
+            Some(path) => Stdio::from(
+                std::fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .with_context(|| format!("the log file {}", path.display()))?,
+            ),
+            None => Stdio::inherit(),
+        };
+        let mut command = Command::new(program);
+        command.arg("--json").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        command.envs(environment.iter().map(|(key, value)| (*key, value)));
+        // A group of its own: Ctrl-C reaches the supervisor, which ends its children in order.
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("starting the {name} process"))?;
+        let stdout = child.stdout.take().ok_or_else(|| anyhow!("the {name} process has no output"))?;
+        Ok(Self { name: name.to_owned(), child, stdout: BufReader::new(stdout).lines(), seen: Vec::new() })
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for a line with this `event`.
+    pub async fn wait_for(&mut self, event: &str) -> anyhow::Result<Value> {
+        if let Some(seen) = self.seen.iter().find(|value| value["event"] == event) {
+            return Ok(seen.clone());
+        }
+        let wait = async {
+            while let Some(line) = self.stdout.next_line().await? {
+                let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+                let found = value["event"] == event;
+                let error = value.get("error").and_then(Value::as_str).map(str::to_owned);
+                // Roles say little; what they said first is what a later waiter may want.
+                if self.seen.len() < 32 {
+                    self.seen.push(value.clone());
+                }
+                if found {
+                    return Ok(value);
+                }
+                if let Some(error) = error {
+                    bail!("the {} process: {error}", self.name);
+                }
+            }
+            let status = self.child.wait().await?;
+            bail!("the {} process ended ({status}) before it was ready", self.name)
+        };
+        match tokio::time::timeout(READY_WITHIN, wait).await {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("the {} process said no \"{event}\" within {} s", self.name, READY_WITHIN.as_secs()),
+        }
+    }
+
+    /// Reads on and drops what it says, until it ends; gives how it ended.
+    pub async fn ended(&mut self) -> String {
+        while let Ok(Some(_)) = self.stdout.next_line().await {}
+        match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Lets it go on after this process ends.
+    pub fn leave_running(self) {
+        // Dropping the child would kill it; forgetting it leaks a descriptor until this process ends, which
+        // it is about to do.
+        std::mem::forget(self.child);
+    }
+
+    /// Ends it at once, as a crash would.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("killing the {} process", self.name))
+    }
+
+    /// Ends it as a service manager would: SIGTERM, and SIGKILL when that does not help.
+    pub async fn stop(&mut self) {
+        if let Some(pid) = self.child.id() {
+            terminate(pid);
+            if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
+                tracing::warn!(role = self.name, "did not end by itself and was killed");
+                let _ = self.child.kill().await;
+            }
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
+fn terminate(pid: u32) {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+    // SAFETY: kill(2) takes two integers and touches no memory. The pid is of a child that has not
+    // been waited for, so it cannot have been given to another process.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+}
+
+/// Runs `check` until it gives something or the deadline passes.
+pub async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut check: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let deadline = now() + within;
+    loop {
+        let error = match check().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if now() >= deadline {
+            return Err(error.context(format!("{what} did not happen within {} s", within.as_secs())));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The machine's monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "the binary is where the clock is read")]
+pub fn now() -> Instant {
+    Instant::now()
+}

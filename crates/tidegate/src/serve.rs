@@ -1,0 +1,220 @@
+//! `tidegate serve`: a controller and a PoP on one host, each its own process, each restarted when it
+//! ends. Either restarts without the other.
+
+use crate::{
+    cli::ServeArgs,
+    output::{CommandResult, Failure, Format, Outcome, print_line},
+    places,
+    process::{self, Role},
+};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::{
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, UnixStream},
+};
+
+/// How long to wait before starting a role again: the first time, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A role that ran this long starts again without a longer pause.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+struct Layout {
+    controller: PathBuf,
+    pop: PathBuf,
+    console_socket: PathBuf,
+}
+
+impl Layout {
+    fn of(state: &Path) -> Self {
+        let controller = state.join("controller");
+        Self { console_socket: controller.join("console.sock"), pop: state.join("pop"), controller }
+    }
+
+    fn controller_arguments(&self, args: &ServeArgs) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["controller".into(), "--state".into(), self.controller.clone().into()];
+        arguments.extend(["--unix".into(), self.console_socket.clone().into()]);
+        arguments.extend(["--url".into(), console_url(&args.advertise).into()]);
+        if let (Some(certificate), Some(key)) = (&args.tls_certificate, &args.tls_key) {
+            arguments.extend(["--tls-certificate".into(), certificate.into(), "--tls-key".into(), key.into()]);
+        }
+        arguments
+    }
+
+    fn pop_arguments(&self, args: &ServeArgs) -> Vec<OsString> {
+        vec![
+            "pop".into(),
+            "--state".into(),
+            self.pop.clone().into(),
+            "--advertise".into(),
+            args.advertise.clone().into(),
+            "--listen".into(),
+            args.listen.to_string().into(),
+            "--tcp-front".into(),
+            args.listen.to_string().into(),
+            "--console-socket".into(),
+            self.console_socket.clone().into(),
+        ]
+    }
+}
+
+/// The console's address under an advertised `HOST:PORT`; 443 is what https means anyway.
+fn console_url(advertise: &str) -> String {
+    format!("https://{}", advertise.strip_suffix(":443").unwrap_or(advertise))
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "serve")?;
+    if args.advertise.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        return Err(Failure::say(
+            Outcome::Usage,
+            format_args!("--advertise: expected HOST:PORT, got {:?}", args.advertise),
+        ));
+    }
+    std::fs::create_dir_all(&state).with_context(|| format!("the state directory {}", state.display()))?;
+    let layout = Layout::of(&state);
+    let mut controller = Role::start("controller", &layout.controller_arguments(args), &[], None)?;
+    let ready = controller.wait_for("ready").await?;
+    if let Some(first) = ready.get("first_start").filter(|first| !first.is_null()) {
+        announce_first_start(first, format);
+    }
+    let mut environment = Vec::new();
+    if state::StateDir::about(&layout.pop)?.is_none() {
+        environment.push(("TIDEGATE_JOIN", pop_join_key(&layout).await?));
+    }
+    // The PoP's first start talks to the controller, whose listener the PoP itself will own: until then a
+    // loopback port stands in for it.
+    let mut pop = Role::start("pop", &layout.pop_arguments(args), &environment, None)?;
+    let pop_ready = pop.wait_for("ready").await?;
+    let value = json!({
+        "event": "ready", "role": "serve", "url": console_url(&args.advertise),
+        "listen": pop_ready["listen"], "state": state,
+        "controller_pid": controller.pid(), "pop_pid": pop.pid(),
+    });
+    format.print(&value, || {
+        format!(
+            "Tidegate is ready.\n  console  {}\n  state    {}\n  try      tidegate admin --state {} status",
+            console_url(&args.advertise),
+            state.display(),
+            state.display()
+        )
+    });
+    let controller = keep("controller", controller, layout.controller_arguments(args), format);
+    let pop = keep("pop", pop, layout.pop_arguments(args), format);
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let both = async { tokio::join!(controller(stopped.clone()), pop(stopped)) };
+    let end = async {
+        let signal = process::shutdown().await;
+        tracing::info!(signal, "ending");
+        drop(stop);
+    };
+    tokio::join!(both, end);
+    Ok(Outcome::Done)
+}
+
+fn announce_first_start(first: &Value, format: Format) {
+    match format {
+        Format::Json => print_line(&json!({"event": "first_start", "first_start": first}).to_string()),
+        Format::Text => print_line(&format!(
+            "This is the first start. Write the recovery phrase down and keep it away from this host; it is \
+             shown once:\n\n    {}\n\nThe first owner sets a passphrase here (works once, for 24 h):\n\n    {}\n\n\
+             The root key is on this host. Take it away with:\n    tidegate admin root export FILE --remove\n",
+            first["recovery_phrase"].as_str().unwrap_or_default(),
+            first["owner_link"].as_str().unwrap_or_default(),
+        )),
+    }
+}
+
+/// Makes the join key of this host's own PoP, aimed at a loopback port that leads to the controller's
+/// Unix socket.
+async fn pop_join_key(layout: &Layout) -> Result<String, Failure> {
+    let admin = enrol::ApiClient::unix(layout.controller.join("admin.sock"));
+    let made: Value = admin
+        .post(
+            "/api/v1/enrolment-keys",
+            &json!({"kind": "pop", "name": "this host's PoP", "lifetime_seconds": 600}),
+        )
+        .await?;
+    let mut key: trust::JoinKey =
+        made["join_key"].as_str().unwrap_or_default().parse().context("the controller's answer has no join key")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    key.controller = format!("https://localhost:{}", listener.local_addr()?.port());
+    tokio::spawn(bridge(listener, layout.console_socket.clone()));
+    Ok(key.to_secret_text())
+}
+
+/// Carries a few connections from a loopback port to the controller's socket, for one enrolment.
+async fn bridge(listener: TcpListener, socket: PathBuf) {
+    let serve = async {
+        while let Ok((mut stream, from)) = listener.accept().await {
+            let socket = socket.clone();
+            tokio::spawn(async move {
+                let mut console = UnixStream::connect(&socket).await?;
+                let to = stream.local_addr()?;
+                console.write_all(proxy_header(from, to).as_bytes()).await?;
+                tokio::io::copy_bidirectional(&mut stream, &mut console).await
+            });
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(60), serve).await;
+}
+
+/// The PROXY protocol's version 1 line.
+fn proxy_header(from: SocketAddr, to: SocketAddr) -> String {
+    let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
+    format!("PROXY {family} {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port())
+}
+
+/// Restarts a role whenever it ends, until told to stop.
+fn keep(
+    name: &'static str,
+    mut role: Role,
+    arguments: Vec<OsString>,
+    format: Format,
+) -> impl AsyncFnOnce(tokio::sync::watch::Receiver<()>) {
+    async move |mut stop: tokio::sync::watch::Receiver<()>| {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = process::now();
+            let ended = tokio::select! {
+                ended = role.ended() => ended,
+                _ = stop.changed() => {
+                    role.stop().await;
+                    return;
+                }
+            };
+            if process::now() - started > HEALTHY_AFTER {
+                pause = FIRST_PAUSE;
+            }
+            format.print(
+                &json!({"event": "restart", "role": name, "ended": ended, "pause_ms": pause.as_millis()}),
+                || format!("the {name} ended ({ended}); starting it again in {} ms", pause.as_millis()),
+            );
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = stop.changed() => return,
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                match Role::start(name, &arguments, &[], None) {
+                    Ok(next) => {
+                        role = next;
+                        format.print(&json!({"event": "restarted", "role": name, "pid": role.pid()}), || {
+                            format!("the {name} is running again")
+                        });
+                        break;
+                    }
+                    Err(error) => tracing::error!(role = name, "cannot be started: {error:#}"),
+                }
+            }
+        }
+    }
+}
