@@ -29,7 +29,9 @@ use wire::InstallationId;
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
-const ABOUT: &str = "about.json";
+/// The file that says what a directory is of.
+pub const ABOUT_FILE: &str = "about.json";
+const ABOUT: &str = ABOUT_FILE;
 const FORMAT: u32 = 1;
 
 /// Why a state directory cannot be used. Each says what was expected, what came, and what to do.

@@ -81,6 +81,14 @@ impl Store {
         self.counters.read()
     }
 
+    /// Whether the open file is still the one at its path.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it was removed or replaced; close and open again.
+    pub fn is_usable(&self) -> Result<(), StoreError> {
+        self.check_file()
+    }
+
     /// Writes the first rows.
     ///
     /// # Errors

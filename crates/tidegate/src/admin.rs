@@ -8,13 +8,16 @@ use crate::{
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
 use serde_json::{Value, json};
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::path::Path;
 
 /// Most objects that are looked through for a name.
 const LOOK_UP_PAGE: u32 = 1000;
 
 /// Runs an `admin` command.
 pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
+    if let AdminCommand::Root(RootCommand::Export { file, phrase_file, remove }) = &args.command {
+        return export_root(args, file, phrase_file.as_deref(), *remove, format);
+    }
     let api = connect(args)?;
     match &args.command {
         AdminCommand::List { kind, limit } => {
@@ -59,9 +62,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             let answer: Value = get(&api, "/api/v1/diagnostics/database").await?;
             format.print(&answer, || object_text(&answer));
         }
-        AdminCommand::Root(RootCommand::Export { file, remove }) => {
-            export_root(&api, file, *remove, format).await?;
-        }
+        AdminCommand::Root(_) => {}
         AdminCommand::OwnerLink => {
             let answer: Value = api.post("/api/v1/owner-links", &json!({})).await.map_err(refused)?;
             format.print(&answer, || answer["link"].as_str().unwrap_or_default().to_owned());
@@ -111,7 +112,7 @@ fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
 }
 
 fn refused(error: enrol::ApiError) -> Failure {
-    let outcome = match error.problem().map(|problem| problem.status) {
+    let outcome = match error.problem().map(|problem| problem.status.unwrap_or_default()) {
         Some(401 | 403) => Outcome::Denied,
         Some(503 | 429) => Outcome::Later,
         None => Outcome::NotRunning,
@@ -259,25 +260,28 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
     Ok(Outcome::Done)
 }
 
-async fn export_root(api: &ApiClient, file: &Path, remove: bool, format: Format) -> Result<(), Failure> {
-    let mut out = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("the export file {}; it must not exist yet", file.display()))?;
-    let sealed: Value = api.post("/api/v1/root/export", &json!({})).await.map_err(refused)?;
-    out.write_all(format!("{sealed:#}\n").as_bytes())?;
-    // On disk before the controller forgets its copy.
-    out.sync_all()?;
-    if remove {
-        let _: Value = api.post("/api/v1/root/remove", &json!({})).await.map_err(refused)?;
+/// Works beside a running controller, on its state directory: the root key never travels.
+fn export_root(args: &AdminArgs, file: &Path, phrase_file: Option<&Path>, remove: bool, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "serve")?;
+    let nested = state.join("controller");
+    let state = if nested.join(state::ABOUT_FILE).exists() { nested } else { state };
+    let mut phrase = String::new();
+    match phrase_file {
+        Some(path) => {
+            phrase = std::fs::read_to_string(path).with_context(|| format!("the phrase file {}", path.display()))?;
+        }
+        None => {
+            note("The recovery phrase, to prove that the copy opens:");
+            std::io::stdin().read_line(&mut phrase)?;
+        }
     }
+    let after = if remove { controller::AfterExport::Remove } else { controller::AfterExport::Keep };
+    controller::export_root(&state, file, phrase.trim(), after)?;
     format.print(&json!({"exported": file, "removed": remove}), || {
         let rest = if remove { "It is no longer on this host." } else { "It is still on this host; remove it with --remove." };
         format!("The sealed root key is in {}. {rest}\nIt opens with the recovery phrase only.", file.display())
     });
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 const fn columns(kind: Kind) -> &'static [&'static str] {

@@ -9,6 +9,9 @@ use anyhow::anyhow;
 use std::path::Path;
 use trust::{JoinKey, Role};
 
+/// Console connections that a PoP passes on at once: an office of browsers at six each.
+const FRONT_CONNECTIONS: usize = 512;
+
 /// Enrols unless this directory already is enrolled under the key's root: a service that starts with
 /// the same `--join` each time enrols once.
 async fn enrol_once<F>(key: Option<&JoinKey>, state: &Path, role: Role, enrol: F) -> Result<(), Failure>
@@ -36,7 +39,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     .await?;
     let mut options = pop::PopOptions::new(state, args.listen);
     if let (Some(listen), Some(console)) = (args.tcp_front, &args.console_socket) {
-        options.tcp_front = Some(pop::TcpFrontOptions::new(listen, console.clone()));
+        options.tcp_front = Some(pop::TcpFrontOptions { listen, console: console.clone(), max_connections: FRONT_CONNECTIONS });
     }
     let pop = pop::Pop::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "pop", "listen": pop.local_addr()});

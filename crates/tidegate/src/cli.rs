@@ -422,6 +422,9 @@ pub enum RootCommand {
     Export {
         /// The file; must not exist.
         file: PathBuf,
+        /// A file with the recovery phrase; asked on standard input otherwise.
+        #[arg(long, value_name = "FILE")]
+        phrase_file: Option<PathBuf>,
         /// Remove the root key from this host afterwards.
         #[arg(long)]
         remove: bool,

@@ -18,7 +18,7 @@ fn running(state: &Path) -> ControlClient {
 }
 
 fn asked(error: ControlError) -> Failure {
-    let outcome = if error.is_not_running() { Outcome::NotRunning } else { Outcome::Failed };
+    let outcome = if matches!(error, ControlError::NotRunning { .. }) { Outcome::NotRunning } else { Outcome::Failed };
     Failure::new(outcome, error)
 }
 
@@ -49,18 +49,21 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
 }
 
 async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResult {
-    let mut options = client::ClientOptions::new(state.to_owned());
-    options.proxy = args.proxy;
-    let client = client::Client::open(options).await?;
-    let ready = json!({"event": "ready", "role": "client", "proxy": client.proxy_addr(), "proxy_url_file": state.join("proxy-url")});
-    format.print(&ready, || {
-        format!("The client is up. Proxy (SOCKS5 and HTTP CONNECT) on {}; its URL with the credential is in {}", client.proxy_addr(), state.join("proxy-url").display())
-    });
+    let options = client::ClientOptions {
+        state: state.to_owned(),
+        run_dir: state.to_owned(),
+        proxy: args.proxy,
+        forwards: Vec::new(),
+    };
+    let client = client::Client::start(options).await?;
+    let status = running(state).status().await.map_err(asked)?;
+    let ready = json!({"event": "ready", "role": "client", "status": status});
+    format.print(&ready, || up_text(&status));
     client
-        .run(async {
+        .wait(async {
             process::shutdown().await;
         })
-        .await?;
+        .await;
     Ok(Outcome::Done)
 }
 

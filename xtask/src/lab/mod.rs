@@ -93,7 +93,7 @@ fn require_root() -> Result<()> {
 /// A directory for the lab's files that every user can pass through: PostgreSQL does not run as root.
 fn directory() -> Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new()
-        .prefix(namespace::PREFIX)
+        .prefix(&format!("{}{}-", namespace::PREFIX, std::process::id()))
         .tempdir()
         .context("cannot make a temporary directory")?;
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);

@@ -89,9 +89,17 @@ impl Namespace {
     /// # Errors
     /// It cannot start, fails, or does not end in time.
     pub fn run(&self, deadline: Duration, program: &str, arguments: &[&str]) -> Result<Finished> {
+        self.attempt(deadline, program, arguments)?.success(program)
+    }
+
+    /// Runs a program inside whose failure is a finding: the status is the caller's to judge.
+    ///
+    /// # Errors
+    /// It cannot start or does not end in time.
+    pub fn attempt(&self, deadline: Duration, program: &str, arguments: &[&str]) -> Result<Finished> {
         let mut command = self.command(program);
         command.args(arguments);
-        run(&mut command, deadline, &self.interrupt)?.success(program)
+        run(&mut command, deadline, &self.interrupt)
     }
 
     /// Gives the host its own `/etc/hosts`, which `ip netns exec` mounts over the machine's.
@@ -160,13 +168,23 @@ pub fn clean_leftovers() -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for line in String::from_utf8_lossy(&listed.stdout).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        let Some(owner) = owner.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        if PathBuf::from(format!("/proc/{owner}")).exists() {
-            continue;
+        if is_orphan(name) {
+            remove(name);
+            removed.push(name.to_owned());
         }
-        remove(name);
-        removed.push(name.to_owned());
+    }
+    for entry in fs::read_dir(std::env::temp_dir())?.filter_map(Result::ok) {
+        if is_orphan(&entry.file_name().to_string_lossy()) {
+            fs::remove_dir_all(entry.path())?;
+            removed.push(entry.path().display().to_string());
+        }
     }
     Ok(removed)
+}
+
+/// Whether a name is a lab's whose process is gone.
+fn is_orphan(name: &str) -> bool {
+    let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+    let owner = owner.and_then(|pid| pid.parse::<u32>().ok());
+    owner.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
 }

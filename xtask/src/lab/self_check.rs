@@ -79,8 +79,8 @@ fn networks(report: &mut Report, directory: &Path, interrupt: &Interrupt) -> Res
     });
     report.check("neither the internet nor the client has a way into the site", || {
         for from in [&lab.server, &lab.client] {
-            let reached = from.run(SHORT, "ping", &["-c", "1", "-W", "1", &WEB.to_string()]);
-            ensure!(reached.is_err(), "{} reached the site", from.name());
+            let reached = from.attempt(SHORT, "ping", &["-c", "1", "-W", "1", &WEB.to_string()])?;
+            ensure!(!reached.status.success(), "{} reached the site", from.name());
         }
         Ok(Seen::new(()))
     });

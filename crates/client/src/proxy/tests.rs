@@ -1,7 +1,7 @@
 use super::*;
 use crate::target::Host;
 use proptest::prelude::*;
-use std::{path::Path, process::Stdio};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 use tokio::process::Command;
 use wire::Refusal;
 

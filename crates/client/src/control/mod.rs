@@ -1,0 +1,247 @@
+//! What the command line asks a running client, over a Unix socket that only its user can open: one JSON
+//! object a line each way, one request a connection.
+
+mod client;
+mod server;
+
+pub use client::{ControlClient, ControlError};
+pub(crate) use server::serve;
+
+use crate::target::Target;
+use policy::{Explanation, Mode};
+use std::{net::SocketAddr, path::PathBuf};
+use trust::{Identity, UnixMs};
+use wire::{ConnectorId, PopId, Refusal, ResourceId};
+
+/// Longest line in either direction: 20,000 resources of 400 bytes.
+pub(crate) const MAX_LINE: usize = 8 * 1024 * 1024;
+/// Longest request.
+pub(crate) const MAX_REQUEST: usize = 8 * 1024;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LocalRequest {
+    /// How everything stands.
+    Status,
+    /// What this device may reach.
+    Resources,
+    /// Why a resource can or cannot be reached.
+    Why {
+        /// As the person typed it.
+        resource: String,
+    },
+    /// Forward a local port.
+    ForwardAdd {
+        /// Where to listen; port 0 takes a free one.
+        listen: SocketAddr,
+        /// Where connections go.
+        target: Target,
+    },
+    /// Stop forwarding a local port.
+    ForwardRemove {
+        /// Where it listens.
+        listen: SocketAddr,
+    },
+    /// The ports that are forwarded.
+    ForwardList,
+    /// Ask for a new grant and certificate now.
+    Renew,
+    /// End the client.
+    Down,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum LocalAnswer {
+    /// To [`LocalRequest::Status`].
+    Status(Box<Status>),
+    /// To [`LocalRequest::Resources`].
+    Resources {
+        /// Ordered by name.
+        resources: Vec<ResourceStatus>,
+    },
+    /// To [`LocalRequest::Why`].
+    Why(WhyAnswer),
+    /// To the three about forwards: what is forwarded now.
+    Forwards {
+        /// Ordered by address.
+        forwards: Vec<Forward>,
+    },
+    /// Done, or begun.
+    Done,
+    /// Not done.
+    Error {
+        /// In a sentence.
+        message: String,
+    },
+}
+
+/// One forwarded port.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Forward {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where connections go.
+    pub target: Target,
+}
+
+/// How everything stands.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Status {
+    /// The process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// The device's name in certificates.
+    pub identity: Identity,
+    /// The device's name for people, from the grant.
+    pub device_name: Option<String>,
+    /// Whom one is signed in as, from the grant.
+    pub owner: Option<String>,
+    /// The organization's name.
+    pub organization: String,
+    /// `fresh`, `stale` or `isolated`; stale is not unhealthy.
+    pub freshness: String,
+    /// How long ago a controller made the newest beacon heard; none in this run yet.
+    pub control_last_heard_ms: Option<u64>,
+    /// Until when access lasts if no controller is heard again: the earlier of grant and certificate.
+    pub access_until: UnixMs,
+    /// Whether that is over.
+    pub access_expired: bool,
+    /// The client's own time.
+    pub now: UnixMs,
+    /// The slice in use; none before the first.
+    pub slice: Option<SliceStatus>,
+    /// The PoPs of the slice.
+    pub pops: Vec<PopView>,
+    /// Why the last session ended or could not be had, while none is registered.
+    pub last_session_problem: Option<String>,
+    /// The proxies.
+    pub proxy: ProxyStatus,
+    /// Forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// What this device may reach, ordered by name.
+    pub resources: Vec<ResourceStatus>,
+    /// Connections that stand.
+    pub flows: usize,
+}
+
+/// The slice in use.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SliceStatus {
+    /// (incarnation, version).
+    pub version: String,
+    /// When a controller made it.
+    pub made: UnixMs,
+    /// Its hard end.
+    pub expires: UnixMs,
+}
+
+/// A PoP, as this client stands with it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PopView {
+    /// Which.
+    pub id: PopId,
+    /// `HOST:PORT` of the slice.
+    pub address: String,
+    /// Where it stands.
+    pub region: String,
+    /// `idle`, `resolving`, `connecting`, `registered` or `leaving`.
+    pub session: String,
+    /// This device's address as the PoP sees it.
+    pub observed: Option<SocketAddr>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// Where the proxies listen.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ProxyStatus {
+    /// SOCKS 5 and HTTP, with the credential.
+    pub address: SocketAddr,
+    /// The file with the proxy's URL and credential, which only its owner reads.
+    pub url_file: PathBuf,
+    /// SOCKS 5 and HTTP without a credential, for this user only.
+    pub socket: PathBuf,
+}
+
+/// Whether a resource can be reached now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reachable {
+    /// A tunnel to its site stands.
+    Yes,
+    /// The last try failed.
+    No,
+    /// Nobody tried in this run, or the tunnel is being opened.
+    Untried,
+}
+
+/// A resource and the way to it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ResourceStatus {
+    /// Its id.
+    pub id: ResourceId,
+    /// Its name.
+    pub name: String,
+    /// Its alias.
+    pub alias: Option<String>,
+    /// Where it is.
+    pub address: String,
+    /// Its TCP ports.
+    pub ports: Vec<String>,
+    /// Its site's name.
+    pub site: String,
+    /// What isolation of its connector does.
+    pub mode: Mode,
+    /// Whether it can be reached now.
+    pub reachable: Reachable,
+    /// Why not, when the last try failed.
+    pub reason: Option<String>,
+    /// By which connector.
+    pub connector: Option<ConnectorId>,
+    /// `relay` through this PoP.
+    pub path: Option<PathView>,
+    /// The round trip of the last introduction through PoP and connector, in milliseconds.
+    pub round_trip_ms: Option<f64>,
+    /// Until when access lasts if no controller is heard again.
+    pub access_until: UnixMs,
+}
+
+/// A way.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PathView {
+    /// `relay`.
+    pub kind: String,
+    /// Through which PoP.
+    pub pop: PopId,
+}
+
+/// Who explains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhySource {
+    /// This device's own slice.
+    Slice,
+    /// A controller.
+    Controller,
+    /// What can be known here, because no controller answered.
+    Local,
+}
+
+/// Why a resource can or cannot be reached.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct WhyAnswer {
+    /// As asked.
+    pub asked: String,
+    /// Who explains.
+    pub source: WhySource,
+    /// Whether every check held.
+    pub holds: bool,
+    /// The checks.
+    pub explanation: Explanation,
+    /// Why no controller answered, when it was asked and did not.
+    pub controller: Option<Refusal>,
+}

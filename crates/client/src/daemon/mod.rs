@@ -1,0 +1,380 @@
+//! The running client: its state directory, its sockets, and the tasks between them.
+
+#![expect(clippy::disallowed_methods, reason = "the daemon is the shell: it asks the machine for the time")]
+
+mod disk;
+mod driver;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use driver::Dialler;
+
+use crate::{
+    control::{self, Forward, LocalAnswer, LocalRequest, ProxyStatus},
+    core::{ClientNode, NodeParts, Unstartable},
+    proxy::{Admission, Credential, ProxyLimits, serve_forward, serve_tcp, serve_unix},
+    target::Target,
+};
+use driver::{COMMAND_QUEUE, Command, Driver, clock, wall_clock};
+use net::{BindError, UdpPort};
+use state::{StateDir, StateError};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::{mpsc, oneshot, watch},
+    task::{AbortHandle, JoinHandle, JoinSet},
+};
+use trust::Role;
+use tunnel::WireGuardPrivateKey;
+
+/// The control socket's name in the run directory.
+pub(crate) const CONTROL_SOCKET: &str = "client.sock";
+const PROXY_SOCKET: &str = "proxy.sock";
+const PROXY_URL: &str = "proxy-url";
+/// Forwarded ports of one client.
+const MAX_FORWARDS: usize = 64;
+
+/// How a client runs.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// The state directory that enrolment wrote.
+    pub state: PathBuf,
+    /// Where sockets and the proxy's URL are; made with access for its owner only.
+    pub run_dir: PathBuf,
+    /// Where the proxy listens; a loopback address. Port 0 takes a free one.
+    pub proxy: SocketAddr,
+    /// Ports forwarded from the start.
+    pub forwards: Vec<(SocketAddr, Target)>,
+}
+
+/// The client did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What is in it.
+    #[error("the state directory {}: {source}", path.display())]
+    Start {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<Unstartable>,
+    },
+    /// The UDP socket.
+    #[error(transparent)]
+    Udp(#[from] BindError),
+    /// A port of this machine.
+    #[error("cannot listen on {address}: {source}; is another program using the port? choose another one")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The proxy would be open to the network.
+    #[error(
+        "expected a loopback address such as 127.0.0.1:1080, got {0}: other machines could reach this one"
+    )]
+    NotLoopback(SocketAddr),
+    /// The run directory.
+    #[error("{}: {source}", path.display())]
+    RunDir {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        source: io::Error,
+    },
+    /// Another client serves this run directory.
+    #[error("another client is running ({} answers); end it with `tidegate down`", .0.display())]
+    Running(PathBuf),
+    /// Too many forwards.
+    #[error("at most {MAX_FORWARDS} ports can be forwarded")]
+    TooManyForwards,
+    /// Nothing is forwarded there.
+    #[error("nothing is forwarded from {0}")]
+    NoForward(SocketAddr),
+}
+
+/// What the control socket's requests reach.
+pub(crate) struct Hub {
+    dialler: Dialler,
+    limits: ProxyLimits,
+    forwards: Mutex<BTreeMap<SocketAddr, (Target, AbortHandle)>>,
+    stop: watch::Sender<bool>,
+}
+
+/// A client with its sockets bound and its tasks running.
+pub struct Client {
+    hub: Arc<Hub>,
+    proxy: ProxyStatus,
+    control: PathBuf,
+    driver: JoinHandle<()>,
+    writer: JoinHandle<()>,
+    servers: JoinSet<()>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Client {
+    /// Starts from the state directory: no PoP and no controller is needed for it. Everything that can be
+    /// wrong here is said before anything runs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start(options: ClientOptions) -> Result<Self, ClientError> {
+        if !options.proxy.ip().is_loopback() {
+            return Err(ClientError::NotLoopback(options.proxy));
+        }
+        let state = Arc::new(StateDir::open(&options.state, Role::Device)?);
+        let (now, wall) = (clock(), wall_clock());
+        let parts = NodeParts {
+            state: disk::load(&state, wall)?,
+            wireguard_key: WireGuardPrivateKey::from_bytes(random()),
+            seed: random(),
+        };
+        let node = ClientNode::new(parts, now, wall)
+            .map_err(|source| ClientError::Start { path: options.state.clone(), source: Box::new(source) })?;
+        let port = bind_udp()?;
+
+        make_run_dir(&options.run_dir)?;
+        let control = options.run_dir.join(CONTROL_SOCKET);
+        let control_listener = bind_unix(&control).await?;
+        let uid =
+            own_uid().map_err(|source| ClientError::RunDir { path: options.run_dir.clone(), source })?;
+        let socket = options.run_dir.join(PROXY_SOCKET);
+        let proxy_listener = bind_unix(&socket).await?;
+        let tcp = listen(options.proxy).await?;
+        let address =
+            tcp.local_addr().map_err(|source| ClientError::Listen { address: options.proxy, source })?;
+        let credential = Credential::from_random(random());
+        let url_file = options.run_dir.join(PROXY_URL);
+        credential
+            .write_proxy_url(&url_file, address)
+            .map_err(|source| ClientError::RunDir { path: url_file.clone(), source })?;
+        let proxy = ProxyStatus { address, url_file, socket };
+
+        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+        let (signals, signal_queue) = mpsc::unbounded_channel();
+        let (documents, document_queue) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let driver = Driver {
+            node,
+            port,
+            proxy: proxy.clone(),
+            documents,
+            own_commands: commands.downgrade(),
+            signals,
+            dials: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            questions: BTreeMap::new(),
+        };
+        let writer = tokio::spawn(disk::write_all(state, document_queue));
+        let driver = tokio::spawn(driver.run(command_queue, signal_queue, stopped.clone()));
+        let dialler = Dialler { commands };
+        let limits = ProxyLimits::default();
+        let hub = Arc::new(Hub {
+            dialler: dialler.clone(),
+            limits: limits.clone(),
+            forwards: Mutex::new(BTreeMap::new()),
+            stop,
+        });
+        let mut servers = JoinSet::new();
+        servers.spawn(control::serve(control_listener, uid, hub.clone()));
+        servers.spawn(serve_tcp(tcp, Admission::Password(credential), dialler.clone(), limits.clone()));
+        servers.spawn(serve_unix(proxy_listener, uid, dialler, limits));
+        let client = Self { hub, proxy, control, driver, writer, servers, stopped };
+        for (listen, target) in options.forwards {
+            client.hub.forward(listen, target).await?;
+        }
+        Ok(client)
+    }
+
+    /// Starts, then runs until `shutdown` or `tidegate down`.
+    ///
+    /// # Errors
+    /// [`ClientError`]; nothing fails once it runs.
+    pub async fn run(options: ClientOptions, shutdown: impl Future<Output = ()>) -> Result<(), ClientError> {
+        Self::start(options).await?.wait(shutdown).await;
+        Ok(())
+    }
+
+    /// Where the proxies listen.
+    #[must_use]
+    pub const fn proxy(&self) -> &ProxyStatus {
+        &self.proxy
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> &Path {
+        &self.control
+    }
+
+    /// Makes connections without a proxy, for callers in this process.
+    #[must_use]
+    pub fn dialler(&self) -> Dialler {
+        self.hub.dialler.clone()
+    }
+
+    /// Runs until `shutdown` or `tidegate down`, then says goodbye, writes what is to be written and removes
+    /// the sockets.
+    pub async fn wait(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            _ = self.stopped.changed() => {
+                // The answer to `down` is on its way.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+        self.hub.stop.send_replace(true);
+        let _ = (&mut self.driver).await;
+        // The driver held the sender: the writer ends when everything is on disk.
+        let _ = (&mut self.writer).await;
+        self.hub.stop_forwards();
+        self.servers.shutdown().await;
+        for path in [&self.control, &self.proxy.socket, &self.proxy.url_file] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) async fn answer(&self, request: LocalRequest) -> LocalAnswer {
+        let ended = || LocalAnswer::Error { message: "the client is ending".to_owned() };
+        let failed = |error: ClientError| LocalAnswer::Error { message: error.to_string() };
+        match request {
+            LocalRequest::Status => match self.ask(Command::Status).await {
+                Some(mut status) => {
+                    status.forwards = self.forwards();
+                    LocalAnswer::Status(Box::new(status))
+                }
+                None => ended(),
+            },
+            LocalRequest::Resources => match self.ask(Command::Resources).await {
+                Some(resources) => LocalAnswer::Resources { resources },
+                None => ended(),
+            },
+            LocalRequest::Why { resource } => {
+                match self.ask(|reply| Command::Why { asked: resource, reply }).await {
+                    Some(why) => LocalAnswer::Why(why),
+                    None => ended(),
+                }
+            }
+            LocalRequest::ForwardAdd { listen, target } => match self.forward(listen, target).await {
+                Ok(()) => LocalAnswer::Forwards { forwards: self.forwards() },
+                Err(error) => failed(error),
+            },
+            LocalRequest::ForwardRemove { listen } => match self.unforward(listen) {
+                Ok(()) => LocalAnswer::Forwards { forwards: self.forwards() },
+                Err(error) => failed(error),
+            },
+            LocalRequest::ForwardList => LocalAnswer::Forwards { forwards: self.forwards() },
+            LocalRequest::Renew => match self.dialler.commands.send(Command::Renew).await {
+                Ok(()) => LocalAnswer::Done,
+                Err(_) => ended(),
+            },
+            LocalRequest::Down => {
+                self.stop.send_replace(true);
+                LocalAnswer::Done
+            }
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.dialler.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn forward(&self, listen_on: SocketAddr, target: Target) -> Result<(), ClientError> {
+        if !listen_on.ip().is_loopback() {
+            return Err(ClientError::NotLoopback(listen_on));
+        }
+        if self.table().len() >= MAX_FORWARDS {
+            return Err(ClientError::TooManyForwards);
+        }
+        let listener = listen(listen_on).await?;
+        let address =
+            listener.local_addr().map_err(|source| ClientError::Listen { address: listen_on, source })?;
+        let serve = serve_forward(listener, target.clone(), self.dialler.clone(), self.limits.clone());
+        let task = tokio::spawn(serve).abort_handle();
+        self.table().insert(address, (target, task));
+        Ok(())
+    }
+
+    fn unforward(&self, listen: SocketAddr) -> Result<(), ClientError> {
+        let (_, task) = self.table().remove(&listen).ok_or(ClientError::NoForward(listen))?;
+        task.abort();
+        Ok(())
+    }
+
+    fn stop_forwards(&self) {
+        for (_, task) in std::mem::take(&mut *self.table()).into_values() {
+            task.abort();
+        }
+    }
+
+    fn forwards(&self) -> Vec<Forward> {
+        self.table()
+            .iter()
+            .map(|(listen, (target, _))| Forward { listen: *listen, target: target.clone() })
+            .collect()
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, (Target, AbortHandle)>> {
+        self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system's random source works");
+    bytes
+}
+
+/// One socket for both families; IPv4 alone where the machine has no IPv6.
+fn bind_udp() -> Result<UdpPort, BindError> {
+    UdpPort::bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0))
+        .or_else(|_| UdpPort::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ClientError> {
+    TcpListener::bind(address).await.map_err(|source| ClientError::Listen { address, source })
+}
+
+fn make_run_dir(path: &Path) -> Result<(), ClientError> {
+    let error = |source| ClientError::RunDir { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)
+}
+
+/// Binds a socket that only its owner can open. One that a dead client left is replaced; one that answers is
+/// not.
+async fn bind_unix(path: &Path) -> Result<UnixListener, ClientError> {
+    let error = |source| ClientError::RunDir { path: path.to_owned(), source };
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(ClientError::Running(path.to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(error)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    Ok(listener)
+}
+
+/// This process's user, as a peer of a Unix socket sees it.
+fn own_uid() -> io::Result<u32> {
+    let (here, _there) = UnixStream::pair()?;
+    Ok(here.peer_cred()?.uid())
+}

@@ -1,0 +1,190 @@
+//! What `status`, `resources` and `why` show of a node.
+
+use crate::{
+    control::{
+        PathView, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, WhyAnswer, WhySource,
+    },
+    core::{ClientNode, LinkReport, link_of},
+};
+use policy::{ClientResource, ClientSlice, Explanation, Step, StepOutcome, explain_client};
+use std::time::{Duration, Instant};
+use trust::UnixMs;
+use wire::Refusal;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows: usize) -> Status {
+    let agent = node.agent();
+    let slice = node.slice();
+    let wall = agent.wall(now);
+    let pops: Vec<PopView> = slice
+        .pops
+        .iter()
+        .map(|entry| {
+            let known = agent.pops().find(|known| known.pop == entry.id);
+            PopView {
+                id: entry.id,
+                address: entry.address.clone(),
+                region: entry.region.clone(),
+                session: known.map_or("idle", |known| known.phase.label()).to_owned(),
+                observed: known.and_then(|known| known.observed),
+                failures: known.map_or(0, |known| known.failures),
+            }
+        })
+        .collect();
+    let is_registered = pops.iter().any(|pop| pop.session == "registered");
+    Status {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: agent.identity(),
+        device_name: agent.grant().map(|grant| grant.device_name.clone()),
+        owner: agent.grant().map(|grant| grant.owner_name.clone()),
+        organization: slice.organization_name.clone(),
+        freshness: agent.freshness(now).label().to_owned(),
+        control_last_heard_ms: agent.control_last_heard(now).map(millis),
+        access_until: agent.access_until(),
+        access_expired: agent.access_until() <= wall,
+        now: wall,
+        slice: agent.slice().map(|slice| SliceStatus {
+            version: slice.header.version.to_string(),
+            made: slice.header.iat,
+            expires: slice.header.exp,
+        }),
+        last_session_problem: agent.last_lost().filter(|_| !is_registered).map(|reason| reason.to_string()),
+        pops,
+        proxy: proxy.clone(),
+        forwards: Vec::new(),
+        resources: resources(node),
+        flows,
+    }
+}
+
+pub(super) fn resources(node: &ClientNode) -> Vec<ResourceStatus> {
+    let slice = node.slice();
+    let links = node.links();
+    let until = node.agent().access_until();
+    let mut resources: Vec<ResourceStatus> =
+        slice.resources.iter().map(|resource| resource_status(slice, resource, &links, until)).collect();
+    resources.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    resources
+}
+
+fn resource_status(
+    slice: &ClientSlice,
+    resource: &ClientResource,
+    links: &[LinkReport],
+    access_until: UnixMs,
+) -> ResourceStatus {
+    let site = slice.sites.iter().find(|site| site.id == resource.site);
+    let link = link_of(links, slice, resource.id);
+    let (reachable, reason) = match &link {
+        Some(link) if link.pop.is_some() => (Reachable::Yes, None),
+        Some(LinkReport { refusal: Some(refusal), .. }) => (Reachable::No, Some(refusal.to_string())),
+        _ if site.is_none_or(|site| site.connectors.is_empty()) => {
+            (Reachable::No, Some("no connector is enrolled in its site".to_owned()))
+        }
+        _ => (Reachable::Untried, None),
+    };
+    ResourceStatus {
+        id: resource.id,
+        name: resource.name.clone(),
+        alias: resource.alias.clone(),
+        address: resource.address.to_string(),
+        ports: resource.ports.iter().map(ToString::to_string).collect(),
+        site: site.map(|site| site.name.clone()).unwrap_or_default(),
+        mode: resource.mode,
+        reachable,
+        reason,
+        connector: link.as_ref().map(|link| link.connector),
+        path: link.as_ref().and_then(|link| link.pop).map(|pop| PathView { kind: "relay".to_owned(), pop }),
+        round_trip_ms: link
+            .and_then(|link| link.round_trip)
+            .map(|round_trip| round_trip.as_secs_f64() * 1000.0),
+        access_until,
+    }
+}
+
+/// What the own slice says; `None` when nothing in it is meant.
+pub(super) fn why_here(node: &ClientNode, now: Instant, asked: &str) -> Option<WhyAnswer> {
+    let mut explanation = explain_client(node.slice(), asked)?;
+    explanation.steps.push(grant_step(node, now));
+    explanation.steps.push(session_step(node));
+    let host = asked.trim().parse().ok();
+    let resource = host.and_then(|host| crate::core::find(node.slice(), &host, None));
+    if let Some(link) = resource.and_then(|resource| link_of(&node.links(), node.slice(), resource.id)) {
+        let what = format!("connector {} let this device in", link.connector_name);
+        explanation.steps.push(match (link.pop, link.refusal) {
+            (Some(pop), _) => Step::new(what, StepOutcome::Held, format!("through {pop}")),
+            (None, Some(refusal)) => Step::new(what, StepOutcome::Failed, refusal.to_string()),
+            (None, None) => Step::new(what, StepOutcome::Unknown, "nothing is open to it right now"),
+        });
+    }
+    Some(WhyAnswer {
+        asked: asked.to_owned(),
+        source: WhySource::Slice,
+        holds: !explanation.steps.iter().any(|step| step.outcome == StepOutcome::Failed),
+        explanation,
+        controller: None,
+    })
+}
+
+/// What can be said without a controller about something that the own slice does not have.
+pub(super) fn why_without_controller(
+    node: &ClientNode,
+    now: Instant,
+    asked: &str,
+    refusal: Refusal,
+) -> WhyAnswer {
+    let known = match node.agent().slice() {
+        Some(slice) => format!(
+            "the list of this device's resources is version {}, {} s old; it has {} resources, and this is none of them",
+            slice.header.version,
+            node.agent().wall(now).since(slice.header.iat).as_secs(),
+            slice.body.resources.len()
+        ),
+        None => "this device holds no list of resources yet".to_owned(),
+    };
+    let steps = vec![
+        Step::new(
+            format!("{asked} is a resource that a policy gives this device"),
+            StepOutcome::Failed,
+            known,
+        ),
+        grant_step(node, now),
+        session_step(node),
+        Step::new("a controller explains more", StepOutcome::Unknown, refusal.to_string()),
+    ];
+    WhyAnswer {
+        asked: asked.to_owned(),
+        source: WhySource::Local,
+        holds: false,
+        explanation: Explanation::new(steps),
+        controller: Some(refusal),
+    }
+}
+
+fn grant_step(node: &ClientNode, now: Instant) -> Step {
+    let what = "this device's grant is valid";
+    match node.agent().grant() {
+        None => Step::new(what, StepOutcome::Failed, "there is none; sign in again with `tidegate login`"),
+        Some(grant) => {
+            let left = grant.exp.since(node.agent().wall(now)).as_secs();
+            let detail =
+                format!("of {} on {}, {left} s left without a renewal", grant.owner_name, grant.device_name);
+            let outcome = if left > 0 { StepOutcome::Held } else { StepOutcome::Failed };
+            Step::new(what, outcome, detail)
+        }
+    }
+}
+
+fn session_step(node: &ClientNode) -> Step {
+    let what = "this device is registered at a PoP";
+    let registered = node.agent().pops().find(|pop| pop.phase == agent::PopPhaseWord::Registered);
+    match (registered, node.agent().last_lost()) {
+        (Some(pop), _) => Step::new(what, StepOutcome::Held, pop.pop.to_string()),
+        (None, Some(reason)) => Step::new(what, StepOutcome::Failed, reason.to_string()),
+        (None, None) => Step::new(what, StepOutcome::Unknown, "a session is being opened"),
+    }
+}

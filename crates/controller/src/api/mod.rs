@@ -1,0 +1,226 @@
+//! The REST API under `/api/v1`, and the OpenAPI document that is generated from it.
+
+mod caller;
+mod check;
+mod keys;
+mod network;
+mod operations;
+mod people;
+mod policies;
+mod problem;
+pub mod types;
+mod view;
+
+pub use caller::{ORGANIZATION_HEADER, Peer};
+pub(crate) use check::{host_port, name};
+pub use problem::Problem;
+pub(crate) use problem::{Body, MAX_BODY};
+pub(crate) use view::rfc3339;
+pub(crate) use view::Views;
+
+use crate::{clock, core::Core};
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{Method, StatusCode, Uri, header};
+use serde::Serialize;
+use std::sync::Arc;
+use types::{Page, PageQuery};
+use utoipa::openapi::{
+    Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder,
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+use utoipa_axum::router::OpenApiRouter;
+
+/// The answer of a handler.
+pub(crate) type Answer<T> = Result<Json<T>, Problem>;
+/// The answer of a handler that makes something.
+pub(crate) type Made<T> = Result<(StatusCode, Json<T>), Problem>;
+/// The answer of a handler that removes something.
+pub(crate) type Removed = Result<StatusCode, Problem>;
+
+fn routes() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info()).build())
+        .merge(network::routes())
+        .merge(people::routes())
+        .merge(policies::routes())
+        .merge(keys::routes())
+        .merge(operations::routes())
+}
+
+fn info() -> utoipa::openapi::Info {
+    InfoBuilder::new()
+        .title("Tidegate")
+        .version("1")
+        .description(Some(
+            "The management API of a Tidegate controller. Reads come from memory and go on without a database; \
+             changes need it and answer 503 with Retry-After when it cannot be used. Every error is a problem \
+             document (RFC 9457).",
+        ))
+        .license(Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
+        .build()
+}
+
+/// The API as a service.
+pub(crate) fn router(core: &Arc<Core>) -> Router {
+    let (api, _) = OpenApiRouter::new().nest("/api/v1", routes()).split_for_parts();
+    let document = openapi_json();
+    api.layer(DefaultBodyLimit::max(MAX_BODY))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(core), caller::authenticate))
+        .with_state(Arc::clone(core))
+        .route(
+            "/api/v1/openapi.json",
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
+        )
+}
+
+/// The OpenAPI document as it is stored in `docs/openapi.json`.
+#[must_use]
+pub fn openapi_json() -> String {
+    let (_, mut document) = OpenApiRouter::<Arc<Core>>::new().nest("/api/v1", routes()).split_for_parts();
+    document.info = info();
+    describe(&mut document);
+    let mut text = serde_json::to_string_pretty(&document).expect("a document always serializes");
+    text.push('\n');
+    text
+}
+
+/// What is true of every operation: who may call it, and what errors look like.
+fn describe(document: &mut OpenApi) {
+    let problem = || {
+        ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build()
+    };
+    let answer = |description: &str| {
+        ResponseBuilder::new().description(description).content("application/problem+json", problem()).build()
+    };
+    let components = document.components.get_or_insert_with(Components::new);
+    let (name, schema) = (<Problem as utoipa::ToSchema>::name(), <Problem as utoipa::PartialSchema>::schema());
+    components.schemas.insert(name.into_owned(), schema);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API token")).build();
+    components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    for item in document.paths.paths.values_mut() {
+        for (method, operation) in operations_of(item) {
+            let changes = method != HttpMethod::Get;
+            let responses = &mut operation.responses.responses;
+            let mut add = |status: &str, description: &str| {
+                responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(answer(description)));
+            };
+            add("400", "The request is malformed");
+            add("401", "No valid token");
+            add("403", "The token does not allow this");
+            add("405", "The path does not have this method");
+            add("default", "Any other error");
+            if operation.parameters.as_ref().is_some_and(|all| all.iter().any(|p| p.name == "id")) {
+                add("404", "There is no such object");
+            }
+            if changes {
+                add("409", "Another object is in the way");
+                add("503", "The database cannot be used right now; Retry-After says when to try again");
+            }
+            if operation.request_body.is_some() {
+                add("413", "The body is too large");
+                add("415", "The body is not application/json");
+                add("422", "A field breaks a rule");
+            }
+        }
+    }
+}
+
+fn operations_of(
+    item: &mut utoipa::openapi::PathItem,
+) -> impl Iterator<Item = (HttpMethod, &mut utoipa::openapi::path::Operation)> {
+    [
+        (HttpMethod::Get, item.get.as_mut()),
+        (HttpMethod::Put, item.put.as_mut()),
+        (HttpMethod::Post, item.post.as_mut()),
+        (HttpMethod::Delete, item.delete.as_mut()),
+        (HttpMethod::Patch, item.patch.as_mut()),
+    ]
+    .into_iter()
+    .filter_map(|(method, operation)| Some((method, operation?)))
+}
+
+/// A path of the API that nobody has.
+pub(crate) async fn no_such_path(uri: Uri) -> Response {
+    Problem::not_found("path", uri.path().chars().take(200).collect::<String>()).into_response()
+}
+
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let mut problem = Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "The path does not have this method",
+        format!("{method} is not possible on {}", uri.path().chars().take(200).collect::<String>()),
+    );
+    problem.field = Some("method".into());
+    problem.value = Some(method.as_str().into());
+    problem.into_response()
+}
+
+/// How many objects a page has when nobody says.
+const PAGE: u32 = 200;
+
+fn limit(limit: Option<u32>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(PAGE);
+    let checked = check::within("limit", limit.into(), 1..=1000);
+    let checked = checked.map_err(|problem| Problem { status: 400, ..problem })?;
+    Ok(usize::try_from(checked).unwrap_or(usize::MAX))
+}
+
+/// One page of rows that are ordered by id.
+fn page<R, V: Serialize>(
+    rows: &[R],
+    query: &PageQuery,
+    id: impl Fn(&R) -> String,
+    view: impl Fn(&R) -> V,
+) -> Result<Page<V>, Problem> {
+    let limit = limit(query.limit)?;
+    let mut behind = rows.iter().filter(|row| query.after.as_ref().is_none_or(|after| id(row) > *after));
+    let taken: Vec<&R> = behind.by_ref().take(limit).collect();
+    let next = behind.next().and(taken.last()).map(|row| id(row));
+    Ok(Page { items: taken.into_iter().map(view).collect(), next })
+}
+
+/// A fresh id.
+fn fresh<T>(make: fn(u64, [u8; 10]) -> T) -> T {
+    make(clock::wall().as_millis(), clock::random())
+}
+
+/// `GET` of a collection and of one of its objects, from the snapshot.
+macro_rules! reads {
+    ($list:ident, $get:ident, $path:tt, $item:tt, $tag:tt, $name:tt, $id:ty, $view:ident, $rows:ident, $show:ident) => {
+        #[doc = concat!("Lists every ", $name, ".")]
+        #[utoipa::path(get, path = $path, tag = $tag, params(PageQuery), responses((status = 200, description = "One page", body = Page<$view>)))]
+        async fn $list(
+            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::core::Core>>,
+            caller: super::caller::Caller,
+            super::problem::Params(query): super::problem::Params<PageQuery>,
+        ) -> super::Answer<Page<$view>> {
+            let snapshot = core.snapshot();
+            let views = super::Views::new(&core, caller.data(&snapshot)?);
+            let rows = &views.data.$rows;
+            super::page(rows, &query, |row| row.id.to_string(), |row| views.$show(row)).map(axum::Json)
+        }
+
+        #[doc = concat!("Gets one ", $name, ".")]
+        #[utoipa::path(get, path = $item, tag = $tag, params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "The object", body = $view)))]
+        async fn $get(
+            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::core::Core>>,
+            caller: super::caller::Caller,
+            super::problem::Id(id): super::problem::Id<$id>,
+        ) -> super::Answer<$view> {
+            let snapshot = core.snapshot();
+            let views = super::Views::new(&core, caller.data(&snapshot)?);
+            let row = views.data.$rows.iter().find(|row| row.id == id);
+            let row = row.ok_or_else(|| super::Problem::not_found($name, id.to_string()))?;
+            Ok(axum::Json(views.$show(row)))
+        }
+    };
+}
+pub(crate) use reads;

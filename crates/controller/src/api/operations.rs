@@ -1,0 +1,282 @@
+//! Revocation, flow records, audit, status and diagnostics.
+
+use super::{
+    Answer, Made, Problem, Views,
+    caller::Caller,
+    check, limit, page,
+    problem::{Body, Params},
+    types::{
+        Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus, FlowParams, Flows, Page, PageQuery,
+        Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome, Scope as ApiScope,
+    },
+    view::{attached_connectors, rfc3339},
+};
+use crate::{
+    clock,
+    core::{Core, StrikeReport, StrikeRequest},
+    flows::FlowQuery,
+    signer::root_key_place,
+    snapshot::Snapshot,
+    strikes::OnDisk,
+};
+use axum::{Json, extract::State};
+use http::StatusCode;
+use serde_json::json;
+use std::sync::Arc;
+use store::{AuditPage, Member, OrganizationData, Scope, Subject as Generations};
+use trust::{RevokedSubject, UnixMs};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_strikes, create_strike))
+        .routes(routes!(create_restore))
+        .routes(routes!(list_flows))
+        .routes(routes!(list_audit))
+        .routes(routes!(get_status))
+        .routes(routes!(get_database_diagnostics))
+}
+
+/// The newest generation of a subject that the caller may strike. Memory answers: a strike never
+/// waits for the database.
+fn generation(
+    caller: &Caller,
+    snapshot: &Snapshot,
+    data: &OrganizationData,
+    subject: RevokedSubject,
+) -> Result<u64, Problem> {
+    let membership = |member: Member, group| {
+        let mut rows = data.memberships.iter();
+        rows.find(|row| row.member == member && row.group == group).map(|row| row.generation)
+    };
+    let found = match subject {
+        RevokedSubject::Device(id) => data.devices.iter().find(|row| row.id == id).map(|row| row.generation),
+        RevokedSubject::User(id) => data.users.iter().find(|row| row.id == id).map(|row| row.generation),
+        RevokedSubject::ServiceAccount(id) => {
+            data.service_accounts.iter().find(|row| row.id == id).map(|row| row.generation)
+        }
+        RevokedSubject::Connector(id) => {
+            data.connectors.iter().find(|row| row.id == id).map(|row| row.generation)
+        }
+        RevokedSubject::Token(id) => data.tokens.iter().find(|row| row.id == id).map(|_| 1),
+        RevokedSubject::UserInGroup(id, group) => membership(Member::User(id), group),
+        RevokedSubject::ServiceAccountInGroup(id, group) => membership(Member::ServiceAccount(id), group),
+        RevokedSubject::Pop(id) => {
+            caller.need(ApiScope::Installation)?;
+            snapshot.dataset.pops.iter().find(|row| row.id == id).map(|row| row.generation)
+        }
+        RevokedSubject::Controller(_) => {
+            return Err(Problem::invalid(
+                "subject",
+                "a controller's keys are withdrawn by a new trust bundle, not by a strike",
+                subject.to_string(),
+            ));
+        }
+    };
+    found.ok_or_else(|| Problem::invalid("subject", "the id of an object of this organization", subject.to_string()))
+}
+
+/// Revokes access at once: also when the database cannot be used.
+#[utoipa::path(post, path = "/strikes", tag = "strikes", request_body = StrikeInput, responses((status = 201, description = "Struck", body = StrikeOutcome)))]
+async fn create_strike(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<StrikeInput>,
+) -> Made<StrikeOutcome> {
+    let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
+    let snapshot = core.snapshot();
+    let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
+    let organization = Some(caller.organization);
+    let report = core.strike(StrikeRequest { subject, generation, organization }).await?;
+    tracing::info!(%subject, generation, actor = caller.actor, "access was revoked");
+    let outcome = outcome(subject, generation, &report, attached_connectors(&core, &snapshot));
+    Ok((StatusCode::CREATED, Json(outcome)))
+}
+
+fn outcome(subject: RevokedSubject, generation: u64, report: &StrikeReport, connectors: usize) -> StrikeOutcome {
+    let pops = report.holders.pops.len();
+    let counted = |n: usize| if n == 1 { "1 PoP".to_owned() } else { format!("{n} PoPs") };
+    let held = match (report.on_disk, pops) {
+        (OnDisk::Yes, 0) => "this node only".to_owned(),
+        (OnDisk::Yes, n) => format!("this controller and {}", counted(n)),
+        (OnDisk::No, 0) => "this controller's memory only".to_owned(),
+        (OnDisk::No, n) => format!("{}; this controller's disk refused it", counted(n)),
+    };
+    StrikeOutcome {
+        subject: subject.to_string(),
+        generation,
+        at: rfc3339(report.at),
+        durable: matches!((report.on_disk, pops), (OnDisk::Yes, 1..) | (OnDisk::No, 2..)),
+        held,
+        held_by_pops: pops,
+        pops_attached: report.pops_attached.len(),
+        connectors_told: report.holders.connectors.len(),
+        connectors_attached: connectors,
+        latest_possible_end: rfc3339(report.latest_possible_end),
+    }
+}
+
+/// Whether an entry is about something of this organization, as far as the snapshot knows it.
+fn concerns(data: &OrganizationData, snapshot: &Snapshot, subject: RevokedSubject) -> bool {
+    let user = |id| data.users.iter().any(|row| row.id == id);
+    let account = |id| data.service_accounts.iter().any(|row| row.id == id);
+    match subject {
+        RevokedSubject::Device(id) => data.devices.iter().any(|row| row.id == id),
+        RevokedSubject::User(id) | RevokedSubject::UserInGroup(id, _) => user(id),
+        RevokedSubject::ServiceAccount(id) | RevokedSubject::ServiceAccountInGroup(id, _) => account(id),
+        RevokedSubject::Connector(id) => data.connectors.iter().any(|row| row.id == id),
+        RevokedSubject::Token(id) => data.tokens.iter().any(|row| row.id == id),
+        RevokedSubject::Pop(id) => snapshot.dataset.pops.iter().any(|row| row.id == id),
+        RevokedSubject::Controller(_) => true,
+    }
+}
+
+/// Lists what is struck. With the scope `installation` also what was removed since.
+#[utoipa::path(get, path = "/strikes", tag = "strikes", params(PageQuery), responses((status = 200, description = "One page, ordered by signer and number", body = Page<Strike>)))]
+async fn list_strikes(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(query): Params<PageQuery>,
+) -> Answer<Page<Strike>> {
+    let snapshot = core.snapshot();
+    let data = caller.data(&snapshot)?;
+    let every = caller.need(ApiScope::Installation).is_ok();
+    let entries = core.strikes.entries(clock::wall());
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(|entry| entry.revocation)
+        .filter(|entry| every || concerns(data, &snapshot, entry.subject))
+        .collect();
+    let id = |entry: &trust::Revocation| format!("{}/{:020}", entry.signer, entry.seq);
+    let view = |entry: &trust::Revocation| Strike {
+        subject: entry.subject.to_string(),
+        generation: entry.generation,
+        at: rfc3339(entry.at),
+        keep_until: rfc3339(entry.keep_until),
+        signer: entry.signer,
+        seq: entry.seq,
+    };
+    page(&entries, &query, id, view).map(Json)
+}
+
+/// Gives access back: raises the generation. Certificates and grants of older generations stay
+/// revoked, so a device, connector or PoP enrols again.
+#[utoipa::path(post, path = "/restores", tag = "strikes", request_body = StrikeInput, responses((status = 201, description = "Given back", body = Restored)))]
+async fn create_restore(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<StrikeInput>,
+) -> Made<Restored> {
+    let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
+    let raised = match subject {
+        RevokedSubject::Device(id) => Generations::Device(id),
+        RevokedSubject::User(id) => Generations::User(id),
+        RevokedSubject::ServiceAccount(id) => Generations::ServiceAccount(id),
+        RevokedSubject::Connector(id) => Generations::Connector(id),
+        RevokedSubject::Pop(id) => Generations::Pop(id),
+        RevokedSubject::UserInGroup(..) | RevokedSubject::ServiceAccountInGroup(..) => {
+            let rule = "a membership is given back by PUT /groups/{id}/members/{member} after it was removed";
+            return Err(Problem::invalid("subject", rule, input.subject));
+        }
+        RevokedSubject::Token(_) | RevokedSubject::Controller(_) => {
+            let rule = "a revoked token or controller is replaced, not given back";
+            return Err(Problem::invalid("subject", rule, input.subject));
+        }
+    };
+    let scope = match raised {
+        Generations::Pop(_) => {
+            caller.need(ApiScope::Installation)?;
+            Scope::Installation
+        }
+        _ => Scope::Organization(caller.organization),
+    };
+    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+    change.raise_generation(&raised).await?;
+    core.commit(&store, change, "restore", &subject.to_string(), &json!({})).await?;
+    let snapshot = core.snapshot();
+    let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
+    Ok((StatusCode::CREATED, Json(Restored { subject: subject.to_string(), generation })))
+}
+
+/// Lists flow records, newest first, denied ones included.
+#[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
+async fn list_flows(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(params): Params<FlowParams>,
+) -> Answer<Flows> {
+    let query = FlowQuery {
+        limit: limit(params.limit)?,
+        device: params.device,
+        connector: params.connector,
+        resource: params.resource,
+        verdict: params.verdict,
+    };
+    let organization = caller.organization;
+    let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
+    match read {
+        Ok(Ok(items)) => Ok(Json(Flows { items })),
+        Ok(Err(error)) => Err(Problem::internal(format!("flow records cannot be read: {error}"))),
+        Err(error) => Err(Problem::internal(error.to_string())),
+    }
+}
+
+/// Lists changes, newest first. History is read from the database.
+#[utoipa::path(get, path = "/audit", tag = "audit", params(AuditParams), responses((status = 200, description = "The newest entries", body = Audit), (status = 503, description = "The database cannot be used right now", body = Problem, content_type = "application/problem+json")))]
+async fn list_audit(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(params): Params<AuditParams>,
+) -> Answer<Audit> {
+    let before_ms = params.before_ms.unwrap_or(i64::MAX.unsigned_abs());
+    let page = AuditPage { before_ms, limit: u32::try_from(limit(params.limit)?).unwrap_or(u32::MAX) };
+    let store = core.database.store()?;
+    let entries = store.audit(Some(caller.organization), page).await?;
+    let items = entries.into_iter().map(|entry| AuditEntry {
+        at: rfc3339(UnixMs::from_millis(entry.at_ms)),
+        actor: entry.actor,
+        action: entry.action,
+        subject: entry.subject,
+        version: entry.version.version,
+        detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
+    });
+    Ok(Json(Audit { items: items.collect() }))
+}
+
+/// How this controller is.
+#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "Now", body = Status)))]
+async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Status> {
+    let snapshot = core.snapshot();
+    let version = caller.data(&snapshot)?.organization.version;
+    let trouble = core.database.trouble();
+    let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let views = Views::new(&core, caller.data(&snapshot)?);
+    let struck = views.revocations.len();
+    drop(views);
+    Ok(Json(Status {
+        installation: snapshot.dataset.installation.id,
+        controller: core.signer.controller(),
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        up_seconds: core.up_for().as_secs(),
+        root_hash: core.signer.root().to_string(),
+        root_key: word(json!(root_key_place(&core.state))),
+        snapshot: SnapshotStatus {
+            source: word(json!(snapshot.source)),
+            read: rfc3339(snapshot.read_at),
+            incarnation: version.incarnation,
+            version: version.version,
+        },
+        database: DatabaseStatus { usable: trouble.is_none(), trouble },
+        not_signing: core.signer.signing_time().err().map(|error| error.to_string()),
+        pops: snapshot.dataset.pops.len(),
+        pops_attached: core.presence().attached_pops().len(),
+        struck,
+    }))
+}
+
+/// What the database did since this controller opened it, counted by SQLite's own trace.
+#[utoipa::path(get, path = "/diagnostics/database", tag = "diagnostics", responses((status = 200, description = "Now", body = DatabaseDiagnostics)))]
+async fn get_database_diagnostics(State(core): State<Arc<Core>>, _caller: Caller) -> Answer<DatabaseDiagnostics> {
+    let counters = core.database.counters();
+    Ok(Json(DatabaseDiagnostics { statements: counters.statements, rows_written: counters.rows_written }))
+}

@@ -1,0 +1,720 @@
+//! What the API says and takes: JSON without logic.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use wire::{
+    ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, InstallationId, OrganizationId, PolicyId, PopId,
+    ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
+};
+
+/// One page of a collection, ordered by id.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    /// The objects.
+    pub items: Vec<T>,
+    /// What to pass as `after` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub next: Option<String>,
+}
+
+/// Which page.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// At most this many objects (1 to 1000).
+    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
+    pub limit: Option<u32>,
+    /// Objects behind this id.
+    #[param(nullable = false)]
+    pub after: Option<String>,
+}
+
+/// Whether an agent has sessions now. From memory; a controller that was just started learns it from
+/// PoPs within seconds.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Live {
+    /// It has a session to at least one PoP.
+    pub attached: bool,
+    /// To which.
+    #[schema(value_type = Vec<String>)]
+    pub pops: Vec<PopId>,
+    /// When a PoP last told this controller about it (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub last_seen: Option<String>,
+}
+
+/// A private network.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Site {
+    /// `site-…`
+    #[schema(value_type = String)]
+    pub id: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Prefixes that names of the site may resolve to.
+    pub prefixes: Vec<String>,
+    /// Regions of PoPs in order of preference; empty means all.
+    pub regions: Vec<String>,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Values of a site.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteInput {
+    /// Unique in the organization.
+    pub name: String,
+    /// Prefixes like `10.0.2.0/24`.
+    #[serde(default)]
+    pub prefixes: Vec<String>,
+    /// Regions of PoPs in order of preference; empty means all.
+    #[serde(default)]
+    pub regions: Vec<String>,
+}
+
+/// An agent in a site. It is made by enrolment.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Connector {
+    /// `con-…`
+    #[schema(value_type = String)]
+    pub id: ConnectorId,
+    /// Its site.
+    #[schema(value_type = String)]
+    pub site: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Ed25519 (base64url).
+    pub identity_key: String,
+    /// X25519 (base64url).
+    pub wireguard_key: String,
+    /// Raised when access is given back.
+    pub generation: u64,
+    /// Its access was revoked.
+    pub struck: bool,
+    /// RFC 3339.
+    pub created: String,
+    /// Now.
+    pub live: Live,
+}
+
+/// A point of presence. It is made by enrolment.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Pop {
+    /// `pop-…`
+    #[schema(value_type = String)]
+    pub id: PopId,
+    /// Unique in the installation.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub zone: String,
+    /// `HOST:PORT` that agents dial.
+    pub address: String,
+    /// Raised when access is given back.
+    pub generation: u64,
+    /// It was revoked.
+    pub struck: bool,
+    /// RFC 3339.
+    pub created: String,
+    /// This controller has a session to it.
+    pub attached: bool,
+    /// Since when, or when it last had (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub last_seen: Option<String>,
+}
+
+/// Values of a PoP that can be changed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PopInput {
+    /// `HOST:PORT` that agents dial.
+    pub address: String,
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub zone: String,
+}
+
+/// What isolation of its connector does to a resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It goes on until the grant's hard expiry.
+    #[default]
+    Standard,
+    /// It closes.
+    Strict,
+}
+
+/// Something that policies give access to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Resource {
+    /// `res-…`
+    #[schema(value_type = String)]
+    pub id: ResourceId,
+    /// Its site.
+    #[schema(value_type = String)]
+    pub site: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// A short name, unique in the organization.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub alias: Option<String>,
+    /// IP address, prefix or host name.
+    pub address: String,
+    /// TCP ports like `443` or `8000-8999`.
+    pub ports: Vec<String>,
+    /// What isolation does.
+    pub mode: Mode,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Values of a resource.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceInput {
+    /// Its site.
+    #[schema(value_type = String)]
+    pub site: SiteId,
+    /// Unique in the organization.
+    pub name: String,
+    /// A short name, unique in the organization.
+    #[serde(default)]
+    pub alias: Option<String>,
+    /// IP address, prefix or host name.
+    pub address: String,
+    /// TCP ports like `443` or `8000-8999`; at least one.
+    pub ports: Vec<String>,
+    /// What isolation does.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// A set of users and service accounts.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Group {
+    /// `grp-…`
+    #[schema(value_type = String)]
+    pub id: GroupId,
+    /// Unique in the organization.
+    pub name: String,
+    /// How many members it has.
+    pub members: usize,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Something that only has a name to set.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NameInput {
+    /// The name.
+    pub name: String,
+}
+
+/// A member of a group.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GroupMember {
+    /// `usr-…` or `svc-…`
+    pub member: String,
+    /// Its name.
+    pub name: String,
+    /// Raised each time it joins again.
+    pub generation: u64,
+    /// This membership was revoked.
+    pub struck: bool,
+}
+
+/// A person.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct User {
+    /// `usr-…`
+    #[schema(value_type = String)]
+    pub id: UserId,
+    /// For people.
+    pub name: String,
+    /// Unique in the organization.
+    pub email: String,
+    /// Raised when access is given back.
+    pub generation: u64,
+    /// Access was revoked.
+    pub struck: bool,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Values of a person.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserInput {
+    /// For people.
+    pub name: String,
+    /// Unique in the organization.
+    pub email: String,
+}
+
+/// A headless subject.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServiceAccount {
+    /// `svc-…`
+    #[schema(value_type = String)]
+    pub id: ServiceAccountId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Raised when access is given back.
+    pub generation: u64,
+    /// Access was revoked.
+    pub struck: bool,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// An enrolled machine. It is made by enrolment.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Device {
+    /// `dev-…`
+    #[schema(value_type = String)]
+    pub id: DeviceId,
+    /// `usr-…` or `svc-…`
+    pub owner: String,
+    /// The owner's name.
+    pub owner_name: String,
+    /// For people.
+    pub name: String,
+    /// Ed25519 (base64url).
+    pub identity_key: String,
+    /// Raised when access is given back.
+    pub generation: u64,
+    /// Its access was revoked.
+    pub struck: bool,
+    /// RFC 3339.
+    pub created: String,
+    /// Now.
+    pub live: Live,
+}
+
+/// These groups reach these resources.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Policy {
+    /// `pol-…`
+    #[schema(value_type = String)]
+    pub id: PolicyId,
+    /// Unique in the organization.
+    pub name: String,
+    /// Who.
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupId>,
+    /// What.
+    #[schema(value_type = Vec<String>)]
+    pub resources: Vec<ResourceId>,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Values of a policy.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyInput {
+    /// Unique in the organization.
+    pub name: String,
+    /// Who.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupId>,
+    /// What.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub resources: Vec<ResourceId>,
+}
+
+/// What a key enrols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrolmentKind {
+    /// A PoP.
+    Pop,
+    /// A connector of a site.
+    Connector,
+    /// A device of a user or service account.
+    Device,
+}
+
+/// An enrolment key. Its secret is not kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnrolmentKey {
+    /// `key-…`
+    #[schema(value_type = String)]
+    pub id: EnrolmentKeyId,
+    /// What it enrols.
+    pub kind: EnrolmentKind,
+    /// For people.
+    pub name: String,
+    /// Connectors: of this site.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub site: Option<SiteId>,
+    /// Devices: of this user or service account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub owner: Option<String>,
+    /// PoPs: in this region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub region: Option<String>,
+    /// PoPs: in this zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub zone: Option<String>,
+    /// How often it can be used.
+    pub cap: u64,
+    /// How often it was used.
+    pub uses: u64,
+    /// RFC 3339.
+    pub expires: String,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// A new enrolment key.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentKeyInput {
+    /// What it enrols.
+    pub kind: EnrolmentKind,
+    /// For people.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Connectors: of this site.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub site: Option<SiteId>,
+    /// Devices: of this user or service account (`usr-…` or `svc-…`).
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// PoPs: in this region; `default` when absent.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// PoPs: in this zone; `default` when absent.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// How often it can be used (1 to 10000); once when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 10000)]
+    pub cap: Option<u64>,
+    /// For how many seconds (60 to 31536000); one day when absent.
+    #[serde(default)]
+    #[schema(minimum = 60, maximum = 31536000)]
+    pub lifetime_seconds: Option<u64>,
+}
+
+/// A new enrolment key with its secret, shown in this answer only.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnrolmentKeyCreated {
+    /// The key.
+    pub key: EnrolmentKey,
+    /// What to hand over: controller's address, root's hash and secret.
+    pub join_key: String,
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Read everything of its organization.
+    Read,
+    /// Change sites, resources, groups, people, devices and policies of its organization.
+    Write,
+    /// Revoke access.
+    Strike,
+    /// Make and remove enrolment keys.
+    Enrol,
+    /// Change what all organizations share: PoPs, organizations, tokens.
+    Installation,
+}
+
+/// An API token. Its secret is not kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Token {
+    /// `tok-…`
+    #[schema(value_type = String)]
+    pub id: TokenId,
+    /// Unique in the organization.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// RFC 3339.
+    pub expires: String,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// A new API token.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenInput {
+    /// Unique in the organization.
+    pub name: String,
+    /// What it may do; at least one.
+    pub scopes: Vec<Scope>,
+    /// For how many seconds (60 to 31536000); 90 days when absent.
+    #[serde(default)]
+    #[schema(minimum = 60, maximum = 31536000)]
+    pub lifetime_seconds: Option<u64>,
+}
+
+/// A new API token with its secret, shown in this answer only.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenCreated {
+    /// The token's description.
+    pub description: Token,
+    /// What to send as `Authorization: Bearer …`.
+    pub token: String,
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Organization {
+    /// `org-…`
+    #[schema(value_type = String)]
+    pub id: OrganizationId,
+    /// Unique in the installation.
+    pub name: String,
+    /// Raised by a restore of the database.
+    pub incarnation: u64,
+    /// Raised by each change.
+    pub version: u64,
+    /// Hard life of grants, in seconds.
+    pub grant_life_seconds: u64,
+    /// When grants are renewed, in seconds after they were issued, ± 25 %.
+    pub renew_after_seconds: u64,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// A new organization.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrganizationInput {
+    /// Unique in the installation.
+    pub name: String,
+}
+
+/// Values of an organization; absent ones stay.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrganizationPatch {
+    /// Unique in the installation.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Hard life of grants (3600 to 259200).
+    #[serde(default)]
+    #[schema(minimum = 3600, maximum = 259200)]
+    pub grant_life_seconds: Option<u64>,
+    /// When grants are renewed (5 to half of their life).
+    #[serde(default)]
+    #[schema(minimum = 5)]
+    pub renew_after_seconds: Option<u64>,
+}
+
+/// What to revoke, or to give back.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StrikeInput {
+    /// The id of a device, user, service account, connector, PoP or token, or a membership as
+    /// `usr-…/grp-…`.
+    pub subject: String,
+}
+
+/// One strike, with the truth about who holds it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StrikeOutcome {
+    /// What was struck.
+    pub subject: String,
+    /// This generation and all below it.
+    pub generation: u64,
+    /// When (RFC 3339).
+    pub at: String,
+    /// It survives the loss of this controller or of any one holder.
+    pub durable: bool,
+    /// Who holds it, in words: `this controller and 2 PoPs`, `this node only`, …
+    pub held: String,
+    /// PoPs that have it on their disk.
+    pub held_by_pops: usize,
+    /// PoPs that are attached to this controller.
+    pub pops_attached: usize,
+    /// Connectors that were sent it.
+    pub connectors_told: usize,
+    /// Connectors that are attached to any PoP now.
+    pub connectors_attached: usize,
+    /// Until when access can last at a connector that heard of nothing (RFC 3339).
+    pub latest_possible_end: String,
+}
+
+/// What is struck.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Strike {
+    /// What.
+    pub subject: String,
+    /// This generation and all below it.
+    pub generation: u64,
+    /// When (RFC 3339).
+    pub at: String,
+    /// Kept until (RFC 3339).
+    pub keep_until: String,
+    /// By which controller.
+    #[schema(value_type = String)]
+    pub signer: ControllerId,
+    /// Its number in that controller's chain.
+    pub seq: u64,
+}
+
+/// What was given back.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Restored {
+    /// Whose access.
+    pub subject: String,
+    /// Its new generation; certificates and grants of older ones stay revoked.
+    pub generation: u64,
+}
+
+/// Which flow records.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FlowParams {
+    /// At most this many records (1 to 1000), newest first.
+    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
+    pub limit: Option<u32>,
+    /// Of this device.
+    #[param(nullable = false)]
+    pub device: Option<String>,
+    /// From this connector.
+    #[param(nullable = false)]
+    pub connector: Option<String>,
+    /// To this resource.
+    #[param(nullable = false)]
+    pub resource: Option<String>,
+    /// With this verdict: `allowed`, `denied`, `withdrawn` or `failed`.
+    #[param(nullable = false)]
+    pub verdict: Option<String>,
+}
+
+/// Flow records as connectors wrote them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Flows {
+    /// Newest first.
+    #[schema(value_type = Vec<Object>)]
+    pub items: Vec<serde_json::Value>,
+}
+
+/// Which audit entries.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditParams {
+    /// At most this many entries (1 to 1000), newest first.
+    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
+    pub limit: Option<u32>,
+    /// Before this time, in milliseconds since 1970.
+    #[param(nullable = false)]
+    pub before_ms: Option<u64>,
+}
+
+/// One change.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AuditEntry {
+    /// When (RFC 3339).
+    pub at: String,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// To which object.
+    pub subject: String,
+    /// The version this made.
+    pub version: u64,
+    /// More.
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+}
+
+/// The newest entries first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Audit {
+    /// Newest first.
+    pub items: Vec<AuditEntry>,
+}
+
+/// How this controller is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Status {
+    /// The installation.
+    #[schema(value_type = String)]
+    pub installation: InstallationId,
+    /// This controller.
+    #[schema(value_type = String)]
+    pub controller: ControllerId,
+    /// This build.
+    pub build: String,
+    /// For how many seconds it runs.
+    pub up_seconds: u64,
+    /// The root's hash, as in every join key.
+    pub root_hash: String,
+    /// `on_this_host`, `exported_and_on_this_host` or `away`.
+    pub root_key: String,
+    /// What it serves from.
+    pub snapshot: SnapshotStatus,
+    /// Whether changes can be made now.
+    pub database: DatabaseStatus,
+    /// Whether it signs now; why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub not_signing: Option<String>,
+    /// PoPs known.
+    pub pops: usize,
+    /// PoPs attached to this controller.
+    pub pops_attached: usize,
+    /// Subjects struck.
+    pub struck: usize,
+}
+
+/// What a controller serves from.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SnapshotStatus {
+    /// `database` or `disk_copy`.
+    pub source: String,
+    /// When it was read from the database (RFC 3339).
+    pub read: String,
+    /// The organization's incarnation.
+    pub incarnation: u64,
+    /// The organization's version.
+    pub version: u64,
+}
+
+/// Whether changes can be made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DatabaseStatus {
+    /// It can be used.
+    pub usable: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub trouble: Option<String>,
+}
+
+/// What the database did since this controller opened it, counted by its own trace.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DatabaseDiagnostics {
+    /// Statements it started.
+    pub statements: u64,
+    /// Rows it inserted, changed or deleted.
+    pub rows_written: u64,
+}

@@ -1,0 +1,245 @@
+//! The private halves of the bundle's keys of one controller, and when each is used.
+
+use crate::clock;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use trust::{
+    BundleKey, BundleStatement, KeyRole, MAX_KEY_LIFE, OpenKey, RotationStatement, SigningKey, TrustChain,
+    UnixMs, decode_base64url, encode_base64url,
+};
+use wire::{ControllerId, InstallationId};
+
+/// A key is replaced while a third of its life is left: 30 days, which is more than the longest
+/// lease (a certificate's 30 days start only when it is issued by a newer key).
+const REPLACE_BEFORE_END: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A new key signs only when every agent has had a day to receive the bundle that names it.
+const PUBLISHED_BEFORE_USE: Duration = Duration::from_secs(24 * 3600);
+
+/// The keyring cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// It does not decode.
+    #[error("the keyring does not decode: {0}")]
+    Decode(String),
+    /// No key of a role is valid.
+    #[error("no {0:?} key of this controller is valid now; is the clock right?")]
+    NoKey(KeyRole),
+    /// The chain could not be signed.
+    #[error(transparent)]
+    Chain(#[from] trust::ChainError),
+    /// A key could not be made.
+    #[error("the console CA's key could not be made: {0}")]
+    ConsoleCa(#[from] rcgen::Error),
+}
+
+/// One private key with its place in the bundle.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredKey {
+    role: KeyRole,
+    private: String,
+    public: String,
+    nbf: UnixMs,
+    exp: UnixMs,
+}
+
+/// What is stored, sealed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Keyring {
+    pub(crate) installation: InstallationId,
+    pub(crate) controller: ControllerId,
+    identity: String,
+    rotation: String,
+    serial: u64,
+    keys: Vec<StoredKey>,
+}
+
+fn seed_of(text: &str) -> Result<[u8; 32], KeyringError> {
+    decode_base64url(text)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| KeyringError::Decode("a seed is not 32 bytes".into()))
+}
+
+impl StoredKey {
+    fn generate(role: KeyRole, nbf: UnixMs) -> Result<Self, KeyringError> {
+        let (private, public) = match role {
+            KeyRole::ConsoleCa => {
+                let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+                (pair.serialize_der(), pair.public_key_raw().to_vec())
+            }
+            KeyRole::ControlSeal => {
+                let key = OpenKey::generate();
+                (key.expose_private().to_vec(), key.seal_key().as_bytes().to_vec())
+            }
+            _ => {
+                let key = SigningKey::generate();
+                (key.expose_seed().to_vec(), key.verifying_key().as_bytes().to_vec())
+            }
+        };
+        Ok(Self {
+            role,
+            private: encode_base64url(&private),
+            public: encode_base64url(&public),
+            nbf,
+            exp: nbf.plus(MAX_KEY_LIFE),
+        })
+    }
+
+    fn to_bundle_key(&self, owner: ControllerId) -> Result<BundleKey, KeyringError> {
+        let public = decode_base64url(&self.public).map_err(|error| KeyringError::Decode(error.to_string()))?;
+        Ok(BundleKey { role: self.role, owner, public, nbf: self.nbf, exp: self.exp })
+    }
+}
+
+impl Keyring {
+    /// Fresh keys of every role, and the chain that says so.
+    pub(crate) fn generate(
+        installation: InstallationId,
+        controller: ControllerId,
+        root: &SigningKey,
+        wall: UnixMs,
+    ) -> Result<(Self, TrustChain), KeyringError> {
+        // Backdated by five minutes for agents whose clocks are behind.
+        let nbf = wall.minus(Duration::from_secs(300));
+        let rotation = SigningKey::generate();
+        let statement = RotationStatement {
+            installation,
+            root: root.verifying_key(),
+            rotation: rotation.verifying_key(),
+            epoch: 1,
+            nbf,
+            exp: nbf.plus(trust::MAX_ROTATION_LIFE),
+        };
+        let keys = KeyRole::ALL.into_iter().map(|role| StoredKey::generate(role, nbf)).collect::<Result<_, _>>()?;
+        let ring = Self {
+            installation,
+            controller,
+            identity: encode_base64url(SigningKey::generate().expose_seed()),
+            rotation: encode_base64url(rotation.expose_seed()),
+            serial: 1,
+            keys,
+        };
+        let chain = TrustChain::sign(root, &rotation, &statement, &ring.bundle(wall)?)?;
+        Ok((ring, chain))
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, KeyringError> {
+        serde_json::from_slice(bytes).map_err(|error| KeyringError::Decode(error.to_string()))
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("text and numbers always serialize")
+    }
+
+    fn bundle(&self, wall: UnixMs) -> Result<BundleStatement, KeyringError> {
+        let keys = self.keys.iter().map(|key| key.to_bundle_key(self.controller)).collect::<Result<_, _>>()?;
+        Ok(BundleStatement { installation: self.installation, serial: self.serial, iat: wall, keys })
+    }
+
+    /// Replaces keys that near their end and drops those behind it. `None` when nothing is due.
+    pub(crate) fn rotated(&self, chain: &TrustChain, wall: UnixMs) -> Result<Option<(Self, TrustChain)>, KeyringError> {
+        let mut next = self.clone();
+        next.keys.retain(|key| key.exp > wall);
+        for role in KeyRole::ALL {
+            let newest = next.keys.iter().filter(|key| key.role == role).map(|key| key.exp).max();
+            if newest.is_none_or(|exp| exp <= wall.plus(REPLACE_BEFORE_END)) {
+                next.keys.push(StoredKey::generate(role, wall.minus(Duration::from_secs(300)))?);
+            }
+        }
+        let same = next.keys.len() == self.keys.len()
+            && next.keys.iter().zip(&self.keys).all(|(a, b)| a.public == b.public);
+        if same {
+            return Ok(None);
+        }
+        next.serial += 1;
+        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
+        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        Ok(Some((next, chain)))
+    }
+
+    pub(crate) fn identity(&self) -> Result<SigningKey, KeyringError> {
+        Ok(SigningKey::from_seed(&seed_of(&self.identity)?))
+    }
+
+    /// The newest key of a role that agents have had time to learn of; the oldest when none has.
+    fn current(&self, role: KeyRole, wall: UnixMs) -> Result<&StoredKey, KeyringError> {
+        let valid = || self.keys.iter().filter(|key| key.role == role && key.exp > wall);
+        valid()
+            .filter(|key| key.nbf.plus(PUBLISHED_BEFORE_USE) <= wall)
+            .max_by_key(|key| key.nbf)
+            .or_else(|| valid().min_by_key(|key| key.nbf))
+            .ok_or(KeyringError::NoKey(role))
+    }
+
+    pub(crate) fn signing(&self, role: KeyRole, wall: UnixMs) -> Result<SigningKey, KeyringError> {
+        Ok(SigningKey::from_seed(&seed_of(&self.current(role, wall)?.private)?))
+    }
+
+    /// Every key that agents may have sealed to.
+    pub(crate) fn open_keys(&self) -> Result<Vec<OpenKey>, KeyringError> {
+        let keys = self.keys.iter().filter(|key| key.role == KeyRole::ControlSeal);
+        keys.map(|key| {
+            OpenKey::from_private(&seed_of(&key.private)?)
+                .map_err(|error| KeyringError::Decode(error.to_string()))
+        })
+        .collect()
+    }
+
+    /// The console CA's key pair and when it ends.
+    pub(crate) fn console_ca(&self, wall: UnixMs) -> Result<(KeyPair, UnixMs), KeyringError> {
+        let key = self.current(KeyRole::ConsoleCa, wall)?;
+        let der = decode_base64url(&key.private).map_err(|error| KeyringError::Decode(error.to_string()))?;
+        let der = rustls_pki_types::PrivatePkcs8KeyDer::from(der);
+        let pair = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)?;
+        Ok((pair, key.exp))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trust::RootHash;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn keys_are_replaced_before_their_end_and_used_only_after_a_day() {
+        let start = UnixMs::from_millis(1_800_000_000_000);
+        let root = SigningKey::from_seed(&[1; 32]);
+        let (installation, controller) = (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
+        let (ring, chain) = Keyring::generate(installation, controller, &root, start).unwrap();
+        let pinned = RootHash::of(&root.verifying_key());
+        assert_eq!(chain.verify(&pinned, start).unwrap().all_keys().count(), KeyRole::ALL.len());
+        assert!(ring.rotated(&chain, start.plus(59 * DAY)).unwrap().is_none());
+
+        let later = start.plus(61 * DAY);
+        let (newer, newer_chain) = ring.rotated(&chain, later).unwrap().expect("a third of the life is left");
+        let bundle = newer_chain.verify(&pinned, later).unwrap();
+        assert_eq!((bundle.serial(), bundle.all_keys().count()), (2, 2 * KeyRole::ALL.len()));
+        let grant_key = |ring: &Keyring, wall| ring.signing(KeyRole::Grant, wall).unwrap().verifying_key();
+        assert_eq!(grant_key(&newer, later), grant_key(&ring, later));
+        assert_ne!(grant_key(&newer, later.plus(DAY)), grant_key(&ring, later));
+
+        let end = start.plus(90 * DAY);
+        let (last, _) = newer.rotated(&newer_chain, end).unwrap().expect("the first keys have ended");
+        assert_eq!(last.keys.len(), KeyRole::ALL.len());
+    }
+
+    #[test]
+    fn a_keyring_survives_the_disk() {
+        let root = SigningKey::from_seed(&[1; 32]);
+        let wall = UnixMs::from_millis(1_800_000_000_000);
+        let ids = (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
+        let (ring, _) = Keyring::generate(ids.0, ids.1, &root, wall).unwrap();
+        let back = Keyring::decode(&ring.encode()).unwrap();
+        assert_eq!(
+            back.identity().unwrap().verifying_key(),
+            ring.identity().unwrap().verifying_key()
+        );
+        back.console_ca(wall).unwrap();
+        assert_eq!(back.open_keys().unwrap().len(), 1);
+    }
+}

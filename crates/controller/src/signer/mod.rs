@@ -1,0 +1,338 @@
+//! Everything this controller signs, and with which key: each key has exactly one role.
+
+mod ceremony;
+mod keyring;
+mod phrase;
+mod sealing;
+
+pub use ceremony::{AfterExport, RootError, RootKeyPlace, export_root, open_root_file, root_key_place};
+pub(crate) use ceremony::{KEYRING, first_start, is_complete};
+pub(crate) use keyring::Keyring;
+pub use keyring::KeyringError;
+pub use phrase::{PhraseError, RecoveryPhrase};
+pub use sealing::RootSealError;
+
+use crate::clock::{self, Fenced, TimeLine};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use session::LocalIdentity;
+use state::{StateDir, StateError, names};
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use trust::{
+    Beacon, CertificateRequest, Document, Grant, Identity, KeyRole, OpenKey, RootHash, SigningKey, TrustBundle,
+    TrustChain, UnixMs, VerifyingKey, issue_certificate, sign_document,
+};
+use wire::{ControllerId, InstallationId};
+
+/// Certificates are dated back for clocks that are behind.
+const BACKDATED: Duration = Duration::from_secs(300);
+/// Life of an agent's certificate (architecture: 30 days).
+pub(crate) const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Life of the console's certificate; it is made again at each start and when half of it is over.
+const CONSOLE_CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The clock cannot be believed.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// No key.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The document breaks a rule.
+    #[error(transparent)]
+    Document(#[from] trust::DocumentError),
+    /// The certificate could not be encoded.
+    #[error("the certificate could not be encoded: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The chain on disk.
+    #[error("the trust chain of this controller: {0}")]
+    Chain(#[from] trust::ChainError),
+    /// The state directory has no keys.
+    #[error("the state directory is not complete: {0} is missing; restore it from a backup")]
+    Incomplete(&'static str),
+    /// The own identity.
+    #[error(transparent)]
+    Identity(#[from] session::IdentityError),
+}
+
+struct Keys {
+    ring: Keyring,
+    chain: TrustChain,
+    bundle: Arc<TrustBundle>,
+    open: Arc<Vec<OpenKey>>,
+}
+
+/// Signs with the right key, in time that can be believed.
+pub struct Signer {
+    directory: Arc<StateDir>,
+    time_line: TimeLine,
+    root: RootHash,
+    keys: RwLock<Keys>,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Reads keys and chain.
+    ///
+    /// # Errors
+    /// [`SignError`]: nothing of another installation and nothing damaged is used.
+    pub fn open(directory: Arc<StateDir>) -> Result<Self, SignError> {
+        let root = directory.of().root;
+        let ring = directory.read_secret(KEYRING)?.ok_or(SignError::Incomplete(KEYRING))?;
+        let ring = Keyring::decode(&ring)?;
+        let mut readable = None;
+        for text in directory.read_generations(names::CHAIN)? {
+            let chain = TrustChain::parse_bytes(&text)?;
+            let bundle = chain.verify(&root, clock::wall())?;
+            readable = Some((chain, bundle));
+            break;
+        }
+        let (chain, bundle) = readable.ok_or(SignError::Incomplete(names::CHAIN))?;
+        let open = Arc::new(ring.open_keys()?);
+        let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
+        Ok(Self { time_line: TimeLine::open(Arc::clone(&directory)), directory, root, keys })
+    }
+
+    fn keys<T>(&self, read: impl FnOnce(&Keys) -> T) -> T {
+        read(&self.keys.read().expect("nothing panics while it holds the keys"))
+    }
+
+    /// The pinned root.
+    #[must_use]
+    pub const fn root(&self) -> RootHash {
+        self.root
+    }
+
+    /// The installation.
+    #[must_use]
+    pub fn installation(&self) -> InstallationId {
+        self.keys(|keys| keys.ring.installation)
+    }
+
+    /// This controller.
+    #[must_use]
+    pub fn controller(&self) -> ControllerId {
+        self.keys(|keys| keys.ring.controller)
+    }
+
+    /// The chain's text.
+    #[must_use]
+    pub fn chain_text(&self) -> String {
+        self.keys(|keys| keys.chain.to_text())
+    }
+
+    /// The newest bundle.
+    #[must_use]
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.keys(|keys| Arc::clone(&keys.bundle))
+    }
+
+    /// The keys that open control frames.
+    #[must_use]
+    pub fn open_keys(&self) -> Arc<Vec<OpenKey>> {
+        self.keys(|keys| Arc::clone(&keys.open))
+    }
+
+    /// The time to sign with.
+    ///
+    /// # Errors
+    /// [`Fenced`].
+    pub fn signing_time(&self) -> Result<UnixMs, Fenced> {
+        self.time_line.signing_time()
+    }
+
+    /// Replaces keys that near their end. Says whether the bundle changed.
+    ///
+    /// # Errors
+    /// [`SignError`]; the old keys go on.
+    pub fn rotate_if_due(&self) -> Result<Rotated, SignError> {
+        let wall = self.signing_time()?;
+        let Some((ring, chain)) = self.keys(|keys| keys.ring.rotated(&keys.chain, wall))? else {
+            return Ok(Rotated::No);
+        };
+        let bundle = Arc::new(chain.verify(&self.root, wall)?);
+        let open = Arc::new(ring.open_keys()?);
+        // The private halves first: a chain on disk never names keys that are lost.
+        self.directory.write_secret(KEYRING, &ring.encode())?;
+        self.directory.write_generation(names::CHAIN, chain.to_text().as_bytes())?;
+        *self.keys.write().expect("nothing panics while it holds the keys") = Keys { ring, chain, bundle, open };
+        Ok(Rotated::Yes)
+    }
+
+    fn signing_key(&self, role: KeyRole, wall: UnixMs) -> Result<SigningKey, KeyringError> {
+        self.keys(|keys| keys.ring.signing(role, wall))
+    }
+
+    /// Signs any document with the key of its role.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign<D: Document>(&self, document: &D) -> Result<String, SignError> {
+        let wall = self.signing_time()?;
+        Ok(sign_document(&self.signing_key(D::ROLE, wall)?, document)?)
+    }
+
+    /// Issues a certificate of 30 days.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn certificate(
+        &self,
+        identity: Identity,
+        public_key: VerifyingKey,
+        generation: u64,
+    ) -> Result<Vec<u8>, SignError> {
+        let wall = self.signing_time()?;
+        let issuer = self.signing_key(identity.role().issuer(), wall)?;
+        let request = CertificateRequest {
+            identity,
+            public_key,
+            generation,
+            not_before: wall.minus(BACKDATED),
+            not_after: wall.plus(CERTIFICATE_LIFE),
+            serial_random: clock::random(),
+        };
+        Ok(issue_certificate(&issuer, &request)?)
+    }
+
+    /// Who this controller is to PoPs: a fresh certificate for its durable key.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn local_identity(&self) -> Result<LocalIdentity, SignError> {
+        let key = self.keys(|keys| keys.ring.identity())?;
+        let identity = Identity::controller(self.installation(), self.controller());
+        let certificate = self.certificate(identity, key.verifying_key(), 1)?;
+        Ok(LocalIdentity::new(&certificate, &key)?)
+    }
+
+    /// A grant's text.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn grant(&self, grant: &Grant) -> Result<String, SignError> {
+        self.sign(grant)
+    }
+
+    /// A beacon's text.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn beacon(&self, beacon: &Beacon) -> Result<String, SignError> {
+        self.sign(beacon)
+    }
+
+    /// A web certificate for the console and API, by the console CA.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn console_certificate(&self, names: &[String]) -> Result<ConsoleCertificate, SignError> {
+        let wall = self.signing_time()?;
+        let (ca_pair, ca_end) = self.keys(|keys| keys.ring.console_ca(wall))?;
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        ca.distinguished_name.push(DnType::CommonName, format!("Tidegate console CA of {}", self.installation()));
+        ca.not_before = date(wall.minus(BACKDATED));
+        ca.not_after = date(ca_end);
+        let ca_certificate = ca.self_signed(&ca_pair)?;
+        let issuer = Issuer::from_params(&ca, &ca_pair);
+
+        let mut leaf = CertificateParams::new(names.to_vec())?;
+        leaf.distinguished_name = rcgen::DistinguishedName::new();
+        leaf.distinguished_name.push(DnType::CommonName, "Tidegate console");
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.not_before = date(wall.minus(BACKDATED));
+        leaf.not_after = date(wall.plus(CONSOLE_CERTIFICATE_LIFE).min(ca_end));
+        let leaf_pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let leaf = leaf.signed_by(&leaf_pair, &issuer)?;
+        Ok(ConsoleCertificate {
+            chain: vec![leaf.der().clone(), ca_certificate.der().clone()],
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_pair.serialize_der())),
+            ca_pem: ca_certificate.pem(),
+        })
+    }
+}
+
+/// A certificate with its key, for the TLS listener.
+pub struct ConsoleCertificate {
+    /// The leaf, then the CA.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// The CA as PEM, for people who import it into a browser.
+    pub ca_pem: String,
+}
+
+/// Whether keys were replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotated {
+    /// The bundle changed and must be published.
+    Yes,
+    /// Nothing was due.
+    No,
+}
+
+fn date(time: UnixMs) -> time::OffsetDateTime {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trust::{Certificate, Unverified};
+    use wire::{DeviceId, OrganizationId};
+
+    #[test]
+    fn a_controller_starts_from_its_disk_and_its_signatures_hold_under_the_pinned_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("controller");
+        let made = first_start(&path).unwrap();
+        let root = made.directory.of().root;
+        drop(made);
+        let directory = Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap());
+        let signer = Signer::open(directory).unwrap();
+        let wall = clock::wall();
+        let bundle = TrustChain::parse(&signer.chain_text()).unwrap().verify(&root, wall).unwrap();
+        let device = SigningKey::generate();
+        let identity = Identity::device(
+            signer.installation(),
+            OrganizationId::from_bytes([1; 16]),
+            DeviceId::from_bytes([2; 16]),
+        );
+        let der = signer.certificate(identity, device.verifying_key(), 3).unwrap();
+        let certificate = Certificate::verify(&der, &bundle, wall).unwrap();
+        assert_eq!((certificate.identity(), certificate.generation()), (identity, 3));
+        let beacon = Beacon {
+            installation: signer.installation(),
+            controller: signer.controller(),
+            time: wall,
+            versions: Default::default(),
+            heads: Default::default(),
+            nonce: None,
+            ext: None,
+        };
+        let text = signer.beacon(&beacon).unwrap();
+        assert_eq!(Unverified::<Beacon>::parse(&text).unwrap().verify(&bundle, wall).unwrap(), beacon);
+        signer.local_identity().unwrap();
+        assert_eq!(signer.rotate_if_due().unwrap(), Rotated::No);
+        let console = signer.console_certificate(&["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let ca = trust::subject_public_key(&console.chain[1]).unwrap();
+        assert!(bundle.keys(KeyRole::ConsoleCa).any(|key| key.public == ca));
+    }
+}
