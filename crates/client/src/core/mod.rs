@@ -692,8 +692,6 @@ impl ClientCore {
                 self.link_lost(now, id, path, Refusal::Timeout);
             }
             tunnel::Event::Unused { path, .. } => self.give_back(path),
-            // Said to those who were connected to, which a client is not.
-            tunnel::Event::Unused { path, .. } => self.give_back(path),
             tunnel::Event::Removed { peer, .. } => {
                 self.by_peer.remove(&peer);
             }

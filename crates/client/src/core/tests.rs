@@ -439,7 +439,8 @@ fn a_flow_survives_the_loss_of_its_channel() {
     let path = world.connectors[0].there();
     // The PoP is gone for three seconds; what is written meanwhile waits.
     world.connectors[0].manners = Manners::Refuses(Refusal::NotAttached);
-    world.connectors[0].tunnels.drop_path(world.now, world.connectors[0].here());
+    let here = world.connectors[0].here();
+    world.connectors[0].tunnels.drop_path(world.now, here);
     world.core.path_lost(world.now, path, Refusal::SessionLost);
     world.run();
     assert_eq!(world.core.write(world.now, flow, b"during"), Ok(6));

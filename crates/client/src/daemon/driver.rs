@@ -129,7 +129,8 @@ impl Driver {
         }
         self.node.shutdown(clock());
         self.drain(&mut outgoing, &mut scratch);
-        self.port.send_batch(&mut outgoing).await;
+        // The goodbyes; a PoP that gets none notices by itself.
+        let _ = self.port.send_batch(&mut outgoing).await;
         for shared in self.streams.values() {
             break_stream(shared);
         }
@@ -283,7 +284,10 @@ impl Driver {
             let _ = reply.send(answer);
             return;
         }
+        // Without a session no controller can be asked: nobody waits for a time-out to learn that.
+        let is_registered = self.node.agent().pops().any(|pop| pop.phase == agent::PopPhaseWord::Registered);
         let refusal = match Bounded::new(asked.clone().into_bytes()) {
+            Ok(_) if !is_registered => Refusal::SessionLost,
             Ok(resource) => match self.node.request(now, ControlRequest::from(Why { resource })) {
                 Ok(request) => {
                     self.questions.insert(request, (asked, reply));
