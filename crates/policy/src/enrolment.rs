@@ -162,7 +162,8 @@ impl DeviceEnrolment {
     #[must_use]
     pub fn new(secret: JoinSecret, identity: &SigningKey, name: &str) -> Self {
         let identity_key = identity.verifying_key();
-        let proof = identity.sign(&signing_input(JoinKind::Device, &secret, &identity_key, &[name.as_bytes()]));
+        let proof =
+            identity.sign(&signing_input(JoinKind::Device, &secret, &identity_key, &[name.as_bytes()]));
         Self { secret: EnrolmentSecret(secret), identity_key, name: name.to_owned(), proof: Proof(proof) }
     }
 
