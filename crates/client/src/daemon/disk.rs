@@ -16,7 +16,7 @@ pub(crate) fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateE
         })
     };
     let optional = |name: &str| state.read(name)?.map(|bytes| text(name, bytes)).transpose();
-    let chain = text(names::CHAIN, state.require(names::CHAIN)?)?;
+    let chain = usable_chain(state, wall)?;
     let floor = optional(names::FLOOR)?.and_then(|floor| floor.trim().parse().ok()).map(UnixMs::from_millis);
     Ok(StoredState {
         identity_key: SigningKey::from_seed(&state.require_secret(names::IDENTITY_KEY)?),
@@ -27,6 +27,20 @@ pub(crate) fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateE
         revocations: optional(names::REVOCATIONS)?,
         time_floor: floor,
         chain,
+    })
+}
+
+/// The newest generation of the trust chain that verifies; else the newest, whose fault is said at the start.
+fn usable_chain(state: &StateDir, wall: UnixMs) -> Result<String, StateError> {
+    let generations = state.read_generations(names::CHAIN)?;
+    let texts: Vec<String> =
+        generations.into_iter().filter_map(|bytes| String::from_utf8(bytes).ok()).collect();
+    let verifies = |text: &&String| {
+        TrustChain::parse(text).and_then(|chain| chain.verify(&state.of().root, wall)).is_ok()
+    };
+    texts.iter().find(verifies).or(texts.first()).cloned().ok_or_else(|| StateError::Damaged {
+        path: state.path().join(names::CHAIN),
+        problem: "it is missing or no text".into(),
     })
 }
 
@@ -54,7 +68,7 @@ pub(crate) async fn write_all(
     while let Some((what, bytes)) = documents.recv().await {
         let state = state.clone();
         let write = move || match what {
-            Persisted::Chain => state.write(names::CHAIN, &bytes),
+            Persisted::Chain => state.write_generation(names::CHAIN, &bytes),
             Persisted::Certificate => state.write(names::CERTIFICATE, &bytes),
             Persisted::Grant => state.write(names::GRANT, &bytes),
             Persisted::Slice => state.write_generation(names::SLICE, &bytes),
