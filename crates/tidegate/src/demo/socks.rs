@@ -28,10 +28,10 @@ impl std::fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Proxy {
-    /// Reads `socks5h://user:password@host:port`.
+    /// Reads `scheme://user:password@host:port`; SOCKS5 and HTTP share the port.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        let rest = text.trim().strip_prefix("socks5h://").context("expected socks5h://…")?;
+        let (_, rest) = text.trim().split_once("://").context("expected a URL")?;
         let (credential, address) = rest.rsplit_once('@').context("expected a credential")?;
         let (user, password) = credential.split_once(':').context("expected user:password")?;
         Ok(Self { address: address.into(), user: user.into(), password: password.into() })

@@ -1,0 +1,369 @@
+//! First enrolment by HTTPS: the only place where a stranger with a key becomes an agent.
+
+use crate::{
+    api::{self, Body, Peer, Problem},
+    clock,
+    core::Core,
+    issue::{IssueError, Issuer},
+    limiter::FailureLimit,
+    snapshot::Snapshot,
+};
+use axum::{
+    Extension, Json, Router,
+    extract::{DefaultBodyLimit, State},
+    routing::{get, post},
+};
+use http::StatusCode;
+use policy::enrolment::{ConnectorEnrolment, DeviceEnrolment, Enrolled, PopEnrolment, TrustAnswer};
+use serde_json::json;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+use store::{EnrolmentKey, EnrolmentTarget, Scope, SecretHash, StoreError};
+use trust::{Identity, JoinSecret, encode_base64url};
+use wire::{ConnectorId, DeviceId, OrganizationId, PopId};
+
+/// Wrong secrets a minute of one address block. A secret has 256 bits: this keeps logs short.
+static FAILURES: FailureLimit = FailureLimit::new(30, Duration::from_secs(60));
+/// The largest request has some 600 bytes.
+const MAX_REQUEST: usize = 8 * 1024;
+
+pub(crate) fn router(core: &Arc<Core>) -> Router {
+    Router::new()
+        .route("/enrol/v1/trust", get(trust))
+        .route("/enrol/v1/device", post(device))
+        .route("/enrol/v1/connector", post(connector))
+        .route("/enrol/v1/pop", post(pop))
+        .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(Arc::clone(core))
+}
+
+async fn trust(State(core): State<Arc<Core>>) -> Json<TrustAnswer> {
+    Json(TrustAnswer { chain: core.signer.chain_text() })
+}
+
+const fn address(peer: Peer) -> IpAddr {
+    match peer {
+        Peer::Network(address) => address,
+        Peer::Local { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+/// The key that a secret belongs to.
+fn find_key(core: &Core, peer: Peer, secret: &JoinSecret, kind: &'static str) -> Result<EnrolmentKey, Problem> {
+    let (from, now) = (address(peer), clock::now());
+    if let Err(wait) = FAILURES.check(from, now) {
+        let detail = "too many wrong keys came from this address";
+        let mut problem =
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", "Too many failures", detail);
+        problem.retry_after = Some(wait.as_secs() + 1);
+        return Err(problem);
+    }
+    let hash = SecretHash::from_digest(secret.hash());
+    let snapshot = core.snapshot();
+    let of_organizations = snapshot.dataset.organizations.iter().flat_map(|data| &data.enrolment_keys);
+    // Every key is compared, each in the same time: neither says how near a guess was.
+    let mut found = None;
+    for key in of_organizations.chain(&snapshot.dataset.enrolment_keys) {
+        if key.secret_hash == hash {
+            found = Some(key);
+        }
+    }
+    match found {
+        Some(key) if key.target.kind() == kind => Ok(key.clone()),
+        Some(key) => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "key-of-another-kind",
+            "The enrolment key is for something else",
+            format!("expected a key for a {kind}, got one for a {}", key.target.kind()),
+        )),
+        None => {
+            FAILURES.failed(from, now);
+            Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "key-unknown",
+                "The enrolment key is not known",
+                "it was removed or belongs to another installation; ask an administrator for a new one",
+            ))
+        }
+    }
+}
+
+/// Why a key cannot be used, in its own words.
+fn key_problem(error: StoreError, key: &EnrolmentKey) -> Problem {
+    let kind = key.target.kind();
+    match error {
+        StoreError::KeySpent("is used up") => Problem::new(
+            StatusCode::FORBIDDEN,
+            "key-used-up",
+            "The enrolment key is used up",
+            format!(
+                "this key was made for {} {kind}{} and has enrolled as many; ask an administrator for a new one",
+                key.cap,
+                if key.cap == 1 { "" } else { "s" }
+            ),
+        ),
+        StoreError::KeySpent(_) => Problem::new(
+            StatusCode::FORBIDDEN,
+            "key-expired",
+            "The enrolment key has expired",
+            format!(
+                "it was good until {}; ask an administrator for a new one",
+                api::rfc3339(trust::UnixMs::from_millis(key.expires_ms))
+            ),
+        ),
+        other => other.into(),
+    }
+}
+
+fn not_proven() -> Problem {
+    Problem::invalid(
+        "proof",
+        "a signature over this request by the identity key in it",
+        serde_json::Value::Null,
+    )
+}
+
+fn other_key() -> Problem {
+    let mut problem = Problem::new(
+        StatusCode::CONFLICT,
+        "conflict",
+        "The identity key is enrolled already",
+        "this identity key was enrolled with another enrolment key; enrol with a fresh state directory",
+    );
+    problem.field = Some("identity_key".into());
+    problem.rule = Some("unique".into());
+    problem
+}
+
+fn not_issued(error: &IssueError) -> Problem {
+    match error {
+        IssueError::Struck => Problem::new(
+            StatusCode::FORBIDDEN,
+            "struck",
+            "Access was revoked",
+            "access of this subject was revoked; an administrator can give it back",
+        ),
+        IssueError::Unknown => Problem::internal("the snapshot does not have what was just enrolled; try again"),
+        IssueError::Sign(_) | IssueError::Groups(_) => {
+            let title = "This controller cannot sign right now";
+            let mut problem =
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-signing", title, error.to_string());
+            problem.retry_after = Some(30);
+            problem
+        }
+    }
+}
+
+fn organization_of(key: &EnrolmentKey) -> Result<OrganizationId, Problem> {
+    key.organization.ok_or_else(|| Problem::internal("a key of this kind belongs to an organization"))
+}
+
+fn actor(key: &EnrolmentKey) -> String {
+    format!("enrolment key {}", key.id)
+}
+
+async fn device(
+    State(core): State<Arc<Core>>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<DeviceEnrolment>,
+) -> Result<Json<Enrolled>, Problem> {
+    request.check_proof().map_err(|_| not_proven())?;
+    let name = api::name("name", &request.name)?;
+    let key = find_key(&core, peer, &request.secret.0, "device")?;
+    let EnrolmentTarget::Device { owner } = key.target else { return Err(not_proven()) };
+    let organization = organization_of(&key)?;
+    let identity_key = *request.identity_key.as_bytes();
+    let snapshot = core.snapshot();
+    let held = snapshot.organization(organization).and_then(|data| {
+        data.devices.iter().find(|device| device.identity_key == identity_key)
+    });
+    let id = match held {
+        Some(device) if device.enrolled_by == key.id => device.id,
+        Some(_) => return Err(other_key()),
+        None => {
+            let created_ms = clock::wall().as_millis();
+            let device = store::Device {
+                id: DeviceId::from_time_and_random(created_ms, clock::random()),
+                owner,
+                name,
+                identity_key,
+                generation: 1,
+                enrolled_by: key.id,
+                created_ms,
+            };
+            let (store, mut change) =
+                core.database.change(Scope::Organization(organization), &actor(&key)).await?;
+            change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
+            change.insert_device(&device).await?;
+            core.commit(&store, change, "enrol device", &device.id.to_string(), &json!({"owner": owner})).await?;
+            device.id
+        }
+    };
+    enrolled_device(&core, organization, id).map(Json)
+}
+
+fn enrolled_device(core: &Core, organization: OrganizationId, id: DeviceId) -> Result<Enrolled, Problem> {
+    let (snapshot, revocations) = (core.snapshot(), core.strikes.set());
+    let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
+    let gone = || not_issued(&IssueError::Unknown);
+    let data = snapshot.organization(organization).ok_or_else(gone)?;
+    let device = data.devices.iter().find(|device| device.id == id).ok_or_else(gone)?;
+    let grant = issuer.grant(data, device).map_err(|error| not_issued(&error))?;
+    let slice = issuer.client(data, device).map_err(|error| not_issued(&error))?;
+    let identity = Identity::device(snapshot.dataset.installation.id, organization, id);
+    let key = trust::VerifyingKey::from_bytes(device.identity_key);
+    let owner_name = api::Views::new(core, data).member_name(device.owner);
+    Ok(Enrolled {
+        identity,
+        name: device.name.clone(),
+        belongs_to: data.organization.name.clone(),
+        owner: Some(owner_name),
+        certificate: certificate(core, identity, key, device.generation)?,
+        grant: Some(grant),
+        slice,
+        chain: core.signer.chain_text(),
+    })
+}
+
+fn certificate(
+    core: &Core,
+    identity: Identity,
+    key: trust::VerifyingKey,
+    generation: u64,
+) -> Result<String, Problem> {
+    let der = core.signer.certificate(identity, key, generation).map_err(|error| not_issued(&error.into()))?;
+    Ok(encode_base64url(&der))
+}
+
+async fn connector(
+    State(core): State<Arc<Core>>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<ConnectorEnrolment>,
+) -> Result<Json<Enrolled>, Problem> {
+    request.check_proof().map_err(|_| not_proven())?;
+    let name = api::name("name", &request.name)?;
+    let key = find_key(&core, peer, &request.secret.0, "connector")?;
+    let EnrolmentTarget::Connector { site } = key.target else { return Err(not_proven()) };
+    let organization = organization_of(&key)?;
+    let identity_key = *request.identity_key.as_bytes();
+    let snapshot = core.snapshot();
+    let held = snapshot.organization(organization).and_then(|data| {
+        data.connectors.iter().find(|connector| connector.identity_key == identity_key)
+    });
+    let id = match held {
+        Some(connector) if connector.enrolled_by == key.id => connector.id,
+        Some(_) => return Err(other_key()),
+        None => {
+            let created_ms = clock::wall().as_millis();
+            let connector = store::Connector {
+                id: ConnectorId::from_time_and_random(created_ms, clock::random()),
+                site,
+                name,
+                identity_key,
+                wireguard_key: *request.wireguard_key.as_bytes(),
+                seal_key: *request.seal_key.as_bytes(),
+                generation: 1,
+                enrolled_by: key.id,
+                created_ms,
+            };
+            let (store, mut change) =
+                core.database.change(Scope::Organization(organization), &actor(&key)).await?;
+            change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
+            change.insert_connector(&connector).await?;
+            let detail = json!({"site": site});
+            core.commit(&store, change, "enrol connector", &connector.id.to_string(), &detail).await?;
+            connector.id
+        }
+    };
+    enrolled_connector(&core, organization, id).map(Json)
+}
+
+fn enrolled_connector(core: &Core, organization: OrganizationId, id: ConnectorId) -> Result<Enrolled, Problem> {
+    let (snapshot, revocations) = (core.snapshot(), core.strikes.set());
+    let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
+    let gone = || not_issued(&IssueError::Unknown);
+    let data = snapshot.organization(organization).ok_or_else(gone)?;
+    let connector = data.connectors.iter().find(|connector| connector.id == id).ok_or_else(gone)?;
+    let subject = trust::RevokedSubject::Connector(id);
+    if revocations.is_struck(subject, connector.generation) {
+        return Err(not_issued(&IssueError::Struck));
+    }
+    let identity = Identity::connector(snapshot.dataset.installation.id, organization, id);
+    let key = trust::VerifyingKey::from_bytes(connector.identity_key);
+    Ok(Enrolled {
+        identity,
+        name: connector.name.clone(),
+        belongs_to: data.organization.name.clone(),
+        owner: None,
+        certificate: certificate(core, identity, key, connector.generation)?,
+        grant: None,
+        slice: issuer.connector(data, id).map_err(|error| not_issued(&error))?,
+        chain: core.signer.chain_text(),
+    })
+}
+
+async fn pop(
+    State(core): State<Arc<Core>>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<PopEnrolment>,
+) -> Result<Json<Enrolled>, Problem> {
+    request.check_proof().map_err(|_| not_proven())?;
+    let name = api::name("name", &request.name)?;
+    let address = api::host_port("advertise", &request.advertise)?;
+    let key = find_key(&core, peer, &request.secret.0, "pop")?;
+    let EnrolmentTarget::Pop { region, zone } = key.target.clone() else { return Err(not_proven()) };
+    let identity_key = *request.identity_key.as_bytes();
+    let snapshot = core.snapshot();
+    let held = snapshot.dataset.pops.iter().find(|pop| pop.identity_key == identity_key);
+    let id = match held {
+        Some(pop) if pop.enrolled_by == key.id => pop.id,
+        Some(_) => return Err(other_key()),
+        None => {
+            let created_ms = clock::wall().as_millis();
+            let pop = store::Pop {
+                id: PopId::from_time_and_random(created_ms, clock::random()),
+                name,
+                region,
+                zone,
+                address,
+                identity_key,
+                generation: 1,
+                enrolled_by: key.id,
+                created_ms,
+            };
+            let (store, mut change) = core.database.change(Scope::Installation, &actor(&key)).await?;
+            change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
+            change.insert_pop(&pop).await?;
+            let detail = json!({"address": pop.address});
+            core.commit(&store, change, "enrol pop", &pop.id.to_string(), &detail).await?;
+            pop.id
+        }
+    };
+    enrolled_pop(&core, &core.snapshot(), id).map(Json)
+}
+
+fn enrolled_pop(core: &Core, snapshot: &Snapshot, id: PopId) -> Result<Enrolled, Problem> {
+    let revocations = core.strikes.set();
+    let issuer = Issuer { signer: &core.signer, snapshot, revocations: &revocations };
+    let pop = snapshot.dataset.pops.iter().find(|pop| pop.id == id);
+    let pop = pop.ok_or_else(|| not_issued(&IssueError::Unknown))?;
+    if revocations.is_struck(trust::RevokedSubject::Pop(id), pop.generation) {
+        return Err(not_issued(&IssueError::Struck));
+    }
+    let identity = Identity::pop(snapshot.dataset.installation.id, id);
+    let key = trust::VerifyingKey::from_bytes(pop.identity_key);
+    Ok(Enrolled {
+        identity,
+        name: pop.name.clone(),
+        belongs_to: snapshot.dataset.installation.id.to_string(),
+        owner: None,
+        certificate: certificate(core, identity, key, pop.generation)?,
+        grant: None,
+        slice: issuer.pop(id).map_err(|error| not_issued(&error))?,
+        chain: core.signer.chain_text(),
+    })
+}
