@@ -14,8 +14,8 @@ use trust::{
     control::{ControlError, OpenedRequest, open_request, sealed_to},
 };
 use wire::{
-    Anchor, Anchored, Bounded, ControlRefused, ControlReply, ControlRequest, FlowsTaken, GetSlice, Refusal, Renew,
-    Renewed, ShipFlows, SliceReply, Why, WhyReply,
+    Anchor, Anchored, Bounded, ControlRefused, ControlReply, ControlRequest, FlowsTaken, GetSlice, Refusal,
+    Renew, Renewed, ShipFlows, SliceReply, Why, WhyReply,
 };
 
 /// Come back in so many milliseconds when this controller cannot sign right now.
@@ -164,7 +164,8 @@ fn slice(issuer: &Issuer<'_>, known: &Known<'_>, held: &GetSlice) -> Result<Cont
 
 fn why(issuer: &Issuer<'_>, known: &Known<'_>, request: &Why) -> Result<ControlReply, ControlRefused> {
     let Known::Device(data, device) = known else { return Err(refused(Refusal::WrongRole, 0)) };
-    let asked = std::str::from_utf8(request.resource.as_slice()).map_err(|_| refused(Refusal::Malformed, 0))?;
+    let asked =
+        std::str::from_utf8(request.resource.as_slice()).map_err(|_| refused(Refusal::Malformed, 0))?;
     let body = issuer.client_body(data, device).map_err(|error| not_issued(&error))?;
     // Nothing hidden is named: what is not in the slice may exist or not.
     let explanation = explain_client(&body, asked).unwrap_or_else(|| {
@@ -179,14 +180,17 @@ fn why(issuer: &Issuer<'_>, known: &Known<'_>, request: &Why) -> Result<ControlR
     Ok(WhyReply { explanation: Bounded::new(text).map_err(|_| too_long("explanation"))? }.into())
 }
 
-async fn ship(core: &Arc<Core>, known: &Known<'_>, request: &ShipFlows) -> Result<ControlReply, ControlRefused> {
+async fn ship(
+    core: &Arc<Core>,
+    known: &Known<'_>,
+    request: &ShipFlows,
+) -> Result<ControlReply, ControlRefused> {
     let Known::Connector(data, connector) = known else { return Err(refused(Refusal::WrongRole, 0)) };
     let (organization, connector) = (data.organization.id, connector.id);
     let (batch, ndjson) = (request.batch, request.ndjson.clone());
     let core = Arc::clone(core);
-    let work = move || {
-        core.flows.take(organization, connector, batch, ndjson.as_slice(), crate::clock::wall())
-    };
+    let work =
+        move || core.flows.take(organization, connector, batch, ndjson.as_slice(), crate::clock::wall());
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => Ok(FlowsTaken { batch }.into()),
         Ok(Err(error @ crate::flows::FlowError::Record(_))) => {

@@ -98,7 +98,10 @@ impl Core {
     }
 
     /// Strikes: applied, written, sent to PoPs, and the truth about who holds it.
-    pub(crate) async fn strike(self: &Arc<Self>, request: StrikeRequest) -> Result<StrikeReport, StrikeError> {
+    pub(crate) async fn strike(
+        self: &Arc<Self>,
+        request: StrikeRequest,
+    ) -> Result<StrikeReport, StrikeError> {
         let core = Arc::clone(self);
         let StrikeRequest { subject, generation, organization } = request;
         let work = move || core.strikes.strike(&core.signer, subject, generation);
@@ -126,7 +129,9 @@ impl Core {
             .and_then(|id| snapshot.organization(id))
             .map_or(trust::MAX_GRANT_LIFE, |data| Duration::from_millis(data.organization.grant_life_ms));
         match subject {
-            RevokedSubject::Connector(_) | RevokedSubject::Pop(_) | RevokedSubject::Controller(_) => CERTIFICATE_LIFE,
+            RevokedSubject::Connector(_) | RevokedSubject::Pop(_) | RevokedSubject::Controller(_) => {
+                CERTIFICATE_LIFE
+            }
             RevokedSubject::Token(_) => Duration::ZERO,
             _ => grant,
         }

@@ -53,7 +53,12 @@ const fn address(peer: Peer) -> IpAddr {
 }
 
 /// The key that a secret belongs to.
-fn find_key(core: &Core, peer: Peer, secret: &JoinSecret, kind: &'static str) -> Result<EnrolmentKey, Problem> {
+fn find_key(
+    core: &Core,
+    peer: Peer,
+    secret: &JoinSecret,
+    kind: &'static str,
+) -> Result<EnrolmentKey, Problem> {
     let (from, now) = (address(peer), clock::now());
     if let Err(wait) = FAILURES.check(from, now) {
         let detail = "too many wrong keys came from this address";
@@ -147,7 +152,9 @@ fn not_issued(error: &IssueError) -> Problem {
             "Access was revoked",
             "access of this subject was revoked; an administrator can give it back",
         ),
-        IssueError::Unknown => Problem::internal("the snapshot does not have what was just enrolled; try again"),
+        IssueError::Unknown => {
+            Problem::internal("the snapshot does not have what was just enrolled; try again")
+        }
         IssueError::Sign(_) | IssueError::Groups(_) => {
             let title = "This controller cannot sign right now";
             let mut problem =
@@ -178,9 +185,9 @@ async fn device(
     let organization = organization_of(&key)?;
     let identity_key = *request.identity_key.as_bytes();
     let snapshot = core.snapshot();
-    let held = snapshot.organization(organization).and_then(|data| {
-        data.devices.iter().find(|device| device.identity_key == identity_key)
-    });
+    let held = snapshot
+        .organization(organization)
+        .and_then(|data| data.devices.iter().find(|device| device.identity_key == identity_key));
     let id = match held {
         Some(device) if device.enrolled_by == key.id => device.id,
         Some(_) => return Err(other_key()),
@@ -199,7 +206,8 @@ async fn device(
                 core.database.change(Scope::Organization(organization), &actor(&key)).await?;
             change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
             change.insert_device(&device).await?;
-            core.commit(&store, change, "enrol device", &device.id.to_string(), &json!({"owner": owner})).await?;
+            core.commit(&store, change, "enrol device", &device.id.to_string(), &json!({"owner": owner}))
+                .await?;
             device.id
         }
     };
@@ -235,7 +243,8 @@ fn certificate(
     key: trust::VerifyingKey,
     generation: u64,
 ) -> Result<String, Problem> {
-    let der = core.signer.certificate(identity, key, generation).map_err(|error| not_issued(&error.into()))?;
+    let der =
+        core.signer.certificate(identity, key, generation).map_err(|error| not_issued(&error.into()))?;
     Ok(encode_base64url(&der))
 }
 
@@ -251,9 +260,9 @@ async fn connector(
     let organization = organization_of(&key)?;
     let identity_key = *request.identity_key.as_bytes();
     let snapshot = core.snapshot();
-    let held = snapshot.organization(organization).and_then(|data| {
-        data.connectors.iter().find(|connector| connector.identity_key == identity_key)
-    });
+    let held = snapshot
+        .organization(organization)
+        .and_then(|data| data.connectors.iter().find(|connector| connector.identity_key == identity_key));
     let id = match held {
         Some(connector) if connector.enrolled_by == key.id => connector.id,
         Some(_) => return Err(other_key()),
@@ -282,7 +291,11 @@ async fn connector(
     enrolled_connector(&core, organization, id).map(Json)
 }
 
-fn enrolled_connector(core: &Core, organization: OrganizationId, id: ConnectorId) -> Result<Enrolled, Problem> {
+fn enrolled_connector(
+    core: &Core,
+    organization: OrganizationId,
+    id: ConnectorId,
+) -> Result<Enrolled, Problem> {
     let (snapshot, revocations) = (core.snapshot(), core.strikes.set());
     let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
     let gone = || not_issued(&IssueError::Unknown);

@@ -160,7 +160,11 @@ impl FlowLog {
     }
 
     /// The newest records of an organization first. Blocking: it reads files.
-    pub(crate) fn read(&self, organization: OrganizationId, query: &FlowQuery) -> io::Result<Vec<serde_json::Value>> {
+    pub(crate) fn read(
+        &self,
+        organization: OrganizationId,
+        query: &FlowQuery,
+    ) -> io::Result<Vec<serde_json::Value>> {
         let paths: Vec<PathBuf> = {
             let state = self.state.lock().expect("nothing panics while it holds the flow log");
             state.segments.values().rev().cloned().collect()
@@ -178,7 +182,9 @@ impl FlowLog {
                 if line.organization != organization {
                     continue;
                 }
-                let Ok(mut record) = serde_json::from_str::<serde_json::Value>(line.record.get()) else { continue };
+                let Ok(mut record) = serde_json::from_str::<serde_json::Value>(line.record.get()) else {
+                    continue;
+                };
                 // Who shipped it is known from its certificate, whatever the record says.
                 if let Some(fields) = record.as_object_mut() {
                     fields.insert("connector".into(), line.connector.to_string().into());

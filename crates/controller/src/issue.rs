@@ -9,8 +9,8 @@ use policy::{ClientSlice, ConnectorSlice, PopSlice, client_slice, connector_slic
 use std::time::Duration;
 use store::{Device, OrganizationData};
 use trust::{
-    Audience, Grant, MAX_GRANT_GROUPS, MAX_SLICE_LIFE, Owner, PostureClass, RevocationSet, RevokedSubject, Slice,
-    SliceHeader, SliceVersion, UnixMs, VerifyingKey,
+    Audience, Grant, MAX_GRANT_GROUPS, MAX_SLICE_LIFE, Owner, PostureClass, RevocationSet, RevokedSubject,
+    Slice, SliceHeader, SliceVersion, UnixMs, VerifyingKey,
 };
 use wire::{ConnectorId, InstallationId, OrganizationId, PopId};
 
@@ -52,7 +52,11 @@ impl Issuer<'_> {
     }
 
     /// The device's owner with the owner's generation and name, none of it struck.
-    fn living_owner(&self, data: &OrganizationData, device: &Device) -> Result<(Owner, u64, String), IssueError> {
+    fn living_owner(
+        &self,
+        data: &OrganizationData,
+        device: &Device,
+    ) -> Result<(Owner, u64, String), IssueError> {
         let owner = owner(device.owner);
         let (generation, name) = match owner {
             Owner::User(id) => data.users.iter().find(|user| user.id == id).map(|u| (u.generation, &u.name)),
@@ -104,7 +108,11 @@ impl Issuer<'_> {
         Ok(self.signer.grant(&grant)?)
     }
 
-    fn header(&self, organization: Option<OrganizationId>, audience: Audience) -> Result<SliceHeader, IssueError> {
+    fn header(
+        &self,
+        organization: Option<OrganizationId>,
+        audience: Audience,
+    ) -> Result<SliceHeader, IssueError> {
         let now = self.signer.signing_time().map_err(SignError::from)?;
         let iat = now.minus(BACKDATED);
         Ok(SliceHeader {
@@ -133,15 +141,20 @@ impl Issuer<'_> {
     }
 
     /// What a client may reach.
-    pub(crate) fn client_body(&self, data: &OrganizationData, device: &Device) -> Result<ClientSlice, IssueError> {
+    pub(crate) fn client_body(
+        &self,
+        data: &OrganizationData,
+        device: &Device,
+    ) -> Result<ClientSlice, IssueError> {
         let (owner, ..) = self.living_owner(data, device)?;
         let model = self.snapshot.models.get(&data.organization.id).ok_or(IssueError::Unknown)?;
         let mut model = model.clone();
         // A struck membership is over at once, whatever the database still says.
         model.memberships.retain(|membership| {
-            !self
-                .revocations
-                .is_struck(RevokedSubject::membership(membership.member, membership.group), membership.generation)
+            !self.revocations.is_struck(
+                RevokedSubject::membership(membership.member, membership.group),
+                membership.generation,
+            )
         });
         Ok(client_slice(&model, owner, &self.snapshot.pops(self.revocations)))
     }
@@ -157,11 +170,8 @@ impl Issuer<'_> {
 
     /// The slice of a PoP.
     pub(crate) fn pop(&self, id: PopId) -> Result<String, IssueError> {
-        let body = PopSlice {
-            root: self.signer.root(),
-            max_sessions: POP_MAX_SESSIONS,
-            admit_rate: POP_ADMIT_RATE,
-        };
+        let body =
+            PopSlice { root: self.signer.root(), max_sessions: POP_MAX_SESSIONS, admit_rate: POP_ADMIT_RATE };
         let header = self.header(None, Audience::Pop(id))?;
         Ok(self.signer.sign(&Slice { header, body, ext: None })?)
     }

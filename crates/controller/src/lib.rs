@@ -1,1 +1,328 @@
-//! (to come)
+//! The control plane: API, console, signer, and sessions to PoPs.
+//!
+//! This crate owns: the root key ceremony and every signing key of one controller, the snapshot that
+//! everything is served and signed from, the strike journal, the flow log, the REST API with its
+//! OpenAPI document, first enrolment, the console's pages, and the task that dials PoPs. It refuses
+//! to know: packets, tunnels, and whether a flow may pass (that is the connector's, by
+//! [`policy::decide`]).
+//!
+//! Reads, grants and slices need memory only. The database is asked when something is changed.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), controller::ControllerError> {
+//! use controller::{Controller, ControllerOptions, TlsSource};
+//! let options = ControllerOptions {
+//!     state: "/var/lib/tidegate/controller".into(),
+//!     listen: Some("0.0.0.0:8443".parse().expect("an address")),
+//!     unix: None,
+//!     url: "https://tidegate.example.com:8443".into(),
+//!     tls: TlsSource::Own,
+//! };
+//! let (controller, first) = Controller::start(options).await?;
+//! if let Some(first) = first {
+//!     println!("{}\n{}", first.recovery_phrase.to_secret_text(), first.owner_link);
+//! }
+//! controller.run(std::future::pending()).await
+//! # }
+//! ```
+
+pub mod api;
+mod clock;
+mod console;
+mod control;
+mod core;
+mod database;
+mod enrolment;
+mod flows;
+mod issue;
+mod journal;
+mod limiter;
+mod presence;
+mod server;
+mod signer;
+mod snapshot;
+mod strikes;
+mod sync;
+
+pub use api::openapi_json;
+pub use server::{ListenError, TlsError, TlsSource};
+pub use signer::{
+    AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
+    SignError, export_root, open_root_file, root_key_place,
+};
+pub use snapshot::{SnapshotError, SnapshotSource};
+pub use strikes::StrikeError;
+
+use crate::{
+    console::Console,
+    core::{Core, SyncCommand},
+    database::Database,
+    flows::FlowLog,
+    presence::Presence,
+    server::{Listeners, Shown},
+    signer::Signer,
+    snapshot::Snapshots,
+    strikes::Strikes,
+};
+use state::{StateDir, StateError};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use store::{Installation, Opening, Organization, Store, StoreError, Version};
+use tokio::sync::{mpsc, watch};
+use trust::Role;
+use wire::OrganizationId;
+
+const DATABASE: &str = "tidegate.db";
+/// Written when the first start is complete: from then on an absent database is a loss.
+const STARTED: &str = "started";
+/// The console CA for people to import, and for `tidegate admin --ca`.
+const CONSOLE_CA: &str = "console-ca.pem";
+/// How often a database that cannot be used is tried again.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How often the console's certificate is looked after.
+const TLS_EVERY: Duration = Duration::from_secs(3600);
+/// Strikes and bundles that wait for the sync task.
+const SYNC_QUEUE: usize = 1024;
+
+/// How to run a controller.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    /// The state directory.
+    pub state: PathBuf,
+    /// TCP address of console and API.
+    pub listen: Option<SocketAddr>,
+    /// Unix socket on which a PoP of this host hands over TLS connections, each behind one PROXY line.
+    pub unix: Option<PathBuf>,
+    /// The address that people and agents use, `https://HOST[:PORT]`: it goes into join keys.
+    pub url: String,
+    /// Where the console's certificate comes from.
+    pub tls: TlsSource,
+}
+
+/// What a first start made. Show it once; it is kept nowhere.
+#[derive(Debug)]
+pub struct FirstStart {
+    /// Opens the root key.
+    pub recovery_phrase: RecoveryPhrase,
+    /// Lets the first owner set a passphrase; works once, for 24 hours.
+    pub owner_link: String,
+}
+
+/// A controller cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The address.
+    #[error("expected an address like https://HOST or https://HOST:PORT, got {0:?}")]
+    Url(String),
+    /// The first start did not come to its end.
+    #[error(
+        "the first start in {} was interrupted before its recovery phrase was shown; nothing was enrolled yet: remove \
+         this directory and start again", .0.display()
+    )]
+    FirstStartInterrupted(PathBuf),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The root key ceremony.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The signing keys.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The database at first start.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nothing to serve from.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The strike journal.
+    #[error(transparent)]
+    Strike(#[from] StrikeError),
+    /// The flow log.
+    #[error("the flow log cannot be opened: {0}")]
+    Flows(std::io::Error),
+    /// The console's certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The sessions to PoPs.
+    #[error("sessions to PoPs: {0}")]
+    Sync(String),
+}
+
+/// A controller whose sockets are open.
+pub struct Controller {
+    core: Arc<Core>,
+    listeners: Listeners,
+    shown: Arc<Shown>,
+    commands: mpsc::Receiver<SyncCommand>,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("url", &self.core.url).finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Opens the state directory (making it at the first start), the snapshot and the sockets.
+    ///
+    /// # Errors
+    /// [`ControllerError`]: nothing runs then.
+    pub async fn start(options: ControllerOptions) -> Result<(Self, Option<FirstStart>), ControllerError> {
+        let rest =
+            options.url.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains(' '));
+        rest.ok_or_else(|| ControllerError::Url(options.url.clone()))?;
+        let url = options.url.trim_end_matches('/').to_owned();
+        let path = options.state.clone();
+        let (directory, phrase) = open_directory(&path).await?;
+        let directory = Arc::new(directory);
+        let signer = Signer::open(Arc::clone(&directory))?;
+        let database_path = path.join(DATABASE);
+        let (opened, owner_link) = match &phrase {
+            Some(_) => {
+                let (store, link) = bootstrap(&database_path, &url, &signer).await?;
+                (Ok(store), Some(link))
+            }
+            None => (Store::open(&database_path, Opening::MustExist).await, None),
+        };
+        let for_snapshot = match &opened {
+            Ok(store) => Ok(store.clone()),
+            Err(error) => Err(StoreError::Unavailable(error.to_string())),
+        };
+        let snapshots = Snapshots::open(Arc::clone(&directory), for_snapshot).await?;
+        let strikes = Strikes::open(&path.join("strikes.journal"), &signer.bundle())?;
+        let flows = FlowLog::open(&path.join("flows")).map_err(ControllerError::Flows)?;
+        let (sync, commands) = mpsc::channel(SYNC_QUEUE);
+        let shown = Shown::load(options.tls, &url, &signer)?;
+        let ca = signer.console_certificate(&["localhost".to_owned()])?;
+        directory.write(CONSOLE_CA, ca.ca_pem.as_bytes())?;
+        let listeners =
+            Listeners::open(options.listen, options.unix.as_deref(), &path.join("admin.sock")).await?;
+        let core = Arc::new(Core {
+            state: path,
+            url,
+            signer,
+            database: Database::new(database_path, opened),
+            snapshots,
+            strikes,
+            presence: Mutex::new(Presence::default()),
+            flows,
+            console: Console::new(),
+            sync,
+            started: clock::now(),
+        });
+        // Last: what was interrupted before here is a first start that nobody saw.
+        directory.write(STARTED, b"")?;
+        let first = phrase.zip(owner_link);
+        let first = first.map(|(recovery_phrase, owner_link)| FirstStart { recovery_phrase, owner_link });
+        Ok((Self { core, listeners, shown, commands }, first))
+    }
+
+    /// The bound TCP address.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.listeners.tcp_address()
+    }
+
+    /// Serves until `shutdown` is done.
+    ///
+    /// # Errors
+    /// [`ControllerError::Sync`] when sessions to PoPs cannot be held at all.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
+        let Self { core, listeners, shown, commands } = self;
+        let (stop, stopping) = watch::channel(false);
+        let mut sync = tokio::spawn(sync::run(Arc::clone(&core), commands, stopping));
+        let ended = tokio::select! {
+            () = shutdown => None,
+            () = listeners.serve(&core, Arc::clone(&shown)) => None,
+            () = probe(&core) => None,
+            () = renew(&core, &shown) => None,
+            ended = &mut sync => Some(ended),
+        };
+        let _ = stop.send(true);
+        let ended = match ended {
+            Some(ended) => ended,
+            None => sync.await,
+        };
+        core.database.close().await;
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ControllerError::Sync(error.to_string())),
+            Err(error) => Err(ControllerError::Sync(error.to_string())),
+        }
+    }
+}
+
+async fn open_directory(path: &Path) -> Result<(StateDir, Option<RecoveryPhrase>), ControllerError> {
+    if signer::is_complete(path) {
+        let directory = StateDir::open(path, Role::Controller)?;
+        if directory.read(STARTED)?.is_none() {
+            return Err(ControllerError::FirstStartInterrupted(path.to_owned()));
+        }
+        return Ok((directory, None));
+    }
+    match StateDir::about(path)? {
+        // Another role's directory says so by itself.
+        Some(about) if about.role != Role::Controller => {
+            StateDir::open(path, Role::Controller).map(|directory| (directory, None)).map_err(Into::into)
+        }
+        Some(_) => Err(ControllerError::FirstStartInterrupted(path.to_owned())),
+        None => {
+            let path = path.to_owned();
+            // The ceremony stretches the phrase: half a second of a core.
+            let made = tokio::task::spawn_blocking(move || signer::first_start(&path)).await;
+            let made = made.map_err(|error| ControllerError::Sync(error.to_string()))??;
+            Ok((made.directory, Some(made.phrase)))
+        }
+    }
+}
+
+/// The first rows: installation, default organization, and the first owner's link.
+async fn bootstrap(path: &Path, url: &str, signer: &Signer) -> Result<(Store, String), ControllerError> {
+    let store = Store::open(path, Opening::CreateIfMissing).await?;
+    let created_ms = clock::wall().as_millis();
+    let version = Version { incarnation: 1, version: 1 };
+    let installation = Installation { id: signer.installation(), version, created_ms };
+    let organization = Organization {
+        id: OrganizationId::from_time_and_random(created_ms, clock::random()),
+        name: "default".into(),
+        version,
+        grant_life_ms: api::GRANT_LIFE_MS,
+        renew_after_ms: api::RENEW_AFTER_MS,
+        created_ms,
+    };
+    store.bootstrap(&installation, &organization, "first start").await?;
+    let (owner_link, link) = console::owner_link(url);
+    let mut change = store.change(store::Scope::Installation, "first start", created_ms).await?;
+    change.insert_one_time_link(&link).await?;
+    change.put_trust_document("chain", &signer.chain_text()).await?;
+    change.commit("create owner link", "first owner", "{}").await?;
+    Ok((store, owner_link))
+}
+
+/// Tries a database that cannot be used again; one prober, whatever waits.
+async fn probe(core: &Core) {
+    loop {
+        tokio::time::sleep(PROBE_EVERY).await;
+        if let Some(store) = core.database.reopen().await {
+            match core.snapshots.refresh(&store).await {
+                Ok(()) => tracing::info!("the database can be used again"),
+                Err(error) => tracing::warn!(%error, "the database was opened and cannot be read"),
+            }
+        }
+    }
+}
+
+async fn renew(core: &Core, shown: &Shown) {
+    loop {
+        tokio::time::sleep(TLS_EVERY).await;
+        shown.refresh(&core.signer);
+    }
+}

@@ -47,7 +47,8 @@ impl FailureLimit {
     pub(crate) fn check(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
         let counts = self.counts.lock().expect("nothing panics while it holds the counts");
         let block = Block::of(from);
-        let count = counts.get(&block).or_else(|| counts.get(&Block::Others).filter(|_| counts.len() >= MAX_BLOCKS));
+        let count =
+            counts.get(&block).or_else(|| counts.get(&Block::Others).filter(|_| counts.len() >= MAX_BLOCKS));
         match count {
             Some((since, failures)) if *failures >= self.most => {
                 match self.window.checked_sub(now.saturating_duration_since(*since)) {

@@ -9,7 +9,7 @@ use policy::{
     ResourceModel, SiteModel,
 };
 use state::{StateDir, StateError};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 use store::{Dataset, Member, OrganizationData, ResourceMode, Store, StoreError};
 use tokio::sync::watch;
 use trust::{Owner, RevocationSet, RevokedSubject, SealKey, SliceVersion, UnixMs, sha256};
@@ -62,7 +62,6 @@ pub(crate) struct Snapshot {
     pub(crate) source: SnapshotSource,
     /// When it was read from the database, by the wall clock.
     pub(crate) read_at: UnixMs,
-    pub(crate) taken: Instant,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -78,7 +77,7 @@ impl Snapshot {
             .iter()
             .map(|data| Ok((data.organization.id, model(data)?)))
             .collect::<Result<_, SnapshotError>>()?;
-        Ok(Self { dataset, models, source, read_at, taken: clock::now() })
+        Ok(Self { dataset, models, source, read_at })
     }
 
     pub(crate) fn organization(&self, id: OrganizationId) -> Option<&OrganizationData> {
@@ -225,7 +224,8 @@ async fn read(store: &Store, held: Option<&Snapshot>) -> Result<Snapshot, Snapsh
     let wall = clock::wall();
     let mut dataset = store.load().await?.ok_or(SnapshotError::Empty)?;
     if let Some(held) = held.filter(|held| went_back(&dataset, &held.dataset)) {
-        let to = held.dataset.installation.version.incarnation.max(dataset.installation.version.incarnation) + 1;
+        let to =
+            held.dataset.installation.version.incarnation.max(dataset.installation.version.incarnation) + 1;
         tracing::warn!(incarnation = to, "the database was restored from a copy: raising its incarnation");
         let mut change = store.change(store::Scope::Installation, "controller", wall.as_millis()).await?;
         change.raise_incarnation(to).await?;

@@ -14,8 +14,8 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 use trust::{
-    Changed, Head, MAX_GRANT_LIFE, Revocation, RevocationSet, RevokedSubject, TrustBundle, UnixMs, Unverified,
-    sha256,
+    Changed, Head, MAX_GRANT_LIFE, Revocation, RevocationSet, RevokedSubject, TrustBundle, UnixMs,
+    Unverified, sha256,
 };
 use wire::{ConnectorId, ControllerId, PopId};
 

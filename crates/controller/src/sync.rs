@@ -131,7 +131,7 @@ pub(crate) async fn run(
             Ok(()) = revocations.changed() => {
                 sync.dialler.set_revocations(revocations.borrow_and_update().clone());
             }
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            _ = shutdown.changed() => break,
             () = tokio::time::sleep_until(due.into()) => {}
         }
         let now = clock::now();
@@ -171,7 +171,8 @@ impl Sync {
                 Output::Transmit { to, payload } => batch.push(to, &payload),
                 Output::Event(event) => self.event(event),
                 Output::Timeout { at, .. } => {
-                    self.port.send_batch(&mut batch).await;
+                    let report = self.port.send_batch(&mut batch).await;
+                    tracing::trace!(?report, "sent");
                     return at;
                 }
             }

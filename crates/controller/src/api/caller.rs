@@ -6,14 +6,11 @@
 //! | `strike` | `POST /strikes` |
 //! | `enrol` | `POST` and `DELETE` under `/enrolment-keys` |
 //! | `write` | every other change of the token's own organization |
-//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, keys for PoPs, and naming another organization |
+//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, keys for PoPs, and naming another organization |
 //!
 //! The local socket may do everything: who may open it is root or the controller's own user.
 
-use super::{
-    problem::Problem,
-    types::Scope,
-};
+use super::{problem::Problem, types::Scope};
 use crate::{clock, core::Core, snapshot::Snapshot};
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -91,13 +88,17 @@ fn needed(method: &Method, path: &str) -> Scope {
         (&Method::GET | &Method::HEAD, _) => Scope::Read,
         (_, "strikes") => Scope::Strike,
         (_, "enrolment-keys") => Scope::Enrol,
-        (_, "pops" | "organizations" | "tokens") => Scope::Installation,
+        (_, "pops" | "organizations" | "tokens" | "owner-links") => Scope::Installation,
         _ => Scope::Write,
     }
 }
 
 /// Lets callers in, or answers for the handlers.
-pub(crate) async fn authenticate(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn authenticate(
+    State(core): State<Arc<Core>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let caller = match identify(&core, &request) {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
@@ -156,11 +157,16 @@ fn token_caller(core: &Core, snapshot: &Snapshot, headers: &HeaderMap) -> Result
     Ok(Caller { actor: format!("token {id} ({})", token.name), organization, scopes: scopes.collect() })
 }
 
-fn other_organization(mut caller: Caller, snapshot: &Snapshot, headers: &HeaderMap) -> Result<Caller, Problem> {
+fn other_organization(
+    mut caller: Caller,
+    snapshot: &Snapshot,
+    headers: &HeaderMap,
+) -> Result<Caller, Problem> {
     let Some(value) = headers.get(ORGANIZATION_HEADER) else { return Ok(caller) };
     let text = value.to_str().unwrap_or_default();
-    let id: OrganizationId =
-        text.parse().map_err(|error: wire::IdError| Problem::invalid(ORGANIZATION_HEADER, error.to_string(), text))?;
+    let id: OrganizationId = text
+        .parse()
+        .map_err(|error: wire::IdError| Problem::invalid(ORGANIZATION_HEADER, error.to_string(), text))?;
     if id != caller.organization {
         caller.need(Scope::Installation)?;
         let known = snapshot.organization(id).is_some();

@@ -54,7 +54,8 @@ pub(crate) fn list_length(field: &str, length: usize) -> Result<(), Problem> {
 pub(crate) fn prefixes(values: &[String]) -> Result<Vec<String>, Problem> {
     list_length("prefixes", values.len())?;
     let each = values.iter().enumerate();
-    each.map(|(index, value)| Ok(parsed::<Prefix>(&format!("prefixes[{index}]"), value)?.to_string())).collect()
+    each.map(|(index, value)| Ok(parsed::<Prefix>(&format!("prefixes[{index}]"), value)?.to_string()))
+        .collect()
 }
 
 pub(crate) fn regions(values: &[String]) -> Result<Vec<String>, Problem> {
@@ -66,7 +67,9 @@ pub(crate) fn regions(values: &[String]) -> Result<Vec<String>, Problem> {
 pub(crate) fn place(field: &str, value: &str) -> Result<String, Problem> {
     let fits = (1..=32).contains(&value.len())
         && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fits { Ok(value.to_owned()) } else {
+    if fits {
+        Ok(value.to_owned())
+    } else {
         Err(Problem::invalid(field, "1 to 32 lower-case letters, digits and dashes", shown(value)))
     }
 }

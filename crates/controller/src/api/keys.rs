@@ -64,7 +64,8 @@ async fn get_enrolment_key(
     let snapshot = core.snapshot();
     let views = Views::new(&core, caller.data(&snapshot)?);
     let mut keys = views.data.enrolment_keys.iter().chain(&snapshot.dataset.enrolment_keys);
-    let key = keys.find(|key| key.id == id).ok_or_else(|| Problem::not_found("enrolment key", id.to_string()))?;
+    let key =
+        keys.find(|key| key.id == id).ok_or_else(|| Problem::not_found("enrolment key", id.to_string()))?;
     Ok(Json(views.enrolment_key(key)))
 }
 
@@ -164,7 +165,11 @@ async fn create_enrolment_key(
 
 /// Removes an enrolment key: it can no longer be used. What it enrolled stays.
 #[utoipa::path(delete, path = "/enrolment-keys/{id}", tag = "enrolment keys", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_enrolment_key(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<EnrolmentKeyId>) -> Removed {
+async fn delete_enrolment_key(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<EnrolmentKeyId>,
+) -> Removed {
     let of_installation = core.snapshot().dataset.enrolment_keys.iter().any(|key| key.id == id);
     let scope = if of_installation {
         caller.need(ApiScope::Installation)?;
@@ -188,14 +193,19 @@ async fn create_token(
     let name = check::name("name", &input.name)?;
     let scopes: BTreeSet<ApiScope> = input.scopes.into_iter().collect();
     if scopes.is_empty() {
-        return Err(Problem::invalid("scopes", "at least one of read, write, strike, enrol, installation", json!([])));
+        return Err(Problem::invalid(
+            "scopes",
+            "at least one of read, write, strike, enrol, installation",
+            json!([]),
+        ));
     }
     let lifetime = input.lifetime_seconds.unwrap_or(90 * 24 * 3600);
     let lifetime = check::within("lifetime_seconds", lifetime, 60..=YEAR_SECONDS)?;
     let id = fresh(TokenId::from_time_and_random);
     let (text, secret_hash) = new_token(id);
     let now = clock::wall().as_millis();
-    let names = scopes.iter().filter_map(|scope| Some(serde_json::to_value(scope).ok()?.as_str()?.to_owned()));
+    let names =
+        scopes.iter().filter_map(|scope| Some(serde_json::to_value(scope).ok()?.as_str()?.to_owned()));
     let token = store::Token {
         id,
         name,
@@ -204,7 +214,8 @@ async fn create_token(
         expires_ms: now + lifetime * 1000,
         created_ms: now,
     };
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_token(&token).await?;
     core.commit(&store, change, "create token", &id.to_string(), &json!({"scopes": token.scopes})).await?;
     let snapshot = core.snapshot();
@@ -215,7 +226,8 @@ async fn create_token(
 /// Removes an API token: it can no longer be used.
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "tokens", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_token(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<TokenId>) -> Removed {
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_token(id).await?;
     core.commit(&store, change, "delete token", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -259,7 +271,10 @@ async fn create_organization(
     let organization = store::Organization {
         id: fresh(OrganizationId::from_time_and_random),
         name: check::name("name", &input.name)?,
-        version: Version { incarnation: core.snapshot().dataset.installation.version.incarnation, version: 1 },
+        version: Version {
+            incarnation: core.snapshot().dataset.installation.version.incarnation,
+            version: 1,
+        },
         grant_life_ms: GRANT_LIFE_MS,
         renew_after_ms: RENEW_AFTER_MS,
         created_ms: clock::wall().as_millis(),

@@ -13,10 +13,11 @@ mod view;
 
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{host_port, name};
+pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
 pub use problem::Problem;
 pub(crate) use problem::{Body, MAX_BODY};
-pub(crate) use view::rfc3339;
 pub(crate) use view::Views;
+pub(crate) use view::rfc3339;
 
 use crate::{clock, core::Core};
 use axum::{
@@ -31,7 +32,8 @@ use serde::Serialize;
 use std::sync::Arc;
 use types::{Page, PageQuery};
 use utoipa::openapi::{
-    Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder,
+    Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    ResponseBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::router::OpenApiRouter;
@@ -92,14 +94,13 @@ pub fn openapi_json() -> String {
 
 /// What is true of every operation: who may call it, and what errors look like.
 fn describe(document: &mut OpenApi) {
-    let problem = || {
-        ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build()
-    };
+    let problem = || ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
     let answer = |description: &str| {
         ResponseBuilder::new().description(description).content("application/problem+json", problem()).build()
     };
     let components = document.components.get_or_insert_with(Components::new);
-    let (name, schema) = (<Problem as utoipa::ToSchema>::name(), <Problem as utoipa::PartialSchema>::schema());
+    let (name, schema) =
+        (<Problem as utoipa::ToSchema>::name(), <Problem as utoipa::PartialSchema>::schema());
     components.schemas.insert(name.into_owned(), schema);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API token")).build();
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
@@ -116,7 +117,7 @@ fn describe(document: &mut OpenApi) {
             add("403", "The token does not allow this");
             add("405", "The path does not have this method");
             add("default", "Any other error");
-            if operation.parameters.as_ref().is_some_and(|all| all.iter().any(|p| p.name == "id")) {
+            if operation.parameters.as_ref().is_some_and(|all| all.iter().any(is_id)) {
                 add("404", "There is no such object");
             }
             if changes {
@@ -130,6 +131,10 @@ fn describe(document: &mut OpenApi) {
             }
         }
     }
+}
+
+fn is_id(parameter: &RefOr<utoipa::openapi::path::Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.name == "id")
 }
 
 fn operations_of(

@@ -35,12 +35,28 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 
 reads!(list_sites, get_site, "/sites", "/sites/{id}", "sites", "site", SiteId, Site, sites, site);
 reads!(
-    list_connectors, get_connector, "/connectors", "/connectors/{id}", "connectors", "connector", ConnectorId,
-    Connector, connectors, connector
+    list_connectors,
+    get_connector,
+    "/connectors",
+    "/connectors/{id}",
+    "connectors",
+    "connector",
+    ConnectorId,
+    Connector,
+    connectors,
+    connector
 );
 reads!(
-    list_resources, get_resource, "/resources", "/resources/{id}", "resources", "resource", ResourceId, Resource,
-    resources, resource
+    list_resources,
+    get_resource,
+    "/resources",
+    "/resources/{id}",
+    "resources",
+    "resource",
+    ResourceId,
+    Resource,
+    resources,
+    resource
 );
 
 fn checked_site(id: SiteId, created_ms: u64, input: &SiteInput) -> Result<store::Site, Problem> {
@@ -55,9 +71,14 @@ fn checked_site(id: SiteId, created_ms: u64, input: &SiteInput) -> Result<store:
 
 /// Makes a site.
 #[utoipa::path(post, path = "/sites", tag = "sites", request_body = SiteInput, responses((status = 201, description = "Made", body = Site)))]
-async fn create_site(State(core): State<Arc<Core>>, caller: Caller, Body(input): Body<SiteInput>) -> Made<Site> {
+async fn create_site(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<SiteInput>,
+) -> Made<Site> {
     let site = checked_site(fresh(SiteId::from_time_and_random), clock::wall().as_millis(), &input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_site(&site).await?;
     core.commit(&store, change, "create site", &site.id.to_string(), &json!({"name": site.name})).await?;
     let snapshot = core.snapshot();
@@ -76,7 +97,8 @@ async fn replace_site(
     let old = caller.data(&snapshot)?.sites.iter().find(|site| site.id == id);
     let old = old.ok_or_else(|| Problem::not_found("site", id.to_string()))?;
     let site = checked_site(id, old.created_ms, &input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.update_site(&site).await?;
     core.commit(&store, change, "replace site", &id.to_string(), &json!({"name": site.name})).await?;
     let snapshot = core.snapshot();
@@ -86,7 +108,8 @@ async fn replace_site(
 /// Removes a site without connectors and resources.
 #[utoipa::path(delete, path = "/sites/{id}", tag = "sites", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_site(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<SiteId>) -> Removed {
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_site(id).await?;
     core.commit(&store, change, "delete site", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -100,7 +123,8 @@ async fn delete_connector(State(core): State<Arc<Core>>, caller: Caller, Id(id):
     let generation = row.ok_or_else(|| Problem::not_found("connector", id.to_string()))?.generation;
     let organization = Some(caller.organization);
     core.strike(StrikeRequest { subject: RevokedSubject::Connector(id), generation, organization }).await?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_connector(id).await?;
     core.commit(&store, change, "delete connector", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -156,7 +180,11 @@ async fn delete_pop(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<Po
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn checked_resource(id: ResourceId, created_ms: u64, input: &ResourceInput) -> Result<store::Resource, Problem> {
+fn checked_resource(
+    id: ResourceId,
+    created_ms: u64,
+    input: &ResourceInput,
+) -> Result<store::Resource, Problem> {
     Ok(store::Resource {
         id,
         site: input.site,
@@ -181,7 +209,8 @@ async fn create_resource(
 ) -> Made<Resource> {
     let id = fresh(ResourceId::from_time_and_random);
     let resource = checked_resource(id, clock::wall().as_millis(), &input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_resource(&resource).await.map_err(unknown_site)?;
     core.commit(&store, change, "create resource", &id.to_string(), &json!({"name": resource.name})).await?;
     let snapshot = core.snapshot();
@@ -210,7 +239,8 @@ async fn replace_resource(
     let old = caller.data(&snapshot)?.resources.iter().find(|resource| resource.id == id);
     let old = old.ok_or_else(|| Problem::not_found("resource", id.to_string()))?;
     let resource = checked_resource(id, old.created_ms, &input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.update_resource(&resource).await.map_err(unknown_site)?;
     core.commit(&store, change, "replace resource", &id.to_string(), &json!({"name": resource.name})).await?;
     let snapshot = core.snapshot();
@@ -220,7 +250,8 @@ async fn replace_resource(
 /// Removes a resource, also from every policy.
 #[utoipa::path(delete, path = "/resources/{id}", tag = "resources", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_resource(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<ResourceId>) -> Removed {
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_resource(id).await?;
     core.commit(&store, change, "delete resource", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)

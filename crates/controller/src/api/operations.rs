@@ -6,8 +6,9 @@ use super::{
     check, limit, page,
     problem::{Body, Params},
     types::{
-        Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus, FlowParams, Flows, Page, PageQuery,
-        Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome, Scope as ApiScope,
+        Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus, FlowParams, Flows, OwnerLink,
+        Page, PageQuery, Restored, Scope as ApiScope, SnapshotStatus, Status, Strike, StrikeInput,
+        StrikeOutcome,
     },
     view::{attached_connectors, rfc3339},
 };
@@ -31,6 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(list_strikes, create_strike))
         .routes(routes!(create_restore))
+        .routes(routes!(create_owner_link))
         .routes(routes!(list_flows))
         .routes(routes!(list_audit))
         .routes(routes!(get_status))
@@ -73,7 +75,9 @@ fn generation(
             ));
         }
     };
-    found.ok_or_else(|| Problem::invalid("subject", "the id of an object of this organization", subject.to_string()))
+    found.ok_or_else(|| {
+        Problem::invalid("subject", "the id of an object of this organization", subject.to_string())
+    })
 }
 
 /// Revokes access at once: also when the database cannot be used.
@@ -93,7 +97,12 @@ async fn create_strike(
     Ok((StatusCode::CREATED, Json(outcome)))
 }
 
-fn outcome(subject: RevokedSubject, generation: u64, report: &StrikeReport, connectors: usize) -> StrikeOutcome {
+fn outcome(
+    subject: RevokedSubject,
+    generation: u64,
+    report: &StrikeReport,
+    connectors: usize,
+) -> StrikeOutcome {
     let pops = report.holders.pops.len();
     let counted = |n: usize| if n == 1 { "1 PoP".to_owned() } else { format!("{n} PoPs") };
     let held = match (report.on_disk, pops) {
@@ -198,6 +207,17 @@ async fn create_restore(
     Ok((StatusCode::CREATED, Json(Restored { subject: subject.to_string(), generation })))
 }
 
+/// Makes a link that lets one more owner set a passphrase: it works once, for 24 hours.
+#[utoipa::path(post, path = "/owner-links", tag = "owners", responses((status = 201, description = "Made", body = OwnerLink)))]
+async fn create_owner_link(State(core): State<Arc<Core>>, caller: Caller) -> Made<OwnerLink> {
+    let (link, row) = crate::console::owner_link(&core.url);
+    let (store, mut change) = core.database.change(Scope::Installation, &caller.actor).await?;
+    change.insert_one_time_link(&row).await?;
+    core.commit(&store, change, "create owner link", "owner", &json!({})).await?;
+    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
+    Ok((StatusCode::CREATED, Json(OwnerLink { link, expires })))
+}
+
 /// Lists flow records, newest first, denied ones included.
 #[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
 async fn list_flows(
@@ -276,7 +296,10 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
 
 /// What the database did since this controller opened it, counted by SQLite's own trace.
 #[utoipa::path(get, path = "/diagnostics/database", tag = "diagnostics", responses((status = 200, description = "Now", body = DatabaseDiagnostics)))]
-async fn get_database_diagnostics(State(core): State<Arc<Core>>, _caller: Caller) -> Answer<DatabaseDiagnostics> {
+async fn get_database_diagnostics(
+    State(core): State<Arc<Core>>,
+    _caller: Caller,
+) -> Answer<DatabaseDiagnostics> {
     let counters = core.database.counters();
     Ok(Json(DatabaseDiagnostics { statements: counters.statements, rows_written: counters.rows_written }))
 }

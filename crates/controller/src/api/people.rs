@@ -39,18 +39,42 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 reads!(list_groups, get_group, "/groups", "/groups/{id}", "groups", "group", GroupId, Group, groups, group);
 reads!(list_users, get_user, "/users", "/users/{id}", "users", "user", UserId, User, users, user);
 reads!(
-    list_service_accounts, get_service_account, "/service-accounts", "/service-accounts/{id}", "service accounts",
-    "service account", ServiceAccountId, ServiceAccount, service_accounts, service_account
+    list_service_accounts,
+    get_service_account,
+    "/service-accounts",
+    "/service-accounts/{id}",
+    "service accounts",
+    "service account",
+    ServiceAccountId,
+    ServiceAccount,
+    service_accounts,
+    service_account
 );
-reads!(list_devices, get_device, "/devices", "/devices/{id}", "devices", "device", DeviceId, Device, devices, device);
+reads!(
+    list_devices,
+    get_device,
+    "/devices",
+    "/devices/{id}",
+    "devices",
+    "device",
+    DeviceId,
+    Device,
+    devices,
+    device
+);
 
 /// Makes a group.
 #[utoipa::path(post, path = "/groups", tag = "groups", request_body = NameInput, responses((status = 201, description = "Made", body = Group)))]
-async fn create_group(State(core): State<Arc<Core>>, caller: Caller, Body(input): Body<NameInput>) -> Made<Group> {
+async fn create_group(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<NameInput>,
+) -> Made<Group> {
     let id = fresh(GroupId::from_time_and_random);
     let name = check::name("name", &input.name)?;
     let group = store::Group { id, name, created_ms: clock::wall().as_millis() };
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_group(&group).await?;
     core.commit(&store, change, "create group", &id.to_string(), &json!({"name": group.name})).await?;
     let snapshot = core.snapshot();
@@ -66,7 +90,8 @@ async fn rename_group(
     Body(input): Body<NameInput>,
 ) -> Answer<Group> {
     let name = check::name("name", &input.name)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.rename_group(id, &name).await?;
     core.commit(&store, change, "rename group", &id.to_string(), &json!({"name": name})).await?;
     get_group(State(core), caller, Id(id)).await
@@ -75,7 +100,8 @@ async fn rename_group(
 /// Removes a group: connectors get slices without it.
 #[utoipa::path(delete, path = "/groups/{id}", tag = "groups", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_group(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<GroupId>) -> Removed {
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_group(id).await?;
     core.commit(&store, change, "delete group", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -106,7 +132,8 @@ async fn add_member(
     TwoIds(id, member): TwoIds<GroupId, Member>,
 ) -> Answer<GroupMember> {
     let subject = format!("{member}/{id}");
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     let generation = change.add_member(id, member).await?;
     core.commit(&store, change, "add member", &subject, &json!({"generation": generation})).await?;
     let snapshot = core.snapshot();
@@ -133,7 +160,9 @@ async fn remove_member(
     let changed = core.database.change(Scope::Organization(caller.organization), &caller.actor).await;
     let (store, mut change) = changed.map_err(revoked_but_not_written)?;
     change.remove_member(id, member).await.map_err(revoked_but_not_written)?;
-    core.commit(&store, change, "remove member", &subject_text, &json!({})).await.map_err(revoked_but_not_written)?;
+    core.commit(&store, change, "remove member", &subject_text, &json!({}))
+        .await
+        .map_err(revoked_but_not_written)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -146,7 +175,11 @@ fn revoked_but_not_written(error: store::StoreError) -> Problem {
 
 /// Makes a person.
 #[utoipa::path(post, path = "/users", tag = "users", request_body = UserInput, responses((status = 201, description = "Made", body = User)))]
-async fn create_user(State(core): State<Arc<Core>>, caller: Caller, Body(input): Body<UserInput>) -> Made<User> {
+async fn create_user(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<UserInput>,
+) -> Made<User> {
     let user = store::User {
         id: fresh(UserId::from_time_and_random),
         name: check::name("name", &input.name)?,
@@ -154,7 +187,8 @@ async fn create_user(State(core): State<Arc<Core>>, caller: Caller, Body(input):
         generation: 1,
         created_ms: clock::wall().as_millis(),
     };
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_user(&user).await?;
     core.commit(&store, change, "create user", &user.id.to_string(), &json!({"email": user.email})).await?;
     let snapshot = core.snapshot();
@@ -170,7 +204,8 @@ async fn replace_user(
     Body(input): Body<UserInput>,
 ) -> Answer<User> {
     let (name, email) = (check::name("name", &input.name)?, check::email("email", &input.email)?);
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.update_user(id, &name, &email).await?;
     core.commit(&store, change, "replace user", &id.to_string(), &json!({"email": email})).await?;
     get_user(State(core), caller, Id(id)).await
@@ -210,7 +245,8 @@ async fn create_service_account(
         generation: 1,
         created_ms: clock::wall().as_millis(),
     };
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_service_account(&account).await?;
     let detail = json!({"name": account.name});
     core.commit(&store, change, "create service account", &account.id.to_string(), &detail).await?;
@@ -240,7 +276,8 @@ async fn rename_device(
     Body(input): Body<NameInput>,
 ) -> Answer<Device> {
     let name = check::name("name", &input.name)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.rename_device(id, &name).await?;
     core.commit(&store, change, "rename device", &id.to_string(), &json!({"name": name})).await?;
     get_device(State(core), caller, Id(id)).await

@@ -18,13 +18,24 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::PolicyId;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
-    OpenApiRouter::new()
-        .routes(routes!(list_policies, create_policy))
-        .routes(routes!(get_policy, replace_policy, delete_policy))
+    OpenApiRouter::new().routes(routes!(list_policies, create_policy)).routes(routes!(
+        get_policy,
+        replace_policy,
+        delete_policy
+    ))
 }
 
 reads!(
-    list_policies, get_policy, "/policies", "/policies/{id}", "policies", "policy", PolicyId, Policy, policies, policy
+    list_policies,
+    get_policy,
+    "/policies",
+    "/policies/{id}",
+    "policies",
+    "policy",
+    PolicyId,
+    Policy,
+    policies,
+    policy
 );
 
 fn checked(id: PolicyId, created_ms: u64, input: PolicyInput) -> Result<store::Policy, Problem> {
@@ -60,7 +71,8 @@ async fn create_policy(
     Body(input): Body<PolicyInput>,
 ) -> Made<Policy> {
     let policy = checked(fresh(PolicyId::from_time_and_random), clock::wall().as_millis(), input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.insert_policy(&policy).await.map_err(unknown_part)?;
     let detail = json!({"groups": policy.groups, "resources": policy.resources});
     core.commit(&store, change, "create policy", &policy.id.to_string(), &detail).await?;
@@ -80,7 +92,8 @@ async fn replace_policy(
     let old = caller.data(&snapshot)?.policies.iter().find(|policy| policy.id == id);
     let old = old.ok_or_else(|| Problem::not_found("policy", id.to_string()))?;
     let policy = checked(id, old.created_ms, input)?;
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.update_policy(&policy).await.map_err(unknown_part)?;
     let detail = json!({"groups": policy.groups, "resources": policy.resources});
     core.commit(&store, change, "replace policy", &id.to_string(), &detail).await?;
@@ -91,7 +104,8 @@ async fn replace_policy(
 /// Removes a policy.
 #[utoipa::path(delete, path = "/policies/{id}", tag = "policies", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_policy(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<PolicyId>) -> Removed {
-    let (store, mut change) = core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
+    let (store, mut change) =
+        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_policy(id).await?;
     core.commit(&store, change, "delete policy", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)

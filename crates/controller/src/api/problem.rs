@@ -64,7 +64,8 @@ impl Problem {
     pub(crate) fn invalid(field: &str, rule: impl Into<String>, value: impl Into<Value>) -> Self {
         let rule = rule.into();
         let detail = format!("{field}: {rule}");
-        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field is not valid", detail);
+        let mut problem =
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field is not valid", detail);
         problem.field = Some(field.to_owned());
         problem.rule = Some(rule);
         problem.value = Some(value.into());
@@ -73,8 +74,12 @@ impl Problem {
 
     pub(crate) fn not_found(kind: &str, id: impl Into<String>) -> Self {
         let id = id.into();
-        let mut problem =
-            Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such object", format!("no {kind} {id}"));
+        let mut problem = Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "There is no such object",
+            format!("no {kind} {id}"),
+        );
         problem.value = Some(id.into());
         problem
     }
@@ -252,11 +257,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
                     .or_else(|| reason.split('`').nth(1))
                     .unwrap_or("query")
                     .to_owned();
-                let mut problem =
-                    Problem::new(StatusCode::BAD_REQUEST, "invalid-query", "The query string is not valid", &reason);
+                let mut problem = Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid-query",
+                    "The query string is not valid",
+                    &reason,
+                );
                 problem.field = Some(field);
                 problem.rule = Some(reason);
-                problem.value = parts.uri.query().map(|query| query.chars().take(200).collect::<String>().into());
+                problem.value =
+                    parts.uri.query().map(|query| query.chars().take(200).collect::<String>().into());
                 Err(problem)
             }
         }

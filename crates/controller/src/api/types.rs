@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use wire::{
-    ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, InstallationId, OrganizationId, PolicyId, PopId,
-    ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
+    ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, InstallationId, OrganizationId, PolicyId,
+    PopId, ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
 };
 
 /// One page of a collection, ordered by id.
@@ -583,6 +583,15 @@ pub struct Restored {
     pub subject: String,
     /// Its new generation; certificates and grants of older ones stay revoked.
     pub generation: u64,
+}
+
+/// A link for an owner, shown in this answer only.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OwnerLink {
+    /// Opens a page to set a passphrase.
+    pub link: String,
+    /// RFC 3339.
+    pub expires: String,
 }
 
 /// Which flow records.

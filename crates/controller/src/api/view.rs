@@ -81,10 +81,11 @@ impl<'a> Views<'a> {
     }
 
     pub(crate) fn resource(&self, resource: &store::Resource) -> api::Resource {
-        let ports = resource.ports.iter().map(|ports| match policy::PortRange::new(ports.first, ports.last) {
-            Ok(range) => range.to_string(),
-            Err(_) => format!("{}-{}", ports.first, ports.last),
-        });
+        let ports =
+            resource.ports.iter().map(|ports| match policy::PortRange::new(ports.first, ports.last) {
+                Ok(range) => range.to_string(),
+                Err(_) => format!("{}-{}", ports.first, ports.last),
+            });
         api::Resource {
             id: resource.id,
             site: resource.site,
@@ -112,9 +113,12 @@ impl<'a> Views<'a> {
     pub(crate) fn member_name(&self, member: Member) -> String {
         let name = match member {
             Member::User(id) => self.data.users.iter().find(|user| user.id == id).map(|user| &user.name),
-            Member::ServiceAccount(id) => {
-                self.data.service_accounts.iter().find(|account| account.id == id).map(|account| &account.name)
-            }
+            Member::ServiceAccount(id) => self
+                .data
+                .service_accounts
+                .iter()
+                .find(|account| account.id == id)
+                .map(|account| &account.name),
         };
         name.cloned().unwrap_or_default()
     }
@@ -207,7 +211,8 @@ impl<'a> Views<'a> {
     }
 
     pub(crate) fn token(&self, token: &store::Token) -> api::Token {
-        let scopes = token.scopes.iter().filter_map(|scope| serde_json::from_value(scope.as_str().into()).ok());
+        let scopes =
+            token.scopes.iter().filter_map(|scope| serde_json::from_value(scope.as_str().into()).ok());
         api::Token {
             id: token.id,
             name: token.name.clone(),

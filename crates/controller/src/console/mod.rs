@@ -238,9 +238,17 @@ struct TokenForm {
     form_token: String,
 }
 
-async fn sign_out(State(core): State<Arc<Core>>, headers: HeaderMap, Form(form): Form<TokenForm>) -> Response {
+async fn sign_out(
+    State(core): State<Arc<Core>>,
+    headers: HeaderMap,
+    Form(form): Form<TokenForm>,
+) -> Response {
     let mut response = Redirect::to("/signin").into_response();
-    let own = core.console.sessions.of(&headers).is_some_and(|who| session::same(&who.form_token, &form.form_token));
+    let own = core
+        .console
+        .sessions
+        .of(&headers)
+        .is_some_and(|who| session::same(&who.form_token, &form.form_token));
     if own {
         response.headers_mut().append(header::SET_COOKIE, core.console.sessions.end(&headers));
     }
@@ -249,7 +257,11 @@ async fn sign_out(State(core): State<Arc<Core>>, headers: HeaderMap, Form(form):
 
 async fn theme(State(core): State<Arc<Core>>, headers: HeaderMap, Form(form): Form<TokenForm>) -> Response {
     let mut response = Redirect::to("/").into_response();
-    let own = core.console.sessions.of(&headers).is_some_and(|who| session::same(&who.form_token, &form.form_token));
+    let own = core
+        .console
+        .sessions
+        .of(&headers)
+        .is_some_and(|who| session::same(&who.form_token, &form.form_token));
     if own {
         response.headers_mut().append(header::SET_COOKIE, session::other_theme(&headers));
     }
@@ -285,7 +297,11 @@ fn closed_link(headers: &HeaderMap) -> Response {
     render(StatusCode::NOT_FOUND, &page, &[])
 }
 
-async fn first_owner_page(State(core): State<Arc<Core>>, headers: HeaderMap, Path(secret): Path<String>) -> Response {
+async fn first_owner_page(
+    State(core): State<Arc<Core>>,
+    headers: HeaderMap,
+    Path(secret): Path<String>,
+) -> Response {
     if !is_open(&core, &secret) {
         return closed_link(&headers);
     }
@@ -301,7 +317,12 @@ struct OwnerErrors<'a> {
     error: &'a str,
 }
 
-fn first_owner_answer(core: &Core, headers: &HeaderMap, status: StatusCode, errors: &OwnerErrors<'_>) -> Response {
+fn first_owner_answer(
+    core: &Core,
+    headers: &HeaderMap,
+    status: StatusCode,
+    errors: &OwnerErrors<'_>,
+) -> Response {
     let (form_token, cookie) = session::form_token(headers);
     let page = FirstOwnerPage {
         style: &STYLE_PATH,
@@ -349,7 +370,9 @@ async fn first_owner(
         passphrase::MIN_CHARS,
         form.passphrase.chars().count()
     );
-    if form.passphrase.chars().count() < passphrase::MIN_CHARS || form.passphrase.len() > passphrase::MAX_BYTES {
+    if form.passphrase.chars().count() < passphrase::MIN_CHARS
+        || form.passphrase.len() > passphrase::MAX_BYTES
+    {
         errors.passphrase_error = &length;
     } else if form.passphrase != form.again {
         errors.again_error = "The two are not the same.";
@@ -368,14 +391,20 @@ async fn first_owner(
         }
         Err(store::StoreError::NotFound { .. }) => closed_link(&headers),
         Err(error) => {
-            let text = format!("Changes have to wait: {error}. The link still works; try again in a few seconds.");
+            let text =
+                format!("Changes have to wait: {error}. The link still works; try again in a few seconds.");
             errors.error = &text;
             first_owner_answer(&core, &headers, StatusCode::SERVICE_UNAVAILABLE, &errors)
         }
     }
 }
 
-async fn make_owner(core: &Core, secret: &str, name: &str, passphrase: String) -> Result<(), store::StoreError> {
+async fn make_owner(
+    core: &Core,
+    secret: &str,
+    name: &str,
+    passphrase: String,
+) -> Result<(), store::StoreError> {
     let unavailable = || store::StoreError::Unavailable("the passphrase was not hashed".into());
     let passphrase_hash = passphrase::hashed(passphrase).await.ok_or_else(unavailable)?;
     let created_ms = clock::wall().as_millis();

@@ -103,7 +103,9 @@ fn counted(n: usize, one: &str, many: &str) -> String {
 }
 
 pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
-    let Some(who) = core.console.sessions.of(&headers) else { return Redirect::to("/signin").into_response() };
+    let Some(who) = core.console.sessions.of(&headers) else {
+        return Redirect::to("/signin").into_response();
+    };
     let snapshot = core.snapshot();
     let Some(data) = snapshot.dataset.organizations.first() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -154,7 +156,8 @@ pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> R
         };
         format!("Access works. Changes have to wait: {trouble}; {copy}.")
     });
-    let fenced = core.signer.signing_time().err().map(|error| format!("This controller signs nothing: {error}."));
+    let fenced =
+        core.signer.signing_time().err().map(|error| format!("This controller signs nothing: {error}."));
     let counts = (sites.len(), connectors.len(), pops.len(), resources.len(), devices.len());
     fn first<T>(mut rows: Vec<T>) -> Vec<T> {
         rows.truncate(MAX_ROWS);

@@ -3,7 +3,12 @@
 use super::{Keyring, KeyringError, PhraseError, RecoveryPhrase, RootSealError, sealing};
 use crate::clock;
 use state::{About, StateDir, StateError, names};
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::{Path, PathBuf}};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 use trust::{Role, RootHash, SigningKey};
 use wire::{ControllerId, InstallationId};
 

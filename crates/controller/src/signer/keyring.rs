@@ -1,6 +1,5 @@
 //! The private halves of the bundle's keys of one controller, and when each is used.
 
-use crate::clock;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -89,7 +88,8 @@ impl StoredKey {
     }
 
     fn to_bundle_key(&self, owner: ControllerId) -> Result<BundleKey, KeyringError> {
-        let public = decode_base64url(&self.public).map_err(|error| KeyringError::Decode(error.to_string()))?;
+        let public =
+            decode_base64url(&self.public).map_err(|error| KeyringError::Decode(error.to_string()))?;
         Ok(BundleKey { role: self.role, owner, public, nbf: self.nbf, exp: self.exp })
     }
 }
@@ -113,7 +113,8 @@ impl Keyring {
             nbf,
             exp: nbf.plus(trust::MAX_ROTATION_LIFE),
         };
-        let keys = KeyRole::ALL.into_iter().map(|role| StoredKey::generate(role, nbf)).collect::<Result<_, _>>()?;
+        let keys =
+            KeyRole::ALL.into_iter().map(|role| StoredKey::generate(role, nbf)).collect::<Result<_, _>>()?;
         let ring = Self {
             installation,
             controller,
@@ -135,12 +136,17 @@ impl Keyring {
     }
 
     fn bundle(&self, wall: UnixMs) -> Result<BundleStatement, KeyringError> {
-        let keys = self.keys.iter().map(|key| key.to_bundle_key(self.controller)).collect::<Result<_, _>>()?;
+        let keys =
+            self.keys.iter().map(|key| key.to_bundle_key(self.controller)).collect::<Result<_, _>>()?;
         Ok(BundleStatement { installation: self.installation, serial: self.serial, iat: wall, keys })
     }
 
     /// Replaces keys that near their end and drops those behind it. `None` when nothing is due.
-    pub(crate) fn rotated(&self, chain: &TrustChain, wall: UnixMs) -> Result<Option<(Self, TrustChain)>, KeyringError> {
+    pub(crate) fn rotated(
+        &self,
+        chain: &TrustChain,
+        wall: UnixMs,
+    ) -> Result<Option<(Self, TrustChain)>, KeyringError> {
         let mut next = self.clone();
         next.keys.retain(|key| key.exp > wall);
         for role in KeyRole::ALL {
@@ -209,7 +215,8 @@ mod tests {
     fn keys_are_replaced_before_their_end_and_used_only_after_a_day() {
         let start = UnixMs::from_millis(1_800_000_000_000);
         let root = SigningKey::from_seed(&[1; 32]);
-        let (installation, controller) = (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
+        let (installation, controller) =
+            (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
         let (ring, chain) = Keyring::generate(installation, controller, &root, start).unwrap();
         let pinned = RootHash::of(&root.verifying_key());
         assert_eq!(chain.verify(&pinned, start).unwrap().all_keys().count(), KeyRole::ALL.len());
@@ -235,10 +242,7 @@ mod tests {
         let ids = (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
         let (ring, _) = Keyring::generate(ids.0, ids.1, &root, wall).unwrap();
         let back = Keyring::decode(&ring.encode()).unwrap();
-        assert_eq!(
-            back.identity().unwrap().verifying_key(),
-            ring.identity().unwrap().verifying_key()
-        );
+        assert_eq!(back.identity().unwrap().verifying_key(), ring.identity().unwrap().verifying_key());
         back.console_ca(wall).unwrap();
         assert_eq!(back.open_keys().unwrap().len(), 1);
     }

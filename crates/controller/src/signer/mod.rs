@@ -22,8 +22,8 @@ use std::{
     time::Duration,
 };
 use trust::{
-    Beacon, CertificateRequest, Document, Grant, Identity, KeyRole, OpenKey, RootHash, SigningKey, TrustBundle,
-    TrustChain, UnixMs, VerifyingKey, issue_certificate, sign_document,
+    Beacon, CertificateRequest, Document, Grant, Identity, KeyRole, OpenKey, RootHash, SigningKey,
+    TrustBundle, TrustChain, UnixMs, VerifyingKey, issue_certificate, sign_document,
 };
 use wire::{ControllerId, InstallationId};
 
@@ -168,7 +168,8 @@ impl Signer {
         // The private halves first: a chain on disk never names keys that are lost.
         self.directory.write_secret(KEYRING, &ring.encode())?;
         self.directory.write_generation(names::CHAIN, chain.to_text().as_bytes())?;
-        *self.keys.write().expect("nothing panics while it holds the keys") = Keys { ring, chain, bundle, open };
+        *self.keys.write().expect("nothing panics while it holds the keys") =
+            Keys { ring, chain, bundle, open };
         Ok(Rotated::Yes)
     }
 
@@ -245,7 +246,8 @@ impl Signer {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        ca.distinguished_name.push(DnType::CommonName, format!("Tidegate console CA of {}", self.installation()));
+        ca.distinguished_name
+            .push(DnType::CommonName, format!("Tidegate console CA of {}", self.installation()));
         ca.not_before = date(wall.minus(BACKDATED));
         ca.not_after = date(ca_end);
         let ca_certificate = ca.self_signed(&ca_pair)?;
