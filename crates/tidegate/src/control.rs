@@ -5,11 +5,47 @@ use crate::{
     output::{CommandResult, Format, Outcome},
     places, process,
 };
+use controller::{Controller, ControllerOptions, TlsSource};
+use serde_json::json;
 
 /// Runs a controller.
 pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
-    let state = places::state_dir(args.state.as_deref(), "controller")?;
-    let _ = (state, format);
-    process::shutdown().await;
+    let tls = match (&args.tls_certificate, &args.tls_key) {
+        (Some(certificates), Some(key)) => {
+            TlsSource::Files { certificate: certificates.clone(), key: key.clone() }
+        }
+        _ => TlsSource::Own,
+    };
+    let options = ControllerOptions {
+        state: places::state_dir(args.state.as_deref(), "controller")?,
+        listen: args.listen,
+        unix: args.unix.clone(),
+        url: args.url.clone(),
+        tls,
+    };
+    let (controller, first) = Controller::start(options).await?;
+    let first = first.map(|first| {
+        // The one time that these two are shown.
+        json!({"recovery_phrase": first.recovery_phrase.to_secret_text(), "owner_link": first.owner_link})
+    });
+    let ready = json!({
+        "event": "ready", "role": "controller", "url": args.url, "listen": controller.tcp_address(), "first_start": first,
+    });
+    format.print(&ready, || match &first {
+        Some(first) => format!(
+            "This is the first start. Write the recovery phrase down and keep it away from this host; it is \
+             shown once:\n\n    {}\n\nThe first owner sets a passphrase here (works once, for 24 h):\n\n    {}\n\n\
+             The controller is ready on {}",
+            first["recovery_phrase"].as_str().unwrap_or_default(),
+            first["owner_link"].as_str().unwrap_or_default(),
+            args.url,
+        ),
+        None => format!("The controller is ready on {}", args.url),
+    });
+    controller
+        .run(async {
+            process::shutdown().await;
+        })
+        .await?;
     Ok(Outcome::Done)
 }
