@@ -43,6 +43,8 @@ mod signer;
 mod snapshot;
 mod strikes;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use api::openapi_json;
 pub use server::{ListenError, TlsError, TlsSource};

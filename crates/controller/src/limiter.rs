@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn failures_of_one_block_stop_that_block_for_the_rest_of_the_window() {
         let limit = FailureLimit::new(3, Duration::from_secs(60));
-        let start = Instant::now();
+        let start = crate::clock::now();
         let here: IpAddr = "203.0.113.7".parse().unwrap();
         for _ in 0..3 {
             assert_eq!(limit.check(here, start), Ok(()));
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn the_table_is_bounded_whoever_tries() {
         let limit = FailureLimit::new(3, Duration::from_secs(60));
-        let now = Instant::now();
+        let now = crate::clock::now();
         for index in 0..10_000_u32 {
             limit.failed(IpAddr::from((index << 8).to_be_bytes()), now);
         }

@@ -14,8 +14,8 @@ mod view;
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{host_port, name};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
-pub use problem::Problem;
 pub(crate) use problem::{Body, MAX_BODY};
+pub use problem::{Problem, ProblemDocument};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
 
@@ -100,7 +100,7 @@ fn describe(document: &mut OpenApi) {
     };
     let components = document.components.get_or_insert_with(Components::new);
     let (name, schema) =
-        (<Problem as utoipa::ToSchema>::name(), <Problem as utoipa::PartialSchema>::schema());
+        (<ProblemDocument as utoipa::ToSchema>::name(), <ProblemDocument as utoipa::PartialSchema>::schema());
     components.schemas.insert(name.into_owned(), schema);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API token")).build();
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
@@ -174,7 +174,10 @@ const PAGE: u32 = 200;
 fn limit(limit: Option<u32>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(PAGE);
     let checked = check::within("limit", limit.into(), 1..=1000);
-    let checked = checked.map_err(|problem| Problem { status: 400, ..problem })?;
+    let checked = checked.map_err(|mut problem| {
+        problem.status = StatusCode::BAD_REQUEST.as_u16();
+        problem
+    })?;
     Ok(usize::try_from(checked).unwrap_or(usize::MAX))
 }
 

@@ -242,7 +242,7 @@ async fn list_flows(
 }
 
 /// Lists changes, newest first. History is read from the database.
-#[utoipa::path(get, path = "/audit", tag = "audit", params(AuditParams), responses((status = 200, description = "The newest entries", body = Audit), (status = 503, description = "The database cannot be used right now", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/audit", tag = "audit", params(AuditParams), responses((status = 200, description = "The newest entries", body = Audit), (status = 503, description = "The database cannot be used right now", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn list_audit(
     State(core): State<Arc<Core>>,
     caller: Caller,

@@ -14,10 +14,27 @@ use utoipa::ToSchema;
 /// Largest request body. A policy with a thousand groups and resources has 64 kB.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
 
-/// What went wrong.
+/// What went wrong, as an error of handlers.
+#[derive(Debug, Clone)]
+pub struct Problem(Box<ProblemDocument>);
+
+impl std::ops::Deref for Problem {
+    type Target = ProblemDocument;
+    fn deref(&self) -> &ProblemDocument {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut ProblemDocument {
+        &mut self.0
+    }
+}
+
+/// What went wrong, as it is sent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[schema(description = "RFC 9457 problem. `field`, `rule` and `value` name what is wrong in the request.")]
-pub struct Problem {
+#[schema(as = Problem, description = "RFC 9457 problem. `field`, `rule` and `value` name what is wrong in the request.")]
+pub struct ProblemDocument {
     /// A reference whose last part names the kind of problem and never changes.
     #[serde(rename = "type")]
     #[schema(rename = "type")]
@@ -48,7 +65,7 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, word: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(ProblemDocument {
             kind: format!("/problems/{word}"),
             title: title.to_owned(),
             status: status.as_u16(),
@@ -57,7 +74,7 @@ impl Problem {
             rule: None,
             value: None,
             retry_after: None,
-        }
+        }))
     }
 
     /// A member of the request breaks a rule.
@@ -148,7 +165,7 @@ impl From<crate::strikes::StrikeError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).expect("a problem always serializes");
+        let body = serde_json::to_vec(&*self.0).expect("a problem always serializes");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -93,14 +93,10 @@ impl Signer {
         let root = directory.of().root;
         let ring = directory.read_secret(KEYRING)?.ok_or(SignError::Incomplete(KEYRING))?;
         let ring = Keyring::decode(&ring)?;
-        let mut readable = None;
-        for text in directory.read_generations(names::CHAIN)? {
-            let chain = TrustChain::parse_bytes(&text)?;
-            let bundle = chain.verify(&root, clock::wall())?;
-            readable = Some((chain, bundle));
-            break;
-        }
-        let (chain, bundle) = readable.ok_or(SignError::Incomplete(names::CHAIN))?;
+        // The generation before would name fewer keys than the keyring holds: only the newest will do.
+        let text = directory.read(names::CHAIN)?.ok_or(SignError::Incomplete(names::CHAIN))?;
+        let chain = TrustChain::parse_bytes(&text)?;
+        let bundle = chain.verify(&root, clock::wall())?;
         let open = Arc::new(ring.open_keys()?);
         let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
         Ok(Self { time_line: TimeLine::open(Arc::clone(&directory)), directory, root, keys })

@@ -1,0 +1,164 @@
+//! The console as a browser without script sees it.
+
+use super::{Reply, World, stranger};
+use axum::body::Body;
+use http::{Request, header};
+use serde_json::json;
+
+async fn get(world: &World, path: &str, cookies: &str) -> Reply {
+    let request = Request::get(path).header(header::COOKIE, cookies).body(Body::empty()).unwrap();
+    world.send(stranger(), request).await
+}
+
+async fn submit(world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
+    let encode = |text: &str| -> String {
+        text.bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            })
+            .collect()
+    };
+    let body =
+        fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect::<Vec<_>>().join("&");
+    let request = Request::post(path)
+        .header(header::COOKIE, cookies)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(body))
+        .unwrap();
+    world.send(stranger(), request).await
+}
+
+/// The `name=value` of every cookie an answer sets.
+fn cookies(reply: &Reply) -> String {
+    let set = reply.headers.get_all(header::SET_COOKIE).iter();
+    set.map(|cookie| {
+        let text = cookie.to_str().unwrap();
+        assert!(
+            text.contains("Secure") && text.contains("HttpOnly") && text.contains("SameSite=Lax"),
+            "{text}"
+        );
+        text.split(';').next().unwrap().to_owned()
+    })
+    .collect::<Vec<_>>()
+    .join("; ")
+}
+
+fn form_token(page: &Reply) -> String {
+    let rest = page.text.split_once("name=\"form_token\" value=\"").expect("a form").1;
+    rest.split('"').next().unwrap().to_owned()
+}
+
+const PASSPHRASE: &str = "correct horse battery staple";
+
+async fn owner(world: &World) -> String {
+    let link = world.first.as_ref().unwrap().owner_link.clone();
+    let path = link.strip_prefix("https://localhost:8443").unwrap().to_owned();
+    let page = get(world, &path, "").await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    let token = form_token(&page);
+    let mut fields =
+        [("name", "Lena Brandt"), ("passphrase", "short"), ("again", "short"), ("form_token", &token)];
+    let short = submit(world, &path, &cookies(&page), &fields).await;
+    assert_eq!(short.status, 422);
+    assert!(short.text.contains("at least 15 characters") && short.text.contains("value=\"Lena Brandt\""));
+    fields[1].1 = PASSPHRASE;
+    assert!(submit(world, &path, &cookies(&page), &fields).await.text.contains("The two are not the same"));
+    fields[2].1 = PASSPHRASE;
+    assert_eq!(submit(world, &path, "", &fields).await.status, 403, "a form from elsewhere");
+    let done = submit(world, &path, &cookies(&page), &fields).await;
+    assert_eq!((done.status.as_u16(), &done.headers[header::LOCATION]), (303, &"/".parse().unwrap()));
+    assert_eq!(get(world, &path, "").await.status, 404, "the link works once");
+    cookies(&done)
+}
+
+#[tokio::test]
+async fn the_first_owner_sets_a_passphrase_by_a_link_that_works_once_and_sees_what_there_is() {
+    let world = World::new().await;
+    world.furnish().await;
+    world.post("/groups", json!({"name": "x"})).await.made();
+    let session = owner(&world).await;
+    let page = get(&world, "/", &session).await;
+    assert_eq!(page.status, 200);
+    for shown in [
+        "Lena Brandt",
+        "hamburg",
+        "orders",
+        "10.1.2.3",
+        "tcp 5432",
+        "No devices yet",
+        "Nothing can be reached yet",
+        "Export the root key",
+    ] {
+        assert!(page.text.contains(shown), "{shown}");
+    }
+    let policy = page.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    for forbidden in ["<script", " style=", "<style", " onclick="] {
+        assert!(!page.text.contains(forbidden), "{forbidden}");
+    }
+    assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
+    let style = page.text.split_once("href=\"/assets/").unwrap().1.split('"').next().unwrap();
+    let style = get(&world, &format!("/assets/{style}"), "").await;
+    assert!(style.headers[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+    assert!(style.text.contains("--tide"));
+}
+
+#[tokio::test]
+async fn what_people_typed_is_shown_as_text_and_never_as_markup() {
+    let world = World::new().await;
+    let name = "<img src=x onerror=alert(1)>\"'&";
+    world.post("/sites", json!({"name": name})).await.made();
+    let session = owner(&world).await;
+    let page = get(&world, "/", &session).await;
+    assert!(!page.text.contains("<img"), "escaped");
+    assert!(page.text.contains("&#60;img") || page.text.contains("&lt;img"));
+}
+
+#[tokio::test]
+async fn signing_in_needs_the_passphrase_and_ten_wrong_ones_cost_five_minutes() {
+    let world = World::new().await;
+    owner(&world).await;
+    assert_eq!(get(&world, "/", "").await.headers[header::LOCATION], "/signin");
+    let page = get(&world, "/signin", "").await;
+    let (jar, token) = (cookies(&page), form_token(&page));
+    let with = |passphrase: &'static str| {
+        let (world, jar, token) = (&world, jar.clone(), token.clone());
+        async move {
+            let fields = [("name", "lena brandt"), ("passphrase", passphrase), ("form_token", &token)];
+            submit(world, "/signin", &jar, &fields).await
+        }
+    };
+    let done = with(PASSPHRASE).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    let session = cookies(&done);
+    assert_eq!(get(&world, "/", &session).await.status, 200);
+    for _ in 0..10 {
+        assert_eq!(with("wrong").await.status, 403);
+    }
+    let limited = with(PASSPHRASE).await;
+    assert_eq!(limited.status, 429);
+    assert!(limited.headers.contains_key(header::RETRY_AFTER));
+
+    let overview = get(&world, "/", &session).await;
+    submit(&world, "/signout", &session, &[("form_token", "forged")]).await;
+    assert_eq!(get(&world, "/", &session).await.status, 200, "a forged form signs nobody out");
+    submit(&world, "/signout", &session, &[("form_token", &form_token(&overview))]).await;
+    assert_eq!(get(&world, "/", &session).await.status, 303);
+}
+
+#[tokio::test]
+async fn an_owner_signs_in_while_the_database_is_gone_and_reads_why_changes_wait() {
+    let world = World::new().await;
+    owner(&world).await;
+    std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
+    world.post("/groups", json!({"name": "later"})).await.problem(503);
+    let page = get(&world, "/signin", "").await;
+    let fields = [("name", "Lena Brandt"), ("passphrase", PASSPHRASE), ("form_token", &form_token(&page))];
+    let done = submit(&world, "/signin", &cookies(&page), &fields).await;
+    let page = get(&world, "/", &cookies(&done)).await;
+    assert!(page.text.contains("Access works. Changes have to wait"), "{}", page.status);
+}

@@ -1,0 +1,164 @@
+//! A whole controller in a temporary directory, asked through its real router.
+
+mod api;
+mod console;
+mod documents;
+mod enrolment;
+mod outage;
+mod with_pop;
+
+use crate::{Controller, ControllerOptions, FirstStart, TlsSource, api::Peer, server::network_router};
+use axum::{Router, body::Body};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::{net::IpAddr, path::PathBuf};
+use tower::ServiceExt;
+
+pub(crate) struct World {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) controller: Controller,
+    pub(crate) first: Option<FirstStart>,
+    router: Router,
+}
+
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The body of a problem; fails when it is none.
+    pub(crate) fn problem(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        for member in ["type", "title", "detail"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        }
+        problem
+    }
+
+    pub(crate) fn made(&self) -> Value {
+        assert_eq!(self.status, StatusCode::CREATED, "{}", self.text);
+        self.json()
+    }
+
+    pub(crate) fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()
+    }
+}
+
+pub(crate) const LOCAL: Peer = Peer::Local { uid: 0 };
+
+pub(crate) fn stranger() -> Peer {
+    Peer::Network(IpAddr::from([203, 0, 113, 7]))
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::in_directory(tempfile::tempdir().unwrap()).await
+    }
+
+    pub(crate) fn options(directory: &tempfile::TempDir) -> ControllerOptions {
+        ControllerOptions {
+            state: directory.path().join("controller"),
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            unix: None,
+            url: "https://localhost:8443".into(),
+            tls: TlsSource::Own,
+        }
+    }
+
+    pub(crate) async fn in_directory(directory: tempfile::TempDir) -> Self {
+        let (controller, first) = Controller::start(Self::options(&directory)).await.unwrap();
+        let router = network_router(&controller.core);
+        Self { directory, controller, first, router }
+    }
+
+    /// The same directory in a new controller, as after a restart.
+    pub(crate) async fn restarted(self) -> Self {
+        let directory = self.stop().await;
+        Self::in_directory(directory).await
+    }
+
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.controller.core.database.close().await;
+        let Self { directory, controller, router, .. } = self;
+        drop((controller, router));
+        directory
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.path().join("controller")
+    }
+
+    pub(crate) async fn send(&self, peer: Peer, request: Request<Body>) -> Reply {
+        let mut request = request;
+        request.extensions_mut().insert(peer);
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Reply { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Reply {
+        let builder = Request::builder().method(method).uri(format!("/api/v1{path}"));
+        let request = match body {
+            Some(body) => {
+                builder.header("content-type", "application/json").body(Body::from(body.to_string()))
+            }
+            None => builder.body(Body::empty()),
+        };
+        self.send(LOCAL, request.unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    /// A site, a resource, a group with a user, and a policy between them.
+    pub(crate) async fn furnish(&self) -> Furniture {
+        let id = |value: Value| value["id"].as_str().unwrap().to_owned();
+        let site =
+            id(self.post("/sites", json!({"name": "hamburg", "prefixes": ["10.0.0.0/8"]})).await.made());
+        let resource = json!({"site": site, "name": "orders", "address": "10.1.2.3", "ports": ["5432"]});
+        let resource = id(self.post("/resources", resource).await.made());
+        let group = id(self.post("/groups", json!({"name": "engineers"})).await.made());
+        let user = id(self.post("/users", json!({"name": "Ada", "email": "ada@example.com"})).await.made());
+        let member = self.call(Method::PUT, &format!("/groups/{group}/members/{user}"), None).await;
+        assert_eq!(member.ok()["generation"], 1);
+        let policy = json!({"name": "orders for engineers", "groups": [group], "resources": [resource]});
+        let policy = id(self.post("/policies", policy).await.made());
+        Furniture { site, resource, group, user, policy }
+    }
+
+    /// A join key's text.
+    pub(crate) async fn key(&self, body: Value) -> String {
+        self.post("/enrolment-keys", body).await.made()["join_key"].as_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) struct Furniture {
+    pub(crate) site: String,
+    pub(crate) resource: String,
+    pub(crate) group: String,
+    pub(crate) user: String,
+    pub(crate) policy: String,
+}
