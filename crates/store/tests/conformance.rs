@@ -1,4 +1,9 @@
 //! What every database behind the store interface must do, one behaviour a test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and measures how long it waited"
+)]
 
 use std::time::{Duration, Instant};
 use store::*;

@@ -32,15 +32,18 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         AdminCommand::Create(create) => return self::create(&api, create, format).await,
         AdminCommand::Delete { kind, id } => {
             let id = resolve(&api, *kind, id).await?;
-            let answer: Value = api.delete(&format!("/api/v1/{}/{id}", kind.path())).await.map_err(refused)?;
+            let answer: Value =
+                api.delete(&format!("/api/v1/{}/{id}", kind.path())).await.map_err(refused)?;
             format.print(&json!({"deleted": id, "answer": answer}), || format!("deleted {id}"));
         }
         AdminCommand::Member { group, add, remove } => {
             let group = resolve(&api, Kind::Groups, group).await?;
             if let Some(member) = add {
                 let member = resolve_member(&api, member).await?;
-                let answer: Value =
-                    api.put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({})).await.map_err(refused)?;
+                let answer: Value = api
+                    .put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({}))
+                    .await
+                    .map_err(refused)?;
                 format.print(&answer, || format!("{member} is in {group}"));
             }
             if let Some(member) = remove {
@@ -51,7 +54,8 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             }
         }
         AdminCommand::Strike { subject } => {
-            let answer: Value = api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
+            let answer: Value =
+                api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Status => {
@@ -73,10 +77,12 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
 
 fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
     if let Some(url) = &args.url {
-        let url: ServerUrl = url.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
+        let url: ServerUrl =
+            url.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
         let token = match &args.token_file {
             Some(file) => Some(
-                std::fs::read_to_string(file).with_context(|| format!("the token file {}", file.display()))?,
+                std::fs::read_to_string(file)
+                    .with_context(|| format!("the token file {}", file.display()))?,
             ),
             None => std::env::var("TIDEGATE_TOKEN").ok(),
         };
@@ -89,8 +95,12 @@ fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
         let mut trust = ServerTrust::nobody().with_system_roots();
         if let Some(ca) = &args.ca {
             let pem = std::fs::read(ca).with_context(|| format!("the CA file {}", ca.display()))?;
-            let der = rustls::pki_types::pem::PemObject::from_pem_slice(&pem)
-                .map_err(|error| Failure::say(Outcome::Usage, format_args!("{}: expected a PEM certificate: {error}", ca.display())))?;
+            let der = rustls::pki_types::pem::PemObject::from_pem_slice(&pem).map_err(|error| {
+                Failure::say(
+                    Outcome::Usage,
+                    format_args!("{}: expected a PEM certificate: {error}", ca.display()),
+                )
+            })?;
             let der: rustls::pki_types::CertificateDer<'_> = der;
             trust = trust.with_console_ca(&trust::subject_public_key(&der)?);
         }
@@ -137,7 +147,11 @@ async fn items(api: &ApiClient, kind: Kind) -> Result<Vec<Value>, Failure> {
 async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Failure> {
     let items = items(api, kind).await?;
     let matches = |field: &str| {
-        items.iter().filter(|item| item[field] == text).filter_map(|item| item["id"].as_str()).collect::<Vec<_>>()
+        items
+            .iter()
+            .filter(|item| item[field] == text)
+            .filter_map(|item| item["id"].as_str())
+            .collect::<Vec<_>>()
     };
     for field in ["id", "name", "alias"] {
         match matches(field)[..] {
@@ -157,7 +171,11 @@ async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Fail
     }
     Err(Failure::say(
         Outcome::Failed,
-        format_args!("no {} is called {text:?}; see: tidegate admin list {}", kind.path().trim_end_matches('s'), kind.path()),
+        format_args!(
+            "no {} is called {text:?}; see: tidegate admin list {}",
+            kind.path().trim_end_matches('s'),
+            kind.path()
+        ),
     ))
 }
 
@@ -188,7 +206,8 @@ async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> Com
         CreateCommand::Group { name } => (Kind::Groups, json!({"name": name})),
         CreateCommand::User { name, email, group } => {
             let email = email.as_ref().unwrap_or(name);
-            return create_member(api, Kind::Users, &json!({"name": name, "email": email}), group, format).await;
+            return create_member(api, Kind::Users, &json!({"name": name, "email": email}), group, format)
+                .await;
         }
         CreateCommand::ServiceAccount { name, group } => {
             return create_member(api, Kind::ServiceAccounts, &json!({"name": name}), group, format).await;
@@ -224,7 +243,8 @@ async fn create_member(
     let answer: Value = api.post(&format!("/api/v1/{}", kind.path()), body).await.map_err(refused)?;
     let id = answer["id"].as_str().unwrap_or_default();
     for group in groups {
-        let _: Value = api.put(&format!("/api/v1/groups/{group}/members/{id}"), &json!({})).await.map_err(refused)?;
+        let _: Value =
+            api.put(&format!("/api/v1/groups/{group}/members/{id}"), &json!({})).await.map_err(refused)?;
     }
     format.print(&answer, || object_text(&answer));
     Ok(Outcome::Done)
@@ -237,7 +257,10 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
             (Some(user), _) => resolve(api, Kind::Users, user).await?,
             (None, Some(account)) => resolve(api, Kind::ServiceAccounts, account).await?,
             (None, None) => {
-                return Err(Failure::say(Outcome::Usage, "--device: expected --user NAME or --service-account NAME"));
+                return Err(Failure::say(
+                    Outcome::Usage,
+                    "--device: expected --user NAME or --service-account NAME",
+                ));
             }
         };
         body["kind"] = "device".into();
@@ -261,14 +284,21 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
 }
 
 /// Works beside a running controller, on its state directory: the root key never travels.
-fn export_root(args: &AdminArgs, file: &Path, phrase_file: Option<&Path>, remove: bool, format: Format) -> CommandResult {
+fn export_root(
+    args: &AdminArgs,
+    file: &Path,
+    phrase_file: Option<&Path>,
+    remove: bool,
+    format: Format,
+) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "serve")?;
     let nested = state.join("controller");
     let state = if nested.join(state::ABOUT_FILE).exists() { nested } else { state };
     let mut phrase = String::new();
     match phrase_file {
         Some(path) => {
-            phrase = std::fs::read_to_string(path).with_context(|| format!("the phrase file {}", path.display()))?;
+            phrase = std::fs::read_to_string(path)
+                .with_context(|| format!("the phrase file {}", path.display()))?;
         }
         None => {
             note("The recovery phrase, to prove that the copy opens:");
@@ -278,8 +308,15 @@ fn export_root(args: &AdminArgs, file: &Path, phrase_file: Option<&Path>, remove
     let after = if remove { controller::AfterExport::Remove } else { controller::AfterExport::Keep };
     controller::export_root(&state, file, phrase.trim(), after)?;
     format.print(&json!({"exported": file, "removed": remove}), || {
-        let rest = if remove { "It is no longer on this host." } else { "It is still on this host; remove it with --remove." };
-        format!("The sealed root key is in {}. {rest}\nIt opens with the recovery phrase only.", file.display())
+        let rest = if remove {
+            "It is no longer on this host."
+        } else {
+            "It is still on this host; remove it with --remove."
+        };
+        format!(
+            "The sealed root key is in {}. {rest}\nIt opens with the recovery phrase only.",
+            file.display()
+        )
     });
     Ok(Outcome::Done)
 }
@@ -297,7 +334,17 @@ const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Keys => &["name", "id", "kind", "uses", "cap", "expires"],
         Kind::Tokens => &["name", "id", "scopes", "expires"],
         Kind::Strikes => &["subject", "generation", "at"],
-        Kind::Flows => &["started", "owner", "device_name", "resource", "destination", "verdict", "reason", "bytes_to_target", "bytes_to_client"],
+        Kind::Flows => &[
+            "started",
+            "owner",
+            "device_name",
+            "resource",
+            "destination",
+            "verdict",
+            "reason",
+            "bytes_to_target",
+            "bytes_to_client",
+        ],
     }
 }
 
@@ -309,7 +356,8 @@ fn list_text(kind: Kind, answer: &Value) -> String {
     let columns = columns(kind);
     let rows: Vec<Vec<String>> =
         items.iter().map(|item| columns.iter().map(|column| cell(&item[*column])).collect()).collect();
-    let headings: Vec<String> = columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
+    let headings: Vec<String> =
+        columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
     table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)
 }
 

@@ -39,7 +39,11 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     .await?;
     let mut options = pop::PopOptions::new(state, args.listen);
     if let (Some(listen), Some(console)) = (args.tcp_front, &args.console_socket) {
-        options.tcp_front = Some(pop::TcpFrontOptions { listen, console: console.clone(), max_connections: FRONT_CONNECTIONS });
+        options.tcp_front = Some(pop::TcpFrontOptions {
+            listen,
+            console: console.clone(),
+            max_connections: FRONT_CONNECTIONS,
+        });
     }
     let pop = pop::Pop::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "pop", "listen": pop.local_addr()});

@@ -70,7 +70,9 @@ pub enum Command {
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tidegate demo\n  tidegate demo --check\n  tidegate demo --check --json | jq .")]
+#[command(
+    after_help = "Examples:\n  tidegate demo\n  tidegate demo --check\n  tidegate demo --check --json | jq ."
+)]
 pub struct DemoArgs {
     /// Prove the claims step by step and exit: 0 when every step holds, else 1.
     #[arg(long)]
@@ -99,8 +101,10 @@ pub struct DemoSiteArgs {
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate serve --state /var/lib/tidegate/serve --listen 0.0.0.0:443 --advertise tide.example.org:443\n\n\
-    The first start makes the root key, shows its recovery phrase once and prints a one-time link for the first owner.")]
+#[command(
+    after_help = "Example:\n  tidegate serve --state /var/lib/tidegate/serve --listen 0.0.0.0:443 --advertise tide.example.org:443\n\n\
+    The first start makes the root key, shows its recovery phrase once and prints a one-time link for the first owner."
+)]
 pub struct ServeArgs {
     /// The state directory; the controller's and the PoP's are inside.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
@@ -156,7 +160,9 @@ pub struct KeySource {
 
 /// Arguments of `pop`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate pop --join-file key --advertise pop1.example.org:443\n  tidegate pop          (later starts need no key)")]
+#[command(
+    after_help = "Example:\n  tidegate pop --join-file key --advertise pop1.example.org:443\n  tidegate pop          (later starts need no key)"
+)]
 pub struct PopArgs {
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
@@ -183,7 +189,9 @@ pub struct PopArgs {
 
 /// Arguments of `connector`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate connector --join-file key      enrols and runs\n  tidegate connector                      later starts need no key, and no controller")]
+#[command(
+    after_help = "Example:\n  tidegate connector --join-file key      enrols and runs\n  tidegate connector                      later starts need no key, and no controller"
+)]
 pub struct ConnectorArgs {
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
@@ -198,7 +206,9 @@ pub struct ConnectorArgs {
 
 /// Arguments of `login`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tidegate login --key-file key\n  tidegate login < key\n  tidegate login https://tide.example.org/join#tg1.…")]
+#[command(
+    after_help = "Examples:\n  tidegate login --key-file key\n  tidegate login < key\n  tidegate login https://tide.example.org/join#tg1.…"
+)]
 pub struct LoginArgs {
     /// The key or link. Other users of this host can read it in the process list: prefer --key-file
     /// or standard input.
@@ -217,7 +227,9 @@ pub struct LoginArgs {
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/")]
+#[command(
+    after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/"
+)]
 pub struct UpArgs {
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]

@@ -18,7 +18,8 @@ fn running(state: &Path) -> ControlClient {
 }
 
 fn asked(error: ControlError) -> Failure {
-    let outcome = if matches!(error, ControlError::NotRunning { .. }) { Outcome::NotRunning } else { Outcome::Failed };
+    let outcome =
+        if matches!(error, ControlError::NotRunning { .. }) { Outcome::NotRunning } else { Outcome::Failed };
     Failure::new(outcome, error)
 }
 
@@ -75,7 +76,11 @@ fn up_text(status: &Status) -> String {
             status.organization
         );
     }
-    format!("The client is up, signed in as {who} at {}.\n\n{}", status.organization, resources_text(&status.resources))
+    format!(
+        "The client is up, signed in as {who} at {}.\n\n{}",
+        status.organization,
+        resources_text(&status.resources)
+    )
 }
 
 /// `tidegate down`.
@@ -91,7 +96,7 @@ pub async fn status(args: &ClientArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
     let status = running(&state).status().await.map_err(asked)?;
     format.print(&json!(status), || status_text(&status));
-    Ok(if status.access_expired { Outcome::Denied } else { Outcome::Done })
+    Ok(if status.access_expired || status.revoked { Outcome::Denied } else { Outcome::Done })
 }
 
 /// `tidegate resources`.
@@ -127,9 +132,10 @@ pub async fn forward(args: &ForwardArgs, format: Format) -> CommandResult {
     let Some(added) = after.iter().find(|forward| !before.contains(forward)) else {
         return Err(Failure::say(Outcome::Failed, format_args!("{} is forwarded already", args.listen)));
     };
-    format.print(&json!({"event": "ready", "listen": added.listen, "target": added.target.to_string()}), || {
-        format!("{} leads to {} until Ctrl-C", added.listen, added.target)
-    });
+    format.print(
+        &json!({"event": "ready", "listen": added.listen, "target": added.target.to_string()}),
+        || format!("{} leads to {} until Ctrl-C", added.listen, added.target),
+    );
     process::shutdown().await;
     client.forward_remove(added.listen).await.map_err(asked)?;
     Ok(Outcome::Done)
@@ -169,7 +175,15 @@ fn status_text(status: &Status) -> String {
         None => "control plane not heard in this run".to_owned(),
     };
     // Access first: it is what people ask about.
-    let access = if status.access_expired { format!("Access ended {end}") } else { format!("Access until {end}") };
+    let access = if status.revoked {
+        "Access of this device was revoked; ask your administrator. Its cached authorization would have lasted until"
+            .to_owned()
+            + &format!(" {end}")
+    } else if status.access_expired {
+        format!("Access ended {end}")
+    } else {
+        format!("Access until {end}")
+    };
     text.push_str(&format!("{access}; {heard} ({}).\n", status.freshness));
     text.push_str(&format!(
         "Signed in as {} at {} on {}.\n",
@@ -187,7 +201,11 @@ fn status_text(status: &Status) -> String {
     if let Some(problem) = &status.last_session_problem {
         text.push_str(&format!("No session: {problem}.\n"));
     }
-    text.push_str(&format!("Proxy {}; URL with credential in {}\n", status.proxy.address, status.proxy.url_file.display()));
+    text.push_str(&format!(
+        "Proxy {}; URL with credential in {}\n",
+        status.proxy.address,
+        status.proxy.url_file.display()
+    ));
     for forward in &status.forwards {
         text.push_str(&format!("Forward {} → {}\n", forward.listen, forward.target));
     }

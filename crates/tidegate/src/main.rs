@@ -46,7 +46,11 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&cli.log)
         .map_err(|error| Failure::say(Outcome::Usage, format_args!("--log {:?}: {error}", cli.log)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if cli.log_json { log.json().init() } else { log.init() }
+    if cli.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
     Ok(())
 }
 

@@ -139,7 +139,9 @@ pub fn cell(value: &Value) -> String {
         Value::Bool(false) => "no".into(),
         Value::Number(number) => number.to_string(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(map) => map.iter().map(|(key, value)| format!("{key}={}", cell(value))).collect::<Vec<_>>().join(" "),
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| format!("{key}={}", cell(value))).collect::<Vec<_>>().join(" ")
+        }
     }
 }
 
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn a_table_lines_its_columns_up() {
         let rows = vec![vec!["wiki".into(), "10.0.0.1".into()], vec!["long-name".into(), "x".into()]];
-        assert_eq!(table(&["NAME", "ADDRESS"], &rows), "NAME       ADDRESS\nwiki       10.0.0.1\nlong-name  x\n");
+        assert_eq!(
+            table(&["NAME", "ADDRESS"], &rows),
+            "NAME       ADDRESS\nwiki       10.0.0.1\nlong-name  x\n"
+        );
     }
 
     #[test]

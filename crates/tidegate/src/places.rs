@@ -27,7 +27,10 @@ pub fn state_dir(named: Option<&Path>, role: &str) -> Result<PathBuf, Failure> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")));
     match base {
         Some(base) if base.is_absolute() => Ok(base.join("tidegate").join(role)),
-        _ => Err(Failure::say(Outcome::Usage, "neither HOME nor XDG_STATE_HOME is set; name the state directory with --state DIR")),
+        _ => Err(Failure::say(
+            Outcome::Usage,
+            "neither HOME nor XDG_STATE_HOME is set; name the state directory with --state DIR",
+        )),
     }
 }
 
@@ -78,6 +81,8 @@ fn read_key_file(path: &Path) -> Result<String, Failure> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(MAX_KEY_FILE).read_to_string(&mut text))
     };
-    read.map_err(|error| Failure::say(Outcome::Usage, format_args!("the key file {}: {error}", path.display())))?;
+    read.map_err(|error| {
+        Failure::say(Outcome::Usage, format_args!("the key file {}: {error}", path.display()))
+    })?;
     Ok(text)
 }

@@ -101,7 +101,9 @@ impl Role {
         };
         match tokio::time::timeout(READY_WITHIN, wait).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("the {} process said no \"{event}\" within {} s", self.name, READY_WITHIN.as_secs()),
+            Err(_) => {
+                bail!("the {} process said no \"{event}\" within {} s", self.name, READY_WITHIN.as_secs())
+            }
         }
     }
 

@@ -39,11 +39,17 @@ impl Layout {
     }
 
     fn controller_arguments(&self, args: &ServeArgs) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = vec!["controller".into(), "--state".into(), self.controller.clone().into()];
+        let mut arguments: Vec<OsString> =
+            vec!["controller".into(), "--state".into(), self.controller.clone().into()];
         arguments.extend(["--unix".into(), self.console_socket.clone().into()]);
         arguments.extend(["--url".into(), console_url(&args.advertise).into()]);
         if let (Some(certificate), Some(key)) = (&args.tls_certificate, &args.tls_key) {
-            arguments.extend(["--tls-certificate".into(), certificate.into(), "--tls-key".into(), key.into()]);
+            arguments.extend([
+                "--tls-certificate".into(),
+                certificate.into(),
+                "--tls-key".into(),
+                key.into(),
+            ]);
         }
         arguments
     }
@@ -73,7 +79,11 @@ fn console_url(advertise: &str) -> String {
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "serve")?;
-    if args.advertise.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+    if args
+        .advertise
+        .rsplit_once(':')
+        .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+    {
         return Err(Failure::say(
             Outcome::Usage,
             format_args!("--advertise: expected HOST:PORT, got {:?}", args.advertise),
@@ -143,8 +153,11 @@ async fn pop_join_key(layout: &Layout) -> Result<String, Failure> {
             &json!({"kind": "pop", "name": "this host's PoP", "lifetime_seconds": 600}),
         )
         .await?;
-    let mut key: trust::JoinKey =
-        made["join_key"].as_str().unwrap_or_default().parse().context("the controller's answer has no join key")?;
+    let mut key: trust::JoinKey = made["join_key"]
+        .as_str()
+        .unwrap_or_default()
+        .parse()
+        .context("the controller's answer has no join key")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     key.controller = format!("https://localhost:{}", listener.local_addr()?.port());
     tokio::spawn(bridge(listener, layout.console_socket.clone()));

@@ -110,6 +110,9 @@ pub struct Status {
     pub access_until: UnixMs,
     /// Whether that is over.
     pub access_expired: bool,
+    /// Whether the PoP ended the last session because this device was revoked.
+    #[serde(default)]
+    pub revoked: bool,
     /// The client's own time.
     pub now: UnixMs,
     /// The slice in use; none before the first.

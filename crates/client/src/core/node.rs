@@ -8,7 +8,7 @@ use agent::{
 };
 use flow::{FlowError, FlowId, Read};
 use policy::ClientSlice;
-use session::SessionId;
+use session::{CloseCode, LostReason, SessionId};
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -395,11 +395,17 @@ impl ClientNode {
                     self.outputs.push_back(NodeOutput::Transmit { to, payload });
                 }
             }
-            AgentEvent::Lost { session, .. } => {
+            AgentEvent::Lost { session, reason, .. } => {
                 self.sessions.remove(&session);
+                // A revoked device's flows end now, not when their peers fall silent. A PoP that only says so
+                // can end no more than it could by dropping the packets.
+                let refusal = match reason {
+                    LostReason::ClosedByPeer(CloseCode::Struck) => Refusal::Struck,
+                    _ => Refusal::SessionLost,
+                };
                 for channel in self.relay.remove_session(session) {
                     if let Some(path) = self.paths.remove(&channel) {
-                        self.core.path_lost(now, path, Refusal::SessionLost);
+                        self.core.path_lost(now, path, refusal);
                     }
                 }
                 self.tell(NodeEvent::Changed);

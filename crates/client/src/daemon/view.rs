@@ -7,6 +7,7 @@ use crate::{
     core::{ClientNode, LinkReport, link_of},
 };
 use policy::{ClientResource, ClientSlice, Explanation, Step, StepOutcome, explain_client};
+use session::{CloseCode, LostReason};
 use std::time::{Duration, Instant};
 use trust::UnixMs;
 use wire::Refusal;
@@ -52,6 +53,8 @@ pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows
             made: slice.header.iat,
             expires: slice.header.exp,
         }),
+        revoked: !is_registered
+            && agent.last_lost().is_some_and(|reason| reason == LostReason::ClosedByPeer(CloseCode::Struck)),
         last_session_problem: agent.last_lost().filter(|_| !is_registered).map(|reason| reason.to_string()),
         pops,
         proxy: proxy.clone(),

@@ -33,7 +33,11 @@ struct Check {
 
 impl Check {
     /// Runs one step and prints its line. `None` when it failed.
-    async fn step<T>(&mut self, what: &str, work: impl Future<Output = anyhow::Result<(T, String)>>) -> Option<T> {
+    async fn step<T>(
+        &mut self,
+        what: &str,
+        work: impl Future<Output = anyhow::Result<(T, String)>>,
+    ) -> Option<T> {
         self.step += 1;
         let start = process::now();
         let (value, outcome) = match work.await {
@@ -78,22 +82,48 @@ pub async fn run(dir: &Path, download: &Path, format: Format, exec: Instant) -> 
     }
 }
 
-async fn steps(check: &mut Check, stage: &mut Stage, devices: &mut Vec<Device>, download: &Path, exec: Instant) {
+async fn steps(
+    check: &mut Check,
+    stage: &mut Stage,
+    devices: &mut Vec<Device>,
+    download: &Path,
+    exec: Instant,
+) {
     let alice = check
         .step("a device in the group reaches the resource", async {
             let mut alice = stage.enrol("alice").await?;
             alice.start().await?;
             let fetched = fetch::by_ourselves(&alice, stage.web, "/").await?;
             let first = exec.elapsed();
-            ensure!(first <= FIRST_BYTE_WITHIN, "first byte {} ms after exec, more than {} ms", first.as_millis(), FIRST_BYTE_WITHIN.as_millis());
-            Ok((alice, format!("{} bytes; first byte {} ms after exec (at most 3000)", fetched.bytes, first.as_millis())))
+            ensure!(
+                first <= FIRST_BYTE_WITHIN,
+                "first byte {} ms after exec, more than {} ms",
+                first.as_millis(),
+                FIRST_BYTE_WITHIN.as_millis()
+            );
+            Ok((
+                alice,
+                format!(
+                    "{} bytes; first byte {} ms after exec (at most 3000)",
+                    fetched.bytes,
+                    first.as_millis()
+                ),
+            ))
         })
         .await;
     let Some(mut alice) = alice else { return };
     check
         .step("a program that nobody here wrote reaches it too", async {
             let fetched = fetch::page(&alice, stage.web).await?;
-            Ok(((), format!("{} bytes by {}, first byte after {} ms", fetched.bytes, fetched.with, fetched.first_byte.as_millis())))
+            Ok((
+                (),
+                format!(
+                    "{} bytes by {}, first byte after {} ms",
+                    fetched.bytes,
+                    fetched.with,
+                    fetched.first_byte.as_millis()
+                ),
+            ))
         })
         .await;
     check
@@ -105,7 +135,9 @@ async fn steps(check: &mut Check, stage: &mut Stage, devices: &mut Vec<Device>, 
             Ok(((), format!("{} MiB over the relay, SHA-256 equal, {rate:.0} Mbit/s", fetched.bytes >> 20)))
         })
         .await;
-    let bob = check.step("a device whose owner left the group is refused, and the flow log says why", refusal(stage)).await;
+    let bob = check
+        .step("a device whose owner left the group is refused, and the flow log says why", refusal(stage))
+        .await;
     devices.extend(bob);
     check
         .step("the controller is killed with SIGKILL", async {
@@ -120,18 +152,32 @@ async fn steps(check: &mut Check, stage: &mut Stage, devices: &mut Vec<Device>, 
             alice.start().await?;
             ensure!(alice.pid() != before, "the client process is the old one");
             let echoed = echo_once(&alice, stage.echo).await?;
-            Ok(((), format!("process {} from disk; the echo service answered {echoed:?}", alice.pid().unwrap_or_default())))
+            Ok((
+                (),
+                format!(
+                    "process {} from disk; the echo service answered {echoed:?}",
+                    alice.pid().unwrap_or_default()
+                ),
+            ))
         })
         .await;
     check
         .step("without a controller, a restarted connector lets it in again", async {
             stage.restart_connector().await?;
             let (alice, web) = (&alice, stage.web);
-            let fetched = eventually("the page", Duration::from_secs(15), async || fetch::by_ourselves(alice, web, "/").await).await?;
+            let fetched = eventually("the page", Duration::from_secs(15), async || {
+                fetch::by_ourselves(alice, web, "/").await
+            })
+            .await?;
             Ok(((), format!("{} bytes through the new connector process", fetched.bytes)))
         })
         .await;
-    check.step("the controller starts again: nobody reconnects, renewals go on", return_of_the_controller(stage, &alice)).await;
+    check
+        .step(
+            "the controller starts again: nobody reconnects, renewals go on",
+            return_of_the_controller(stage, &alice),
+        )
+        .await;
     check.step("a device is revoked and its running session ends", revocation(stage, &alice)).await;
     devices.push(alice);
 }
@@ -143,7 +189,9 @@ async fn open_echo(device: &Device, echo: std::net::SocketAddr) -> anyhow::Resul
 async fn say(stream: &mut TcpStream, word: &str) -> anyhow::Result<String> {
     stream.write_all(format!("{word}\n").as_bytes()).await?;
     let mut answer = vec![0; word.len() + 1];
-    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await.context("no answer")??;
+    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer))
+        .await
+        .context("no answer")??;
     Ok(String::from_utf8(answer)?.trim().to_owned())
 }
 
@@ -165,11 +213,9 @@ async fn refusal(stage: &Stage) -> anyhow::Result<(Device, String)> {
         .context("bob")?;
     let group = stage.crew().await?;
     let _: Value = api.delete(&format!("/api/v1/groups/{group}/members/{user}")).await?;
-    let code = eventually("the refusal", STRIKE_WITHIN, async || {
-        match open_echo(&bob, stage.echo).await {
-            Ok(_) => bail!("bob was let in"),
-            Err(error) => error.downcast::<Refused>().map(|Refused(code)| code),
-        }
+    let code = eventually("the refusal", STRIKE_WITHIN, async || match open_echo(&bob, stage.echo).await {
+        Ok(_) => bail!("bob was let in"),
+        Err(error) => error.downcast::<Refused>().map(|Refused(code)| code),
     })
     .await?;
     ensure!(code == 2, "the proxy gave SOCKS reply {code}, not 2 (not allowed)");
@@ -181,7 +227,13 @@ async fn refusal(stage: &Stage) -> anyhow::Result<(Device, String)> {
                 flows.iter().find(|flow| flow["verdict"] == "denied" && flow.to_string().contains(&bob.id))
             })
             .and_then(|flow| flow["reason"].as_str().map(str::to_owned))
-            .ok_or_else(|| anyhow!("no denied flow of {} among {}", bob.id, flows["items"].as_array().map_or(0, Vec::len)))
+            .ok_or_else(|| {
+                anyhow!(
+                    "no denied flow of {} among {}",
+                    bob.id,
+                    flows["items"].as_array().map_or(0, Vec::len)
+                )
+            })
     })
     .await?;
     ensure!(["no_policy", "struck"].contains(&reason.as_str()), "the reason in the flow log is {reason:?}");
@@ -199,14 +251,18 @@ async fn return_of_the_controller(stage: &mut Stage, alice: &Device) -> anyhow::
     .await?;
     let after = stage.pop_status().await?;
     let registered = |status: &Value| status["sessions"]["counters"]["registered"].as_u64();
-    let new = registered(&after).context("the PoP's count")? - registered(&before).context("the PoP's count")?;
+    let new =
+        registered(&after).context("the PoP's count")? - registered(&before).context("the PoP's count")?;
     // The controller itself is the one that registers again.
     ensure!(new == 1, "{new} sessions registered at the PoP, expected the controller's only");
-    ensure!(
-        after["sessions"]["sessions"].as_u64() == before["sessions"]["sessions"].as_u64().map(|n| n + 1),
-        "agents' sessions were lost"
-    );
-    Ok(((), "1 registration at the PoP, the controller's own; a newer grant is on the device's disk".to_owned()))
+    for role in ["devices", "connectors"] {
+        let (before, after) = (&before["sessions"][role], &after["sessions"][role]);
+        ensure!(before == after, "{before} {role} were attached to the PoP before, {after} are now");
+    }
+    Ok((
+        (),
+        "1 registration at the PoP, the controller's own; a newer grant is on the device's disk".to_owned(),
+    ))
 }
 
 async fn revocation(stage: &Stage, alice: &Device) -> anyhow::Result<((), String)> {
@@ -215,9 +271,17 @@ async fn revocation(stage: &Stage, alice: &Device) -> anyhow::Result<((), String
     let start = process::now();
     let answer: Value = stage.api().post("/api/v1/strikes", &json!({"subject": alice.id})).await?;
     let mut byte = [0];
-    let ended = tokio::time::timeout(STRIKE_WITHIN, running.read(&mut byte)).await.context("the session went on")?;
+    let ended =
+        tokio::time::timeout(STRIKE_WITHIN, running.read(&mut byte)).await.context("the session went on")?;
     ensure!(!matches!(ended, Ok(1..)), "the session went on");
     let ended = start.elapsed();
     ensure!(open_echo(alice, stage.echo).await.is_err(), "a revoked device was let in again");
-    Ok(((), format!("running session ended {} ms after the strike; acknowledged: {}", ended.as_millis(), answer["durable"])))
+    Ok((
+        (),
+        format!(
+            "running session ended {} ms after the strike; acknowledged: {}",
+            ended.as_millis(),
+            answer["durable"]
+        ),
+    ))
 }

@@ -1,8 +1,8 @@
 //! Fetching through a client's proxy: by curl where it is installed, else by our own few lines.
 
 use super::stage::Device;
-use aws_lc_rs::digest::{Context, SHA256};
 use anyhow::{Context as _, bail, ensure};
+use aws_lc_rs::digest::{Context, SHA256};
 use std::{io::Read as _, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
@@ -37,7 +37,8 @@ pub async fn fetch(device: &Device, web: SocketAddr, path: &str) -> anyhow::Resu
 }
 
 async fn curl_version() -> Option<String> {
-    let output = tokio::process::Command::new("curl").arg("--version").stdin(Stdio::null()).output().await.ok()?;
+    let output =
+        tokio::process::Command::new("curl").arg("--version").stdin(Stdio::null()).output().await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut words = text.split_whitespace();
     Some(format!("{} {}", words.next()?, words.next()?))
@@ -49,7 +50,9 @@ async fn by_curl(device: &Device, web: SocketAddr, path: &str, version: String) 
     // The proxy's credential goes through a configuration on standard input, not through arguments.
     let config = format!(
         "proxy = \"{}\"\nurl = \"http://{web}{path}\"\noutput = \"{}\"\nwrite-out = \"%{{http_code}} %{{time_starttransfer}} %{{time_total}} %{{size_download}}\"\nsilent\nshow-error\nmax-time = {}\n",
-        proxy.trim(), body.display(), FETCH_WITHIN.as_secs()
+        proxy.trim(),
+        body.display(),
+        FETCH_WITHIN.as_secs()
     );
     let mut child = tokio::process::Command::new("curl")
         .args(["--disable", "--noproxy", "", "--config", "-"])
@@ -125,4 +128,3 @@ pub fn hash_file(path: &Path) -> anyhow::Result<[u8; 32]> {
     }
     hash.finish().as_ref().try_into().context("SHA-256 has 32 bytes")
 }
-

@@ -31,7 +31,10 @@ impl Place {
         };
         // Only a directory that this run made may be removed by it.
         std::fs::create_dir(named).with_context(|| {
-            format!("--dir {}: expected a directory that does not exist yet; it is removed at the end", named.display())
+            format!(
+                "--dir {}: expected a directory that does not exist yet; it is removed at the end",
+                named.display()
+            )
         })?;
         Ok(Self::Named(std::path::absolute(named)?))
     }
@@ -68,7 +71,8 @@ fn write_random_file(path: &Path, mebibytes: u32) -> Result<(), Failure> {
     let mut file = std::fs::File::create_new(path)?;
     let mut block = vec![0; 1024 * 1024];
     for _ in 0..mebibytes {
-        aws_lc_rs::rand::fill(&mut block).map_err(|_| Failure::say(Outcome::Failed, "the random source failed"))?;
+        aws_lc_rs::rand::fill(&mut block)
+            .map_err(|_| Failure::say(Outcome::Failed, "the random source failed"))?;
         file.write_all(&block)?;
     }
     Ok(())

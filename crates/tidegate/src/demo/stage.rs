@@ -6,13 +6,13 @@ use crate::process::{Role, eventually};
 use anyhow::Context as _;
 use enrol::ApiClient;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
 use std::{
     ffi::OsString,
     net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::io::AsyncReadExt as _;
 
 /// Where the private services listen: loopback addresses that only a literal resource reaches.
 const WEB: &str = "127.0.0.2";
@@ -23,8 +23,6 @@ const RENEW_AFTER_S: u64 = 5;
 
 /// A device and its running client.
 pub struct Device {
-    /// Its owner's name.
-    pub owner: &'static str,
     /// Its id.
     pub id: String,
     state: PathBuf,
@@ -83,7 +81,12 @@ impl Stage {
         let mut site = Role::start(
             "site",
             &words(&[
-                "demo-site", "--web", &stage.web.to_string(), "--echo", &stage.echo.to_string(), "--file",
+                "demo-site",
+                "--web",
+                &stage.web.to_string(),
+                "--echo",
+                &stage.echo.to_string(),
+                "--file",
                 &download.display().to_string(),
             ]),
             &[],
@@ -100,7 +103,17 @@ impl Stage {
         let listen = pop_address.to_string();
         let mut pop = Role::start(
             "pop",
-            &words(&["pop", "--state", &pop_state, "--listen", &listen, "--advertise", &listen, "--name", "pop-1"]),
+            &words(&[
+                "pop",
+                "--state",
+                &pop_state,
+                "--listen",
+                &listen,
+                "--advertise",
+                &listen,
+                "--name",
+                "pop-1",
+            ]),
             &[("TIDEGATE_JOIN", key)],
             Some(&dir.join("pop.log")),
         )?;
@@ -109,14 +122,17 @@ impl Stage {
         stage.configure().await?;
         let api = stage.api();
         let site: Value = api.get("/api/v1/sites").await?;
-        let key = stage.key("harbour connector", json!({"kind": "connector", "site": site["items"][0]["id"]})).await?;
+        let key = stage
+            .key("harbour connector", json!({"kind": "connector", "site": site["items"][0]["id"]}))
+            .await?;
         stage.start_connector(Some(key)).await?;
         Ok(stage)
     }
 
     /// What the PoP says of itself: sessions and counters.
     pub async fn pop_status(&self) -> anyhow::Result<Value> {
-        let mut socket = tokio::net::UnixStream::connect(self.dir.join("pop").join(pop::STATUS_SOCKET)).await?;
+        let mut socket =
+            tokio::net::UnixStream::connect(self.dir.join("pop").join(pop::STATUS_SOCKET)).await?;
         let mut text = String::new();
         socket.read_to_string(&mut text).await?;
         Ok(serde_json::from_str(&text)?)
@@ -132,7 +148,8 @@ impl Stage {
                 &json!({"name": "Harbour", "renew_after_seconds": RENEW_AFTER_S}),
             )
             .await?;
-        let site: Value = api.post("/api/v1/sites", &json!({"name": "harbour", "prefixes": ["127.0.0.0/8"]})).await?;
+        let site: Value =
+            api.post("/api/v1/sites", &json!({"name": "harbour", "prefixes": ["127.0.0.0/8"]})).await?;
         let mut resources = Vec::new();
         for (name, address) in [("office", self.web), ("echo", self.echo)] {
             let resource: Value = api
@@ -206,7 +223,11 @@ impl Stage {
         self.connector = Some(connector);
         eventually("the connector's session to the PoP", Duration::from_secs(15), async || {
             let status = self.pop_status().await?;
-            anyhow::ensure!(status["sessions"]["connectors"] == 1, "the PoP has {} connectors", status["sessions"]["connectors"]);
+            anyhow::ensure!(
+                status["sessions"]["connectors"] == 1,
+                "the PoP has {} connectors",
+                status["sessions"]["connectors"]
+            );
             Ok(())
         })
         .await
@@ -223,7 +244,9 @@ impl Stage {
     /// Makes a person in the crew and enrols their device, as `tidegate login` does.
     pub async fn enrol(&self, owner: &'static str) -> anyhow::Result<Device> {
         let api = self.api();
-        let user: Value = api.post("/api/v1/users", &json!({"name": owner, "email": format!("{owner}@harbour.example")})).await?;
+        let user: Value = api
+            .post("/api/v1/users", &json!({"name": owner, "email": format!("{owner}@harbour.example")}))
+            .await?;
         let group = self.crew().await?;
         let member = user["id"].as_str().context("a user")?;
         let _: Value = api.put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({})).await?;
@@ -234,7 +257,15 @@ impl Stage {
         let log = self.dir.join(format!("{owner}.log"));
         let mut login = Role::start(
             "login",
-            &words(&["login", "--state", &state.display().to_string(), "--name", &format!("{owner}'s laptop"), "--key-file", &key_file.display().to_string()]),
+            &words(&[
+                "login",
+                "--state",
+                &state.display().to_string(),
+                "--name",
+                &format!("{owner}'s laptop"),
+                "--key-file",
+                &key_file.display().to_string(),
+            ]),
             &[],
             Some(&log),
         )?;
@@ -242,7 +273,7 @@ impl Stage {
         login.ended().await;
         std::fs::remove_file(&key_file)?;
         let id = enrolled["device"].as_str().context("a device id")?.to_owned();
-        Ok(Device { owner, id, state, client: None, log })
+        Ok(Device { id, state, client: None, log })
     }
 
     /// The process id of the controller.
@@ -273,12 +304,8 @@ impl Device {
     /// Starts a client process from the device's state directory.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let state = self.state.display().to_string();
-        let mut client = Role::start(
-            "client",
-            &words(&["up", "--foreground", "--state", &state]),
-            &[],
-            Some(&self.log),
-        )?;
+        let mut client =
+            Role::start("client", &words(&["up", "--foreground", "--state", &state]), &[], Some(&self.log))?;
         client.wait_for("ready").await?;
         self.client = Some(client);
         Ok(())
