@@ -87,9 +87,10 @@ impl Core {
         subject: &str,
         detail: &serde_json::Value,
     ) -> Result<Version, StoreError> {
+        let scope = change.scope();
         let committed = change.commit(action, subject, &detail.to_string()).await;
         let version = committed.inspect_err(|error| self.database.failed(error))?;
-        match tokio::time::timeout(SNAPSHOT_WAIT, self.snapshots.refresh(store)).await {
+        match tokio::time::timeout(SNAPSHOT_WAIT, self.snapshots.contain(store, scope, version)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a change is stored and not yet in the snapshot"),
             Err(_) => tracing::warn!("a change is stored and the snapshot is late"),

@@ -204,11 +204,34 @@ impl Snapshots {
         self.current.subscribe()
     }
 
+    /// Makes the snapshot contain a change. Of several changes at once, the first to come here reads for
+    /// all that are committed by then.
+    pub(crate) async fn contain(
+        &self,
+        store: &Store,
+        scope: store::Scope,
+        version: store::Version,
+    ) -> Result<(), SnapshotError> {
+        let _one = self.refreshing.lock().await;
+        let held = self.get();
+        let contained = match scope {
+            store::Scope::Installation => held.dataset.installation.version >= version,
+            store::Scope::Organization(id) => {
+                held.organization(id).is_some_and(|data| data.organization.version >= version)
+            }
+        };
+        if contained { Ok(()) } else { self.read_again(store, &held).await }
+    }
+
     /// Reads the database again. On an error the snapshot held goes on.
     pub(crate) async fn refresh(&self, store: &Store) -> Result<(), SnapshotError> {
         let _one = self.refreshing.lock().await;
         let held = self.get();
-        let snapshot = read(store, Some(&held)).await?;
+        self.read_again(store, &held).await
+    }
+
+    async fn read_again(&self, store: &Store, held: &Snapshot) -> Result<(), SnapshotError> {
+        let snapshot = read(store, Some(held)).await?;
         if snapshot.dataset == held.dataset && held.source == SnapshotSource::Database {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use crate::{
 use net::{RecvBatch, SendBatch, UdpPort};
 use session::{CloseCode, Dialler, Event, Output, SessionId};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,6 +42,9 @@ struct Link {
     up: bool,
     retry_at: Instant,
     wait: Duration,
+    /// Entries that this session's queue had no room for yet. It is begun with every entry there is at
+    /// each attachment, and gone with the session.
+    unsent: VecDeque<Arc<str>>,
 }
 
 enum Done {
@@ -139,6 +142,7 @@ pub(crate) async fn run(
         if now >= next_beacon {
             // Counted from now: after a suspend there is one beacon, not one for each second.
             next_beacon = now + BEACON_EVERY;
+            sync.send_strikes();
             sync.publish_beacon();
         }
         if now >= next_look {
@@ -194,6 +198,7 @@ impl Sync {
                     }
                     link.session = None;
                     link.up = false;
+                    link.unsent.clear();
                     link.retry_at = now + link.wait;
                     link.wait = (link.wait * 2).min(RETRY_LONGEST);
                     let pop = *pop;
@@ -214,10 +219,10 @@ impl Sync {
             self.send(id, &PublishBundle { chain }.into());
         }
         let entries = self.core.strikes.entries(clock::wall());
-        for chunk in entries.chunks(MAX_DOCUMENTS) {
-            let entries = chunk.iter().filter_map(|entry| document(&entry.text)).collect();
-            self.send(id, &Strike { entries }.into());
+        if let Some(link) = self.links.values_mut().find(|link| link.session == Some(id)) {
+            link.unsent = entries.into_iter().map(|entry| entry.text).collect();
         }
+        self.send_strikes();
         if let Some(pop) = self.pop_of(id) {
             self.publish_slice(pop, id);
         }
@@ -322,9 +327,10 @@ impl Sync {
     fn command(&mut self, command: &SyncCommand) {
         match command {
             SyncCommand::Strike(text) => {
-                if let Some(entry) = document(text) {
-                    self.broadcast(&Strike { entries: vec![entry] }.into());
+                for link in self.links.values_mut().filter(|link| link.session.is_some()) {
+                    link.unsent.push_back(Arc::clone(text));
                 }
+                self.send_strikes();
                 // The head in the next beacon tells those who miss the entry.
                 self.publish_beacon();
             }
@@ -332,6 +338,25 @@ impl Sync {
                 self.dialler.set_bundle((*self.core.signer.bundle()).clone());
                 if let Some(chain) = document(&self.core.signer.chain_text()) {
                     self.broadcast(&PublishBundle { chain }.into());
+                }
+            }
+        }
+    }
+
+    /// Sends entries as far as the sessions' queues have room; the rest with the next beacon.
+    fn send_strikes(&mut self) {
+        for link in self.links.values_mut() {
+            let Some(id) = link.session else { continue };
+            while !link.unsent.is_empty() {
+                let count = link.unsent.len().min(MAX_DOCUMENTS);
+                let entries = link.unsent.iter().take(count).filter_map(|text| document(text)).collect();
+                let message = FromSigner::from(Strike { entries });
+                match self.dialler.send(id, message.frame_type(), &message.encode_body()) {
+                    Ok(()) => drop(link.unsent.drain(..count)),
+                    Err(error) => {
+                        tracing::debug!(%error, waiting = link.unsent.len(), "strikes wait for a PoP");
+                        break;
+                    }
                 }
             }
         }
@@ -361,6 +386,7 @@ impl Sync {
                 up: false,
                 retry_at: now,
                 wait: RETRY_FIRST,
+                unsent: VecDeque::new(),
             });
         }
     }

@@ -112,6 +112,12 @@ impl Change {
         Ok(self.version)
     }
 
+    /// What this change is about.
+    #[must_use]
+    pub const fn scope(&self) -> Scope {
+        self.scope
+    }
+
     fn organization(&self) -> Result<String, StoreError> {
         match self.scope {
             Scope::Organization(id) => Ok(id.to_string()),
