@@ -9,6 +9,9 @@
 mod lab;
 mod layers;
 mod process;
+mod test;
+mod tools;
+mod vectors;
 
 use clap::{Parser, Subcommand};
 use process::Interrupt;
@@ -25,6 +28,12 @@ struct Cli {
 enum Command {
     /// The direction of imports, from the dependency graph.
     Layers,
+    /// Everything that must hold; the last line is the count.
+    Test(test::Options),
+    /// The golden vectors, judged by a decoder that nobody here wrote.
+    Vectors,
+    /// Writes docs/openapi.json from the code.
+    Openapi,
     /// Real processes in network namespaces (root).
     #[command(subcommand)]
     Lab(lab::Lab),
@@ -34,6 +43,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = Interrupt::install().and_then(|interrupt| match cli.command {
         Command::Layers => layers::run(),
+        Command::Test(options) => test::run(options, &interrupt),
+        Command::Vectors => vectors::run(&interrupt).map(|said| println!("{said}")),
+        Command::Openapi => openapi(),
         Command::Lab(lab) => lab::run(lab, &interrupt),
     });
     match done {
@@ -43,4 +55,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where cargo builds: the directory that this very program was built in.
+fn target_directory() -> std::path::PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    // target/debug/xtask
+    program.ancestors().nth(2).map_or_else(|| "target".into(), std::path::Path::to_path_buf)
+}
+
+/// The root of the repository.
+fn repository() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The golden file's own test writes it when asked to.
+fn openapi() -> anyhow::Result<()> {
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--package", "controller", "openapi"])
+        .env("TIDEGATE_WRITE_OPENAPI", "1")
+        .status()?;
+    anyhow::ensure!(status.success(), "the OpenAPI document was not written");
+    println!("docs/openapi.json");
+    Ok(())
 }

@@ -61,14 +61,23 @@ fn has_venv() -> bool {
 pub fn ensure_all(what: For, interrupt: &Interrupt) -> Result<String> {
     let wanted = |package: &&Package| what == For::Lab || package.needed_for == For::Checks;
     let missing = |packages: &[Package]| -> Vec<&'static str> {
-        packages.iter().filter(wanted).filter(|package| !(package.present)()).map(|package| package.name).collect()
+        packages
+            .iter()
+            .filter(wanted)
+            .filter(|package| !(package.present)())
+            .map(|package| package.name)
+            .collect()
     };
     let absent = missing(PACKAGES);
     let mut done = Vec::new();
     if !absent.is_empty() {
         let by_hand = format!("apt-get install {}", absent.join(" "));
         ensure!(lab::is_root(), "missing, and only root can install them: {by_hand}");
-        ensure!(on_path("apt-get"), "missing, and this is not Debian: what these packages bring: {}", absent.join(" "));
+        ensure!(
+            on_path("apt-get"),
+            "missing, and this is not Debian: what these packages bring: {}",
+            absent.join(" ")
+        );
         install_packages(&absent, interrupt)?;
         let still = missing(PACKAGES);
         ensure!(still.is_empty(), "installed, yet not found: {}", still.join(" "));
@@ -82,7 +91,9 @@ pub fn ensure_all(what: For, interrupt: &Interrupt) -> Result<String> {
 
 fn install_packages(names: &[&str], interrupt: &Interrupt) -> Result<()> {
     let _services_stay_down = NoServices::declare()?;
-    for arguments in [&["update", "-q"][..], &[&["install", "-q", "-y", "--no-install-recommends"], names].concat()[..]] {
+    for arguments in
+        [&["update", "-q"][..], &[&["install", "-q", "-y", "--no-install-recommends"], names].concat()[..]]
+    {
         let mut apt = Command::new("apt-get");
         apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         run(&mut apt, INSTALL_DEADLINE, interrupt)?.success("apt-get")?;
@@ -116,7 +127,8 @@ impl Drop for NoServices {
 }
 
 fn install_nextest(interrupt: &Interrupt) -> Result<bool> {
-    let present = Command::new(env!("CARGO")).args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut present = Command::new(env!("CARGO"));
+    present.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     if present.status().is_ok_and(|status| status.success()) {
         return Ok(false);
     }

@@ -79,6 +79,14 @@ impl Daemon {
         found.with_context(|| format!("last words in {}:\n{}", self.log.display(), self.last_words()))
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// The end of what it said.
     pub fn last_words(&self) -> String {
         tail(&fs::read_to_string(&self.log).unwrap_or_default(), 15)

@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: real processes in network namespaces. Needs root.
 
 mod daemon;
+mod first_bytes;
 mod namespace;
 mod probe;
 mod report;
@@ -36,6 +37,11 @@ pub enum Lab {
         #[command(flatten)]
         output: Output,
     },
+    /// Serve, connector and client in three networks; a real web server and a real PostgreSQL.
+    FirstBytes {
+        #[command(flatten)]
+        output: Output,
+    },
     /// Removes what a killed lab left behind.
     Clean,
     /// Inside a namespace: answers datagrams with the address they came from.
@@ -62,6 +68,10 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
         Lab::SelfCheck { output } => {
             require_root()?;
             self_check::run(output.form(), interrupt)?
+        }
+        Lab::FirstBytes { output } => {
+            require_root()?;
+            first_bytes::run(output.form(), interrupt)?
         }
         Lab::Clean => {
             require_root()?;

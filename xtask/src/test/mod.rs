@@ -7,8 +7,7 @@ mod count;
 use crate::{
     layers,
     process::{Interrupt, describe, tail},
-    tools,
-    vectors,
+    tools, vectors,
 };
 use anyhow::{Context as _, Result, ensure};
 use count::Count;
@@ -51,14 +50,32 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     suite.step("tools", || tools::ensure_all(needs, interrupt).map(|said| (Count::ONE_PASSED, said)));
     suite.program("format", cargo(&["fmt", "--all", "--check"]), None);
     suite.step("layers", || layers::run().map(|()| (Count::ONE_PASSED, String::new())));
-    suite.program("lints", cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]), None);
-    suite.program("tests", cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]), Some(count::nextest));
-    suite.program("doc examples", cargo(&["test", "--workspace", "--doc", "--locked", "--no-fail-fast"]), Some(count::libtest));
+    suite.program(
+        "lints",
+        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        None,
+    );
+    suite.program(
+        "tests",
+        cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]),
+        Some(count::nextest),
+    );
+    suite.program(
+        "doc examples",
+        cargo(&["test", "--workspace", "--doc", "--locked", "--no-fail-fast"]),
+        Some(count::libtest),
+    );
     suite.program("fuzz corpus", cargo(REPLAY), Some(count::plain));
-    suite.step("golden vectors", || vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said)));
+    suite.step("golden vectors", || {
+        vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
+    });
     suite.step("no foreign crypto", || no_foreign_crypto().map(|()| (Count::ONE_PASSED, String::new())));
     if !options.fast {
-        suite.program("release build", cargo(&["build", "--release", "--locked", "--package", "tidegate"]), None);
+        suite.program(
+            "release build",
+            cargo(&["build", "--release", "--locked", "--package", "tidegate"]),
+            None,
+        );
         suite.step("binary size", || binary_size().map(|said| (Count::ONE_PASSED, said)));
         let mut demo = Command::new(release_binary());
         demo.args(["demo", "--check"]);
@@ -179,7 +196,8 @@ fn no_foreign_crypto() -> Result<()> {
         let said = String::from_utf8_lossy(&asked.stdout).into_owned();
         ensure!(said.trim().is_empty(), "`{package}` is built:\n{said}");
         let complaint = String::from_utf8_lossy(&asked.stderr).into_owned();
-        let absent = complaint.contains("nothing to print") || complaint.contains("did not match any packages");
+        let absent =
+            complaint.contains("nothing to print") || complaint.contains("did not match any packages");
         ensure!(absent, "`cargo tree` neither lists `{package}` nor says that it is absent: {complaint}");
     }
     Ok(())

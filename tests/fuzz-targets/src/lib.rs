@@ -1,0 +1,232 @@
+//! Every parser of untrusted bytes as one function: it must not panic, whatever comes, and what it accepts
+//! must keep its promises. The same functions are replayed over the committed corpus in CI and explored by
+//! seeded mutation (`cargo xtask fuzz`).
+//!
+//! Not here: the client's SOCKS and HTTP parsers, which read from a stream; the `client` crate has property
+//! tests for them.
+
+#[path = "../../../crates/trust/tests/installation/mod.rs"]
+#[allow(missing_docs, reason = "shared with the forgery suite, which documents it")]
+mod installation;
+
+use std::sync::LazyLock;
+use trust::{Certificate, Document, Grant, TrustChain, Unverified};
+use wire::{
+    ControlReply, ControlRequest, DatagramKind, FrameReader, FromAgent, FromSigner, RelayKind, ToAgent,
+    ToSigner, classify, parse_relay,
+};
+
+static HOME: LazyLock<installation::Installation> = LazyLock::new(|| installation::Installation::new(1));
+
+/// A parser under test.
+pub type Target = fn(&[u8]);
+
+/// Every target by name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("first_byte", first_byte),
+    ("relay", relay),
+    ("frames", frames),
+    ("messages", messages),
+    ("stun", stun),
+    ("ip", ip),
+    ("grant", grant),
+    ("documents", documents),
+    ("chain", chain),
+    ("certificate", certificate),
+    ("control", control),
+    ("join_key", join_key),
+    ("texts", texts),
+];
+
+/// No datagram is claimed twice: exactly one kind, and no other parser takes it.
+fn first_byte(bytes: &[u8]) {
+    let kind = classify(bytes);
+    let is_relay =
+        bytes.first().is_some_and(|byte| byte & wire::RELAY_FIRST_BYTE_MASK == wire::RELAY_FIRST_BYTE_VALUE);
+    // RFC 9000 section 17: QUIC packets carry the fixed bit, which this port never greases.
+    let is_quic = bytes.first().is_some_and(|byte| byte & 0x40 != 0);
+    // RFC 8489 section 5: two zero bits, the magic cookie, 20 bytes of header.
+    let is_stun = bytes.len() >= 20 && bytes[0] & 0xFC == 0 && bytes[4..8] == [0x21, 0x12, 0xA4, 0x42];
+    let claims = [is_relay, is_quic, is_stun].into_iter().filter(|claim| *claim).count();
+    assert!(claims <= 1, "claimed twice");
+    let expected = match (is_relay, is_quic, is_stun) {
+        (true, ..) => DatagramKind::Relay,
+        (_, true, _) => DatagramKind::Quic,
+        (.., true) => DatagramKind::Stun,
+        _ => DatagramKind::Foreign,
+    };
+    assert_eq!(kind, expected);
+    assert!(
+        parse_relay(bytes).is_err() || kind == DatagramKind::Relay,
+        "a relay frame outside the relay range"
+    );
+}
+
+fn relay(bytes: &[u8]) {
+    if let Ok(frame) = parse_relay(bytes) {
+        let again = [&wire::encode_relay_header(frame.kind, frame.channel)[..], frame.body].concat();
+        assert_eq!(again, bytes, "a frame has one encoding");
+        assert!(frame.kind == RelayKind::Data || frame.body.len() <= 2 * wire::CHALLENGE_LEN);
+    }
+}
+
+fn frames(bytes: &[u8]) {
+    let mut reader = FrameReader::new(4096);
+    for chunk in bytes.chunks(7) {
+        reader.push(chunk);
+        loop {
+            match reader.next_frame() {
+                Ok(Some((_, body))) => assert!(body.len() <= 4096),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The first two bytes are the type; what decodes must survive its own encoding.
+fn messages(bytes: &[u8]) {
+    let Some((kind, body)) = bytes.split_first_chunk::<2>() else { return };
+    let kind = u16::from_be_bytes(*kind);
+    macro_rules! survives {
+        ($($set:ident),*) => {$(
+            if let Ok(Some(message)) = $set::decode_body(kind, body) {
+                let again = $set::decode_body(message.frame_type(), &message.encode_body());
+                assert_eq!(again.expect("own encoding"), Some(message));
+            }
+        )*};
+    }
+    survives!(FromAgent, ToAgent, FromSigner, ToSigner, ControlRequest, ControlReply);
+}
+
+fn stun(bytes: &[u8]) {
+    for source in ["192.0.2.1:1", "[2001:db8::1]:1"] {
+        if let Ok(answer) = pop::core::stun::answer(bytes, source.parse().expect("an address")) {
+            assert!(answer.len() <= bytes.len(), "an answer longer than its request amplifies");
+        }
+    }
+}
+
+fn ip(bytes: &[u8]) {
+    if let Ok(packet) = flow::ip::IpPacket::parse(bytes) {
+        assert!(packet.bytes.len() <= bytes.len() && packet.payload.len() <= packet.bytes.len());
+    }
+}
+
+/// Nobody can sign by mutation, so what verifies is the corpus's own genuine document.
+fn verify<D: Document>(bytes: &[u8]) {
+    let _ = Unverified::<D>::parse_bytes(bytes)
+        .and_then(|document| document.verify(&HOME.bundle, installation::NOW));
+}
+
+fn grant(bytes: &[u8]) {
+    verify::<Grant>(bytes);
+}
+
+fn documents(bytes: &[u8]) {
+    verify::<trust::Beacon>(bytes);
+    verify::<trust::Revocation>(bytes);
+    verify::<trust::Slice<policy::ConnectorSlice>>(bytes);
+    verify::<trust::Slice<policy::ClientSlice>>(bytes);
+    // The JSON inside, as if it were signed: decoding and its rules must not panic either.
+    if let Ok(slice) = serde_json::from_slice::<policy::ConnectorSlice>(bytes) {
+        let _ = trust::SliceBody::check(&slice);
+    }
+}
+
+fn chain(bytes: &[u8]) {
+    if let Ok(chain) = TrustChain::parse_bytes(bytes) {
+        let root = trust::RootHash::of(&HOME.root.verifying_key());
+        let _ = chain.verify(&root, installation::NOW);
+        assert_eq!(TrustChain::parse(&chain.to_text()).as_ref(), Ok(&chain));
+    }
+}
+
+fn certificate(bytes: &[u8]) {
+    if let Ok(certificate) = Certificate::verify_at_any_time(bytes, &HOME.bundle) {
+        assert_eq!(certificate.der(), bytes, "a certificate has one encoding");
+    }
+}
+
+fn control(bytes: &[u8]) {
+    static KEY: LazyLock<trust::OpenKey> =
+        LazyLock::new(|| trust::OpenKey::from_private(&[7; 32]).expect("a key"));
+    assert!(
+        trust::control::open_request(&KEY, &HOME.bundle, installation::NOW, bytes).is_err(),
+        "nobody sealed this"
+    );
+}
+
+fn join_key(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(key) = text.parse::<trust::JoinKey>()
+    {
+        assert_eq!(key.to_secret_text().parse(), Ok(key));
+    }
+}
+
+fn texts(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(address) = text.parse::<policy::Address>() {
+        assert_eq!(address.to_string().parse(), Ok(address));
+    }
+    if let Ok(identity) = text.parse::<trust::Identity>() {
+        assert_eq!(identity.to_string(), text);
+    }
+    if let Ok(subject) = text.parse::<trust::RevokedSubject>() {
+        assert_eq!(subject.to_string(), text);
+    }
+    if let Ok(target) = text.parse::<client::Target>() {
+        assert_eq!(target.to_string().parse(), Ok(target));
+    }
+    let _ = text.parse::<policy::PortRange>();
+}
+
+/// Seeds for the corpus: one genuine input for each target that has one.
+#[must_use]
+pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    use trust::{KeyRole, Role, sign_document};
+    let sign = |text: Result<String, trust::DocumentError>| text.expect("keeps the rules").into_bytes();
+    let keepalive = FromAgent::from(wire::Hello { oldest: 1, newest: 1, build: wire::Bounded::default() });
+    let mut message = keepalive.frame_type().to_be_bytes().to_vec();
+    message.extend_from_slice(&keepalive.encode_body());
+    let go_away = ToAgent::from(wire::GoAway { within_ms: 30_000 });
+    let mut second = go_away.frame_type().to_be_bytes().to_vec();
+    second.extend_from_slice(&go_away.encode_body());
+    let mut data = wire::encode_relay_header(RelayKind::Data, wire::ChannelId::from_random(7)).to_vec();
+    data.extend_from_slice(&[4; 32]);
+    let mut binding = vec![0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42];
+    binding.extend_from_slice(&[9; 12]);
+    let syn = vec![
+        0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 100, 64, 0, 2, 10, 0, 0, 1, 0x30, 0x39, 0, 80, 0, 0, 0, 1,
+        0, 0, 0, 0, 0x50, 2, 0xFF, 0xFF, 0, 0, 0, 0,
+    ];
+    vec![
+        ("first_byte", "relay-data", data.clone()),
+        ("first_byte", "stun-binding", binding.clone()),
+        ("first_byte", "quic-initial", vec![0xC3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("relay", "data", data),
+        (
+            "relay",
+            "hello",
+            wire::encode_relay_header(RelayKind::Hello, wire::ChannelId::from_random(7)).to_vec(),
+        ),
+        ("frames", "hello", wire::encode_frame(keepalive.frame_type(), &keepalive.encode_body())),
+        ("messages", "hello", message),
+        ("messages", "go-away", second),
+        ("stun", "binding", binding),
+        ("ip", "tcp-syn", syn),
+        ("grant", "genuine", sign(sign_document(&HOME.key(KeyRole::Grant), &HOME.grant()))),
+        ("documents", "beacon", sign(sign_document(&HOME.key(KeyRole::Beacon), &HOME.beacon()))),
+        ("documents", "revocation", sign(sign_document(&HOME.key(KeyRole::Beacon), &HOME.revocation()))),
+        ("chain", "genuine", HOME.chain.to_text().into_bytes()),
+        ("certificate", "device", HOME.certificate(Role::Device)),
+        ("certificate", "pop", HOME.certificate(Role::Pop)),
+        ("control", "noise", vec![7; 96]),
+        ("texts", "prefix", b"10.0.2.0/24".to_vec()),
+        ("texts", "name", b"web.lab.internal".to_vec()),
+        ("texts", "target", b"[2001:db8::1]:443".to_vec()),
+        ("texts", "identity", HOME.identity(Role::Device).to_string().into_bytes()),
+        ("join_key", "shape", b"tg1.AAAA".to_vec()),
+    ]
+}

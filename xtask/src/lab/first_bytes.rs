@@ -1,0 +1,306 @@
+//! `cargo xtask lab first-bytes`: two real machines' worth of Tidegate. `serve` on the internet, a connector
+//! and a client behind home routers, a real web server and a real PostgreSQL that only the site reaches.
+
+use super::{
+    daemon::Daemon,
+    directory,
+    namespace::Namespace,
+    report::{Form, Outcome, Report, Seen, whole_ms},
+    router::Nat,
+    services::{self, Database, PAGE, WebServer},
+    topology::{self, Topology},
+};
+use crate::{
+    process::{Interrupt, run as run_program, wait_until},
+    test::release_binary,
+};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+const START: Duration = Duration::from_secs(30);
+const FETCH: Duration = Duration::from_secs(120);
+/// Figure to reach: 50 MB over the relay, compared by hash.
+const DOWNLOAD: usize = 50_000_000;
+/// The round trip between client and connector in the lab is far below a millisecond, so the figure "three
+/// round trips + 50 ms" is 50 ms and that millisecond thrice.
+const FIRST_BYTE: Duration = Duration::from_millis(53);
+
+struct Lab {
+    binary: PathBuf,
+    place: tempfile::TempDir,
+    net: Topology,
+    interrupt: Interrupt,
+}
+
+impl Lab {
+    fn state(&self, role: &str) -> PathBuf {
+        self.place.path().join(role)
+    }
+
+    fn tidegate(&self, host: &Namespace, arguments: &[&str]) -> Command {
+        let mut command = host.command(&self.binary);
+        command.arg("--json").args(arguments);
+        command
+    }
+
+    fn start(&self, host: &Namespace, role: &str, arguments: &[&str]) -> Result<Daemon> {
+        Daemon::start(self.tidegate(host, arguments), &self.place.path().join(format!("{role}.log")))
+    }
+
+    /// Waits for the JSON line with `"event": "ready"`.
+    fn ready(&self, daemon: &mut Daemon, role: &str) -> Result<Value> {
+        daemon.wait_line(&format!("{role} ready"), START, &self.interrupt, |line| {
+            serde_json::from_str::<Value>(line).ok().filter(|value| value["event"] == "ready")
+        })
+    }
+
+    fn admin(&self, arguments: &[&str]) -> Result<Value> {
+        let state = self.state("serve").display().to_string();
+        let mut command = self.tidegate(&self.net.server, &["admin", "--state", &state]);
+        command.args(arguments);
+        let said =
+            run_program(&mut command, START, &self.interrupt)?.success(&format!("admin {arguments:?}"))?;
+        serde_json::from_str(said.stdout.trim())
+            .with_context(|| format!("admin {arguments:?} said {:?}", said.stdout))
+    }
+
+    fn key(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let made = self.admin(&[&["create", "key"], arguments].concat())?;
+        let file = self.place.path().join(name);
+        fs::write(&file, made["key"].as_str().context("a key")?)?;
+        Ok(file.display().to_string())
+    }
+
+    fn proxy(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.state("client").join("proxy-url"))?.trim().to_owned())
+    }
+
+    /// curl from the client's host; gives the body's file and the seconds to the first byte and to the end.
+    fn fetch(&self, url: &str) -> Result<(PathBuf, f64, f64)> {
+        let body = self.place.path().join("fetched");
+        let config = self.place.path().join("curl.conf");
+        // The proxy's credential stays out of the process list.
+        fs::write(&config, format!("proxy = \"{}\"\n", self.proxy()?))?;
+        let said = self.net.client.run(
+            FETCH,
+            "curl",
+            &[
+                "--disable",
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--config",
+                &config.display().to_string(),
+                "--output",
+                &body.display().to_string(),
+                "--write-out",
+                "%{time_starttransfer} %{time_total}",
+                url,
+            ],
+        )?;
+        let mut figures = said.stdout.split_whitespace().map(str::parse::<f64>);
+        let (first, total) =
+            (figures.next().context("curl's figures")??, figures.next().context("curl's figures")??);
+        Ok((body, first, total))
+    }
+}
+
+/// Runs the lab.
+///
+/// # Errors
+/// The machine cannot hold it. Failed steps are counted in the outcome.
+pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
+    let mut report = Report::new(form);
+    // The steps end at the first one that later ones need; what it said is printed already.
+    let _ = steps(&mut report, interrupt);
+    Ok(report.finish())
+}
+
+fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
+    let binary = release_binary();
+    let lab = report.step("two home routers and a site, in namespaces", || {
+        ensure!(binary.is_file(), "no binary at {}: cargo build --release", binary.display());
+        let net = Topology::create(Nat::Home, Nat::Home, interrupt)?;
+        let place = directory()?;
+        let names = net.names().len();
+        Ok(Seen::new(Lab { binary, place, net, interrupt: interrupt.clone() }).with("namespaces", names))
+    })?;
+    let web = report.step("nginx answers inside the site", || {
+        let web = WebServer::start(
+            &lab.net.web,
+            topology::WEB,
+            &lab.place.path().join("web"),
+            DOWNLOAD,
+            interrupt,
+        )?;
+        Ok(Seen::new(web))
+    })?;
+    let _database = report.step("PostgreSQL answers inside the site", || {
+        let database = Database::start(
+            &lab.net.database,
+            topology::DATABASE,
+            &lab.place.path().join("database"),
+            interrupt,
+        )?;
+        Ok(Seen::new(database))
+    })?;
+    report.check("neither can be reached from the client without Tidegate", || {
+        let said = lab.net.client.attempt(
+            Duration::from_secs(10),
+            "curl",
+            &["-s", "-m", "2", &format!("http://{}/", topology::WEB)],
+        )?;
+        ensure!(!said.status.success(), "the client reached the private web server by itself");
+        Ok(Seen::new(()))
+    });
+    let (mut serve, ready) = report.step("tidegate serve starts for the first time", || {
+        let state = lab.state("serve").display().to_string();
+        let advertise = format!("{}:443", topology::SERVER);
+        let mut serve = lab.start(
+            &lab.net.server,
+            "serve",
+            &["serve", "--state", &state, "--listen", "0.0.0.0:443", "--advertise", &advertise],
+        )?;
+        let ready = lab.ready(&mut serve, "serve")?;
+        Ok(Seen::new((serve, ready)))
+    })?;
+    report.step("site, resources, group, user and policy by tidegate admin", || {
+        lab.admin(&["create", "site", "--name", "lab", "--prefix", "10.0.2.0/24"])?;
+        lab.admin(&[
+            "create",
+            "resource",
+            "--name",
+            "web",
+            "--site",
+            "lab",
+            "--address",
+            "web.lab.internal",
+            "--ports",
+            "80",
+        ])?;
+        lab.admin(&[
+            "create",
+            "resource",
+            "--name",
+            "db",
+            "--site",
+            "lab",
+            "--address",
+            &topology::DATABASE.to_string(),
+            "--ports",
+            "5432",
+        ])?;
+        lab.admin(&["create", "group", "--name", "ops"])?;
+        lab.admin(&["create", "user", "--name", "alice", "--group", "ops"])?;
+        lab.admin(&[
+            "create",
+            "policy",
+            "--name",
+            "ops reach the lab",
+            "--group",
+            "ops",
+            "--resource",
+            "web",
+            "--resource",
+            "db",
+        ])?;
+        Ok(Seen::new(()))
+    })?;
+    let _connector = report.step("the connector enrols behind its router, outbound only", || {
+        let key = lab.key("connector.key", &["--connector", "--site", "lab"])?;
+        let state = lab.state("connector").display().to_string();
+        let mut connector = lab.start(
+            &lab.net.connector,
+            "connector",
+            &["connector", "--state", &state, "--join-file", &key],
+        )?;
+        lab.ready(&mut connector, "connector")?;
+        wait_until("the connector at the PoP", START, interrupt, || {
+            let connectors = lab.admin(&["list", "connectors"])?;
+            Ok((connectors["items"][0]["live"]["attached"] == true).then_some(()))
+        })?;
+        Ok(Seen::new(connector))
+    })?;
+    let state = lab.state("client").display().to_string();
+    let client = report.step("the device enrols and its client comes up behind its router", || {
+        let key = lab.key("client.key", &["--device", "--user", "alice"])?;
+        let mut login = lab.tidegate(&lab.net.client, &["login", "--state", &state, "--key-file", &key]);
+        run_program(&mut login, START, interrupt)?.success("login")?;
+        Ok(Seen::new(up(&lab, &state)?))
+    })?;
+    report.step("curl reaches nginx by the name that only the site knows", || {
+        let (body, first, _) = lab.fetch("http://web.lab.internal/")?;
+        ensure!(fs::read_to_string(body)? == PAGE, "another page came");
+        ensure!(web.requests_from(topology::CONNECTOR) > 0, "nginx did not see the connector");
+        Ok(Seen::new(()).with("first_byte_ms", (first * 1e3).round()))
+    })?;
+    report.check("a registered client's first byte: at most three round trips and 50 ms", || {
+        // A new tunnel each time: the client process is restarted, registered, then measured.
+        let (_, first, _) = lab.fetch("http://web.lab.internal/")?;
+        ensure!(first <= FIRST_BYTE.as_secs_f64(), "{:.1} ms", first * 1e3);
+        Ok(Seen::new(()).with("first_byte_ms", (first * 1e4).round() / 10.0))
+    });
+    report.check("50 MB over the relay, equal by SHA-256", || {
+        let expected = web.big_file_sha256(interrupt)?;
+        let (body, _, total) = lab.fetch("http://web.lab.internal/big")?;
+        ensure!(services::sha256(&body, interrupt)? == expected, "the hash differs");
+        let rate = DOWNLOAD as f64 * 8.0 / 1e6 / total;
+        Ok(Seen::new(()).with("mbit_per_s", rate.round()))
+    });
+    let _forward = report.step("psql asks a real PostgreSQL through a forwarded port", || {
+        let mut forward = lab.start(
+            &lab.net.client,
+            "forward",
+            &["forward", "--state", &state, "db:5432", "--listen", "127.0.0.1:15432"],
+        )?;
+        lab.ready(&mut forward, "forward")?;
+        let answer =
+            services::query(&lab.net.client, Ipv4Addr::LOCALHOST, 15432, "select inet_client_addr()")?;
+        let seen: IpAddr =
+            answer.split('/').next().unwrap_or_default().parse().with_context(|| answer.clone())?;
+        ensure!(seen == IpAddr::from(topology::CONNECTOR), "PostgreSQL sees {seen}, not the connector");
+        Ok(Seen::new(forward).with("postgresql_sees", seen.to_string()))
+    })?;
+    drop(_forward);
+    report.step("the controller is frozen; a new client process reaches the site", || {
+        let pid =
+            ready["controller_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("its pid")?;
+        crate::process::signal_process(pid, libc::SIGSTOP);
+        client.terminate(START, interrupt)?;
+        let started = Instant::now();
+        let again = up(&lab, &state)?;
+        let (body, _, _) = lab.fetch("http://web.lab.internal/")?;
+        let took = started.elapsed();
+        crate::process::signal_process(pid, libc::SIGCONT);
+        ensure!(fs::read_to_string(body)? == PAGE, "another page came");
+        drop(again);
+        Ok(Seen::new(()).with("start_to_page_ms", whole_ms(took)))
+    })?;
+    report.check("serve ends at once and leaves its port free", || {
+        serve.signal(libc::SIGTERM);
+        wait_until("the end of serve", Duration::from_secs(15), interrupt, || {
+            Ok(serve.has_ended()?.then_some(()))
+        })?;
+        let listening = lab.net.server.run(Duration::from_secs(5), "ss", &["-Hltun"])?.stdout;
+        ensure!(listening.trim().is_empty(), "still listening: {listening}");
+        Ok(Seen::new(()))
+    });
+    Ok(())
+}
+
+fn up(lab: &Lab, state: &str) -> Result<Daemon> {
+    let mut client = lab.start(
+        &lab.net.client,
+        "client",
+        &["up", "--foreground", "--state", state, "--socks", "127.0.0.1:1080"],
+    )?;
+    lab.ready(&mut client, "client")?;
+    Ok(client)
+}
