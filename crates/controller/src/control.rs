@@ -1,8 +1,8 @@
 //! Sealed control frames: what agents ask, answered from memory.
 
 use crate::{
-    core::Core,
     issue::{IssueError, Issuer},
+    parts::Core,
     signer::SignError,
     snapshot::Snapshot,
 };

@@ -3,9 +3,9 @@
 use crate::{
     api::{self, Body, Peer, Problem},
     clock,
-    core::Core,
     issue::{IssueError, Issuer},
     limiter::FailureLimit,
+    parts::Core,
     snapshot::Snapshot,
 };
 use axum::{

@@ -30,13 +30,13 @@ pub mod api;
 mod clock;
 mod console;
 mod control;
-mod core;
 mod database;
 mod enrolment;
 mod flows;
 mod issue;
 mod journal;
 mod limiter;
+mod parts;
 mod presence;
 mod server;
 mod signer;
@@ -57,9 +57,9 @@ pub use strikes::StrikeError;
 
 use crate::{
     console::Console,
-    core::{Core, SyncCommand},
     database::Database,
     flows::FlowLog,
+    parts::{Core, SyncCommand},
     presence::Presence,
     server::{Listeners, Shown},
     signer::Signer,

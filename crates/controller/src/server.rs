@@ -2,9 +2,8 @@
 
 use crate::{
     api::{self, Peer},
-    clock, console,
-    core::Core,
-    enrolment,
+    clock, console, enrolment,
+    parts::Core,
     signer::{SignError, Signer},
 };
 use axum::{Router, body::Body, response::IntoResponse};

@@ -3,8 +3,8 @@
 
 use crate::{
     clock, control,
-    core::{Core, SyncCommand},
     issue::Issuer,
+    parts::{Core, SyncCommand},
 };
 use net::{RecvBatch, SendBatch, UdpPort};
 use session::{CloseCode, Dialler, Event, Output, SessionId};

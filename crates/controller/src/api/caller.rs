@@ -11,7 +11,7 @@
 //! The local socket may do everything: who may open it is root or the controller's own user.
 
 use super::{problem::Problem, types::Scope};
-use crate::{clock, core::Core, snapshot::Snapshot};
+use crate::{clock, parts::Core, snapshot::Snapshot};
 use axum::{
     extract::{FromRequestParts, Request, State},
     middleware::Next,

@@ -12,7 +12,7 @@ use super::{
     },
     view,
 };
-use crate::{clock, core::Core};
+use crate::{clock, parts::Core};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;

@@ -19,7 +19,7 @@ pub use problem::{Problem, ProblemDocument};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
 
-use crate::{clock, core::Core};
+use crate::{clock, parts::Core};
 use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
@@ -206,7 +206,7 @@ macro_rules! reads {
         #[doc = concat!("Lists every ", $name, ".")]
         #[utoipa::path(get, path = $path, tag = $tag, params(PageQuery), responses((status = 200, description = "One page", body = Page<$view>)))]
         async fn $list(
-            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::core::Core>>,
+            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
             super::problem::Params(query): super::problem::Params<PageQuery>,
         ) -> super::Answer<Page<$view>> {
@@ -219,7 +219,7 @@ macro_rules! reads {
         #[doc = concat!("Gets one ", $name, ".")]
         #[utoipa::path(get, path = $item, tag = $tag, params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "The object", body = $view)))]
         async fn $get(
-            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::core::Core>>,
+            axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
             super::problem::Id(id): super::problem::Id<$id>,
         ) -> super::Answer<$view> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock,
-    core::{Core, StrikeRequest},
+    parts::{Core, StrikeRequest},
 };
 use axum::{Json, extract::State};
 use http::StatusCode;

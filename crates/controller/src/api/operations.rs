@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     clock,
-    core::{Core, StrikeReport, StrikeRequest},
     flows::FlowQuery,
+    parts::{Core, StrikeReport, StrikeRequest},
     signer::root_key_place,
     snapshot::Snapshot,
     strikes::OnDisk,

@@ -8,7 +8,7 @@ use super::{
     reads,
     types::{Page, PageQuery, Policy, PolicyInput},
 };
-use crate::{clock, core::Core};
+use crate::{clock, parts::Core};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! From rows, presence and strikes to what the API says.
 
 use super::types as api;
-use crate::{core::Core, presence::Presence, snapshot::Snapshot};
+use crate::{parts::Core, presence::Presence, snapshot::Snapshot};
 use std::sync::{Arc, MutexGuard};
 use store::{EnrolmentTarget, Member, OrganizationData, ResourceMode};
 use trust::{Owner, RevocationSet, RevokedSubject, Subject, UnixMs, encode_base64url};

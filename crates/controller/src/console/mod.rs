@@ -7,8 +7,8 @@ mod session;
 use crate::{
     api::{self, Peer},
     clock,
-    core::Core,
     limiter::FailureLimit,
+    parts::Core,
 };
 use askama::Template;
 use axum::{

@@ -4,8 +4,8 @@ use super::{STYLE_PATH, render, session};
 use crate::{
     api::{self, types},
     clock,
-    core::Core,
     issue::grants_end,
+    parts::Core,
     signer::{RootKeyPlace, root_key_place},
     snapshot::SnapshotSource,
 };

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 use trust::JoinKey;
 
-async fn ask(core: &Arc<crate::core::Core>, method: &str, path: &str, body: Value) -> Value {
+async fn ask(core: &Arc<crate::parts::Core>, method: &str, path: &str, body: Value) -> Value {
     let builder = Request::builder().method(method).uri(format!("/api/v1{path}"));
     let mut request =
         builder.header(header::CONTENT_TYPE, "application/json").body(Body::from(body.to_string())).unwrap();
@@ -31,7 +31,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn join(core: &Arc<crate::core::Core>, port: u16, body: Value) -> JoinKey {
+async fn join(core: &Arc<crate::parts::Core>, port: u16, body: Value) -> JoinKey {
     let made = ask(core, "POST", "/enrolment-keys", body).await;
     let mut key: JoinKey = made["join_key"].as_str().unwrap().parse().unwrap();
     key.controller = format!("https://localhost:{port}");
