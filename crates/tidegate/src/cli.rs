@@ -487,7 +487,7 @@ pub enum CreateCommand {
         /// Their name.
         #[arg(long)]
         name: String,
-        /// Their mail address, unique in the organization; the name when absent.
+        /// Their mail address, unique in the organization; may be left out when the name is one.
         #[arg(long)]
         email: Option<String>,
         /// Groups to be in; may be given more than once.
@@ -533,7 +533,7 @@ pub enum CreateCommand {
 
 /// Arguments of `admin create key`.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["device", "connector", "pop"])]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(false).args(["device", "connector", "pop"]))]
 pub struct KeyArgs {
     /// For devices of a user or service account.
     #[arg(long)]
@@ -565,4 +565,29 @@ pub struct KeyArgs {
     /// How long it can be used.
     #[arg(long, default_value_t = 24, value_name = "HOURS")]
     pub hours: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_kind_of_key_takes_its_own_arguments_and_exactly_one_kind_is_named() {
+        let parse = |words: &str| {
+            Cli::try_parse_from(
+                ["tidegate", "admin", "create", "key"].into_iter().chain(words.split_whitespace()),
+            )
+        };
+        assert!(parse("--connector --site lab").is_ok());
+        assert!(parse("--device --user alice --cap 5").is_ok());
+        assert!(parse("--pop --region eu").is_ok());
+        assert!(parse("--device --connector").is_err());
+        assert!(parse("--user alice").is_err());
+    }
 }

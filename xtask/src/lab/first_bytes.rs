@@ -198,7 +198,7 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
             "5432",
         ])?;
         lab.admin(&["create", "group", "--name", "ops"])?;
-        lab.admin(&["create", "user", "--name", "alice", "--group", "ops"])?;
+        lab.admin(&["create", "user", "--name", "alice", "--email", "alice@lab.example", "--group", "ops"])?;
         lab.admin(&[
             "create",
             "policy",
