@@ -239,7 +239,7 @@ fn a_client_slice_names_what_its_groups_reach_and_nothing_else() {
     assert!(explain_client(&slice, "R1").expect("its own").holds());
     assert!(explain_client(&slice, "secret.harbour.internal").is_none());
     assert!(
-        policy::ConnectorSlice::is_for(Audience::Connector(CONNECTOR))
+        ConnectorSlice::is_for(Audience::Connector(CONNECTOR))
             && !policy::ClientSlice::is_for(Audience::Connector(CONNECTOR))
     );
 }

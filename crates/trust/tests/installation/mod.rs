@@ -1,4 +1,5 @@
 //! One installation from fixed seeds: the same keys and documents in every run.
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::time::Duration;
 use trust::{
