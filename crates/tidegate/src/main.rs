@@ -3,6 +3,8 @@
 //! This crate owns: the command line, what is printed, processes and signals, and the demo. It refuses to
 //! know anything about packets, policy or keys.
 
+#![allow(clippy::large_futures, reason = "one future a process, made once")]
+
 mod admin;
 mod agents;
 mod cli;

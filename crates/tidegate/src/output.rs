@@ -1,7 +1,7 @@
 //! What the program says: text for people, JSON for programs, and its exit codes.
 //!
 //! This crate is the only one that prints.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary is what talks to people")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary is what talks to people")]
 
 use serde_json::Value;
 use std::{fmt, io::Write as _, process::ExitCode};
