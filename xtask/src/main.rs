@@ -34,9 +34,44 @@ enum Command {
     Vectors,
     /// Writes docs/openapi.json from the code.
     Openapi,
+    /// Measurements; never part of `test`.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Real processes in network namespaces (root).
     #[command(subcommand)]
     Lab(lab::Lab),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What idle registered clients cost the database: it must be nothing.
+    Idle {
+        #[arg(long, default_value_t = 1000)]
+        clients: u32,
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn bench_idle(clients: u32, minutes: f64, json: bool) -> anyhow::Result<()> {
+    let cargo = |arguments: &[&str]| {
+        let status = std::process::Command::new(env!("CARGO")).args(arguments).status()?;
+        anyhow::ensure!(status.success(), "cargo {arguments:?}: {status}");
+        anyhow::Ok(())
+    };
+    cargo(&["build", "--release", "--locked", "--package", "tidegate", "--package", "bench"])?;
+    let release = target_directory().join("release");
+    let mut bench = std::process::Command::new(release.join("bench-idle"));
+    bench.arg("--tidegate").arg(release.join("tidegate"));
+    bench.args(["--clients", &clients.to_string(), "--minutes", &minutes.to_string()]);
+    if json {
+        bench.arg("--json");
+    }
+    let status = bench.status()?;
+    anyhow::ensure!(status.success(), "the bench did not hold: {status}");
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -46,6 +81,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(options, &interrupt),
         Command::Vectors => vectors::run(&interrupt).map(|said| println!("{said}")),
         Command::Openapi => openapi(),
+        Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Lab(lab) => lab::run(lab, &interrupt),
     });
     match done {

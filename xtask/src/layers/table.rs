@@ -60,6 +60,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         "bench-idle",
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
+    ("bench", &["client", "enrol", "pop", "trust"]),
     ("xtask", &[]),
 ];
 
