@@ -354,11 +354,21 @@ fn list_text(kind: Kind, answer: &Value) -> String {
         return format!("No {} yet.", kind.path());
     }
     let columns = columns(kind);
-    let rows: Vec<Vec<String>> =
-        items.iter().map(|item| columns.iter().map(|column| cell(&item[*column])).collect()).collect();
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| columns.iter().map(|column| column_text(column, &item[*column])).collect())
+        .collect();
     let headings: Vec<String> =
         columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
     table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)
+}
+
+/// Flow records carry their times as Unix milliseconds, as connectors wrote them.
+fn column_text(column: &str, value: &Value) -> String {
+    match (column, value.as_i64().map(jiff::Timestamp::from_millisecond)) {
+        ("started" | "ended", Some(Ok(time))) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        _ => cell(value),
+    }
 }
 
 fn object_text(object: &Value) -> String {

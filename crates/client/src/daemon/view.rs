@@ -16,6 +16,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The TLS alert `certificate_revoked` (RFC 8446 section 6).
+const CERTIFICATE_REVOKED: u8 = 44;
+
 pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows: usize) -> Status {
     let agent = node.agent();
     let slice = node.slice();
@@ -54,7 +57,13 @@ pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows
             expires: slice.header.exp,
         }),
         revoked: !is_registered
-            && agent.last_lost().is_some_and(|reason| reason == LostReason::ClosedByPeer(CloseCode::Struck)),
+            && agent.last_lost().is_some_and(|reason| {
+                matches!(
+                    reason,
+                    LostReason::ClosedByPeer(CloseCode::Struck)
+                        | LostReason::RefusedByPeer(CERTIFICATE_REVOKED)
+                )
+            }),
         last_session_problem: agent.last_lost().filter(|_| !is_registered).map(|reason| reason.to_string()),
         pops,
         proxy: proxy.clone(),
