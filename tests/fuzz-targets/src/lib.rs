@@ -1,9 +1,6 @@
 //! Every parser of untrusted bytes as one function: it must not panic, whatever comes, and what it accepts
 //! must keep its promises. The same functions are replayed over the committed corpus in CI and explored by
-//! seeded mutation (`cargo xtask fuzz`).
-//!
-//! Not here: the client's SOCKS and HTTP parsers, which read from a stream; the `client` crate has property
-//! tests for them.
+//! seeded mutation (`replay --target T --seconds N`).
 
 #[path = "../../../crates/trust/tests/installation/mod.rs"]
 #[allow(missing_docs, reason = "shared with the forgery suite, which documents it")]
@@ -36,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("control", control),
     ("join_key", join_key),
     ("texts", texts),
+    ("proxy", proxy),
 ];
 
 /// No datagram is claimed twice: exactly one kind, and no other parser takes it.
@@ -182,6 +180,21 @@ fn texts(bytes: &[u8]) {
     let _ = text.parse::<policy::PortRange>();
 }
 
+/// SOCKS 5 and HTTP, with and without a credential wanted.
+fn proxy(bytes: &[u8]) {
+    use client::proxy::{Admission, Credential, target_of};
+    static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O needs nothing")
+    });
+    for admission in [Admission::Open, Admission::Password(Credential::from_random([7; 16]))] {
+        let mut stream = tokio::io::join(bytes, tokio::io::sink());
+        if let Ok(target) = RUNTIME.block_on(target_of(&mut stream, &admission)) {
+            assert!(matches!(admission, Admission::Open), "a request without the credential was taken");
+            assert_ne!(target.port, 0);
+        }
+    }
+}
+
 /// Seeds for the corpus: one genuine input for each target that has one.
 #[must_use]
 pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -227,6 +240,9 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("texts", "name", b"web.lab.internal".to_vec()),
         ("texts", "target", b"[2001:db8::1]:443".to_vec()),
         ("texts", "identity", HOME.identity(Role::Device).to_string().into_bytes()),
+        ("proxy", "socks5", [&[5, 1, 0, 5, 1, 0, 3, 4][..], b"wiki", &[0, 80]].concat()),
+        ("proxy", "connect", b"CONNECT wiki.example:443 HTTP/1.1\r\nHost: wiki.example:443\r\n\r\n".to_vec()),
+        ("proxy", "get", b"GET http://10.0.2.1/a HTTP/1.1\r\nHost: 10.0.2.1\r\n\r\n".to_vec()),
         ("join_key", "shape", b"tg1.AAAA".to_vec()),
     ]
 }

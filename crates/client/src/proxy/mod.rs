@@ -189,21 +189,41 @@ enum Request {
     Http(http::HttpRequest),
 }
 
+/// Reads one request, SOCKS 5 or HTTP, told by its first byte.
+async fn read_request<S>(stream: &mut S, admission: &Admission) -> Result<Request, ProxyError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match stream.read_u8().await? {
+        socks5::VERSION => socks5::accept(stream, admission).await.map(Request::Socks),
+        first if first.is_ascii_uppercase() => {
+            http::accept(stream, first, admission).await.map(Request::Http)
+        }
+        _ => Err(ProxyError::Malformed("neither SOCKS 5 nor HTTP")),
+    }
+}
+
+/// Where a request of a proxy client wants to go: the parsers alone, without dialling. For holding them
+/// against arbitrary bytes.
+///
+/// # Errors
+/// [`ProxyError`].
+pub async fn target_of<S>(stream: &mut S, admission: &Admission) -> Result<Target, ProxyError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Ok(match read_request(stream, admission).await? {
+        Request::Socks(target) => target,
+        Request::Http(request) => request.target,
+    })
+}
+
 async fn serve_client<S, D>(mut stream: S, admission: &Admission, dialler: &D) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin,
     D: Dial,
 {
-    let request = async {
-        match stream.read_u8().await? {
-            socks5::VERSION => socks5::accept(&mut stream, admission).await.map(Request::Socks),
-            first if first.is_ascii_uppercase() => {
-                http::accept(&mut stream, first, admission).await.map(Request::Http)
-            }
-            _ => Err(ProxyError::Malformed("neither SOCKS 5 nor HTTP")),
-        }
-    };
-    let request = match timeout(REQUEST_DEADLINE, request).await {
+    let request = match timeout(REQUEST_DEADLINE, read_request(&mut stream, admission)).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => {
             // The answer must reach the client before the end of the connection does.
