@@ -87,6 +87,15 @@ impl Installation {
     }
 
     pub(crate) fn certificate(&self, identity: Identity, key: &SigningKey, generation: u64) -> Vec<u8> {
+        self.certificate_for(identity, key.verifying_key(), generation)
+    }
+
+    pub(crate) fn certificate_for(
+        &self,
+        identity: Identity,
+        public_key: trust::VerifyingKey,
+        generation: u64,
+    ) -> Vec<u8> {
         let role = match identity.role() {
             trust::Role::Device => KeyRole::DeviceIssuer,
             trust::Role::Connector => KeyRole::ConnectorIssuer,
@@ -95,7 +104,7 @@ impl Installation {
         };
         let request = CertificateRequest {
             identity,
-            public_key: key.verifying_key(),
+            public_key,
             generation,
             not_before: self.wall.minus(Duration::from_secs(600)),
             not_after: self.wall.plus(DAY * 20),

@@ -84,6 +84,7 @@ impl Disk {
                 Record::Revocations(texts) => {
                     self.state.write(names::REVOCATIONS, texts.join("\n").as_bytes())
                 }
+                Record::Certificate(der) => self.state.write(names::CERTIFICATE, &der),
                 Record::Chain(text) => self.state.write_generation(names::CHAIN, text.as_bytes()),
             };
             let written = match result {

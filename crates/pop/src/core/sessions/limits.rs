@@ -67,3 +67,6 @@ pub fn reconnect_window(sessions: usize) -> Duration {
 pub(super) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+/// How long to wait before the PoP's own certificate is asked for again; 20 days are left for it.
+pub const RENEWAL_RETRY: Duration = Duration::from_secs(60);

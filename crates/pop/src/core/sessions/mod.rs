@@ -8,6 +8,7 @@ mod counters;
 mod introduce;
 pub mod limits;
 mod register;
+mod renewal;
 mod signers;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::core::{
     relay::{OwnerId, RelayCommand},
 };
 use introduce::Introduction;
+use renewal::Renewal;
 use session::{Acceptor, AcceptorLimits, CloseCode, Event, IdentityError, LocalIdentity, Output, SessionId};
 use signers::{Beacons, Revocations};
 use std::{
@@ -79,6 +81,8 @@ pub enum Record {
     Revocations(Vec<String>),
     /// The trust chain.
     Chain(String),
+    /// The PoP's own certificate, DER.
+    Certificate(Vec<u8>),
 }
 
 /// How a write ended.
@@ -124,6 +128,7 @@ enum Due {
     Introduction(u64),
     Beacons,
     Presence,
+    Renewal,
 }
 
 impl Due {
@@ -133,6 +138,7 @@ impl Due {
             Self::Introduction(_) => "sessions: a connector's answer is due",
             Self::Beacons => "sessions: beacons for connectors",
             Self::Presence => "sessions: presence for controllers",
+            Self::Renewal => "sessions: the own certificate is due",
         }
     }
 }
@@ -198,6 +204,7 @@ pub struct Sessions {
     went: BTreeSet<Identity>,
     presence_at: Option<Instant>,
     deadlines: BTreeSet<(Instant, Due)>,
+    renewal: Renewal,
     out: VecDeque<SessionsOutput>,
     counters: SessionCounters,
 }
@@ -224,8 +231,10 @@ impl Sessions {
         let bundle = TrustChain::parse(&material.chain)?.verify(&material.root, wall)?;
         let chain =
             wire::Bounded::new(material.chain.into_bytes()).map_err(|_| MaterialError::ChainTooLong)?;
+        // An expired or future certificate is due at once.
+        let mut due = limits::RENEWAL_RETRY;
         match Certificate::verify(&material.certificate, &bundle, wall) {
-            Ok(own) if own.identity().role() == Role::Pop => {}
+            Ok(own) if own.identity().role() == Role::Pop => due = renewal::due_after(&own, wall).max(due),
             Ok(own) => return Err(MaterialError::Role(own.identity().role())),
             // The clock here may be off by a day; peers judge by theirs.
             Err(CertificateError::Expired | CertificateError::NotYetValid) => {}
@@ -261,7 +270,11 @@ impl Sessions {
             came: BTreeSet::new(),
             went: BTreeSet::new(),
             presence_at: None,
-            deadlines: BTreeSet::from([(now + limits::BEACON_INTERVAL, Due::Beacons)]),
+            deadlines: BTreeSet::from([
+                (now + limits::BEACON_INTERVAL, Due::Beacons),
+                (now + due, Due::Renewal),
+            ]),
+            renewal: Renewal::new(material.key, material.certificate),
             out: VecDeque::new(),
             counters,
         })
@@ -329,6 +342,7 @@ impl Sessions {
                     self.push_beacons(now);
                 }
                 Due::Presence => self.tell_presence(now),
+                Due::Renewal => self.renewal_due(now),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{
     Due, Record, SessionCounters, Sessions, SessionsOutput, Stage, WriteId, Written, limits, register,
+    renewal::OWN_ROUTE,
 };
 use session::{CloseCode, SessionId};
 use std::{
@@ -270,7 +271,7 @@ impl Sessions {
         }
     }
 
-    fn next_write(&mut self) -> WriteId {
+    pub(super) fn next_write(&mut self) -> WriteId {
         self.revocations.last_write += 1;
         WriteId(self.revocations.last_write)
     }
@@ -390,7 +391,7 @@ impl Sessions {
     }
 
     /// Only the controller that owns the seal key can open the frame.
-    fn controller_for(&self, sealed: &[u8]) -> Option<SessionId> {
+    pub(super) fn controller_for(&self, sealed: &[u8]) -> Option<SessionId> {
         let owner = trust::control::sealed_to(sealed)
             .and_then(|id| self.bundle.key(id, KeyRole::ControlSeal))
             .map(|key| key.owner);
@@ -408,6 +409,9 @@ impl Sessions {
     }
 
     fn reply(&mut self, now: Instant, reply: Reply) {
+        if reply.route ^ self.route_mask == OWN_ROUTE {
+            return self.renewed(now, reply.sealed.as_slice());
+        }
         let id = SessionId::from_u64(reply.route ^ self.route_mask);
         let registered_agent = self.sessions.get(&id).is_some_and(|session| {
             session.stage == Stage::Registered

@@ -1,0 +1,83 @@
+//! The PoP's own certificate: renewed from a third of its life on, by whichever controller is attached.
+//!
+//! The request is the same sealed control frame that agents send; it travels as if an agent had sent it,
+//! under a route that no session has.
+
+use super::{Due, Record, Sessions, SessionsOutput, limits};
+use session::LocalIdentity;
+use std::time::{Duration, Instant};
+use trust::{
+    Certificate, SigningKey, UnixMs,
+    control::{PendingReply, seal_request},
+};
+use wire::{Bounded, ControlReply, ControlRequest, Forward, Renew};
+
+/// The session number of nobody: sessions count up from 0.
+pub(super) const OWN_ROUTE: u64 = u64::MAX;
+
+/// What renewing needs.
+pub(super) struct Renewal {
+    key: SigningKey,
+    certificate: Vec<u8>,
+    asked: Option<PendingReply>,
+}
+
+impl Renewal {
+    pub(super) const fn new(key: SigningKey, certificate: Vec<u8>) -> Self {
+        Self { key, certificate, asked: None }
+    }
+}
+
+/// How long until a certificate is due: from day 10 of 30, as agents do it.
+pub(super) fn due_after(certificate: &Certificate, wall: UnixMs) -> Duration {
+    let third = certificate.not_after().since(certificate.not_before()) / 3;
+    third.saturating_sub(wall.since(certificate.not_before()))
+}
+
+impl Sessions {
+    /// Asks for a new certificate, and again later for as long as none has come.
+    pub(super) fn renewal_due(&mut self, now: Instant) {
+        self.deadlines.insert((now + limits::RENEWAL_RETRY, Due::Renewal));
+        let pick = self.random.bits();
+        let request = ControlRequest::from(Renew { certificate: true });
+        let renewal = &mut self.renewal;
+        let sealed =
+            seal_request(&renewal.key, &renewal.certificate, &self.bundle, self.wall, pick, &request);
+        let Ok((sealed, pending)) = sealed else { return self.counters.refused.add("renewal_not_sealed") };
+        let (Some(signer), Ok(sealed)) = (self.controller_for(&sealed), Bounded::new(sealed)) else {
+            return self.counters.refused.add("renewal_without_controller");
+        };
+        self.renewal.asked = Some(pending);
+        let forward = wire::ToSigner::from(Forward { route: OWN_ROUTE ^ self.route_mask, seq: 0, sealed });
+        if let Err(error) = self.acceptor.send(signer, forward.frame_type(), &forward.encode_body()) {
+            self.counters.not_sent.add(error.label());
+        }
+    }
+
+    /// Takes the answer, if it is one: for this name and key, and later than what is held.
+    pub(super) fn renewed(&mut self, now: Instant, sealed: &[u8]) {
+        let reply = self.renewal.asked.as_ref().and_then(|pending| pending.open(sealed).ok());
+        let Some(ControlReply::Renewed(renewed)) = reply else {
+            return self.counters.refused.add("renewal_not_answered");
+        };
+        let der = renewed.certificate.map(Bounded::into_vec).unwrap_or_default();
+        let held = Certificate::verify_at_any_time(&self.renewal.certificate, &self.bundle);
+        let (Ok(new), Ok(held)) = (Certificate::verify(&der, &self.bundle, self.wall), held) else {
+            return self.counters.refused.add("renewal_not_believed");
+        };
+        let same = new.identity() == held.identity() && new.public_key() == held.public_key();
+        let local = LocalIdentity::new(&der, &self.renewal.key).ok().filter(|_| same);
+        let Some(local) = local.filter(|_| new.not_after() > held.not_after()) else {
+            return self.counters.refused.add("renewal_not_ours");
+        };
+        if self.acceptor.set_identity(&local).is_err() {
+            return self.counters.refused.add("renewal_not_usable");
+        }
+        self.renewal.asked = None;
+        self.renewal.certificate.clone_from(&der);
+        self.deadlines.retain(|(_, due)| *due != Due::Renewal);
+        self.deadlines.insert((now + due_after(&new, self.wall).max(limits::RENEWAL_RETRY), Due::Renewal));
+        let id = self.next_write();
+        self.out.push_back(SessionsOutput::Persist { id, record: Record::Certificate(der) });
+    }
+}
