@@ -243,7 +243,12 @@ impl TrustChain {
         if lines.next().is_some() {
             return Err(ChainError::Format("lines behind the bundle"));
         }
-        Ok(Self { successions, rotation, bundle: bundle.to_owned() })
+        let chain = Self { successions, rotation, bundle: bundle.to_owned() };
+        // `lines` drops a carriage return before a line break; a chain has exactly one text.
+        if chain.to_text() != text {
+            return Err(ChainError::Format("its text is not in its one form"));
+        }
+        Ok(chain)
     }
 
     /// [`Self::parse`] for bytes off the wire.
