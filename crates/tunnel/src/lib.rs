@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+mod direct;
 mod engine;
 mod gotatun_engine;
 mod inner;
@@ -42,6 +43,10 @@ mod peer;
 mod timers;
 mod tunnels;
 
+pub use direct::{
+    Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, MIN_PROBE_LEN, MessageError,
+    MoveReason, PairReport, PathMessage, Surroundings,
+};
 pub use engine::{Engine, Initiation, LocalIndex, OpenError, OpenSink, Response};
 pub use gotatun_engine::GotatunEngine;
 pub use key::{WireGuardPrivateKey, WireGuardPublicKey};

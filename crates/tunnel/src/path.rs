@@ -1,9 +1,9 @@
 //! Ways to a peer.
 
+use std::net::SocketAddr;
 use wire::{ChannelId, PopId, RELAY_HEADER_LEN, RelayKind, encode_relay_header};
 
-/// One way to a peer. The relay is the only one so far; a `Direct` variant with the two addresses joins
-/// it with the path core, and nothing else in this crate asks which variant it is.
+/// One way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Path {
@@ -14,6 +14,11 @@ pub enum Path {
         /// Our id of the channel.
         channel: ChannelId,
     },
+    /// From our socket to the peer's.
+    Direct {
+        /// The peer's address as we see it.
+        remote: SocketAddr,
+    },
 }
 
 impl Path {
@@ -23,11 +28,18 @@ impl Path {
         Self::Relay { pop, channel }
     }
 
+    /// A direct path.
+    #[must_use]
+    pub const fn direct(remote: SocketAddr) -> Self {
+        Self::Direct { remote }
+    }
+
     /// How many bytes go in front of a WireGuard packet on this path.
     #[must_use]
     pub const fn headroom(self) -> usize {
         match self {
             Self::Relay { .. } => RELAY_HEADER_LEN,
+            Self::Direct { .. } => 0,
         }
     }
 
@@ -39,6 +51,7 @@ impl Path {
             Self::Relay { channel, .. } => {
                 datagram.extend_from_slice(&encode_relay_header(RelayKind::Data, channel));
             }
+            Self::Direct { .. } => {}
         }
         datagram.extend_from_slice(wireguard);
         datagram

@@ -1,13 +1,15 @@
 //! One peer: its sessions, its paths, what waits for it, and when it wants attention.
 
+use crate::direct::{Direct, Route};
 use crate::engine::{LocalIndex, Response};
 use crate::timers::{
-    KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ON_RECEIVE, SILENCE,
-    TimeoutReason, UNPROVEN_LIFETIME,
+    KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, QUIET, QUIET_LAST, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
+    REKEY_ON_RECEIVE, SILENCE, TimeoutReason, UNPROVEN_LIFETIME,
 };
 use crate::{Path, WireGuardPublicKey};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 use wire::WG_RESPONSE_LEN;
 
 /// A peer's number inside one [`crate::Tunnels`]; never used twice.
@@ -68,6 +70,8 @@ pub(crate) struct Answered {
 pub(crate) struct Pending {
     pub first: Instant,
     pub retry_at: Instant,
+    pub tries: u32,
+    pub path: Path,
 }
 
 /// What a valid packet changed.
@@ -93,8 +97,17 @@ pub(crate) struct Peer<P> {
 pub(crate) struct PeerState {
     pub key: WireGuardPublicKey,
     pub origin: Origin,
-    /// Where packets go. Set only when a packet or response from there proved the peer's key.
+    /// The relay. Set only when a packet or response from there proved the peer's key.
     pub path: Option<Path>,
+    /// Whether data goes by it, or straight to the peer.
+    pub direct: Direct,
+    /// The address that `direct` uses or asks, as the table of addresses has it.
+    pub remote: Option<SocketAddr>,
+    /// Indices by which the peer's packets find it, the newest last.
+    pub indices: Vec<LocalIndex>,
+    /// Data went by the relay, and nothing came back by it: since when, and how long until that is told.
+    pub relay_unheard: Option<(Instant, Duration)>,
+    relay_patience: Duration,
     /// Where an answer went; nothing else goes there before it is proven.
     pub candidates: Vec<Candidate>,
     /// The newest initiation that was answered, until a packet proves its session.
@@ -113,11 +126,16 @@ pub(crate) struct PeerState {
 }
 
 impl PeerState {
-    pub fn new(key: WireGuardPublicKey, origin: Origin, now: Instant) -> Self {
+    pub fn new(key: WireGuardPublicKey, origin: Origin, direct: Direct, now: Instant) -> Self {
         Self {
             key,
             origin,
             path: None,
+            direct,
+            remote: None,
+            indices: Vec::new(),
+            relay_unheard: None,
+            relay_patience: QUIET,
             candidates: Vec::new(),
             answered: None,
             pathless_since: None,
@@ -130,6 +148,47 @@ impl PeerState {
             next_initiation: now,
             scheduled: None,
         }
+    }
+
+    /// By which way data goes now: straight to the peer, or by the relay. A doubtful address is better than
+    /// nothing.
+    pub fn way(&self) -> Option<Path> {
+        let fallback = self.direct.fallback().map(Path::direct);
+        match self.direct.route() {
+            Route::Direct(remote) => Some(Path::direct(remote)),
+            Route::Relay => self.path.or(fallback),
+        }
+    }
+
+    /// Whether the peer has proven that it is there.
+    pub fn has_proven(&self, path: Path) -> bool {
+        match path {
+            Path::Relay { .. } => self.path == Some(path),
+            Path::Direct { remote } => self.direct.is_proven(remote),
+        }
+    }
+
+    /// Notes that data went by the relay.
+    pub fn on_relayed(&mut self, now: Instant) {
+        let patience = self.relay_patience;
+        self.relay_unheard.get_or_insert((now, patience));
+    }
+
+    /// Notes that the relay carried something here.
+    pub const fn relay_heard(&mut self) {
+        self.relay_unheard = None;
+        self.relay_patience = QUIET;
+    }
+
+    /// Whether the relay has been quiet for too long; told once, and then after twice the time.
+    pub fn take_quiet(&mut self, now: Instant) -> Option<Path> {
+        let (since, patience) = self.relay_unheard?;
+        if now < since + patience {
+            return None;
+        }
+        self.relay_unheard = None;
+        self.relay_patience = (patience * 2).min(QUIET_LAST);
+        self.path
     }
 
     /// Notes a session that a handshake made. An initiator seals with it at once; a responder after the
@@ -209,7 +268,7 @@ impl PeerState {
         self.keepalive_at = None;
     }
 
-    fn initiator_older_than(&self, now: Instant, age: std::time::Duration) -> bool {
+    fn initiator_older_than(&self, now: Instant, age: Duration) -> bool {
         self.current(now)
             .is_some_and(|session| session.side == Side::Initiator && now >= session.established + age)
     }
@@ -262,6 +321,8 @@ impl PeerState {
             (self.pending.map(|pending| pending.retry_at), TimeoutReason::HandshakeRetry),
             (self.keepalive_at, TimeoutReason::Keepalive),
             (self.silent_at, TimeoutReason::Silence),
+            (self.relay_unheard.map(|(since, patience)| since + patience), TimeoutReason::RelayQuiet),
+            (self.direct.deadline(), TimeoutReason::Direct),
             (oldest, TimeoutReason::SessionEnd),
         ]
         .into_iter()

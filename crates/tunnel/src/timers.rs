@@ -28,6 +28,11 @@ pub(crate) const UNPROVEN_LIFETIME: Duration = SILENCE;
 /// roaming client finds its flows again.
 pub(crate) const PATHLESS_LIFETIME: Duration = REJECT_AFTER_TIME;
 
+/// Data went by the relay and nothing came back for this long: its PoP may have restarted. Ours.
+pub(crate) const QUIET: Duration = Duration::from_millis(600);
+/// Told again after twice the time, up to this.
+pub(crate) const QUIET_LAST: Duration = Duration::from_secs(30);
+
 /// Why the tunnels want to be woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TimeoutReason {
@@ -43,6 +48,10 @@ pub enum TimeoutReason {
     Silence,
     /// A session is past its life.
     SessionEnd,
+    /// The relay carries data one way only.
+    RelayQuiet,
+    /// A direct path is to be found, asked or left.
+    Direct,
 }
 
 impl TimeoutReason {
@@ -56,6 +65,8 @@ impl TimeoutReason {
             Self::Keepalive => "keepalive",
             Self::Silence => "silence",
             Self::SessionEnd => "session_end",
+            Self::RelayQuiet => "relay_quiet",
+            Self::Direct => "direct",
         }
     }
 }

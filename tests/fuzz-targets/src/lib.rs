@@ -43,14 +43,20 @@ fn first_byte(bytes: &[u8]) {
         bytes.first().is_some_and(|byte| byte & wire::RELAY_FIRST_BYTE_MASK == wire::RELAY_FIRST_BYTE_VALUE);
     // RFC 9000 section 17: QUIC packets carry the fixed bit, which this port never greases.
     let is_quic = bytes.first().is_some_and(|byte| byte & 0x40 != 0);
-    // RFC 8489 section 5: two zero bits, the magic cookie, 20 bytes of header.
-    let is_stun = bytes.len() >= 20 && bytes[0] & 0xFC == 0 && bytes[4..8] == [0x21, 0x12, 0xA4, 0x42];
-    let claims = [is_relay, is_quic, is_stun].into_iter().filter(|claim| *claim).count();
+    // WireGuard white paper, section 5.4: a type of 1 to 4, three zero bytes, at least a keepalive.
+    let is_wireguard = bytes.len() >= 32 && (1..=4).contains(&bytes[0]) && bytes[1..4] == [0; 3];
+    // RFC 8489 section 5: two zero bits, the magic cookie, 20 bytes of header; section 18.2: no method 0.
+    let is_stun = bytes.len() >= 20
+        && bytes[0] & 0xFC == 0
+        && bytes[4..8] == [0x21, 0x12, 0xA4, 0x42]
+        && !is_wireguard;
+    let claims = [is_relay, is_quic, is_stun, is_wireguard].into_iter().filter(|claim| *claim).count();
     assert!(claims <= 1, "claimed twice");
-    let expected = match (is_relay, is_quic, is_stun) {
+    let expected = match (is_relay, is_quic, is_stun, is_wireguard) {
         (true, ..) => DatagramKind::Relay,
-        (_, true, _) => DatagramKind::Quic,
-        (.., true) => DatagramKind::Stun,
+        (_, true, ..) => DatagramKind::Quic,
+        (_, _, true, _) => DatagramKind::Stun,
+        (.., true) => DatagramKind::WireGuard,
         _ => DatagramKind::Foreign,
     };
     assert_eq!(kind, expected);

@@ -131,7 +131,7 @@ impl SessionLoop {
                     counters.handover_full += 1;
                 }
             }
-            DatagramKind::Foreign => counters.foreign += 1,
+            DatagramKind::WireGuard | DatagramKind::Foreign => counters.foreign += 1,
         }
     }
 

@@ -1,5 +1,8 @@
 //! The core: peers by key and by path, in and out.
 
+mod paths;
+
+use crate::direct::{Candidate, Direct, Part, PathMessage, Surroundings};
 use crate::engine::{Engine, LocalIndex, OpenError};
 use crate::inner::{pad, trim};
 use crate::peer::{Origin, Peer, PeerId, PeerState, Pending, Side};
@@ -7,8 +10,10 @@ use crate::timers::{
     INITIATION_INTERVAL, MAX_JITTER, PATHLESS_LIFETIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, TimeoutReason,
     UNPROVEN_LIFETIME,
 };
-use crate::{GotatunEngine, Path, WireGuardPrivateKey, WireGuardPublicKey};
+use crate::{GotatunEngine, MoveReason, Path, WireGuardPrivateKey, WireGuardPublicKey};
+use aws_lc_rs::hmac;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use wire::{WG_INITIATION_LEN, WG_RESPONSE_LEN};
 
@@ -28,6 +33,8 @@ const COOKIE: u8 = 3;
 const DATA: u8 = 4;
 /// Header and tag of a transport packet.
 const DATA_OVERHEAD: usize = 32;
+/// Messages about paths that are taken of one batch: a burst and its answers.
+const MAX_SAID: usize = 64;
 
 /// Why a peer was not added or a handshake not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -163,7 +170,24 @@ pub enum Event {
         /// The path.
         path: Path,
     },
-    /// A handshake over the path went unanswered once: the path is probably gone.
+    /// Data takes another way now. What [`Tunnels::way_of`] says.
+    Moved {
+        /// Who.
+        peer: PeerId,
+        /// The new way; none when there is none left.
+        path: Option<Path>,
+        /// Why.
+        reason: MoveReason,
+    },
+    /// Data went out by the relay and nothing came back for a while: the session to that PoP is worth a
+    /// question.
+    Quiet {
+        /// Who.
+        peer: PeerId,
+        /// The relay path.
+        path: Path,
+    },
+    /// A handshake over the relay went unanswered once: the channel is probably gone.
     Unanswered {
         /// Who.
         peer: PeerId,
@@ -240,13 +264,23 @@ pub struct Tunnels<E: Engine = GotatunEngine> {
     outputs: VecDeque<Output>,
     drops: BTreeMap<DropReason, u64>,
     jitter: u64,
+    secret: hmac::Key,
+    by_index: BTreeMap<LocalIndex, PeerId>,
+    by_remote: BTreeMap<SocketAddr, PeerId>,
+    surroundings: Surroundings,
+    own: Vec<Candidate>,
 }
 
 impl Tunnels {
     /// Tunnels of one static key, on the kept engine.
     #[must_use]
     pub fn new(key: &WireGuardPrivateKey, seed: u64, now: Instant) -> Self {
-        Self::with_engine(GotatunEngine::new(key), seed, now)
+        let mut secret = [0; 40];
+        secret[..8].copy_from_slice(&seed.to_be_bytes());
+        secret[8..].copy_from_slice(key.expose());
+        let mut tunnels = Self::with_engine(GotatunEngine::new(key), seed, now);
+        tunnels.secret = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        tunnels
     }
 }
 
@@ -264,6 +298,11 @@ impl<E: Engine> Tunnels<E> {
             outputs: VecDeque::new(),
             drops: BTreeMap::new(),
             jitter: seed,
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &seed.to_be_bytes()),
+            by_index: BTreeMap::new(),
+            by_remote: BTreeMap::new(),
+            surroundings: Surroundings::default(),
+            own: Vec::new(),
         }
     }
 
@@ -290,7 +329,7 @@ impl<E: Engine> Tunnels<E> {
         self.by_key.get(&key).copied()
     }
 
-    /// The path in use to a peer; none before it is proven and after it was lost.
+    /// The relay path to a peer; none before it is proven and after it was lost.
     #[must_use]
     pub fn path_of(&self, peer: PeerId) -> Option<Path> {
         self.peers.get(&peer)?.state.path
@@ -316,7 +355,8 @@ impl<E: Engine> Tunnels<E> {
             Some(id) => *id,
             None => {
                 let noise = self.new_peer(key)?;
-                self.insert(key, Peer { noise, state: PeerState::new(key, Origin::Ours, now) })
+                let direct = Direct::new(Part::Asker, &self.next_secret(), now);
+                self.insert(key, Peer { noise, state: PeerState::new(key, Origin::Ours, direct, now) })
             }
         };
         let peer = self.peers.get_mut(&id).expect("the key's peer is in the table");
@@ -339,6 +379,8 @@ impl<E: Engine> Tunnels<E> {
         let peer = self.peers.get_mut(&id).ok_or(TunnelError::UnknownPeer)?;
         let index = self.engine.finish(&mut peer.noise, response)?;
         peer.state.add_session(now, index, Side::Initiator);
+        self.index(id, index);
+        let peer = self.peers.get_mut(&id).expect("just looked up");
         peer.state.pathless_since = None;
         let replaced = peer.state.path.replace(path).filter(|old| *old != path);
         let candidates = std::mem::take(&mut peer.state.candidates);
@@ -347,7 +389,14 @@ impl<E: Engine> Tunnels<E> {
             self.by_path.remove(&old);
         }
         self.by_path.insert(path, id);
-        self.flush_or_keepalive(now, id);
+        // The first packet on the new channel proves our key to the other side, by that channel.
+        if self.way_of(id) == Some(path) {
+            self.flush_or_keepalive(now, id);
+        } else {
+            self.keepalive(now, id, path);
+            self.flush(now, id);
+        }
+        self.open_direct(now, id);
         self.reschedule(id);
         Ok(replaced)
     }
@@ -389,13 +438,18 @@ impl<E: Engine> Tunnels<E> {
             None => {
                 let mut noise = self.new_peer(key)?;
                 let response = self.engine.respond(&mut noise, initiation)?;
-                let mut state = PeerState::new(key, Origin::Theirs, now);
+                let direct = Direct::new(Part::Answerer, &self.next_secret(), now);
+                let mut state = PeerState::new(key, Origin::Theirs, direct, now);
                 state.answer(now, initiation, &response);
                 (self.insert(key, Peer { noise, state }), response.bytes)
             }
         };
         let state = &mut self.peers.get_mut(&id).expect("just looked up or inserted").state;
+        let answered = state.answered.as_ref().map(|answered| answered.index);
         let oldest = state.add_candidate(now, path);
+        if let Some(index) = answered {
+            self.index(id, index);
+        }
         self.by_path.insert(path, id);
         self.unused(id, oldest);
         self.reschedule(id);
@@ -417,6 +471,9 @@ impl<E: Engine> Tunnels<E> {
     /// The first thing that was wrong; the packets that could be taken were taken.
     pub fn seal_batch(&mut self, now: Instant, id: PeerId, packets: &[&[u8]]) -> Result<(), SealError> {
         let peer = self.peers.get_mut(&id).ok_or(SealError::UnknownPeer)?;
+        let outcome = peer.state.direct.data_sent(now);
+        self.apply(now, id, outcome);
+        let peer = self.peers.get_mut(&id).ok_or(SealError::UnknownPeer)?;
         let mut result = Ok(());
         let mut padded = Vec::with_capacity(packets.len());
         for packet in packets {
@@ -434,7 +491,7 @@ impl<E: Engine> Tunnels<E> {
         }
         let mut rest = padded.as_slice();
         let mut renew = false;
-        if let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) {
+        if let (Some(path), true) = (peer.state.way(), peer.state.can_seal(now)) {
             let (sealed, due) = seal_on(&self.engine, peer, now, id, path, rest, &mut self.outputs);
             rest = &rest[sealed..];
             renew = due;
@@ -461,6 +518,9 @@ impl<E: Engine> Tunnels<E> {
     /// Takes WireGuard messages that came by a path, without the path's header. What is wrong with one is
     /// counted and touches no other.
     pub fn handle_batch(&mut self, now: Instant, path: Path, messages: &[&[u8]]) {
+        if let Path::Direct { remote } = path {
+            return self.handle_direct(now, remote, messages);
+        }
         let Some(id) = self.by_path.get(&path).copied() else {
             self.count(DropReason::UnknownPath, messages.len());
             return;
@@ -469,9 +529,7 @@ impl<E: Engine> Tunnels<E> {
         for message in messages {
             match (message.first(), message.len()) {
                 (Some(&DATA), DATA_OVERHEAD..) => {
-                    let index =
-                        LocalIndex(u32::from_le_bytes([message[4], message[5], message[6], message[7]]));
-                    run.push((*message, index));
+                    run.push((*message, by_index_at(message, 4)));
                 }
                 (Some(&INITIATION), WG_INITIATION_LEN) => {
                     self.open_run(now, id, path, &mut run);
@@ -522,6 +580,7 @@ impl<E: Engine> Tunnels<E> {
         if state.path == Some(path) {
             state.path = None;
             state.pending = None;
+            state.relay_unheard = None;
             if state.origin == Origin::Theirs {
                 state.pathless_since = Some(now);
             }
@@ -554,6 +613,14 @@ impl<E: Engine> Tunnels<E> {
             }
         }
         self.outputs = others;
+        for index in &peer.state.indices {
+            self.by_index.remove(index);
+        }
+        if let Some(remote) = peer.state.remote
+            && self.by_remote.get(&remote) == Some(&id)
+        {
+            self.by_remote.remove(&remote);
+        }
         let candidates = peer.state.candidates.iter().map(|candidate| candidate.path);
         let paths: Vec<Path> = peer.state.path.into_iter().chain(candidates).collect();
         for path in &paths {
@@ -609,6 +676,13 @@ impl<E: Engine> Tunnels<E> {
         let mut indices = run.iter().map(|(_, index)| *index);
         let mut flush = false;
         let mut renew = false;
+        let mut is_proven = false;
+        let mut has_data = false;
+        let mut said = Vec::new();
+        let from = match path {
+            Path::Direct { remote } => Some(remote),
+            Path::Relay { .. } => None,
+        };
         self.engine.open(noise, &packets, &mut |opened| {
             let index = indices.next().expect("an engine reports each packet once");
             let inner = match opened {
@@ -618,6 +692,11 @@ impl<E: Engine> Tunnels<E> {
                 Err(OpenError::NoSession) => return count(DropReason::UnknownSession),
             };
             let change = state.on_authentic(index, path);
+            match from {
+                Some(from) => state.direct.heard(now, from),
+                None => state.relay_heard(),
+            }
+            is_proven |= change.proven.is_some();
             flush |= change.session_confirmed || change.proven.is_some();
             if let Some(proven) = change.proven {
                 if let Some(old) = proven.replaced {
@@ -638,6 +717,15 @@ impl<E: Engine> Tunnels<E> {
             if inner.is_empty() {
                 return;
             }
+            if PathMessage::is_claimed_by(inner) {
+                match PathMessage::parse(inner) {
+                    Ok(message) if said.len() < MAX_SAID => said.push(message),
+                    Ok(_) => count(DropReason::Full),
+                    Err(_) => count(DropReason::Malformed),
+                }
+                return;
+            }
+            has_data = true;
             renew |= state.on_data_received(now);
             if !trim(inner) {
                 return count(DropReason::NotIp);
@@ -650,6 +738,16 @@ impl<E: Engine> Tunnels<E> {
         run.clear();
         if unknown > 0 {
             self.count(DropReason::UnknownSession, unknown);
+        }
+        if is_proven {
+            self.open_direct(now, id);
+        }
+        for message in said {
+            self.said(now, id, from, &message);
+        }
+        if has_data && let Some(peer) = self.peers.get_mut(&id) {
+            let outcome = peer.state.direct.data_received(now, from);
+            self.apply(now, id, outcome);
         }
         if flush {
             self.flush(now, id);
@@ -664,7 +762,7 @@ impl<E: Engine> Tunnels<E> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.state.path != Some(path) {
+        if !peer.state.has_proven(path) {
             return self.count(DropReason::Handshake, 1);
         }
         if now < peer.state.next_initiation {
@@ -676,6 +774,7 @@ impl<E: Engine> Tunnels<E> {
                 peer.state.add_session(now, response.index, Side::Responder);
                 peer.state.on_sent();
                 push_transmit(&mut self.outputs, id, path, &response.bytes);
+                self.index(id, response.index);
             }
             Err(TunnelError::Replayed) => self.count(DropReason::Replayed, 1),
             Err(TunnelError::Malformed) => self.count(DropReason::Malformed, 1),
@@ -688,12 +787,13 @@ impl<E: Engine> Tunnels<E> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.state.path != Some(path) || peer.state.pending.is_none() {
+        if !peer.state.has_proven(path) || peer.state.pending.is_none() {
             return self.count(DropReason::Handshake, 1);
         }
         match self.engine.finish(&mut peer.noise, message) {
             Ok(index) => {
                 peer.state.add_session(now, index, Side::Initiator);
+                self.index(id, index);
                 self.flush_or_keepalive(now, id);
             }
             Err(TunnelError::NotAwaited) => self.count(DropReason::Handshake, 1),
@@ -707,23 +807,29 @@ impl<E: Engine> Tunnels<E> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.state.pending.is_none() && peer.state.path.is_some() {
-            self.initiate(now, id, now);
+        if peer.state.pending.is_none() && peer.state.way().is_some() {
+            self.initiate(now, id, now, 0);
         }
     }
 
-    fn initiate(&mut self, now: Instant, id: PeerId, first: Instant) {
+    /// Handshakes go by the relay, which is always warm; every second one by the address in use, in case the relay
+    /// is what has gone.
+    fn initiate(&mut self, now: Instant, id: PeerId, first: Instant, tries: u32) {
         let retry_at = now + REKEY_TIMEOUT + self.next_jitter();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let Some(path) = peer.state.path else {
+        let direct = peer.state.direct.fallback().map(Path::direct);
+        let Some(path) =
+            (if tries.is_multiple_of(2) { peer.state.path.or(direct) } else { direct.or(peer.state.path) })
+        else {
             return;
         };
         let initiation = self.engine.initiate(&mut peer.noise);
-        peer.state.pending = Some(Pending { first, retry_at });
+        peer.state.pending = Some(Pending { first, retry_at, tries, path });
         peer.state.on_sent();
         push_transmit(&mut self.outputs, id, path, &initiation.bytes);
+        self.index(id, initiation.index);
     }
 
     /// Sends what waited for a session.
@@ -731,7 +837,7 @@ impl<E: Engine> Tunnels<E> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) else {
+        let (Some(path), true) = (peer.state.way(), peer.state.can_seal(now)) else {
             return;
         };
         let waiting = Vec::from(std::mem::take(&mut peer.state.queue));
@@ -741,18 +847,19 @@ impl<E: Engine> Tunnels<E> {
 
     /// After a handshake of ours: the first packet proves our key to the other side, whatever it is.
     fn flush_or_keepalive(&mut self, now: Instant, id: PeerId) {
-        if self.peers.get(&id).is_some_and(|peer| peer.state.queue.is_empty()) {
-            self.keepalive(now, id);
+        let Some(peer) = self.peers.get(&id) else { return };
+        if let (true, Some(way)) = (peer.state.queue.is_empty(), peer.state.way()) {
+            self.keepalive(now, id, way);
         } else {
             self.flush(now, id);
         }
     }
 
-    fn keepalive(&mut self, now: Instant, id: PeerId) {
+    fn keepalive(&mut self, now: Instant, id: PeerId, path: Path) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if let (Some(path), true) = (peer.state.path, peer.state.can_seal(now)) {
+        if peer.state.can_seal(now) {
             peer.state.on_sent();
             let outputs = &mut self.outputs;
             self.engine.seal(&mut peer.noise, &[&[]], &mut |sealed| push_transmit(outputs, id, path, sealed));
@@ -773,6 +880,10 @@ impl<E: Engine> Tunnels<E> {
             state.answered = None;
         }
         let never_proven = state.path.is_none() && state.pathless_since.is_none();
+        if state.pathless_since.is_some() && state.direct.fallback().is_some() {
+            // Its relay went and its address did not: it is still here.
+            state.pathless_since = Some(now);
+        }
         let gave_up = state.pathless_since.is_some_and(|since| now >= since + PATHLESS_LIFETIME);
         let is_over =
             state.origin == Origin::Theirs && state.candidates.is_empty() && (never_proven || gave_up);
@@ -792,18 +903,25 @@ impl<E: Engine> Tunnels<E> {
                 self.count(DropReason::GaveUp, lost);
                 self.outputs.push_back(Output::Event(Event::GaveUp { peer: id }));
             } else {
-                self.outputs.push_back(Output::Event(Event::Unanswered { peer: id }));
-                self.initiate(now, id, pending.first);
+                if matches!(pending.path, Path::Relay { .. }) {
+                    self.outputs.push_back(Output::Event(Event::Unanswered { peer: id }));
+                }
+                self.initiate(now, id, pending.first, pending.tries + 1);
             }
         }
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        if let Some(path) = peer.state.take_quiet(now) {
+            self.outputs.push_back(Output::Event(Event::Quiet { peer: id, path }));
+        }
+        let way = peer.state.way();
         if peer.state.take_silence(now) {
             self.begin_handshake(now, id);
-        } else if peer.state.take_keepalive(now) {
-            self.keepalive(now, id);
+        } else if let (true, Some(way)) = (peer.state.take_keepalive(now), way) {
+            self.keepalive(now, id, way);
         }
+        self.direct_due(now, id);
     }
 
     /// Gives up paths that were never proven.
@@ -869,7 +987,15 @@ fn seal_on<E: Engine>(
     let sealed =
         engine.seal(&mut peer.noise, &packets, &mut |sealed| push_transmit(outputs, id, path, sealed));
     let renew = sealed > 0 && peer.state.on_data_sent(now);
+    if sealed > 0 && matches!(path, Path::Relay { .. }) {
+        peer.state.on_relayed(now);
+    }
     (sealed, renew)
+}
+
+/// The receiver index of a message, little-endian (white paper, section 5.4). The caller has checked the length.
+fn by_index_at(message: &[u8], at: usize) -> LocalIndex {
+    LocalIndex(u32::from_le_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]))
 }
 
 fn push_transmit(outputs: &mut VecDeque<Output>, peer: PeerId, path: Path, wireguard: &[u8]) {

@@ -1,0 +1,810 @@
+//! Which way packets for one peer go: the relay, or an address that has proven itself.
+//!
+//! A value of this module decides for one peer. It knows no cipher, no socket and no clock: who owns it tells
+//! it what was sent, what was heard and what time it is, and sends the messages it gives out. The same
+//! calls with the same seed give the same decisions. The reasons for the numbers are in ADR 0006.
+
+mod candidate;
+mod message;
+mod pair;
+
+pub use candidate::{Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, Surroundings};
+pub use message::{MIN_PROBE_LEN, MessageError, PathMessage};
+
+use aws_lc_rs::hmac;
+use pair::{Pair, Source};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Bursts in a minute.
+const MAX_BURSTS: usize = 5;
+const BURST_WINDOW: Duration = Duration::from_secs(60);
+/// When the bursts after a new list come, counted from the first.
+const QUICK: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
+const SLOW_FIRST: Duration = Duration::from_secs(30);
+const SLOW_LAST: Duration = Duration::from_secs(600);
+/// Addresses that a peer did not name and was seen at.
+const MAX_SEEN: usize = 4;
+/// Probes to such addresses in a minute.
+const MAX_SEEN_PROBES: usize = 10;
+/// Proofs before a path carries data.
+const PROOFS: u32 = 2;
+/// Better proofs in a row before one direct path takes the place of another.
+const BETTER_PROOFS: u32 = if cfg!(feature = "planted-no-hysteresis") { 1 } else { 3 };
+const BETTER_BY: Duration = Duration::from_millis(5);
+/// How often a path that carries data is asked for a proof.
+const PROOF_EVERY: Duration = Duration::from_secs(5);
+/// Data out and nothing in for this long: a proof is asked for.
+const SILENCE: Duration = Duration::from_millis(300);
+/// And no earlier than this after the last proof: who only sends is asked twice a second.
+const PROOF_APART: Duration = Duration::from_millis(500);
+/// Data comes by the relay, and nothing for this long by the path in use.
+const LEFT_BY_PEER: Duration = Duration::from_secs(1);
+/// A proof later than this (or two round trips) makes the path doubtful.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How often and how many times a doubtful path is asked.
+const DOUBT_EVERY: Duration = Duration::from_millis(150);
+const DOUBT_PROBES: u32 = 8;
+/// A path on which nothing was heard for this long is doubtful before the next packet.
+const STALE: Duration = Duration::from_secs(12);
+/// A path is kept alive while idle.
+const IDLE_PROBE: Duration = Duration::from_secs(25);
+/// And forgotten after this, before the session of three minutes that the probes are sealed with.
+const IDLE_LIFETIME: Duration = Duration::from_secs(150);
+/// A tunnel in use: data went or came within this.
+const IN_USE: Duration = Duration::from_secs(30);
+/// After a path was lost.
+const HOLD_FIRST: Duration = Duration::from_secs(2);
+const HOLD_LAST: Duration = Duration::from_secs(300);
+/// A path that held for this long was no mistake.
+const HELD_WELL: Duration = Duration::from_secs(60);
+/// A list that was not heard is said again: after 0.5 s, doubled.
+const SAY_AGAIN: Duration = Duration::from_millis(500);
+const SAY_TIMES: u32 = 7;
+/// A new list is no earlier than this after the last: whose address changes each second tells every fourth.
+const SAY_INTERVAL: Duration =
+    Duration::from_secs(if cfg!(feature = "planted-echo-on-change") { 0 } else { 4 });
+const NO_HYSTERESIS: bool = cfg!(feature = "planted-no-hysteresis");
+const ECHO: bool = cfg!(feature = "planted-echo-on-change");
+
+/// Which side keeps idle paths alive and asks for another try: the one that wanted the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It opened the tunnel.
+    Asker,
+    /// It was opened to.
+    Answerer,
+}
+
+/// By which way a message of ours goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Relay,
+    Direct(SocketAddr),
+}
+
+/// A message to seal and send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Say {
+    pub route: Route,
+    pub message: PathMessage,
+}
+
+/// What came of a call.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub say: Vec<Say>,
+    /// The way that data takes is another: the new one.
+    pub moved: Option<(Route, MoveReason)>,
+}
+
+impl Outcome {
+    fn say(&mut self, route: Route, message: PathMessage) {
+        self.say.push(Say { route, message });
+    }
+}
+
+/// Why data takes another way. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MoveReason {
+    /// An address proved itself.
+    Proven,
+    /// A better one did.
+    Better,
+    /// It answered again before it was given up.
+    AnsweredAgain,
+    /// Nothing comes back; it is being asked.
+    Doubtful,
+    /// It did not answer.
+    Silent,
+    /// Nobody needed it for long.
+    Idle,
+    /// This machine changed its network.
+    NetworkChanged,
+}
+
+impl MoveReason {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Better => "better",
+            Self::AnsweredAgain => "answered_again",
+            Self::Doubtful => "doubtful",
+            Self::Silent => "silent",
+            Self::Idle => "idle",
+            Self::NetworkChanged => "network_changed",
+        }
+    }
+}
+
+/// What is wrong with the path in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Data goes by it.
+    None,
+    /// Data goes by the relay and the path is being asked.
+    Asking { probes: u32, next: Instant },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    address: SocketAddr,
+    since: Instant,
+    doubt: Doubt,
+    /// Data went out and nothing was heard since.
+    unheard_since: Option<Instant>,
+}
+
+/// What people may see of one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairReport {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether the peer named it.
+    pub told: bool,
+    /// The round trip of its proofs.
+    pub round_trip: Option<Duration>,
+    /// Probes sent.
+    pub probes: u64,
+    /// Proofs that came.
+    pub proofs: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    part: Part,
+    ids: hmac::Key,
+    next_id: u64,
+    /// The first data packet of the tunnel has proven its key; before that nothing is said.
+    is_open: bool,
+    pairs: BTreeMap<SocketAddr, Pair>,
+    peer_observed: Vec<IpAddr>,
+    their_list: Option<(u32, u32)>,
+    their_round: u32,
+    current: Option<Current>,
+    last_data: Option<Instant>,
+
+    own: Vec<Candidate>,
+    epoch: u32,
+    sequence: u32,
+    round: u32,
+    said_at: Option<Instant>,
+    say_at: Option<Instant>,
+    says_left: u32,
+    say_pause: Duration,
+
+    bursts: VecDeque<Instant>,
+    seen_probes: VecDeque<Instant>,
+    next_burst: Option<Instant>,
+    quick: usize,
+    series_began: Instant,
+    slow: Duration,
+
+    hold_until: Instant,
+    hold: Duration,
+    refused: BTreeMap<CandidateRefused, u64>,
+}
+
+impl Direct {
+    pub fn new(part: Part, secret: &[u8; 32], now: Instant) -> Self {
+        let mut direct = Self {
+            part,
+            ids: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            next_id: 0,
+            is_open: false,
+            pairs: BTreeMap::new(),
+            peer_observed: Vec::new(),
+            their_list: None,
+            their_round: 0,
+            current: None,
+            last_data: None,
+            own: Vec::new(),
+            epoch: 0,
+            sequence: 0,
+            round: 0,
+            said_at: None,
+            say_at: None,
+            says_left: 0,
+            say_pause: SAY_AGAIN,
+            bursts: VecDeque::new(),
+            seen_probes: VecDeque::new(),
+            next_burst: None,
+            quick: QUICK.len(),
+            series_began: now,
+            slow: SLOW_FIRST,
+            hold_until: now,
+            hold: HOLD_FIRST,
+            refused: BTreeMap::new(),
+        };
+        // Whatever comes first of the same source of numbers.
+        direct.epoch = (direct.next_random() >> 32) as u32;
+        direct
+    }
+
+    /// Where data goes now.
+    pub fn route(&self) -> Route {
+        match self.current {
+            Some(Current { address, doubt: Doubt::None, .. }) => Route::Direct(address),
+            _ => Route::Relay,
+        }
+    }
+
+    /// The address in use or being asked, when there is no relay to take its place.
+    pub fn fallback(&self) -> Option<SocketAddr> {
+        self.current.map(|current| current.address)
+    }
+
+    /// The smoothed round trip of the path in use.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pairs.get(&self.current?.address)?.round_trip
+    }
+
+    /// Whether an address has proven itself as this peer's, or is in use.
+    pub fn is_proven(&self, address: SocketAddr) -> bool {
+        self.pairs.get(&address).is_some_and(|pair| pair.proofs >= PROOFS)
+    }
+
+    pub fn pairs(&self) -> impl Iterator<Item = PairReport> {
+        self.pairs.iter().map(|(address, pair)| PairReport {
+            address: *address,
+            told: pair.source == Source::Told,
+            round_trip: pair.round_trip,
+            probes: pair.sent,
+            proofs: pair.answered,
+        })
+    }
+
+    pub const fn refused(&self) -> &BTreeMap<CandidateRefused, u64> {
+        &self.refused
+    }
+
+    // ---- what this machine knows of itself -----------------------------------------------------------
+
+    /// The tunnel is open: the peer has proven its key.
+    pub fn opened(&mut self, now: Instant, own: &[Candidate]) -> Outcome {
+        let mut outcome = Outcome::default();
+        if !self.is_open {
+            self.is_open = true;
+            self.own = own.to_vec();
+            self.sequence = 1;
+        }
+        // A peer that was opened to once more may be another process, which knows nothing yet.
+        if !self.own.is_empty() || self.said_at.is_some() {
+            self.plan_saying(now);
+        }
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    /// This machine's own candidates are these now.
+    pub fn set_own(&mut self, now: Instant, own: &[Candidate]) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.own != own {
+            self.own = own.to_vec();
+            self.sequence = self.sequence.wrapping_add(1);
+            if self.is_open {
+                self.plan_saying(now);
+                self.plan_series(now);
+                self.tick(now, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    /// This machine is somewhere else: what was proven is not any more.
+    pub fn network_changed(&mut self, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        for pair in self.pairs.values_mut() {
+            pair.forget_proofs();
+        }
+        self.doubt(now, MoveReason::NetworkChanged, &mut outcome);
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    // ---- what the peer says --------------------------------------------------------------------------
+
+    /// Takes a message of the peer's. `from` is where it came from, or none for the relay.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        surroundings: &Surroundings,
+        from: Option<SocketAddr>,
+        message: &PathMessage,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        match message {
+            PathMessage::Candidates { epoch, sequence, round, list } => {
+                outcome.say(Route::Relay, PathMessage::Heard { epoch: *epoch, sequence: *sequence });
+                self.candidates(now, surroundings, (*epoch, *sequence, *round), list, &mut outcome);
+            }
+            PathMessage::Heard { epoch, sequence } => {
+                if (*epoch, *sequence) == (self.epoch, self.sequence) {
+                    self.says_left = 0;
+                    self.say_at = None;
+                }
+            }
+            PathMessage::Probe { id, .. } => {
+                // By the relay a probe says nothing about a way.
+                if let Some(from) = from {
+                    self.probed(now, surroundings, from, *id, &mut outcome);
+                }
+            }
+            PathMessage::Proof { id, .. } => {
+                if let Some(from) = from {
+                    self.proven(now, from, *id, &mut outcome);
+                }
+            }
+        }
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    fn candidates(
+        &mut self,
+        now: Instant,
+        surroundings: &Surroundings,
+        (epoch, sequence, round): (u32, u32, u32),
+        list: &[Candidate],
+        outcome: &mut Outcome,
+    ) {
+        // Serial numbers, so that a tunnel may live for ever (RFC 1982).
+        let later = |one: u32, other: u32| one.wrapping_sub(other).cast_signed() > 0;
+        let is_newer = self.their_list.is_none_or(|(of, known)| of != epoch || later(sequence, known));
+        if is_newer {
+            self.their_list = Some((epoch, sequence));
+            self.peer_observed = list
+                .iter()
+                .filter(|candidate| candidate.kind != CandidateKind::Local)
+                .map(|candidate| candidate.address.ip())
+                .collect();
+            let mut told = Vec::new();
+            for candidate in list {
+                match surroundings.accepts(candidate.address, &self.peer_observed) {
+                    Ok(()) => told.push(candidate.address),
+                    Err(refused) => *self.refused.entry(refused).or_default() += 1,
+                }
+            }
+            let current = self.current.map(|current| current.address);
+            let mut has_left = false;
+            for (address, pair) in &mut self.pairs {
+                if pair.source == Source::Told && !told.contains(address) {
+                    pair.source = Source::Seen;
+                    if current == Some(*address) {
+                        has_left = true;
+                    }
+                }
+            }
+            if has_left {
+                // The peer says that it is not there any more.
+                self.doubt(now, MoveReason::Doubtful, outcome);
+            }
+            self.pairs.retain(|address, pair| pair.source == Source::Told || Some(*address) == current);
+            for address in told {
+                self.pairs.entry(address).or_insert_with(|| Pair::new(Source::Told)).source = Source::Told;
+            }
+            if ECHO {
+                self.sequence = self.sequence.wrapping_add(1);
+                self.plan_saying(now);
+            }
+            self.plan_series(now);
+        } else if later(round, self.their_round) {
+            // The peer tries again: so do we, in the same moment, or neither filter is open.
+            self.plan_one(now);
+        }
+        if is_newer || later(round, self.their_round) {
+            self.their_round = round;
+        }
+    }
+
+    fn probed(
+        &mut self,
+        now: Instant,
+        surroundings: &Surroundings,
+        from: SocketAddr,
+        id: u64,
+        outcome: &mut Outcome,
+    ) {
+        if let Err(refused) = surroundings.accepts(from, &self.peer_observed) {
+            *self.refused.entry(refused).or_default() += 1;
+            return;
+        }
+        outcome.say(Route::Direct(from), PathMessage::Proof { id, seen: from });
+        self.heard(now, from);
+        if !self.pairs.contains_key(&from) {
+            let seen = self.pairs.iter().filter(|(_, pair)| pair.source == Source::Seen);
+            let current = self.current.map(|current| current.address);
+            let unused: Vec<SocketAddr> =
+                seen.map(|(address, _)| *address).filter(|address| Some(*address) != current).collect();
+            if unused.len() >= MAX_SEEN
+                && let Some(oldest) = unused.iter().min_by_key(|address| self.pairs[address].heard)
+            {
+                self.pairs.remove(oldest);
+            }
+            let mut pair = Pair::new(Source::Seen);
+            pair.heard = Some(now);
+            self.pairs.insert(from, pair);
+        }
+        let pair = &self.pairs[&from];
+        let is_asked = pair.waiting_since().is_some_and(|since| now < since + DOUBT_EVERY);
+        if pair.proofs < PROOFS && !is_asked && self.may_probe_seen(now) {
+            self.probe(now, from, outcome);
+        }
+    }
+
+    fn proven(&mut self, now: Instant, from: SocketAddr, id: u64, outcome: &mut Outcome) {
+        let current_trip = self.round_trip();
+        let Some(pair) = self.pairs.get_mut(&from) else { return };
+        if !pair.answer(now, id) {
+            return;
+        }
+        let (proofs, trip) = (pair.proofs, pair.round_trip.unwrap_or_default());
+        self.heard(now, from);
+        match self.current {
+            Some(Current { address, doubt: Doubt::Asking { .. }, .. }) if address == from => {
+                self.settle(outcome);
+            }
+            Some(Current { address, .. }) if address == from => {}
+            Some(Current { doubt: Doubt::None, .. }) => {
+                let current_trip = current_trip.unwrap_or(Duration::MAX);
+                let is_better = NO_HYSTERESIS && trip < current_trip
+                    || trip + BETTER_BY <= current_trip && trip * 5 <= current_trip * 4;
+                let Some(pair) = self.pairs.get_mut(&from) else { return };
+                pair.better = if is_better { pair.better + 1 } else { 0 };
+                if pair.better >= BETTER_PROOFS {
+                    self.promote(now, from, MoveReason::Better, outcome);
+                } else if pair.better > 0 {
+                    self.probe(now, from, outcome);
+                }
+            }
+            Some(_) | None if proofs < PROOFS => self.probe(now, from, outcome),
+            Some(_) | None => {
+                if now >= self.hold_until || NO_HYSTERESIS {
+                    self.promote(now, from, MoveReason::Proven, outcome);
+                } else {
+                    // Proven, but too soon after the last mistake: asked again when the hold is over.
+                    self.next_burst =
+                        Some(self.next_burst.map_or(self.hold_until, |at| at.min(self.hold_until)));
+                }
+            }
+        }
+    }
+
+    fn promote(&mut self, now: Instant, address: SocketAddr, reason: MoveReason, outcome: &mut Outcome) {
+        if let Some(pair) = self.pairs.get_mut(&address) {
+            pair.better = 0;
+        }
+        self.current = Some(Current { address, since: now, doubt: Doubt::None, unheard_since: None });
+        outcome.moved = Some((Route::Direct(address), reason));
+        // What is found is looked at again later, in case something better comes up.
+        self.quick = QUICK.len();
+        self.slow = SLOW_FIRST;
+        self.next_burst = (self.part == Part::Asker).then_some(now + self.slow);
+    }
+
+    /// The doubtful path answered.
+    fn settle(&mut self, outcome: &mut Outcome) {
+        if let Some(current) = &mut self.current {
+            current.doubt = Doubt::None;
+            current.unheard_since = None;
+            outcome.moved = Some((Route::Direct(current.address), MoveReason::AnsweredAgain));
+        }
+    }
+
+    // ---- what passes ---------------------------------------------------------------------------------
+
+    /// A packet that verified came from an address.
+    pub fn heard(&mut self, now: Instant, from: SocketAddr) {
+        if let Some(pair) = self.pairs.get_mut(&from) {
+            pair.heard = Some(now);
+        }
+        if let Some(current) = &mut self.current
+            && current.address == from
+        {
+            current.unheard_since = None;
+        }
+    }
+
+    /// Data came, by an address or by the relay.
+    pub fn data_received(&mut self, now: Instant, from: Option<SocketAddr>) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.used(now);
+        if let Some(from) = from {
+            self.heard(now, from);
+        } else if let Some(Current { address, doubt: Doubt::None, .. }) = self.current {
+            // The peer has left the path, and may know something about it.
+            let pair = &self.pairs[&address];
+            if pair.heard.is_none_or(|at| now >= at + SILENCE)
+                && pair.proven.is_none_or(|at| now >= at + LEFT_BY_PEER)
+            {
+                self.doubt(now, MoveReason::Doubtful, &mut outcome);
+            }
+        }
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    /// Data is about to be sent; ask [`Self::route`] after it.
+    pub fn data_sent(&mut self, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.used(now);
+        if let Some(Current { address, doubt: Doubt::None, .. }) = self.current {
+            let heard = self.pairs[&address].heard;
+            if heard.is_none_or(|at| now >= at + STALE) {
+                self.doubt(now, MoveReason::Doubtful, &mut outcome);
+            } else if let Some(current) = &mut self.current {
+                current.unheard_since.get_or_insert(now);
+            }
+        }
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    fn used(&mut self, now: Instant) {
+        let was_idle = self.last_data.is_none_or(|at| now >= at + IN_USE);
+        self.last_data = Some(now);
+        if was_idle && self.is_open && self.part == Part::Asker && self.next_burst.is_none() {
+            self.plan_one(now);
+        }
+    }
+
+    fn doubt(&mut self, now: Instant, reason: MoveReason, outcome: &mut Outcome) {
+        if let Some(current) = &mut self.current
+            && current.doubt == Doubt::None
+        {
+            current.doubt = Doubt::Asking { probes: 0, next: now };
+            current.unheard_since = None;
+            outcome.moved = Some((Route::Relay, reason));
+        }
+    }
+
+    fn lose(&mut self, now: Instant, reason: MoveReason) {
+        let Some(current) = self.current.take() else { return };
+        if let Some(pair) = self.pairs.get_mut(&current.address) {
+            pair.forget_proofs();
+        }
+        if reason == MoveReason::Silent {
+            let held = now.saturating_duration_since(current.since);
+            self.hold = if held >= HELD_WELL { HOLD_FIRST } else { (self.hold * 2).min(HOLD_LAST) };
+            self.hold_until = now + self.hold;
+            // Another try when the hold is over.
+            self.slow = SLOW_FIRST;
+            if self.part == Part::Asker {
+                self.next_burst = Some(self.hold_until);
+            }
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.tick(now, &mut outcome);
+        outcome
+    }
+
+    fn tick(&mut self, now: Instant, outcome: &mut Outcome) {
+        if !self.is_open {
+            return;
+        }
+        self.tick_current(now, outcome);
+        if self.say_at.is_some_and(|at| at <= now) {
+            self.say_candidates(now, outcome);
+        }
+        if self.next_burst.is_some_and(|at| at <= now) {
+            self.burst(now, outcome);
+        }
+    }
+
+    fn tick_current(&mut self, now: Instant, outcome: &mut Outcome) {
+        let Some(current) = self.current else { return };
+        let address = current.address;
+        if self.last_data.is_none_or(|at| now >= at + IDLE_LIFETIME) {
+            self.lose(now, MoveReason::Idle);
+            outcome.moved = Some((Route::Relay, MoveReason::Idle));
+            return;
+        }
+        match current.doubt {
+            Doubt::None => {
+                let Some(pair) = self.pairs.get(&address) else { return };
+                if pair.waiting_since().is_some_and(|since| now >= since + patience(pair)) {
+                    return {
+                        self.doubt(now, MoveReason::Doubtful, outcome);
+                        self.tick_current(now, outcome);
+                    };
+                }
+                if pair.waiting_since().is_none() && self.next_proof().is_some_and(|at| at <= now) {
+                    self.probe(now, address, outcome);
+                }
+            }
+            Doubt::Asking { probes, next } if next <= now => {
+                if probes >= DOUBT_PROBES {
+                    self.lose(now, MoveReason::Silent);
+                    // Told once: the owner hears that it is over, not only doubtful.
+                    outcome.moved = Some((Route::Relay, MoveReason::Silent));
+                    return;
+                }
+                let every = self.pairs.get(&address).and_then(|pair| pair.round_trip).unwrap_or_default() / 2;
+                let next = now + DOUBT_EVERY.max(every);
+                if let Some(current) = &mut self.current {
+                    current.doubt = Doubt::Asking { probes: probes + 1, next };
+                }
+                self.probe(now, address, outcome);
+            }
+            Doubt::Asking { .. } => {}
+        }
+    }
+
+    /// When the path in use is to be asked for its next proof.
+    fn next_proof(&self) -> Option<Instant> {
+        let current = self.current?;
+        let pair = self.pairs.get(&current.address)?;
+        let proven = pair.proven.unwrap_or(current.since);
+        let silence = current.unheard_since.map(|since| {
+            (since + SILENCE.max(pair.round_trip.unwrap_or_default() * 2)).max(proven + PROOF_APART)
+        });
+        // A proof is due after data only: an idle path is asked by the asker alone, and seldom.
+        let active = self.last_data.filter(|data| *data > proven).map(|data| data.max(proven + PROOF_EVERY));
+        let idle = (self.part == Part::Asker).then(|| {
+            let heard = pair.heard.unwrap_or(current.since);
+            heard.max(proven) + IDLE_PROBE
+        });
+        [silence, active, idle].into_iter().flatten().min()
+    }
+
+    /// The next time something is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        if !self.is_open {
+            return None;
+        }
+        let current = self.current.and_then(|current| {
+            let pair = self.pairs.get(&current.address)?;
+            let forgotten = self.last_data.unwrap_or(current.since) + IDLE_LIFETIME;
+            let next = match current.doubt {
+                Doubt::Asking { next, .. } => Some(next),
+                Doubt::None => {
+                    pair.waiting_since().map(|since| since + patience(pair)).or_else(|| self.next_proof())
+                }
+            };
+            Some(next.map_or(forgotten, |at| at.min(forgotten)))
+        });
+        [current, self.say_at, self.next_burst].into_iter().flatten().min()
+    }
+
+    // ---- details -------------------------------------------------------------------------------------
+
+    fn plan_saying(&mut self, now: Instant) {
+        self.says_left = SAY_TIMES;
+        self.say_pause = SAY_AGAIN;
+        self.say_at = Some(self.said_at.map_or(now, |at| now.max(at + SAY_INTERVAL)));
+    }
+
+    fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {
+        if self.says_left == 0 {
+            self.say_at = None;
+            return;
+        }
+        self.says_left -= 1;
+        self.say_at = (self.says_left > 0).then_some(now + self.say_pause);
+        self.say_pause *= 2;
+        self.said_at = Some(now);
+        outcome.say(Route::Relay, self.list());
+    }
+
+    fn list(&self) -> PathMessage {
+        let (epoch, sequence, round) = (self.epoch, self.sequence, self.round);
+        PathMessage::Candidates { epoch, sequence, round, list: self.own.clone() }
+    }
+
+    /// The quick bursts, from now.
+    fn plan_series(&mut self, now: Instant) {
+        self.quick = 0;
+        self.series_began = now;
+        self.slow = SLOW_FIRST;
+        self.next_burst = Some(now);
+    }
+
+    /// One burst now, then the slow ones.
+    fn plan_one(&mut self, now: Instant) {
+        self.next_burst = Some(now);
+    }
+
+    fn burst(&mut self, now: Instant, outcome: &mut Outcome) {
+        while self.bursts.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+            self.bursts.pop_front();
+        }
+        if self.bursts.len() >= MAX_BURSTS {
+            self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
+            return;
+        }
+        if self.pairs.is_empty() {
+            self.next_burst = None;
+            return;
+        }
+        self.bursts.push_back(now);
+        let is_slow = self.quick >= QUICK.len();
+        let addresses: Vec<SocketAddr> = self.pairs.keys().copied().collect();
+        for address in addresses {
+            self.probe(now, address, outcome);
+        }
+        if is_slow && self.part == Part::Asker && self.current.is_none() && self.say_at.is_none() {
+            // The peer is asked to try in the same moment.
+            self.round = self.round.wrapping_add(1);
+            outcome.say(Route::Relay, self.list());
+        }
+        self.quick = (self.quick + 1).min(QUICK.len());
+        let settled = self.current.is_some_and(|current| current.doubt == Doubt::None);
+        self.next_burst = match QUICK.get(self.quick).filter(|_| !settled) {
+            Some(after) => Some((self.series_began + *after).max(now)),
+            None => self.plan_slow(now),
+        };
+    }
+
+    /// The slow bursts are the asker's, and only while the tunnel is used.
+    fn plan_slow(&mut self, now: Instant) -> Option<Instant> {
+        let in_use = self.last_data.is_some_and(|at| now < at + IN_USE);
+        if self.part == Part::Answerer || !in_use {
+            return None;
+        }
+        let at = now + self.slow;
+        self.slow = (self.slow * 2).min(SLOW_LAST);
+        Some(at)
+    }
+
+    fn may_probe_seen(&mut self, now: Instant) -> bool {
+        while self.seen_probes.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+            self.seen_probes.pop_front();
+        }
+        if self.seen_probes.len() >= MAX_SEEN_PROBES {
+            return false;
+        }
+        self.seen_probes.push_back(now);
+        true
+    }
+
+    fn probe(&mut self, now: Instant, address: SocketAddr, outcome: &mut Outcome) {
+        let id = self.next_random();
+        if let Some(pair) = self.pairs.get_mut(&address) {
+            pair.asked(now, id);
+            outcome.say(Route::Direct(address), PathMessage::Probe { id, length: MIN_PROBE_LEN });
+        }
+    }
+
+    /// An id that even the peer cannot guess from those it has seen: whoever answers has received the probe, so
+    /// that no peer can prove somebody else's address by a spoofed source.
+    fn next_random(&mut self) -> u64 {
+        self.next_id = self.next_id.wrapping_add(1);
+        let tag = hmac::sign(&self.ids, &self.next_id.to_be_bytes());
+        u64::from_be_bytes(*tag.as_ref().first_chunk().expect("32 bytes hold 8"))
+    }
+}
+
+fn patience(pair: &Pair) -> Duration {
+    PATIENCE.max(pair.round_trip.unwrap_or_default() * 2)
+}

@@ -1,0 +1,122 @@
+//! One address of the peer and what is known about the way there.
+
+use std::time::{Duration, Instant};
+
+/// Probes to one address whose answer is still counted.
+const MAX_OUTSTANDING: usize = 8;
+/// An answer later than this answers nothing.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the peer named an address or was only seen there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In its list.
+    Told,
+    /// A packet of its came from there: a NAT's doing, or somebody's who forwards.
+    Seen,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub source: Source,
+    outstanding: Vec<(u64, Instant)>,
+    /// Proofs in a row, for promotion.
+    pub proofs: u32,
+    /// Smoothed like TCP's (RFC 6298, section 2).
+    pub round_trip: Option<Duration>,
+    /// The last packet of any kind that came from there.
+    pub heard: Option<Instant>,
+    pub proven: Option<Instant>,
+    /// Proofs in a row that were better than the path in use.
+    pub better: u32,
+    pub sent: u64,
+    pub answered: u64,
+}
+
+impl Pair {
+    pub const fn new(source: Source) -> Self {
+        Self {
+            source,
+            outstanding: Vec::new(),
+            proofs: 0,
+            round_trip: None,
+            heard: None,
+            proven: None,
+            better: 0,
+            sent: 0,
+            answered: 0,
+        }
+    }
+
+    pub fn asked(&mut self, now: Instant, id: u64) {
+        self.outstanding.retain(|(_, sent)| now < *sent + ANSWER_WITHIN);
+        if self.outstanding.len() == MAX_OUTSTANDING {
+            self.outstanding.remove(0);
+        }
+        self.outstanding.push((id, now));
+        self.sent += 1;
+    }
+
+    /// The oldest probe that waits for its answer.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.outstanding.first().map(|(_, sent)| *sent)
+    }
+
+    /// Takes an answer; `false` when it answers nothing that was asked of this address.
+    pub fn answer(&mut self, now: Instant, id: u64) -> bool {
+        let Some(at) = self.outstanding.iter().position(|(asked, _)| *asked == id) else {
+            return false;
+        };
+        let (_, sent) = self.outstanding.remove(at);
+        let took = now.saturating_duration_since(sent);
+        if took > ANSWER_WITHIN {
+            return false;
+        }
+        // Whatever was asked before this one is overtaken.
+        self.outstanding.retain(|(_, asked)| *asked > sent);
+        self.round_trip = Some(match self.round_trip {
+            Some(smooth) => (smooth * 7 + took) / 8,
+            None => took,
+        });
+        self.proofs = self.proofs.saturating_add(1);
+        self.answered += 1;
+        self.heard = Some(now);
+        self.proven = Some(now);
+        true
+    }
+
+    pub fn forget_proofs(&mut self) {
+        self.proofs = 0;
+        self.better = 0;
+        self.outstanding.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn an_answer_counts_once_and_only_for_what_was_asked() {
+        let start = Instant::now();
+        let mut pair = Pair::new(Source::Told);
+        pair.asked(start, 7);
+        assert!(!pair.answer(start, 8));
+        assert!(pair.answer(start + Duration::from_millis(40), 7));
+        assert!(!pair.answer(start + Duration::from_millis(41), 7));
+        assert_eq!((pair.proofs, pair.round_trip), (1, Some(Duration::from_millis(40))));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn what_waits_for_an_answer_is_bounded() {
+        let start = Instant::now();
+        let mut pair = Pair::new(Source::Told);
+        for id in 0..100 {
+            pair.asked(start, id);
+        }
+        assert_eq!(pair.outstanding.len(), MAX_OUTSTANDING);
+        assert!(!pair.answer(start, 0));
+    }
+}
