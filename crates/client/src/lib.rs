@@ -21,7 +21,7 @@ mod target;
 
 pub use control::{
     ControlClient, ControlError, Forward, LocalAnswer, LocalRequest, PathView, PopView, ProxyStatus,
-    Reachable, ResourceStatus, SliceStatus, Status, WhyAnswer, WhySource,
+    Reachable, ResourceStatus, SliceStatus, Status, TriedView, WhyAnswer, WhySource,
 };
 pub use daemon::{Client, ClientError, ClientOptions, Dialler};
 pub use dial::{Dial, DialError};

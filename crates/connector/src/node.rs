@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use trust::UnixMs;
-use tunnel::Path;
+use tunnel::{LocalAddress, Path, Surroundings};
 use wire::{
     Bounded, ChannelId, ControlReply, ControlRequest, DatagramKind, FromAgent, PopId, Refusal, Refuse,
     ShipFlows, classify,
@@ -69,6 +69,9 @@ pub(crate) struct Node {
     shipping: Option<RequestSeq>,
     isolated_since: Option<Instant>,
     recheck_at: Option<Instant>,
+    /// Where this machine stands; `observed` is put together from the sessions.
+    around: Surroundings,
+    observed: BTreeMap<SessionId, SocketAddr>,
     core_due: Option<(Instant, &'static str)>,
     out: VecDeque<Output>,
     stats: NodeStats,
@@ -110,6 +113,8 @@ impl Node {
             // Nobody was heard yet.
             isolated_since: Some(now),
             recheck_at: None,
+            around: Surroundings::default(),
+            observed: BTreeMap::new(),
             core_due: None,
             out: VecDeque::new(),
             stats: NodeStats::default(),
@@ -166,6 +171,32 @@ impl Node {
         call(&mut self.core, &knowledge(&self.agent, rules.as_ref(), wall, contact))
     }
 
+    /// The machine's own addresses, and the port that everything leaves by.
+    pub fn set_local(&mut self, now: Instant, port: u16, local: Vec<LocalAddress>) {
+        self.around.port = port;
+        self.around.local = local;
+        self.tell_surroundings(now);
+    }
+
+    /// What routers map to this machine's port.
+    pub fn set_mapped(&mut self, now: Instant, mapped: Vec<SocketAddr>) {
+        self.around.mapped = mapped;
+        self.tell_surroundings(now);
+    }
+
+    /// The machine may be in another network: sessions and paths are asked before they are relied on.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.agent.network_changed(now);
+        self.core.network_changed(now);
+    }
+    fn tell_surroundings(&mut self, now: Instant) {
+        let mut around = self.around.clone();
+        around.observed = self.observed.values().copied().collect();
+        around.observed.sort_unstable();
+        around.observed.dedup();
+        self.core.set_surroundings(now, around);
+    }
+
     /// Takes datagrams in the order they came. Packets that follow each other on one channel go on as one
     /// batch.
     pub fn handle_datagrams<'d>(
@@ -175,13 +206,13 @@ impl Node {
         answers: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) {
         let mut run: Vec<&[u8]> = Vec::new();
-        let mut of: Option<(PopId, ChannelId)> = None;
+        let mut of: Option<Path> = None;
         for (from, datagram) in datagrams {
             match classify(datagram) {
                 DatagramKind::Quic => self.agent.handle_input(now, from, datagram),
                 DatagramKind::Relay => match self.links.handle_input(from, datagram) {
                     Ok(RelayInput::Data { channel, packet }) => {
-                        let next = self.channels.get(&channel).map(|pop| (*pop, channel));
+                        let next = self.channels.get(&channel).map(|pop| Path::relay(*pop, channel));
                         if next != of {
                             Self::flush(&mut self.core, now, of, &mut run);
                             of = next;
@@ -191,15 +222,23 @@ impl Node {
                     Ok(RelayInput::Answer { to, payload }) => answers.push((to, payload)),
                     Err(_) => self.stats.relay_frames_refused += 1,
                 },
+                DatagramKind::WireGuard => {
+                    let next = Some(Path::direct(from));
+                    if next != of {
+                        Self::flush(&mut self.core, now, of, &mut run);
+                        of = next;
+                    }
+                    run.push(datagram);
+                }
                 DatagramKind::Stun | DatagramKind::Foreign => self.stats.foreign_datagrams += 1,
             }
         }
         Self::flush(&mut self.core, now, of, &mut run);
     }
 
-    fn flush(core: &mut ConnectorCore, now: Instant, of: Option<(PopId, ChannelId)>, run: &mut Vec<&[u8]>) {
-        if let (Some((pop, channel)), false) = (of, run.is_empty()) {
-            core.handle_input(now, pop, channel, run);
+    fn flush(core: &mut ConnectorCore, now: Instant, of: Option<Path>, run: &mut Vec<&[u8]>) {
+        if let (Some(path), false) = (of, run.is_empty()) {
+            core.handle_input(now, path, run);
         }
         run.clear();
     }
@@ -308,6 +347,10 @@ impl Node {
                     self.tell(now, pop, message);
                     continue;
                 }
+                CoreOutput::RelayQuiet => {
+                    self.agent.probe(now);
+                    continue;
+                }
                 CoreOutput::Resolve { flow, host } => Output::Resolve { flow, host },
                 CoreOutput::Dial { flow, addresses } => Output::Dial { flow, addresses },
                 CoreOutput::Readable(flow) => Output::Readable(flow),
@@ -328,6 +371,7 @@ impl Node {
     fn address_of(&self, path: Path) -> Option<SocketAddr> {
         match path {
             Path::Relay { channel, .. } => self.links.pop_of(channel),
+            Path::Direct { remote } => Some(remote),
             _ => None,
         }
     }
@@ -373,15 +417,21 @@ impl Node {
             AgentEvent::Registered { session, pop, observed } => {
                 tracing::info!(%pop, %observed, "registered");
                 self.pops.insert(session, pop);
+                self.observed.insert(session, observed);
+                self.tell_surroundings(now);
                 self.shipper.reachable(now);
             }
-            AgentEvent::ObservedChanged { session, .. } => {
+            AgentEvent::ObservedChanged { session, observed, .. } => {
+                self.observed.insert(session, observed);
+                self.tell_surroundings(now);
                 let hellos = self.links.hellos(session);
                 self.out.extend(hellos.map(|(to, payload)| Output::Transmit { to, payload }));
             }
             AgentEvent::Lost { session, pop, reason } => {
                 tracing::info!(%pop, ?reason, "no session to this PoP any more");
                 self.pops.remove(&session);
+                self.observed.remove(&session);
+                self.tell_surroundings(now);
                 self.introductions.retain(|(of, _), _| *of != pop);
                 for channel in self.links.remove_session(session) {
                     self.channels.remove(&channel);

@@ -9,7 +9,7 @@ use crate::node::{Node, Output};
 use crate::status::{ConnectorStatus, PopReport, StatusSocket};
 use agent::ConnectorAgent;
 use flow::FlowLimits;
-use net::{BindError, RecvBatch, SendBatch, UdpPort};
+use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, UdpPort};
 use state::StateError;
 use std::future::Future;
 use std::io;
@@ -21,6 +21,7 @@ use tokio::net::lookup_host;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 use trust::UnixMs;
+use tunnel::LocalAddress;
 use wire::PopId;
 
 /// Where flow records wait, in the state directory.
@@ -222,6 +223,8 @@ impl Shell {
         let mut incoming = RecvBatch::for_agent();
         let mut answers = Vec::new();
         let mut next_tick = self.started;
+        let mut network = NetworkWatch::new();
+        self.tell_local(network.known());
         tokio::pin!(shutdown);
         loop {
             if now() >= next_tick {
@@ -250,6 +253,11 @@ impl Shell {
                 Some(asker) = sources.questions.recv() => {
                     let _ = asker.send(self.status(now()));
                 }
+                found = network.changed() => {
+                    tracing::info!("this machine's network changed");
+                    self.node.network_changed(now());
+                    self.tell_local(found);
+                }
                 () = sleep_until(wake.into()) => self.node.handle_timeout(now()),
                 () = &mut shutdown => break,
             }
@@ -257,6 +265,12 @@ impl Shell {
         self.node.shut_down(now());
         self.drain(now()).await;
         Ok(())
+    }
+
+    fn tell_local(&mut self, interfaces: &Interfaces) {
+        let at = self.port.local_addr();
+        let local = interfaces.of_socket(at).map(|local| LocalAddress { ip: local.ip, prefix: local.prefix });
+        self.node.set_local(now(), at.port(), local.collect());
     }
 
     /// Does everything the node wants, and says when it wants to be called again.

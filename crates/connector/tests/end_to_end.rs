@@ -419,10 +419,12 @@ impl Client {
             loop {
                 match self.tunnels.poll_output() {
                     tunnel::Output::Transmit(transmit) => {
-                        let tunnel::Path::Relay { channel, .. } = transmit.path else {
-                            panic!("only relays")
+                        let to = match transmit.path {
+                            tunnel::Path::Relay { channel, .. } => self.links.pop_of(channel),
+                            tunnel::Path::Direct { remote } => Some(remote),
+                            other => panic!("an unknown kind of path: {other:?}"),
                         };
-                        let to = self.links.pop_of(channel).expect("an open channel");
+                        let to = to.expect("an open channel");
                         self.outgoing.push(to, &transmit.bytes);
                     }
                     tunnel::Output::Inner { packet, .. } => {
@@ -473,7 +475,10 @@ impl Client {
                             Ok(RelayInput::Answer { to, payload }) => self.outgoing.push(to, &payload),
                             Err(_) => {}
                         },
-                        _ => panic!("neither QUIC nor relay"),
+                        DatagramKind::WireGuard => {
+                            self.tunnels.handle_direct(now, datagram.from, &[datagram.payload]);
+                        }
+                        DatagramKind::Stun | DatagramKind::Foreign => panic!("nobody's datagram"),
                     }
                 }
             }

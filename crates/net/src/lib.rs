@@ -25,11 +25,13 @@
 //! # }
 //! ```
 
+mod interfaces;
 mod pair;
 mod port;
 mod recv;
 mod send;
 
+pub use interfaces::{InterfaceAddress, Interfaces, NetworkWatch};
 pub use pair::{PortPair, bind_pair};
 pub use port::{BindError, BindStep, UdpPort};
 pub use recv::{Datagram, DatagramMut, RecvBatch};

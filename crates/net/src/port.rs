@@ -6,6 +6,8 @@ use crate::{
 };
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::{io, net::SocketAddr};
 use tokio::io::Interest;
 
@@ -202,6 +204,7 @@ impl UdpPort {
     pub(crate) fn register(socket: Socket, address: SocketAddr) -> Result<Self, BindError> {
         let fail = |step| move |source| BindError { address, step, source };
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).map_err(fail(BindStep::Options))?;
+        allow_fragments(&socket, address).map_err(fail(BindStep::Options))?;
         let io = tokio::net::UdpSocket::from_std(socket.into()).map_err(fail(BindStep::Register))?;
         let local = io.local_addr().map_err(fail(BindStep::Register))?;
         Ok(Self { io, state, local })
@@ -230,6 +233,34 @@ pub(crate) fn open(address: SocketAddr, sharing: Sharing) -> Result<Socket, Bind
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.bind(&address.into()).map_err(fail(BindStep::Bind))?;
     Ok(socket)
+}
+
+/// Lets the kernel and the routers cut a datagram that is longer than a link takes. A tunnel packet of the least
+/// size that IPv6 wants inside does not fit a link of 1,280 bytes outside, and there is nobody to make it
+/// smaller; quinn-udp asks for the opposite, for the sake of QUIC's own search for the MTU, which is off.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no safe wrapper sets IP_MTU_DISCOVER")]
+fn allow_fragments(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let set = |level: libc::c_int, name: libc::c_int, value: libc::c_int| {
+        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four bytes");
+        // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int that lives
+        // until the call returns.
+        let result =
+            unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    if address.is_ipv6() {
+        set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)?;
+        // For IPv4 through the same socket, where there is any.
+        let _ = set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+        return Ok(());
+    }
+    set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allow_fragments(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
+    Ok(())
 }
 
 /// Linux reports an ICMP error of an earlier send on the next receive of the socket.

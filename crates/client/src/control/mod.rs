@@ -153,6 +153,8 @@ pub struct PopView {
     pub region: String,
     /// `idle`, `resolving`, `connecting`, `registered` or `leaving`.
     pub session: String,
+    /// `udp` or `tcp` (443); none without a session.
+    pub transport: Option<String>,
     /// This device's address as the PoP sees it.
     pub observed: Option<SocketAddr>,
     /// Failures in a row.
@@ -205,21 +207,45 @@ pub struct ResourceStatus {
     pub reason: Option<String>,
     /// By which connector.
     pub connector: Option<ConnectorId>,
-    /// `relay` through this PoP.
+    /// By which way packets go.
     pub path: Option<PathView>,
-    /// The round trip of the last introduction through PoP and connector, in milliseconds.
+    /// The round trip in milliseconds: of the direct path's last proofs, else of the last introduction through
+    /// PoP and connector.
     pub round_trip_ms: Option<f64>,
     /// Until when access lasts if no controller is heard again.
     pub access_until: UnixMs,
 }
 
 /// A way.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PathView {
-    /// `relay`.
+    /// `direct`, `relay` by UDP, or `tcp`: the relay by TCP 443.
     pub kind: String,
-    /// Through which PoP.
-    pub pop: PopId,
+    /// The PoP whose relay is in use or kept warm.
+    pub pop: Option<PopId>,
+    /// Where the packets go, when they go straight to the connector.
+    pub remote: Option<SocketAddr>,
+    /// Since when, in milliseconds before now.
+    pub since_ms: Option<u64>,
+    /// Why this way: the last thing that changed it.
+    pub why: Option<String>,
+    /// What was tried to reach the connector directly.
+    pub tried: Vec<TriedView>,
+}
+
+/// An address of the connector that was tried.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TriedView {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether the connector named it; else its packets came from there.
+    pub told: bool,
+    /// Probes sent.
+    pub probes: u64,
+    /// How many were answered.
+    pub proofs: u64,
+    /// The round trip of the answers, in milliseconds.
+    pub round_trip_ms: Option<f64>,
 }
 
 /// Who explains.

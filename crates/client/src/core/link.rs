@@ -6,12 +6,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
-use tunnel::{Path, PeerId};
+use tunnel::{MoveReason, Path, PeerId};
 use wire::{Refusal, SiteId};
 
 /// First local port of a tunnel's flows, and how many there are (RFC 6335 section 6: the dynamic range).
 const FIRST_PORT: u16 = 49_152;
 const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
+/// The longest pause before another introduction.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How far a link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(super) struct Link {
     pub(super) stage: Stage,
     pub(super) peer: Option<PeerId>,
     pub(super) inner: Option<Inner>,
+    /// When and why packets last took another way.
+    pub(super) moved: Option<(Instant, MoveReason)>,
     /// How long the last introduction took: one round trip through PoP and connector.
     pub(super) round_trip: Option<Duration>,
     /// The last refusal, until an introduction succeeds.
@@ -67,6 +71,7 @@ impl Link {
             stage: Stage::Idle,
             peer: None,
             inner: None,
+            moved: None,
             round_trip: None,
             refusal: None,
             attempts: 0,
@@ -96,6 +101,6 @@ impl Link {
             return None;
         }
         let doubled = Duration::from_millis(500 << (self.attempts - 1).min(5));
-        Some(doubled.max(asked.min(Duration::from_secs(30))))
+        Some(doubled.max(asked.min(LONGEST_PAUSE)))
     }
 }

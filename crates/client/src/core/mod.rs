@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use trust::{SealKey, SigningKey, seal_open, sign_open};
-use tunnel::{Path, PeerId, Tunnels, WireGuardPrivateKey, WireGuardPublicKey};
+use tunnel::{Path, PeerId, Surroundings, Tunnels, WireGuardPrivateKey, WireGuardPublicKey};
 use wire::{Bounded, ConnectorId, OpenBody, Refusal, RefusalClass};
 
 /// Most connections that are being made at once.
@@ -154,7 +154,11 @@ impl ClientCore {
                 Stage::Up { path: Path::Relay { pop, .. } } => Some(pop),
                 _ => None,
             },
+            way: self.way_of(link),
+            moved: link.moved,
             round_trip: link.round_trip,
+            direct_round_trip: link.peer.and_then(|peer| self.tunnels.round_trip_of(peer)),
+            pairs: link.peer.map(|peer| self.tunnels.pairs_of(peer)).unwrap_or_default(),
             refusal: link.refusal,
             flows: self.entries.values().filter(|entry| entry.connector == *id).count(),
         })
@@ -203,7 +207,7 @@ impl ClientCore {
         let own = self.identity.verifying_key();
         rest.sort_by_cached_key(|id| {
             let link = self.links.get(id);
-            let is_up = link.is_some_and(|link| matches!(link.stage, Stage::Up { .. }));
+            let is_up = link.is_some_and(|link| self.way_of(link).is_some());
             let was_refused = link.is_some_and(|link| link.refusal.is_some());
             (
                 !is_up,
@@ -245,10 +249,11 @@ impl ClientCore {
         let Some(dialling) = self.dials.get(&dial) else { return };
         let DialStage::Link(connector) = dialling.stage else { return };
         let route = dialling.route;
-        let Some(link) = self.ensure_link(now, connector) else {
+        self.ensure_link(now, connector);
+        let Some(link) = self.links.get(&connector) else {
             return self.next_connector(now, dial, DialFault::new(Refusal::NoResource));
         };
-        let (Stage::Up { .. }, Some(peer), Some(inner)) = (&link.stage, link.peer, link.inner) else {
+        let (Some(_), Some(peer), Some(inner)) = (self.way_of(link), link.peer, link.inner) else {
             return;
         };
         let source = inner.for_family_of(route.destination.ip());
@@ -271,19 +276,37 @@ impl ClientCore {
         self.finish_dial(dial, Err(fault));
     }
 
-    /// The link to a connector, with its opening begun. `None` when the slice has no such connector.
-    fn ensure_link(&mut self, now: Instant, id: ConnectorId) -> Option<&Link> {
+    /// Begins opening the link to a connector. There is none when the slice has no such connector.
+    fn ensure_link(&mut self, now: Instant, id: ConnectorId) {
         if !self.links.contains_key(&id) {
-            let (site, connector) = self.slice.sites.iter().find_map(|site| {
+            let known = self.slice.sites.iter().find_map(|site| {
                 let connector = site.connectors.iter().find(|connector| connector.id == id)?;
                 Some((site.id, connector.clone()))
-            })?;
+            });
+            let Some((site, connector)) = known else { return };
             self.links.insert(id, Link::new(connector, site));
         }
-        if matches!(self.links.get(&id)?.stage, Stage::Idle | Stage::Backoff { .. }) {
+        if self.links.get(&id).is_some_and(|link| matches!(link.stage, Stage::Idle | Stage::Backoff { .. })) {
             self.open_link(now, id);
         }
-        self.links.get(&id)
+    }
+
+    /// By which way packets go to a connector that let this device in; none while there is no way.
+    fn way_of(&self, link: &Link) -> Option<Path> {
+        link.inner?;
+        self.tunnels.way_of(link.peer?)
+    }
+
+    /// Where this machine stands: told to every peer that changes by it.
+    pub fn set_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
+        self.tunnels.set_surroundings(now, surroundings);
+        self.pump(now);
+    }
+
+    /// This machine may be in another network now.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.tunnels.network_changed(now);
+        self.pump(now);
     }
 
     fn open_link(&mut self, now: Instant, id: ConnectorId) {
@@ -325,9 +348,13 @@ impl ClientCore {
         link.refusal = Some(reason);
         link.stage = Stage::Idle;
         let mut cut = reason.class() == RefusalClass::Denied;
+        // While packets go straight to the connector, the relay is wanted back and nobody waits for it.
+        let has_way =
+            link.inner.is_some() && link.peer.is_some_and(|peer| self.tunnels.way_of(peer).is_some());
         if has_flows && !cut {
             match link.pause(after) {
                 Some(pause) => link.stage = Stage::Backoff { until: now + pause },
+                None if has_way => link.stage = Stage::Backoff { until: now + link::LONGEST_PAUSE },
                 None => cut = true,
             }
         }
@@ -692,6 +719,18 @@ impl ClientCore {
                 self.link_lost(now, id, path, Refusal::Timeout);
             }
             tunnel::Event::Unused { path, .. } => self.give_back(path),
+            tunnel::Event::Moved { peer, path, reason } => {
+                if let Some(link) = self.by_peer.get(&peer).and_then(|id| self.links.get_mut(id)) {
+                    link.moved = Some((now, reason));
+                    tracing::debug!(
+                        connector = %link.connector.name,
+                        ?path,
+                        reason = reason.label(),
+                        "packets take another way"
+                    );
+                }
+            }
+            tunnel::Event::Quiet { path, .. } => self.outputs.push_back(Output::RelayQuiet(path)),
             tunnel::Event::Removed { peer, .. } => {
                 self.by_peer.remove(&peer);
             }

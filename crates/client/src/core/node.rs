@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 use trust::{SliceVersion, UnixMs};
-use tunnel::{Path, WireGuardPrivateKey};
+use tunnel::{LocalAddress, Path, Surroundings, WireGuardPrivateKey};
 use wire::{ChannelId, ControlReply, ControlRequest, DatagramKind, PopId, Refusal, classify};
 
 /// The body of a slice, shared with whoever shows it.
@@ -108,6 +108,9 @@ pub struct ClientNode {
     paths: BTreeMap<ChannelId, Path>,
     tokens: BTreeMap<u64, OpenToken>,
     slice_version: Option<SliceVersion>,
+    /// Where this machine stands; `observed` is put together from the sessions.
+    around: Surroundings,
+    observed: BTreeMap<SessionId, SocketAddr>,
     outputs: VecDeque<NodeOutput>,
 }
 
@@ -130,6 +133,8 @@ impl ClientNode {
             paths: BTreeMap::new(),
             tokens: BTreeMap::new(),
             slice_version: None,
+            around: Surroundings::default(),
+            observed: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
         node.take_grant();
@@ -161,6 +166,35 @@ impl ClientNode {
         self.agent.set_wall(now, wall);
     }
 
+    /// The machine's own addresses, and the port that everything leaves by.
+    pub fn set_local(&mut self, now: Instant, port: u16, local: Vec<LocalAddress>) {
+        self.around.port = port;
+        self.around.local = local;
+        self.tell_surroundings(now);
+    }
+
+    /// What routers map to this machine's port.
+    pub fn set_mapped(&mut self, now: Instant, mapped: Vec<SocketAddr>) {
+        self.around.mapped = mapped;
+        self.tell_surroundings(now);
+    }
+
+    /// The machine may be in another network: sessions and paths are asked before they are relied on.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.agent.network_changed(now);
+        self.core.network_changed(now);
+        self.settle(now);
+    }
+
+    fn tell_surroundings(&mut self, now: Instant) {
+        let mut around = self.around.clone();
+        around.observed = self.observed.values().copied().collect();
+        around.observed.sort_unstable();
+        around.observed.dedup();
+        self.core.set_surroundings(now, around);
+        self.settle(now);
+    }
+
     /// Takes datagrams as they came from the socket, in order.
     pub fn handle_input<'a>(
         &mut self,
@@ -188,6 +222,16 @@ impl ClientNode {
                     }
                     Err(refused) => tracing::trace!(reason = refused.label(), "a relay frame was dropped"),
                 },
+                DatagramKind::WireGuard => {
+                    let path = Path::direct(from);
+                    if of != Some(path) {
+                        if let Some(path) = of.replace(path) {
+                            self.core.handle_input(now, path, &run);
+                        }
+                        run.clear();
+                    }
+                    run.push(datagram);
+                }
                 DatagramKind::Stun | DatagramKind::Foreign => {}
             }
         }
@@ -374,6 +418,10 @@ impl ClientNode {
                     self.outputs.push_back(NodeOutput::Transmit { to, payload: bytes });
                 }
             }
+            Output::Transmit { path: Path::Direct { remote }, bytes } => {
+                self.outputs.push_back(NodeOutput::Transmit { to: remote, payload: bytes });
+            }
+            Output::RelayQuiet(_) => self.agent.probe(now),
             Output::Dialled { dial, result } => self.tell(NodeEvent::Dialled { dial, result }),
             Output::Readable(flow) => self.tell(NodeEvent::Readable(flow)),
             Output::Writable(flow) => self.tell(NodeEvent::Writable(flow)),
@@ -385,11 +433,15 @@ impl ClientNode {
 
     fn agent_event(&mut self, now: Instant, event: AgentEvent) {
         match event {
-            AgentEvent::Registered { session, pop, .. } => {
+            AgentEvent::Registered { session, pop, observed } => {
                 self.sessions.insert(session, pop);
+                self.observed.insert(session, observed);
+                self.tell_surroundings(now);
                 self.tell(NodeEvent::Changed);
             }
-            AgentEvent::ObservedChanged { session, .. } => {
+            AgentEvent::ObservedChanged { session, observed, .. } => {
+                self.observed.insert(session, observed);
+                self.tell_surroundings(now);
                 // Told from the new address, so that the PoP challenges it there.
                 for (to, payload) in self.relay.hellos(session) {
                     self.outputs.push_back(NodeOutput::Transmit { to, payload });
@@ -397,6 +449,8 @@ impl ClientNode {
             }
             AgentEvent::Lost { session, reason, .. } => {
                 self.sessions.remove(&session);
+                self.observed.remove(&session);
+                self.tell_surroundings(now);
                 // A revoked device's flows end now, not when their peers fall silent. A PoP that only says so
                 // can end no more than it could by dropping the packets.
                 let refusal = match reason {

@@ -3,7 +3,7 @@
 use flow::FlowId;
 use policy::ClientSlice;
 use std::time::{Duration, Instant};
-use tunnel::Path;
+use tunnel::{MoveReason, PairReport, Path};
 use wire::{ConnectorId, PopId, Refusal, ResourceId, SiteId};
 
 /// A connection that is being made.
@@ -65,6 +65,8 @@ pub enum Output {
         /// The whole UDP payload.
         bytes: Vec<u8>,
     },
+    /// Nothing comes back by this relay path: its PoP is worth a question.
+    RelayQuiet(Path),
     /// A dial came to its end.
     Dialled {
         /// Which.
@@ -105,10 +107,18 @@ pub struct LinkReport {
     pub connector_name: String,
     /// Its site.
     pub site: SiteId,
-    /// The PoP in use; none without a tunnel.
+    /// The PoP whose relay is in use or kept warm; none while there is none.
     pub pop: Option<PopId>,
+    /// By which way packets go; none without a tunnel.
+    pub way: Option<Path>,
+    /// When and why they last took another way.
+    pub moved: Option<(Instant, MoveReason)>,
     /// The round trip of the last introduction.
     pub round_trip: Option<Duration>,
+    /// The round trip of the direct path in use.
+    pub direct_round_trip: Option<Duration>,
+    /// The connector's addresses that were tried.
+    pub pairs: Vec<PairReport>,
     /// Why the last introduction failed.
     pub refusal: Option<Refusal>,
     /// Flows inside.
@@ -120,5 +130,5 @@ pub struct LinkReport {
 pub fn link_of(links: &[LinkReport], slice: &ClientSlice, resource: ResourceId) -> Option<LinkReport> {
     let site = slice.resources.iter().find(|known| known.id == resource)?.site;
     let of_site = links.iter().filter(|link| link.site == site);
-    of_site.max_by_key(|link| (link.pop.is_some(), link.flows)).cloned()
+    of_site.max_by_key(|link| (link.way.is_some(), link.flows)).cloned()
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use agent::{Persisted, RequestSeq};
 use flow::{FlowId, Read};
-use net::{RecvBatch, SendBatch, UdpPort};
+use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, UdpPort};
 use policy::Explanation;
 use std::{
     collections::BTreeMap,
@@ -20,6 +20,7 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 use trust::UnixMs;
+use tunnel::LocalAddress;
 use wire::{Bounded, ControlReply, ControlRequest, PopId, Refusal, Why};
 
 /// Commands that wait; a caller waits for room.
@@ -78,6 +79,12 @@ pub(super) fn wall_clock() -> UnixMs {
 }
 
 impl Driver {
+    fn tell_local(&mut self, interfaces: &Interfaces) {
+        let at = self.port.local_addr();
+        let local = interfaces.of_socket(at).map(|local| LocalAddress { ip: local.ip, prefix: local.prefix });
+        self.node.set_local(clock(), at.port(), local.collect());
+    }
+
     pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -90,6 +97,8 @@ impl Driver {
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         wall.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut signalled = Vec::with_capacity(SIGNAL_BATCH);
+        let mut network = NetworkWatch::new();
+        self.tell_local(network.known());
         loop {
             let timeout = self.drain(&mut outgoing, &mut scratch);
             let report = self.port.send_batch(&mut outgoing).await;
@@ -122,6 +131,11 @@ impl Driver {
                 () = tokio::time::sleep_until(timeout.at.into()) => {
                     tracing::trace!(reason = timeout.reason, "woke");
                     self.node.handle_timeout(clock());
+                }
+                found = network.changed() => {
+                    tracing::info!("this machine's network changed");
+                    self.node.network_changed(clock());
+                    self.tell_local(found);
                 }
                 _ = wall.tick() => self.node.set_wall(clock(), wall_clock()),
                 _ = stop.changed() => break,
@@ -192,7 +206,7 @@ impl Driver {
                 let _ = reply.send(view::status(&self.node, now, &self.proxy, self.streams.len()));
             }
             Command::Resources(reply) => {
-                let _ = reply.send(view::resources(&self.node));
+                let _ = reply.send(view::resources(&self.node, clock()));
             }
             Command::Why { asked, reply } => self.why(now, asked, reply),
             Command::Renew => self.node.force_renew(now),

@@ -2,7 +2,8 @@
 
 use crate::{
     control::{
-        PathView, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, WhyAnswer, WhySource,
+        PathView, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TriedView, WhyAnswer,
+        WhySource,
     },
     core::{ClientNode, LinkReport, link_of},
 };
@@ -10,7 +11,8 @@ use policy::{ClientResource, ClientSlice, Explanation, Step, StepOutcome, explai
 use session::{CloseCode, LostReason};
 use std::time::{Duration, Instant};
 use trust::UnixMs;
-use wire::Refusal;
+use tunnel::Path;
+use wire::{PopId, Refusal};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -23,21 +25,7 @@ pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows
     let agent = node.agent();
     let slice = node.slice();
     let wall = agent.wall(now);
-    let pops: Vec<PopView> = slice
-        .pops
-        .iter()
-        .map(|entry| {
-            let known = agent.pops().find(|known| known.pop == entry.id);
-            PopView {
-                id: entry.id,
-                address: entry.address.clone(),
-                region: entry.region.clone(),
-                session: known.map_or("idle", |known| known.phase.label()).to_owned(),
-                observed: known.and_then(|known| known.observed),
-                failures: known.map_or(0, |known| known.failures),
-            }
-        })
-        .collect();
+    let pops = pop_views(node);
     let is_registered = pops.iter().any(|pop| pop.session == "registered");
     Status {
         pid: std::process::id(),
@@ -68,17 +56,37 @@ pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows
         pops,
         proxy: proxy.clone(),
         forwards: Vec::new(),
-        resources: resources(node),
+        resources: resources(node, now),
         flows,
     }
 }
 
-pub(super) fn resources(node: &ClientNode) -> Vec<ResourceStatus> {
+fn pop_views(node: &ClientNode) -> Vec<PopView> {
+    let view = |entry: &policy::PopEntry| {
+        let known = node.agent().pops().find(|known| known.pop == entry.id);
+        PopView {
+            id: entry.id,
+            address: entry.address.clone(),
+            region: entry.region.clone(),
+            session: known.map_or("idle", |known| known.phase.label()).to_owned(),
+            transport: known.filter(|known| known.observed.is_some()).map(|_| "udp".to_owned()),
+            observed: known.and_then(|known| known.observed),
+            failures: known.map_or(0, |known| known.failures),
+        }
+    };
+    node.slice().pops.iter().map(view).collect()
+}
+
+pub(super) fn resources(node: &ClientNode, now: Instant) -> Vec<ResourceStatus> {
     let slice = node.slice();
     let links = node.links();
     let until = node.agent().access_until();
-    let mut resources: Vec<ResourceStatus> =
-        slice.resources.iter().map(|resource| resource_status(slice, resource, &links, until)).collect();
+    let pops = pop_views(node);
+    let mut resources: Vec<ResourceStatus> = slice
+        .resources
+        .iter()
+        .map(|resource| resource_status(slice, resource, &links, until, &pops, now))
+        .collect();
     resources.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     resources
 }
@@ -88,11 +96,13 @@ fn resource_status(
     resource: &ClientResource,
     links: &[LinkReport],
     access_until: UnixMs,
+    pops: &[PopView],
+    now: Instant,
 ) -> ResourceStatus {
     let site = slice.sites.iter().find(|site| site.id == resource.site);
     let link = link_of(links, slice, resource.id);
     let (reachable, reason) = match &link {
-        Some(link) if link.pop.is_some() => (Reachable::Yes, None),
+        Some(link) if link.way.is_some() => (Reachable::Yes, None),
         Some(LinkReport { refusal: Some(refusal), .. }) => (Reachable::No, Some(refusal.to_string())),
         _ if site.is_none_or(|site| site.connectors.is_empty()) => {
             (Reachable::No, Some("no connector is enrolled in its site".to_owned()))
@@ -110,12 +120,40 @@ fn resource_status(
         reachable,
         reason,
         connector: link.as_ref().map(|link| link.connector),
-        path: link.as_ref().and_then(|link| link.pop).map(|pop| PathView { kind: "relay".to_owned(), pop }),
-        round_trip_ms: link
-            .and_then(|link| link.round_trip)
-            .map(|round_trip| round_trip.as_secs_f64() * 1000.0),
+        path: link.as_ref().and_then(|link| path_view(now, pops, link)),
+        round_trip_ms: link.and_then(|link| link.direct_round_trip.or(link.round_trip)).map(fine_millis),
         access_until,
     }
+}
+
+fn fine_millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathView> {
+    let by_tcp =
+        |pop: PopId| pops.iter().any(|view| view.id == pop && view.transport.as_deref() == Some("tcp"));
+    let (kind, remote) = match link.way? {
+        Path::Direct { remote } => ("direct", Some(remote)),
+        Path::Relay { pop, .. } if by_tcp(pop) => ("tcp", None),
+        _ => ("relay", None),
+    };
+    let why = link.moved.map(|(_, reason)| reason.label().to_owned());
+    let tried = link.pairs.iter().map(|pair| TriedView {
+        address: pair.address,
+        told: pair.told,
+        probes: pair.probes,
+        proofs: pair.proofs,
+        round_trip_ms: pair.round_trip.map(fine_millis),
+    });
+    Some(PathView {
+        kind: kind.to_owned(),
+        pop: link.pop,
+        remote,
+        since_ms: link.moved.map(|(at, _)| millis(now.saturating_duration_since(at))),
+        why,
+        tried: tried.collect(),
+    })
 }
 
 /// What the own slice says; `None` when nothing in it is meant.
@@ -127,10 +165,15 @@ pub(super) fn why_here(node: &ClientNode, now: Instant, asked: &str) -> Option<W
     let resource = host.and_then(|host| crate::core::find(node.slice(), &host, None));
     if let Some(link) = resource.and_then(|resource| link_of(&node.links(), node.slice(), resource.id)) {
         let what = format!("connector {} let this device in", link.connector_name);
-        explanation.steps.push(match (link.pop, link.refusal) {
-            (Some(pop), _) => Step::new(what, StepOutcome::Held, format!("through {pop}")),
-            (None, Some(refusal)) => Step::new(what, StepOutcome::Failed, refusal.to_string()),
-            (None, None) => Step::new(what, StepOutcome::Unknown, "nothing is open to it right now"),
+        explanation.steps.push(match (link.way, link.refusal) {
+            (Some(Path::Direct { remote }), _) => {
+                Step::new(what, StepOutcome::Held, format!("directly at {remote}"))
+            }
+            (Some(Path::Relay { pop, .. }), _) => {
+                Step::new(what, StepOutcome::Held, format!("through {pop}"))
+            }
+            (_, Some(refusal)) => Step::new(what, StepOutcome::Failed, refusal.to_string()),
+            (_, None) => Step::new(what, StepOutcome::Unknown, "nothing is open to it right now"),
         });
     }
     Some(WhyAnswer {

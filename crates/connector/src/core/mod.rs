@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::{Identity, OpenKey, UnixMs};
-use tunnel::{Path, PeerId, TunnelError, Tunnels, WireGuardPrivateKey};
+use tunnel::{Path, PeerId, Surroundings, TunnelError, Tunnels, WireGuardPrivateKey};
 use wire::{Accept, Bounded, ChannelId, CloseChannel, FromAgent, Introduce, PopId, Refusal, Refuse};
 
 /// Most addresses of one name that are tried.
@@ -54,6 +54,8 @@ pub enum Output {
         /// The message.
         message: FromAgent,
     },
+    /// Nothing comes back by a relay path: its PoP is worth a question.
+    RelayQuiet,
     /// Resolve a name in the site, then call [`ConnectorCore::resolved`].
     Resolve {
         /// For which flow.
@@ -131,6 +133,19 @@ pub struct CoreStatus {
     pub malformed: u64,
     /// Refusals that were too many to log one by one.
     pub refusals_not_logged: u64,
+    /// Devices whose packets go straight between the two machines now.
+    pub direct: usize,
+    /// How often packets took another way.
+    pub moves: Moves,
+}
+
+/// How often packets of any device took another way, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Moves {
+    /// To an address that proved itself.
+    pub to_direct: u64,
+    /// Back to the relay.
+    pub to_relay: u64,
 }
 
 /// See the module.
@@ -194,7 +209,13 @@ impl ConnectorCore {
     /// What people may see.
     #[must_use]
     pub fn status(&self) -> CoreStatus {
-        CoreStatus { sessions: self.sessions.len(), flows: self.active.len(), ..self.status }
+        let is_direct = |peer: &&PeerId| matches!(self.tunnels.way_of(**peer), Some(Path::Direct { .. }));
+        CoreStatus {
+            sessions: self.sessions.len(),
+            flows: self.active.len(),
+            direct: self.sessions.keys().filter(is_direct).count(),
+            ..self.status
+        }
     }
 
     /// A client wants in. Answers the PoP with `Accept` or `Refuse`.
@@ -272,9 +293,19 @@ impl ConnectorCore {
         Ok(Accept { intro: introduce.intro, response, inner_v4: policy::INNER_V4, inner_v6 })
     }
 
-    /// Takes WireGuard messages that came on a channel.
-    pub fn handle_input(&mut self, now: Instant, pop: PopId, channel: ChannelId, messages: &[&[u8]]) {
-        self.tunnels.handle_batch(now, Path::relay(pop, channel), messages);
+    /// Takes WireGuard messages that came by a path.
+    pub fn handle_input(&mut self, now: Instant, path: Path, messages: &[&[u8]]) {
+        self.tunnels.handle_batch(now, path, messages);
+    }
+
+    /// Where this machine stands: told to every client that changes by it.
+    pub fn set_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
+        self.tunnels.set_surroundings(now, surroundings);
+    }
+
+    /// This machine may be in another network now.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.tunnels.network_changed(now);
     }
 
     /// The PoP closed a channel, or our session to it ended.
@@ -591,6 +622,14 @@ impl ConnectorCore {
             tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
             tunnel::Event::Unused { path, .. } => self.close_channels(Some(path)),
             tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
+            tunnel::Event::Moved { path, reason, .. } => {
+                match path {
+                    Some(Path::Direct { .. }) => self.status.moves.to_direct += 1,
+                    _ => self.status.moves.to_relay += 1,
+                }
+                tracing::debug!(?path, reason = reason.label(), "packets take another way");
+            }
+            tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),
             // The client opens again when its path is gone; until then its flows wait.
             tunnel::Event::Unanswered { .. } | tunnel::Event::GaveUp { .. } => {}
         }
@@ -794,7 +833,10 @@ impl ConnectorCore {
             protocol: "tcp".to_owned(),
             destination,
             target: None,
-            relay: Some(session.pop),
+            relay: match self.tunnels.way_of(peer) {
+                Some(Path::Direct { .. }) => None,
+                _ => Some(session.pop),
+            },
             verdict,
             reason: reason.to_owned(),
             explanation: explanation.to_owned(),

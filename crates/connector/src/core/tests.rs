@@ -291,8 +291,7 @@ impl World {
                         let channel = ChannelId::from_random(channel.bits() ^ 1);
                         self.core.handle_input(
                             self.now,
-                            POP,
-                            channel,
+                            Path::relay(POP, channel),
                             &[&transmit.bytes[wire::RELAY_HEADER_LEN..]],
                         );
                     }
