@@ -344,22 +344,27 @@ impl ClientCore {
     /// No PoP leads to the connector, or it said no.
     fn link_failed(&mut self, now: Instant, id: ConnectorId, reason: Refusal, after: Duration) {
         let has_flows = self.entries.values().any(|entry| entry.connector == id);
+        // While packets go straight to the connector, the relay is wanted back and nobody waits for it; and a
+        // PoP's word ends nothing that does not pass it. A connector that has really let go falls silent.
+        let way = self.links.get(&id).and_then(|link| self.way_of(link));
+        let is_direct = matches!(way, Some(Path::Direct { .. }));
         let Some(link) = self.links.get_mut(&id) else { return };
         link.refusal = Some(reason);
         link.stage = Stage::Idle;
-        let mut cut = reason.class() == RefusalClass::Denied;
-        // While packets go straight to the connector, the relay is wanted back and nobody waits for it.
-        let has_way =
-            link.inner.is_some() && link.peer.is_some_and(|peer| self.tunnels.way_of(peer).is_some());
+        let is_denied = reason.class() == RefusalClass::Denied && !is_direct;
+        let mut cut = is_denied;
         if has_flows && !cut {
             match link.pause(after) {
                 Some(pause) => link.stage = Stage::Backoff { until: now + pause },
-                None if has_way => link.stage = Stage::Backoff { until: now + link::LONGEST_PAUSE },
+                None if is_direct => link.stage = Stage::Backoff { until: now + link::LONGEST_PAUSE },
                 None => cut = true,
             }
         }
         if cut {
             self.cut_flows(now, id);
+        }
+        if is_denied {
+            self.forget_tunnel(id);
         }
         let fault = DialFault { retry_after: (!after.is_zero()).then_some(after), ..DialFault::new(reason) };
         for dial in self.waiting_for(id) {
@@ -409,17 +414,24 @@ impl ClientCore {
     }
 
     fn remove_link(&mut self, now: Instant, id: ConnectorId) {
+        self.cut_flows(now, id);
+        self.forget_tunnel(id);
         self.link_failed(now, id, Refusal::NoResource, Duration::ZERO);
-        let Some(link) = self.links.remove(&id) else { return };
-        if let Some(peer) = link.peer {
-            self.by_peer.remove(&peer);
-            self.flows.drop_link(LinkId(peer.number()));
-            let (paths, _) = self.tunnels.remove(peer);
-            for path in paths {
-                self.give_back(path);
-            }
-        }
+        self.links.remove(&id);
         self.by_token.retain(|_, connector| *connector != id);
+    }
+
+    /// The connector does not let this device in: no way leads there, not even one that worked a moment ago.
+    fn forget_tunnel(&mut self, id: ConnectorId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.inner = None;
+        let Some(peer) = link.peer.take() else { return };
+        self.by_peer.remove(&peer);
+        self.flows.drop_link(LinkId(peer.number()));
+        let (paths, _) = self.tunnels.remove(peer);
+        for path in paths {
+            self.give_back(path);
+        }
     }
 
     fn give_back(&mut self, path: Path) {
@@ -728,6 +740,15 @@ impl ClientCore {
                         reason = reason.label(),
                         "packets take another way"
                     );
+                }
+                let waits = |id: ConnectorId| {
+                    self.links.get(&id).is_some_and(|link| link.stage == Stage::Idle)
+                        && self.entries.values().any(|entry| entry.connector == id)
+                };
+                if path.is_none()
+                    && let Some(id) = self.by_peer.get(&peer).copied().filter(|id| waits(*id))
+                {
+                    self.open_link(now, id);
                 }
             }
             tunnel::Event::Quiet { path, .. } => self.outputs.push_back(Output::RelayQuiet(path)),
