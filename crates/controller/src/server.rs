@@ -19,7 +19,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, RwLock},
@@ -37,8 +37,6 @@ use tower::ServiceExt;
 const MAX_CONNECTIONS: usize = 1024;
 /// A connection has so long for its TLS handshake, and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest line of the PROXY protocol, version 1 (its specification, section 2.1).
-const PROXY_LINE: usize = 107;
 
 /// Where the console's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,23 +293,16 @@ async fn serve_front(
 
 /// Reads the PROXY line and nothing behind it.
 async fn proxied_from(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<IpAddr> {
-    let mut line = Vec::with_capacity(PROXY_LINE);
+    let mut line = Vec::with_capacity(wire::MAX_PROXY_LINE);
     while !line.ends_with(b"\r\n") {
-        if line.len() >= PROXY_LINE {
+        if line.len() >= wire::MAX_PROXY_LINE {
             return Err(io::Error::other("the line is too long"));
         }
         line.push(stream.read_u8().await?);
     }
-    proxy_source(&line).ok_or_else(|| io::Error::other("expected PROXY TCP4|TCP6 source destination ports"))
-}
-
-fn proxy_source(line: &[u8]) -> Option<IpAddr> {
-    let mut words = std::str::from_utf8(line).ok()?.trim_end().split(' ');
-    match (words.next()?, words.next()?) {
-        ("PROXY", "TCP4" | "TCP6") => words.next()?.parse().ok(),
-        ("PROXY", "UNKNOWN") => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-        _ => None,
-    }
+    wire::parse_proxy_line(&line)
+        .map(|source| source.ip())
+        .ok_or_else(|| io::Error::other("expected PROXY TCP4|TCP6 source destination ports"))
 }
 
 async fn tls(
@@ -379,17 +370,6 @@ async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_proxy_line_gives_the_source_and_nothing_else_does() {
-        let source = proxy_source(b"PROXY TCP4 203.0.113.7 198.51.100.1 4000 443\r\n");
-        assert_eq!(source, "203.0.113.7".parse().ok());
-        let source = proxy_source(b"PROXY TCP6 2001:db8::1 2001:db8::2 4000 443\r\n");
-        assert_eq!(source, "2001:db8::1".parse().ok());
-        for bad in [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP4\r\n", b"PROXY TCP4 x y 1 2\r\n", b"\r\n"] {
-            assert_eq!(proxy_source(bad), None);
-        }
-    }
 
     #[test]
     fn the_host_of_an_address_is_found_with_and_without_a_port() {

@@ -34,7 +34,26 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("join_key", join_key),
     ("texts", texts),
     ("proxy", proxy),
+    ("proxy_line", proxy_line),
+    ("path_message", path_message),
 ];
+
+/// What a PoP tells the controller of its host in front of a console connection.
+fn proxy_line(bytes: &[u8]) {
+    if wire::parse_proxy_line(bytes).is_some() {
+        assert!(bytes.len() <= wire::MAX_PROXY_LINE && bytes.ends_with(b"\r\n"));
+    }
+}
+
+/// What peers say about paths inside their tunnel.
+fn path_message(bytes: &[u8]) {
+    if let Ok(message) = tunnel::PathMessage::parse(bytes) {
+        assert!(bytes[0] >> 4 == 0, "an IP packet taken for a path message");
+        let again = message.encode();
+        assert!(again.len() <= bytes.len(), "longer than what came");
+        assert_eq!(tunnel::PathMessage::parse(&again), Ok(message));
+    }
+}
 
 /// No datagram is claimed twice: exactly one kind, and no other parser takes it.
 fn first_byte(bytes: &[u8]) {
@@ -46,10 +65,8 @@ fn first_byte(bytes: &[u8]) {
     // WireGuard white paper, section 5.4: a type of 1 to 4, three zero bytes, at least a keepalive.
     let is_wireguard = bytes.len() >= 32 && (1..=4).contains(&bytes[0]) && bytes[1..4] == [0; 3];
     // RFC 8489 section 5: two zero bits, the magic cookie, 20 bytes of header; section 18.2: no method 0.
-    let is_stun = bytes.len() >= 20
-        && bytes[0] & 0xFC == 0
-        && bytes[4..8] == [0x21, 0x12, 0xA4, 0x42]
-        && !is_wireguard;
+    let is_stun =
+        bytes.len() >= 20 && bytes[0] & 0xFC == 0 && bytes[4..8] == [0x21, 0x12, 0xA4, 0x42] && !is_wireguard;
     let claims = [is_relay, is_quic, is_stun, is_wireguard].into_iter().filter(|claim| *claim).count();
     assert!(claims <= 1, "claimed twice");
     let expected = match (is_relay, is_quic, is_stun, is_wireguard) {
@@ -205,6 +222,13 @@ fn proxy(bytes: &[u8]) {
 #[must_use]
 pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     use trust::{KeyRole, Role, sign_document};
+    use tunnel::{Candidate, CandidateKind, PathMessage};
+    let seen: std::net::SocketAddr = "203.0.113.20:40000".parse().expect("an address");
+    let list = vec![
+        Candidate { kind: CandidateKind::Local, address: "[2001:db8::7]:40000".parse().expect("an address") },
+        Candidate { kind: CandidateKind::Observed, address: seen },
+    ];
+    let candidates = PathMessage::Candidates { epoch: 7, sequence: 1, round: 0, list };
     let sign = |text: Result<String, trust::DocumentError>| text.expect("keeps the rules").into_bytes();
     let keepalive = FromAgent::from(wire::Hello { oldest: 1, newest: 1, build: wire::Bounded::default() });
     let mut message = keepalive.frame_type().to_be_bytes().to_vec();
@@ -242,6 +266,13 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("certificate", "device", HOME.certificate(Role::Device)),
         ("certificate", "pop", HOME.certificate(Role::Pop)),
         ("control", "noise", vec![7; 96]),
+        ("proxy_line", "tcp4", b"PROXY TCP4 203.0.113.7 198.51.100.1 4000 443\r\n".to_vec()),
+        ("proxy_line", "tcp6", b"PROXY TCP6 2001:db8::1 2001:db8::2 4000 443\r\n".to_vec()),
+        ("path_message", "candidates", candidates.encode()),
+        ("path_message", "heard", PathMessage::Heard { epoch: 7, sequence: 1 }.encode()),
+        ("path_message", "probe", PathMessage::Probe { id: 9, length: tunnel::MIN_PROBE_LEN }.encode()),
+        ("path_message", "proof", PathMessage::Proof { id: 9, seen }.encode()),
+        ("first_byte", "wireguard-data", [&[4, 0, 0, 0][..], &[7; 28]].concat()),
         ("texts", "prefix", b"10.0.2.0/24".to_vec()),
         ("texts", "name", b"web.lab.internal".to_vec()),
         ("texts", "target", b"[2001:db8::1]:443".to_vec()),

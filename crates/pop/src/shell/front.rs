@@ -169,7 +169,7 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, console: &PathBuf, 
     let Ok(Ok(mut inner)) = timeout(CONSOLE_TIMEOUT, UnixStream::connect(console)).await else {
         return count(&counters.console_down);
     };
-    let header = proxy_header(peer, local);
+    let header = wire::encode_proxy_line(peer, local);
     if inner.write_all(header.as_bytes()).await.is_err() || inner.write_all(&hello).await.is_err() {
         return count(&counters.console_down);
     }
@@ -214,11 +214,4 @@ async fn read_client_hello(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Re
         }
     }
     Err(io::ErrorKind::InvalidData.into())
-}
-
-/// The PROXY protocol, version 1: who the connection is from.
-fn proxy_header(peer: SocketAddr, local: SocketAddr) -> String {
-    let (source, destination) = (peer.ip().to_canonical(), local.ip().to_canonical());
-    let family = if source.is_ipv4() && destination.is_ipv4() { "TCP4" } else { "TCP6" };
-    format!("PROXY {family} {source} {destination} {} {}\r\n", peer.port(), local.port())
 }
