@@ -54,6 +54,6 @@ pub use path::Path;
 pub use peer::PeerId;
 pub use timers::TimeoutReason;
 pub use tunnels::{
-    Accepted, DropReason, Event, MAX_INNER_PACKET, MAX_PEERS, MAX_PENDING_OUTPUTS, MAX_QUEUED_PACKETS,
-    Output, SealError, Timeout, Transmit, TunnelError, Tunnels,
+    Accepted, Count, DropReason, Event, MAX_INNER_PACKET, MAX_PEERS, MAX_PENDING_OUTPUTS, MAX_QUEUED_PACKETS,
+    Output, PingId, SealError, Timeout, Traffic, Transmit, TunnelError, Tunnels,
 };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tunnel::{
-    CandidateRefused, Event, LocalAddress, MoveReason, Output, Path, PeerId, Surroundings, Tunnels,
+    CandidateRefused, Event, LocalAddress, MoveReason, Output, Path, PeerId, PingId, Surroundings, Tunnels,
     WireGuardPrivateKey,
 };
 use wire::{ChannelId, PopId, RELAY_HEADER_LEN};
@@ -75,6 +75,7 @@ struct World {
     inner: Vec<(Instant, Side)>,
     moves: Vec<(Instant, Side, Option<Path>, MoveReason)>,
     quiet: usize,
+    pongs: Vec<(PingId, Duration)>,
 }
 
 fn surroundings(host: &str, observed: &str) -> Surroundings {
@@ -119,6 +120,7 @@ impl World {
             inner: Vec::new(),
             moves: Vec::new(),
             quiet: 0,
+            pongs: Vec::new(),
         }
     }
 
@@ -170,6 +172,9 @@ impl World {
                         self.moves.push((self.now, side, path, reason));
                     }
                     Output::Event(Event::Quiet { .. }) => self.quiet += 1,
+                    Output::Event(Event::Pong { ping, round_trip, .. }) => {
+                        self.pongs.push((ping, round_trip))
+                    }
                     Output::Event(_) => {}
                     Output::Timeout(_) => break,
                 }
@@ -496,4 +501,20 @@ fn an_address_of_one_kind_is_told_once() {
         mapped: vec![SocketAddr::new(both, 40_000)],
     };
     assert_eq!(own.candidates().len(), 1);
+}
+
+#[test]
+fn a_ping_is_answered_by_the_way_that_data_takes() {
+    for (edge, kind) in [(Edge::Blocked, "relay"), (home(CLIENT_PUBLIC), "direct")] {
+        let mut world = World::new(edge, home(CONNECTOR_PUBLIC));
+        world.run(SECOND * 2, OFTEN);
+        let peer = world.peers[&Side::Client];
+        let now = world.now;
+        let ping = world.sides.get_mut(&Side::Client).expect("both").ping(now, peer).expect("a way");
+        world.run(SECOND, None);
+        let (answered, round_trip) = world.pongs.pop().expect("an answer");
+        let expected = if kind == "relay" { DELAY * 6 } else { DELAY * 2 };
+        assert_eq!(answered, ping);
+        assert!(round_trip >= expected && round_trip <= expected * 2, "{kind}: {round_trip:?}");
+    }
 }

@@ -66,6 +66,10 @@ const SAY_TIMES: u32 = 7;
 /// A new list is no earlier than this after the last: whose address changes each second tells every fourth.
 const SAY_INTERVAL: Duration =
     Duration::from_secs(if cfg!(feature = "planted-echo-on-change") { 0 } else { 4 });
+/// Pings that wait for an answer.
+const MAX_PINGS: usize = 16;
+/// Where a probe was seen from that the relay brought.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 const NO_HYSTERESIS: bool = cfg!(feature = "planted-no-hysteresis");
 const ECHO: bool = cfg!(feature = "planted-echo-on-change");
 
@@ -98,6 +102,8 @@ pub(crate) struct Outcome {
     pub say: Vec<Say>,
     /// The way that data takes is another: the new one.
     pub moved: Option<(Route, MoveReason)>,
+    /// A ping was answered: which, and how long it took.
+    pub pong: Option<(u64, Duration)>,
 }
 
 impl Outcome {
@@ -172,6 +178,8 @@ pub struct PairReport {
     pub probes: u64,
     /// Proofs that came.
     pub proofs: u64,
+    /// Where the peer sees this side, as it says.
+    pub seen: Option<SocketAddr>,
 }
 
 /// See the module.
@@ -208,6 +216,8 @@ pub(crate) struct Direct {
     hold_until: Instant,
     hold: Duration,
     refused: BTreeMap<CandidateRefused, u64>,
+    /// Probes that somebody waits for.
+    pings: VecDeque<(u64, Instant)>,
 }
 
 impl Direct {
@@ -240,6 +250,7 @@ impl Direct {
             hold_until: now,
             hold: HOLD_FIRST,
             refused: BTreeMap::new(),
+            pings: VecDeque::new(),
         };
         // Whatever comes first of the same source of numbers.
         direct.epoch = (direct.next_random() >> 32) as u32;
@@ -276,6 +287,7 @@ impl Direct {
             round_trip: pair.round_trip,
             probes: pair.sent,
             proofs: pair.answered,
+            seen: pair.seen,
         })
     }
 
@@ -350,14 +362,19 @@ impl Direct {
                 }
             }
             PathMessage::Probe { id, .. } => {
-                // By the relay a probe says nothing about a way.
-                if let Some(from) = from {
-                    self.probed(now, surroundings, from, *id, &mut outcome);
+                match from {
+                    Some(from) => self.probed(now, surroundings, from, *id, &mut outcome),
+                    // By the relay it says nothing about a way: somebody wants to know how long it takes.
+                    None => outcome.say(Route::Relay, PathMessage::Proof { id: *id, seen: NOWHERE }),
                 }
             }
-            PathMessage::Proof { id, .. } => {
+            PathMessage::Proof { id, seen } => {
+                if let Some((asked, sent)) = self.pings.iter().copied().find(|(asked, _)| asked == id) {
+                    self.pings.retain(|(other, _)| *other != asked);
+                    outcome.pong = Some((asked, now.saturating_duration_since(sent)));
+                }
                 if let Some(from) = from {
-                    self.proven(now, from, *id, &mut outcome);
+                    self.proven(now, from, *id, *seen, &mut outcome);
                 }
             }
         }
@@ -457,12 +474,13 @@ impl Direct {
         }
     }
 
-    fn proven(&mut self, now: Instant, from: SocketAddr, id: u64, outcome: &mut Outcome) {
+    fn proven(&mut self, now: Instant, from: SocketAddr, id: u64, seen: SocketAddr, outcome: &mut Outcome) {
         let current_trip = self.round_trip();
         let Some(pair) = self.pairs.get_mut(&from) else { return };
         if !pair.answer(now, id) {
             return;
         }
+        pair.seen = Some(seen);
         let (proofs, trip) = (pair.proofs, pair.round_trip.unwrap_or_default());
         self.heard(now, from);
         match self.current {
@@ -514,6 +532,19 @@ impl Direct {
             current.unheard_since = None;
             outcome.moved = Some((Route::Direct(current.address), MoveReason::AnsweredAgain));
         }
+    }
+
+    /// Asks how long it takes, by the way that data takes; [`Outcome::pong`] follows under the id given, if an
+    /// answer comes.
+    pub fn ping(&mut self, now: Instant) -> (u64, Outcome) {
+        let mut outcome = Outcome::default();
+        let id = self.next_random();
+        if self.pings.len() == MAX_PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back((id, now));
+        outcome.say(self.route(), PathMessage::Probe { id, length: MIN_PROBE_LEN });
+        (id, outcome)
     }
 
     // ---- what passes ---------------------------------------------------------------------------------

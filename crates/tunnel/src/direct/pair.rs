@@ -1,5 +1,6 @@
 //! One address of the peer and what is known about the way there.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Probes to one address whose answer is still counted.
@@ -31,6 +32,8 @@ pub(super) struct Pair {
     pub better: u32,
     pub sent: u64,
     pub answered: u64,
+    /// Where the peer saw our last proven probe come from.
+    pub seen: Option<SocketAddr>,
 }
 
 impl Pair {
@@ -45,6 +48,7 @@ impl Pair {
             better: 0,
             sent: 0,
             answered: 0,
+            seen: None,
         }
     }
 

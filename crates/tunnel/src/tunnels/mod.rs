@@ -151,6 +151,39 @@ pub struct Transmit {
     pub bytes: Vec<u8>,
 }
 
+/// Names a ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PingId(pub(crate) u64);
+
+/// Packets and their bytes, the path's header included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// How many.
+    pub packets: u64,
+    /// How long together.
+    pub bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+}
+
+/// What went and came by each kind of path since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Sent by relays.
+    pub relay_sent: Count,
+    /// Taken from relays.
+    pub relay_received: Count,
+    /// Sent straight to peers.
+    pub direct_sent: Count,
+    /// Taken straight from peers.
+    pub direct_received: Count,
+}
+
 /// Something a peer's owner wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -178,6 +211,15 @@ pub enum Event {
         path: Option<Path>,
         /// Why.
         reason: MoveReason,
+    },
+    /// A ping was answered.
+    Pong {
+        /// By whom.
+        peer: PeerId,
+        /// Which.
+        ping: PingId,
+        /// How long it took.
+        round_trip: Duration,
     },
     /// Data went out by the relay and nothing came back for a while: the session to that PoP is worth a
     /// question.
@@ -269,6 +311,7 @@ pub struct Tunnels<E: Engine = GotatunEngine> {
     by_remote: BTreeMap<SocketAddr, PeerId>,
     surroundings: Surroundings,
     own: Vec<Candidate>,
+    traffic: Traffic,
 }
 
 impl Tunnels {
@@ -303,6 +346,7 @@ impl<E: Engine> Tunnels<E> {
             by_remote: BTreeMap::new(),
             surroundings: Surroundings::default(),
             own: Vec::new(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -333,6 +377,12 @@ impl<E: Engine> Tunnels<E> {
     #[must_use]
     pub fn path_of(&self, peer: PeerId) -> Option<Path> {
         self.peers.get(&peer)?.state.path
+    }
+
+    /// What went and came by each kind of path.
+    #[must_use]
+    pub const fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// What came in and went no further, by reason.
@@ -565,6 +615,12 @@ impl<E: Engine> Tunnels<E> {
 
     /// The next thing to do; [`Output::Timeout`] when there is nothing more.
     pub fn poll_output(&mut self) -> Output {
+        if let Some(Output::Transmit(transmit)) = self.outputs.front() {
+            match transmit.path {
+                Path::Relay { .. } => self.traffic.relay_sent.add(transmit.bytes.len()),
+                Path::Direct { .. } => self.traffic.direct_sent.add(transmit.bytes.len()),
+            }
+        }
         self.outputs.pop_front().unwrap_or_else(|| {
             Output::Timeout(
                 self.schedule.first_key_value().map(|((at, _), reason)| Timeout { at: *at, reason: *reason }),
@@ -669,6 +725,12 @@ impl<E: Engine> Tunnels<E> {
         run.retain(|(_, index)| peer.state.opens(now, *index));
         let unknown = before - run.len();
         let packets: Vec<&[u8]> = run.iter().map(|(packet, _)| *packet).collect();
+        for packet in &packets {
+            match path {
+                Path::Relay { .. } => self.traffic.relay_received.add(path.headroom() + packet.len()),
+                Path::Direct { .. } => self.traffic.direct_received.add(packet.len()),
+            }
+        }
 
         let Peer { noise, state } = peer;
         let (outputs, drops, by_path) = (&mut self.outputs, &mut self.drops, &mut self.by_path);

@@ -8,7 +8,7 @@ use crate::direct::{CandidateRefused, Outcome, PathMessage, Route, Surroundings}
 use crate::engine::{Engine, LocalIndex};
 use crate::inner::pad;
 use crate::peer::{Origin, PeerId};
-use crate::{PairReport, Path};
+use crate::{PairReport, Path, PingId};
 use aws_lc_rs::hmac;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -146,7 +146,10 @@ impl<E: Engine> Tunnels<E> {
 
     /// Does what a choice wants: messages sealed and sent, the new way told.
     pub(super) fn apply(&mut self, now: Instant, id: PeerId, outcome: Outcome) {
-        let Outcome { say, moved } = outcome;
+        let Outcome { say, moved, pong } = outcome;
+        if let Some((ping, round_trip)) = pong {
+            self.outputs.push_back(Output::Event(Event::Pong { peer: id, ping: PingId(ping), round_trip }));
+        }
         for said in say {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let path = match said.route {
@@ -186,6 +189,17 @@ impl<E: Engine> Tunnels<E> {
             }
             self.outputs.push_back(Output::Event(Event::Moved { peer: id, path, reason }));
         }
+    }
+
+    /// Asks a peer for an answer by the way that data takes now; [`Event::Pong`] follows if one comes. `None` when
+    /// there is no way.
+    pub fn ping(&mut self, now: Instant, id: PeerId) -> Option<PingId> {
+        let peer = self.peers.get_mut(&id)?;
+        peer.state.way().filter(|_| peer.state.can_seal(now))?;
+        let (ping, outcome) = peer.state.direct.ping(now);
+        self.apply(now, id, outcome);
+        self.reschedule(id);
+        Some(PingId(ping))
     }
 
     /// Remembers by which index a peer's packets come.
