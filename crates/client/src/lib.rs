@@ -20,8 +20,9 @@ mod stream;
 mod target;
 
 pub use control::{
-    ControlClient, ControlError, Forward, LocalAnswer, LocalRequest, PathView, PopView, ProxyStatus,
-    Reachable, ResourceStatus, SliceStatus, Status, TriedView, WhyAnswer, WhySource,
+    ConnectorView, ControlClient, ControlError, Forward, LocalAnswer, LocalRequest, NetcheckAnswer, PathView,
+    PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView, TriedView,
+    WhyAnswer, WhySource,
 };
 pub use daemon::{Client, ClientError, ClientOptions, Dialler};
 pub use dial::{Dial, DialError};

@@ -59,6 +59,11 @@ pub enum Command {
     Resources(ClientArgs),
     /// Explain why a resource can or cannot be reached.
     Why(WhyArgs),
+    /// Measure the way to a resource's connector: round trip, loss, direct or relayed.
+    Ping(PingArgs),
+    /// Say what this network does to packets: UDP, address translation, paths tried.
+    #[command(after_help = "Examples:\n  tidegate netcheck\n  tidegate netcheck --json | jq .mapping")]
+    Netcheck(ClientArgs),
     /// Make a resource's port a local port.
     Forward(ForwardArgs),
     /// Administer an installation.
@@ -255,6 +260,25 @@ pub struct ClientArgs {
 pub struct WhyArgs {
     /// A resource's name, alias, host name or address.
     pub resource: String,
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of `ping`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidegate ping wiki\n  tidegate ping db --count 20 --interval-ms 100 --json"
+)]
+pub struct PingArgs {
+    /// A resource's name, alias, host name or address.
+    pub resource: String,
+    /// How many times.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+    /// Milliseconds from one to the next.
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    pub interval_ms: u64,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,

@@ -193,6 +193,9 @@ fn status_text(status: &Status) -> String {
     ));
     for pop in &status.pops {
         text.push_str(&format!("PoP {} ({}): {}", pop.address, pop.region, pop.session));
+        if pop.transport.as_deref() == Some("tcp") {
+            text.push_str(" by TCP 443");
+        }
         if let Some(observed) = pop.observed {
             text.push_str(&format!(", sees this device as {observed}"));
         }
@@ -232,7 +235,14 @@ fn resources_text(resources: &[ResourceStatus]) -> String {
                 format!("{}:{}", resource.address, resource.ports.join(",")),
                 resource.site.clone(),
                 reachable,
-                resource.path.as_ref().map_or_else(|| "–".to_owned(), |path| path.kind.clone()),
+                resource.path.as_ref().map_or_else(
+                    || "–".to_owned(),
+                    |path| match (path.kind.as_str(), path.remote) {
+                        ("direct", Some(remote)) => format!("direct, {remote}"),
+                        ("tcp", _) => "relay, TCP 443".to_owned(),
+                        (kind, _) => kind.to_owned(),
+                    },
+                ),
                 resource.round_trip_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.1} ms")),
             ]
         })

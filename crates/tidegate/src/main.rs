@@ -11,6 +11,7 @@ mod cli;
 mod client_commands;
 mod control;
 mod demo;
+mod network;
 mod output;
 mod places;
 mod process;
@@ -69,6 +70,8 @@ async fn run(cli: &Cli, format: Format, exec: std::time::Instant) -> CommandResu
         Command::Status(args) => client_commands::status(args, format).await,
         Command::Resources(args) => client_commands::resources(args, format).await,
         Command::Why(args) => client_commands::why(args, format).await,
+        Command::Ping(args) => network::ping(args, format).await,
+        Command::Netcheck(args) => network::netcheck(args, format).await,
         Command::Forward(args) => client_commands::forward(args, format).await,
         Command::Admin(args) => admin::run(args, format).await,
         Command::DemoSite(args) => site::run(args, format).await,

@@ -1,6 +1,9 @@
 //! The command line's end of the socket.
 
-use super::{Forward, LocalAnswer, LocalRequest, MAX_LINE, ResourceStatus, Status, WhyAnswer};
+use super::{
+    Forward, LocalAnswer, LocalRequest, MAX_LINE, NetcheckAnswer, PingAnswer, ResourceStatus, Status,
+    WhyAnswer,
+};
 use crate::target::Target;
 use std::{
     io,
@@ -130,6 +133,28 @@ impl ControlClient {
     pub async fn why(&self, resource: &str) -> Result<WhyAnswer, ControlError> {
         match self.ask(&LocalRequest::Why { resource: resource.to_owned() }).await? {
             LocalAnswer::Why(why) => Ok(why),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How long it takes to the connector of a resource and back.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn ping(&self, resource: &str) -> Result<PingAnswer, ControlError> {
+        match self.ask(&LocalRequest::Ping { resource: resource.to_owned() }).await? {
+            LocalAnswer::Ping(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How the network looks from the running client.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn netcheck(&self) -> Result<NetcheckAnswer, ControlError> {
+        match self.ask(&LocalRequest::Netcheck).await? {
+            LocalAnswer::Netcheck(answer) => Ok(*answer),
             other => Err(unexpected(&other)),
         }
     }

@@ -31,6 +31,13 @@ pub enum LocalRequest {
         /// As the person typed it.
         resource: String,
     },
+    /// How long it takes to the connector of a resource and back, by the way that data takes now.
+    Ping {
+        /// As the person typed it.
+        resource: String,
+    },
+    /// How this machine's network looks from here.
+    Netcheck,
     /// Forward a local port.
     ForwardAdd {
         /// Where to listen; port 0 takes a free one.
@@ -64,6 +71,10 @@ pub enum LocalAnswer {
     },
     /// To [`LocalRequest::Why`].
     Why(WhyAnswer),
+    /// To [`LocalRequest::Ping`].
+    Ping(PingAnswer),
+    /// To [`LocalRequest::Netcheck`].
+    Netcheck(Box<NetcheckAnswer>),
     /// To the three about forwards: what is forwarded now.
     Forwards {
         /// Ordered by address.
@@ -246,6 +257,83 @@ pub struct TriedView {
     pub proofs: u64,
     /// The round trip of the answers, in milliseconds.
     pub round_trip_ms: Option<f64>,
+}
+
+/// What came of one ping.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct PingAnswer {
+    /// The connector's name; empty when there is none.
+    pub connector: String,
+    /// `direct`, `relay` or `tcp`; none when there is no way.
+    pub kind: Option<String>,
+    /// Where the packets go, when they go straight to the connector.
+    pub remote: Option<SocketAddr>,
+    /// The round trip in milliseconds; none when no answer came within two seconds.
+    pub round_trip_ms: Option<f64>,
+    /// Why there is no way.
+    pub fault: Option<String>,
+}
+
+/// What the running client knows of its network.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct NetcheckAnswer {
+    /// The UDP address that everything leaves by.
+    pub local: SocketAddr,
+    /// What it tells its peers: kind (`local`, `observed`, `mapped`) and address.
+    pub candidates: Vec<(String, SocketAddr)>,
+    /// The PoPs, and what they see.
+    pub pops: Vec<PopView>,
+    /// The connectors that tunnels stand to, and what they see.
+    pub connectors: Vec<ConnectorView>,
+    /// What went and came by each kind of path.
+    pub traffic: TrafficView,
+}
+
+/// A connector that a tunnel stands to.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ConnectorView {
+    /// Its name.
+    pub name: String,
+    /// The way to it.
+    pub path: Option<PathView>,
+    /// Where it sees this device, by its answers to direct probes.
+    pub sees: Vec<SocketAddr>,
+}
+
+/// Packets and bytes by kind of path, since the client started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct TrafficView {
+    /// Packets sent by relays.
+    pub relay_packets_sent: u64,
+    /// Their bytes.
+    pub relay_bytes_sent: u64,
+    /// Packets from relays.
+    pub relay_packets_received: u64,
+    /// Their bytes.
+    pub relay_bytes_received: u64,
+    /// Packets sent straight to connectors.
+    pub direct_packets_sent: u64,
+    /// Their bytes.
+    pub direct_bytes_sent: u64,
+    /// Packets straight from connectors.
+    pub direct_packets_received: u64,
+    /// Their bytes.
+    pub direct_bytes_received: u64,
+}
+
+impl From<tunnel::Traffic> for TrafficView {
+    fn from(traffic: tunnel::Traffic) -> Self {
+        Self {
+            relay_packets_sent: traffic.relay_sent.packets,
+            relay_bytes_sent: traffic.relay_sent.bytes,
+            relay_packets_received: traffic.relay_received.packets,
+            relay_bytes_received: traffic.relay_received.bytes,
+            direct_packets_sent: traffic.direct_sent.packets,
+            direct_bytes_sent: traffic.direct_sent.bytes,
+            direct_packets_received: traffic.direct_received.packets,
+            direct_bytes_received: traffic.direct_received.bytes,
+        }
+    }
 }
 
 /// Who explains.

@@ -8,6 +8,7 @@ mod link;
 mod lookup;
 mod node;
 mod output;
+mod ping;
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod tests;
 pub use lookup::{NoRoute, Route, find, route};
 pub use node::{ClientNode, NodeEvent, NodeOutput, NodeParts, SharedSlice, Unstartable};
 pub use output::{DialFault, DialId, Ending, LinkReport, OpenToken, Output, Timeout, link_of};
+pub use ping::{PingReport, PingToken};
 
 use crate::target::Target;
 use flow::{CloseReason, FlowError, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
@@ -27,8 +29,8 @@ use std::{
     time::{Duration, Instant},
 };
 use trust::{SealKey, SigningKey, seal_open, sign_open};
-use tunnel::{Path, PeerId, Surroundings, Tunnels, WireGuardPrivateKey, WireGuardPublicKey};
-use wire::{Bounded, ConnectorId, OpenBody, Refusal, RefusalClass};
+use tunnel::{Path, PeerId, Surroundings, Traffic, Tunnels, WireGuardPrivateKey, WireGuardPublicKey};
+use wire::{Bounded, ConnectorId, OpenBody, Refusal, RefusalClass, SiteId};
 
 /// Most connections that are being made at once.
 pub const MAX_DIALS: usize = 1_024;
@@ -80,6 +82,8 @@ pub struct ClientCore {
     entries: BTreeMap<FlowId, FlowEntry>,
     next_dial: u64,
     next_token: u64,
+    pings: Vec<ping::Waiting>,
+    next_ping: u64,
     /// Reads and writes that were not flushed, and when the last was.
     unflushed: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -107,6 +111,8 @@ impl ClientCore {
             entries: BTreeMap::new(),
             next_dial: 0,
             next_token: 0,
+            pings: Vec::new(),
+            next_ping: 0,
             unflushed: None,
             outputs: VecDeque::new(),
         }
@@ -193,15 +199,22 @@ impl ClientCore {
             detail: none.detail,
             retry_after: None,
         })?;
-        let site = self.slice.sites.iter().find(|site| site.id == route.site);
-        let mut rest: Vec<ConnectorId> =
-            site.into_iter().flat_map(|site| &site.connectors).map(|connector| connector.id).collect();
-        if rest.is_empty() {
+        let mut rest = VecDeque::from(self.connectors_of(route.site));
+        let Some(first) = rest.pop_front() else {
             return Err(DialFault {
                 detail: "no connector is enrolled in the resource's site".into(),
                 ..DialFault::new(Refusal::NotAttached)
             });
-        }
+        };
+        let stage = DialStage::Link(first);
+        Ok(Dialling { route, rest, stage, fault: None, deadline: now + DIAL_DEADLINE })
+    }
+
+    /// The connectors of a site in the order in which they are tried.
+    fn connectors_of(&self, site: SiteId) -> Vec<ConnectorId> {
+        let site = self.slice.sites.iter().find(|known| known.id == site);
+        let mut rest: Vec<ConnectorId> =
+            site.into_iter().flat_map(|site| &site.connectors).map(|connector| connector.id).collect();
         // A tunnel that stands is shared; else devices spread over the connectors by their own keys, and one
         // that was refused last goes to the end.
         let own = self.identity.verifying_key();
@@ -215,10 +228,7 @@ impl ClientCore {
                 trust::sha256(&[b"tidegate/connector-choice/1", own.as_bytes(), id.as_bytes()]),
             )
         });
-        let mut rest = VecDeque::from(rest);
-        let first = rest.pop_front().expect("checked above");
-        let stage = DialStage::Link(first);
-        Ok(Dialling { route, rest, stage, fault: None, deadline: now + DIAL_DEADLINE })
+        rest
     }
 
     /// Nobody waits for this dial any more.
@@ -303,6 +313,12 @@ impl ClientCore {
         self.pump(now);
     }
 
+    /// What went and came by each kind of path.
+    #[must_use]
+    pub const fn traffic(&self) -> Traffic {
+        self.tunnels.traffic()
+    }
+
     /// This machine may be in another network now.
     pub fn network_changed(&mut self, now: Instant) {
         self.tunnels.network_changed(now);
@@ -367,6 +383,7 @@ impl ClientCore {
             self.forget_tunnel(id);
         }
         let fault = DialFault { retry_after: (!after.is_zero()).then_some(after), ..DialFault::new(reason) };
+        self.fail_pings(id, &fault);
         for dial in self.waiting_for(id) {
             self.next_connector(now, dial, fault.clone());
         }
@@ -493,6 +510,7 @@ impl ClientCore {
             link.refusal = None;
             link.attempts = 0;
         }
+        self.send_pings(now, id);
         for dial in self.waiting_for(id) {
             self.advance_dial(now, dial);
         }
@@ -612,6 +630,7 @@ impl ClientCore {
                 self.outputs.push_back(Output::Dialled { dial, result: Err(fault) });
             }
         }
+        self.expire_pings(now);
         let due: Vec<ConnectorId> = self
             .links
             .iter()
@@ -655,7 +674,8 @@ impl ClientCore {
         };
         let dials = self.deadlines.first().map(|(at, _)| (*at, "a dial's deadline"));
         let links = self.links.values().filter_map(Link::deadline).min();
-        let next = [tunnels, flows, dials, links].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let pings = self.next_ping_timeout().map(|at| (at, "a ping's answer"));
+        let next = [tunnels, flows, dials, links, pings].into_iter().flatten().min_by_key(|(at, _)| *at);
         Output::Timeout(next.map(|(at, reason)| Timeout { at, reason }))
     }
 
@@ -751,6 +771,7 @@ impl ClientCore {
                     self.open_link(now, id);
                 }
             }
+            tunnel::Event::Pong { peer, ping, round_trip } => self.pong(peer, ping, round_trip),
             tunnel::Event::Quiet { path, .. } => self.outputs.push_back(Output::RelayQuiet(path)),
             tunnel::Event::Removed { peer, .. } => {
                 self.by_peer.remove(&peer);

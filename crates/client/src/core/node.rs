@@ -1,7 +1,9 @@
 //! The whole client without its sockets: the agent that is attached to PoPs, and the tunnels it opens.
 
-use super::{ClientCore, DialFault, DialId, Ending, LinkReport, OpenToken, Output, Timeout};
-use crate::target::Target;
+use super::{
+    ClientCore, DialFault, DialId, Ending, LinkReport, OpenToken, Output, PingReport, PingToken, Timeout,
+};
+use crate::target::{Host, Target};
 use agent::{
     AgentEvent, ClientAgent, OpenError, Output as AgentOutput, Persisted, RelayInput, RelayLinks,
     RequestError, RequestSeq, StartError, StoredState,
@@ -16,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 use trust::{SliceVersion, UnixMs};
-use tunnel::{LocalAddress, Path, Surroundings, WireGuardPrivateKey};
+use tunnel::{Candidate, LocalAddress, Path, Surroundings, Traffic, WireGuardPrivateKey};
 use wire::{ChannelId, ControlReply, ControlRequest, DatagramKind, PopId, Refusal, classify};
 
 /// The body of a slice, shared with whoever shows it.
@@ -75,6 +77,13 @@ pub enum NodeEvent {
         dial: DialId,
         /// The flow, or why there is none.
         result: Result<FlowId, DialFault>,
+    },
+    /// A ping came to its end.
+    Pinged {
+        /// Which.
+        token: PingToken,
+        /// How long it took, or why there is no way.
+        result: Result<PingReport, DialFault>,
     },
     /// There is something to read.
     Readable(FlowId),
@@ -261,6 +270,27 @@ impl ClientNode {
         dial
     }
 
+    /// Asks the connector of a resource for an answer; [`NodeEvent::Pinged`] follows.
+    pub fn ping(&mut self, now: Instant, host: &Host) -> PingToken {
+        let token = self.core.ping(now, host);
+        self.settle(now);
+        token
+    }
+
+    /// What went and came by each kind of path.
+    #[must_use]
+    pub const fn traffic(&self) -> Traffic {
+        self.core.traffic()
+    }
+
+    /// What this machine tells its peers about where it is.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let mut around = self.around.clone();
+        around.observed = self.observed.values().copied().collect();
+        around.candidates()
+    }
+
     /// Nobody waits for this dial any more.
     pub fn cancel(&mut self, now: Instant, dial: DialId) {
         self.core.cancel(now, dial);
@@ -422,6 +452,7 @@ impl ClientNode {
                 self.outputs.push_back(NodeOutput::Transmit { to: remote, payload: bytes });
             }
             Output::RelayQuiet(_) => self.agent.probe(now),
+            Output::Pinged { token, result } => self.tell(NodeEvent::Pinged { token, result }),
             Output::Dialled { dial, result } => self.tell(NodeEvent::Dialled { dial, result }),
             Output::Readable(flow) => self.tell(NodeEvent::Readable(flow)),
             Output::Writable(flow) => self.tell(NodeEvent::Writable(flow)),

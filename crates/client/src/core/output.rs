@@ -1,5 +1,6 @@
 //! What the core wants done, and what people may see of it.
 
+use super::ping::{PingReport, PingToken};
 use flow::FlowId;
 use policy::ClientSlice;
 use std::time::{Duration, Instant};
@@ -67,6 +68,13 @@ pub enum Output {
     },
     /// Nothing comes back by this relay path: its PoP is worth a question.
     RelayQuiet(Path),
+    /// A ping came to its end.
+    Pinged {
+        /// Which.
+        token: PingToken,
+        /// How long it took, or why there is no way.
+        result: Result<PingReport, DialFault>,
+    },
     /// A dial came to its end.
     Dialled {
         /// Which.

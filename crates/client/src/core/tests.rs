@@ -250,7 +250,7 @@ impl World {
                 assert_eq!(site, SITE);
                 self.introduce(token, connector, &sealed, &initiation);
             }
-            Output::RelayQuiet(_) => {}
+            Output::RelayQuiet(_) | Output::Pinged { .. } => {}
             Output::Transmit { path, bytes } => {
                 let to = self
                     .connectors

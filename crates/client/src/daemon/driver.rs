@@ -2,11 +2,11 @@
 
 use super::view;
 use crate::{
-    control::{ProxyStatus, ResourceStatus, Status, WhyAnswer, WhySource},
-    core::{ClientNode, DialFault, DialId, Ending, NodeEvent, NodeOutput, Timeout},
+    control::{NetcheckAnswer, PingAnswer, ProxyStatus, ResourceStatus, Status, WhyAnswer, WhySource},
+    core::{ClientNode, DialFault, DialId, Ending, NodeEvent, NodeOutput, PingToken, Timeout},
     dial::{Dial, DialError},
     stream::{FlowStream, PIPE_CAPACITY, Shared},
-    target::Target,
+    target::{Host, Target},
 };
 use agent::{Persisted, RequestSeq};
 use flow::{FlowId, Read};
@@ -36,6 +36,8 @@ pub(super) enum Command {
     Status(oneshot::Sender<Status>),
     Resources(oneshot::Sender<Vec<ResourceStatus>>),
     Why { asked: String, reply: oneshot::Sender<WhyAnswer> },
+    Ping { host: Host, reply: oneshot::Sender<PingAnswer> },
+    Netcheck(oneshot::Sender<NetcheckAnswer>),
     Renew,
     Resolved { pop: PopId, addresses: Vec<SocketAddr> },
 }
@@ -66,6 +68,7 @@ pub(super) struct Driver {
     pub(super) signals: mpsc::UnboundedSender<FlowId>,
     pub(super) dials: BTreeMap<DialId, (Target, oneshot::Sender<Result<FlowStream, DialError>>)>,
     pub(super) streams: BTreeMap<FlowId, Arc<Shared>>,
+    pub(super) pings: BTreeMap<PingToken, oneshot::Sender<PingAnswer>>,
     pub(super) questions: BTreeMap<RequestSeq, (String, oneshot::Sender<WhyAnswer>)>,
 }
 
@@ -191,6 +194,11 @@ impl Driver {
             }
             NodeEvent::Ended { flow, ending } => self.ended(flow, ending),
             NodeEvent::Answered { request, result } => self.answered(request, result),
+            NodeEvent::Pinged { token, result } => {
+                if let Some(reply) = self.pings.remove(&token) {
+                    let _ = reply.send(view::ping(&self.node, result));
+                }
+            }
             NodeEvent::Changed => {}
         }
     }
@@ -207,6 +215,13 @@ impl Driver {
             }
             Command::Resources(reply) => {
                 let _ = reply.send(view::resources(&self.node, clock()));
+            }
+            Command::Ping { host, reply } => {
+                let token = self.node.ping(now, &host);
+                self.pings.insert(token, reply);
+            }
+            Command::Netcheck(reply) => {
+                let _ = reply.send(view::netcheck(&self.node, now, self.port.local_addr()));
             }
             Command::Why { asked, reply } => self.why(now, asked, reply),
             Command::Renew => self.node.force_renew(now),

@@ -176,6 +176,7 @@ impl Client {
             signals,
             dials: BTreeMap::new(),
             streams: BTreeMap::new(),
+            pings: BTreeMap::new(),
             questions: BTreeMap::new(),
         };
         let writer = tokio::spawn(disk::write_all(state, document_queue));
@@ -270,6 +271,22 @@ impl Hub {
                     None => ended(),
                 }
             }
+            LocalRequest::Ping { resource } => {
+                let Ok(host) = resource.trim().parse() else {
+                    let message = format!(
+                        "expected the name, alias or address of a resource, got {resource:?}; `tidegate resources` lists them"
+                    );
+                    return LocalAnswer::Error { message };
+                };
+                match self.ask(|reply| Command::Ping { host, reply }).await {
+                    Some(answer) => LocalAnswer::Ping(answer),
+                    None => ended(),
+                }
+            }
+            LocalRequest::Netcheck => match self.ask(Command::Netcheck).await {
+                Some(answer) => LocalAnswer::Netcheck(Box::new(answer)),
+                None => ended(),
+            },
             LocalRequest::ForwardAdd { listen, target } => match self.forward(listen, target).await {
                 Ok(()) => LocalAnswer::Forwards { forwards: self.forwards() },
                 Err(error) => failed(error),

@@ -2,13 +2,14 @@
 
 use crate::{
     control::{
-        PathView, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TriedView, WhyAnswer,
-        WhySource,
+        ConnectorView, NetcheckAnswer, PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus,
+        SliceStatus, Status, TriedView, WhyAnswer, WhySource,
     },
-    core::{ClientNode, LinkReport, link_of},
+    core::{ClientNode, DialFault, LinkReport, PingReport, link_of},
 };
 use policy::{ClientResource, ClientSlice, Explanation, Step, StepOutcome, explain_client};
 use session::{CloseCode, LostReason};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use trust::UnixMs;
 use tunnel::Path;
@@ -130,15 +131,19 @@ fn fine_millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathView> {
+/// The word for a way, and where it leads when it is direct.
+fn kind_of(way: Path, pops: &[PopView]) -> (&'static str, Option<SocketAddr>) {
     let by_tcp =
         |pop: PopId| pops.iter().any(|view| view.id == pop && view.transport.as_deref() == Some("tcp"));
-    let (kind, remote) = match link.way? {
+    match way {
         Path::Direct { remote } => ("direct", Some(remote)),
         Path::Relay { pop, .. } if by_tcp(pop) => ("tcp", None),
         _ => ("relay", None),
-    };
-    let why = link.moved.map(|(_, reason)| reason.label().to_owned());
+    }
+}
+
+fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathView> {
+    let (kind, remote) = kind_of(link.way?, pops);
     let tried = link.pairs.iter().map(|pair| TriedView {
         address: pair.address,
         told: pair.told,
@@ -151,9 +156,50 @@ fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathVi
         pop: link.pop,
         remote,
         since_ms: link.moved.map(|(at, _)| millis(now.saturating_duration_since(at))),
-        why,
+        why: link.moved.map(|(_, reason)| reason.label().to_owned()),
         tried: tried.collect(),
     })
+}
+
+pub(super) fn ping(node: &ClientNode, result: Result<PingReport, DialFault>) -> PingAnswer {
+    match result {
+        Ok(report) => {
+            let (kind, remote) = kind_of(report.way, &pop_views(node));
+            PingAnswer {
+                connector: report.connector_name,
+                kind: Some(kind.to_owned()),
+                remote,
+                round_trip_ms: report.round_trip.map(fine_millis),
+                fault: None,
+            }
+        }
+        Err(fault) => PingAnswer {
+            connector: String::new(),
+            kind: None,
+            remote: None,
+            round_trip_ms: None,
+            fault: Some(fault.detail),
+        },
+    }
+}
+
+pub(super) fn netcheck(node: &ClientNode, now: Instant, local: SocketAddr) -> NetcheckAnswer {
+    let pops = pop_views(node);
+    let connectors = node.links().into_iter().map(|link| {
+        let mut sees: Vec<SocketAddr> =
+            link.pairs.iter().filter(|pair| pair.proofs > 0).filter_map(|pair| pair.seen).collect();
+        sees.sort_unstable();
+        sees.dedup();
+        ConnectorView { name: link.connector_name.clone(), path: path_view(now, &pops, &link), sees }
+    });
+    let candidates = node.candidates().into_iter();
+    NetcheckAnswer {
+        local,
+        candidates: candidates.map(|told| (told.kind.label().to_owned(), told.address)).collect(),
+        connectors: connectors.collect(),
+        traffic: node.traffic().into(),
+        pops,
+    }
 }
 
 /// What the own slice says; `None` when nothing in it is meant.

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::{Identity, OpenKey, UnixMs};
-use tunnel::{Path, PeerId, Surroundings, TunnelError, Tunnels, WireGuardPrivateKey};
+use tunnel::{Count, Path, PeerId, Surroundings, Traffic, TunnelError, Tunnels, WireGuardPrivateKey};
 use wire::{Accept, Bounded, ChannelId, CloseChannel, FromAgent, Introduce, PopId, Refusal, Refuse};
 
 /// Most addresses of one name that are tried.
@@ -137,6 +137,34 @@ pub struct CoreStatus {
     pub direct: usize,
     /// How often packets took another way.
     pub moves: Moves,
+    /// Packets by relays and straight, both directions, since the start.
+    pub packets: ByPath,
+    /// Their bytes.
+    pub bytes: ByPath,
+}
+
+/// A count for each kind of path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct ByPath {
+    /// Sent by relays.
+    pub relay_sent: u64,
+    /// Taken from relays.
+    pub relay_received: u64,
+    /// Sent straight to clients.
+    pub direct_sent: u64,
+    /// Taken straight from clients.
+    pub direct_received: u64,
+}
+
+impl ByPath {
+    fn of(traffic: Traffic, part: impl Fn(Count) -> u64) -> Self {
+        Self {
+            relay_sent: part(traffic.relay_sent),
+            relay_received: part(traffic.relay_received),
+            direct_sent: part(traffic.direct_sent),
+            direct_received: part(traffic.direct_received),
+        }
+    }
 }
 
 /// How often packets of any device took another way, since the start.
@@ -214,6 +242,8 @@ impl ConnectorCore {
             sessions: self.sessions.len(),
             flows: self.active.len(),
             direct: self.sessions.keys().filter(is_direct).count(),
+            packets: ByPath::of(self.tunnels.traffic(), |count| count.packets),
+            bytes: ByPath::of(self.tunnels.traffic(), |count| count.bytes),
             ..self.status
         }
     }
@@ -629,6 +659,8 @@ impl ConnectorCore {
                 }
                 tracing::debug!(?path, reason = reason.label(), "packets take another way");
             }
+            // A connector asks nobody.
+            tunnel::Event::Pong { .. } => {}
             tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),
             // The client opens again when its path is gone; until then its flows wait.
             tunnel::Event::Unanswered { .. } | tunnel::Event::GaveUp { .. } => {}

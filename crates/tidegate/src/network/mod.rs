@@ -1,0 +1,302 @@
+//! `tidegate ping` and `tidegate netcheck`: what the network does to packets, from the running client and from here.
+
+mod stun;
+
+use crate::{
+    cli::{ClientArgs, PingArgs},
+    output::{CommandResult, Failure, Format, Outcome, table},
+    places,
+};
+use client::{ControlClient, ControlError, NetcheckAnswer, PingAnswer};
+use serde_json::json;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+use tokio::{
+    net::{TcpStream, UdpSocket, lookup_host},
+    time::{Instant, sleep_until, timeout},
+};
+
+const TCP_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
+
+fn running(state: &Path) -> ControlClient {
+    ControlClient::in_run_dir(state)
+}
+
+fn asked(error: ControlError) -> Failure {
+    let outcome =
+        if matches!(error, ControlError::NotRunning { .. }) { Outcome::NotRunning } else { Outcome::Failed };
+    Failure::new(outcome, error)
+}
+
+/// `tidegate ping`.
+pub async fn ping(args: &PingArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "client")?;
+    let client = running(&state);
+    let mut times = Vec::new();
+    let mut last = None;
+    let mut next = Instant::now();
+    for number in 1..=args.count {
+        sleep_until(next).await;
+        next += Duration::from_millis(args.interval_ms.max(10));
+        let answer = client.ping(&args.resource).await.map_err(asked)?;
+        if let Some(fault) = &answer.fault {
+            return Err(Failure::say(Outcome::Denied, format_args!("no way to {}: {fault}", args.resource)));
+        }
+        format.print(&json!({"event": "ping", "number": number, "answer": answer}), || {
+            line_of(number, &answer)
+        });
+        times.extend(answer.round_trip_ms);
+        last = Some(answer);
+    }
+    times.sort_by(f64::total_cmp);
+    let sent = args.count;
+    let received = u32::try_from(times.len()).unwrap_or(u32::MAX);
+    let loss = 100.0 * f64::from(sent - received) / f64::from(sent.max(1));
+    let median = times.get(times.len() / 2).copied();
+    let summary = json!({
+        "event": "summary", "sent": sent, "received": received, "loss_percent": loss,
+        "min_ms": times.first(), "median_ms": median, "max_ms": times.last(),
+        "kind": last.and_then(|answer| answer.kind),
+    });
+    format.print(&summary, || {
+        let spread = match (times.first(), median, times.last()) {
+            (Some(min), Some(median), Some(max)) => {
+                format!("; round trip min {min:.1}, median {median:.1}, max {max:.1} ms")
+            }
+            _ => String::new(),
+        };
+        format!("{sent} sent, {received} answered, {loss:.0} % lost{spread}")
+    });
+    Ok(if received > 0 { Outcome::Done } else { Outcome::Failed })
+}
+
+fn way_of(kind: Option<&str>, remote: Option<SocketAddr>) -> String {
+    match (kind, remote) {
+        (Some("direct"), Some(remote)) => format!("directly at {remote}"),
+        (Some("relay"), _) => "by the relay".to_owned(),
+        (Some("tcp"), _) => "by the relay over TCP 443".to_owned(),
+        _ => "by no way".to_owned(),
+    }
+}
+
+fn line_of(number: u32, answer: &PingAnswer) -> String {
+    let way = way_of(answer.kind.as_deref(), answer.remote);
+    match answer.round_trip_ms {
+        Some(ms) => format!("{number}: connector {} answered {way} after {ms:.1} ms", answer.connector),
+        None => format!("{number}: connector {} did not answer {way} within 2 s", answer.connector),
+    }
+}
+
+/// What this command found out with sockets of its own about one PoP.
+#[derive(Debug, serde::Serialize)]
+struct PopCheck {
+    address: String,
+    udp_v4: Option<Seen>,
+    udp_v6: Option<Seen>,
+    tcp_ms: Option<f64>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Seen {
+    mapped: SocketAddr,
+    round_trip_ms: f64,
+}
+
+/// How the machine's NAT maps, as far as it can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Mapping {
+    /// A PoP sees an address of this machine.
+    None,
+    /// One address for all destinations (RFC 4787 section 4.1).
+    EndpointIndependent,
+    /// Another one for each destination.
+    AddressDependent,
+    /// Too few have been asked.
+    Unknown,
+}
+
+/// `tidegate netcheck`.
+pub async fn netcheck(args: &ClientArgs, format: Format) -> CommandResult {
+    let state = places::state_dir(args.state.as_deref(), "client")?;
+    let answer = running(&state).netcheck().await.map_err(asked)?;
+    let mut checks = Vec::new();
+    for pop in &answer.pops {
+        checks.push(check(&pop.address).await);
+    }
+    let mapping = mapping_of(&answer);
+    let udp = checks.iter().any(|check| check.udp_v4.is_some() || check.udp_v6.is_some());
+    format.print(&json!({"udp": udp, "mapping": mapping, "pops": checks, "client": answer}), || {
+        text(&answer, &checks, mapping, udp)
+    });
+    Ok(if udp || checks.iter().any(|check| check.tcp_ms.is_some()) { Outcome::Done } else { Outcome::Failed })
+}
+
+async fn check(address: &str) -> PopCheck {
+    let found = timeout(LOOK_UP_WITHIN, lookup_host(address)).await;
+    let addresses: Vec<SocketAddr> =
+        found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+    let mut check = PopCheck { address: address.to_owned(), udp_v4: None, udp_v6: None, tcp_ms: None };
+    for to in addresses {
+        let from: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let place = if to.is_ipv4() { &mut check.udp_v4 } else { &mut check.udp_v6 };
+        if place.is_none()
+            && let Ok(socket) = UdpSocket::bind((from, 0)).await
+            && let Some(mapped) = stun::ask(&socket, to).await
+        {
+            let round_trip_ms = mapped.round_trip.as_secs_f64() * 1000.0;
+            *place = Some(Seen { mapped: mapped.address, round_trip_ms });
+        }
+        let began = Instant::now();
+        if check.tcp_ms.is_none() && matches!(timeout(TCP_WITHIN, TcpStream::connect(to)).await, Ok(Ok(_))) {
+            check.tcp_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    check
+}
+
+/// Whoever sees the client's one socket under two addresses stands behind a NAT that maps each destination anew.
+fn mapping_of(answer: &NetcheckAnswer) -> Mapping {
+    let observed = answer.pops.iter().filter_map(|pop| pop.observed);
+    let seen: BTreeSet<SocketAddr> = answer
+        .connectors
+        .iter()
+        .flat_map(|connector| connector.sees.iter().copied())
+        .chain(observed)
+        .filter(|address| address.is_ipv4())
+        .collect();
+    let local: BTreeSet<SocketAddr> =
+        answer.candidates.iter().filter(|(kind, _)| kind == "local").map(|(_, address)| *address).collect();
+    let outside: BTreeSet<&SocketAddr> = seen.difference(&local).collect();
+    let addresses: BTreeSet<IpAddr> = outside.iter().map(|address| address.ip()).collect();
+    let witnesses = answer.pops.iter().filter(|pop| pop.observed.is_some()).count()
+        + answer.connectors.iter().filter(|connector| !connector.sees.is_empty()).count();
+    match (seen.len(), outside.len(), witnesses) {
+        (0, ..) | (_, _, 0) => Mapping::Unknown,
+        (_, 0, _) => Mapping::None,
+        // Two public addresses may be two ways out; one address with two ports is one NAT.
+        (_, outside, _) if outside > addresses.len() => Mapping::AddressDependent,
+        (_, 1, 1) => Mapping::Unknown,
+        _ => Mapping::EndpointIndependent,
+    }
+}
+
+fn text(answer: &NetcheckAnswer, checks: &[PopCheck], mapping: Mapping, udp: bool) -> String {
+    let mut text = String::new();
+    text.push_str(match (udp, checks.iter().any(|check| check.tcp_ms.is_some())) {
+        (true, _) => "UDP goes out.\n",
+        (false, true) => "UDP is blocked; TCP 443 goes out and carries everything.\n",
+        (false, false) => "Neither UDP nor TCP reaches any PoP from here.\n",
+    });
+    text.push_str(match mapping {
+        Mapping::None => "No address translation: PoPs see this machine's own address.\n",
+        Mapping::EndpointIndependent => {
+            "The NAT keeps one outside address for all destinations: direct paths work with most networks.\n"
+        }
+        Mapping::AddressDependent => {
+            "The NAT takes another outside port for each destination: direct paths work with open networks only.\n"
+        }
+        Mapping::Unknown => {
+            "How the NAT maps cannot be told yet: one observer is not enough. Reach a resource and ask again.\n"
+        }
+    });
+    text.push('\n');
+    let udp = |seen: &Option<Seen>| {
+        seen.as_ref().map_or_else(|| "–".to_owned(), |seen| format!("{:.1} ms", seen.round_trip_ms))
+    };
+    let rows: Vec<Vec<String>> = checks
+        .iter()
+        .zip(&answer.pops)
+        .map(|(check, pop)| {
+            vec![
+                check.address.clone(),
+                udp(&check.udp_v4),
+                udp(&check.udp_v6),
+                check.tcp_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.1} ms")),
+                pop.session.clone(),
+                pop.observed.map_or_else(|| "–".to_owned(), |address| address.to_string()),
+            ]
+        })
+        .collect();
+    text.push_str(&table(&["POP", "UDP IPV4", "UDP IPV6", "TCP", "SESSION", "SEES THIS DEVICE AS"], &rows));
+    text.push_str("\nWhat connectors are told of this device\n");
+    for (kind, address) in &answer.candidates {
+        text.push_str(&format!("  {kind:<9} {address}\n"));
+    }
+    for connector in &answer.connectors {
+        let Some(path) = &connector.path else { continue };
+        text.push_str(&format!("\nConnector {}: {}", connector.name, way_of(Some(&path.kind), path.remote)));
+        if let (Some(why), Some(since)) = (&path.why, path.since_ms) {
+            text.push_str(&format!(", for {} s ({})", since / 1000, why.replace('_', " ")));
+        }
+        text.push('\n');
+        for tried in &path.tried {
+            let named = if tried.told { "named" } else { "seen" };
+            let trip = tried.round_trip_ms.map(|ms| format!(", {ms:.1} ms")).unwrap_or_default();
+            text.push_str(&format!(
+                "  {:<24} {named:<6} {} of {} probes answered{trip}\n",
+                tried.address.to_string(),
+                tried.proofs,
+                tried.probes
+            ));
+        }
+        for seen in &connector.sees {
+            text.push_str(&format!("  sees this device as {seen}\n"));
+        }
+    }
+    let traffic = &answer.traffic;
+    text.push_str(&format!(
+        "\nPackets since the start: {} direct, {} relayed",
+        traffic.direct_packets_sent + traffic.direct_packets_received,
+        traffic.relay_packets_sent + traffic.relay_packets_received
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::{ConnectorView, PopView, TrafficView};
+
+    fn answer(local: &str, observed: &[&str], sees: &[&str]) -> NetcheckAnswer {
+        let address = |text: &&str| text.parse::<SocketAddr>().expect("an address");
+        let pop = |observed: SocketAddr| PopView {
+            id: wire::PopId::from_bytes([1; 16]),
+            address: "pop.example:443".to_owned(),
+            region: "r".to_owned(),
+            session: "registered".to_owned(),
+            transport: Some("udp".to_owned()),
+            observed: Some(observed),
+            failures: 0,
+        };
+        NetcheckAnswer {
+            local: address(&local),
+            candidates: vec![("local".to_owned(), address(&local))],
+            pops: observed.iter().map(address).map(pop).collect(),
+            connectors: vec![ConnectorView {
+                name: "c".to_owned(),
+                path: None,
+                sees: sees.iter().map(address).collect(),
+            }],
+            traffic: TrafficView::default(),
+        }
+    }
+
+    #[test]
+    fn the_mapping_is_told_from_who_sees_what() {
+        let inside = "192.168.1.2:4000";
+        let mapping = |observed: &[&str], sees: &[&str]| mapping_of(&answer(inside, observed, sees));
+        assert_eq!(mapping(&[], &[]), Mapping::Unknown);
+        assert_eq!(mapping(&["203.0.113.1:4000"], &[]), Mapping::Unknown);
+        assert_eq!(mapping(&["203.0.113.1:4000"], &["203.0.113.1:4000"]), Mapping::EndpointIndependent);
+        assert_eq!(mapping(&["203.0.113.1:4000"], &["203.0.113.1:5123"]), Mapping::AddressDependent);
+        assert_eq!(mapping(&["203.0.113.1:4000", "203.0.113.1:4001"], &[]), Mapping::AddressDependent);
+        assert_eq!(mapping(&[inside], &[]), Mapping::None);
+    }
+}
