@@ -41,6 +41,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "curl", present: || on_path("curl"), needed_for: For::Checks },
     Package { name: "iproute2", present: || on_path("ip"), needed_for: For::Lab },
     Package { name: "nftables", present: || on_path("nft"), needed_for: For::Lab },
+    Package { name: "miniupnpd-nftables", present: || on_path("miniupnpd"), needed_for: For::Lab },
     Package { name: "procps", present: || on_path("sysctl"), needed_for: For::Lab },
     Package { name: "iputils-ping", present: || on_path("ping"), needed_for: For::Lab },
     Package { name: "util-linux", present: || on_path("setpriv"), needed_for: For::Lab },
