@@ -30,9 +30,11 @@ mod pair;
 mod port;
 mod recv;
 mod send;
+mod streams;
 
 pub use interfaces::{InterfaceAddress, Interfaces, NetworkWatch};
 pub use pair::{PortPair, bind_pair};
 pub use port::{BindError, BindStep, UdpPort};
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendReport};
+pub use streams::{StreamLinks, StreamTarget};

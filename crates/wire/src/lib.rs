@@ -19,6 +19,7 @@ mod message;
 mod proxy_line;
 mod reason;
 mod relay;
+mod stream;
 
 pub use bounded::{Bounded, TooLong};
 pub use first_byte::{DatagramKind, RELAY_FIRST_BYTE_MASK, RELAY_FIRST_BYTE_VALUE, classify};
@@ -33,4 +34,7 @@ pub use reason::{Refusal, RefusalClass};
 pub use relay::{
     CHALLENGE_LEN, ChallengeToken, ChannelId, ChannelSecret, RELAY_HEADER_LEN, RelayError, RelayFrame,
     RelayKind, encode_relay_header, parse_relay, rewrite_channel,
+};
+pub use stream::{
+    MAX_STREAM_DATAGRAM, StreamError, StreamReader, encode_stream_datagram, is_stream_address, stream_address,
 };
