@@ -75,7 +75,7 @@ impl PortMap {
 }
 
 /// Keeps `settings.local_port` mapped at the default gateway. `network_changed` says that there may be another one,
-/// or another address of ours.
+/// or another address of ours; `notify_one` keeps what comes while the task is busy.
 pub fn run(settings: Settings, network_changed: Arc<Notify>) -> PortMap {
     let (tell, mapping) = watch::channel(None);
     let (stop, stopped) = oneshot::channel();
