@@ -54,6 +54,10 @@ pub struct Agent<B> {
     pub(crate) places: BTreeMap<PopId, Place>,
     pub(crate) links: BTreeMap<SessionId, Link>,
     pub(crate) hold_until: Instant,
+    /// TCP was the one that worked in this network: it is tried at once, beside UDP.
+    pub(crate) tcp_first: bool,
+    /// Addresses of PoPs that streams lead to; an address stands for each by its place.
+    pub(crate) streams: Vec<SocketAddr>,
     pub(crate) opens: BTreeMap<u64, PendingOpen>,
     pub(crate) next_open: u64,
     pub(crate) pending: BTreeMap<u64, Pending>,
@@ -114,6 +118,8 @@ impl<B: AgentSlice> Agent<B> {
             places: BTreeMap::new(),
             links: BTreeMap::new(),
             hold_until: now,
+            tcp_first: false,
+            streams: Vec::new(),
             opens: BTreeMap::new(),
             next_open: 1,
             pending: BTreeMap::new(),

@@ -36,12 +36,45 @@ const MAX_LINKS: usize = 16;
 /// Addresses taken of one name.
 const MAX_ADDRESSES: usize = 8;
 
+/// A PoP that has not answered by UDP within this is dialled by TCP as well.
+const RACE_AFTER: Duration = Duration::from_secs(2);
+/// While a session goes by TCP, UDP is tried again after this, doubled up to the second.
+const UDP_AGAIN: Duration = Duration::from_secs(30);
+const UDP_AGAIN_LAST: Duration = Duration::from_secs(300);
+/// Streams that have an address: one for each address of a PoP that was ever tried.
+const MAX_STREAMS: usize = 1_024;
+
+/// What carries a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// A TLS stream, TCP 443.
+    Tcp,
+}
+
+impl Transport {
+    /// The word for people and `--json`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// What is known about a PoP of the list.
 #[derive(Debug)]
 pub(crate) struct Place {
     name: String,
     addresses: Vec<SocketAddr>,
     phase: PlacePhase,
+    /// A second session to the same PoP by the other transport, until one of the two is chosen.
+    rival: Option<SessionId>,
+    /// When UDP is tried again while the session goes by TCP, and the pause after that.
+    udp_again: Option<Instant>,
+    udp_pause: Duration,
     failures: u32,
     not_before: Instant,
 }
@@ -58,6 +91,7 @@ enum PlacePhase {
 pub(crate) struct Link {
     pub(crate) pop: PopId,
     pub(crate) address: SocketAddr,
+    transport: Transport,
     began: Instant,
     pub(crate) phase: LinkPhase,
 }
@@ -92,7 +126,9 @@ pub struct PopStatus {
     pub session: Option<SessionId>,
     /// The PoP's address in use.
     pub address: Option<SocketAddr>,
-    /// This agent's address as that PoP sees it.
+    /// What carries the session.
+    pub transport: Option<Transport>,
+    /// This agent's address as that PoP sees it; none by TCP.
     pub observed: Option<SocketAddr>,
     /// Failures in a row.
     pub failures: u32,
@@ -147,8 +183,11 @@ impl<B: AgentSlice> Agent<B> {
                 phase,
                 session: link.map(|(id, _)| id),
                 address: link.map(|(_, link)| link.address),
+                transport: link.map(|(_, link)| link.transport),
                 observed: link.and_then(|(_, link)| match &link.phase {
-                    LinkPhase::Up(standing) => Some(standing.observed),
+                    LinkPhase::Up(standing) => {
+                        Some(standing.observed).filter(|_| link.transport == Transport::Udp)
+                    }
                     LinkPhase::Dialling | LinkPhase::Greeting { .. } => None,
                 }),
                 failures: place.failures,
@@ -179,9 +218,14 @@ impl<B: AgentSlice> Agent<B> {
     /// The machine changed its network: waits end, and standing sessions are asked for a sign of life.
     pub fn network_changed(&mut self, now: Instant) {
         self.hold_until = now;
+        self.tcp_first = false;
         for place in self.places.values_mut() {
             place.failures = 0;
             place.not_before = now;
+            if place.udp_again.is_some() {
+                place.udp_again = Some(now);
+                place.udp_pause = UDP_AGAIN;
+            }
         }
         self.probe(now);
         self.maintain(now);
@@ -208,6 +252,21 @@ impl<B: AgentSlice> Agent<B> {
             return pop_order(SiteId::from_bytes(organization), &[], body.pops());
         };
         pop_order(site, body.regions(site), body.pops())
+    }
+
+    /// Whether a session came too late: its PoP is reached already, by the transport of choice, and answers.
+    fn is_late(&self, id: SessionId) -> bool {
+        let Some(link) = self.links.get(&id) else { return false };
+        let Some(place) = self.places.get(&link.pop) else { return false };
+        let PlacePhase::Linked(first) = place.phase else { return false };
+        if first == id || link.transport == Transport::Udp {
+            return false;
+        }
+        match self.links.get(&first).map(|first| &first.phase) {
+            Some(LinkPhase::Up(standing)) => standing.alive_by.is_none(),
+            Some(LinkPhase::Greeting { .. }) => true,
+            Some(LinkPhase::Dialling) | None => false,
+        }
     }
 
     pub(crate) fn up_at(&self, pop: PopId) -> Option<SessionId> {
@@ -245,6 +304,9 @@ impl<B: AgentSlice> Agent<B> {
                 name: name.clone(),
                 addresses: Vec::new(),
                 phase: PlacePhase::Down,
+                rival: None,
+                udp_again: None,
+                udp_pause: UDP_AGAIN,
                 failures: 0,
                 not_before: now,
             });
@@ -323,16 +385,151 @@ impl<B: AgentSlice> Agent<B> {
         let Some(address) = place.addresses.get(turn % place.addresses.len().max(1)).copied() else {
             return self.failed(now, pop);
         };
+        match self.dial_by(now, pop, address, Transport::Udp) {
+            Some(id) => {
+                if let Some(place) = self.places.get_mut(&pop) {
+                    place.phase = PlacePhase::Linked(id);
+                }
+                if self.tcp_first {
+                    self.race(now, pop, Transport::Tcp);
+                }
+            }
+            None => self.failed(now, pop),
+        }
+    }
+
+    fn dial_by(
+        &mut self,
+        now: Instant,
+        pop: PopId,
+        address: SocketAddr,
+        transport: Transport,
+    ) -> Option<SessionId> {
+        let to = match transport {
+            Transport::Udp => address,
+            Transport::Tcp => self.stream_to(address)?,
+        };
         self.stats.dials += 1;
         self.dialler.set_wall(self.clock.wall(now));
-        match self.dialler.dial(now, pop, address) {
-            Ok(id) => {
-                place.phase = PlacePhase::Linked(id);
-                let link = Link { pop, address, began: now, phase: LinkPhase::Dialling };
-                self.links.insert(id, link);
+        let id = self.dialler.dial(now, pop, to).ok()?;
+        self.links.insert(id, Link { pop, address: to, transport, began: now, phase: LinkPhase::Dialling });
+        Some(id)
+    }
+
+    /// The address that stands for the stream to a PoP's address.
+    fn stream_to(&mut self, address: SocketAddr) -> Option<SocketAddr> {
+        let known = self.streams.iter().position(|known| *known == address);
+        let at = match known {
+            Some(at) => at,
+            None if self.streams.len() >= MAX_STREAMS => return None,
+            None => {
+                self.streams.push(address);
+                self.streams.len() - 1
             }
-            Err(_) => self.failed(now, pop),
+        };
+        Some(wire::stream_address(u64::try_from(at).ok()? + 1, address.port()))
+    }
+
+    /// Where the stream leads that an address stands for: the PoP's TCP address and its host, as the PoP list names
+    /// it. For shells.
+    #[must_use]
+    pub fn stream_target(&self, stands_for: SocketAddr) -> Option<(SocketAddr, String)> {
+        let known = self.streams.iter().enumerate().find(|(at, address)| {
+            u64::try_from(*at).is_ok_and(|at| wire::stream_address(at + 1, address.port()) == stands_for)
+        });
+        let (_, address) = known?;
+        let place = self.places.values().find(|place| place.addresses.contains(address));
+        let name = place.and_then(|place| place.name.rsplit_once(':')).map(|(host, _)| host.to_owned());
+        let host = name.filter(|host| !host.starts_with('[')).unwrap_or_else(|| address.ip().to_string());
+        Some((*address, host))
+    }
+
+    /// Tries a PoP by the other transport as well; the first that is welcomed carries on.
+    fn race(&mut self, now: Instant, pop: PopId, transport: Transport) {
+        let Some(place) = self.places.get(&pop) else { return };
+        let PlacePhase::Linked(first) = place.phase else { return };
+        if place.rival.is_some() || self.links.len() >= 2 * MAX_LINKS {
+            return;
         }
+        let Some(link) = self.links.get(&first) else { return };
+        if link.transport == transport {
+            return;
+        }
+        let address = match link.transport {
+            Transport::Udp => link.address,
+            Transport::Tcp => match self.stream_target(link.address) {
+                Some((address, _)) => address,
+                None => return,
+            },
+        };
+        let rival = self.dial_by(now, pop, address, transport);
+        if let Some(place) = self.places.get_mut(&pop) {
+            place.rival = rival;
+        }
+    }
+
+    /// What is due of the choice between UDP and TCP.
+    fn tick_races(&mut self, now: Instant) {
+        let due: Vec<(PopId, Transport)> = self
+            .places
+            .iter()
+            .filter_map(|(pop, place)| {
+                let (at, other) = self.race_due(place)?;
+                (at <= now).then_some((*pop, other))
+            })
+            .collect();
+        for (pop, other) in due {
+            if other == Transport::Udp
+                && let Some(place) = self.places.get_mut(&pop)
+            {
+                place.udp_again = Some(now + place.udp_pause);
+                place.udp_pause = (place.udp_pause * 2).min(UDP_AGAIN_LAST);
+            }
+            self.race(now, pop, other);
+        }
+    }
+
+    /// When a PoP is to be tried by the other transport as well.
+    fn race_due(&self, place: &Place) -> Option<(Instant, Transport)> {
+        let PlacePhase::Linked(id) = place.phase else { return None };
+        if place.rival.is_some() {
+            return None;
+        }
+        let link = self.links.get(&id)?;
+        match (&link.phase, link.transport) {
+            (LinkPhase::Dialling | LinkPhase::Greeting { .. }, Transport::Udp) => {
+                Some((link.began + RACE_AFTER, Transport::Tcp))
+            }
+            (LinkPhase::Up(standing), Transport::Udp) => {
+                Some((standing.alive_by? - (ALIVE_TIMEOUT - RACE_AFTER), Transport::Tcp))
+            }
+            (LinkPhase::Up(_), Transport::Tcp) => Some((place.udp_again?, Transport::Udp)),
+            (_, Transport::Tcp) => None,
+        }
+    }
+
+    /// A session was welcomed: of two to one PoP, this is the one that carries on. What the other carried is taken
+    /// over: the PoP asks for a proof of the new address, and its channels stay.
+    fn choose(&mut self, now: Instant, id: SessionId, pop: PopId, transport: Transport) {
+        let Some(place) = self.places.get_mut(&pop) else { return };
+        let before = match place.phase {
+            PlacePhase::Linked(first) if first != id => Some(first),
+            _ => place.rival.filter(|rival| *rival != id),
+        };
+        place.phase = PlacePhase::Linked(id);
+        place.rival = None;
+        place.udp_again = (transport == Transport::Tcp).then_some(now + place.udp_pause);
+        if transport == Transport::Udp {
+            place.udp_pause = UDP_AGAIN;
+        }
+        self.tcp_first = transport == Transport::Tcp;
+        let Some(before) = before else { return };
+        if self.standing(before).is_some()
+            && let Some(relay) = self.links.get(&id).map(|link| link.address)
+        {
+            self.event(AgentEvent::Switched { from: before, to: id, pop, relay });
+        }
+        self.dialler.close(now, before, CloseCode::Done);
     }
 
     fn failed(&mut self, now: Instant, pop: PopId) {
@@ -350,6 +547,9 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn handle_session_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Connected { id, .. } => {
+                if self.is_late(id) {
+                    return self.dialler.close(now, id, CloseCode::Done);
+                }
                 let Some(link) = self.links.get_mut(&id) else { return };
                 link.phase = LinkPhase::Greeting { until: now + WELCOME_TIMEOUT };
                 let build = concat!("tidegate/", env!("CARGO_PKG_VERSION")).as_bytes().to_vec();
@@ -376,12 +576,32 @@ impl<B: AgentSlice> Agent<B> {
 
     fn lost(&mut self, now: Instant, id: SessionId, reason: LostReason) {
         let Some(link) = self.links.remove(&id) else { return };
-        self.last_lost = Some(reason);
         let pop = link.pop;
-        if let Some(place) = self.places.get_mut(&pop)
-            && place.phase == PlacePhase::Linked(id)
+        let place = self.places.get_mut(&pop);
+        if !place.as_ref().is_some_and(|place| place.phase == PlacePhase::Linked(id) && place.rival.is_none())
         {
+            // One of two, or one that was replaced: the other carries on.
+            if let Some(place) = place {
+                let rival = place.rival.take().filter(|rival| *rival != id);
+                if let (PlacePhase::Linked(first), Some(rival)) = (place.phase, rival) {
+                    if first == id {
+                        place.phase = PlacePhase::Linked(rival);
+                    } else {
+                        place.rival = Some(rival);
+                    }
+                }
+            }
+            if matches!(link.phase, LinkPhase::Up(_)) {
+                self.event(AgentEvent::Lost { session: id, pop, reason });
+            }
+            self.requests_lost(now, id);
+            self.maintain(now);
+            return self.opens_lost(now, id);
+        }
+        self.last_lost = Some(reason);
+        if let Some(place) = place {
             place.phase = PlacePhase::Down;
+            place.udp_again = None;
             match link.phase {
                 LinkPhase::Up(standing) if standing.leave_at.is_some() => {
                     // It asked; it may be back after its restart.
@@ -428,12 +648,13 @@ impl<B: AgentSlice> Agent<B> {
             alive_by: None,
             leave_at: None,
         });
-        let pop = link.pop;
+        let (pop, transport) = (link.pop, link.transport);
         if B::ROLE == trust::Role::Device {
             self.clock.set_slack(keepalive + ALIVE_TIMEOUT);
         }
         self.stats.registrations += 1;
         self.event(AgentEvent::Registered { session: id, pop, observed });
+        self.choose(now, id, pop, transport);
         self.maintain(now);
         self.opens_up(now, pop);
     }
@@ -493,6 +714,7 @@ impl<B: AgentSlice> Agent<B> {
         for id in due {
             self.tell(now, id, Keepalive {});
         }
+        self.tick_races(now);
         let unresolved: Vec<PopId> = self
             .places
             .iter()
@@ -537,10 +759,13 @@ impl<B: AgentSlice> Agent<B> {
             }
             PlacePhase::Linked(_) => None,
         });
+        let races = self.places.values().map(|place| {
+            self.race_due(place).map(|(at, _)| (at.max(now), "a PoP to try by the other transport"))
+        });
         if self.is_stopping {
             return None;
         }
-        links.chain(places).flatten().min()
+        links.chain(places).chain(races).flatten().min()
     }
 }
 

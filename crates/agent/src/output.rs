@@ -82,6 +82,19 @@ pub enum AgentEvent {
         /// The new address.
         observed: SocketAddr,
     },
+    /// Another session to the same PoP carries on: by TCP where UDP stopped, by UDP where it goes again. Its
+    /// channels are to be moved to it, and a relay `Hello` sent on each; [`AgentEvent::Lost`] of the old one
+    /// follows.
+    Switched {
+        /// The old session.
+        from: SessionId,
+        /// The new one.
+        to: SessionId,
+        /// Which PoP.
+        pop: PopId,
+        /// The PoP's address on the new one.
+        relay: SocketAddr,
+    },
     /// A session ended, or a PoP could not be reached. Channels of the session are gone.
     Lost {
         /// The session.

@@ -114,6 +114,14 @@ impl RelayLinks {
         gone
     }
 
+    /// Gives the channels of one session to another to the same PoP.
+    pub fn move_session(&mut self, from: SessionId, to: SessionId, pop: SocketAddr) {
+        for channel in self.channels.values_mut().filter(|channel| channel.session == from) {
+            channel.session = to;
+            channel.pop = pop;
+        }
+    }
+
     /// Where a channel's frames go.
     #[must_use]
     pub fn pop_of(&self, channel: ChannelId) -> Option<SocketAddr> {

@@ -427,6 +427,12 @@ impl Node {
                 let hellos = self.links.hellos(session);
                 self.out.extend(hellos.map(|(to, payload)| Output::Transmit { to, payload }));
             }
+            AgentEvent::Switched { from, to, relay, .. } => {
+                self.links.move_session(from, to, relay);
+                self.pops.remove(&from);
+                let hellos = self.links.hellos(to);
+                self.out.extend(hellos.map(|(to, payload)| Output::Transmit { to, payload }));
+            }
             AgentEvent::Lost { session, pop, reason } => {
                 tracing::info!(%pop, ?reason, "no session to this PoP any more");
                 self.pops.remove(&session);

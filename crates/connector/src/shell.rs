@@ -7,9 +7,9 @@ use crate::forward::userspace::{SiteEvent, Userspace};
 use crate::log::{Batch, FlowLog};
 use crate::node::{Node, Output};
 use crate::status::{ConnectorStatus, PopReport, StatusSocket};
-use agent::ConnectorAgent;
+use agent::{ConnectorAgent, PopPhaseWord};
 use flow::FlowLimits;
-use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, UdpPort};
+use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
 use state::StateError;
 use std::future::Future;
 use std::io;
@@ -164,8 +164,17 @@ impl Connector {
         let status_task = tokio::spawn(status.serve(question_sender));
         let (userspace, site) = Userspace::new();
         let (pop_sender, pops) = mpsc::channel(POP_LOOKUPS);
-        let mut shell =
-            Shell { node, port, userspace, log, disk, pop_sender, started, batch: SendBatch::new() };
+        let mut shell = Shell {
+            node,
+            port,
+            streams: StreamLinks::new(),
+            userspace,
+            log,
+            disk,
+            pop_sender,
+            started,
+            batch: SendBatch::new(),
+        };
         let result = Box::pin(shell.serve(Sources { site, pops, batches, questions }, shutdown)).await;
         status_task.abort();
         // Both threads write what is queued and end.
@@ -206,6 +215,7 @@ struct Sources {
 struct Shell {
     node: Node,
     port: UdpPort,
+    streams: StreamLinks,
     userspace: Userspace,
     log: FlowLog,
     disk: DiskWriter,
@@ -235,11 +245,22 @@ impl Shell {
             tokio::select! {
                 received = self.port.recv_batch(&mut incoming) => {
                     received.map_err(ConnectorError::Socket)?;
-                    let datagrams = incoming.iter().map(|datagram| (datagram.from, datagram.payload));
+                    // No packet comes from an address that stands for a stream.
+                    let datagrams = incoming
+                        .iter()
+                        .filter(|datagram| !wire::is_stream_address(datagram.from))
+                        .map(|datagram| (datagram.from, datagram.payload));
                     self.node.handle_datagrams(now(), datagrams, &mut answers);
-                    for (to, payload) in answers.drain(..) {
-                        self.batch.push(to, &payload);
+                    self.answer(&mut answers);
+                }
+                (from, datagram) = self.streams.recv() => {
+                    let mut came = vec![(from, datagram)];
+                    while came.len() < SEND_BURST && let Some(more) = self.streams.try_recv() {
+                        came.push(more);
                     }
+                    let datagrams = came.iter().map(|(from, datagram)| (*from, datagram.as_slice()));
+                    self.node.handle_datagrams(now(), datagrams, &mut answers);
+                    self.answer(&mut answers);
                 }
                 Some(event) = sources.site.recv() => {
                     self.site_event(now(), event);
@@ -255,6 +276,7 @@ impl Shell {
                 }
                 found = network.changed() => {
                     tracing::info!("this machine's network changed");
+                    self.streams.reset();
                     self.node.network_changed(now());
                     self.tell_local(found);
                 }
@@ -265,6 +287,20 @@ impl Shell {
         self.node.shut_down(now());
         self.drain(now()).await;
         Ok(())
+    }
+
+    fn answer(&mut self, answers: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        for (to, payload) in answers.drain(..) {
+            self.transmit(to, payload);
+        }
+    }
+
+    fn transmit(&mut self, to: SocketAddr, payload: Vec<u8>) {
+        if !wire::is_stream_address(to) {
+            self.batch.push(to, &payload);
+        } else if let Some((address, host)) = self.node.agent().stream_target(to) {
+            self.streams.send(to, &StreamTarget { address, host }, payload);
+        }
     }
 
     fn tell_local(&mut self, interfaces: &Interfaces) {
@@ -293,7 +329,7 @@ impl Shell {
     fn node_outputs(&mut self, now: Instant) -> Option<Instant> {
         while self.batch.len() < SEND_BURST {
             match self.node.poll_output(now) {
-                Output::Transmit { to, payload } => self.batch.push(to, &payload),
+                Output::Transmit { to, payload } => self.transmit(to, payload),
                 Output::Persist { what, bytes } => self.disk.persist(what, bytes),
                 Output::ResolvePop { pop, name } => self.resolve_pop(pop, name),
                 Output::Resolve { flow, host } => self.userspace.resolve(flow, host),
@@ -354,10 +390,14 @@ impl Shell {
                 phase: pop.phase.label().to_owned(),
                 address: pop.address,
                 observed: pop.observed,
+                transport: pop
+                    .transport
+                    .filter(|_| pop.phase == PopPhaseWord::Registered)
+                    .map(|transport| transport.label().to_owned()),
                 failures: pop.failures,
             })
             .collect();
-        let registered = pops.iter().any(|pop| pop.observed.is_some());
+        let registered = pops.iter().any(|pop| pop.transport.is_some());
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         ConnectorStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),

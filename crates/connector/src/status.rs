@@ -31,7 +31,9 @@ pub struct PopReport {
     pub phase: String,
     /// The PoP's address in use.
     pub address: Option<SocketAddr>,
-    /// This connector's address as that PoP sees it.
+    /// What carries the session, `udp` or `tcp` (443); none without one.
+    pub transport: Option<String>,
+    /// This connector's address as that PoP sees it; none by TCP.
     pub observed: Option<SocketAddr>,
     /// Failures in a row.
     pub failures: u32,

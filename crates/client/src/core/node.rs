@@ -478,6 +478,13 @@ impl ClientNode {
                     self.outputs.push_back(NodeOutput::Transmit { to, payload });
                 }
             }
+            AgentEvent::Switched { from, to, relay, .. } => {
+                self.relay.move_session(from, to, relay);
+                for (to, payload) in self.relay.hellos(to) {
+                    self.outputs.push_back(NodeOutput::Transmit { to, payload });
+                }
+                self.tell(NodeEvent::Changed);
+            }
             AgentEvent::Lost { session, reason, .. } => {
                 self.sessions.remove(&session);
                 self.observed.remove(&session);

@@ -10,7 +10,7 @@ use crate::{
 };
 use agent::{Persisted, RequestSeq};
 use flow::{FlowId, Read};
-use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, UdpPort};
+use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
 use policy::Explanation;
 use std::{
     collections::BTreeMap,
@@ -29,6 +29,8 @@ pub(super) const COMMAND_QUEUE: usize = 256;
 const WALL_INTERVAL: Duration = Duration::from_secs(1);
 /// Signals handled before the socket gets its turn again.
 const SIGNAL_BATCH: usize = 64;
+/// Datagrams of streams handled in one go.
+const STREAM_BATCH: usize = 256;
 const SCRATCH: usize = 64 * 1024;
 
 pub(super) enum Command {
@@ -62,6 +64,7 @@ impl Dial for Dialler {
 pub(super) struct Driver {
     pub(super) node: ClientNode,
     pub(super) port: UdpPort,
+    pub(super) tls: StreamLinks,
     pub(super) proxy: ProxyStatus,
     pub(super) documents: mpsc::UnboundedSender<(Persisted, Vec<u8>)>,
     pub(super) own_commands: mpsc::WeakSender<Command>,
@@ -111,7 +114,11 @@ impl Driver {
             tokio::select! {
                 received = self.port.recv_batch(&mut incoming) => match received {
                     Ok(()) => {
-                        let datagrams = incoming.iter().map(|datagram| (datagram.from, datagram.payload));
+                        // No packet comes from an address that stands for a stream.
+                        let datagrams = incoming
+                            .iter()
+                            .filter(|datagram| !wire::is_stream_address(datagram.from))
+                            .map(|datagram| (datagram.from, datagram.payload));
                         self.node.handle_input(clock(), datagrams);
                     }
                     Err(error) => {
@@ -119,6 +126,14 @@ impl Driver {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
+                (from, datagram) = self.tls.recv() => {
+                    let mut came = vec![(from, datagram)];
+                    while came.len() < STREAM_BATCH && let Some(more) = self.tls.try_recv() {
+                        came.push(more);
+                    }
+                    let datagrams = came.iter().map(|(from, datagram)| (*from, datagram.as_slice()));
+                    self.node.handle_input(clock(), datagrams);
+                }
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => break,
@@ -137,6 +152,7 @@ impl Driver {
                 }
                 found = network.changed() => {
                     tracing::info!("this machine's network changed");
+                    self.tls.reset();
                     self.node.network_changed(clock());
                     self.tell_local(found);
                 }
@@ -157,6 +173,11 @@ impl Driver {
     fn drain(&mut self, outgoing: &mut SendBatch, scratch: &mut [u8]) -> Timeout {
         loop {
             match self.node.poll_output(clock()) {
+                NodeOutput::Transmit { to, payload } if wire::is_stream_address(to) => {
+                    if let Some((address, host)) = self.node.agent().stream_target(to) {
+                        self.tls.send(to, &StreamTarget { address, host }, payload);
+                    }
+                }
                 NodeOutput::Transmit { to, payload } => outgoing.push(to, &payload),
                 NodeOutput::Persist { what, bytes } => {
                     // The writer outlives the driver.

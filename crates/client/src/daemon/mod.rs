@@ -170,6 +170,7 @@ impl Client {
         let driver = Driver {
             node,
             port,
+            tls: net::StreamLinks::new(),
             proxy: proxy.clone(),
             documents,
             own_commands: commands.downgrade(),

@@ -70,7 +70,10 @@ fn pop_views(node: &ClientNode) -> Vec<PopView> {
             address: entry.address.clone(),
             region: entry.region.clone(),
             session: known.map_or("idle", |known| known.phase.label()).to_owned(),
-            transport: known.filter(|known| known.observed.is_some()).map(|_| "udp".to_owned()),
+            transport: known
+                .filter(|known| known.phase == agent::PopPhaseWord::Registered)
+                .and_then(|known| known.transport)
+                .map(|transport| transport.label().to_owned()),
             observed: known.and_then(|known| known.observed),
             failures: known.map_or(0, |known| known.failures),
         }
