@@ -12,5 +12,6 @@ mod shell;
 
 pub use core::sessions::{MaterialError, PopMaterial};
 pub use shell::{
-    FrontCounters, Pop, PopError, PopOptions, PopStatus, STATUS_SOCKET, ShellCounters, TcpFrontOptions,
+    FrontCounters, Pop, PopError, PopOptions, PopStatus, STATUS_SOCKET, ShellCounters, StreamSnapshot,
+    TcpFrontOptions,
 };

@@ -38,16 +38,19 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     })
     .await?;
     let mut options = pop::PopOptions::new(state, args.listen);
-    if let (Some(listen), Some(console)) = (args.tcp_front, &args.console_socket) {
+    if !args.no_tcp {
         options.tcp_front = Some(pop::TcpFrontOptions {
-            listen,
-            console: console.clone(),
+            listen: args.tcp_front.unwrap_or(args.listen),
+            console: args.console_socket.clone(),
             max_connections: FRONT_CONNECTIONS,
         });
     }
     let pop = pop::Pop::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "pop", "listen": pop.local_addr()});
-    format.print(&ready, || format!("PoP ready on UDP {}", pop.local_addr()));
+    format.print(&ready, || match pop.tcp_addr() {
+        Some(tcp) => format!("PoP ready on UDP {} and TCP {tcp}", pop.local_addr()),
+        None => format!("PoP ready on UDP {}", pop.local_addr()),
+    });
     pop.run(async {
         process::shutdown().await;
     })

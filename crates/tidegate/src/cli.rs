@@ -181,10 +181,13 @@ pub struct PopArgs {
     /// UDP address to listen on.
     #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Also listen on TCP and pass console connections to the controller's Unix socket.
-    #[arg(long, value_name = "ADDR", requires = "console_socket")]
+    /// TCP address to listen on, for agents in networks without UDP; that of --listen by default.
+    #[arg(long, value_name = "ADDR")]
     pub tcp_front: Option<SocketAddr>,
-    /// The controller's Unix socket.
+    /// Do not listen on TCP.
+    #[arg(long, conflicts_with_all = ["tcp_front", "console_socket"])]
+    pub no_tcp: bool,
+    /// Pass console connections to the controller's Unix socket.
     #[arg(long, value_name = "PATH")]
     pub console_socket: Option<PathBuf>,
     /// The PoP's name; this host's by default.

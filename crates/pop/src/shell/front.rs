@@ -1,16 +1,16 @@
-//! The TCP front of a small installation: the PoP owns the port, the controller gets the console's
-//! connections over a Unix socket. Either restarts without the other.
+//! The TCP port. Agents that cannot send UDP have their sessions by it; on the host of a small installation the
+//! controller gets the console's connections over a Unix socket. Either restarts without the other.
 //!
-//! The front reads the ClientHello to learn the ALPN names (RFC 7301) and passes the bytes on
-//! unchanged: it holds no key of the console.
+//! The front reads the ClientHello to learn the ALPN names (RFC 7301). A session's stream ends here
+//! ([`super::streams`]); the console's bytes are passed on unchanged: the front holds no key of it.
 
-use super::PopError;
+use super::{PopError, streams::StreamSide};
 use rustls::server::Acceptor;
 use serde::Serialize;
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,8 +37,8 @@ const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct TcpFrontOptions {
     /// The TCP address; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The controller's Unix socket.
-    pub console: PathBuf,
+    /// The controller's Unix socket, on a host that has one.
+    pub console: Option<PathBuf>,
     /// Most connections at once: each takes two descriptors and 32 kB.
     pub max_connections: usize,
 }
@@ -63,7 +63,7 @@ pub struct FrontSnapshot {
     pub no_client_hello: u64,
     /// Spoke something that is not TLS.
     pub not_tls: u64,
-    /// Sessions over TCP, which this version does not take.
+    /// Sessions by TCP.
     pub session_alpn: u64,
     /// The controller did not take the connection.
     pub console_down: u64,
@@ -117,10 +117,11 @@ impl Front {
 
     /// A thread of its own: somebody's download from the console delays no registration. It ends
     /// when the last holder of the counters has gone.
-    pub(super) fn start(self) -> io::Result<Arc<FrontCounters>> {
+    pub(super) fn start(self, streams: StreamSide) -> io::Result<Arc<FrontCounters>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let counters = Arc::new(FrontCounters::default());
         let weak = Arc::downgrade(&counters);
+        let streams = Arc::new(streams);
         thread::Builder::new().name("pop-front".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(self.listener) else { return };
@@ -145,8 +146,9 @@ impl Front {
                         continue;
                     };
                     let console = self.options.console.clone();
+                    let streams = Arc::clone(&streams);
                     tokio::spawn(async move {
-                        connection(stream, peer, &console, &counters).await;
+                        connection(stream, peer, console.as_deref(), &counters, &streams).await;
                         drop(slot);
                     });
                 }
@@ -156,16 +158,26 @@ impl Front {
     }
 }
 
-async fn connection(mut stream: TcpStream, peer: SocketAddr, console: &PathBuf, counters: &FrontCounters) {
+async fn connection(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    console: Option<&Path>,
+    counters: &FrontCounters,
+    streams: &StreamSide,
+) {
     let mut hello = Vec::new();
     let kind = timeout(CLIENT_HELLO_TIMEOUT, read_client_hello(&mut stream, &mut hello)).await;
     match kind {
         Ok(Ok(Speaks::Web)) => {}
-        Ok(Ok(Speaks::Session)) => return count(&counters.session_alpn),
+        Ok(Ok(Speaks::Session)) => {
+            count(&counters.session_alpn);
+            return streams.serve(stream, peer, hello).await;
+        }
         Ok(Ok(Speaks::NotTls)) => return count(&counters.not_tls),
         Ok(Err(_)) | Err(_) => return count(&counters.no_client_hello),
     }
     let Ok(local) = stream.local_addr() else { return count(&counters.no_client_hello) };
+    let Some(console) = console else { return count(&counters.console_down) };
     let Ok(Ok(mut inner)) = timeout(CONSOLE_TIMEOUT, UnixStream::connect(console)).await else {
         return count(&counters.console_down);
     };

@@ -10,12 +10,14 @@ mod front;
 mod relay_loop;
 mod session_loop;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 
 pub use front::{FrontCounters, TcpFrontOptions};
 pub use session_loop::ShellCounters;
 pub use status::{PopStatus, STATUS_SOCKET};
+pub use streams::StreamSnapshot;
 
 use crate::core::{
     Seed,
@@ -50,7 +52,7 @@ pub struct PopOptions {
     pub state_dir: PathBuf,
     /// The UDP address; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The TCP front of a small installation.
+    /// The TCP port.
     pub tcp_front: Option<TcpFrontOptions>,
     /// How many sessions.
     pub sessions: AcceptorLimits,
@@ -87,6 +89,9 @@ pub enum PopError {
         #[source]
         source: io::Error,
     },
+    /// The certificate and key for the TCP port.
+    #[error("the PoP's certificate and key cannot be used for TLS; enrol it again")]
+    Tls(#[source] rustls::Error),
     /// What it starts from.
     #[error(transparent)]
     Material(#[from] MaterialError),
@@ -116,15 +121,21 @@ pub enum PopError {
 }
 
 /// A PoP whose ports are open and whose threads have not begun.
-#[derive(Debug)]
 pub struct Pop {
     ports: PortPair,
     front: Option<front::Front>,
+    acceptor: tokio_rustls::TlsAcceptor,
     status: status::StatusSocket,
     sessions: Sessions,
     relay: Relay,
     disk: disk::Disk,
     started: Instant,
+}
+
+impl std::fmt::Debug for Pop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pop(UDP {}, TCP {:?})", self.local_addr(), self.tcp_addr())
+    }
 }
 
 impl Pop {
@@ -138,12 +149,23 @@ impl Pop {
         let material = disk.material(wall)?;
         let seed = random_seed()?;
         let channels = options.relay.channels.min(MAX_CHANNELS);
+        let acceptor = streams::acceptor(&material.certificate, &material.key).map_err(PopError::Tls)?;
         let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
         let relay = Relay::new(options.relay, now, &seed);
         let ports = net::bind_pair(options.listen)?;
-        let front = options.tcp_front.map(front::Front::bind).transpose()?;
+        let udp_port = ports.session.local_addr().port();
+        let front = options
+            .tcp_front
+            .map(|mut front| {
+                // Agents look for it under the number of the UDP port.
+                if front.listen.port() == 0 && front.console.is_none() {
+                    front.listen.set_port(udp_port);
+                }
+                front::Front::bind(front)
+            })
+            .transpose()?;
         let status = status::StatusSocket::bind(&options.state_dir)?;
-        Ok(Self { ports, front, status, sessions, relay, disk, started: now })
+        Ok(Self { ports, front, acceptor, status, sessions, relay, disk, started: now })
     }
 
     /// The UDP address.
@@ -163,7 +185,8 @@ impl Pop {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
-        let Self { ports, front, status, sessions, relay, disk, started } = self;
+        let Self { ports, front, acceptor, status, sessions, relay, disk, started } = self;
+        let streams = streams::Streams::default();
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         // Each channel ends once and is counted by the session core until it has heard of it: never
         // more than there are channels.
@@ -175,11 +198,20 @@ impl Pop {
         let relay_thread = relay_loop::start(
             relay,
             ports.relay,
-            relay_loop::Channels { commands, ended: ended_sender, foreign: from_sessions, to_sessions },
+            relay_loop::Channels {
+                commands,
+                ended: ended_sender,
+                foreign: from_sessions,
+                to_sessions: to_sessions.clone(),
+                streams: streams.clone(),
+            },
         )
         .map_err(PopError::Thread)?;
         let front_counters = match front {
-            Some(front) => Some(front.start().map_err(PopError::Thread)?),
+            Some(front) => {
+                let side = streams::StreamSide::new(acceptor, streams.clone(), to_sessions, to_relay.clone());
+                Some(front.start(side).map_err(PopError::Thread)?)
+            }
             None => None,
         };
         let status_task = tokio::spawn(status.serve(question_sender));
@@ -194,6 +226,7 @@ impl Pop {
             written,
             questions,
             front: front_counters,
+            streams,
             started,
         }
         .run(shutdown)

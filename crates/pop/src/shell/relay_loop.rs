@@ -1,6 +1,6 @@
 //! The relay's thread.
 
-use super::{Foreign, now};
+use super::{Foreign, now, streams::Streams};
 use crate::core::relay::{ChannelEnded, Handled, Relay, RelayCommand, RelayCounters, RelayOutput};
 use net::{RecvBatch, SendBatch, UdpPort};
 use std::{
@@ -23,8 +23,11 @@ pub(super) struct Channels {
     pub(super) ended: mpsc::Sender<ChannelEnded>,
     pub(super) foreign: mpsc::Receiver<Foreign>,
     pub(super) to_sessions: mpsc::Sender<Foreign>,
+    pub(super) streams: Streams,
 }
 
+/// Datagrams of streams, or from the other socket, taken after each batch of the own one.
+const HANDED_BURST: usize = 256;
 /// When the core has nothing due.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -76,8 +79,13 @@ impl Loop {
                         self.told(told);
                     }
                     for datagram in batch.iter_mut() {
+                        // No packet comes from an address that stands for a stream.
+                        if wire::is_stream_address(datagram.from) {
+                            continue;
+                        }
                         if classify(datagram.payload) == DatagramKind::Relay {
-                            forward(&mut self.relay, &mut self.out, datagram.from, datagram.payload);
+                            let streams = &self.channels.streams;
+                            forward(&mut self.relay, &mut self.out, streams, datagram.from, datagram.payload);
                         } else {
                             let bytes = datagram.payload.to_vec();
                             // A full queue loses it, as a full socket would.
@@ -85,13 +93,20 @@ impl Loop {
                                 self.channels.to_sessions.try_send(Foreign { source: datagram.from, bytes });
                         }
                     }
+                    // A flood of the socket starves no stream.
+                    for _ in 0..HANDED_BURST {
+                        let Ok(Foreign { source, mut bytes }) = self.channels.foreign.try_recv() else {
+                            break;
+                        };
+                        forward(&mut self.relay, &mut self.out, &self.channels.streams, source, &mut bytes);
+                    }
                 }
                 Woken::Received(Err(error)) => {
                     tracing::error!(%error, "the relay's socket failed");
                     return;
                 }
                 Woken::Handed(Foreign { source, mut bytes }) => {
-                    forward(&mut self.relay, &mut self.out, source, &mut bytes);
+                    forward(&mut self.relay, &mut self.out, &self.channels.streams, source, &mut bytes);
                 }
                 Woken::Due => self.relay.handle_timeout(now()),
             }
@@ -112,6 +127,9 @@ impl Loop {
     fn drain(&mut self) -> std::time::Instant {
         loop {
             match self.relay.poll_output() {
+                RelayOutput::Transmit { to, frame } if wire::is_stream_address(to) => {
+                    self.channels.streams.send(to, &frame);
+                }
                 RelayOutput::Transmit { to, frame } => self.out.push(to, &frame),
                 RelayOutput::Ended(ended) => {
                     // Room for every channel there is; only an ended session loop does not take it.
@@ -123,8 +141,16 @@ impl Loop {
     }
 }
 
-fn forward(relay: &mut Relay, out: &mut SendBatch, source: SocketAddr, datagram: &mut [u8]) {
-    if let Handled::Forward(to) = relay.handle_input(now(), source, datagram) {
-        out.push(to, datagram);
+fn forward(
+    relay: &mut Relay,
+    out: &mut SendBatch,
+    streams: &Streams,
+    source: SocketAddr,
+    datagram: &mut [u8],
+) {
+    match relay.handle_input(now(), source, datagram) {
+        Handled::Forward(to) if wire::is_stream_address(to) => streams.send(to, datagram),
+        Handled::Forward(to) => out.push(to, datagram),
+        _ => {}
     }
 }

@@ -1,6 +1,9 @@
 //! The session loop: QUIC and STUN datagrams, and everything the session core says.
 
-use super::{Foreign, PopError, PopStatus, disk::Job, front::FrontCounters, now, relay_loop::ToRelay, wall};
+use super::{
+    Foreign, PopError, PopStatus, disk::Job, front::FrontCounters, now, relay_loop::ToRelay,
+    streams::Streams, wall,
+};
 use crate::core::{
     relay::ChannelEnded,
     sessions::{Sessions, SessionsOutput, WriteId, Written},
@@ -51,6 +54,7 @@ pub(super) struct SessionLoop {
     pub(super) written: mpsc::Receiver<(WriteId, Written)>,
     pub(super) questions: mpsc::Receiver<oneshot::Sender<PopStatus>>,
     pub(super) front: Option<Arc<FrontCounters>>,
+    pub(super) streams: Streams,
     pub(super) started: Instant,
 }
 
@@ -94,6 +98,11 @@ impl SessionLoop {
                 Woken::Received(result) => {
                     result.map_err(PopError::Socket)?;
                     for datagram in batch.iter() {
+                        // No packet comes from an address that stands for a stream.
+                        if wire::is_stream_address(datagram.from) {
+                            counters.foreign += 1;
+                            continue;
+                        }
                         self.datagram(datagram.from, datagram.payload, &mut out, &mut counters);
                     }
                 }
@@ -143,6 +152,9 @@ impl SessionLoop {
     ) -> Result<Instant, PopError> {
         loop {
             match self.sessions.poll_output(now()) {
+                SessionsOutput::Transmit { to, payload } if wire::is_stream_address(to) => {
+                    self.streams.send(to, &payload);
+                }
                 SessionsOutput::Transmit { to, payload } => {
                     out.push(to, &payload);
                     if out.len() >= SEND_BATCH {
@@ -179,7 +191,7 @@ impl SessionLoop {
             return;
         }
         let (sessions, shell, front) = (self.sessions.status(), counters.clone(), self.front.clone());
-        let (listen, started) = (self.port.local_addr(), self.started);
+        let (listen, started, streams) = (self.port.local_addr(), self.started, self.streams.snapshot());
         // The relay answers when it comes to it; the session loop does not wait.
         tokio::spawn(async move {
             let Ok(relay) = relay.await else { return };
@@ -187,7 +199,8 @@ impl SessionLoop {
                 u64::try_from(now().saturating_duration_since(started).as_millis()).unwrap_or(u64::MAX);
             let version = env!("CARGO_PKG_VERSION");
             let front = front.map(|front| front.snapshot());
-            let _ = asker.send(PopStatus { version, listen, uptime_ms, sessions, relay, shell, front });
+            let status = PopStatus { version, listen, uptime_ms, sessions, relay, shell, front, streams };
+            let _ = asker.send(status);
         });
     }
 }

@@ -1,6 +1,6 @@
 //! The status socket: one line of JSON for whoever may open it.
 
-use super::{PopError, ShellCounters, front::FrontSnapshot};
+use super::{PopError, ShellCounters, StreamSnapshot, front::FrontSnapshot};
 use crate::core::{relay::RelayCounters, sessions::SessionsStatus};
 use serde::Serialize;
 use std::{
@@ -37,8 +37,10 @@ pub struct PopStatus {
     pub relay: RelayCounters,
     /// The loops.
     pub shell: ShellCounters,
-    /// The TCP front, where there is one.
+    /// The TCP port, where there is one.
     pub front: Option<FrontSnapshot>,
+    /// Sessions' streams by it.
+    pub streams: StreamSnapshot,
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::fixture::{Installation, connector, controller, device, pop_id};
+use net::{StreamLinks, StreamTarget};
 use session::{Dialler, Event, Output, SessionId};
 use std::time::Duration;
 use tokio::{
@@ -45,10 +46,38 @@ fn start() -> Running {
     start_with(|_| None)
 }
 
+/// What carries a peer's datagrams.
+enum Carrier {
+    Udp(UdpSocket),
+    Tcp { links: StreamLinks, target: StreamTarget },
+}
+
+impl Carrier {
+    async fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        match self {
+            Self::Udp(socket) => {
+                socket.send_to(bytes, to).await.expect("sent");
+            }
+            Self::Tcp { links, target } => links.send(to, target, bytes.to_vec()),
+        }
+    }
+
+    async fn receive(&mut self) -> (SocketAddr, Vec<u8>) {
+        match self {
+            Self::Udp(socket) => {
+                let mut buffer = [0; 2048];
+                let (length, from) = socket.recv_from(&mut buffer).await.expect("received");
+                (from, buffer[..length].to_vec())
+            }
+            Self::Tcp { links, .. } => links.recv().await,
+        }
+    }
+}
+
 /// A dialler on a socket of its own.
 struct Peer {
     dialler: Dialler,
-    socket: UdpSocket,
+    carrier: Carrier,
     pop: SocketAddr,
     id: SessionId,
 }
@@ -61,23 +90,26 @@ enum Heard {
 
 impl Peer {
     async fn dial(running: &Running, identity: Identity) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+        Self::dial_by(running, identity, Carrier::Udp(socket), running.address).await
+    }
+
+    async fn dial_by(running: &Running, identity: Identity, carrier: Carrier, pop: SocketAddr) -> Self {
         let local = running.installation.local(identity);
         let bundle = running.installation.bundle.clone();
         let mut dialler = Dialler::new(local, bundle, wall(), [7; 32]);
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
-        let id = dialler.dial(now(), pop_id(), running.address).expect("dials");
-        let mut peer = Self { dialler, socket, pop: running.address, id };
+        let id = dialler.dial(now(), pop_id(), pop).expect("dials");
+        let mut peer = Self { dialler, carrier, pop, id };
         assert!(matches!(peer.hear().await, Heard::Connected));
         peer
     }
 
     async fn hear(&mut self) -> Heard {
         let hear = async {
-            let mut buffer = [0; 2048];
             loop {
                 match self.dialler.poll_output(now()) {
                     Output::Transmit { to, payload } => {
-                        self.socket.send_to(&payload, to).await.expect("sent");
+                        self.carrier.send(to, &payload).await;
                     }
                     Output::Event(Event::Connected { .. }) => return Heard::Connected,
                     Output::Event(Event::Frame { frame_type, body, .. }) => {
@@ -87,9 +119,8 @@ impl Peer {
                     Output::Event(_) => {}
                     Output::Timeout { at, .. } => {
                         tokio::select! {
-                            received = self.socket.recv_from(&mut buffer) => {
-                                let (length, from) = received.expect("received");
-                                self.dialler.handle_input(now(), from, &buffer[..length]);
+                            (from, bytes) = self.carrier.receive() => {
+                                self.dialler.handle_input(now(), from, &bytes);
                             }
                             () = tokio::time::sleep_until(at.into()) => self.dialler.handle_timeout(now()),
                         }
@@ -119,29 +150,41 @@ impl Peer {
     }
 
     async fn register(running: &Running, identity: Identity) -> Self {
-        let mut peer = Self::dial(running, identity).await;
+        Self::dial(running, identity).await.greet().await
+    }
+
+    /// By TCP, as an agent does whose network lets no UDP out.
+    async fn register_by_tcp(running: &Running, identity: Identity) -> Self {
+        let target =
+            StreamTarget { address: running.tcp.expect("a TCP port"), host: "pop.example".to_owned() };
+        let carrier = Carrier::Tcp { links: StreamLinks::new(), target };
+        let stands_for = wire::stream_address(1, 443);
+        Self::dial_by(running, identity, carrier, stands_for).await.greet().await
+    }
+
+    async fn greet(mut self) -> Self {
+        let peer = &mut self;
         peer.say(&Hello { oldest: 1, newest: 1, build: Bounded::default() }.into());
         peer.hear_agent(|message| matches!(message, ToAgent::Welcome(_)).then_some(())).await;
-        peer
+        self
     }
 
     async fn send_data(&mut self, channel: ChannelId, body: &[u8]) {
         let frame = [&wire::encode_relay_header(RelayKind::Data, channel)[..], body].concat();
-        self.socket.send_to(&frame, self.pop).await.expect("sent");
+        self.carrier.send(self.pop, &frame).await;
     }
 
     /// The next relay frame on this socket.
     async fn receive_data(&mut self) -> (ChannelId, Vec<u8>) {
         let receive = async {
-            let mut buffer = [0; 2048];
             loop {
-                let (length, from) = self.socket.recv_from(&mut buffer).await.expect("received");
-                if wire::classify(&buffer[..length]) == wire::DatagramKind::Relay {
-                    let frame = wire::parse_relay(&buffer[..length]).expect("valid");
+                let (from, bytes) = self.carrier.receive().await;
+                if wire::classify(&bytes) == wire::DatagramKind::Relay {
+                    let frame = wire::parse_relay(&bytes).expect("valid");
                     assert_eq!(from, self.pop);
                     return (frame.channel, frame.body.to_vec());
                 }
-                self.dialler.handle_input(now(), from, &buffer[..length]);
+                self.dialler.handle_input(now(), from, &bytes);
             }
         };
         timeout(DEADLINE, receive).await.expect("received in time")
@@ -150,7 +193,7 @@ impl Peer {
     /// Sends what is queued without waiting for anything.
     async fn flush(&mut self) {
         while let Output::Transmit { to, payload } = self.dialler.poll_output(now()) {
-            self.socket.send_to(&payload, to).await.expect("sent");
+            self.carrier.send(to, &payload).await;
         }
     }
 }
@@ -169,8 +212,76 @@ async fn status(running: &Running) -> serde_json::Value {
 #[tokio::test]
 async fn packets_travel_between_two_agents_over_real_sockets() {
     let running = start();
-    let mut connector = Peer::register(&running, connector(1, 20)).await;
-    let mut client = Peer::register(&running, device(1, 10)).await;
+    let connector = Peer::register(&running, connector(1, 20)).await;
+    let client = Peer::register(&running, device(1, 10)).await;
+    packets_travel(&running, client, connector).await;
+}
+
+#[tokio::test]
+async fn packets_travel_between_an_agent_by_tcp_and_one_by_udp() {
+    let running = start_with(tcp_alone);
+    let connector = Peer::register(&running, connector(1, 20)).await;
+    let client = Peer::register_by_tcp(&running, device(1, 10)).await;
+    packets_travel(&running, client, connector).await;
+    let status = status(&running).await;
+    assert_eq!((&status["streams"]["opened"], &status["streams"]["dropped"]), (&1.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn packets_travel_between_two_agents_by_tcp() {
+    let running = start_with(tcp_alone);
+    let connector = Peer::register_by_tcp(&running, connector(1, 20)).await;
+    let client = Peer::register_by_tcp(&running, device(1, 10)).await;
+    packets_travel(&running, client, connector).await;
+}
+
+fn tcp_alone(_: &std::path::Path) -> Option<TcpFrontOptions> {
+    let listen = "127.0.0.1:0".parse().expect("address");
+    Some(TcpFrontOptions { listen, console: None, max_connections: 8 })
+}
+
+#[tokio::test]
+async fn a_stream_of_anything_else_is_ended_and_counted() {
+    let running = start_with(tcp_alone);
+    let mut links = StreamLinks::new();
+    let target = StreamTarget { address: running.tcp.expect("a TCP port"), host: "127.0.0.1".to_owned() };
+    links.send(wire::stream_address(1, 443), &target, vec![0x05; 40]);
+    let counted = async {
+        while status(&running).await["streams"]["foreign"] != 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("counted");
+}
+
+#[tokio::test]
+async fn more_streams_than_there_are_slots_are_closed_and_counted() {
+    let running = start_with(tcp_alone);
+    let address = running.tcp.expect("a TCP port");
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        held.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    let counted = async {
+        while status(&running).await["front"]["full"] != 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("counted");
+    drop(held);
+    // The slots are free again.
+    let freed = async {
+        loop {
+            let again = Peer::register_by_tcp(&running, device(1, 10));
+            if timeout(Duration::from_secs(1), again).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, freed).await.expect("freed");
+}
+
+async fn packets_travel(running: &Running, mut client: Peer, mut connector: Peer) {
     let open = Open {
         seq: 1,
         connector: ConnectorId::from_bytes([20; 16]),
@@ -203,7 +314,7 @@ async fn packets_travel_between_two_agents_over_real_sockets() {
     assert_eq!(connector.receive_data().await, (introduce.channel, vec![0x11; 1200]));
     connector.send_data(introduce.channel, &[0x22; 64]).await;
     assert_eq!(client.receive_data().await, (opened.channel, vec![0x22; 64]));
-    let status = status(&running).await;
+    let status = status(running).await;
     assert_eq!(status["sessions"]["channels"], 1);
     assert_eq!(status["sessions"]["connectors"], 1);
     assert_eq!(status["relay"]["forwarded_frames"], 2);
@@ -281,7 +392,7 @@ fn client_hello(alpn: &[&[u8]]) -> Vec<u8> {
 
 fn front(directory: &std::path::Path) -> Option<TcpFrontOptions> {
     let listen = "127.0.0.1:0".parse().expect("address");
-    Some(TcpFrontOptions { listen, console: directory.join("console.sock"), max_connections: 8 })
+    Some(TcpFrontOptions { listen, console: Some(directory.join("console.sock")), max_connections: 8 })
 }
 
 #[tokio::test]
@@ -310,13 +421,8 @@ async fn a_browsers_connection_reaches_the_console_unchanged_behind_one_line() {
 #[tokio::test]
 async fn what_the_front_does_not_pass_is_closed_and_counted() {
     let running = start_with(front);
-    let hello = client_hello(&[wire::SESSION_ALPN]);
     let web = client_hello(&[]);
-    for (bytes, label) in [
-        (&hello[..], "session_alpn"),
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], "not_tls"),
-        (&web[..], "console_down"),
-    ] {
+    for (bytes, label) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "not_tls"), (&web[..], "console_down")] {
         let mut stream = TcpStream::connect(running.tcp.expect("front")).await.expect("connects");
         stream.write_all(bytes).await.expect("sent");
         let mut buffer = [0; 64];

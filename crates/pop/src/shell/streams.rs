@@ -1,0 +1,268 @@
+//! Sessions by TCP 443: TLS streams whose datagrams go to the same loops as those of the UDP port, under an
+//! address that stands for the stream (`docs/adr/0007`).
+
+use super::Foreign;
+use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use trust::SigningKey;
+use wire::{DatagramKind, SESSION_ALPN, StreamReader, classify, encode_stream_datagram, stream_address};
+
+/// Datagrams that wait for one stream: 512 of 1.4 kB are 50 ms at 100 Mbit/s. More are lost, as at any router.
+const QUEUE: usize = 512;
+const WRITE_BURST: usize = 64;
+const READ_BUFFER: usize = 16 * 1024;
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// Whoever says nothing that is ours within this is no agent.
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
+/// An agent says something three times in this.
+const IDLE: Duration = Duration::from_secs(90);
+/// Streams from one address, and from one /64: an office behind one NAT.
+const PER_SOURCE: usize = 256;
+
+/// What became of streams.
+#[derive(Debug, Default)]
+pub(super) struct StreamCounters {
+    opened: AtomicU64,
+    tls_failed: AtomicU64,
+    too_many: AtomicU64,
+    malformed: AtomicU64,
+    foreign: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// [`StreamCounters`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct StreamSnapshot {
+    /// Streams open now.
+    pub open: usize,
+    /// Streams whose TLS handshake ended well, since the start.
+    pub opened: u64,
+    /// Whose did not.
+    pub tls_failed: u64,
+    /// From a source that has too many already.
+    pub too_many: u64,
+    /// Ended because what came is no stream of datagrams.
+    pub malformed: u64,
+    /// Datagrams that are neither a session's nor a relay's.
+    pub foreign: u64,
+    /// Datagrams taken.
+    pub received: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams lost because a queue was full or the stream gone.
+    pub dropped: u64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+type Table = BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>;
+
+/// The streams that are open; every loop sends to them by address.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streams {
+    table: Arc<Mutex<Table>>,
+    counters: Arc<StreamCounters>,
+}
+
+impl Streams {
+    fn with<T>(&self, call: impl FnOnce(&mut Table) -> T) -> T {
+        call(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends one datagram; never waits.
+    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        let sent =
+            self.with(|table| table.get(&to).is_some_and(|queue| queue.try_send(datagram.to_vec()).is_ok()));
+        count(if sent { &self.counters.sent } else { &self.counters.dropped });
+    }
+
+    pub(super) fn snapshot(&self) -> StreamSnapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StreamSnapshot {
+            open: self.with(|table| table.len()),
+            opened: get(&self.counters.opened),
+            tls_failed: get(&self.counters.tls_failed),
+            too_many: get(&self.counters.too_many),
+            malformed: get(&self.counters.malformed),
+            foreign: get(&self.counters.foreign),
+            received: get(&self.counters.received),
+            sent: get(&self.counters.sent),
+            dropped: get(&self.counters.dropped),
+        }
+    }
+}
+
+/// What a stream needs of the PoP.
+pub(super) struct StreamSide {
+    acceptor: TlsAcceptor,
+    streams: Streams,
+    to_sessions: mpsc::Sender<Foreign>,
+    to_relay: mpsc::Sender<Foreign>,
+    sources: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+impl std::fmt::Debug for StreamSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StreamSide({:?})", self.streams.snapshot())
+    }
+}
+
+/// The TLS side of streams, with the PoP's own certificate. Nobody judges it: who the PoP is, the session inside
+/// proves.
+pub(super) fn acceptor(certificate: &[u8], key: &SigningKey) -> Result<TlsAcceptor, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivatePkcs8KeyDer::from(key.to_pkcs8_der()).into();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.to_vec().into()], key)?;
+    config.alpn_protocols = vec![SESSION_ALPN.to_vec()];
+    // A resumed handshake would save nothing that matters, and tickets are state.
+    config.send_tls13_tickets = 0;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// An address for counting: IPv6 by its /64.
+fn source_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+impl StreamSide {
+    pub(super) fn new(
+        acceptor: TlsAcceptor,
+        streams: Streams,
+        to_sessions: mpsc::Sender<Foreign>,
+        to_relay: mpsc::Sender<Foreign>,
+    ) -> Self {
+        Self { acceptor, streams, to_sessions, to_relay, sources: Mutex::default() }
+    }
+
+    fn counters(&self) -> &StreamCounters {
+        &self.streams.counters
+    }
+
+    /// Serves a connection whose first bytes, `read`, showed that it is to be a stream.
+    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) {
+        let source = source_of(peer.ip());
+        let may = {
+            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = sources.entry(source).or_default();
+            *open += 1;
+            *open <= PER_SOURCE
+        };
+        if may {
+            let ended = self.stream(stream, peer, read).await;
+            tracing::debug!(%peer, ?ended, "a stream ended");
+        } else {
+            count(&self.counters().too_many);
+        }
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = sources.get_mut(&source) {
+            *open -= 1;
+            if *open == 0 {
+                sources.remove(&source);
+            }
+        }
+    }
+
+    async fn stream(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (reader, writer) = stream.into_split();
+        let whole = tokio::io::join(io::Cursor::new(read).chain(reader), writer);
+        let Ok(Ok(tls)) = timeout(HANDSHAKE_WITHIN, self.acceptor.accept(whole)).await else {
+            count(&self.counters().tls_failed);
+            return Err(io::Error::other("TLS"));
+        };
+        let mut number = [0; 8];
+        aws_lc_rs::rand::fill(&mut number).map_err(|_| io::Error::other("no random numbers"))?;
+        let stands_for = stream_address(u64::from_be_bytes(number), peer.port());
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        self.streams.with(|table| table.insert(stands_for, queue));
+        count(&self.counters().opened);
+        let (reader, writer) = tokio::io::split(tls);
+        // Reading does not wait for writing, or two full streams would wait for each other.
+        let result = tokio::select! {
+            read = self.read(reader, stands_for) => read,
+            written = write(writer, outgoing) => written,
+        };
+        self.streams.with(|table| table.remove(&stands_for));
+        result
+    }
+
+    async fn read(&self, mut reader: impl AsyncRead + Unpin, stands_for: SocketAddr) -> io::Result<()> {
+        let mut frames = StreamReader::new();
+        let mut buffer = vec![0; READ_BUFFER];
+        let mut until = Instant::now() + FIRST_WITHIN;
+        loop {
+            let length = tokio::select! {
+                length = reader.read(&mut buffer) => length?,
+                () = sleep_until(until) => return Err(io::ErrorKind::TimedOut.into()),
+            };
+            if length == 0 {
+                return Ok(());
+            }
+            let malformed = |error| {
+                count(&self.counters().malformed);
+                io::Error::other(error)
+            };
+            frames.push(&buffer[..length]).map_err(malformed)?;
+            while let Some(datagram) = frames.next_datagram().map_err(malformed)? {
+                let place = match classify(datagram) {
+                    DatagramKind::Quic => &self.to_sessions,
+                    DatagramKind::Relay => &self.to_relay,
+                    DatagramKind::Stun | DatagramKind::WireGuard | DatagramKind::Foreign => {
+                        count(&self.counters().foreign);
+                        continue;
+                    }
+                };
+                until = Instant::now() + IDLE;
+                let foreign = Foreign { source: stands_for, bytes: datagram.to_vec() };
+                let taken = place.try_send(foreign).is_ok();
+                count(if taken { &self.counters().received } else { &self.counters().dropped });
+            }
+        }
+    }
+}
+
+async fn write(mut writer: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    let mut burst = Vec::with_capacity(WRITE_BURST);
+    let mut bytes = Vec::new();
+    loop {
+        if outgoing.recv_many(&mut burst, WRITE_BURST).await == 0 {
+            return writer.shutdown().await;
+        }
+        bytes.clear();
+        for datagram in burst.drain(..) {
+            encode_stream_datagram(&mut bytes, &datagram);
+        }
+        let written = timeout(IDLE, async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        });
+        written.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    }
+}
