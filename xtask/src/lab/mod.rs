@@ -2,7 +2,9 @@
 
 mod daemon;
 mod first_bytes;
+mod fleet;
 mod namespace;
+mod nat;
 mod probe;
 mod report;
 mod router;
@@ -42,6 +44,20 @@ pub enum Lab {
         #[command(flatten)]
         output: Output,
     },
+    /// Which path is found between which networks, against docs/nat-expected.md.
+    Nat {
+        #[command(flatten)]
+        options: nat::MatrixOptions,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Downloads that go on while the network changes under them.
+    NatScenarios {
+        #[command(flatten)]
+        options: nat::ScenarioOptions,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Removes what a killed lab left behind.
     Clean,
     /// Inside a namespace: answers datagrams with the address they came from.
@@ -49,7 +65,21 @@ pub enum Lab {
     UdpEcho {
         #[arg(long)]
         listen: SocketAddr,
+        /// An echo to ask first, from the same port.
+        #[arg(long)]
+        greet: Option<SocketAddr>,
     },
+    /// Inside a namespace: asks a STUN server.
+    #[command(hide = true)]
+    StunAsk {
+        #[arg(long)]
+        from: SocketAddr,
+        #[arg(long)]
+        server: SocketAddr,
+    },
+    /// Inside a namespace: passes frames between two interfaces, and loses some.
+    #[command(hide = true)]
+    LossyLink(nat::LossyLink),
     /// Inside a namespace: asks echoes.
     #[command(hide = true)]
     UdpAsk {
@@ -73,6 +103,16 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             require_root()?;
             first_bytes::run(output.form(), interrupt)?
         }
+        Lab::Nat { options, output } => {
+            require_root()?;
+            nat::matrix(&options, output.form(), interrupt)?
+        }
+        Lab::NatScenarios { options, output } => {
+            require_root()?;
+            nat::scenarios(&options, output.form(), interrupt)?
+        }
+        Lab::StunAsk { from, server } => return probe::stun(from, server),
+        Lab::LossyLink(link) => return nat::lossy_link(&link, interrupt),
         Lab::Clean => {
             require_root()?;
             for name in namespace::clean_leftovers()? {
@@ -80,7 +120,7 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             }
             return Ok(());
         }
-        Lab::UdpEcho { listen } => return probe::echo(listen, interrupt),
+        Lab::UdpEcho { listen, greet } => return probe::echo(listen, greet, interrupt),
         Lab::UdpAsk { from, echoes } => return probe::ask(from, &echoes),
     };
     interrupt.check()?;

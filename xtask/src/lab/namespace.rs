@@ -4,6 +4,7 @@ use crate::process::{Finished, Interrupt, run, signal_process};
 use anyhow::{Context as _, Result};
 use std::{
     fs,
+    net::IpAddr,
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -33,6 +34,8 @@ impl Namespace {
             .success("ip netns add")?;
         // From here on the value owns the namespace: a failure below removes it again.
         let namespace = Self { name, interrupt: interrupt.clone() };
+        // No address of the lab is there twice: looking for duplicates would only delay each interface.
+        namespace.sysctl("net.ipv6.conf.default.accept_dad=0")?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -58,6 +61,18 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["-netns", &self.name]).args(arguments.split_whitespace());
         run(&mut command, SETUP_DEADLINE, &self.interrupt)?.success(&format!("ip {arguments}"))
+    }
+
+    /// Gives an interface an address, with the size its network has in the lab: /24 or /64.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn address(&self, interface: &str, address: IpAddr) -> Result<()> {
+        match address {
+            IpAddr::V4(address) => self.ip(&format!("address add {address}/24 dev {interface}"))?,
+            IpAddr::V6(address) => self.ip(&format!("-6 address add {address}/64 dev {interface} nodad"))?,
+        };
+        Ok(())
     }
 
     /// Sets a kernel variable of this namespace.

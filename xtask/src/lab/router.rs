@@ -3,65 +3,113 @@
 use super::namespace::{Namespace, veth};
 use crate::process::Interrupt;
 use anyhow::Result;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// How a router maps and filters, in the words of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nat {
     /// Endpoint-independent mapping, address- and port-dependent filtering: the common home router.
     Home,
+    /// Endpoint-independent mapping and filtering: whatever UDP comes for a mapped port goes inside, to
+    /// this one host.
+    FullCone(Ipv4Addr),
     /// Address- and port-dependent mapping ("symmetric"): a new external port for each destination.
     Symmetric,
+    /// A home router that lets no UDP through, in silence; TCP goes.
+    UdpBlocked,
+    /// A stateful IPv6 firewall without translation (RFC 6092).
+    Ipv6Firewall,
 }
 
+/// What makes the kernel drop what nobody inside asked for. The input chain must do so as well as the
+/// forward chain: else a probe leaves a conntrack entry that forces a later outbound flow to another port.
+const CLOSED: &str = "iifname \"ext\" ct state established,related accept
+                    iifname \"ext\" drop";
+
 impl Nat {
-    /// The rule set of this behaviour. The input chain must drop unsolicited packets on the outside:
-    /// else a probe leaves a conntrack entry that forces a later outbound flow to another port.
+    /// The rule set of this behaviour, as one table that replaces the one before.
     fn rules(self) -> String {
-        let masquerade = match self {
-            Self::Home => "masquerade",
-            Self::Symmetric => "masquerade fully-random",
+        let (family, input, forward) = match self {
+            // Neighbour discovery is how the IPv6 internet finds the router (RFC 6092, REC-4 lets ICMPv6 be).
+            Self::Ipv6Firewall => ("ip6", "meta l4proto ipv6-icmp accept", ""),
+            Self::FullCone(_) => ("ip", "", "ct status dnat accept"),
+            // On the way out and in alone: where the kernel hands bridged frames to this chain, a LAN's
+            // own UDP passes it too.
+            Self::UdpBlocked => {
+                ("ip", "", "oifname \"ext\" meta l4proto udp drop\niifname \"ext\" meta l4proto udp drop")
+            }
+            Self::Home | Self::Symmetric => ("ip", "", ""),
+        };
+        let translation = match self {
+            Self::Ipv6Firewall => String::new(),
+            Self::Home | Self::UdpBlocked => postrouting("masquerade"),
+            Self::Symmetric => postrouting("masquerade fully-random"),
+            // Ports are kept on the way out, so that the port on the way in names the inside's.
+            Self::FullCone(inside) => format!(
+                "{}
+                chain prerouting {{
+                    type nat hook prerouting priority -100; policy accept;
+                    iifname \"ext\" meta l4proto udp dnat to {inside}
+                }}",
+                postrouting("masquerade")
+            ),
         };
         format!(
-            "table ip lab {{
-                chain postrouting {{
-                    type nat hook postrouting priority 100; policy accept;
-                    oifname \"ext\" {masquerade}
-                }}
+            "table {family} lab
+            delete table {family} lab
+            table {family} lab {{
+                {translation}
                 chain input {{
                     type filter hook input priority 0; policy accept;
-                    iifname \"ext\" ct state established,related accept
-                    iifname \"ext\" drop
+                    {input}
+                    {CLOSED}
                 }}
                 chain forward {{
                     type filter hook forward priority 0; policy accept;
-                    iifname \"ext\" ct state established,related accept
-                    iifname \"ext\" drop
+                    {forward}
+                    {CLOSED}
                 }}
-            }}"
+            }}\n"
         )
     }
+}
+
+fn postrouting(masquerade: &str) -> String {
+    format!(
+        "chain postrouting {{
+                    type nat hook postrouting priority 100; policy accept;
+                    oifname \"ext\" {masquerade}
+                }}"
+    )
 }
 
 /// A router with an outside (`ext`) on the internet and an inside (`lan`, a bridge) with hosts.
 #[derive(Debug)]
 pub struct Router {
     namespace: Namespace,
-    inside: Ipv4Addr,
+    inside: IpAddr,
     ports: u8,
 }
 
+/// The router's end of the cable to a host inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanPort(String);
+
 impl Router {
-    /// Makes a router. The inside is a /24 whose gateway is `inside`.
+    /// Makes a router. The inside is a /24, or a /64, whose gateway is `inside`.
     ///
     /// # Errors
     /// The kernel refuses a part of it.
-    pub fn create(role: &str, inside: Ipv4Addr, nat: Nat, interrupt: &Interrupt) -> Result<Self> {
+    pub fn create(role: &str, inside: impl Into<IpAddr>, nat: Nat, interrupt: &Interrupt) -> Result<Self> {
+        let inside = inside.into();
         let namespace = Namespace::create(role, interrupt)?;
-        namespace.sysctl("net.ipv4.ip_forward=1")?;
+        match inside {
+            IpAddr::V4(_) => namespace.sysctl("net.ipv4.ip_forward=1")?,
+            IpAddr::V6(_) => namespace.sysctl("net.ipv6.conf.all.forwarding=1")?,
+        }
         namespace.ip("link add lan type bridge")?;
         namespace.ip("link set lan up")?;
-        namespace.ip(&format!("address add {inside}/24 dev lan"))?;
+        namespace.address("lan", inside)?;
         namespace.nft(&nat.rules())?;
         Ok(Self { namespace, inside, ports: 0 })
     }
@@ -71,18 +119,64 @@ impl Router {
         &self.namespace
     }
 
+    /// Behaves otherwise from now on. Mappings that exist stay until the kernel forgets them.
+    ///
+    /// # Errors
+    /// `nft` refuses the rules.
+    pub fn behave(&self, nat: Nat) -> Result<()> {
+        self.namespace.nft(&nat.rules())
+    }
+
     /// Makes a host on the inside, with this router as its way out.
     ///
     /// # Errors
     /// The kernel refuses a part of it.
     pub fn host(&mut self, role: &str, address: Ipv4Addr, interrupt: &Interrupt) -> Result<Namespace> {
         let host = Namespace::create(role, interrupt)?;
-        let port = format!("port{}", self.ports);
-        self.ports += 1;
-        veth((&self.namespace, &port), (&host, "eth0"))?;
-        self.namespace.ip(&format!("link set {port} master lan"))?;
-        host.ip(&format!("address add {address}/24 dev eth0"))?;
-        host.ip(&format!("route add default via {}", self.inside))?;
+        self.attach(&host, "eth0", address.into())?;
+        self.route(&host, "eth0")?;
         Ok(host)
+    }
+
+    /// Gives a host an interface on the inside, without a route to anywhere else.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn attach(&mut self, host: &Namespace, interface: &str, address: IpAddr) -> Result<LanPort> {
+        let port = self.port();
+        veth((&self.namespace, &port.0), (host, interface))?;
+        self.namespace.ip(&format!("link set {} master lan", port.0))?;
+        host.address(interface, address)?;
+        Ok(port)
+    }
+
+    /// Makes this router a host's way out.
+    ///
+    /// # Errors
+    /// The kernel refuses the route.
+    pub fn route(&self, host: &Namespace, interface: &str) -> Result<()> {
+        host.ip(&format!("route replace default via {} dev {interface}", self.inside))?;
+        Ok(())
+    }
+
+    /// Pulls a host's cable and plugs it into another router; the host still has its old address.
+    ///
+    /// # Errors
+    /// The kernel refuses the move.
+    pub fn hand_over(&mut self, port: &LanPort, to: &mut Self) -> Result<LanPort> {
+        let new = to.port();
+        let target = to.namespace.name();
+        self.namespace.ip(&format!("link set {} down", port.0))?;
+        self.namespace.ip(&format!("link set {} nomaster", port.0))?;
+        self.namespace.ip(&format!("link set {} netns {target} name {}", port.0, new.0))?;
+        to.namespace.ip(&format!("link set {} master lan", new.0))?;
+        to.namespace.ip(&format!("link set {} up", new.0))?;
+        Ok(new)
+    }
+
+    fn port(&mut self) -> LanPort {
+        let port = LanPort(format!("port{}", self.ports));
+        self.ports += 1;
+        port
     }
 }

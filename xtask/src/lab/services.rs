@@ -19,6 +19,11 @@ pub const DATABASE_PASSWORD: &str = "only-in-the-lab";
 /// What the sample page says.
 pub const PAGE: &str = "first bytes from a private web server\n";
 
+/// Bytes of the file `small`.
+pub const SMALL: usize = 1_000_000;
+/// Bytes per second under `/paced/`: 50 MB take ten seconds.
+pub const PACE: u32 = 5_000_000;
+
 /// A real web server.
 #[derive(Debug)]
 pub struct WebServer {
@@ -27,17 +32,12 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Starts nginx on port 80 with a small page and a `bytes`-long file called `big`.
+    /// Starts nginx on port 80 of all addresses, with a small page, a `bytes`-long file called `big`, its
+    /// first million bytes as `small`, and `big` again under `/paced/` at [`PACE`].
     ///
     /// # Errors
     /// nginx is not installed or does not come up.
-    pub fn start(
-        host: &Namespace,
-        address: Ipv4Addr,
-        directory: &Path,
-        bytes: usize,
-        interrupt: &Interrupt,
-    ) -> Result<Self> {
+    pub fn start(host: &Namespace, directory: &Path, bytes: usize, interrupt: &Interrupt) -> Result<Self> {
         ensure!(on_path("nginx"), "nginx is missing: apt-get install nginx-light");
         let root = directory.join("www");
         fs::create_dir_all(&root)?;
@@ -46,6 +46,7 @@ impl WebServer {
         }
         fs::write(root.join("index.html"), PAGE)?;
         fs::write(root.join("big"), noise(bytes))?;
+        fs::write(root.join("small"), noise(SMALL))?;
         let here = directory.display();
         let access_log = directory.join("access.log");
         let configuration = format!(
@@ -56,10 +57,14 @@ impl WebServer {
                  client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;
                  fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;
                  default_type application/octet-stream;
-                 server {{ listen {address}:80; root {}; }}
+                 server {{
+                     listen 0.0.0.0:80; listen [::]:80; root {root};
+                     # Small pieces make an even pace: nginx waits after each for as long as it should take.
+                     location /paced/ {{ alias {root}/; limit_rate {PACE}; sendfile on; sendfile_max_chunk 64k; }}
+                 }}
              }}\n",
             access_log.display(),
-            root.display()
+            root = root.display()
         );
         let file = directory.join("nginx.conf");
         fs::write(&file, configuration)?;
@@ -67,11 +72,19 @@ impl WebServer {
         command.arg("-e").arg(directory.join("error.log")).arg("-c").arg(&file);
         let daemon = Daemon::start(command, &directory.join("nginx.log"))?;
         wait_until("nginx on its port", START_DEADLINE, interrupt, || {
-            let asked = host.run(Duration::from_secs(5), "curl", &["-sf", &format!("http://{address}/")]);
+            let asked = host.run(Duration::from_secs(5), "curl", &["-sf", "http://127.0.0.1/"]);
             Ok(asked.ok())
         })
         .with_context(|| fs::read_to_string(directory.join("error.log")).unwrap_or_default())?;
         Ok(Self { _daemon: daemon, access_log })
+    }
+
+    /// The SHA-256 of the small file, by the system's own tool.
+    ///
+    /// # Errors
+    /// The tool fails.
+    pub fn small_file_sha256(&self, interrupt: &Interrupt) -> Result<String> {
+        sha256(&self.access_log.with_file_name("www").join("small"), interrupt)
     }
 
     /// The SHA-256 of the big file, by the system's own tool.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::process::Interrupt;
 use anyhow::Result;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The server's address on the internet.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -60,12 +60,12 @@ impl Topology {
     pub fn create(client_nat: Nat, site_nat: Nat, interrupt: &Interrupt) -> Result<Self> {
         let mut internet = Internet::create(interrupt)?;
         let server = Namespace::create("server", interrupt)?;
-        internet.attach(&server, "eth0", SERVER)?;
+        internet.attach(&server, "eth0", &[SERVER.into()])?;
         let mut client_router = Router::create("home", Ipv4Addr::new(192, 168, 1, 1), client_nat, interrupt)?;
-        internet.attach(client_router.namespace(), "ext", CLIENT_ROUTER)?;
+        internet.attach(client_router.namespace(), "ext", &[CLIENT_ROUTER.into()])?;
         let client = client_router.host("client", CLIENT, interrupt)?;
         let mut site_router = Router::create("site", Ipv4Addr::new(10, 0, 2, 1), site_nat, interrupt)?;
-        internet.attach(site_router.namespace(), "ext", SITE_ROUTER)?;
+        internet.attach(site_router.namespace(), "ext", &[SITE_ROUTER.into()])?;
         let connector = site_router.host("conn", CONNECTOR, interrupt)?;
         let web = site_router.host("web", WEB, interrupt)?;
         let database = site_router.host("db", DATABASE, interrupt)?;
@@ -94,25 +94,40 @@ impl Topology {
 
 /// A bridge that everybody with a public address hangs on. It has no address and routes nothing.
 #[derive(Debug)]
-struct Internet {
+pub struct Internet {
     namespace: Namespace,
-    ports: u8,
+    ports: u16,
 }
 
 impl Internet {
-    fn create(interrupt: &Interrupt) -> Result<Self> {
+    /// Makes the bridge.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn create(interrupt: &Interrupt) -> Result<Self> {
         let namespace = Namespace::create("inet", interrupt)?;
         namespace.ip("link add internet type bridge")?;
         namespace.ip("link set internet up")?;
         Ok(Self { namespace, ports: 0 })
     }
 
-    fn attach(&mut self, namespace: &Namespace, interface: &str, address: Ipv4Addr) -> Result<()> {
+    /// The bridge's own namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Gives a host an interface on the internet; the name of the bridge's end is returned.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn attach(&mut self, host: &Namespace, interface: &str, addresses: &[IpAddr]) -> Result<String> {
         let port = format!("port{}", self.ports);
         self.ports += 1;
-        veth((&self.namespace, &port), (namespace, interface))?;
+        veth((&self.namespace, &port), (host, interface))?;
         self.namespace.ip(&format!("link set {port} master internet"))?;
-        namespace.ip(&format!("address add {address}/24 dev {interface}"))?;
-        Ok(())
+        for address in addresses {
+            host.address(interface, *address)?;
+        }
+        Ok(port)
     }
 }

@@ -1,0 +1,111 @@
+//! One cell: real processes in two networks, what the client says of the path, and what the server's kernel
+//! counted of it.
+
+use super::{
+    bench::{Bench, DOWNLOAD, Pair},
+    kind::{Cell, Kind, Path},
+    meter::Meter,
+};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The four bursts of probes are at 0, 0.25, 1 and 3 s: who has not found a direct path a second after the
+/// last has tried.
+const TRIED: Duration = Duration::from_millis(4500);
+/// A direct path comes within this, or not.
+const DIRECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a path that was found is watched before it is believed.
+const SETTLE: Duration = Duration::from_millis(700);
+/// Figure to reach: home to home, from the first byte.
+const HOME_TO_HOME: Duration = Duration::from_secs(2);
+
+/// What was seen in a cell.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// The path.
+    pub path: Path,
+    /// From the request to the first byte of the first page.
+    pub first: Duration,
+    /// From that byte until packets went direct in both directions.
+    pub direct_after: Option<Duration>,
+    /// The download's rate.
+    pub mbit_per_s: f64,
+}
+
+/// Runs a cell and compares it with what is expected.
+///
+/// # Errors
+/// Something else was seen.
+pub fn run(bench: &mut Bench, cell: Cell, expected: Path) -> Result<Figures> {
+    let pair = match cell {
+        Cell::Apart { client, connector } => bench.apart(client, connector)?,
+        Cell::Lan(kind) => bench.lan(kind)?,
+    };
+    let seen = judge(bench, &pair, cell, expected);
+    // Both at once: a process that ends well takes its time to say goodbye.
+    pair.client_process.signal(libc::SIGTERM);
+    pair.connector_process.signal(libc::SIGTERM);
+    seen
+}
+
+fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path) -> Result<Figures> {
+    let page = bench.page(pair).context("the first page")?;
+    let direct_after = match expected {
+        Path::Direct => {
+            bench.wait_direct(pair, DIRECT_DEADLINE)?;
+            let after = page.at.elapsed();
+            if cell == (Cell::Apart { client: Kind::Home, connector: Kind::Home }) {
+                ensure!(after <= HOME_TO_HOME, "direct after {after:?}, to reach: {HOME_TO_HOME:?}");
+            }
+            Some(after)
+        }
+        Path::Relay | Path::Tcp => None,
+    };
+    let before = Meter::read(&bench.net.server)?;
+    let mbit_per_s = bench.download(pair).context("50 MB")?;
+    let carried = Meter::read(&bench.net.server)? - before;
+    let path = carried.path(u64::from(DOWNLOAD), cell.blocked())?;
+    ensure!(path == expected, "50 MB went by {path}, expected {expected}");
+    let until = match expected {
+        Path::Direct => Instant::now() + SETTLE,
+        Path::Relay | Path::Tcp => (page.at + TRIED).max(Instant::now()),
+    };
+    loop {
+        let says = bench.path()?.context("the client has no path")?;
+        ensure!(says == own_word(cell, expected), "the client says {says}, expected {expected}");
+        bench.interrupt.check()?;
+        if Instant::now() >= until {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    if expected == Path::Relay && tries(cell) {
+        let probes = probes(bench)?;
+        ensure!(probes > 0, "the client stayed on the relay without having tried");
+    }
+    bench.page(pair).context("the last page")?;
+    Ok(Figures { path, first: page.first, direct_after, mbit_per_s })
+}
+
+/// What the client calls the path. It knows how it reaches the PoP itself, and not how the connector does.
+fn own_word(cell: Cell, expected: Path) -> Path {
+    match expected {
+        Path::Tcp if !cell.blocked().client => Path::Relay,
+        other => other,
+    }
+}
+
+/// Whether there is anything to send probes to: an address of one's own family.
+fn tries(cell: Cell) -> bool {
+    let (client, connector) = cell.kinds();
+    (client == Kind::Ipv6Only) == (connector == Kind::Ipv6Only)
+}
+
+fn probes(bench: &Bench) -> Result<u64> {
+    let path = bench.fleet.path()?;
+    let tried = path["tried"].as_array().context("what was tried")?;
+    Ok(tried.iter().filter_map(|tried| tried["probes"].as_u64()).sum())
+}

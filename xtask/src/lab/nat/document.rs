@@ -1,0 +1,161 @@
+//! docs/nat-matrix.md: what the lab saw last, in two parts that are written by the command that saw them.
+
+use super::{
+    expected::Expected,
+    kind::{Cell, Kind},
+    matrix::Row,
+};
+use crate::process::{Interrupt, run};
+use anyhow::{Context as _, Result};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
+
+const MATRIX: &str = "## The matrix";
+const SCENARIOS: &str = "## While the network changes";
+
+/// A scenario's line.
+#[derive(Debug, Clone)]
+pub struct ScenarioRow {
+    /// What happened to the network.
+    pub name: String,
+    /// What was measured, or what failed.
+    pub seen: String,
+    /// Whether the figure to reach was reached.
+    pub passed: bool,
+}
+
+/// Writes the matrix and leaves the scenarios as they are.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_matrix(rows: &BTreeMap<Cell, Row>, expected: &Expected, interrupt: &Interrupt) -> Result<()> {
+    let mut text = format!("{MATRIX}\n\n{}", stamp("cargo xtask lab nat --write", interrupt)?);
+    let failed = rows.values().filter(|row| row.is_err()).count();
+    let _ = writeln!(
+        text,
+        "{} of {} cells are as expected. Each: path · ms to the first byte of a client that was just started · \
+         for direct paths, ms from that byte until packets went straight · Mbit/s of a download of 50 MB, whose \
+         hash was compared.\n",
+        rows.len() - failed,
+        rows.len()
+    );
+    text.push_str("| client \\ connector |");
+    for kind in Kind::ALL {
+        let _ = write!(text, " {kind} |");
+    }
+    text.push_str("\n|");
+    text.push_str(&" --- |".repeat(Kind::ALL.len() + 1));
+    text.push('\n');
+    for client in Kind::ALL {
+        let _ = write!(text, "| {client} |");
+        for connector in Kind::ALL {
+            let cell = Cell::Apart { client, connector };
+            let _ = write!(text, " {} |", shown(rows.get(&cell), cell, expected));
+        }
+        text.push('\n');
+    }
+    text.push_str("\nClient and connector on one LAN:\n\n| the LAN's router | path |\n| --- | --- |\n");
+    for kind in Kind::LANS {
+        let cell = Cell::Lan(kind);
+        let _ = writeln!(text, "| {kind} | {} |", shown(rows.get(&cell), cell, expected));
+    }
+    let failures: Vec<(&Cell, &String)> =
+        rows.iter().filter_map(|(cell, row)| row.as_ref().err().map(|error| (cell, error))).collect();
+    if !failures.is_empty() {
+        text.push_str("\nNot as expected:\n\n");
+        for (cell, error) in failures {
+            let _ = writeln!(text, "- `{cell}`: {}", one_line(error));
+        }
+    }
+    write(&text, MATRIX)
+}
+
+/// Writes the scenarios and leaves the matrix as it is.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_scenarios(rows: &[ScenarioRow], interrupt: &Interrupt) -> Result<()> {
+    let mut text = format!("{SCENARIOS}\n\n{}", stamp("cargo xtask lab nat-scenarios --write", interrupt)?);
+    text.push_str("| what happens | verdict | seen |\n| --- | --- | --- |\n");
+    for row in rows {
+        let verdict = if row.passed { "holds" } else { "**does not hold**" };
+        let _ = writeln!(text, "| {} | {verdict} | {} |", row.name, one_line(&row.seen));
+    }
+    write(&text, SCENARIOS)
+}
+
+fn shown(row: Option<&Row>, cell: Cell, expected: &Expected) -> String {
+    match row {
+        None => "not run".to_owned(),
+        Some(Err(_)) => format!("**not {}**", expected.of(cell)),
+        Some(Ok(figures)) => {
+            let direct =
+                figures.direct_after.map(|after| format!(" · {}", after.as_millis())).unwrap_or_default();
+            format!("{} · {}{direct} · {:.0}", figures.path, figures.first.as_millis(), figures.mbit_per_s)
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
+}
+
+/// When, on what, and how to have it again.
+fn stamp(command: &str, interrupt: &Interrupt) -> Result<String> {
+    let ask = |program: &str, argument: &str| {
+        let said = run(Command::new(program).arg(argument), Duration::from_secs(10), interrupt)?;
+        anyhow::Ok(said.success(program)?.stdout.trim().to_owned())
+    };
+    Ok(format!(
+        "Written by `{command}` on {}, Linux {}, {} processors.\n\n",
+        ask("date", "--iso-8601")?,
+        ask("uname", "-r")?,
+        ask("nproc", "--all")?
+    ))
+}
+
+fn place() -> PathBuf {
+    crate::repository().join("docs/nat-matrix.md")
+}
+
+/// Replaces one part of the document.
+fn write(part: &str, heading: &str) -> Result<()> {
+    let before = fs::read_to_string(place()).unwrap_or_default();
+    fs::write(place(), replaced(&before, part, heading)).context("docs/nat-matrix.md")
+}
+
+fn replaced(before: &str, part: &str, heading: &str) -> String {
+    let kept = |wanted: &str| {
+        let (_, rest) = before.split_once(&format!("{wanted}\n"))?;
+        let end = rest.find("\n## ").map_or(rest.len(), |end| end + 1);
+        Some(format!("{wanted}\n{}", &rest[..end]))
+    };
+    let mut text = String::from(
+        "# Which path was found between which networks\n\n\
+         What the lab saw last, with real processes in network namespaces. What should be seen is\n\
+         [nat-expected.md](nat-expected.md). A program writes this file; what is changed by hand is lost.\n",
+    );
+    for name in [MATRIX, SCENARIOS] {
+        let section = if name == heading { Some(part.to_owned()) } else { kept(name) };
+        if let Some(section) = section {
+            text.push('\n');
+            text.push_str(section.trim_end());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_one_part_keeps_the_other() {
+        let first = replaced("", "## The matrix\n\none\n", MATRIX);
+        let both = replaced(&first, "## While the network changes\n\ntwo\n", SCENARIOS);
+        assert!(both.contains("one\n") && both.contains("two\n"), "{both}");
+        let again = replaced(&both, "## The matrix\n\nthree\n", MATRIX);
+        assert!(again.contains("three\n") && again.contains("two\n") && !again.contains("one\n"), "{again}");
+        assert_eq!(replaced(&again, "## The matrix\n\nthree\n", MATRIX), again);
+    }
+}

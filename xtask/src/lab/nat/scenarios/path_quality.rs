@@ -1,0 +1,151 @@
+//! Small packets and lost ones.
+
+use super::{
+    super::{
+        super::{
+            daemon::Daemon,
+            namespace::{Namespace, veth},
+            services,
+        },
+        bench::{Bench, DOWNLOAD, Pair, SMALL},
+        kind::{Blocked, Kind, Path},
+        meter::Meter,
+    },
+    Figures, Scenario, pair,
+};
+use anyhow::{Context as _, Result, ensure};
+use std::time::Duration;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "direct, MTU 1400 on the client's uplink",
+        run: |bench| small_mtu(bench, 1400, Path::Direct),
+    },
+    Scenario {
+        name: "direct, MTU 1280 on the client's uplink",
+        run: |bench| small_mtu(bench, 1280, Path::Direct),
+    },
+    Scenario {
+        name: "relayed, MTU 1400 on the client's uplink",
+        run: |bench| small_mtu(bench, 1400, Path::Relay),
+    },
+    Scenario {
+        name: "relayed, MTU 1280 on the client's uplink",
+        run: |bench| small_mtu(bench, 1280, Path::Relay),
+    },
+    Scenario { name: "1 % of the client's packets lost each way", run: |bench| lossy(bench, 1) },
+    Scenario { name: "10 % of the client's packets lost each way", run: |bench| lossy(bench, 10) },
+    Scenario { name: "30 % of the client's packets lost each way", run: |bench| lossy(bench, 30) },
+];
+
+const SHORT: Duration = Duration::from_secs(10);
+/// What decides which packets are lost.
+const SEED: u64 = 20_261_121;
+
+/// The provider's end of the cable drops what is too large without a word, as many do: no ICMP helps. The
+/// router's own end tells its hosts.
+fn small_mtu(bench: &mut Bench, mtu: u16, path: Path) -> Result<Figures> {
+    let connector = if path == Path::Direct { Kind::Home } else { Kind::Symmetric };
+    let connector_side = connector;
+    let mut pair = {
+        // The cable is narrow before the client starts: it finds the path as it is.
+        let connector = bench.net.side(super::super::net::Role::Connector, connector_side)?;
+        let client = bench.net.side(super::super::net::Role::Client, Kind::Home)?;
+        bench.net.internet.namespace().ip(&format!("link set {} mtu {mtu}", client.uplink))?;
+        let router = client.routers.first().context("the client's router")?;
+        router.namespace().ip(&format!("link set ext mtu {mtu}"))?;
+        bench.start(client, connector)?
+    };
+    let page = bench.page(&pair).context("the first page")?;
+    if path == Path::Direct {
+        bench.wait_direct(&pair, super::DIRECT)?;
+    }
+    let before = Meter::read(&bench.net.server)?;
+    let rate = bench.download(&pair).context("50 MB")?;
+    let carried = Meter::read(&bench.net.server)? - before;
+    let went = carried.path(u64::from(DOWNLOAD), Blocked { client: false, connector: false })?;
+    ensure!(went == path, "50 MB went by {went}, the scenario is about {path}");
+    uplink_carried(&mut pair)?;
+    Ok(vec![
+        ("path", went.name().into()),
+        ("first_byte_ms", crate::lab::report::whole_ms(page.first).into()),
+        ("mbit_per_s", rate.round().into()),
+    ])
+}
+
+/// The download really used the narrow cable.
+fn uplink_carried(pair: &mut Pair) -> Result<()> {
+    let router = pair.client.router()?.namespace();
+    let said = router.run(SHORT, "cat", &["/sys/class/net/ext/statistics/rx_bytes"])?.stdout;
+    let bytes: u64 = said.trim().parse().with_context(|| said.clone())?;
+    ensure!(bytes > u64::from(DOWNLOAD), "{bytes} bytes came by the uplink");
+    Ok(())
+}
+
+fn lossy(bench: &mut Bench, percent: u8) -> Result<Figures> {
+    let mut pair = pair(bench, Kind::Home, Kind::Home, Path::Direct)?;
+    let link = LossyCable::insert(bench, &mut pair, percent)?;
+    let expected = bench.web.small_file_sha256(&bench.interrupt)?;
+    // The connection is opened, and the path kept or found, in spite of the loss.
+    let fetched = bench.fleet.fetch(&pair.client.host, SMALL)?;
+    ensure!(services::sha256(&fetched.body, &bench.interrupt)? == expected, "the hash differs");
+    let path = bench.path()?.map_or("none", Path::name);
+    let lost = link.counted(bench)?;
+    ensure!(percent < 10 || !lost.starts_with("lost 0 "), "nothing was lost: {lost}");
+    Ok(vec![
+        ("first_byte_ms", crate::lab::report::whole_ms(fetched.first).into()),
+        ("one_megabyte_ms", crate::lab::report::whole_ms(fetched.total).into()),
+        ("path", path.into()),
+        ("packets", lost.into()),
+    ])
+}
+
+/// A namespace in the middle of the client's uplink, with the process that loses packets.
+struct LossyCable {
+    process: Daemon,
+    _namespace: Namespace,
+}
+
+impl LossyCable {
+    fn insert(bench: &mut Bench, pair: &mut Pair, percent: u8) -> Result<Self> {
+        let wire = Namespace::create("wire", &bench.interrupt)?;
+        let internet = bench.net.internet.namespace();
+        let router = pair.client.router()?.namespace();
+        // The old cable's ends become the new cables' ends: router – one, other – internet.
+        let said = router.ip("-4 -o address show dev ext scope global")?.stdout;
+        let address = said.split_whitespace().nth(3).context("the router's address")?.to_owned();
+        router.ip("link del ext")?;
+        veth((router, "ext"), (&wire, "one"))?;
+        let port = "lossy";
+        // One that is left over from an earlier scenario is gone with its namespace, sooner or later.
+        let _ = internet.ip(&format!("link del {port}"));
+        veth((internet, port), (&wire, "other"))?;
+        internet.ip(&format!("link set {port} master internet"))?;
+        router.ip(&format!("address add {address} dev ext"))?;
+        for (host, interface) in [(router, "ext"), (internet, port), (&wire, "one"), (&wire, "other")] {
+            // Packets, not bundles of packets: each is lost by itself.
+            host.ip(&format!("link set {interface} gso_max_segs 1"))?;
+        }
+        wire.ip("link set one promisc on")?;
+        wire.ip("link set other promisc on")?;
+        // A new card has a new hardware address, which the neighbours learn when they are asked anew.
+        bench.net.server.ip("neigh flush all")?;
+        for router in &pair.connector.routers {
+            router.namespace().ip("neigh flush all")?;
+        }
+        let mut command = wire.command(std::env::current_exe()?);
+        command.args(["lab", "lossy-link", "--one", "one", "--other", "other"]);
+        command.args(["--percent", &percent.to_string(), "--seed", &SEED.to_string()]);
+        let mut process = Daemon::start(command, &bench.fleet.place().join("lossy.log"))?;
+        process.wait_line("the link", SHORT, &bench.interrupt, |line| (line == "link up").then_some(()))?;
+        Ok(Self { process, _namespace: wire })
+    }
+
+    /// Ends the link and gives what it counted.
+    fn counted(mut self, bench: &Bench) -> Result<String> {
+        self.process.signal(libc::SIGTERM);
+        self.process.wait_line("the link's count", SHORT, &bench.interrupt, |line| {
+            line.starts_with("lost ").then(|| line.to_owned())
+        })
+    }
+}
