@@ -184,6 +184,17 @@ impl Node {
         self.tell_surroundings(now);
     }
 
+    /// Whether a PoP sees this machine under an address that is none of its own: then there is a NAT, and a router to
+    /// ask for a mapping.
+    pub fn is_behind_nat(&self) -> bool {
+        self.observed.values().any(|seen| {
+            let ip = seen.ip();
+            !wire::is_stream_address(*seen)
+                && !ip.is_loopback()
+                && self.around.local.iter().all(|local| local.ip != ip)
+        })
+    }
+
     /// The machine may be in another network: sessions and paths are asked before they are relied on.
     pub fn network_changed(&mut self, now: Instant) {
         self.agent.network_changed(now);

@@ -10,6 +10,7 @@ use crate::status::{ConnectorStatus, PopReport, StatusSocket};
 use agent::{ConnectorAgent, PopPhaseWord};
 use flow::FlowLimits;
 use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
+use portmap::{Family, Keeper, Protocols};
 use state::StateError;
 use std::future::Future;
 use std::io;
@@ -48,13 +49,15 @@ pub struct ConnectorOptions {
     pub listen: Option<SocketAddr>,
     /// Bounds of the flows.
     pub limits: FlowLimits,
+    /// How routers may be asked for a mapping of the UDP port, where there is a NAT.
+    pub port_mapping: Protocols,
 }
 
 impl ConnectorOptions {
     /// The defaults around a state directory.
     #[must_use]
     pub const fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, listen: None, limits: FlowLimits::DEFAULT }
+        Self { state_dir, listen: None, limits: FlowLimits::DEFAULT, port_mapping: Protocols::ALL }
     }
 }
 
@@ -108,6 +111,7 @@ pub enum ConnectorError {
 pub struct Connector {
     node: Node,
     port: UdpPort,
+    keeper: Keeper,
     status: StatusSocket,
     disk: Disk,
     spool: PathBuf,
@@ -135,6 +139,7 @@ impl Connector {
             own_listeners: Vec::new(),
             limits: options.limits,
         };
+        let mapper_seed = trust::sha256(&[b"tidegate/connector-port-mapping/1", &seed]);
         let core_seed = trust::sha256(&[b"tidegate/connector-seed/1", &seed]);
         let core_seed = u64::from_be_bytes(*core_seed.first_chunk().expect("32 bytes hold 8"));
         let core = ConnectorCore::new(parts, core_seed, now, wall)?;
@@ -142,7 +147,8 @@ impl Connector {
         let status = StatusSocket::bind(disk.path())
             .map_err(|(path, source)| ConnectorError::Status { path, source })?;
         let spool = disk.path().join(SPOOL);
-        Ok(Self { node: Node::new(agent, core, now), port, status, disk, spool, started: now })
+        let keeper = Keeper::new(options.port_mapping, mapper_seed);
+        Ok(Self { node: Node::new(agent, core, now), port, keeper, status, disk, spool, started: now })
     }
 
     /// The UDP address.
@@ -156,7 +162,7 @@ impl Connector {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectorError> {
-        let Self { node, port, status, disk, spool, started } = self;
+        let Self { node, port, keeper, status, disk, spool, started } = self;
         let (log, batches, log_thread) = FlowLog::start(spool.clone())
             .map_err(|source| ConnectorError::FlowLog { path: spool, source })?;
         let (disk, disk_thread) = disk.start().map_err(ConnectorError::Thread)?;
@@ -168,6 +174,7 @@ impl Connector {
             node,
             port,
             streams: StreamLinks::new(),
+            keeper,
             userspace,
             log,
             disk,
@@ -178,7 +185,9 @@ impl Connector {
         let result = Box::pin(shell.serve(Sources { site, pops, batches, questions }, shutdown)).await;
         status_task.abort();
         // Both threads write what is queued and end.
-        drop(shell);
+        let keeper = shell.keeper;
+        drop((shell.log, shell.disk));
+        keeper.shutdown().await;
         join(log_thread).await;
         join(disk_thread).await;
         result
@@ -204,6 +213,14 @@ fn bind(listen: Option<SocketAddr>) -> Result<UdpPort, BindError> {
     }
 }
 
+/// The families of gateways that can map a socket's port.
+const fn families(local: SocketAddr) -> &'static [Family] {
+    match local {
+        SocketAddr::V4(_) => &[Family::Ipv4],
+        SocketAddr::V6(_) => &[Family::Ipv4, Family::Ipv6],
+    }
+}
+
 /// Where things come from, apart from the network.
 struct Sources {
     site: mpsc::Receiver<SiteEvent>,
@@ -216,6 +233,7 @@ struct Shell {
     node: Node,
     port: UdpPort,
     streams: StreamLinks,
+    keeper: Keeper,
     userspace: Userspace,
     log: FlowLog,
     disk: DiskWriter,
@@ -239,6 +257,10 @@ impl Shell {
         loop {
             if now() >= next_tick {
                 self.node.set_wall(now(), wall());
+                if self.node.is_behind_nat() {
+                    let at = self.port.local_addr();
+                    self.keeper.begin(at.port(), families(at));
+                }
                 next_tick = now() + WALL_TICK;
             }
             let wake = self.drain(now()).await.min(next_tick);
@@ -274,9 +296,11 @@ impl Shell {
                 Some(asker) = sources.questions.recv() => {
                     let _ = asker.send(self.status(now()));
                 }
+                mapped = self.keeper.changed() => self.node.set_mapped(now(), mapped),
                 found = network.changed() => {
                     tracing::info!("this machine's network changed");
                     self.streams.reset();
+                    self.keeper.network_changed();
                     self.node.network_changed(now());
                     self.tell_local(found);
                 }

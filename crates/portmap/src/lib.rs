@@ -24,6 +24,7 @@
 
 pub mod epoch;
 pub mod http;
+mod keeper;
 mod mapper;
 pub mod mapping;
 pub mod natpmp;
@@ -33,8 +34,9 @@ pub mod shell;
 pub mod ssdp;
 pub mod upnp;
 
+pub use keeper::Keeper;
 pub use mapper::{
     Event, HttpFailure, HttpToken, Network, Output, PortMapper, Refused, Timeout, TimeoutReason,
 };
 pub use mapping::{Mapping, Protocol, Protocols, Reach};
-pub use shell::{PortMap, Settings, run};
+pub use shell::{Family, PortMap, Settings, run};

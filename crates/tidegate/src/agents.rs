@@ -67,7 +67,11 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
         enrol::enrol_connector(key, &state, &name).await
     })
     .await?;
-    let connector = connector::Connector::open(connector::ConnectorOptions::new(state))?;
+    let options = connector::ConnectorOptions {
+        port_mapping: places::port_mapping(args.no_port_mapping),
+        ..connector::ConnectorOptions::new(state)
+    };
+    let connector = connector::Connector::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "connector"});
     format.print(&ready, || "connector ready".to_owned());
     connector

@@ -201,6 +201,9 @@ pub struct PopArgs {
     after_help = "Example:\n  tidegate connector --join-file key      enrols and runs\n  tidegate connector                      later starts need no key, and no controller"
 )]
 pub struct ConnectorArgs {
+    /// Ask no router for a port mapping (PCP, NAT-PMP, UPnP).
+    #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
+    pub no_port_mapping: bool,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -248,6 +251,9 @@ pub struct UpArgs {
     /// Loopback address of the proxy: SOCKS5 and HTTP CONNECT on one port.
     #[arg(long, visible_alias = "socks", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub proxy: SocketAddr,
+    /// Ask no router for a port mapping (PCP, NAT-PMP, UPnP).
+    #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
+    pub no_port_mapping: bool,
 }
 
 /// Arguments of commands that ask the running client.

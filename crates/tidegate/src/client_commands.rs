@@ -32,7 +32,7 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     if running(&state).status().await.is_ok() {
         return Err(Failure::say(Outcome::Failed, "the client runs already; see: tidegate status"));
     }
-    let arguments: Vec<OsString> = vec![
+    let mut arguments: Vec<OsString> = vec![
         "up".into(),
         "--foreground".into(),
         "--state".into(),
@@ -40,6 +40,9 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
         "--proxy".into(),
         args.proxy.to_string().into(),
     ];
+    if args.no_port_mapping {
+        arguments.push("--no-port-mapping".into());
+    }
     let log = state.join("client.log");
     let mut daemon = Role::start("client", &arguments, &[], Some(&log))?;
     daemon.wait_for("ready").await?;
@@ -55,6 +58,7 @@ async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResul
         run_dir: state.to_owned(),
         proxy: args.proxy,
         forwards: Vec::new(),
+        port_mapping: places::port_mapping(args.no_port_mapping),
     };
     let client = client::Client::start(options).await?;
     let status = running(state).status().await.map_err(asked)?;

@@ -86,3 +86,8 @@ fn read_key_file(path: &Path) -> Result<String, Failure> {
     })?;
     Ok(text)
 }
+
+/// How routers may be asked for port mappings.
+pub const fn port_mapping(is_off: bool) -> portmap::Protocols {
+    if is_off { portmap::Protocols::NONE } else { portmap::Protocols::ALL }
+}

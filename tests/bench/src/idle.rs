@@ -170,9 +170,14 @@ async fn main() -> Result<()> {
     for number in 0..options.clients {
         let state = place.join(format!("c{number}"));
         let proxy = "127.0.0.1:0".parse()?;
-        let client =
-            Client::start(ClientOptions { run_dir: state.clone(), state, proxy, forwards: Vec::new() })
-                .await?;
+        let client = Client::start(ClientOptions {
+            run_dir: state.clone(),
+            state,
+            proxy,
+            forwards: Vec::new(),
+            port_mapping: portmap::Protocols::NONE,
+        })
+        .await?;
         let mut stopped = stopped.clone();
         clients.spawn(client.wait(async move {
             let _ = stopped.changed().await;

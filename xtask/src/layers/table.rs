@@ -14,8 +14,11 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("flow", &["wire"]),
     ("agent", &["wire", "trust", "policy", "session"]),
     ("pop", &["wire", "trust", "policy", "state", "session", "net"]),
-    ("connector", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net"]),
-    ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net"]),
+    (
+        "connector",
+        &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"],
+    ),
+    ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"]),
     ("enrol", &["wire", "trust", "policy", "state"]),
     ("store", &["wire", "trust", "policy"]),
     ("controller", &["wire", "trust", "policy", "state", "session", "net", "store"]),
@@ -31,6 +34,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "tunnel",
             "flow",
             "net",
+            "portmap",
             "pop",
             "connector",
             "client",
@@ -61,7 +65,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         "bench-idle",
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
-    ("bench", &["client", "enrol", "pop", "trust"]),
+    ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
     ("xtask", &[]),
 ];
 

@@ -12,6 +12,7 @@ use agent::{Persisted, RequestSeq};
 use flow::{FlowId, Read};
 use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
 use policy::Explanation;
+use portmap::{Family, Keeper};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -65,6 +66,7 @@ pub(super) struct Driver {
     pub(super) node: ClientNode,
     pub(super) port: UdpPort,
     pub(super) tls: StreamLinks,
+    pub(super) keeper: Keeper,
     pub(super) proxy: ProxyStatus,
     pub(super) documents: mpsc::UnboundedSender<(Persisted, Vec<u8>)>,
     pub(super) own_commands: mpsc::WeakSender<Command>,
@@ -153,10 +155,20 @@ impl Driver {
                 found = network.changed() => {
                     tracing::info!("this machine's network changed");
                     self.tls.reset();
+                    self.keeper.network_changed();
                     self.node.network_changed(clock());
                     self.tell_local(found);
                 }
-                _ = wall.tick() => self.node.set_wall(clock(), wall_clock()),
+                mapped = self.keeper.changed() => self.node.set_mapped(clock(), mapped),
+                _ = wall.tick() => {
+                    self.node.set_wall(clock(), wall_clock());
+                    if self.node.is_behind_nat() {
+                        let at = self.port.local_addr();
+                        let families: &[Family] =
+                            if at.is_ipv4() { &[Family::Ipv4] } else { &[Family::Ipv4, Family::Ipv6] };
+                        self.keeper.begin(at.port(), families);
+                    }
+                }
                 _ = stop.changed() => break,
             }
         }
@@ -167,6 +179,7 @@ impl Driver {
         for shared in self.streams.values() {
             break_stream(shared);
         }
+        self.keeper.shutdown().await;
     }
 
     /// Does what the node wants done, until it only waits.

@@ -55,6 +55,8 @@ pub struct ClientOptions {
     pub proxy: SocketAddr,
     /// Ports forwarded from the start.
     pub forwards: Vec<(SocketAddr, Target)>,
+    /// How routers may be asked for a mapping of the UDP port, where there is a NAT.
+    pub port_mapping: portmap::Protocols,
 }
 
 /// The client did not start.
@@ -171,6 +173,7 @@ impl Client {
             node,
             port,
             tls: net::StreamLinks::new(),
+            keeper: portmap::Keeper::new(options.port_mapping, random()),
             proxy: proxy.clone(),
             documents,
             own_commands: commands.downgrade(),

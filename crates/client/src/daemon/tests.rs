@@ -141,6 +141,7 @@ fn options(dir: &Path) -> ClientOptions {
         run_dir: dir.join("run"),
         proxy: "127.0.0.1:0".parse().expect("an address"),
         forwards: vec![],
+        port_mapping: portmap::Protocols::NONE,
     }
 }
 

@@ -274,6 +274,7 @@ impl World {
             run_dir: self.path("run"),
             proxy: "127.0.0.1:0".parse().expect("an address"),
             forwards: vec![],
+            port_mapping: portmap::Protocols::NONE,
         };
         let client = client::Client::start(options).await.expect("starts");
         let url = std::fs::read_to_string(&client.proxy().url_file).expect("reads").trim().to_owned();
