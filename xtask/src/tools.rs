@@ -45,6 +45,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", present: || on_path("sysctl"), needed_for: For::Lab },
     Package { name: "iputils-ping", present: || on_path("ping"), needed_for: For::Lab },
     Package { name: "util-linux", present: || on_path("setpriv"), needed_for: For::Lab },
+    Package { name: "conntrack", present: || on_path("conntrack"), needed_for: For::Lab },
+    Package { name: "coturn", present: || on_path("turnutils_natdiscovery"), needed_for: For::Lab },
     Package { name: "nginx-light", present: || on_path("nginx"), needed_for: For::Lab },
     Package { name: "postgresql", present: lab::services::has_database_programs, needed_for: For::Lab },
     Package { name: "postgresql-client", present: || on_path("psql"), needed_for: For::Lab },

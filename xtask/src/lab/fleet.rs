@@ -166,11 +166,22 @@ impl Fleet {
     /// # Errors
     /// curl fails.
     pub fn fetch(&self, client: &Namespace, url: &str) -> Result<Fetched> {
+        self.fetch_within(FETCH, client, url)
+    }
+
+    /// As [`Fleet::fetch`], with a deadline of its own.
+    ///
+    /// # Errors
+    /// curl fails or is not done in time; the error says how much had come.
+    pub fn fetch_within(&self, deadline: Duration, client: &Namespace, url: &str) -> Result<Fetched> {
         let body = self.place.path().join("fetched");
         let out = body.display().to_string();
         let mut command = self.curl(client)?;
         command.args(["--output", &out, "--write-out", "%{time_starttransfer} %{time_total}", url]);
-        let said = run_program(&mut command, FETCH, &self.interrupt)?.success("curl")?;
+        let _ = fs::remove_file(&body);
+        let said = run_program(&mut command, deadline, &self.interrupt)
+            .and_then(|said| said.success("curl"))
+            .map_err(|error| error.context(format!("{} bytes had come", length(&body))))?;
         let mut figures = said.stdout.split_whitespace().map(str::parse::<f64>);
         let mut figure = || anyhow::Ok(Duration::from_secs_f64(figures.next().context("curl's figures")??));
         Ok(Fetched { body, first: figure()?, total: figure()? })
@@ -187,9 +198,15 @@ impl Fleet {
         // The proxy's credential stays out of the process list.
         fs::write(&config, format!("proxy = \"{}\"\n", proxy.trim()))?;
         let mut command = client.command("curl");
-        command.args(["--disable", "--silent", "--show-error", "--fail", "--config"]).arg(config);
+        command
+            .args(["--disable", "--silent", "--show-error", "--fail", "--no-buffer", "--config"])
+            .arg(config);
         Ok(command)
     }
+}
+
+fn length(file: &Path) -> u64 {
+    fs::metadata(file).map(|data| data.len()).unwrap_or_default()
 }
 
 /// The one line that a connector's status socket says.

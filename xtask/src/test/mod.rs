@@ -82,6 +82,7 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         suite.program("demo", demo, None);
         suite.program("lab self-check", this(&["lab", "self-check"]), Some(count::plain));
         suite.program("lab first-bytes", this(&["lab", "first-bytes"]), Some(count::plain));
+        suite.program("lab nat", this(&["lab", "nat", "--quick"]), Some(count::plain));
     }
     interrupt.check()?;
     println!("\n{:.0} s in all", began.elapsed().as_secs_f64());

@@ -13,11 +13,10 @@ use super::{
     net::{Net, POP_NAME, Role, SITES_V6, Side, introduce},
 };
 use crate::{
-    process::{Interrupt, run, wait_until},
+    process::{Interrupt, run, signal_process, wait_until},
     test::release_binary,
 };
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, ensure};
 use std::{
     fs,
     time::{Duration, Instant},
@@ -26,6 +25,8 @@ use std::{
 const START: Duration = Duration::from_secs(30);
 /// Bytes of a cell's download.
 pub const DOWNLOAD: u32 = 50_000_000;
+/// It takes a second or less where nothing is lost.
+const DOWNLOAD_WITHIN: Duration = Duration::from_secs(30);
 /// The page.
 pub const URL: &str = "http://web.lab.internal/";
 /// The file of [`DOWNLOAD`] bytes.
@@ -37,10 +38,8 @@ pub const SMALL: &str = "http://web.lab.internal/small";
 
 /// Everything that stays between cells.
 pub struct Bench {
-    /// The networks. Before the processes: a namespace takes whoever is left in it along.
+    /// `tidegate serve`.
     pub serve: Daemon,
-    /// What `serve` said when it was ready.
-    pub serve_ready: Value,
     /// The state directories.
     pub fleet: Fleet,
     /// The networks.
@@ -86,7 +85,7 @@ impl Bench {
             let web = WebServer::start(&net.web, &fleet.place().join("web"), DOWNLOAD as usize, interrupt)?;
             Ok(Seen::new(web))
         })?;
-        let (serve, serve_ready) = report.step("tidegate serve on both families", || {
+        let serve = report.step("tidegate serve on both families", || {
             Meter::install(&net.server)?;
             Ok(Seen::new(start_serve(&fleet, &net)?))
         })?;
@@ -96,7 +95,7 @@ impl Bench {
             enrol(&fleet, &mut net, interrupt).map(Seen::new)
         })?;
         let big = web.big_file_sha256(interrupt)?;
-        Ok(Self { serve, serve_ready, fleet, net, web, big, interrupt: interrupt.clone() })
+        Ok(Self { serve, fleet, net, web, big, interrupt: interrupt.clone() })
     }
 
     /// Starts the pair, each in a network of its own.
@@ -145,7 +144,7 @@ impl Bench {
     /// # Errors
     /// It does not come, or it differs.
     pub fn download(&self, pair: &Pair) -> Result<f64> {
-        let fetched = self.fleet.fetch(&pair.client.host, BIG)?;
+        let fetched = self.fleet.fetch_within(DOWNLOAD_WITHIN, &pair.client.host, BIG)?;
         let hash = services::sha256(&fetched.body, &self.interrupt)?;
         ensure!(hash == self.big, "the hash differs");
         Ok(f64::from(DOWNLOAD) * 8e-6 / fetched.total.as_secs_f64())
@@ -190,7 +189,7 @@ impl Bench {
         let what = "the connector's direct path, by the server's counters";
         wait_until(what, until.saturating_duration_since(Instant::now()), &self.interrupt, || {
             let before = Meter::read(&self.net.server)?;
-            self.fleet.fetch(&pair.client.host, SMALL)?;
+            self.fleet.fetch_within(deadline, &pair.client.host, SMALL)?;
             let carried = Meter::read(&self.net.server)? - before;
             // Half of a megabyte by each way fits no path, and is no failure before the deadline.
             let went = carried.path(services::SMALL as u64, nobody).ok();
@@ -201,14 +200,18 @@ impl Bench {
     /// Ends `serve` and all of it at once, as a power cut would.
     ///
     /// # Errors
-    /// It is not known what to end.
+    /// Its processes are not known, or do not end.
     pub fn kill_serve(&self) -> Result<()> {
-        self.serve.signal(libc::SIGKILL);
         // Its children each lead a group of their own.
-        for role in ["pop_pid", "controller_pid"] {
-            crate::process::signal_process(self.pid_of(role)?, libc::SIGKILL);
+        let children = self.serve_children("")?;
+        self.serve.signal(libc::SIGKILL);
+        for pid in &children {
+            signal_process(*pid, libc::SIGKILL);
         }
-        Ok(())
+        wait_until("the end of what serve started", START, &self.interrupt, || {
+            let left = children.iter().any(|pid| fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));
+            Ok((!left).then_some(()))
+        })
     }
 
     /// Starts `serve` again where it was.
@@ -216,7 +219,7 @@ impl Bench {
     /// # Errors
     /// It does not come up.
     pub fn restart_serve(&mut self) -> Result<()> {
-        (self.serve, self.serve_ready) = start_serve(&self.fleet, &self.net)?;
+        self.serve = start_serve(&self.fleet, &self.net)?;
         Ok(())
     }
 
@@ -225,20 +228,21 @@ impl Bench {
     /// # Errors
     /// Its process is not known.
     pub fn kill_pop(&self) -> Result<()> {
-        let said =
-            self.net.server.run(START, "pgrep", &["-P", &self.serve.pid().to_string(), "-f", " pop "])?;
-        let Some(pid) = said.stdout.lines().next() else { bail!("serve has no PoP") };
-        crate::process::signal_process(pid.trim().parse()?, libc::SIGKILL);
+        let pops = self.serve_children(" pop ")?;
+        ensure!(pops.len() == 1, "serve has {} PoPs", pops.len());
+        signal_process(pops[0], libc::SIGKILL);
         Ok(())
     }
 
-    fn pid_of(&self, role: &str) -> Result<u32> {
-        let pid = self.serve_ready[role].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        pid.with_context(|| format!("{role} in what serve said"))
+    /// The processes that `serve` started and whose command line has this in it.
+    fn serve_children(&self, having: &str) -> Result<Vec<u32>> {
+        let parent = self.serve.pid().to_string();
+        let said = self.net.server.run(START, "pgrep", &["-P", &parent, "-f", having])?.stdout;
+        said.lines().map(|pid| Ok(pid.trim().parse()?)).collect()
     }
 }
 
-fn start_serve(fleet: &Fleet, net: &Net) -> Result<(Daemon, Value)> {
+fn start_serve(fleet: &Fleet, net: &Net) -> Result<Daemon> {
     let state = fleet.state("serve").display().to_string();
     let advertise = format!("{POP_NAME}:443");
     let mut serve = fleet.start(
@@ -246,8 +250,8 @@ fn start_serve(fleet: &Fleet, net: &Net) -> Result<(Daemon, Value)> {
         "serve",
         &["serve", "--state", &state, "--listen", "[::]:443", "--advertise", &advertise],
     )?;
-    let ready = fleet.ready(&mut serve, "serve")?;
-    Ok((serve, ready))
+    fleet.ready(&mut serve, "serve")?;
+    Ok(serve)
 }
 
 fn organization(fleet: &Fleet, net: &Net) -> Result<()> {

@@ -5,16 +5,19 @@ use super::{
         super::{
             daemon::Daemon,
             namespace::{Namespace, veth},
+            report::whole_ms,
             services,
+            topology::SERVER,
         },
         bench::{Bench, DOWNLOAD, Pair, SMALL},
         kind::{Blocked, Kind, Path},
         meter::Meter,
+        net::{Role, Side},
     },
     Figures, Scenario, pair,
 };
 use anyhow::{Context as _, Result, ensure};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -39,6 +42,8 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const SHORT: Duration = Duration::from_secs(10);
+/// A megabyte that takes longer is as good as lost.
+const MEGABYTE_WITHIN: Duration = Duration::from_secs(30);
 /// What decides which packets are lost.
 const SEED: u64 = 20_261_121;
 
@@ -49,11 +54,14 @@ fn small_mtu(bench: &mut Bench, mtu: u16, path: Path) -> Result<Figures> {
     let connector_side = connector;
     let mut pair = {
         // The cable is narrow before the client starts: it finds the path as it is.
-        let connector = bench.net.side(super::super::net::Role::Connector, connector_side)?;
-        let client = bench.net.side(super::super::net::Role::Client, Kind::Home)?;
-        bench.net.internet.namespace().ip(&format!("link set {} mtu {mtu}", client.uplink))?;
-        let router = client.routers.first().context("the client's router")?;
-        router.namespace().ip(&format!("link set ext mtu {mtu}"))?;
+        let connector = bench.net.side(Role::Connector, connector_side)?;
+        let client = bench.net.side(Role::Client, Kind::Home)?;
+        let router = client.routers.first().context("the client's router")?.namespace();
+        for (host, interface) in [(bench.net.internet.namespace(), client.uplink.as_str()), (router, "ext")] {
+            // A bundle of packets passes whatever its packets' size: here each is looked at by itself.
+            host.ip(&format!("link set {interface} mtu {mtu} gso_max_segs 1"))?;
+        }
+        narrow(&client, mtu)?;
         bench.start(client, connector)?
     };
     let page = bench.page(&pair).context("the first page")?;
@@ -68,9 +76,21 @@ fn small_mtu(bench: &mut Bench, mtu: u16, path: Path) -> Result<Figures> {
     uplink_carried(&mut pair)?;
     Ok(vec![
         ("path", went.name().into()),
-        ("first_byte_ms", crate::lab::report::whole_ms(page.first).into()),
+        ("first_byte_ms", whole_ms(page.first).into()),
         ("mbit_per_s", rate.round().into()),
     ])
+}
+
+/// The cable is as narrow as was said, and the router tells its hosts so.
+fn narrow(client: &Side, mtu: u16) -> Result<()> {
+    for (size, passes) in [(mtu, true), (mtu + 1, false)] {
+        // Without the headers of IPv4 and ICMP; never in fragments.
+        let payload = (size - 28).to_string();
+        let server = SERVER.to_string();
+        let said = client.host.attempt(SHORT, "ping", &["-c1", "-W1", "-Mdo", "-s", &payload, &server])?;
+        ensure!(said.status.success() == passes, "a packet of {size} bytes: {}", said.stdout.trim());
+    }
+    Ok(())
 }
 
 /// The download really used the narrow cable.
@@ -85,19 +105,35 @@ fn uplink_carried(pair: &mut Pair) -> Result<()> {
 fn lossy(bench: &mut Bench, percent: u8) -> Result<Figures> {
     let mut pair = pair(bench, Kind::Home, Kind::Home, Path::Direct)?;
     let link = LossyCable::insert(bench, &mut pair, percent)?;
+    let by_kernel = kernel_tcp(bench, &pair)?;
     let expected = bench.web.small_file_sha256(&bench.interrupt)?;
     // The connection is opened, and the path kept or found, in spite of the loss.
-    let fetched = bench.fleet.fetch(&pair.client.host, SMALL)?;
+    let fetched = bench
+        .fleet
+        .fetch_within(MEGABYTE_WITHIN, &pair.client.host, SMALL)
+        .with_context(|| format!("the kernel's TCP took {by_kernel} ms over this cable"))?;
     ensure!(services::sha256(&fetched.body, &bench.interrupt)? == expected, "the hash differs");
     let path = bench.path()?.map_or("none", Path::name);
     let lost = link.counted(bench)?;
     ensure!(percent < 10 || !lost.starts_with("lost 0 "), "nothing was lost: {lost}");
     Ok(vec![
-        ("first_byte_ms", crate::lab::report::whole_ms(fetched.first).into()),
-        ("one_megabyte_ms", crate::lab::report::whole_ms(fetched.total).into()),
+        ("first_byte_ms", whole_ms(fetched.first).into()),
+        ("one_megabyte_ms", whole_ms(fetched.total).into()),
+        ("kernel_tcp_ms", by_kernel.into()),
         ("path", path.into()),
         ("packets", lost.into()),
     ])
+}
+
+/// What the kernel's own TCP takes for a megabyte over the same cable, from the server: the measure of what
+/// can be had there at all.
+fn kernel_tcp(bench: &Bench, pair: &Pair) -> Result<u64> {
+    let directory = bench.fleet.place().join("kernel-tcp");
+    let _web = services::WebServer::start(&bench.net.server, &directory, 1, &bench.interrupt)?;
+    let began = Instant::now();
+    let url = format!("http://{}/small", SERVER);
+    pair.client.host.run(Duration::from_secs(120), "curl", &["-sf", "-o", "/dev/null", &url])?;
+    Ok(whole_ms(began.elapsed()))
 }
 
 /// A namespace in the middle of the client's uplink, with the process that loses packets.
