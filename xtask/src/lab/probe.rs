@@ -114,11 +114,15 @@ fn mapped(mut attributes: &[u8]) -> Option<SocketAddr> {
 /// # Errors
 /// It does not answer, or not with an address.
 pub fn stun_from(host: &Namespace, from: SocketAddr, server: SocketAddr) -> Result<SocketAddr> {
-    let program = std::env::current_exe()?;
-    let program = program.to_str().context("the path of this program is not UTF-8")?;
+    let program = &this_program();
     let (from, server) = (from.to_string(), server.to_string());
     let said = host.run(SHORT, program, &["lab", "stun-ask", "--from", &from, "--server", &server])?.stdout;
     said.trim().parse().with_context(|| format!("{server} said {said:?}"))
+}
+
+/// This very program, for processes in namespaces: the running file, also when it was built anew meanwhile.
+pub fn this_program() -> String {
+    format!("/proc/{}/exe", std::process::id())
 }
 
 /// An address and a port.
@@ -137,7 +141,7 @@ pub fn start(
     directory: &Path,
     interrupt: &Interrupt,
 ) -> Result<Daemon> {
-    let mut command = host.command(std::env::current_exe()?);
+    let mut command = host.command(this_program());
     command.args(["lab", "udp-echo", "--listen", &listen.to_string()]);
     if let Some(greet) = greet {
         command.args(["--greet", &greet.to_string()]);
@@ -152,8 +156,7 @@ pub fn start(
 /// # Errors
 /// The question cannot be asked; that nobody answers is [`SILENCE`].
 pub fn question_from(host: &Namespace, from: SocketAddr, echoes: &[SocketAddr]) -> Result<Vec<String>> {
-    let program = std::env::current_exe()?;
-    let program = program.to_str().context("the path of this program is not UTF-8")?;
+    let program = &this_program();
     let (from, echoes): (String, Vec<String>) =
         (from.to_string(), echoes.iter().map(ToString::to_string).collect());
     let mut arguments = vec!["lab", "udp-ask", "--from", &from];

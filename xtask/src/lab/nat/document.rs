@@ -69,16 +69,25 @@ pub fn write_matrix(rows: &BTreeMap<Cell, Row>, expected: &Expected, interrupt: 
     write(&text, MATRIX)
 }
 
-/// Writes the scenarios and leaves the matrix as it is.
+/// Writes the scenarios that were run, and leaves the others' lines and the matrix as they are.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_scenarios(rows: &[ScenarioRow], interrupt: &Interrupt) -> Result<()> {
+pub fn write_scenarios(
+    rows: &[ScenarioRow],
+    every: impl Iterator<Item = &'static str>,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let mut text = format!("{SCENARIOS}\n\n{}", stamp("cargo xtask lab nat-scenarios --write", interrupt)?);
     text.push_str("| what happens | verdict | seen |\n| --- | --- | --- |\n");
-    for row in rows {
-        let verdict = if row.passed { "holds" } else { "**does not hold**" };
-        let _ = writeln!(text, "| {} | {verdict} | {} |", row.name, one_line(&row.seen));
+    let before = fs::read_to_string(place()).unwrap_or_default();
+    for name in every {
+        if let Some(row) = rows.iter().find(|row| row.name == name) {
+            let verdict = if row.passed { "holds" } else { "**does not hold**" };
+            let _ = writeln!(text, "| {name} | {verdict} | {} |", one_line(&row.seen));
+        } else if let Some(line) = before.lines().find(|line| line.starts_with(&format!("| {name} |"))) {
+            let _ = writeln!(text, "{line}");
+        }
     }
     write(&text, SCENARIOS)
 }
@@ -95,7 +104,9 @@ fn shown(row: Option<&Row>, cell: Cell, expected: &Expected) -> String {
     }
 }
 
+/// In one line of a table; which command of the lab said it is in the run's own output.
 fn one_line(text: &str) -> String {
+    let text = text.split(": ip netns exec").next().unwrap_or(text);
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
 }
 

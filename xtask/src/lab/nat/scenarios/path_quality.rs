@@ -5,6 +5,7 @@ use super::{
         super::{
             daemon::Daemon,
             namespace::{Namespace, veth},
+            probe::this_program,
             report::whole_ms,
             services,
             topology::SERVER,
@@ -169,7 +170,7 @@ impl LossyCable {
         for router in &pair.connector.routers {
             router.namespace().ip("neigh flush all")?;
         }
-        let mut command = wire.command(std::env::current_exe()?);
+        let mut command = wire.command(this_program());
         command.args(["lab", "lossy-link", "--one", "one", "--other", "other"]);
         command.args(["--percent", &percent.to_string(), "--seed", &SEED.to_string()]);
         let mut process = Daemon::start(command, &bench.fleet.place().join("lossy.log"))?;
