@@ -66,6 +66,8 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
+    ("path-sim", &["tunnel", "wire"]),
+    ("sim", &["wire", "session", "agent", "tunnel", "pop"]),
     ("xtask", &[]),
 ];
 

@@ -46,7 +46,7 @@ const LEFT_BY_PEER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How often and how many times a doubtful path is asked.
 const DOUBT_EVERY: Duration = Duration::from_millis(150);
-const DOUBT_PROBES: u32 = 8;
+const DOUBT_PROBES: u32 = 12;
 /// A path on which nothing was heard for this long is doubtful before the next packet.
 const STALE: Duration = Duration::from_secs(12);
 /// A path is kept alive while idle.
@@ -302,12 +302,18 @@ impl Direct {
         let mut outcome = Outcome::default();
         if !self.is_open {
             self.is_open = true;
+            // Somebody wanted the tunnel a moment ago.
+            self.last_data = Some(now);
             self.own = own.to_vec();
             self.sequence = 1;
         }
         // A peer that was opened to once more may be another process, which knows nothing yet.
         if !self.own.is_empty() || self.said_at.is_some() {
             self.plan_saying(now);
+        }
+        // What was tried while there was no session to try it with is tried again.
+        if self.current.is_none() && !self.pairs.is_empty() {
+            self.plan_series(now);
         }
         self.tick(now, &mut outcome);
         outcome
@@ -467,6 +473,10 @@ impl Direct {
             pair.heard = Some(now);
             self.pairs.insert(from, pair);
         }
+        if !self.is_awake(now) {
+            // Nobody needs a way now; whoever asks to keep one gets an answer and no question back.
+            return;
+        }
         let pair = &self.pairs[&from];
         let is_asked = pair.waiting_since().is_some_and(|since| now < since + DOUBT_EVERY);
         if pair.proofs < PROOFS && !is_asked && self.may_probe_seen(now) {
@@ -502,6 +512,9 @@ impl Direct {
             }
             Some(_) | None if proofs < PROOFS => self.probe(now, from, outcome),
             Some(_) | None => {
+                if !self.is_awake(now) {
+                    return;
+                }
                 if now >= self.hold_until || NO_HYSTERESIS {
                     self.promote(now, from, MoveReason::Proven, outcome);
                 } else {
@@ -596,6 +609,11 @@ impl Direct {
         outcome
     }
 
+    /// Whether the tunnel is in use, or was not long ago.
+    fn is_awake(&self, now: Instant) -> bool {
+        self.last_data.is_some_and(|at| now < at + IDLE_LIFETIME)
+    }
+
     fn used(&mut self, now: Instant) {
         let was_idle = self.last_data.is_none_or(|at| now >= at + IN_USE);
         self.last_data = Some(now);
@@ -656,7 +674,7 @@ impl Direct {
     fn tick_current(&mut self, now: Instant, outcome: &mut Outcome) {
         let Some(current) = self.current else { return };
         let address = current.address;
-        if self.last_data.is_none_or(|at| now >= at + IDLE_LIFETIME) {
+        if !self.is_awake(now) {
             self.lose(now, MoveReason::Idle);
             outcome.moved = Some((Route::Relay, MoveReason::Idle));
             return;
@@ -774,7 +792,7 @@ impl Direct {
             self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
             return;
         }
-        if self.pairs.is_empty() {
+        if self.pairs.is_empty() || !self.is_awake(now) {
             self.next_burst = None;
             return;
         }
