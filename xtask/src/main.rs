@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `fuzz`, `vectors`, `bench`.
+//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `sim`, `fuzz`, `vectors`, `bench`.
 //!
 //! This crate owns how the project is checked and measured. It refuses to know any crate of the
 //! product: it judges the built programs and the dependency graph from outside.
@@ -9,6 +9,7 @@
 mod lab;
 mod layers;
 mod process;
+mod sim;
 mod test;
 mod tools;
 mod vectors;
@@ -40,6 +41,8 @@ enum Command {
     /// Real processes in network namespaces (root).
     #[command(subcommand)]
     Lab(lab::Lab),
+    /// The seeded simulation: many seeds, hours, one seed again, planted bugs.
+    Sim(sim::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Openapi => openapi(),
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Lab(lab) => lab::run(lab, &interrupt),
+        Command::Sim(options) => sim::run(&options),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -263,6 +263,14 @@ impl Relay {
         let (index, which) = position;
         let channel = self.channels.get_mut(index).ok_or(DropReason::UnknownChannel)?;
         match frame.kind {
+            // The planted bug of the simulation: a frame is believed where it says it comes from.
+            RelayKind::Data | RelayKind::Hello
+                if cfg!(feature = "planted-unvalidated-relay-move")
+                    && channel.side(which).address != source =>
+            {
+                channel.side_mut(which).move_to(source);
+                Ok(Handled::Consumed)
+            }
             RelayKind::Data | RelayKind::Hello if !channel.side(which).may_send_from(source) => {
                 self.ask_newcomer(now, position, source, datagram.len());
                 Err(DropReason::UnprovenSource)

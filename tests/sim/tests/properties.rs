@@ -1,0 +1,79 @@
+//! What must hold of paths, over a few seeds. `cargo xtask sim --seeds N` and `--hours N` run many more; a failing
+//! seed prints the line that replays it.
+
+use sim::scenarios::named;
+
+/// Runs a scenario over seeds, and says what does not hold of all of them.
+fn holds(name: &str, seeds: u64) {
+    let scenario = named(name).expect("a scenario of this name");
+    let wrong: Vec<String> = (0..seeds)
+        .filter_map(|seed| scenario.check(seed).err().map(|wrong| format!("seed {seed}: {wrong}")))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {seeds} seeds: {}\n{}",
+        wrong.len(),
+        scenario.sentence,
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn a_tunnel_comes_up_between_any_two_networks_and_the_expected_path_is_found_in_bounded_time() {
+    // Each of the 52 cells of docs/nat-expected.md, four times.
+    holds("matrix", 208);
+}
+
+#[test]
+fn a_steady_network_sees_few_path_changes_an_hour_also_at_10_and_30_percent_loss() {
+    holds("steady", 24);
+}
+
+#[test]
+fn an_idle_tunnel_sends_at_most_one_packet_in_20_seconds_for_a_peer() {
+    holds("idle", 60);
+}
+
+#[test]
+fn one_roam_costs_few_messages_and_at_the_peers_of_who_roamed_alone() {
+    holds("roam", 40);
+}
+
+#[test]
+fn the_relay_carries_on_when_a_path_works_one_way_only() {
+    holds("one-way", 16);
+}
+
+#[test]
+fn an_address_that_changes_each_second_costs_a_bounded_number_of_messages() {
+    holds("restless", 40);
+}
+
+#[test]
+fn the_relay_carries_on_behind_a_translator_that_gives_each_packet_another_port() {
+    holds("port-per-packet", 16);
+}
+
+#[test]
+fn after_reboots_roams_sleeps_restarts_and_losses_the_tunnel_carries_again() {
+    holds("faults", 150);
+}
+
+#[test]
+fn a_peer_that_lies_about_where_it_is_gets_budgeted_probes_sent_and_none_to_a_forbidden_address() {
+    holds("hostile-peer", 16);
+}
+
+#[test]
+fn who_sends_captured_relay_frames_from_elsewhere_is_sent_no_data() {
+    holds("thief", 16);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_decisions_and_another_seed_others() {
+    for scenario in sim::scenarios::ALL {
+        let traces: Vec<u64> = [9, 9, 61].map(|seed| (scenario.run)(seed).trace.hash).to_vec();
+        assert_eq!(traces[0], traces[1], "{}", scenario.name);
+        assert_ne!(traces[0], traces[2], "{}", scenario.name);
+    }
+}
