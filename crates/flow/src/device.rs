@@ -1,6 +1,6 @@
 //! The link between the kept stack and us: at most one packet in, any number out.
 
-use crate::limits::INNER_MTU;
+use crate::limits::FLOW_MTU;
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
@@ -16,7 +16,7 @@ pub(crate) struct Port<'a> {
 pub(crate) fn capabilities() -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit = INNER_MTU;
+    capabilities.max_transmission_unit = FLOW_MTU;
     // What comes in was authenticated by WireGuard, byte for byte; what goes out may leave through a
     // kernel that looks.
     capabilities.checksum.ipv4 = Checksum::Tx;

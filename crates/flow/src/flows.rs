@@ -6,6 +6,7 @@ use crate::limits::{
     BURST, CONNECT_TIMEOUT, FlowLimits, HELD_LIFETIME, IDLE_TIMEOUT, LINGER, MAX_LINGERING, MAX_OUTPUTS,
     RESETS_PER_SECOND, USER_TIMEOUT,
 };
+use crate::recovery::Recovery;
 use crate::socket::{Received, TcpStack};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant as StackInstant;
@@ -224,6 +225,7 @@ struct Open {
     close_when_up: bool,
     /// Since when something is sent and not acknowledged.
     awaits_since: Option<Instant>,
+    recovery: Recovery,
     fault: Option<CloseReason>,
 }
 
@@ -655,6 +657,7 @@ impl Flows {
             Stage::Held { .. } => return self.count(DropReason::Held),
         };
         let before = open.stack.state();
+        open.recovery.heard(now, segment);
         open.stack.input(stack_now, packet.bytes, &mut self.scratch);
         let after = open.stack.state();
         // A reset puts a stack that had answered a SYN back to listening.
@@ -749,7 +752,25 @@ impl Flows {
             self.abort_open(flow);
             return self.tell(link, flow, Event::Closed(CloseReason::TimedOut));
         }
+        self.recover(flow);
         self.touch(flow);
+    }
+
+    /// Lets the stack send again what waited for too long.
+    fn recover(&mut self, flow: FlowId) {
+        let stack_now = self.stack_now();
+        let Some(entry) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Ends { link, local, remote } = entry.ends;
+        if let Stage::Open(open) = &mut entry.stage
+            && open.established
+        {
+            for packet in open.recovery.fire(self.now, local, remote) {
+                open.stack.input(stack_now, &packet, &mut self.scratch);
+            }
+            self.send_scratch(link);
+        }
     }
 
     /// Gives one flow its turn: packets out, news to the owner, the next wake-up.
@@ -769,8 +790,11 @@ impl Flows {
             open.stack.close();
         }
         let more = open.stack.egress(stack_now, BURST, &mut self.scratch);
-        open.awaits_since =
-            open.stack.awaits_acknowledgement().then(|| open.awaits_since.unwrap_or(self.now));
+        let awaits = open.stack.awaits_acknowledgement();
+        open.recovery.sent(self.now, &self.scratch);
+        // A FIN alone is left to the stack: it does not send one again for duplicate acknowledgements.
+        open.recovery.awaits(self.now, open.stack.has_unacknowledged_data());
+        open.awaits_since = awaits.then(|| open.awaits_since.unwrap_or(self.now));
         let quarter = self.limits.buffer / 4;
         let news = open.news(quarter);
         self.send_scratch(link);
@@ -819,6 +843,11 @@ impl Flows {
             return;
         };
         let dead = entry.dead_at();
+        let again = match &entry.stage {
+            Stage::Open(open) if open.established => open.recovery.deadline(),
+            Stage::Open(_) | Stage::Held { .. } => None,
+        };
+        let again = again.map(|at| (at.max(self.now + Duration::from_millis(1)), TimeoutReason::Tcp));
         let tcp = match &mut entry.stage {
             Stage::Open(open) => open.stack.poll_at(stack_now),
             Stage::Held { .. } => None,
@@ -827,7 +856,7 @@ impl Flows {
         // millisecond later instead of spinning.
         let tcp =
             tcp.map(|at| (self.instant_of(at).max(self.now + Duration::from_millis(1)), TimeoutReason::Tcp));
-        if let Some((at, reason)) = dead.into_iter().chain(tcp).min() {
+        if let Some((at, reason)) = dead.into_iter().chain(tcp).chain(again).min() {
             self.schedule_at(flow, at, reason);
         }
     }
@@ -878,6 +907,7 @@ impl Open {
             end_was_read: false,
             close_when_up: false,
             awaits_since: None,
+            recovery: Recovery::new(),
             fault: None,
         }
     }

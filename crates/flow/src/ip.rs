@@ -132,6 +132,8 @@ pub struct TcpSegment {
     pub ack: u32,
     /// Control bits.
     pub flags: TcpFlags,
+    /// The window as written, not scaled.
+    pub window: u16,
     /// Bytes of data.
     pub data_len: usize,
 }
@@ -276,6 +278,7 @@ impl<'a> IpPacket<'a> {
             seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
             ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
             flags: TcpFlags(header[13]),
+            window: u16::from_be_bytes([header[14], header[15]]),
             data_len: self.payload.len() - header_len,
         })
     }

@@ -56,10 +56,11 @@ mod device;
 mod flows;
 pub mod ip;
 mod limits;
+mod recovery;
 mod socket;
 
 pub use craft::{Unreachable, unreachable};
 pub use flows::{
     CloseReason, DropReason, Event, FlowError, FlowId, Flows, LinkId, Output, Read, Timeout, TimeoutReason,
 };
-pub use limits::{FlowLimits, INNER_MTU};
+pub use limits::{FLOW_MTU, FlowLimits, INNER_MTU};

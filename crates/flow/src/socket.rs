@@ -138,6 +138,11 @@ impl TcpStack {
         socket.send_capacity() - socket.send_queue()
     }
 
+    /// Whether data waits to be sent or acknowledged.
+    pub fn has_unacknowledged_data(&self) -> bool {
+        self.socket().send_queue() > 0
+    }
+
     /// Whether something sent is not acknowledged: data, or the FIN.
     pub fn awaits_acknowledgement(&self) -> bool {
         self.socket().send_queue() > 0

@@ -6,7 +6,7 @@
 )]
 
 use flow::{
-    CloseReason, DropReason, Event, FlowError, FlowId, FlowLimits, Flows, INNER_MTU, LinkId, Output, Read,
+    CloseReason, DropReason, Event, FLOW_MTU, FlowError, FlowId, FlowLimits, Flows, LinkId, Output, Read,
     TimeoutReason, Unreachable,
 };
 use proptest::prelude::*;
@@ -322,7 +322,7 @@ fn fifty_megabytes_arrive_whole_over_a_calm_link() {
         let took = transfer(&mut world, (Side::Acceptor, accepted), (Side::Dialler, dialled), 50 * 1_000_000);
         // 256 KiB in 10 ms is 26 MB/s.
         assert!(took < Duration::from_secs(4), "took {took:?} of virtual time");
-        assert!(world.largest <= INNER_MTU && world.largest > INNER_MTU - 60, "{}", world.largest);
+        assert!(world.largest <= FLOW_MTU && world.largest > FLOW_MTU - 60, "{}", world.largest);
         assert!(world.carried < 90_000, "{} packets for 41,000 of data", world.carried);
     }
 }
