@@ -18,8 +18,8 @@ mod ship;
 mod spool;
 mod status;
 
-pub use crate::core::{CoreStatus, NotAConnector};
-pub use node::NodeStats;
+pub use crate::core::{ConnectorCore, CoreStatus, DialFault, Ending, NotAConnector, Parts as ConnectorParts};
+pub use node::{Node as ConnectorNode, NodeStats, Output as ConnectorOutput};
 pub use record::{FlowRecord, Verdict};
 pub use shell::{Connector, ConnectorError, ConnectorOptions};
 pub use spool::{MAX_SEGMENTS, SEGMENT_BYTES};

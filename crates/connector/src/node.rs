@@ -27,35 +27,75 @@ const STRICT_GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// One thing for the shell to do.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub enum Output {
     /// Send a datagram.
-    Transmit { to: SocketAddr, payload: Vec<u8> },
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
     /// Write a document to the state directory.
-    Persist { what: Persisted, bytes: Vec<u8> },
+    Persist {
+        /// Which.
+        what: Persisted,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
     /// Look up a PoP's `HOST:PORT`.
-    ResolvePop { pop: PopId, name: String },
+    ResolvePop {
+        /// Whose.
+        pop: PopId,
+        /// What to look up.
+        name: String,
+    },
     /// Resolve a name in the site.
-    Resolve { flow: FlowId, host: String },
+    Resolve {
+        /// For which flow.
+        flow: FlowId,
+        /// The name.
+        host: String,
+    },
     /// Connect to a target.
-    Dial { flow: FlowId, addresses: Vec<SocketAddr> },
+    Dial {
+        /// For which flow.
+        flow: FlowId,
+        /// To one of these.
+        addresses: Vec<SocketAddr>,
+    },
     /// Move what a client sent.
     Readable(FlowId),
     /// Move what a target sent.
     Writable(FlowId),
     /// Drop the connection to a target.
-    Ended { flow: FlowId, ending: Ending },
+    Ended {
+        /// Of which flow.
+        flow: FlowId,
+        /// How it ended.
+        ending: Ending,
+    },
     /// Put a record into the spool.
-    Record { record: Box<FlowRecord>, wall: UnixMs },
+    Record {
+        /// The record.
+        record: Box<FlowRecord>,
+        /// Its time.
+        wall: UnixMs,
+    },
     /// Read the oldest batch from the spool, then call [`Node::batch_read`].
     ReadBatch,
     /// A controller has a batch.
     ForgetBatch(u64),
     /// Nothing more before `at`.
-    Timeout { at: Instant, reason: &'static str },
+    Timeout {
+        /// When to call [`Node::handle_timeout`].
+        at: Instant,
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// See the module.
-pub(crate) struct Node {
+pub struct Node {
     agent: ConnectorAgent,
     core: ConnectorCore,
     links: RelayLinks,
@@ -100,6 +140,7 @@ fn knowledge<'a>(
 }
 
 impl Node {
+    /// A connector that nobody has reached yet.
     pub fn new(agent: ConnectorAgent, core: ConnectorCore, now: Instant) -> Self {
         let mut node = Self {
             agent,
@@ -123,6 +164,7 @@ impl Node {
         node
     }
 
+    /// The agent.
     pub const fn agent(&self) -> &ConnectorAgent {
         &self.agent
     }
@@ -132,22 +174,27 @@ impl Node {
         &mut self.core
     }
 
+    /// What people may see of the core.
     pub fn core_status(&self) -> CoreStatus {
         self.core.status()
     }
 
+    /// What went no further before it reached a core.
     pub const fn stats(&self) -> NodeStats {
         self.stats
     }
 
+    /// Batches of flow records that a controller has.
     pub const fn batches_shipped(&self) -> u64 {
         self.shipper.shipped()
     }
 
+    /// The time, as far as it is known.
     pub fn wall(&self, now: Instant) -> UnixMs {
         self.agent.wall(now)
     }
 
+    /// The machine's wall clock, about once a second.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
         self.agent.set_wall(now, wall);
     }

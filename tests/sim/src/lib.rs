@@ -8,5 +8,6 @@
 
 pub mod fast;
 pub mod scenarios;
+pub mod stack;
 pub mod throughput;
 pub mod world;

@@ -67,7 +67,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ),
     ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
     ("path-sim", &["tunnel", "wire"]),
-    ("sim", &["wire", "session", "agent", "tunnel", "pop"]),
+    ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,583 @@
+//! Whole nodes in the network: the production client, connector and PoP cores with real TLS, QUIC and ciphers. No
+//! controller anywhere: their documents are made here. What ciphers draw from the operating system is not in a seed,
+//! so a run of this kind is judged by what comes of it, not by a trace.
+
+use crate::fast::Address;
+use crate::world::{HostId, LinkRules, Network, Time};
+use agent::{ConnectorAgent, StoredState};
+use client::Target;
+use client::core::{ClientNode, DialId, NodeEvent, NodeOutput, NodeParts};
+use connector::{ConnectorCore, ConnectorNode, ConnectorOutput, ConnectorParts};
+use flow::{FlowId, FlowLimits, Read};
+use policy::{
+    Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, Mode, PopEntry,
+    PortRange, SliceResource,
+};
+use pop::PopMaterial;
+use pop::core::Seed;
+use pop::core::relay::{Handled, Relay, RelayLimits, RelayOutput};
+use pop::core::sessions::{Sessions, SessionsOutput, Written};
+use session::AcceptorLimits;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use trust::{
+    Audience, BundleKey, BundleStatement, CertificateRequest, Grant, GroupRef, Identity, KeyRole, OpenKey,
+    Owner, PostureClass, RootHash, RotationStatement, SigningKey, Slice, SliceBody, SliceHeader,
+    SliceVersion, TrustChain, UnixMs, issue_certificate, sign_document,
+};
+use tunnel::{LocalAddress, Path, WireGuardPrivateKey};
+use wire::{
+    ConnectorId, ControllerId, DatagramKind, DeviceId, GroupId, InstallationId, OrganizationId, PolicyId,
+    PopId, ResourceId, SiteId, UserId, classify,
+};
+
+const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
+const ORGANIZATION: OrganizationId = OrganizationId::from_bytes([2; 16]);
+const CONNECTOR: ConnectorId = ConnectorId::from_bytes([3; 16]);
+const POP: PopId = PopId::from_bytes([4; 16]);
+const SITE: SiteId = SiteId::from_bytes([5; 16]);
+const DEVICE: DeviceId = DeviceId::from_bytes([6; 16]);
+const STAFF: GroupId = GroupId::from_bytes([7; 16]);
+const RESOURCE: ResourceId = ResourceId::from_bytes([8; 16]);
+const TARGET: &str = "10.20.0.5:80";
+const POP_AT: &str = "203.0.113.250:4433";
+
+/// The keys of an installation and what they sign.
+struct Installation {
+    root: RootHash,
+    chain: String,
+    keys: BTreeMap<KeyRole, SigningKey>,
+    seal: OpenKey,
+    wireguard: OpenKey,
+}
+
+impl Installation {
+    fn new() -> Self {
+        let (root, rotation) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
+        let roles = [
+            KeyRole::DeviceIssuer,
+            KeyRole::ConnectorIssuer,
+            KeyRole::PopIssuer,
+            KeyRole::Grant,
+            KeyRole::Slice,
+            KeyRole::Beacon,
+        ];
+        let keys: BTreeMap<KeyRole, SigningKey> = roles
+            .into_iter()
+            .zip(10_u8..)
+            .map(|(role, byte)| (role, SigningKey::from_seed(&[byte; 32])))
+            .collect();
+        let statement = RotationStatement {
+            installation: INSTALLATION,
+            root: root.verifying_key(),
+            rotation: rotation.verifying_key(),
+            epoch: 1,
+            nbf: WALL.minus(DAY),
+            exp: WALL.plus(DAY * 300),
+        };
+        let key = |(role, key): (&KeyRole, &SigningKey)| BundleKey {
+            role: *role,
+            owner: ControllerId::from_bytes([9; 16]),
+            public: key.verifying_key().as_bytes().to_vec(),
+            nbf: WALL.minus(DAY),
+            exp: WALL.plus(DAY * 60),
+        };
+        let bundle = BundleStatement {
+            installation: INSTALLATION,
+            serial: 1,
+            iat: WALL,
+            keys: keys.iter().map(key).collect(),
+        };
+        let chain = TrustChain::sign(&root, &rotation, &statement, &bundle).expect("signs").to_text();
+        let (seal, wireguard) = (OpenKey::generate(), OpenKey::generate());
+        Self { root: RootHash::of(&root.verifying_key()), chain, keys, seal, wireguard }
+    }
+
+    fn certificate(&self, identity: Identity, issuer: KeyRole, key: &SigningKey) -> Vec<u8> {
+        let request = CertificateRequest {
+            identity,
+            public_key: key.verifying_key(),
+            generation: 1,
+            not_before: WALL.minus(Duration::from_secs(600)),
+            not_after: WALL.plus(DAY * 20),
+            serial_random: [5; 8],
+        };
+        issue_certificate(&self.keys[&issuer], &request).expect("issues")
+    }
+
+    fn slice<B: SliceBody>(&self, audience: Audience, body: B) -> String {
+        let header = SliceHeader {
+            installation: INSTALLATION,
+            organization: Some(ORGANIZATION),
+            audience,
+            version: SliceVersion { incarnation: 1, version: 1 },
+            iat: WALL,
+            exp: WALL.plus(DAY * 7),
+        };
+        sign_document(&self.keys[&KeyRole::Slice], &Slice { header, body, ext: None }).expect("signs")
+    }
+
+    fn stored(&self, identity: Identity, issuer: KeyRole, byte: u8, slice: String) -> StoredState {
+        let key = SigningKey::from_seed(&[byte; 32]);
+        StoredState {
+            root: self.root,
+            chain: self.chain.clone(),
+            certificate: self.certificate(identity, issuer, &key),
+            identity_key: key,
+            grant: None,
+            slice: Some(slice),
+            revocations: None,
+            time_floor: None,
+        }
+    }
+
+    fn pop(&self) -> PopMaterial {
+        let key = SigningKey::from_seed(&[33; 32]);
+        let certificate = self.certificate(Identity::pop(INSTALLATION, POP), KeyRole::PopIssuer, &key);
+        PopMaterial { key, certificate, root: self.root, chain: self.chain.clone(), revocations: Vec::new() }
+    }
+
+    fn connector(&self) -> StoredState {
+        let target: SocketAddr = TARGET.parse().expect("an address");
+        let resource = SliceResource {
+            id: RESOURCE,
+            name: "service".into(),
+            address: policy::Address::Ip(target.ip()),
+            ports: ports(),
+            mode: Mode::Standard,
+            allow: allow(),
+        };
+        let body = ConnectorSlice {
+            site: SITE,
+            site_name: "site".into(),
+            prefixes: vec![],
+            resources: vec![resource],
+            pops: pops(),
+            regions: vec![],
+        };
+        let slice = self.slice(Audience::Connector(CONNECTOR), body);
+        let identity = Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR);
+        self.stored(identity, KeyRole::ConnectorIssuer, 34, slice)
+    }
+
+    fn client(&self) -> StoredState {
+        let target: SocketAddr = TARGET.parse().expect("an address");
+        let resource = ClientResource {
+            id: RESOURCE,
+            name: "service".into(),
+            alias: None,
+            address: policy::Address::Ip(target.ip()),
+            ports: ports(),
+            mode: Mode::Standard,
+            site: SITE,
+            allow: allow(),
+        };
+        let connector = ClientConnector {
+            id: CONNECTOR,
+            name: "one".into(),
+            wireguard_key: self.wireguard.seal_key(),
+            seal_key: self.seal.seal_key(),
+        };
+        let site = ClientSite { id: SITE, name: "site".into(), connectors: vec![connector], regions: vec![] };
+        let body = ClientSlice {
+            organization_name: "organization".into(),
+            resources: vec![resource],
+            sites: vec![site],
+            pops: pops(),
+        };
+        let slice = self.slice(Audience::Device(DEVICE), body);
+        let identity = Identity::device(INSTALLATION, ORGANIZATION, DEVICE);
+        let mut stored = self.stored(identity, KeyRole::DeviceIssuer, 35, slice);
+        let grant = Grant {
+            installation: INSTALLATION,
+            organization: ORGANIZATION,
+            device: DEVICE,
+            device_generation: 1,
+            owner: Owner::User(UserId::from_bytes([1; 16])),
+            owner_generation: 1,
+            device_name: "laptop".into(),
+            owner_name: "ada".into(),
+            groups: vec![GroupRef { id: STAFF, generation: 1 }],
+            posture: PostureClass::Unknown,
+            key: stored.identity_key.verifying_key(),
+            iat: WALL,
+            nbf: WALL,
+            exp: WALL.plus(DAY),
+            renew_after_ms: 14_400_000,
+            ext: None,
+        };
+        stored.grant = Some(sign_document(&self.keys[&KeyRole::Grant], &grant).expect("signs"));
+        stored
+    }
+}
+
+fn ports() -> Vec<PortRange> {
+    vec![PortRange::new(80, 80).expect("a port")]
+}
+
+fn pops() -> Vec<PopEntry> {
+    vec![PopEntry { id: POP, address: POP_AT.into(), region: "r".into(), zone: "z".into() }]
+}
+
+fn allow() -> Vec<Allow> {
+    vec![Allow {
+        group: STAFF,
+        group_name: "staff".into(),
+        policy: PolicyId::from_bytes([1; 16]),
+        policy_name: "web for staff".into(),
+    }]
+}
+
+struct PopNode {
+    sessions: Sessions,
+    relay: Relay,
+}
+
+/// One PoP, one connector whose site has one service that answers what it is told, and one client.
+pub struct Stack {
+    /// The network.
+    pub net: Network,
+    /// Bytes that came back to the client.
+    pub echoed: Vec<u8>,
+    installation: Installation,
+    base: Instant,
+    now: Time,
+    seed: u64,
+    pop: PopNode,
+    client: ClientNode,
+    connector: ConnectorNode,
+    hosts: [HostId; 3],
+    due: [Time; 3],
+    flow: Option<FlowId>,
+    faults: Vec<String>,
+    unsent: BTreeMap<FlowId, Vec<u8>>,
+}
+
+const POP_HOST: usize = 0;
+const CONNECTOR_HOST: usize = 1;
+const CLIENT_HOST: usize = 2;
+
+fn seed_of(seed: u64, byte: u8) -> [u8; 32] {
+    let mut bytes = [byte; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes
+}
+
+fn pop_node(installation: &Installation, seed: u64, now: Instant, wall: UnixMs) -> PopNode {
+    let limits = RelayLimits::default();
+    let seed = Seed::from_random(seed_of(seed, 3));
+    let acceptor = AcceptorLimits::default();
+    let sessions = Sessions::new(installation.pop(), acceptor, limits.channels, now, wall, &seed)
+        .expect("good material");
+    PopNode { sessions, relay: Relay::new(limits, now, &seed) }
+}
+
+fn bytes_of(key: &OpenKey) -> [u8; 32] {
+    key.expose_private().try_into().expect("an X25519 key has 32 bytes")
+}
+
+fn locals(addresses: &[IpAddr]) -> Vec<LocalAddress> {
+    addresses.iter().map(|ip| LocalAddress { ip: *ip, prefix: if ip.is_ipv4() { 24 } else { 64 } }).collect()
+}
+
+impl Stack {
+    /// Nodes at these places of a network, started in the same moment.
+    #[must_use]
+    pub fn new(seed: u64, mut net: Network, connector_at: &Address, client_at: &Address) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences to it are used")]
+        let base = Instant::now();
+        let installation = Installation::new();
+        let pop_at: SocketAddr = POP_AT.parse().expect("an address");
+        let link = LinkRules::of_delay(Time::from_millis(2));
+        let pop_host = net.add_host(Network::INTERNET, vec![pop_at.ip()], pop_at.port(), link);
+        let mut host = |at: &Address, port| net.add_host(at.realm, at.addresses.clone(), port, at.link);
+        let hosts = [pop_host, host(connector_at, 41_000), host(client_at, 42_000)];
+        let agent = ConnectorAgent::new(installation.connector(), base, WALL, seed_of(seed, 4))
+            .expect("good material");
+        let parts = ConnectorParts {
+            identity: agent.identity(),
+            open_key: OpenKey::from_private(&bytes_of(&installation.seal)).expect("its own key"),
+            wireguard_key: WireGuardPrivateKey::from_bytes(bytes_of(&installation.wireguard)),
+            own_listeners: Vec::new(),
+            limits: FlowLimits::DEFAULT,
+        };
+        let core = ConnectorCore::new(parts, seed, base, WALL).expect("a connector");
+        let mut connector = ConnectorNode::new(agent, core, base);
+        connector.set_local(base, 41_000, locals(&connector_at.addresses));
+        let parts = NodeParts {
+            state: installation.client(),
+            wireguard_key: WireGuardPrivateKey::from_bytes(seed_of(seed, 5)),
+            seed: seed_of(seed, 6),
+        };
+        let mut client = ClientNode::new(parts, base, WALL).expect("good material");
+        client.set_local(base, 42_000, locals(&client_at.addresses));
+        let pop = pop_node(&installation, seed, base, WALL);
+        let mut stack = Self {
+            net,
+            echoed: Vec::new(),
+            installation,
+            base,
+            now: Time::ZERO,
+            seed,
+            pop,
+            client,
+            connector,
+            hosts,
+            due: [Time::ZERO; 3],
+            flow: None,
+            faults: Vec::new(),
+            unsent: BTreeMap::new(),
+        };
+        (0..3).for_each(|node| stack.drain(node));
+        stack
+    }
+
+    fn at(&self) -> Instant {
+        self.base + self.now
+    }
+
+    /// What time it is.
+    #[must_use]
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Begins a connection to the service.
+    pub fn dial(&mut self) -> DialId {
+        let target: Target = TARGET.parse().expect("a target");
+        let dial = self.client.dial(self.at(), &target);
+        self.drain(CLIENT_HOST);
+        dial
+    }
+
+    /// Whether the connection stands.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.flow.is_some()
+    }
+
+    /// What went wrong on the way: dials refused, flows cut.
+    #[must_use]
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    /// Says something to the service.
+    pub fn say(&mut self, data: &[u8]) -> usize {
+        let Some(flow) = self.flow else { return 0 };
+        let now = self.at();
+        let written = self.client.write(now, flow, data).unwrap_or(0);
+        self.client.flush(now);
+        self.drain(CLIENT_HOST);
+        written
+    }
+
+    /// By which way the client's packets go.
+    #[must_use]
+    pub fn way(&self) -> Option<Path> {
+        self.client.links().first().and_then(|link| link.way)
+    }
+
+    /// The client is at another place.
+    pub fn roam(&mut self, to: &Address) {
+        self.net.attach(self.hosts[CLIENT_HOST], to.realm, to.addresses.clone());
+        *self.net.link_mut(self.hosts[CLIENT_HOST]) = to.link;
+        let now = self.at();
+        self.client.set_local(now, 42_000, locals(&to.addresses));
+        self.client.network_changed(now);
+        self.drain(CLIENT_HOST);
+    }
+
+    /// The PoP's process ends and starts again.
+    pub fn restart_pop(&mut self) {
+        self.seed += 1;
+        self.pop = pop_node(&self.installation, self.seed, self.at(), WALL.plus(self.now));
+        self.drain(POP_HOST);
+    }
+
+    /// Runs until `is_so`, or for so long; whether it became so.
+    pub fn wait(&mut self, most: Time, is_so: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now + most;
+        while !is_so(self) {
+            let next = self.due.iter().copied().chain(self.net.next_at()).min().unwrap_or(Time::MAX);
+            if next > end {
+                self.now = end;
+                return is_so(self);
+            }
+            self.now = self.now.max(next);
+            self.step();
+        }
+        true
+    }
+
+    fn step(&mut self) {
+        let now = self.at();
+        let wall = WALL.plus(self.now);
+        while let Some(arrival) = self.net.poll(self.now) {
+            let mut payload = arrival.payload;
+            let from = arrival.from;
+            if arrival.host == self.hosts[POP_HOST] {
+                match classify(&payload) {
+                    DatagramKind::Quic => self.pop.sessions.handle_input(now, from, &payload),
+                    DatagramKind::Relay => {
+                        if let Handled::Forward(to) = self.pop.relay.handle_input(now, from, &mut payload) {
+                            self.net.send(self.now, self.hosts[POP_HOST], to, payload);
+                        }
+                    }
+                    _ => {}
+                }
+                self.drain(POP_HOST);
+            } else if arrival.host == self.hosts[CONNECTOR_HOST] {
+                let mut answers = Vec::new();
+                self.connector.handle_datagrams(now, [(from, payload.as_slice())].into_iter(), &mut answers);
+                for (to, payload) in answers {
+                    self.net.send(self.now, self.hosts[CONNECTOR_HOST], to, payload);
+                }
+                self.drain(CONNECTOR_HOST);
+            } else {
+                self.client.handle_input(now, [(from, payload.as_slice())].into_iter());
+                self.drain(CLIENT_HOST);
+            }
+        }
+        for node in 0..3 {
+            if self.due[node] > self.now {
+                continue;
+            }
+            match node {
+                POP_HOST => {
+                    self.pop.sessions.set_wall(now, wall);
+                    self.pop.sessions.handle_timeout(now);
+                    self.pop.relay.handle_timeout(now);
+                }
+                CONNECTOR_HOST => {
+                    self.connector.set_wall(now, wall);
+                    self.connector.handle_timeout(now);
+                }
+                _ => {
+                    self.client.set_wall(now, wall);
+                    self.client.handle_timeout(now);
+                }
+            }
+            self.drain(node);
+        }
+    }
+
+    fn drain(&mut self, node: usize) {
+        let due = match node {
+            POP_HOST => self.drain_pop(),
+            CONNECTOR_HOST => self.drain_connector(),
+            _ => self.drain_client(),
+        };
+        // No node is asked twice in one instant for nothing.
+        self.due[node] = due.saturating_duration_since(self.base).max(self.now + Time::from_micros(10));
+    }
+
+    fn drain_pop(&mut self) -> Instant {
+        let now = self.at();
+        loop {
+            let sessions = loop {
+                match self.pop.sessions.poll_output(now) {
+                    SessionsOutput::Transmit { to, payload } => {
+                        self.net.send(self.now, self.hosts[POP_HOST], to, payload);
+                    }
+                    SessionsOutput::Relay(command) => self.pop.relay.handle_command(now, command),
+                    SessionsOutput::Persist { id, .. } => {
+                        self.pop.sessions.handle_written(now, id, Written::Durable);
+                    }
+                    SessionsOutput::Timeout { at, .. } => break at,
+                }
+            };
+            let mut has_ended = false;
+            let relay = loop {
+                match self.pop.relay.poll_output() {
+                    RelayOutput::Transmit { to, frame } => {
+                        self.net.send(self.now, self.hosts[POP_HOST], to, frame.to_vec());
+                    }
+                    RelayOutput::Ended(ended) => {
+                        has_ended = true;
+                        self.pop.sessions.handle_channel_ended(now, ended);
+                    }
+                    RelayOutput::Timeout { at, .. } => break at,
+                }
+            };
+            if !has_ended {
+                return relay.map_or(sessions, |at| at.min(sessions));
+            }
+        }
+    }
+
+    fn drain_client(&mut self) -> Instant {
+        let now = self.at();
+        loop {
+            match self.client.poll_output(now) {
+                NodeOutput::Transmit { to, payload } => {
+                    self.net.send(self.now, self.hosts[CLIENT_HOST], to, payload);
+                }
+                NodeOutput::Resolve { pop, name } => {
+                    self.client.handle_resolved(now, pop, name.parse().into_iter().collect());
+                }
+                NodeOutput::Event(event) => match event {
+                    NodeEvent::Dialled { result: Ok(flow), .. } => self.flow = Some(flow),
+                    NodeEvent::Dialled { result: Err(fault), .. } => self.faults.push(fault.detail),
+                    NodeEvent::Readable(flow) => {
+                        let mut buffer = [0; 4096];
+                        while let Ok(Read::Bytes(count)) = self.client.read(now, flow, &mut buffer) {
+                            self.echoed.extend_from_slice(&buffer[..count]);
+                        }
+                        self.client.flush(now);
+                    }
+                    NodeEvent::Ended { flow, ending } => {
+                        self.faults.push(format!("a flow ended: {ending:?}"));
+                        self.flow = self.flow.filter(|own| *own != flow);
+                    }
+                    _ => {}
+                },
+                NodeOutput::Persist { .. } => {}
+                NodeOutput::Timeout(timeout) => return timeout.at,
+            }
+        }
+    }
+
+    /// The site: every dial succeeds, and the service says again what it is told.
+    fn drain_connector(&mut self) -> Instant {
+        let now = self.at();
+        loop {
+            match self.connector.poll_output(now) {
+                ConnectorOutput::Transmit { to, payload } => {
+                    self.net.send(self.now, self.hosts[CONNECTOR_HOST], to, payload);
+                }
+                ConnectorOutput::ResolvePop { pop, name } => {
+                    self.connector.pop_resolved(now, pop, name.parse().into_iter().collect());
+                }
+                ConnectorOutput::Dial { flow, addresses } => {
+                    let first = addresses.first().copied();
+                    self.connector.dialled(now, flow, first.ok_or(connector::DialFault::Unreachable));
+                }
+                ConnectorOutput::Readable(flow) | ConnectorOutput::Writable(flow) => self.echo(now, flow),
+                ConnectorOutput::Ended { flow, .. } => {
+                    self.unsent.remove(&flow);
+                }
+                ConnectorOutput::ReadBatch => self.connector.batch_read(now, None),
+                ConnectorOutput::Resolve { .. }
+                | ConnectorOutput::Persist { .. }
+                | ConnectorOutput::Record { .. }
+                | ConnectorOutput::ForgetBatch(_) => {}
+                ConnectorOutput::Timeout { at, .. } => return at,
+            }
+        }
+    }
+
+    fn echo(&mut self, now: Instant, flow: FlowId) {
+        let waiting = self.unsent.entry(flow).or_default();
+        let mut buffer = [0; 4096];
+        let core = self.connector.core();
+        while let Read::Bytes(count) = core.read(now, flow, &mut buffer) {
+            waiting.extend_from_slice(&buffer[..count]);
+        }
+        let written = core.write(now, flow, waiting);
+        waiting.drain(..written);
+    }
+}

@@ -1,0 +1,81 @@
+//! Whole nodes, without a controller: what the fast worlds replace is real here.
+
+use sim::fast::{Place, Site};
+use sim::stack::Stack;
+use sim::world::{LinkRules, Network, Time};
+use tunnel::Path;
+
+const SECOND: Time = Time::from_secs(1);
+
+fn stack(seed: u64, connector: Place, client: Place) -> Stack {
+    let mut net = Network::new(seed);
+    let link = LinkRules { loss: 5, ..LinkRules::of_delay(Time::from_millis(10 + seed % 20)) };
+    let connector = Site::build(&mut net, connector, 1, link).address();
+    let client = Site::build(&mut net, client, 2, link).address();
+    Stack::new(seed, net, &connector, &client)
+}
+
+/// Registers, dials, and hears an answer.
+fn connected(seed: u64, connector: Place, client: Place) -> Stack {
+    let mut stack = stack(seed, connector, client);
+    stack.wait(SECOND * 5, |_| false);
+    stack.dial();
+    let is_up = stack.wait(SECOND * 15, Stack::is_connected);
+    assert!(is_up, "seed {seed}, {connector:?} and {client:?}: no connection: {:?}", stack.faults());
+    echoes(&mut stack, 1, SECOND * 5);
+    stack
+}
+
+/// Says one byte and waits for its echo.
+fn echoes(stack: &mut Stack, byte: u8, within: Time) {
+    let before = stack.echoed.len();
+    assert_eq!(stack.say(&[byte]), 1, "{:?}", stack.faults());
+    let began = stack.now();
+    let is_back = stack.wait(within, |stack| stack.echoed.len() > before);
+    assert!(is_back, "byte {byte} did not come back within {within:?} of {began:?}: {:?}", stack.faults());
+    assert_eq!(stack.echoed.last(), Some(&byte));
+}
+
+const fn is_direct(way: Option<Path>) -> bool {
+    matches!(way, Some(Path::Direct { .. }))
+}
+
+#[test]
+fn whole_nodes_carry_a_connection_between_networks_and_find_the_direct_path_where_there_is_one() {
+    for (seed, connector, client, direct) in [
+        (1, Place::Home, Place::Home, true),
+        (2, Place::Open, Place::Symmetric, true),
+        (3, Place::Cgn, Place::Home, true),
+        (4, Place::Symmetric, Place::Symmetric, false),
+    ] {
+        let mut stack = connected(seed, connector, client);
+        for byte in 2..32 {
+            echoes(&mut stack, byte, SECOND * 3);
+            stack.wait(SECOND, |_| false);
+        }
+        assert_eq!(is_direct(stack.way()), direct, "{connector:?} and {client:?}: {:?}", stack.way());
+    }
+}
+
+#[test]
+fn a_connection_of_whole_nodes_survives_a_roam() {
+    let mut stack = connected(5, Place::Home, Place::Home);
+    stack.wait(SECOND * 10, |_| false);
+    let link = LinkRules::of_delay(Time::from_millis(15));
+    let elsewhere = Site::build(&mut stack.net, Place::Home, 9, link).address();
+    stack.roam(&elsewhere);
+    for byte in 10..20 {
+        echoes(&mut stack, byte, SECOND * 8);
+        stack.wait(SECOND, |_| false);
+    }
+}
+
+#[test]
+fn a_relayed_connection_of_whole_nodes_survives_a_restart_of_the_pop() {
+    let mut stack = connected(6, Place::Symmetric, Place::Symmetric);
+    stack.restart_pop();
+    for byte in 10..16 {
+        echoes(&mut stack, byte, SECOND * 20);
+        stack.wait(SECOND, |_| false);
+    }
+}
