@@ -168,6 +168,7 @@ impl World {
 
     /// An agent's process ends and starts again.
     pub fn restart(&mut self, number: u16) {
+        self.watch.restarted(self.now, number);
         self.with(number, |agent, now| agent.restart(now));
     }
 
@@ -234,6 +235,8 @@ impl World {
                 self.pop.handle_input(self.now, arrival.from, arrival.payload);
                 self.drain_pop();
             } else if let Some(index) = self.agents.iter().position(|agent| agent.host == arrival.host) {
+                let number = self.agents[index].number;
+                self.watch.arrived(self.now, number, arrival.from, &arrival.payload);
                 self.agents[index].handle_input(self.now, arrival.from, &arrival.payload);
                 self.drain_agent(index);
             } else if let Some(thief) = self.thief.as_mut().filter(|thief| thief.host == arrival.host)

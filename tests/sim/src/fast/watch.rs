@@ -3,11 +3,11 @@
 use super::engine::inner_of;
 use crate::world::Time;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use tunnel::{Event, MoveReason, Path, PathMessage, Transmit};
-use wire::RELAY_HEADER_LEN;
+use wire::{DatagramKind, RELAY_HEADER_LEN, classify};
 
 /// Whether every packet is kept for the properties, or only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,23 @@ pub struct Sent {
     pub path: Path,
     /// What.
     pub kind: Kind,
+    /// Whether a probe or proof came from there in the same instant: then it is no burst of the sender's own.
+    pub is_prompted: bool,
 }
+
+/// What one agent asked of one address, and what came back: the watch's own judgement of what is proven.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Probes without an answer, oldest first.
+    open: VecDeque<u64>,
+    proofs: u32,
+    came_at: Option<Time>,
+}
+
+/// Proofs before anything but probes and proofs may go to an address (ADR 0006).
+const PROOFS: u32 = 2;
+/// Probes to one address whose answers are awaited.
+const MAX_OPEN: usize = 64;
 
 /// Data takes another way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +116,11 @@ pub struct Watch {
     pub counts: BTreeMap<Kind, u64>,
     /// The first that went where nothing may go.
     pub forbidden: Option<(Time, u16, SocketAddr)>,
+    /// The first but a probe or proof that went to an address which had not proven itself.
+    pub unproven: Option<(Time, u16, SocketAddr, Kind)>,
+    /// When an agent, or what it knew of a peer, began anew.
+    pub fresh: Vec<(Time, u16)>,
+    asked: BTreeMap<(u16, SocketAddr), Asked>,
     record: Record,
 }
 
@@ -153,6 +174,9 @@ impl Watch {
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, decisions: 0 },
             counts: BTreeMap::new(),
             forbidden: None,
+            unproven: None,
+            fresh: Vec::new(),
+            asked: BTreeMap::new(),
             record,
         }
     }
@@ -182,8 +206,57 @@ impl Watch {
             if matches!(kind, Kind::Probe | Kind::Candidates | Kind::Handshake) {
                 self.trace.add(&format!("{at:?} {agent} {other:?} {to} {kind:?}"));
             }
-            self.sent.push(Sent { at, agent, other, to, path: transmit.path, kind });
+            let is_prompted = self.direct(at, agent, to, kind, transmit);
+            self.sent.push(Sent { at, agent, other, to, path: transmit.path, kind, is_prompted });
         }
+    }
+
+    /// Keeps what a direct packet asks, and sees whether it may go there. Says whether something came from there just
+    /// now.
+    fn direct(&mut self, at: Time, agent: u16, to: SocketAddr, kind: Kind, transmit: &Transmit) -> bool {
+        let Path::Direct { .. } = transmit.path else { return false };
+        let asked = self.asked.entry((agent, to)).or_default();
+        match inner_of(&transmit.bytes).map(PathMessage::parse) {
+            Some(Ok(PathMessage::Probe { id, .. })) => {
+                if asked.open.len() == MAX_OPEN {
+                    asked.open.pop_front();
+                }
+                asked.open.push_back(id);
+            }
+            Some(Ok(PathMessage::Proof { .. })) => {}
+            _ if asked.proofs < PROOFS => {
+                self.unproven.get_or_insert((at, agent, to, kind));
+            }
+            _ => {}
+        }
+        asked.came_at == Some(at)
+    }
+
+    /// A datagram reached an agent.
+    pub(super) fn arrived(&mut self, now: Time, agent: u16, from: SocketAddr, datagram: &[u8]) {
+        if self.record == Record::Counts || classify(datagram) != DatagramKind::WireGuard {
+            return;
+        }
+        match inner_of(datagram).map(PathMessage::parse) {
+            Some(Ok(PathMessage::Probe { .. })) => {
+                self.asked.entry((agent, from)).or_default().came_at = Some(now);
+            }
+            Some(Ok(PathMessage::Proof { id, .. })) => {
+                let asked = self.asked.entry((agent, from)).or_default();
+                asked.came_at = Some(now);
+                if let Some(index) = asked.open.iter().position(|open| *open == id) {
+                    asked.open.remove(index);
+                    asked.proofs += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An agent's process began anew: nothing is proven to it, and its budgets are whole.
+    pub(super) fn restarted(&mut self, now: Time, agent: u16) {
+        self.fresh.push((now, agent));
+        self.asked.retain(|(of, _), _| *of != agent);
     }
 
     pub(super) fn moved(&mut self, moved: Move) {
@@ -192,6 +265,9 @@ impl Watch {
     }
 
     pub(super) fn happened(&mut self, now: Time, agent: u16, event: &Event) {
+        if matches!(event, Event::Removed { .. }) {
+            self.fresh.push((now, agent));
+        }
         self.trace.add(&format!("{now:?} {agent} {event:?}"));
     }
 
@@ -202,5 +278,78 @@ impl Watch {
             sent.at >= since && sent.agent == agent && sent.other == Some(other) && sent.kind == kind
         };
         self.sent.iter().filter(of).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tunnel::{PeerId, Tunnels, WireGuardPrivateKey};
+
+    const TO: &str = "203.0.113.7:40000";
+
+    fn peer() -> PeerId {
+        #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences to it are used")]
+        let now = std::time::Instant::now();
+        let key = |byte| WireGuardPrivateKey::from_bytes([byte; 32]);
+        let mut tunnels = Tunnels::new(&key(1), 1, now);
+        tunnels.connect(now, key(2).public_key()).expect("room").0
+    }
+
+    /// A transport packet as the engine without ciphers makes it.
+    fn sealed(inner: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![4, 0, 0, 0];
+        bytes.resize(16, 0);
+        bytes.extend_from_slice(inner);
+        bytes.resize(bytes.len() + 16, 0);
+        bytes
+    }
+
+    fn send(watch: &mut Watch, inner: &[u8]) {
+        let to: SocketAddr = TO.parse().expect("an address");
+        let transmit = Transmit { peer: peer(), path: Path::direct(to), bytes: sealed(inner) };
+        watch.sealed(Time::from_secs(1), 0, Some(1), to, &transmit);
+    }
+
+    fn prove(watch: &mut Watch, asked: u64, answered: u64) {
+        send(watch, &PathMessage::Probe { id: asked, length: tunnel::MIN_PROBE_LEN }.encode());
+        let to: SocketAddr = TO.parse().expect("an address");
+        let proof = PathMessage::Proof { id: answered, seen: to };
+        watch.arrived(Time::from_secs(2), 0, to, &sealed(&proof.encode()));
+    }
+
+    const DATA: [u8; 20] = [0x45; 20];
+
+    #[test]
+    fn data_before_the_second_proof_is_told_and_after_it_is_not() {
+        let mut watch = Watch::new(Record::All);
+        prove(&mut watch, 1, 1);
+        prove(&mut watch, 2, 2);
+        send(&mut watch, &DATA);
+        assert_eq!(watch.unproven, None);
+        let mut watch = Watch::new(Record::All);
+        prove(&mut watch, 1, 1);
+        send(&mut watch, &DATA);
+        assert!(matches!(watch.unproven, Some((_, 0, _, Kind::Data))));
+    }
+
+    #[test]
+    fn an_answer_to_nothing_and_a_second_answer_prove_nothing() {
+        let mut watch = Watch::new(Record::All);
+        prove(&mut watch, 1, 9);
+        prove(&mut watch, 2, 2);
+        prove(&mut watch, 3, 2);
+        send(&mut watch, &DATA);
+        assert!(watch.unproven.is_some());
+    }
+
+    #[test]
+    fn a_process_that_began_anew_has_proven_nothing() {
+        let mut watch = Watch::new(Record::All);
+        prove(&mut watch, 1, 1);
+        prove(&mut watch, 2, 2);
+        watch.restarted(Time::from_secs(3), 0);
+        send(&mut watch, &DATA);
+        assert!(watch.unproven.is_some());
     }
 }

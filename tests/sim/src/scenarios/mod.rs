@@ -5,9 +5,13 @@ mod matrix;
 mod quiet;
 mod trouble;
 
-use crate::fast::{Kind, Trace, World};
+use crate::fast::{Kind, Trace, Watch, World};
 use crate::world::Time;
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
+use tunnel::{MoveReason, Path};
 
 /// What a run showed.
 #[derive(Debug, Clone)]
@@ -110,8 +114,7 @@ const SECOND: Time = Time::from_secs(1);
 const MINUTE: Time = Time::from_secs(60);
 const MS: fn(u64) -> Time = Time::from_millis;
 
-/// Probes of one burst: one to each candidate, of which there are at most 16 and four seen.
-const BURST: usize = 20;
+/// Bursts to one peer in a minute.
 const BURSTS_A_MINUTE: usize = 5;
 
 /// Puts together what holds in every world: nothing goes where nothing may go, and probes stay in their budget.
@@ -119,45 +122,54 @@ fn report(world: &World, mut wrong: Vec<String>) -> Report {
     if let Some((at, agent, to)) = world.watch.forbidden {
         wrong.push(format!("agent {agent} sent to {to} at {at:?}"));
     }
-    wrong.extend(over_budget(world));
+    if let Some((at, agent, to, kind)) = world.watch.unproven {
+        wrong.push(format!("agent {agent} sent {kind:?} to {to} at {at:?}, which had not proven itself"));
+    }
+    wrong.extend(over_budget(&world.watch));
     Report { trace: world.watch.trace, time: world.now(), wrong }
 }
 
-/// A burst asks each candidate in one instant. Questions to an address in use and answers to probes from a new
-/// address are no bursts, so an instant counts when it asks an address that does not carry data and was not seen.
-fn over_budget(world: &World) -> Vec<String> {
+/// A burst asks the addresses of a peer in one instant. Questions to the address that carries data, and to one that
+/// said something in the same instant (a second proof, an address that nobody named), have bounds of their own.
+fn over_budget(watch: &Watch) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut carrying: BTreeMap<(u16, Option<u16>), std::net::SocketAddr> = BTreeMap::new();
-    let mut moves = world.watch.moves.iter().peekable();
-    let mut instants: BTreeMap<(u16, Option<u16>), BTreeMap<Time, usize>> = BTreeMap::new();
-    for sent in world.watch.sent.iter().filter(|sent| sent.kind == Kind::Probe) {
+    let mut carrying: BTreeMap<(u16, Option<u16>), SocketAddr> = BTreeMap::new();
+    let mut bursts: BTreeMap<(u16, Option<u16>), VecDeque<Time>> = BTreeMap::new();
+    let (mut moves, mut fresh) = (watch.moves.iter().peekable(), watch.fresh.iter().peekable());
+    for sent in watch.sent.iter().filter(|sent| sent.kind == Kind::Probe) {
+        let Path::Direct { .. } = sent.path else { continue };
         while let Some(moved) = moves.next_if(|moved| moved.at <= sent.at) {
-            if let Some(tunnel::Path::Direct { remote }) = moved.path {
-                carrying.insert((moved.agent, moved.other), remote);
+            match (moved.path, moved.reason) {
+                (Some(Path::Direct { remote }), _) => {
+                    carrying.insert((moved.agent, moved.other), remote);
+                }
+                // It carries no data while it is asked, and is still the one in use.
+                (_, MoveReason::Doubtful | MoveReason::NetworkChanged) => {}
+                _ => {
+                    carrying.remove(&(moved.agent, moved.other));
+                }
             }
+        }
+        while let Some((_, agent)) = fresh.next_if(|(at, _)| *at <= sent.at) {
+            carrying.retain(|(of, _), _| of != agent);
+            bursts.retain(|(of, _), _| of != agent);
         }
         let pair = (sent.agent, sent.other);
-        if carrying.get(&pair) != Some(&sent.to) {
-            *instants.entry(pair).or_default().entry(sent.at).or_default() += 1;
+        if sent.is_prompted || carrying.get(&pair) == Some(&sent.to) {
+            continue;
         }
-    }
-    for ((agent, other), instants) in instants {
-        let probes: Vec<(Time, usize)> = instants.into_iter().collect();
-        let mut first = 0;
-        let mut sum = 0;
-        for (index, (at, count)) in probes.iter().enumerate() {
-            sum += count;
-            while probes[first].0 + MINUTE <= *at {
-                sum -= probes[first].1;
-                first += 1;
-            }
-            if *count > BURST || sum > BURST * BURSTS_A_MINUTE {
-                wrong.push(format!(
-                    "agent {agent} sent {sum} probes for {other:?} in the minute before {:?}",
-                    probes[index].0
-                ));
-                break;
-            }
+        let minute = bursts.entry(pair).or_default();
+        if minute.back() == Some(&sent.at) {
+            continue;
+        }
+        while minute.front().is_some_and(|at| *at + MINUTE <= sent.at) {
+            minute.pop_front();
+        }
+        minute.push_back(sent.at);
+        if minute.len() > BURSTS_A_MINUTE {
+            let (agent, other) = pair;
+            wrong.push(format!("agent {agent} sent these bursts for {other:?} in a minute: {minute:?}"));
+            break;
         }
     }
     wrong
@@ -174,5 +186,31 @@ fn wait(world: &mut World, most: Time, is_so: impl Fn(&World) -> bool) -> Option
             return None;
         }
         world.run_for(MS(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fast::{Record, Sent};
+
+    fn bursts(at: &[u64], is_prompted: bool) -> Vec<String> {
+        let mut world = World::new(1, Record::All);
+        let to: SocketAddr = "203.0.113.7:40000".parse().expect("an address");
+        // Two addresses are one burst.
+        for (at, port) in at.iter().flat_map(|at| [(at, 40_000), (at, 40_001)]) {
+            let to = SocketAddr::new(to.ip(), port);
+            let (at, path, kind) =
+                (SECOND * u32::try_from(*at).expect("small"), Path::direct(to), Kind::Probe);
+            world.watch.sent.push(Sent { at, agent: 0, other: Some(1), to, path, kind, is_prompted });
+        }
+        over_budget(&world.watch)
+    }
+
+    #[test]
+    fn six_bursts_in_a_minute_are_told_and_five_are_not() {
+        assert_eq!(bursts(&[0, 1, 2, 3, 59, 60], false), Vec::<String>::new());
+        assert_eq!(bursts(&[0, 1, 2, 3, 4, 59], false).len(), 1);
+        assert_eq!(bursts(&[0, 1, 2, 3, 4, 59], true), Vec::<String>::new());
     }
 }
