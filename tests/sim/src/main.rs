@@ -58,11 +58,12 @@ fn run(options: &Options) -> Result<()> {
         return measure(options.json);
     }
     let chosen: Vec<&Scenario> = match &options.scenario {
-        None => scenarios::ALL.iter().collect(),
+        None => scenarios::ALL.iter().chain([&scenarios::WHOLE]).collect(),
         Some(name) => match scenarios::named(name) {
             Some(scenario) => vec![scenario],
             None => {
-                let names: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).collect();
+                let all = scenarios::ALL.iter().chain([&scenarios::WHOLE]);
+                let names: Vec<&str> = all.map(|scenario| scenario.name).collect();
                 bail!("there is no scenario {name:?}; there are {}", names.join(", "));
             }
         },

@@ -2,7 +2,7 @@
 //! controller anywhere: their documents are made here. What ciphers draw from the operating system is not in a seed,
 //! so a run of this kind is judged by what comes of it, not by a trace.
 
-use crate::fast::Address;
+use crate::fast::{Address, is_forbidden};
 use crate::world::{HostId, LinkRules, Network, Time};
 use agent::{ConnectorAgent, StoredState};
 use client::Target;
@@ -242,6 +242,8 @@ pub struct Stack {
     pub net: Network,
     /// Bytes that came back to the client.
     pub echoed: Vec<u8>,
+    /// The first address where nothing may go that something was sent to.
+    pub forbidden: Option<SocketAddr>,
     installation: Installation,
     base: Instant,
     now: Time,
@@ -318,6 +320,7 @@ impl Stack {
         let mut stack = Self {
             net,
             echoed: Vec::new(),
+            forbidden: None,
             installation,
             base,
             now: Time::ZERO,
@@ -363,6 +366,20 @@ impl Stack {
     #[must_use]
     pub fn faults(&self) -> &[String] {
         &self.faults
+    }
+
+    /// How the nodes stand to the PoP and to each other, for who reads what went wrong.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let client: Vec<&str> = self.client.agent().pops().map(|pop| pop.phase.label()).collect();
+        let connector: Vec<&str> = self.connector.agent().pops().map(|pop| pop.phase.label()).collect();
+        let status = self.pop.sessions.status();
+        let links = self.client.links();
+        let link = links.first().map(|link| (link.way, link.refusal));
+        format!(
+            "client {client:?}, connector {connector:?}, PoP {} sessions and {} channels, link {link:?}",
+            status.sessions, status.channels
+        )
     }
 
     /// Says something to the service.
@@ -424,7 +441,7 @@ impl Stack {
                     DatagramKind::Quic => self.pop.sessions.handle_input(now, from, &payload),
                     DatagramKind::Relay => {
                         if let Handled::Forward(to) = self.pop.relay.handle_input(now, from, &mut payload) {
-                            self.net.send(self.now, self.hosts[POP_HOST], to, payload);
+                            self.transmit(POP_HOST, to, payload);
                         }
                     }
                     _ => {}
@@ -434,7 +451,7 @@ impl Stack {
                 let mut answers = Vec::new();
                 self.connector.handle_datagrams(now, [(from, payload.as_slice())].into_iter(), &mut answers);
                 for (to, payload) in answers {
-                    self.net.send(self.now, self.hosts[CONNECTOR_HOST], to, payload);
+                    self.transmit(CONNECTOR_HOST, to, payload);
                 }
                 self.drain(CONNECTOR_HOST);
             } else {
@@ -465,6 +482,13 @@ impl Stack {
         }
     }
 
+    fn transmit(&mut self, node: usize, to: SocketAddr, payload: Vec<u8>) {
+        if is_forbidden(to) {
+            self.forbidden.get_or_insert(to);
+        }
+        self.net.send(self.now, self.hosts[node], to, payload);
+    }
+
     fn drain(&mut self, node: usize) {
         let due = match node {
             POP_HOST => self.drain_pop(),
@@ -481,7 +505,7 @@ impl Stack {
             let sessions = loop {
                 match self.pop.sessions.poll_output(now) {
                     SessionsOutput::Transmit { to, payload } => {
-                        self.net.send(self.now, self.hosts[POP_HOST], to, payload);
+                        self.transmit(POP_HOST, to, payload);
                     }
                     SessionsOutput::Relay(command) => self.pop.relay.handle_command(now, command),
                     SessionsOutput::Persist { id, .. } => {
@@ -494,7 +518,7 @@ impl Stack {
             let relay = loop {
                 match self.pop.relay.poll_output() {
                     RelayOutput::Transmit { to, frame } => {
-                        self.net.send(self.now, self.hosts[POP_HOST], to, frame.to_vec());
+                        self.transmit(POP_HOST, to, frame.to_vec());
                     }
                     RelayOutput::Ended(ended) => {
                         has_ended = true;
@@ -514,7 +538,7 @@ impl Stack {
         loop {
             match self.client.poll_output(now) {
                 NodeOutput::Transmit { to, payload } => {
-                    self.net.send(self.now, self.hosts[CLIENT_HOST], to, payload);
+                    self.transmit(CLIENT_HOST, to, payload);
                 }
                 NodeOutput::Resolve { pop, name } => {
                     self.client.handle_resolved(now, pop, name.parse().into_iter().collect());
@@ -547,7 +571,7 @@ impl Stack {
         loop {
             match self.connector.poll_output(now) {
                 ConnectorOutput::Transmit { to, payload } => {
-                    self.net.send(self.now, self.hosts[CONNECTOR_HOST], to, payload);
+                    self.transmit(CONNECTOR_HOST, to, payload);
                 }
                 ConnectorOutput::ResolvePop { pop, name } => {
                     self.connector.pop_resolved(now, pop, name.parse().into_iter().collect());

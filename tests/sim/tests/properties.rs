@@ -70,6 +70,12 @@ fn who_sends_captured_relay_frames_from_elsewhere_is_sent_no_data() {
 }
 
 #[test]
+fn a_connection_of_whole_nodes_takes_the_expected_path_and_survives_roams_and_restarts_of_the_pop() {
+    // Each of 25 pairs of networks four times, with each fault once.
+    holds("whole", 100);
+}
+
+#[test]
 fn the_same_seed_makes_the_same_decisions_and_another_seed_others() {
     for scenario in sim::scenarios::ALL {
         let traces: Vec<u64> = [9, 9, 61].map(|seed| (scenario.run)(seed).trace.hash).to_vec();

@@ -11,7 +11,7 @@ mod watch;
 pub use agent::{Agent, Echo, Experience, Part, Program, key_of};
 pub use engine::{SimEngine, SimPeer};
 pub use place::{Address, Place, Site};
-pub use watch::{Kind, Move, Record, Sent, Trace, Watch};
+pub use watch::{Kind, Move, Record, Sent, Trace, Watch, is_forbidden};
 
 use self::pop::PopModel;
 use crate::world::{HostId, LinkRules, Network, Random, Time};

@@ -4,6 +4,7 @@ mod hostile;
 mod matrix;
 mod quiet;
 mod trouble;
+mod whole;
 
 use crate::fast::{Kind, Trace, Watch, World};
 use crate::world::Time;
@@ -89,10 +90,18 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
+/// The one of whole nodes: its ciphers draw from the operating system, so that a seed gives the same world and the
+/// same faults, but no trace.
+pub const WHOLE: Scenario = Scenario {
+    name: "whole",
+    sentence: "a connection of whole nodes takes the expected path and survives roams and restarts of the PoP",
+    run: whole::run,
+};
+
 /// The scenario of a name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.name == name)
+    ALL.iter().chain([&WHOLE]).find(|scenario| scenario.name == name)
 }
 
 impl Scenario {
