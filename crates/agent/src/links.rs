@@ -8,7 +8,7 @@ use crate::{
 };
 use session::{CloseCode, Event, LostReason, SessionId};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -38,6 +38,10 @@ const MAX_ADDRESSES: usize = 8;
 
 /// A PoP that has not answered by UDP within this is dialled by TCP as well.
 const RACE_AFTER: Duration = Duration::from_secs(2);
+/// Another address of the same name is tried after this (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Addresses of one PoP that are tried at once.
+const ADDRESSES_AT_ONCE: usize = 4;
 /// While a session goes by TCP, UDP is tried again after this, doubled up to the second.
 const UDP_AGAIN: Duration = Duration::from_secs(30);
 const UDP_AGAIN_LAST: Duration = Duration::from_secs(300);
@@ -70,8 +74,10 @@ pub(crate) struct Place {
     name: String,
     addresses: Vec<SocketAddr>,
     phase: PlacePhase,
-    /// A second session to the same PoP by the other transport, until one of the two is chosen.
-    rival: Option<SessionId>,
+    /// The address that worked last: it is tried first.
+    good: Option<SocketAddr>,
+    /// What else is tried of this PoP, and when, until one of its sessions is welcomed.
+    plan: VecDeque<(Instant, SocketAddr, Transport)>,
     /// When UDP is tried again while the session goes by TCP, and the pause after that.
     udp_again: Option<Instant>,
     udp_pause: Duration,
@@ -92,6 +98,8 @@ pub(crate) struct Link {
     pub(crate) pop: PopId,
     pub(crate) address: SocketAddr,
     transport: Transport,
+    /// Another one was chosen; this one only says goodbye.
+    is_given_up: bool,
     began: Instant,
     pub(crate) phase: LinkPhase,
 }
@@ -254,19 +262,17 @@ impl<B: AgentSlice> Agent<B> {
         pop_order(site, body.regions(site), body.pops())
     }
 
-    /// Whether a session came too late: its PoP is reached already, by the transport of choice, and answers.
+    /// Whether a session came too late: its PoP is reached already, and answers. UDP is never too late for TCP.
     fn is_late(&self, id: SessionId) -> bool {
         let Some(link) = self.links.get(&id) else { return false };
-        let Some(place) = self.places.get(&link.pop) else { return false };
-        let PlacePhase::Linked(first) = place.phase else { return false };
-        if first == id || link.transport == Transport::Udp {
-            return false;
-        }
-        match self.links.get(&first).map(|first| &first.phase) {
-            Some(LinkPhase::Up(standing)) => standing.alive_by.is_none(),
-            Some(LinkPhase::Greeting { .. }) => true,
-            Some(LinkPhase::Dialling) | None => false,
-        }
+        self.others(link.pop, id).iter().filter_map(|other| self.links.get(other)).any(|other| {
+            let is_better = link.transport == Transport::Udp && other.transport == Transport::Tcp;
+            match &other.phase {
+                LinkPhase::Up(standing) => !is_better && standing.alive_by.is_none(),
+                LinkPhase::Greeting { .. } => !is_better,
+                LinkPhase::Dialling => false,
+            }
+        })
     }
 
     pub(crate) fn up_at(&self, pop: PopId) -> Option<SessionId> {
@@ -304,7 +310,8 @@ impl<B: AgentSlice> Agent<B> {
                 name: name.clone(),
                 addresses: Vec::new(),
                 phase: PlacePhase::Down,
-                rival: None,
+                good: None,
+                plan: VecDeque::new(),
                 udp_again: None,
                 udp_pause: UDP_AGAIN,
                 failures: 0,
@@ -379,23 +386,55 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     fn dial(&mut self, now: Instant, pop: PopId) {
+        let tcp_after = if self.tcp_first { Duration::ZERO } else { RACE_AFTER };
         let Some(place) = self.places.get_mut(&pop) else { return };
-        // Each failure moves on to the next address of the name.
-        let turn = usize::try_from(place.failures).unwrap_or(0);
-        let Some(address) = place.addresses.get(turn % place.addresses.len().max(1)).copied() else {
-            return self.failed(now, pop);
-        };
-        match self.dial_by(now, pop, address, Transport::Udp) {
-            Some(id) => {
-                if let Some(place) = self.places.get_mut(&pop) {
+        // The one that worked first; each failure moves on among the rest.
+        let mut order = place.addresses.clone();
+        let turn = usize::try_from(place.failures).unwrap_or(0) % order.len().max(1);
+        order.rotate_left(turn);
+        if let Some(at) = order.iter().position(|address| Some(*address) == place.good) {
+            let good = order.remove(at);
+            order.insert(0, good);
+        }
+        order.truncate(ADDRESSES_AT_ONCE);
+        place.plan.clear();
+        let mut after = Duration::ZERO;
+        for address in &order {
+            place.plan.push_back((now + after, *address, Transport::Udp));
+            after += NEXT_ADDRESS;
+        }
+        let mut after = tcp_after;
+        for address in &order {
+            place.plan.push_back((now + after, *address, Transport::Tcp));
+            after += NEXT_ADDRESS;
+        }
+        place.plan.make_contiguous().sort_by_key(|(at, ..)| *at);
+        self.go_on(now, pop);
+    }
+
+    /// Tries what is next of a PoP's plan, whether or not it is due; without any the PoP has failed.
+    fn go_on(&mut self, now: Instant, pop: PopId) {
+        while let Some((_, address, transport)) =
+            self.places.get_mut(&pop).and_then(|place| place.plan.pop_front())
+        {
+            if let Some(id) = self.dial_by(now, pop, address, transport) {
+                if let Some(place) = self.places.get_mut(&pop)
+                    && !matches!(place.phase, PlacePhase::Linked(_))
+                {
                     place.phase = PlacePhase::Linked(id);
                 }
-                if self.tcp_first {
-                    self.race(now, pop, Transport::Tcp);
-                }
+                return;
             }
-            None => self.failed(now, pop),
         }
+        if !self.places.get(&pop).is_some_and(|place| matches!(place.phase, PlacePhase::Linked(_))) {
+            self.failed(now, pop);
+        }
+    }
+
+    /// The sessions to a PoP other than one, those given up left out.
+    fn others(&self, pop: PopId, than: SessionId) -> Vec<SessionId> {
+        let counts = |(id, link): &(&SessionId, &Link)| link.pop == pop && **id != than && !link.is_given_up;
+        self.links.iter().filter(counts).map(|(id, _)| *id).collect()
     }
 
     fn dial_by(
@@ -412,7 +451,8 @@ impl<B: AgentSlice> Agent<B> {
         self.stats.dials += 1;
         self.dialler.set_wall(self.clock.wall(now));
         let id = self.dialler.dial(now, pop, to).ok()?;
-        self.links.insert(id, Link { pop, address: to, transport, began: now, phase: LinkPhase::Dialling });
+        let phase = LinkPhase::Dialling;
+        self.links.insert(id, Link { pop, address: to, transport, is_given_up: false, began: now, phase });
         Some(id)
     }
 
@@ -444,92 +484,89 @@ impl<B: AgentSlice> Agent<B> {
         Some((*address, host))
     }
 
-    /// Tries a PoP by the other transport as well; the first that is welcomed carries on.
+    /// Tries a PoP that is reached by the other transport as well; the first that is welcomed carries on.
     fn race(&mut self, now: Instant, pop: PopId, transport: Transport) {
-        let Some(place) = self.places.get(&pop) else { return };
-        let PlacePhase::Linked(first) = place.phase else { return };
-        if place.rival.is_some() || self.links.len() >= 2 * MAX_LINKS {
-            return;
-        }
+        let Some(PlacePhase::Linked(first)) = self.places.get(&pop).map(|place| place.phase) else { return };
         let Some(link) = self.links.get(&first) else { return };
-        if link.transport == transport {
-            return;
-        }
         let address = match link.transport {
-            Transport::Udp => link.address,
-            Transport::Tcp => match self.stream_target(link.address) {
-                Some((address, _)) => address,
-                None => return,
-            },
+            Transport::Udp => Some(link.address),
+            Transport::Tcp => self.stream_target(link.address).map(|(address, _)| address),
         };
-        let rival = self.dial_by(now, pop, address, transport);
-        if let Some(place) = self.places.get_mut(&pop) {
-            place.rival = rival;
+        if let Some(address) = address
+            && self.links.len() < 2 * MAX_LINKS
+        {
+            self.dial_by(now, pop, address, transport);
         }
     }
 
-    /// What is due of the choice between UDP and TCP.
+    /// What is due of the choice between addresses, and between UDP and TCP.
     fn tick_races(&mut self, now: Instant) {
-        let due: Vec<(PopId, Transport)> = self
+        let due: Vec<(PopId, Race)> = self
             .places
             .iter()
             .filter_map(|(pop, place)| {
-                let (at, other) = self.race_due(place)?;
-                (at <= now).then_some((*pop, other))
+                let (at, race) = self.race_due(*pop, place)?;
+                (at <= now).then_some((*pop, race))
             })
             .collect();
-        for (pop, other) in due {
-            if other == Transport::Udp
-                && let Some(place) = self.places.get_mut(&pop)
-            {
-                place.udp_again = Some(now + place.udp_pause);
-                place.udp_pause = (place.udp_pause * 2).min(UDP_AGAIN_LAST);
+        for (pop, race) in due {
+            match race {
+                Race::Plan => self.go_on(now, pop),
+                Race::Other(transport) => {
+                    if transport == Transport::Udp
+                        && let Some(place) = self.places.get_mut(&pop)
+                    {
+                        place.udp_again = Some(now + place.udp_pause);
+                        place.udp_pause = (place.udp_pause * 2).min(UDP_AGAIN_LAST);
+                    }
+                    self.race(now, pop, transport);
+                }
             }
-            self.race(now, pop, other);
         }
     }
 
-    /// When a PoP is to be tried by the other transport as well.
-    fn race_due(&self, place: &Place) -> Option<(Instant, Transport)> {
+    /// When a PoP is to be tried in another way as well.
+    fn race_due(&self, pop: PopId, place: &Place) -> Option<(Instant, Race)> {
         let PlacePhase::Linked(id) = place.phase else { return None };
-        if place.rival.is_some() {
+        let link = self.links.get(&id)?;
+        let LinkPhase::Up(standing) = &link.phase else {
+            return place.plan.front().map(|(at, ..)| (*at, Race::Plan));
+        };
+        if !self.others(pop, id).is_empty() {
             return None;
         }
-        let link = self.links.get(&id)?;
-        match (&link.phase, link.transport) {
-            (LinkPhase::Dialling | LinkPhase::Greeting { .. }, Transport::Udp) => {
-                Some((link.began + RACE_AFTER, Transport::Tcp))
+        match link.transport {
+            Transport::Udp => {
+                Some((standing.alive_by? - (ALIVE_TIMEOUT - RACE_AFTER), Race::Other(Transport::Tcp)))
             }
-            (LinkPhase::Up(standing), Transport::Udp) => {
-                Some((standing.alive_by? - (ALIVE_TIMEOUT - RACE_AFTER), Transport::Tcp))
-            }
-            (LinkPhase::Up(_), Transport::Tcp) => Some((place.udp_again?, Transport::Udp)),
-            (_, Transport::Tcp) => None,
+            Transport::Tcp => Some((place.udp_again?, Race::Other(Transport::Udp))),
         }
     }
 
-    /// A session was welcomed: of two to one PoP, this is the one that carries on. What the other carried is taken
+    /// A session was welcomed: of all to one PoP, this is the one that carries on. What another one carried is taken
     /// over: the PoP asks for a proof of the new address, and its channels stay.
-    fn choose(&mut self, now: Instant, id: SessionId, pop: PopId, transport: Transport) {
+    fn choose(&mut self, now: Instant, id: SessionId, pop: PopId, transport: Transport, channels: Channels) {
+        let Some(address) = self.links.get(&id).map(|link| link.address) else { return };
+        let others = self.others(pop, id);
         let Some(place) = self.places.get_mut(&pop) else { return };
-        let before = match place.phase {
-            PlacePhase::Linked(first) if first != id => Some(first),
-            _ => place.rival.filter(|rival| *rival != id),
-        };
         place.phase = PlacePhase::Linked(id);
-        place.rival = None;
+        place.plan.clear();
         place.udp_again = (transport == Transport::Tcp).then_some(now + place.udp_pause);
         if transport == Transport::Udp {
             place.udp_pause = UDP_AGAIN;
+            place.good = Some(address);
         }
         self.tcp_first = transport == Transport::Tcp;
-        let Some(before) = before else { return };
-        if self.standing(before).is_some()
-            && let Some(relay) = self.links.get(&id).map(|link| link.address)
-        {
-            self.event(AgentEvent::Switched { from: before, to: id, pop, relay });
+        for before in others {
+            // A PoP that holds none has restarted: the end of the old session takes them along.
+            if channels == Channels::Kept && self.standing(before).is_some() {
+                self.event(AgentEvent::Switched { from: before, to: id, pop, relay: address });
+            }
+            if let Some(link) = self.links.get_mut(&before) {
+                link.is_given_up = true;
+            }
+            self.dialler.close(now, before, CloseCode::Done);
         }
-        self.dialler.close(now, before, CloseCode::Done);
     }
 
     fn failed(&mut self, now: Instant, pop: PopId) {
@@ -577,27 +614,35 @@ impl<B: AgentSlice> Agent<B> {
     fn lost(&mut self, now: Instant, id: SessionId, reason: LostReason) {
         let Some(link) = self.links.remove(&id) else { return };
         let pop = link.pop;
-        let place = self.places.get_mut(&pop);
-        if !place.as_ref().is_some_and(|place| place.phase == PlacePhase::Linked(id) && place.rival.is_none())
-        {
-            // One of two, or one that was replaced: the other carries on.
-            if let Some(place) = place {
-                let rival = place.rival.take().filter(|rival| *rival != id);
-                if let (PlacePhase::Linked(first), Some(rival)) = (place.phase, rival) {
-                    if first == id {
-                        place.phase = PlacePhase::Linked(rival);
-                    } else {
-                        place.rival = Some(rival);
-                    }
+        let others = self.others(pop, id);
+        let is_first = self.places.get(&pop).is_some_and(|place| place.phase == PlacePhase::Linked(id));
+        let was_up = matches!(link.phase, LinkPhase::Up(_));
+        if !is_first || !others.is_empty() {
+            // One of several, or one that was given up: another one carries on.
+            if is_first && let Some(place) = self.places.get_mut(&pop) {
+                let up = others.iter().copied().find(|other| {
+                    self.links.get(other).is_some_and(|link| matches!(link.phase, LinkPhase::Up(_)))
+                });
+                if let Some(next) = up.or(others.first().copied()) {
+                    place.phase = PlacePhase::Linked(next);
                 }
             }
-            if matches!(link.phase, LinkPhase::Up(_)) {
+            if was_up {
                 self.event(AgentEvent::Lost { session: id, pop, reason });
             }
             self.requests_lost(now, id);
             self.maintain(now);
             return self.opens_lost(now, id);
         }
+        if !was_up && self.places.get(&pop).is_some_and(|place| !place.plan.is_empty()) {
+            // Nothing else is under way and there is more to try: at once.
+            if let Some(place) = self.places.get_mut(&pop) {
+                place.phase = PlacePhase::Down;
+            }
+            self.last_lost = Some(reason);
+            return self.go_on(now, pop);
+        }
+        let place = self.places.get_mut(&pop);
         self.last_lost = Some(reason);
         if let Some(place) = place {
             place.phase = PlacePhase::Down;
@@ -654,7 +699,8 @@ impl<B: AgentSlice> Agent<B> {
         }
         self.stats.registrations += 1;
         self.event(AgentEvent::Registered { session: id, pop, observed });
-        self.choose(now, id, pop, transport);
+        let kept = if welcome.channels > 0 { Channels::Kept } else { Channels::Gone };
+        self.choose(now, id, pop, transport, kept);
         self.maintain(now);
         self.opens_up(now, pop);
     }
@@ -759,14 +805,30 @@ impl<B: AgentSlice> Agent<B> {
             }
             PlacePhase::Linked(_) => None,
         });
-        let races = self.places.values().map(|place| {
-            self.race_due(place).map(|(at, _)| (at.max(now), "a PoP to try by the other transport"))
+        let races = self.places.iter().map(|(pop, place)| {
+            self.race_due(*pop, place).map(|(at, _)| (at.max(now), "a PoP to try in another way as well"))
         });
         if self.is_stopping {
             return None;
         }
         links.chain(places).chain(races).flatten().min()
     }
+}
+
+/// Whether a PoP still holds the channels of an earlier session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Channels {
+    Kept,
+    Gone,
+}
+
+/// In which way a PoP is to be tried as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Race {
+    /// The next of its plan.
+    Plan,
+    /// By the other transport.
+    Other(Transport),
 }
 
 /// Whether a PoP may be counted on.

@@ -336,6 +336,11 @@ pub struct Welcome {
     /// All revocation entries this PoP holds; connectors get them, clients none.
     #[n(5)]
     pub revocations: Vec<Document>,
+    /// How many relay channels this PoP holds for the agent from an earlier session. None: whatever the agent
+    /// remembers of channels here is gone.
+    #[n(6)]
+    #[cbor(default)]
+    pub channels: u32,
 }
 
 /// The answer to [`Keepalive`].
@@ -731,6 +736,7 @@ mod tests {
             reconnect_window_ms: 1_000,
             beacon: Some(Bounded::new(vec![1, 2, 3]).expect("short")),
             revocations: vec![],
+            channels: 0,
         });
         let body = welcome.encode_body();
         let back = ToAgent::decode_body(welcome.frame_type(), &body).expect("valid");

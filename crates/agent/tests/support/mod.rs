@@ -374,6 +374,7 @@ impl<B: AgentSlice> World<B> {
                 reconnect_window_ms: 1_000,
                 beacon,
                 revocations: vec![],
+                channels: 0,
             }
             .into(),
             FromAgent::Keepalive(_) => Alive { observed, beacon }.into(),

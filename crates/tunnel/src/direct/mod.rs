@@ -491,6 +491,8 @@ impl Direct {
             return;
         }
         pair.seen = Some(seen);
+        self.arrives(from);
+        let Some(pair) = self.pairs.get(&from) else { return };
         let (proofs, trip) = (pair.proofs, pair.round_trip.unwrap_or_default());
         self.heard(now, from);
         match self.current {
@@ -567,6 +569,10 @@ impl Direct {
         if let Some(pair) = self.pairs.get_mut(&from) {
             pair.heard = Some(now);
         }
+    }
+
+    /// Data or a proof came from an address: what was sent there arrives. A question of the peer's says nothing of that.
+    fn arrives(&mut self, from: SocketAddr) {
         if let Some(current) = &mut self.current
             && current.address == from
         {
@@ -580,6 +586,7 @@ impl Direct {
         self.used(now);
         if let Some(from) = from {
             self.heard(now, from);
+            self.arrives(from);
         } else if let Some(Current { address, doubt: Doubt::None, .. }) = self.current {
             // The peer has left the path, and may know something about it.
             let pair = &self.pairs[&address];

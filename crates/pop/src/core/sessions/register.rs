@@ -123,6 +123,7 @@ impl Sessions {
             reconnect_window_ms: limits::millis(limits::reconnect_window(self.sessions.len())),
             beacon: self.beacons.newest(),
             revocations,
+            channels: u32::try_from(channels).unwrap_or(u32::MAX),
         };
         self.send(now, id, &welcome.into());
         self.send(now, id, &BundlePush { chain: self.chain.clone() }.into());
