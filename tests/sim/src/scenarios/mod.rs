@@ -143,6 +143,7 @@ fn report(world: &World, mut wrong: Vec<String>) -> Report {
 fn over_budget(watch: &Watch) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut carrying: BTreeMap<(u16, Option<u16>), SocketAddr> = BTreeMap::new();
+    let mut doubted: BTreeMap<(u16, Option<u16>), Time> = BTreeMap::new();
     let mut bursts: BTreeMap<(u16, Option<u16>), VecDeque<Time>> = BTreeMap::new();
     let (mut moves, mut fresh) = (watch.moves.iter().peekable(), watch.fresh.iter().peekable());
     for sent in watch.sent.iter().filter(|sent| sent.kind == Kind::Probe) {
@@ -152,8 +153,11 @@ fn over_budget(watch: &Watch) -> Vec<String> {
                 (Some(Path::Direct { remote }), _) => {
                     carrying.insert((moved.agent, moved.other), remote);
                 }
-                // It carries no data while it is asked, and is still the one in use.
-                (_, MoveReason::Doubtful | MoveReason::NetworkChanged) => {}
+                // It carries no data while it is asked, and is still the one in use. One that is proven and doubted in
+                // the same call is told as doubted alone: it is the one asked in that instant.
+                (_, MoveReason::Doubtful | MoveReason::NetworkChanged) => {
+                    doubted.insert((moved.agent, moved.other), moved.at);
+                }
                 _ => {
                     carrying.remove(&(moved.agent, moved.other));
                 }
@@ -164,6 +168,9 @@ fn over_budget(watch: &Watch) -> Vec<String> {
             bursts.retain(|(of, _), _| of != agent);
         }
         let pair = (sent.agent, sent.other);
+        if doubted.get(&pair) == Some(&sent.at) {
+            carrying.entry(pair).or_insert(sent.to);
+        }
         if sent.is_prompted || carrying.get(&pair) == Some(&sent.to) {
             continue;
         }
