@@ -22,7 +22,7 @@ use trust::{
     Beacon, Certificate, Grant, Identity, RevocationSet, RootHash, SigningKey, Slice, SliceVersion,
     TrustBundle, TrustChain, UnixMs,
 };
-use wire::{ControllerId, PopId};
+use wire::PopId;
 
 /// The agent on a device.
 pub type ClientAgent = Agent<policy::ClientSlice>;
@@ -44,7 +44,8 @@ pub struct Agent<B> {
     pub(crate) slice: Option<Slice<B>>,
     pub(crate) beacon: Option<Beacon>,
     pub(crate) revocations: Arc<RevocationSet>,
-    pub(crate) revocation_texts: BTreeMap<(ControllerId, u64), String>,
+    /// By the hash of the text.
+    pub(crate) revocation_texts: BTreeMap<[u8; 32], String>,
     pub(crate) renewals: Renewals,
     pub(crate) asked_version: SliceVersion,
 
@@ -56,8 +57,9 @@ pub struct Agent<B> {
     pub(crate) hold_until: Instant,
     /// TCP was the one that worked in this network: it is tried at once, beside UDP.
     pub(crate) tcp_first: bool,
-    /// Addresses of PoPs that streams lead to; an address stands for each by its place.
-    pub(crate) streams: Vec<SocketAddr>,
+    /// The newest streams: which address stands for each, and where it leads.
+    pub(crate) streams: VecDeque<(SocketAddr, SocketAddr)>,
+    pub(crate) next_stream: u64,
     pub(crate) opens: BTreeMap<u64, PendingOpen>,
     pub(crate) next_open: u64,
     pub(crate) pending: BTreeMap<u64, Pending>,
@@ -119,7 +121,8 @@ impl<B: AgentSlice> Agent<B> {
             links: BTreeMap::new(),
             hold_until: now,
             tcp_first: false,
-            streams: Vec::new(),
+            streams: VecDeque::new(),
+            next_stream: 0,
             opens: BTreeMap::new(),
             next_open: 1,
             pending: BTreeMap::new(),

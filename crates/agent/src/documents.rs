@@ -81,11 +81,11 @@ impl<B: AgentSlice> Agent<B> {
             }
         }
         let mut set = RevocationSet::new();
-        for line in revocations.unwrap_or_default().lines().take(MAX_REVOCATIONS) {
+        for line in revocations.unwrap_or_default().lines() {
             match self.believe_revocation(line) {
                 Some(entry) => {
                     let _ = set.insert(&entry);
-                    self.revocation_texts.insert((entry.signer, entry.seq), line.to_owned());
+                    self.revocation_texts.insert(trust::sha256(&[line.as_bytes()]), line.to_owned());
                 }
                 None => self.stats.revocations_refused += 1,
             }
@@ -168,7 +168,8 @@ impl<B: AgentSlice> Agent<B> {
                 self.stats.revocations_refused += 1;
                 continue;
             };
-            let key = (entry.signer, entry.seq);
+            // By its own text: a controller that was restored from an old journal uses numbers again.
+            let key = trust::sha256(&[text.as_bytes()]);
             if self.revocation_texts.contains_key(&key) {
                 continue;
             }

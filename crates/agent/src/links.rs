@@ -40,13 +40,15 @@ const MAX_ADDRESSES: usize = 8;
 const RACE_AFTER: Duration = Duration::from_secs(2);
 /// Another address of the same name is tried after this (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// The least time between two tries.
+const RACE_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of one PoP that are tried at once.
 const ADDRESSES_AT_ONCE: usize = 4;
 /// While a session goes by TCP, UDP is tried again after this, doubled up to the second.
 const UDP_AGAIN: Duration = Duration::from_secs(30);
 const UDP_AGAIN_LAST: Duration = Duration::from_secs(300);
-/// Streams that have an address: one for each address of a PoP that was ever tried.
-const MAX_STREAMS: usize = 1_024;
+/// Streams whose addresses are remembered: as many as sessions at once, and the ones before.
+const MAX_STREAMS: usize = 256;
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -446,7 +448,7 @@ impl<B: AgentSlice> Agent<B> {
     ) -> Option<SessionId> {
         let to = match transport {
             Transport::Udp => address,
-            Transport::Tcp => self.stream_to(address)?,
+            Transport::Tcp => self.stream_to(address),
         };
         self.stats.dials += 1;
         self.dialler.set_wall(self.clock.wall(now));
@@ -456,28 +458,22 @@ impl<B: AgentSlice> Agent<B> {
         Some(id)
     }
 
-    /// The address that stands for the stream to a PoP's address.
-    fn stream_to(&mut self, address: SocketAddr) -> Option<SocketAddr> {
-        let known = self.streams.iter().position(|known| *known == address);
-        let at = match known {
-            Some(at) => at,
-            None if self.streams.len() >= MAX_STREAMS => return None,
-            None => {
-                self.streams.push(address);
-                self.streams.len() - 1
-            }
-        };
-        Some(wire::stream_address(u64::try_from(at).ok()? + 1, address.port()))
+    /// An address that stands for a new stream to a PoP's address: a stream that has died is never dialled over again.
+    fn stream_to(&mut self, address: SocketAddr) -> SocketAddr {
+        self.next_stream += 1;
+        if self.streams.len() >= MAX_STREAMS {
+            self.streams.pop_front();
+        }
+        let stands_for = wire::stream_address(self.next_stream, address.port());
+        self.streams.push_back((stands_for, address));
+        stands_for
     }
 
     /// Where the stream leads that an address stands for: the PoP's TCP address and its host, as the PoP list names
     /// it. For shells.
     #[must_use]
     pub fn stream_target(&self, stands_for: SocketAddr) -> Option<(SocketAddr, String)> {
-        let known = self.streams.iter().enumerate().find(|(at, address)| {
-            u64::try_from(*at).is_ok_and(|at| wire::stream_address(at + 1, address.port()) == stands_for)
-        });
-        let (_, address) = known?;
+        let (_, address) = self.streams.iter().find(|(known, _)| *known == stands_for)?;
         let place = self.places.values().find(|place| place.addresses.contains(address));
         let name = place.and_then(|place| place.name.rsplit_once(':')).map(|(host, _)| host.to_owned());
         let host = name.filter(|host| !host.starts_with('[')).unwrap_or_else(|| address.ip().to_string());
@@ -657,7 +653,8 @@ impl<B: AgentSlice> Agent<B> {
                     // PoP they turn to.
                     let spread = self.jitter.up_to(standing.window);
                     self.hold_until = self.hold_until.max(now + spread);
-                    if now >= standing.since + PROVEN_AFTER {
+                    // A reset says that the PoP is there, and has restarted.
+                    if now >= standing.since + PROVEN_AFTER || reason == LostReason::Reset {
                         place.failures = 1;
                         place.not_before = now + spread;
                     } else {
@@ -806,7 +803,9 @@ impl<B: AgentSlice> Agent<B> {
             PlacePhase::Linked(_) => None,
         });
         let races = self.places.iter().map(|(pop, place)| {
-            self.race_due(*pop, place).map(|(at, _)| (at.max(now), "a PoP to try in another way as well"))
+            // What could not be tried just now is not tried again in the same moment.
+            self.race_due(*pop, place)
+                .map(|(at, _)| (at.max(now + RACE_PAUSE), "a PoP to try in another way as well"))
         });
         if self.is_stopping {
             return None;

@@ -25,6 +25,9 @@ use wire::{
 /// How long running flows of strict resources go on in isolation (architecture: 15 min by default).
 const STRICT_GRACE: Duration = Duration::from_secs(15 * 60);
 
+/// The wall clock moved further than the other one by more than this: everybody is judged again.
+const CLOCK_STEP: Duration = Duration::from_secs(2);
+
 /// One thing for the shell to do.
 #[derive(Debug)]
 pub enum Output {
@@ -196,7 +199,12 @@ impl Node {
 
     /// The machine's wall clock, about once a second.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
+        let before = self.agent.wall(now);
         self.agent.set_wall(now, wall);
+        // A step of the clock, or a machine that slept: what ends by the wall clock may have ended.
+        if self.agent.wall(now).since(before) > CLOCK_STEP {
+            self.recheck(now);
+        }
     }
 
     fn contact(&self, now: Instant) -> Contact {

@@ -160,10 +160,13 @@ pub fn resolve_resource(slice: &ConnectorSlice, to: Destination) -> Option<&Slic
 }
 
 /// Whether an address is one that a connector forwards to only when a resource names it literally:
-/// unspecified, loopback, link-local (cloud metadata lives there), multicast, broadcast, and the
-/// IPv6 metadata address of a large cloud.
+/// unspecified, loopback, link-local (cloud metadata lives there), multicast, broadcast, and where clouds
+/// answer for their machines elsewhere.
 #[must_use]
 pub fn is_refused_range(address: IpAddr) -> bool {
+    if wire::is_cloud_metadata(address) {
+        return true;
+    }
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             v4.is_unspecified()
@@ -176,11 +179,7 @@ pub fn is_refused_range(address: IpAddr) -> bool {
                 || v4.octets()[0] >= 240
         }
         IpAddr::V6(v6) => {
-            v6.is_unspecified()
-                || v6.is_loopback()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.segments() == [0xFD00, 0x0EC2, 0, 0, 0, 0, 0, 0x0254]
+            v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()
         }
     }
 }

@@ -106,7 +106,12 @@ impl Document for Grant {
         Some(self.exp)
     }
     fn check(&self) -> Result<(), &'static str> {
-        if self.exp <= self.nbf || self.exp.since(self.iat) > MAX_GRANT_LIFE || self.iat > self.exp {
+        // From its beginning as well as from its making: a date of making in the future lengthens nothing.
+        if self.exp <= self.nbf
+            || self.exp.since(self.iat) > MAX_GRANT_LIFE
+            || self.exp.since(self.nbf) > MAX_GRANT_LIFE
+            || self.iat > self.exp
+        {
             return Err("a grant lives at most 72 h and ends after it begins");
         }
         if self.groups.len() > MAX_GRANT_GROUPS {

@@ -16,6 +16,7 @@ mod first_byte;
 mod frame;
 mod id;
 mod message;
+mod metadata;
 mod proxy_line;
 mod reason;
 mod relay;
@@ -29,6 +30,7 @@ pub use id::{
     PolicyId, PopId, ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
 };
 pub use message::*;
+pub use metadata::is_cloud_metadata;
 pub use proxy_line::{MAX_PROXY_LINE, encode_proxy_line, parse_proxy_line};
 pub use reason::{Refusal, RefusalClass};
 pub use relay::{

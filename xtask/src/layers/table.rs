@@ -66,7 +66,6 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
-    ("path-sim", &["tunnel", "wire"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("xtask", &[]),
 ];

@@ -94,13 +94,14 @@ impl Link {
         }
     }
 
-    /// The pause before the next try: 0.5 s, doubled up to 16 s; `None` when flows have waited long enough.
+    /// The pause before the next try: 0.5 s, doubled up to 2 s, and never before the time that was asked for; `None`
+    /// when flows have waited long enough.
     pub(super) fn pause(&mut self, asked: Duration) -> Option<Duration> {
         self.attempts += 1;
         if self.attempts > MAX_REOPENS {
             return None;
         }
-        let doubled = Duration::from_millis(500 << (self.attempts - 1).min(5));
+        let doubled = Duration::from_millis(500 << (self.attempts - 1).min(2));
         Some(doubled.max(asked.min(LONGEST_PAUSE)))
     }
 }

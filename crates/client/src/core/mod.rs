@@ -39,9 +39,9 @@ pub const MAX_DIALS: usize = 1_024;
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// The agent answers within 10 s; later, the question was lost.
 const OPEN_DEADLINE: Duration = Duration::from_secs(12);
-/// Tries to open a tunnel again for flows that wait: with pauses of 0.5 s doubled up to 16 s, two and a half
+/// Tries to open a tunnel again for flows that wait: with pauses of 0.5 s doubled up to 2 s, two and a half
 /// minutes.
-const MAX_REOPENS: u32 = 12;
+const MAX_REOPENS: u32 = 75;
 /// Local ports tried before a dial is given up: a port is taken for as long as its last flow lingers.
 const PORT_TRIES: usize = 64;
 

@@ -30,8 +30,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::{Identity, OpenKey, UnixMs};
 use tunnel::{Count, Path, PeerId, Surroundings, Traffic, TunnelError, Tunnels, WireGuardPrivateKey};
-use wire::{Accept, Bounded, ChannelId, CloseChannel, FromAgent, Introduce, PopId, Refusal, Refuse};
+use wire::{
+    Accept, Bounded, ChannelId, CloseChannel, DeviceId, FromAgent, Introduce, PopId, Refusal, Refuse,
+};
 
+/// Sessions of one device at once: its client's, one that it replaces, and a few that crashed.
+const SESSIONS_PER_DEVICE: usize = 8;
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 /// When a client that found this connector full, or without a policy, is told to come back.
@@ -303,6 +307,10 @@ impl ConnectorCore {
             },
         )?;
         let deadline = now + admitted.grant.exp.since(knowledge.wall);
+        let is_known = self.sessions.contains_key(&accepted.peer);
+        if !is_known {
+            self.make_room_for(now, knowledge.wall, admitted.grant.device);
+        }
         let inner_v6 = match self.sessions.get_mut(&accepted.peer) {
             Some(session) => {
                 // An older grant, replayed by a PoP, cannot get here: its initiation is older too.
@@ -319,8 +327,28 @@ impl ConnectorCore {
             }
         };
         self.set_deadline(accepted.peer, deadline);
+        if is_known {
+            // The newer grant may allow less than the one before.
+            self.recheck(now, knowledge);
+        }
         let response = Bounded::new(accepted.response.to_vec()).expect("a response has its length");
         Ok(Accept { intro: introduce.intro, response, inner_v4: policy::INNER_V4, inner_v6 })
+    }
+
+    /// A device has a WireGuard key for each process of its client. Of many the oldest goes: no device fills the
+    /// connector.
+    fn make_room_for(&mut self, now: Instant, wall: UnixMs, device: DeviceId) {
+        let of_device: Vec<PeerId> = self
+            .sessions
+            .values()
+            .filter(|session| session.grant.device == device)
+            .map(|session| session.peer)
+            .collect();
+        if of_device.len() >= SESSIONS_PER_DEVICE
+            && let Some(oldest) = of_device.into_iter().min()
+        {
+            self.end_session(now, wall, oldest, Refusal::SessionLost);
+        }
     }
 
     /// Takes WireGuard messages that came by a path.

@@ -1,6 +1,6 @@
 //! Where a peer may be, and which of what a peer says is tried.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// Most candidates that a side tells.
 pub const MAX_CANDIDATES: usize = 16;
@@ -120,16 +120,9 @@ impl CandidateRefused {
     }
 }
 
-/// Addresses at which clouds answer for their machines, outside the link-local range.
-const METADATA: [IpAddr; 3] = [
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
-];
-
 /// Where no peer can be, whoever says so (RFC 6890, and what clouds keep for themselves).
 fn is_special(ip: IpAddr) -> bool {
-    if METADATA.contains(&ip) {
+    if wire::is_cloud_metadata(ip) {
         return true;
     }
     match ip {
@@ -292,9 +285,8 @@ mod tests {
 
     #[test]
     fn at_most_sixteen_are_told_and_the_observed_one_is_among_them() {
-        let local = (1..=40)
-            .map(|host| LocalAddress { ip: IpAddr::V4(Ipv4Addr::new(10, 0, host, 1)), prefix: 24 })
-            .collect();
+        let local =
+            (1..=40).map(|host| LocalAddress { ip: IpAddr::from([10, 0, host, 1]), prefix: 24 }).collect();
         let crowded = Surroundings { local, ..at_home() };
         let told = crowded.candidates();
         assert_eq!(told.len(), MAX_CANDIDATES);

@@ -531,6 +531,8 @@ impl Direct {
     fn promote(&mut self, now: Instant, address: SocketAddr, reason: MoveReason, outcome: &mut Outcome) {
         if let Some(pair) = self.pairs.get_mut(&address) {
             pair.better = 0;
+            // What was asked before it was chosen says nothing about it now.
+            pair.forget_questions();
         }
         self.current = Some(Current { address, since: now, doubt: Doubt::None, unheard_since: None });
         outcome.moved = Some((Route::Direct(address), reason));

@@ -89,6 +89,10 @@ impl Pair {
         true
     }
 
+    pub fn forget_questions(&mut self) {
+        self.outstanding.clear();
+    }
+
     pub fn forget_proofs(&mut self) {
         self.proofs = 0;
         self.better = 0;

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// How often agents send `Keepalive`. Home routers forget a UDP mapping after 30 s at the earliest
 /// (RFC 4787 asks for 2 min, its survey found 30 s).
 pub const KEEPALIVE: Duration = Duration::from_secs(25);
+/// And connectors: whoever wants in finds them gone for as long as they do not notice that a PoP has restarted.
+/// There are few of them, and each gets a beacon as often.
+pub const CONNECTOR_KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long a session may be silent before its first message.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connector may take to answer an introduction.
@@ -60,7 +63,7 @@ pub const RETRY_LATER: Duration = Duration::from_secs(2);
 #[must_use]
 pub fn reconnect_window(sessions: usize) -> Duration {
     let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
-    Duration::from_millis((sessions.saturating_mul(1_000) / ADMIT_PER_SECOND).max(1_000))
+    Duration::from_millis((sessions.saturating_mul(1_000) / ADMIT_PER_SECOND).max(100))
 }
 
 /// A duration as the wire carries it.

@@ -116,10 +116,14 @@ impl Sessions {
             Subject::Connector(_) => self.revocations.documents(),
             _ => Vec::new(),
         };
+        let keepalive = match subject {
+            Subject::Connector(_) => limits::CONNECTOR_KEEPALIVE,
+            _ => limits::KEEPALIVE,
+        };
         let welcome = Welcome {
             version,
             observed,
-            keepalive_ms: limits::millis(limits::KEEPALIVE),
+            keepalive_ms: limits::millis(keepalive),
             reconnect_window_ms: limits::millis(limits::reconnect_window(self.sessions.len())),
             beacon: self.beacons.newest(),
             revocations,
