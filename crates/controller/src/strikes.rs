@@ -69,7 +69,9 @@ pub(crate) struct Struck {
 
 #[derive(Debug, Default)]
 struct Chains {
-    entries: BTreeMap<(ControllerId, u64), Entry>,
+    /// By signer, number and the hash of the text: a controller restored from an old journal uses numbers again,
+    /// and both entries count.
+    entries: BTreeMap<(ControllerId, u64, [u8; 32]), Entry>,
     heads: BTreeMap<ControllerId, Head>,
 }
 
@@ -176,7 +178,7 @@ impl Strikes {
         for text in texts {
             match verify(text, bundle) {
                 Ok(revocation) => {
-                    let known = (revocation.signer, revocation.seq);
+                    let known = (revocation.signer, revocation.seq, sha256(&[text.as_bytes()]));
                     let chains = self.chains.read().expect("nothing panics while it holds the chains");
                     let held = chains.entries.contains_key(&known);
                     drop(chains);
@@ -249,11 +251,13 @@ impl Strikes {
 
 impl Chains {
     fn add(&mut self, revocation: Revocation, text: &str) {
+        let hash = sha256(&[text.as_bytes()]);
         let head = self.heads.entry(revocation.signer).or_insert(Head { seq: 0, hash: [0; 32] });
         if revocation.seq > head.seq {
-            *head = Head { seq: revocation.seq, hash: sha256(&[text.as_bytes()]) };
+            *head = Head { seq: revocation.seq, hash };
         }
-        self.entries.insert((revocation.signer, revocation.seq), Entry { revocation, text: text.into() });
+        self.entries
+            .insert((revocation.signer, revocation.seq, hash), Entry { revocation, text: text.into() });
     }
 }
 
