@@ -568,6 +568,11 @@ pub struct SignerWelcome {
     /// Sessions that are up, as the URIs of their certificates.
     #[n(2)]
     pub attached: Vec<Bounded<256>>,
+    /// The newest beacon of each controller: a controller that was restored learns from them what it has
+    /// lost. An older PoP sends none.
+    #[n(3)]
+    #[cbor(default)]
+    pub beacons: Vec<Document>,
 }
 
 /// A sealed control frame from an agent.

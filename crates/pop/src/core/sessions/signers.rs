@@ -191,7 +191,8 @@ impl Sessions {
             .collect();
         let (first, rest) = attached.split_at(attached.len().min(limits::MAX_PRESENCE));
         let held = self.revocations.documents();
-        let welcome = SignerWelcome { version, held, attached: uris(first) };
+        let beacons = self.beacons.by_signer.values().map(|(_, document)| document.clone()).collect();
+        let welcome = SignerWelcome { version, held, attached: uris(first), beacons };
         self.send_signer(now, id, &welcome.into());
         for chunk in rest.chunks(limits::MAX_PRESENCE) {
             let presence = Presence { attached: uris(chunk), detached: Vec::new() };
