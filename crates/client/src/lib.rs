@@ -24,7 +24,7 @@ pub use control::{
     PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView, TriedView,
     WhyAnswer, WhySource,
 };
-pub use daemon::{Client, ClientError, ClientOptions, Dialler};
+pub use daemon::{Client, ClientError, ClientOptions, Dialler, stored_state};
 pub use dial::{Dial, DialError};
 pub use stream::FlowStream;
 pub use target::{Host, Target, TargetError};

@@ -19,6 +19,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"],
     ),
     ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"]),
+    ("load", &["wire", "trust", "state", "agent", "tunnel", "flow", "client"]),
     ("enrol", &["wire", "trust", "policy", "state"]),
     ("store", &["wire", "trust", "policy"]),
     ("controller", &["wire", "trust", "policy", "state", "session", "net", "store"]),
@@ -38,6 +39,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "pop",
             "connector",
             "client",
+            "load",
             "enrol",
             "store",
             "controller",
@@ -86,6 +88,7 @@ pub const DATA_PLANE: &[&str] = &[
     "pop",
     "connector",
     "client",
+    "load",
 ];
 
 /// What the data plane may not reach through normal dependencies. A trailing `*` is a prefix.

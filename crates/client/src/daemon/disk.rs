@@ -7,8 +7,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use trust::{SigningKey, Slice, TrustChain, UnixMs, Unverified};
 
-/// Reads everything an agent starts from.
-pub(crate) fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateError> {
+/// Reads everything that a client starts from; of what has two generations, the newest that verifies at `wall`.
+///
+/// # Errors
+/// Something that every client needs is missing or damaged.
+pub fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateError> {
     let text = |name: &str, bytes: Vec<u8>| {
         String::from_utf8(bytes).map_err(|_| StateError::Damaged {
             path: state.path().join(name),

@@ -9,6 +9,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use disk::load as stored_state;
 pub use driver::Dialler;
 
 use crate::{
