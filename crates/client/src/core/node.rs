@@ -541,7 +541,9 @@ impl ClientNode {
                 self.take_slice(now);
                 self.tell(NodeEvent::Changed);
             }
-            AgentEvent::RevocationsChanged | AgentEvent::FreshnessChanged(_) => self.tell(NodeEvent::Changed),
+            AgentEvent::RevocationsChanged | AgentEvent::TimeAnchored | AgentEvent::FreshnessChanged(_) => {
+                self.tell(NodeEvent::Changed);
+            }
             // Nobody is introduced to a client.
             AgentEvent::Introduce { .. } => {}
         }

@@ -14,7 +14,7 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use rules::{Contact, FlowAge, Knowledge, Rules, Target};
+pub use rules::{Contact, FlowAge, Knowledge, Rules, Target, TimeWord};
 
 #[cfg(test)]
 use rules::{Question, ResourceName, Ruling};
@@ -289,7 +289,14 @@ impl ConnectorCore {
             knowledge.wall,
             introduce.sealed.as_slice(),
             initiation,
-        )?;
+        );
+        let admitted = match (admitted, knowledge.time) {
+            // By a clock that nobody has set right yet: come back in a moment.
+            (Err(Refusal::GrantExpired | Refusal::GrantNotYetValid), TimeWord::Awaited) => {
+                return Err(Refusal::Settling);
+            }
+            (admitted, _) => admitted?,
+        };
         if knowledge.rules.is_none() {
             return Err(Refusal::NoSlice);
         }
@@ -315,11 +322,12 @@ impl ConnectorCore {
             Some(session) => {
                 // An older grant, replayed by a PoP, cannot get here: its initiation is older too.
                 session.grant = admitted.grant;
+                session.signer = admitted.signer;
                 session.pop = pop;
                 session.inner_v6
             }
             None => {
-                let session = Session::new(accepted.peer, admitted.grant, pop, deadline, now);
+                let session = Session::new(accepted.peer, admitted, pop, deadline, now);
                 let inner_v6 = session.inner_v6;
                 self.by_link.insert(session.link(), accepted.peer);
                 self.sessions.insert(accepted.peer, session);
