@@ -207,6 +207,14 @@ impl ClientNode {
         self.settle(now);
     }
 
+    /// The machine was asleep, and `now` counts it: it may have woken up in another network, too.
+    pub fn resumed(&mut self, now: Instant) {
+        self.agent.network_changed(now);
+        self.agent.resumed(now);
+        self.core.network_changed(now);
+        self.settle(now);
+    }
+
     fn tell_surroundings(&mut self, now: Instant) {
         let mut around = self.around.clone();
         around.observed = self.observed.values().copied().collect();
