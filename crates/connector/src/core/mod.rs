@@ -688,13 +688,15 @@ impl ConnectorCore {
             tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
             tunnel::Event::Unused { path, .. } => self.close_channels(Some(path)),
             tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
-            tunnel::Event::Moved { path, reason, .. } => {
+            tunnel::Event::Moved { peer, path, reason } => {
+                self.flows.link_moved(now, LinkId(peer.number()));
                 match path {
                     Some(Path::Direct { .. }) => self.status.moves.to_direct += 1,
                     _ => self.status.moves.to_relay += 1,
                 }
                 tracing::debug!(?path, reason = reason.label(), "packets take another way");
             }
+            tunnel::Event::Mtu { peer, mtu } => self.flows.set_link_mtu(now, LinkId(peer.number()), mtu),
             // A connector asks nobody.
             tunnel::Event::Pong { .. } => {}
             tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),
