@@ -537,6 +537,12 @@ impl ConnectorCore {
 
     /// Reads what the client sent on an open flow.
     pub fn read(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Read {
+        // After a sleep this may be the first that is done: what came before it came too late.
+        let ended =
+            |active: &Active| self.sessions.get(&active.peer).is_none_or(|session| session.deadline <= now);
+        if self.active.get(&flow).is_some_and(ended) {
+            return Read::Empty;
+        }
         let read = self.flows.read(now, flow, buffer).unwrap_or(Read::Empty);
         if let (Read::Bytes(bytes), Some(active)) = (read, self.active.get_mut(&flow)) {
             active.bytes_up += u64::try_from(bytes).unwrap_or(0);
@@ -576,8 +582,12 @@ impl ConnectorCore {
 
     /// Does what is due.
     pub fn handle_timeout<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+        self.end_overdue(now, knowledge);
         self.tunnels.handle_timeout(now);
         self.flows.handle_timeout(now);
+    }
+
+    fn end_overdue<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
         if self.deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
             self.recheck(now, knowledge);
         }
@@ -585,6 +595,8 @@ impl ConnectorCore {
 
     /// The next thing to do; [`Output::Timeout`] when there is nothing more.
     pub fn poll_output<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) -> Output {
+        // Before anything that came in is carried on: it may have come too late.
+        self.end_overdue(now, knowledge);
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return output;

@@ -638,6 +638,44 @@ fn a_grant_that_runs_out_ends_the_session_and_a_newer_one_prolongs_it() {
 }
 
 #[test]
+fn after_a_night_asleep_nothing_is_carried_for_a_lease_that_ended_meanwhile() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    world.flows.write(world.now, client, b"before").expect("open");
+    world.settle();
+    // The machine sleeps for eight hours, which its clocks count; the client's packet is the first thing it sees.
+    let night = Duration::from_secs(8 * 3600);
+    (world.now, world.wall) = (world.now + night, world.wall.plus(night));
+    let mut buffer = [0; 64];
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty, "not even what came before");
+    world.flows.write(world.now, client, b"after").expect("open");
+    world.settle();
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty);
+    assert_eq!(world.core.status().sessions, 0);
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::GrantExpired));
+}
+
+#[test]
+fn nothing_passes_a_second_after_the_hard_expiry_and_everything_a_second_before() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    let mut buffer = [0; 64];
+    world.advance(Duration::from_secs(3_599));
+    world.flows.write(world.now, client, b"in time").expect("open");
+    world.settle();
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Bytes(7));
+    let before = world.core.status().bytes.relay_sent;
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.client_end(client), Some(CloseReason::Reset), "told, not left to wait");
+    let told = world.core.status().bytes.relay_sent - before;
+    assert!(told < 400, "{told} bytes: the reset");
+    let src = "100.64.0.1".parse().expect("address");
+    world.dial(src, WEB);
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty);
+    assert!(!matches!(world.asked.last(), Some(Output::Dial { .. })), "{:?}", world.asked.last());
+}
+
+#[test]
 fn a_tightened_policy_ends_the_flow_and_leaves_the_session() {
     let mut world = World::new(literal(WEB));
     let (client, _) = world.open_flow();
