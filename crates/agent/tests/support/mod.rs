@@ -20,8 +20,8 @@ use trust::{
 };
 use wire::{
     Alive, Bounded, ChannelId, ChannelSecret, ControlReply, ControlRequest, ControllerUnavailable, Document,
-    FromAgent, FromController, OpenRefused, Opened, PopId, Refusal, Renewed, SiteId, SliceReply, ToAgent,
-    UserId, Welcome,
+    FromAgent, FromController, OpenRefused, Opened, PopId, Refusal, Renewed, Revocations, SiteId, SliceReply,
+    ToAgent, UserId, Welcome,
 };
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct FakePop {
     pub refuses_opens: Option<Refusal>,
     pub sessions: BTreeMap<SessionId, Identity>,
     pub heard: Vec<(SessionId, FromAgent)>,
+    /// What it holds of the controller's chain, and tells only who asks.
+    pub strikes: BTreeMap<u64, Document>,
 }
 
 #[derive(Default)]
@@ -412,6 +414,11 @@ impl<B: AgentSlice> World<B> {
                 }
                 .into(),
             },
+            FromAgent::GetRevocations(asked) => {
+                let entries = self.pops[index].strikes.range(asked.first..=asked.last);
+                let entries = entries.take(wire::MAX_DOCUMENTS).map(|(_, entry)| entry.clone()).collect();
+                Revocations { entries }.into()
+            }
             FromAgent::Accept(_) | FromAgent::Refuse(_) | FromAgent::CloseChannel(_) => return,
         };
         let body = answer.encode_body();
@@ -560,5 +567,6 @@ fn fake_pop(installation: &Installation, byte: u8, now: Instant, seed: u8) -> Fa
         refuses_opens: None,
         sessions: BTreeMap::new(),
         heard: Vec::new(),
+        strikes: BTreeMap::new(),
     }
 }
