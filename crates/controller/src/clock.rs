@@ -1,8 +1,9 @@
 //! The machine's clocks and random source: everything else in this crate gets values.
 #![expect(clippy::disallowed_methods, reason = "this shell module is where the controller asks the machine")]
 
-use state::{StateDir, names};
+use state::{StateDir, StateError, names};
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +17,20 @@ pub const TOLERANCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    #[cfg(test)]
+    let since = since + LATER.get();
     UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+thread_local! {
+    static LATER: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// Turns this test's wall clock forward.
+#[cfg(test)]
+pub(crate) fn later(by: Duration) {
+    LATER.set(by);
 }
 
 /// The monotonic clock.
@@ -33,15 +47,44 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// The time since the machine was started, suspends included: the clock that nobody sets.
+#[must_use]
+pub fn boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// Why nothing may be signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fenced {
     /// The wall clock is behind the time this controller had reached before.
-    #[error("the clock is {0:?} behind the time this controller had already reached; set the clock right")]
-    Behind(Duration),
+    #[error(
+        "the clock is {} s behind the time this controller had already reached; set the clock right (if it was ahead \
+         before, write the right time over it with: date +%s000 > {}, and start again)", .by.as_secs(), .line.display()
+    )]
+    Behind {
+        /// By how much.
+        by: Duration,
+        /// Where that time is kept.
+        line: PathBuf,
+    },
     /// The wall clock moved against the machine's own elapsed time.
-    #[error("the clock jumped by {0:?} while this controller runs; set the clock right and restart it")]
+    #[error(
+        "the clock jumped by {} s while this controller runs; set it back, or start the controller again when it is right",
+        .0.as_secs()
+    )]
     Jumped(Duration),
+    /// What this controller had reached before is not known.
+    #[error(
+        "the time this controller had reached cannot be read from {} ({problem}); see that the clock is right, write \
+         the time into it with: date +%s000 > {}, and start again", .line.display(), .line.display()
+    )]
+    Unreadable {
+        /// Where it is kept.
+        line: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// The line in time below which this controller never signs, kept on disk.
@@ -51,30 +94,46 @@ pub struct TimeLine {
     state: Mutex<Line>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Line {
-    floor: UnixMs,
+    /// The latest time that was ever signed with; or why that is not known.
+    floor: Result<UnixMs, String>,
     started_wall: UnixMs,
-    started: Instant,
-    written: Instant,
+    started: Duration,
+    written: Option<Duration>,
+    path: PathBuf,
 }
 
 /// How often the floor is written (architecture: every 10 min).
 const WRITE_EVERY: Duration = Duration::from_secs(600);
 
+/// Writes the first line of a new controller.
+///
+/// # Errors
+/// The disk.
+pub fn begin_time_line(directory: &StateDir, wall: UnixMs) -> Result<(), StateError> {
+    directory.write(names::FLOOR, wall.as_millis().to_string().as_bytes())
+}
+
+fn read_floor(directory: &StateDir) -> Result<UnixMs, String> {
+    // Absent is not "nothing was reached yet": the first start writes it.
+    let bytes = directory.read(names::FLOOR).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes.ok_or("it is missing")?).map_err(|_| "it is not text")?;
+    let millis = text.trim().parse().map_err(|_| "it is not a number of milliseconds")?;
+    Ok(UnixMs::from_millis(millis))
+}
+
 impl TimeLine {
-    /// Reads the persisted line; none is the beginning of time.
+    /// Reads the persisted line. One that cannot be read fences; it is not the beginning of time.
     pub fn open(directory: Arc<StateDir>) -> Self {
-        let floor = directory
-            .read(names::FLOOR)
-            .ok()
-            .flatten()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| text.trim().parse().ok())
-            .map_or(UnixMs::default(), UnixMs::from_millis);
-        let started = now();
-        let written = started.checked_sub(WRITE_EVERY).unwrap_or(started);
-        Self { directory, state: Mutex::new(Line { floor, started_wall: wall(), started, written }) }
+        let line = Line {
+            floor: read_floor(&directory),
+            started_wall: wall(),
+            started: boot(),
+            written: None,
+            path: directory.path().join(names::FLOOR),
+        };
+        Self { directory, state: Mutex::new(line) }
     }
 
     /// The time to sign with.
@@ -82,56 +141,105 @@ impl TimeLine {
     /// # Errors
     /// [`Fenced`] when the clock cannot be believed.
     pub fn signing_time(&self) -> Result<UnixMs, Fenced> {
-        let (wall, now) = (wall(), now());
+        let (wall, boot) = (wall(), boot());
         let mut line = self.state.lock().expect("nothing panics while it holds the time line");
-        judge(&line, wall, now)?;
-        if wall > line.floor {
-            line.floor = wall;
-        }
-        if now.duration_since(line.written) >= WRITE_EVERY {
-            line.written = now;
-            let text = line.floor.as_millis().to_string();
-            if let Err(error) = self.directory.write(names::FLOOR, text.as_bytes()) {
+        let floor = judge(&line, wall, boot)?.max(wall);
+        line.floor = Ok(floor);
+        if line.written.is_none_or(|written| boot.saturating_sub(written) >= WRITE_EVERY) {
+            line.written = Some(boot);
+            if let Err(error) = self.directory.write(names::FLOOR, floor.as_millis().to_string().as_bytes()) {
                 tracing::warn!(%error, "the time line was not written");
             }
         }
         Ok(wall)
     }
+
+    /// The best guess, for what gives no access: the console's web certificate, so that a fenced
+    /// controller can still be looked at.
+    pub fn unfenced_time(&self) -> UnixMs {
+        let line = self.state.lock().expect("nothing panics while it holds the time line");
+        line.floor.clone().unwrap_or_default().max(wall())
+    }
 }
 
-fn judge(line: &Line, wall: UnixMs, now: Instant) -> Result<(), Fenced> {
-    if wall.plus(TOLERANCE) < line.floor {
-        return Err(Fenced::Behind(line.floor.since(wall)));
+/// The line, if the clock can be believed.
+fn judge(line: &Line, wall: UnixMs, boot: Duration) -> Result<UnixMs, Fenced> {
+    let unreadable =
+        |problem: &String| Fenced::Unreadable { line: line.path.clone(), problem: problem.clone() };
+    let floor = *line.floor.as_ref().map_err(unreadable)?;
+    if wall.plus(TOLERANCE) < floor {
+        return Err(Fenced::Behind { by: floor.since(wall), line: line.path.clone() });
     }
-    let expected = line.started_wall.plus(now.duration_since(line.started));
+    let expected = line.started_wall.plus(boot.saturating_sub(line.started));
     let drift = expected.since(wall).max(wall.since(expected));
-    if drift > TOLERANCE { Err(Fenced::Jumped(drift)) } else { Ok(()) }
+    if drift > TOLERANCE { Err(Fenced::Jumped(drift)) } else { Ok(floor) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trust::{Role, RootHash};
+    use wire::InstallationId;
 
-    fn line() -> (Line, UnixMs, Instant) {
-        let (wall, now) = (UnixMs::from_millis(1_800_000_000_000), Instant::now());
-        (Line { floor: wall, started_wall: wall, started: now, written: now }, wall, now)
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn line() -> (Line, UnixMs, Duration) {
+        let (wall, boot) = (UnixMs::from_millis(1_800_000_000_000), HOUR);
+        let path = PathBuf::from("floor");
+        (Line { floor: Ok(wall), started_wall: wall, started: boot, written: Some(boot), path }, wall, boot)
+    }
+
+    fn directory(path: &std::path::Path) -> Arc<StateDir> {
+        let installation = InstallationId::from_bytes([1; 16]);
+        let about = state::About::new(installation, Role::Controller, RootHash::from_bytes([1; 32]));
+        Arc::new(StateDir::create(path, &about).unwrap())
     }
 
     #[test]
     fn a_clock_behind_the_persisted_line_signs_nothing() {
-        let (mut line, wall, now) = line();
-        line.floor = wall.plus(Duration::from_secs(61));
-        assert!(matches!(judge(&line, wall, now), Err(Fenced::Behind(_))));
-        line.floor = wall.plus(Duration::from_secs(59));
-        assert_eq!(judge(&line, wall, now), Ok(()));
+        let (mut line, wall, boot) = line();
+        line.floor = Ok(wall.plus(Duration::from_secs(61)));
+        assert!(matches!(judge(&line, wall, boot), Err(Fenced::Behind { .. })));
+        line.floor = Ok(wall.plus(Duration::from_secs(59)));
+        assert!(judge(&line, wall, boot).is_ok());
     }
 
     #[test]
     fn a_clock_that_jumps_while_running_signs_nothing_and_downtime_is_no_jump() {
-        let (line, wall, now) = line();
-        let hour = Duration::from_secs(3600);
-        assert_eq!(judge(&line, wall.plus(hour), now + hour), Ok(()));
-        assert!(matches!(judge(&line, wall.plus(hour), now), Err(Fenced::Jumped(_))));
-        assert!(matches!(judge(&line, wall, now + hour), Err(Fenced::Jumped(_))));
+        let (line, wall, boot) = line();
+        assert_eq!(judge(&line, wall.plus(HOUR), boot + HOUR), Ok(wall));
+        assert!(matches!(judge(&line, wall.plus(HOUR), boot), Err(Fenced::Jumped(_))));
+        assert!(matches!(judge(&line, wall, boot + HOUR), Err(Fenced::Jumped(_))));
+        // Set right again, it signs again.
+        assert!(judge(&line, wall.plus(HOUR), boot + HOUR + Duration::from_secs(59)).is_ok());
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_fences_and_says_what_to_do_and_a_year_of_downtime_does_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = directory(scratch.path());
+        for damage in [None, Some(&b"\xff\xfe"[..]), Some(b""), Some(b"yesterday"), Some(b"-1")] {
+            match damage {
+                Some(bytes) => directory.write(names::FLOOR, bytes).unwrap(),
+                None => directory.remove(names::FLOOR).unwrap(),
+            }
+            let error = TimeLine::open(Arc::clone(&directory)).signing_time().unwrap_err();
+            assert!(error.to_string().contains("date +%s000 > "), "{error}");
+        }
+        begin_time_line(&directory, wall().minus(Duration::from_secs(365 * 24 * 3600))).unwrap();
+        let signed = TimeLine::open(Arc::clone(&directory)).signing_time().unwrap();
+        // What was signed with is the line of the next start.
+        let next = read_floor(&directory).unwrap();
+        assert_eq!(next, signed);
+        begin_time_line(&directory, wall().plus(HOUR)).unwrap();
+        let behind = TimeLine::open(directory);
+        assert!(matches!(behind.signing_time(), Err(Fenced::Behind { .. })));
+        assert!(behind.unfenced_time() > wall());
+    }
+
+    #[test]
+    fn the_boot_clock_goes_forward_only() {
+        let (first, second) = (boot(), boot());
+        assert!(second >= first && first > Duration::ZERO);
     }
 }

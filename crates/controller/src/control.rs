@@ -89,6 +89,11 @@ fn known<'a>(
 fn not_issued(error: &IssueError) -> ControlRefused {
     match error {
         IssueError::Struck | IssueError::Unknown => refused(Refusal::Struck, 0),
+        IssueError::Withheld(withheld) => {
+            tracing::debug!(%withheld, "a document was not issued");
+            let after = u32::try_from(withheld.retry_after().as_millis()).unwrap_or(LATER_MS);
+            refused(Refusal::NoController, after)
+        }
         IssueError::Sign(SignError::Fenced(_)) => refused(Refusal::NoController, LATER_MS),
         IssueError::Sign(_) | IssueError::Groups(_) => {
             tracing::warn!(%error, "a document was not issued");
@@ -106,9 +111,9 @@ async fn serve(core: &Arc<Core>, opened: &OpenedRequest) -> Result<ControlReply,
     let snapshot = core.snapshot();
     let revocations = core.strikes.set();
     let known = known(&snapshot, &revocations, opened)?;
-    let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
+    let issuer = Issuer::new(core, &snapshot, &revocations);
     match &opened.request {
-        ControlRequest::Renew(request) => renew(core, &issuer, &known, opened, request),
+        ControlRequest::Renew(request) => renew(&issuer, &known, opened, request),
         ControlRequest::GetSlice(request) => slice(&issuer, &known, request),
         ControlRequest::Why(request) => why(&issuer, &known, request),
         ControlRequest::ShipFlows(request) => ship(core, &known, request).await,
@@ -117,7 +122,6 @@ async fn serve(core: &Arc<Core>, opened: &OpenedRequest) -> Result<ControlReply,
 }
 
 fn renew(
-    core: &Core,
     issuer: &Issuer<'_>,
     known: &Known<'_>,
     opened: &OpenedRequest,
@@ -134,8 +138,8 @@ fn renew(
     };
     let certificate = if request.certificate {
         let agent = &opened.agent;
-        let der = core.signer.certificate(agent.identity(), agent.public_key(), generation);
-        let der = der.map_err(|error| not_issued(&error.into()))?;
+        let der = issuer.certificate(agent.identity(), agent.public_key(), generation);
+        let der = der.map_err(|error| not_issued(&error))?;
         Some(Bounded::new(der).map_err(|_| too_long("certificate"))?)
     } else {
         None

@@ -17,6 +17,17 @@ struct State {
     store: Option<Store>,
     open_until: Option<Instant>,
     reason: String,
+    /// It is another database than the one this controller serves from.
+    refused: Option<String>,
+}
+
+impl State {
+    fn allowed(&self) -> Result<(), StoreError> {
+        match &self.refused {
+            Some(reason) => Err(StoreError::Unavailable(reason.clone())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The database behind a breaker.
@@ -43,7 +54,24 @@ impl Database {
     /// The open database.
     pub(crate) fn store(&self) -> Result<Store, StoreError> {
         let state = self.state();
+        state.allowed()?;
         state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))
+    }
+
+    /// The open database, also when it is refused: for whoever accepts it.
+    pub(crate) fn store_to_accept(&self) -> Result<Store, StoreError> {
+        let state = self.state();
+        state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))
+    }
+
+    /// Nothing is read from it or changed in it until somebody accepts it, or puts the right one there.
+    pub(crate) fn refuse(&self, reason: String) {
+        self.state().refused = Some(reason);
+    }
+
+    /// It was accepted.
+    pub(crate) fn accept(&self) {
+        self.state().refused = None;
     }
 
     /// Opens it again when it is not open. Says whether it was opened now.
@@ -82,6 +110,7 @@ impl Database {
     pub(crate) async fn change(&self, scope: Scope, actor: &str) -> Result<(Store, Change), StoreError> {
         let store = {
             let state = self.state();
+            state.allowed()?;
             if state.open_until.is_some_and(|until| clock::now() < until) {
                 return Err(StoreError::Unavailable(state.reason.clone()));
             }
@@ -112,7 +141,8 @@ impl Database {
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.state();
         let broken = state.open_until.is_some_and(|until| clock::now() < until);
-        (state.store.is_none() || broken).then(|| state.reason.clone())
+        let refused = state.refused.clone();
+        refused.or_else(|| (state.store.is_none() || broken).then(|| state.reason.clone()))
     }
 
     pub(crate) fn counters(&self) -> DatabaseCounters {

@@ -3,6 +3,7 @@
 use crate::{
     api::{self, Body, Peer, Problem},
     clock,
+    gate::Withheld,
     issue::{IssueError, Issuer},
     limiter::FailureLimit,
     parts::Core,
@@ -155,6 +156,7 @@ fn not_issued(error: &IssueError) -> Problem {
         IssueError::Unknown => {
             Problem::internal("the snapshot does not have what was just enrolled; try again")
         }
+        IssueError::Withheld(withheld) => withheld_problem(withheld),
         IssueError::Sign(_) | IssueError::Groups(_) => {
             let title = "This controller cannot sign right now";
             let mut problem =
@@ -163,6 +165,31 @@ fn not_issued(error: &IssueError) -> Problem {
             problem
         }
     }
+}
+
+/// Nothing can be issued yet: said before anything is used up.
+fn withheld_problem(withheld: &Withheld) -> Problem {
+    let mut problem = Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not-issuing",
+        "This controller issues nothing right now",
+        withheld.to_string(),
+    );
+    problem.retry_after = Some(withheld.retry_after().as_secs() + 1);
+    problem
+}
+
+/// Waits for a controller that has just started; then says why it does not issue.
+async fn when_issuing(core: &Core) -> Result<(), Problem> {
+    core.when_issuing().await.map_err(|withheld| withheld_problem(&withheld))
+}
+
+/// An agent that asks again because the answer was lost gets it as long as its key is good.
+fn still_good(key: &EnrolmentKey) -> Result<(), Problem> {
+    if key.expires_ms > clock::wall().as_millis() {
+        return Ok(());
+    }
+    Err(key_problem(StoreError::KeySpent("has expired"), key))
 }
 
 fn organization_of(key: &EnrolmentKey) -> Result<OrganizationId, Problem> {
@@ -179,6 +206,7 @@ async fn device(
     Body(request): Body<DeviceEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
+    when_issuing(&core).await?;
     let name = api::name("name", &request.name)?;
     let key = find_key(&core, peer, &request.secret.0, "device")?;
     let EnrolmentTarget::Device { owner } = key.target else { return Err(not_proven()) };
@@ -189,7 +217,10 @@ async fn device(
         .organization(organization)
         .and_then(|data| data.devices.iter().find(|device| device.identity_key == identity_key));
     let id = match held {
-        Some(device) if device.enrolled_by == key.id => device.id,
+        Some(device) if device.enrolled_by == key.id => {
+            still_good(&key)?;
+            device.id
+        }
         Some(_) => return Err(other_key()),
         None => {
             let created_ms = clock::wall().as_millis();
@@ -216,7 +247,7 @@ async fn device(
 
 fn enrolled_device(core: &Core, organization: OrganizationId, id: DeviceId) -> Result<Enrolled, Problem> {
     let (snapshot, revocations) = (core.snapshot(), core.strikes.set());
-    let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
+    let issuer = Issuer::new(core, &snapshot, &revocations);
     let gone = || not_issued(&IssueError::Unknown);
     let data = snapshot.organization(organization).ok_or_else(gone)?;
     let device = data.devices.iter().find(|device| device.id == id).ok_or_else(gone)?;
@@ -230,7 +261,7 @@ fn enrolled_device(core: &Core, organization: OrganizationId, id: DeviceId) -> R
         name: device.name.clone(),
         belongs_to: data.organization.name.clone(),
         owner: Some(owner_name),
-        certificate: certificate(core, identity, key, device.generation)?,
+        certificate: certificate(&issuer, identity, key, device.generation)?,
         grant: Some(grant),
         slice,
         chain: core.signer.chain_text(),
@@ -238,13 +269,12 @@ fn enrolled_device(core: &Core, organization: OrganizationId, id: DeviceId) -> R
 }
 
 fn certificate(
-    core: &Core,
+    issuer: &Issuer<'_>,
     identity: Identity,
     key: trust::VerifyingKey,
     generation: u64,
 ) -> Result<String, Problem> {
-    let der =
-        core.signer.certificate(identity, key, generation).map_err(|error| not_issued(&error.into()))?;
+    let der = issuer.certificate(identity, key, generation).map_err(|error| not_issued(&error))?;
     Ok(encode_base64url(&der))
 }
 
@@ -254,6 +284,7 @@ async fn connector(
     Body(request): Body<ConnectorEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
+    when_issuing(&core).await?;
     let name = api::name("name", &request.name)?;
     let key = find_key(&core, peer, &request.secret.0, "connector")?;
     let EnrolmentTarget::Connector { site } = key.target else { return Err(not_proven()) };
@@ -264,7 +295,10 @@ async fn connector(
         .organization(organization)
         .and_then(|data| data.connectors.iter().find(|connector| connector.identity_key == identity_key));
     let id = match held {
-        Some(connector) if connector.enrolled_by == key.id => connector.id,
+        Some(connector) if connector.enrolled_by == key.id => {
+            still_good(&key)?;
+            connector.id
+        }
         Some(_) => return Err(other_key()),
         None => {
             let created_ms = clock::wall().as_millis();
@@ -297,7 +331,7 @@ fn enrolled_connector(
     id: ConnectorId,
 ) -> Result<Enrolled, Problem> {
     let (snapshot, revocations) = (core.snapshot(), core.strikes.set());
-    let issuer = Issuer { signer: &core.signer, snapshot: &snapshot, revocations: &revocations };
+    let issuer = Issuer::new(core, &snapshot, &revocations);
     let gone = || not_issued(&IssueError::Unknown);
     let data = snapshot.organization(organization).ok_or_else(gone)?;
     let connector = data.connectors.iter().find(|connector| connector.id == id).ok_or_else(gone)?;
@@ -312,7 +346,7 @@ fn enrolled_connector(
         name: connector.name.clone(),
         belongs_to: data.organization.name.clone(),
         owner: None,
-        certificate: certificate(core, identity, key, connector.generation)?,
+        certificate: certificate(&issuer, identity, key, connector.generation)?,
         grant: None,
         slice: issuer.connector(data, id).map_err(|error| not_issued(&error))?,
         chain: core.signer.chain_text(),
@@ -325,6 +359,7 @@ async fn pop(
     Body(request): Body<PopEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
+    when_issuing(&core).await?;
     let name = api::name("name", &request.name)?;
     let address = api::host_port("advertise", &request.advertise)?;
     let key = find_key(&core, peer, &request.secret.0, "pop")?;
@@ -333,7 +368,10 @@ async fn pop(
     let snapshot = core.snapshot();
     let held = snapshot.dataset.pops.iter().find(|pop| pop.identity_key == identity_key);
     let id = match held {
-        Some(pop) if pop.enrolled_by == key.id => pop.id,
+        Some(pop) if pop.enrolled_by == key.id => {
+            still_good(&key)?;
+            pop.id
+        }
         Some(_) => return Err(other_key()),
         None => {
             let created_ms = clock::wall().as_millis();
@@ -361,7 +399,7 @@ async fn pop(
 
 fn enrolled_pop(core: &Core, snapshot: &Snapshot, id: PopId) -> Result<Enrolled, Problem> {
     let revocations = core.strikes.set();
-    let issuer = Issuer { signer: &core.signer, snapshot, revocations: &revocations };
+    let issuer = Issuer::new(core, snapshot, &revocations);
     let pop = snapshot.dataset.pops.iter().find(|pop| pop.id == id);
     let pop = pop.ok_or_else(|| not_issued(&IssueError::Unknown))?;
     if revocations.is_struck(trust::RevokedSubject::Pop(id), pop.generation) {
@@ -374,7 +412,7 @@ fn enrolled_pop(core: &Core, snapshot: &Snapshot, id: PopId) -> Result<Enrolled,
         name: pop.name.clone(),
         belongs_to: snapshot.dataset.installation.id.to_string(),
         owner: None,
-        certificate: certificate(core, identity, key, pop.generation)?,
+        certificate: certificate(&issuer, identity, key, pop.generation)?,
         grant: None,
         slice: issuer.pop(id).map_err(|error| not_issued(&error))?,
         chain: core.signer.chain_text(),

@@ -2,6 +2,8 @@
 
 use crate::{
     clock,
+    gate::Withheld,
+    parts::Core,
     signer::{SignError, Signer},
     snapshot::{Snapshot, owner, slice_version},
 };
@@ -9,8 +11,8 @@ use policy::{ClientSlice, ConnectorSlice, PopSlice, client_slice, connector_slic
 use std::time::Duration;
 use store::{Device, OrganizationData};
 use trust::{
-    Audience, Grant, MAX_GRANT_GROUPS, MAX_SLICE_LIFE, Owner, PostureClass, RevocationSet, RevokedSubject,
-    Slice, SliceHeader, SliceVersion, UnixMs, VerifyingKey,
+    Audience, Grant, Identity, MAX_GRANT_GROUPS, MAX_SLICE_LIFE, Owner, PostureClass, RevocationSet,
+    RevokedSubject, Slice, SliceHeader, SliceVersion, UnixMs, VerifyingKey,
 };
 use wire::{ConnectorId, InstallationId, OrganizationId, PopId};
 
@@ -27,6 +29,9 @@ pub(crate) enum IssueError {
     /// Not signed.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// Not yet.
+    #[error(transparent)]
+    Withheld(#[from] Withheld),
     /// Struck.
     #[error("access of this subject was revoked")]
     Struck,
@@ -41,12 +46,35 @@ pub(crate) enum IssueError {
 /// What issuing reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
-    pub(crate) signer: &'a Signer,
-    pub(crate) snapshot: &'a Snapshot,
-    pub(crate) revocations: &'a RevocationSet,
+    core: &'a Core,
+    signer: &'a Signer,
+    snapshot: &'a Snapshot,
+    revocations: &'a RevocationSet,
 }
 
-impl Issuer<'_> {
+impl<'a> Issuer<'a> {
+    /// Issues from one state of everything.
+    pub(crate) const fn new(core: &'a Core, snapshot: &'a Snapshot, revocations: &'a RevocationSet) -> Self {
+        Self { core, signer: &core.signer, snapshot, revocations }
+    }
+
+    /// Nothing leaves this type before the gate is open, and nothing for a struck generation.
+    fn may(&self, subject: RevokedSubject, generation: u64) -> Result<(), IssueError> {
+        self.core.may_issue(self.snapshot, self.revocations)?;
+        if self.revocations.is_struck(subject, generation) { Err(IssueError::Struck) } else { Ok(()) }
+    }
+
+    /// A certificate of 30 days for an agent.
+    pub(crate) fn certificate(
+        &self,
+        identity: Identity,
+        key: VerifyingKey,
+        generation: u64,
+    ) -> Result<Vec<u8>, IssueError> {
+        self.may(RevokedSubject::of(identity.subject()), generation)?;
+        Ok(self.signer.certificate(identity, key, generation)?)
+    }
+
     fn installation(&self) -> InstallationId {
         self.snapshot.dataset.installation.id
     }
@@ -76,6 +104,7 @@ impl Issuer<'_> {
 
     /// The grant of a device.
     pub(crate) fn grant(&self, data: &OrganizationData, device: &Device) -> Result<String, IssueError> {
+        self.may(RevokedSubject::Device(device.id), device.generation)?;
         let (owner, owner_generation, owner_name) = self.living_owner(data, device)?;
         let model = self.snapshot.models.get(&data.organization.id).ok_or(IssueError::Unknown)?;
         let mut groups = relevant_groups(model, owner);
@@ -135,6 +164,7 @@ impl Issuer<'_> {
 
     /// The slice of a device's client.
     pub(crate) fn client(&self, data: &OrganizationData, device: &Device) -> Result<String, IssueError> {
+        self.may(RevokedSubject::Device(device.id), device.generation)?;
         let body = self.client_body(data, device)?;
         let header = self.header(Some(data.organization.id), Audience::Device(device.id))?;
         Ok(self.signer.sign(&Slice { header, body, ext: None })?)
@@ -161,6 +191,8 @@ impl Issuer<'_> {
 
     /// The slice of a connector.
     pub(crate) fn connector(&self, data: &OrganizationData, id: ConnectorId) -> Result<String, IssueError> {
+        let row = data.connectors.iter().find(|row| row.id == id).ok_or(IssueError::Unknown)?;
+        self.may(RevokedSubject::Connector(id), row.generation)?;
         let model = self.snapshot.models.get(&data.organization.id).ok_or(IssueError::Unknown)?;
         let body: ConnectorSlice =
             connector_slice(model, id, &self.snapshot.pops(self.revocations)).ok_or(IssueError::Unknown)?;
@@ -170,6 +202,8 @@ impl Issuer<'_> {
 
     /// The slice of a PoP.
     pub(crate) fn pop(&self, id: PopId) -> Result<String, IssueError> {
+        let row = self.snapshot.dataset.pops.iter().find(|row| row.id == id).ok_or(IssueError::Unknown)?;
+        self.may(RevokedSubject::Pop(id), row.generation)?;
         let body =
             PopSlice { root: self.signer.root(), max_sessions: POP_MAX_SESSIONS, admit_rate: POP_ADMIT_RATE };
         let header = self.header(None, Audience::Pop(id))?;

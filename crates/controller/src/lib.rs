@@ -17,6 +17,7 @@
 //!     unix: None,
 //!     url: "https://tidegate.example.com:8443".into(),
 //!     tls: TlsSource::Own,
+//!     old_snapshots: controller::OldSnapshots::Refuse,
 //! };
 //! let (controller, first) = Controller::start(options).await?;
 //! if let Some(first) = first {
@@ -33,8 +34,10 @@ mod control;
 mod database;
 mod enrolment;
 mod flows;
+mod gate;
 mod issue;
 mod journal;
+mod ledger;
 mod limiter;
 mod parts;
 mod presence;
@@ -47,6 +50,7 @@ mod sync;
 mod tests;
 
 pub use api::openapi_json;
+pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
 pub use signer::{
     AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
@@ -59,11 +63,13 @@ use crate::{
     console::Console,
     database::Database,
     flows::FlowLog,
+    gate::Gate,
+    ledger::{Deed, Ledger},
     parts::{Core, SyncCommand},
     presence::Presence,
     server::{Listeners, Shown},
     signer::Signer,
-    snapshot::Snapshots,
+    snapshot::{Opened, Snapshots},
     strikes::Strikes,
 };
 use state::{StateDir, StateError};
@@ -74,7 +80,7 @@ use std::{
     time::Duration,
 };
 use store::{Installation, Opening, Organization, Store, StoreError, Version};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use trust::Role;
 use wire::OrganizationId;
 
@@ -103,6 +109,8 @@ pub struct ControllerOptions {
     pub url: String,
     /// Where the console's certificate comes from.
     pub tls: TlsSource,
+    /// What to do alone with a snapshot that is older than a day.
+    pub old_snapshots: OldSnapshots,
 }
 
 /// What a first start made. Show it once; it is kept nowhere.
@@ -144,6 +152,9 @@ pub enum ControllerError {
     /// The strike journal.
     #[error(transparent)]
     Strike(#[from] StrikeError),
+    /// The audit spool.
+    #[error("the audit spool cannot be written: {0}")]
+    Audit(std::io::Error),
     /// The flow log.
     #[error("the flow log cannot be opened: {0}")]
     Flows(std::io::Error),
@@ -198,8 +209,14 @@ impl Controller {
             Ok(store) => Ok(store.clone()),
             Err(error) => Err(StoreError::Unavailable(error.to_string())),
         };
-        let snapshots = Snapshots::open(Arc::clone(&directory), for_snapshot).await?;
+        let Opened { snapshots, refused } =
+            Snapshots::open(Arc::clone(&directory), signer.installation(), for_snapshot).await?;
         let strikes = Strikes::open(&path.join("strikes.journal"), &signer.bundle())?;
+        let gate = Gate::new(Arc::clone(&directory), strikes.health(), options.old_snapshots, clock::now());
+        if options.old_snapshots == OldSnapshots::DangerouslyIssue {
+            let deed = Deed::new(clock::wall(), "command line", "issue from old snapshot", "controller");
+            ledger::write_down(&path, &deed).map_err(ControllerError::Audit)?;
+        }
         let flows = FlowLog::open(&path.join("flows")).map_err(ControllerError::Flows)?;
         let (sync, commands) = mpsc::channel(SYNC_QUEUE);
         let shown = Shown::load(options.tls, &url, &signer)?;
@@ -207,11 +224,20 @@ impl Controller {
         directory.write(CONSOLE_CA, ca.ca_pem.as_bytes())?;
         let listeners =
             Listeners::open(options.listen, options.unix.as_deref(), &path.join("admin.sock")).await?;
+        let opened_store = opened.as_ref().ok().filter(|_| refused.is_none()).cloned();
+        let database = Database::new(database_path, opened);
+        if let Some(reason) = refused {
+            database.refuse(reason);
+        }
+        snapshots.tell(&gate).await;
         let core = Arc::new(Core {
+            ledger: Ledger::new(&path),
+            gate,
+            work: Notify::new(),
             state: path,
             url,
             signer,
-            database: Database::new(database_path, opened),
+            database,
             snapshots,
             strikes,
             presence: Mutex::new(Presence::default()),
@@ -220,6 +246,11 @@ impl Controller {
             sync,
             started: clock::now(),
         });
+        if let Some(store) = opened_store
+            && let Err(error) = core.absorb_struck(&store).await
+        {
+            tracing::warn!(%error, "what the database remembers to be revoked was not read");
+        }
         // Last: what was interrupted before here is a first start that nobody saw.
         directory.write(STARTED, b"")?;
         let first = phrase.zip(owner_link);
@@ -245,6 +276,7 @@ impl Controller {
             () = shutdown => None,
             () = listeners.serve(&core, Arc::clone(&shown)) => None,
             () = probe(&core) => None,
+            () = Arc::clone(&core).catch_up() => None,
             () = renew(&core, &shown) => None,
             ended = &mut sync => Some(ended),
         };
@@ -298,6 +330,7 @@ async fn bootstrap(path: &Path, url: &str, signer: &Signer) -> Result<(Store, St
         version,
         grant_life_ms: api::GRANT_LIFE_MS,
         renew_after_ms: api::RENEW_AFTER_MS,
+        shrink_version: 0,
         created_ms,
     };
     store.bootstrap(&installation, &organization, "first start").await?;
@@ -310,11 +343,15 @@ async fn bootstrap(path: &Path, url: &str, signer: &Signer) -> Result<(Store, St
 }
 
 /// Tries a database that cannot be used again; one prober, whatever waits.
-async fn probe(core: &Core) {
+async fn probe(core: &Arc<Core>) {
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
         if let Some(store) = core.database.reopen().await {
-            match core.snapshots.refresh(&store).await {
+            if let Err(error) = core.absorb_struck(&store).await {
+                tracing::warn!(%error, "what the database remembers to be revoked was not read");
+            }
+            core.work.notify_one();
+            match core.refresh(&store).await {
                 Ok(()) => tracing::info!("the database can be used again"),
                 Err(error) => tracing::warn!(%error, "the database was opened and cannot be read"),
             }
@@ -322,9 +359,22 @@ async fn probe(core: &Core) {
     }
 }
 
-async fn renew(core: &Core, shown: &Shown) {
+async fn renew(core: &Arc<Core>, shown: &Shown) {
     loop {
         tokio::time::sleep(TLS_EVERY).await;
         shown.refresh(&core.signer);
+        // Only by a clock that is believed, and when nothing of the journal may be missing.
+        let Ok(wall) = core.signer.signing_time() else { continue };
+        if core.withheld().is_some() {
+            continue;
+        }
+        let core = Arc::clone(core);
+        let compacted = tokio::task::spawn_blocking(move || core.strikes.compact(wall)).await;
+        match compacted {
+            Ok(Ok(0)) => {}
+            Ok(Ok(lapsed)) => tracing::info!(lapsed, "the strike journal was written anew"),
+            Ok(Err(error)) => tracing::warn!(%error, "the strike journal was not written anew"),
+            Err(error) => tracing::warn!(%error, "the strike journal was not written anew"),
+        }
     }
 }

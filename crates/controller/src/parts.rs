@@ -5,10 +5,12 @@ use crate::{
     console::Console,
     database::Database,
     flows::FlowLog,
+    gate::{Gate, Held, Withheld},
+    ledger::{self, Deed, Ledger},
     presence::Presence,
     signer::{CERTIFICATE_LIFE, Signer},
-    snapshot::{Snapshot, Snapshots},
-    strikes::{Holders, OnDisk, StrikeError, Strikes},
+    snapshot::{Snapshot, SnapshotError, SnapshotSource, Snapshots},
+    strikes::{Holders, OnDisk, StrikeError, Strikes, Struck},
 };
 use std::{
     collections::BTreeSet,
@@ -17,14 +19,23 @@ use std::{
     time::{Duration, Instant},
 };
 use store::{Change, Store, StoreError, Version};
-use tokio::sync::mpsc;
-use trust::{RevokedSubject, UnixMs};
+use tokio::sync::{Notify, mpsc};
+use trust::{RevocationSet, RevokedSubject, Subject, UnixMs};
 use wire::OrganizationId;
 
 /// How long an answer waits for its own snapshot (architecture: ≤ 2 s).
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(2);
 /// How long a strike's answer waits for PoPs; a second is many round trips to any of them.
 const HOLDERS_WAIT: Duration = Duration::from_millis(1500);
+/// How long an enrolment waits for a controller that has just started to know what is struck.
+const ISSUING_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const ISSUING_LOOK: Duration = Duration::from_millis(50);
+/// Waits between two tries to get what is committed into memory, and what was done into the database.
+const CATCH_UP_FIRST: Duration = Duration::from_millis(250);
+const CATCH_UP_LONGEST: Duration = Duration::from_secs(30);
+/// A connector that was seen this recently still hears beacons: the words fresh, stale and isolated.
+const ISOLATED_AFTER: Duration = Duration::from_secs(60);
 
 /// The controller's parts.
 #[derive(Debug)]
@@ -35,10 +46,14 @@ pub(crate) struct Core {
     pub(crate) database: Database,
     pub(crate) snapshots: Snapshots,
     pub(crate) strikes: Strikes,
+    pub(crate) gate: Gate,
+    pub(crate) ledger: Ledger,
     pub(crate) presence: Mutex<Presence>,
     pub(crate) flows: FlowLog,
     pub(crate) console: Console,
     pub(crate) sync: mpsc::Sender<SyncCommand>,
+    /// Something waits for [`Core::catch_up`].
+    pub(crate) work: Notify,
     pub(crate) started: Instant,
 }
 
@@ -49,24 +64,48 @@ pub(crate) enum SyncCommand {
     Strike(Arc<str>),
     /// The bundle changed.
     Bundle,
+    /// The union with what a PoP holds was made.
+    Taken,
 }
 
 /// A strike as its maker is told of it.
 #[derive(Debug)]
 pub(crate) struct StrikeReport {
+    pub(crate) subject: RevokedSubject,
+    pub(crate) generation: u64,
     pub(crate) at: UnixMs,
     pub(crate) on_disk: OnDisk,
     pub(crate) holders: Holders,
     pub(crate) pops_attached: BTreeSet<wire::PopId>,
+    pub(crate) reach: StrikeReach,
     pub(crate) latest_possible_end: UnixMs,
 }
 
+/// Who enforces a strike, of the connectors that it concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct StrikeReach {
+    /// A PoP that holds it sent it to them, on a session that is up.
+    pub(crate) enforced: usize,
+    /// They hear of it with their next beacon, or know by its absence that they are stale.
+    pub(crate) stale: usize,
+    /// No PoP has seen them for a minute.
+    pub(crate) isolated: usize,
+}
+
 /// What is to be struck.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct StrikeRequest {
     pub(crate) subject: RevokedSubject,
     pub(crate) generation: u64,
     pub(crate) organization: Option<OrganizationId>,
+    pub(crate) actor: String,
+}
+
+/// Whether anything is left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CaughtUp {
+    Yes,
+    NotYet,
 }
 
 impl Core {
@@ -78,49 +117,247 @@ impl Core {
         self.presence.lock().expect("nothing panics while it holds the presence")
     }
 
-    /// Commits a change; the answer comes when the snapshot contains it, or after 2 s: it is stored.
+    /// Whether anything may be issued now.
+    pub(crate) fn may_issue(&self, snapshot: &Snapshot, revocations: &RevocationSet) -> Result<(), Withheld> {
+        let heads = self.strikes.heads();
+        let held = Held { snapshot, revocations, heads: &heads };
+        self.gate.check(held, clock::now(), clock::wall())
+    }
+
+    /// Why nothing is issued, when nothing is.
+    pub(crate) fn withheld(&self) -> Option<Withheld> {
+        self.may_issue(&self.snapshot(), &self.strikes.set()).err()
+    }
+
+    /// Waits a few seconds for a controller that has just started.
+    pub(crate) async fn when_issuing(&self) -> Result<(), Withheld> {
+        let deadline = clock::now() + ISSUING_WAIT;
+        loop {
+            match self.withheld() {
+                None => return Ok(()),
+                Some(Withheld::Starting { .. }) if clock::now() < deadline => {
+                    tokio::time::sleep(ISSUING_LOOK).await;
+                }
+                Some(withheld) => return Err(withheld),
+            }
+        }
+    }
+
+    /// Commits a change; the answer comes when the snapshot contains it, or after 2 s: it is stored. A caller
+    /// that hangs up changes nothing about either.
     pub(crate) async fn commit(
-        &self,
+        self: &Arc<Self>,
         store: &Store,
         change: Change,
         action: &str,
         subject: &str,
         detail: &serde_json::Value,
     ) -> Result<Version, StoreError> {
-        let scope = change.scope();
-        let committed = change.commit(action, subject, &detail.to_string()).await;
-        let version = committed.inspect_err(|error| self.database.failed(error))?;
-        match tokio::time::timeout(SNAPSHOT_WAIT, self.snapshots.contain(store, scope, version)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a change is stored and not yet in the snapshot"),
-            Err(_) => tracing::warn!("a change is stored and the snapshot is late"),
+        let (core, store) = (Arc::clone(self), store.clone());
+        let (action, subject, detail) = (action.to_owned(), subject.to_owned(), detail.to_string());
+        let work = async move {
+            let scope = change.scope();
+            let version = match change.commit(&action, &subject, &detail).await {
+                Ok(version) => version,
+                Err(error) => {
+                    core.database.failed(&error);
+                    // It may be stored all the same: only reading again tells.
+                    core.snapshots.want_whatever_there_is();
+                    core.work.notify_one();
+                    return Err(error);
+                }
+            };
+            core.snapshots.want(scope, version);
+            match tokio::time::timeout(SNAPSHOT_WAIT, core.snapshots.contain(&store, scope, version)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "a change is stored and not yet in the snapshot");
+                    core.look_at(&error);
+                }
+                Err(_) => tracing::warn!("a change is stored and the snapshot is late"),
+            }
+            if core.snapshots.is_behind() {
+                core.work.notify_one();
+            }
+            Ok(version)
+        };
+        match tokio::spawn(work).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(StoreError::Unavailable(format!("the change's task ended: {error}"))),
         }
+    }
+
+    /// Brings what is committed into memory and what was done into the database, as often as it takes.
+    pub(crate) async fn catch_up(self: Arc<Self>) {
+        let mut wait = CATCH_UP_FIRST;
+        loop {
+            match self.catch_up_once().await {
+                CaughtUp::Yes => {
+                    wait = CATCH_UP_FIRST;
+                    self.work.notified().await;
+                }
+                CaughtUp::NotYet => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(CATCH_UP_LONGEST);
+                }
+            }
+        }
+    }
+
+    /// One try of [`Core::catch_up`].
+    pub(crate) async fn catch_up_once(&self) -> CaughtUp {
+        if !self.snapshots.is_behind() && !self.ledger.waits() {
+            return CaughtUp::Yes;
+        }
+        let Ok(store) = self.database.store() else { return CaughtUp::NotYet };
+        if self.snapshots.is_behind()
+            && let Err(error) = self.refresh(&store).await
+        {
+            tracing::warn!(%error, "a change is stored and still not in the snapshot");
+        }
+        let version = self.snapshot().dataset.installation.version;
+        if let Err(error) = self.ledger.record(&store, version).await {
+            tracing::warn!(%error, "what was done is written down and not yet in the audit log");
+        }
+        if self.snapshots.is_behind() || self.ledger.waits() { CaughtUp::NotYet } else { CaughtUp::Yes }
+    }
+
+    /// Reads the database again. One that is not this controller's is neither read nor written from then on.
+    pub(crate) async fn refresh(&self, store: &Store) -> Result<(), SnapshotError> {
+        self.snapshots.refresh(store).await.inspect_err(|error| self.look_at(error))
+    }
+
+    fn look_at(&self, error: &SnapshotError) {
+        if error.is_another_database() {
+            self.database.refuse(error.to_string());
+        }
+    }
+
+    /// Takes a restored database for the truth: its incarnation is raised above everything that was ever
+    /// seen, so that every node takes its states as newer.
+    pub(crate) async fn accept_restored(self: &Arc<Self>, actor: &str) -> Result<Version, SnapshotError> {
+        let store = self.database.store_to_accept()?;
+        let dataset = store.load().await?.ok_or(SnapshotError::Empty)?;
+        let (found, expected) = (dataset.installation.id, self.signer.installation());
+        if found != expected {
+            return Err(SnapshotError::Foreign { found, expected });
+        }
+        let seen = self.snapshots.highest_incarnation().await.max(self.gate.highest_incarnation());
+        let to = seen.max(dataset.installation.version.incarnation) + 1;
+        let mut change = store.change(store::Scope::Installation, actor, clock::wall().as_millis()).await?;
+        change.raise_incarnation(to).await?;
+        let version = change.commit("accept restored database", &expected.to_string(), "{}").await?;
+        self.absorb_struck(&store).await?;
+        self.snapshots.refresh(&store).await?;
+        self.database.accept();
+        self.work.notify_one();
         Ok(version)
     }
 
-    /// Strikes: applied, written, sent to PoPs, and the truth about who holds it.
+    /// How old what is served may be: nothing when memory is known to be what the database has.
+    pub(crate) fn snapshot_age(&self) -> Duration {
+        let current = self.snapshot().source == SnapshotSource::Database
+            && !self.snapshots.is_behind()
+            && self.database.trouble().is_none();
+        if current { Duration::ZERO } else { clock::wall().since(self.snapshots.verified_at()) }
+    }
+
+    /// Takes what the database remembers to be struck for good.
+    pub(crate) async fn absorb_struck(self: &Arc<Self>, store: &Store) -> Result<(), StoreError> {
+        let rows = store.struck_generations().await?;
+        let struck: Vec<(RevokedSubject, u64)> =
+            rows.iter().filter_map(|row| Some((row.subject.parse().ok()?, row.generation))).collect();
+        let core = Arc::clone(self);
+        let absorbed = tokio::task::spawn_blocking(move || core.strikes.absorb(&struck)).await;
+        absorbed.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+
+    /// Strikes: applied, written, sent to PoPs, and the truth about who holds it. All of it happens also when
+    /// nobody waits for the answer any more.
     pub(crate) async fn strike(
         self: &Arc<Self>,
         request: StrikeRequest,
     ) -> Result<StrikeReport, StrikeError> {
         let core = Arc::clone(self);
-        let StrikeRequest { subject, generation, organization } = request;
-        let work = move || core.strikes.strike(&core.signer, subject, generation);
-        let struck = tokio::task::spawn_blocking(work)
+        let ended = |error| std::io::Error::other(format!("the strike's task ended: {error}"));
+        tokio::spawn(async move { core.strike_to_the_end(request).await }).await.map_err(ended)?
+    }
+
+    async fn strike_to_the_end(self: Arc<Self>, request: StrikeRequest) -> Result<StrikeReport, StrikeError> {
+        let core = Arc::clone(&self);
+        let StrikeRequest { subject, generation, organization, actor } = request;
+        let work = move || {
+            let struck = core.strikes.strike(&core.signer, subject, generation)?;
+            let mut deed = Deed::new(struck.at, &actor, "strike", subject);
+            deed.organization = organization;
+            deed.detail = serde_json::json!({"generation": generation});
+            deed.struck = Some((subject, generation));
+            if let Err(error) = ledger::write_down(&core.state, &deed) {
+                tracing::error!(%error, %subject, generation, actor, "a strike was not written into the audit spool");
+            }
+            Ok(struck)
+        };
+        let struck: Result<Struck, StrikeError> = tokio::task::spawn_blocking(work)
             .await
-            .map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))??;
+            .map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?;
+        let struck = struck?;
+        self.work.notify_one();
         // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
         let _ = self.sync.send(SyncCommand::Strike(struck.text)).await;
         let pops_attached = self.presence().attached_pops();
         let holders = self.strikes.holders(struck.hash, &pops_attached, HOLDERS_WAIT).await;
-        let lease = self.longest_lease(subject, organization);
+        let reach = self.reach(subject, organization, &holders);
+        let snapshot = self.snapshot();
+        let pops = snapshot.pops(&self.strikes.set());
+        let everywhere =
+            reach.stale + reach.isolated == 0 && pops.iter().all(|pop| holders.pops.contains(&pop.id));
+        let lease = if everywhere { Duration::ZERO } else { self.longest_lease(subject, organization) };
         Ok(StrikeReport {
+            subject,
+            generation,
             at: struck.at,
             on_disk: struck.on_disk,
             holders,
             pops_attached,
+            reach,
             latest_possible_end: struck.at.plus(lease),
         })
+    }
+
+    /// Where a strike has come so far.
+    fn reach(
+        &self,
+        subject: RevokedSubject,
+        organization: Option<OrganizationId>,
+        holders: &Holders,
+    ) -> StrikeReach {
+        let mut reach = StrikeReach::default();
+        if matches!(subject, RevokedSubject::Token(_)) {
+            // Tokens are looked at here and nowhere else.
+            return reach;
+        }
+        let (snapshot, revocations, wall) = (self.snapshot(), self.strikes.set(), clock::wall());
+        let presence = self.presence();
+        let concerned = snapshot
+            .dataset
+            .organizations
+            .iter()
+            .filter(|data| organization.is_none_or(|id| data.organization.id == id))
+            .flat_map(|data| &data.connectors)
+            .filter(|row| !revocations.is_struck(RevokedSubject::Connector(row.id), row.generation));
+        for connector in concerned {
+            let seen = presence.of(Subject::Connector(connector.id));
+            let attached = seen.is_some_and(|seen| !seen.attached.is_empty());
+            let lately = seen.is_some_and(|seen| wall.since(seen.last) <= ISOLATED_AFTER);
+            if holders.connectors.contains(&connector.id) && attached {
+                reach.enforced += 1;
+            } else if attached || lately {
+                reach.stale += 1;
+            } else {
+                reach.isolated += 1;
+            }
+        }
+        reach
     }
 
     /// After this nothing that was issued before a strike is valid any more, whoever missed it.

@@ -9,22 +9,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
 use trust::{
     Changed, Head, MAX_GRANT_LIFE, Revocation, RevocationSet, RevokedSubject, TrustBundle, UnixMs,
-    Unverified, sha256,
+    Unverified, decode_base64url, encode_base64url, sha256,
 };
-use wire::{ConnectorId, ControllerId, PopId};
+use wire::{ConnectorId, ControllerId, InstallationId, PopId};
 
-/// An entry is kept until the last certificate of the generation has ended (30 days and the hour it
-/// was dated back); grants end before that.
+/// Other nodes keep an entry until the last certificate of the generation has ended (30 days and the hour it
+/// was dated back); grants end before that, and none is issued any more.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600 + 3600);
 const _: () = assert!(KEEP.as_secs() > MAX_GRANT_LIFE.as_secs());
+/// What a wrong clock may cost: entries are spread this much longer than they say, as PoPs keep them.
+const KEEP_LONGER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Strikes whose holders are remembered; older ones are on every disk that answers.
 const TRACKED: usize = 1024;
+/// A journal is written anew when what has lapsed is this much of it.
+const COMPACT_BYTES: u64 = 64 * 1024;
 
 /// A strike could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -75,43 +79,215 @@ struct Chains {
     heads: BTreeMap<ControllerId, Head>,
 }
 
+/// What the journal said when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JournalHealth {
+    /// Everything that was ever written.
+    Whole,
+    /// Something is missing: a controller that is alone does not know what is struck.
+    Incomplete,
+}
+
 /// The union of every strike this controller has heard of.
+///
+/// A generation that was struck once stays struck here for good, also when its entry has lapsed and no node
+/// keeps it any more: whoever could still issue for it is this controller.
 #[derive(Debug)]
 pub(crate) struct Strikes {
-    journal: Mutex<Journal>,
+    journal: Mutex<Log>,
     chains: RwLock<Chains>,
     set: watch::Sender<Arc<RevocationSet>>,
     holders: Mutex<BTreeMap<[u8; 32], Holders>>,
     held: Notify,
+    health: JournalHealth,
+}
+
+#[derive(Debug)]
+struct Log {
+    journal: Journal,
+    /// Lines that the disk refused; tried again.
+    unwritten: Vec<String>,
+}
+
+impl Log {
+    /// Writes what waits, then this.
+    fn append(&mut self, lines: String) -> io::Result<()> {
+        self.unwritten.push(lines);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        self.journal.append(&self.unwritten.join("\n"))?;
+        self.unwritten.clear();
+        Ok(())
+    }
+}
+
+/// One line of the journal.
+enum Line {
+    /// A signed entry.
+    Entry(String),
+    /// Struck for good, also when its entry has lapsed.
+    Struck(RevokedSubject, u64),
+    /// Where a chain goes on when its entries have lapsed.
+    Head(ControllerId, Head),
+}
+
+impl Line {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let parsed = match words.next()? {
+            "struck" => Self::Struck(words.next()?.parse().ok()?, words.next()?.parse().ok()?),
+            "head" => {
+                let (signer, seq) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+                let hash = decode_base64url(words.next()?).ok()?.try_into().ok()?;
+                Self::Head(signer, Head { seq, hash })
+            }
+            _ => Self::Entry(line.to_owned()),
+        };
+        words.next().is_none().then_some(parsed)
+    }
+}
+
+fn struck_line(subject: RevokedSubject, generation: u64) -> String {
+    format!("struck {subject} {generation}")
+}
+
+fn head_line(signer: ControllerId, head: &Head) -> String {
+    format!("head {signer} {} {}", head.seq, encode_base64url(&head.hash))
+}
+
+/// What an entry leaves behind when it lapses is written with it, in plain text: its key may have left the
+/// bundle before the line is read again.
+fn lines_of(revocation: &Revocation, text: &str) -> String {
+    let head = Head { seq: revocation.seq, hash: sha256(&[text.as_bytes()]) };
+    let Revocation { subject, generation, signer, .. } = *revocation;
+    format!("{text}\n{}\n{}", struck_line(subject, generation), head_line(signer, &head))
+}
+
+/// Strikes for good, in a set that only knows entries.
+fn for_good(set: &mut RevocationSet, subject: RevokedSubject, generation: u64) {
+    set.insert(&Revocation {
+        installation: InstallationId::from_bytes([0; 16]),
+        signer: ControllerId::from_bytes([0; 16]),
+        seq: 1,
+        previous: [0; 32],
+        at: UnixMs::default(),
+        subject,
+        generation,
+        keep_until: UnixMs::from_millis(u64::MAX),
+        ext: None,
+    });
 }
 
 impl Strikes {
-    /// Reads the journal. Entries that do not verify stop the start: the file is damaged or another
-    /// installation's, and issuing without knowing what is struck is what must not happen.
+    /// Reads the journal. What does not verify is left out and said: whoever is to issue must ask others then.
     pub(crate) fn open(path: &Path, bundle: &TrustBundle) -> Result<Self, StrikeError> {
-        let (journal, lines) = Journal::open(path)?;
-        let mut chains = Chains::default();
-        let mut set = RevocationSet::new();
-        for line in &lines {
-            let revocation = match verify(line, bundle) {
-                Ok(revocation) => revocation,
-                // Signed by a key that has left the bundle since: older than every lease.
-                Err(trust::DocumentError::UnknownKey(_)) => continue,
-                Err(error) => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()).into());
-                }
-            };
-            set.insert(&revocation);
-            chains.add(revocation, line);
+        let (journal, replay) = Journal::open(path)?;
+        let (mut chains, mut set) = (Chains::default(), RevocationSet::new());
+        let mut damaged = replay.damaged;
+        for line in &replay.lines {
+            match Line::parse(line) {
+                Some(Line::Entry(text)) => match verify(&text, bundle) {
+                    Ok(revocation) => {
+                        for_good(&mut set, revocation.subject, revocation.generation);
+                        chains.add(revocation, &text);
+                    }
+                    // Signed by a key that has left the bundle since: older than every lease. What it struck
+                    // is in the line behind it.
+                    Err(trust::DocumentError::UnknownKey(_)) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "an entry of the strike journal does not verify");
+                        damaged += 1;
+                    }
+                },
+                Some(Line::Struck(subject, generation)) => for_good(&mut set, subject, generation),
+                Some(Line::Head(signer, head)) => chains.reach(signer, head),
+                None => damaged += 1,
+            }
         }
-        set.forget_before(clock::wall());
+        let health = if damaged > 0 || replay.absent {
+            tracing::warn!(damaged, absent = replay.absent, "the strike journal is not complete");
+            JournalHealth::Incomplete
+        } else {
+            JournalHealth::Whole
+        };
         Ok(Self {
-            journal: Mutex::new(journal),
+            journal: Mutex::new(Log { journal, unwritten: Vec::new() }),
             chains: RwLock::new(chains),
             set: watch::Sender::new(Arc::new(set)),
             holders: Mutex::default(),
             held: Notify::new(),
+            health,
         })
+    }
+
+    /// What the journal said at the start.
+    pub(crate) const fn health(&self) -> JournalHealth {
+        self.health
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.journal.lock().expect("nothing panics while it holds the journal")
+    }
+
+    /// What was struck, as another place remembers it: the database, or an older list. Blocking.
+    pub(crate) fn absorb(&self, struck: &[(RevokedSubject, u64)]) {
+        let mut log = self.log();
+        let set = self.set();
+        let news: Vec<_> = struck.iter().filter(|(subject, g)| !set.is_struck(*subject, *g)).collect();
+        if news.is_empty() {
+            return;
+        }
+        self.set.send_modify(|set| {
+            let mut next = RevocationSet::clone(set);
+            for (subject, generation) in &news {
+                for_good(&mut next, *subject, *generation);
+            }
+            *set = Arc::new(next);
+        });
+        let lines: Vec<_> = news.iter().map(|(subject, g)| struck_line(*subject, *g)).collect();
+        if let Err(error) = log.append(lines.join("\n")) {
+            tracing::error!(%error, "what another place knows to be struck is not on this controller's disk");
+        }
+    }
+
+    /// Writes what the disk refused before. Blocking.
+    pub(crate) fn flush(&self) {
+        if let Err(error) = self.log().flush() {
+            tracing::debug!(%error, "the strike journal still cannot be written");
+        }
+    }
+
+    /// Whether lines wait for the disk.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        // Whoever holds the lock is writing.
+        self.journal.try_lock().is_ok_and(|log| !log.unwritten.is_empty())
+    }
+
+    /// Turns entries that have lapsed into what must never be forgotten, and gives their room back. Says how
+    /// many there were. Blocking.
+    pub(crate) fn compact(&self, wall: UnixMs) -> Result<usize, StrikeError> {
+        let cut = wall.minus(KEEP_LONGER);
+        let mut log = self.log();
+        log.flush()?;
+        let mut chains = self.chains.write().expect("nothing panics while it holds the chains");
+        let lapsed = |entry: &Entry| entry.revocation.keep_until < cut;
+        let count = chains.entries.values().filter(|entry| lapsed(entry)).count();
+        let kept: u64 = chains.entries.values().filter(|e| !lapsed(e)).map(|e| e.text.len() as u64).sum();
+        if count == 0 || log.journal.used() < kept + COMPACT_BYTES {
+            return Ok(0);
+        }
+        let mut lines: Vec<String> =
+            self.set.borrow().iter().map(|(subject, generation)| struck_line(subject, generation)).collect();
+        lines.extend(chains.heads.iter().map(|(signer, head)| head_line(*signer, head)));
+        lines.extend(chains.entries.values().filter(|e| !lapsed(e)).map(|entry| entry.text.to_string()));
+        log.journal.replace(&lines)?;
+        chains.entries.retain(|_, entry| !lapsed(entry));
+        Ok(count)
     }
 
     /// What is struck now.
@@ -128,10 +304,11 @@ impl Strikes {
         self.chains.read().expect("nothing panics while it holds the chains").heads.clone()
     }
 
-    /// Every entry that is still needed, oldest first.
+    /// Every entry that other nodes still need, oldest first.
     pub(crate) fn entries(&self, wall: UnixMs) -> Vec<Entry> {
+        let cut = wall.minus(KEEP_LONGER);
         let chains = self.chains.read().expect("nothing panics while it holds the chains");
-        chains.entries.values().filter(|entry| entry.revocation.keep_until > wall).cloned().collect()
+        chains.entries.values().filter(|entry| entry.revocation.keep_until >= cut).cloned().collect()
     }
 
     /// Strikes: signed, applied, written. The caller spreads it and waits for holders.
@@ -144,7 +321,7 @@ impl Strikes {
         generation: u64,
     ) -> Result<Struck, StrikeError> {
         // One strike at a time: the chain has one order.
-        let mut journal = self.journal.lock().expect("nothing panics while it holds the journal");
+        let mut log = self.log();
         let at = signer.signing_time().map_err(SignError::from)?;
         let head = self.heads().get(&signer.controller()).copied().unwrap_or(Head { seq: 0, hash: [0; 32] });
         let revocation = Revocation {
@@ -160,9 +337,10 @@ impl Strikes {
         };
         let text = signer.sign(&revocation)?;
         let hash = sha256(&[text.as_bytes()]);
+        let lines = lines_of(&revocation, &text);
         self.apply(revocation, &text);
         self.track(hash);
-        let on_disk = match journal.append(&text) {
+        let on_disk = match log.append(lines) {
             Ok(()) => OnDisk::Yes,
             Err(error) => {
                 tracing::error!(%error, "a strike is not on this controller's disk");
@@ -175,6 +353,9 @@ impl Strikes {
     /// Takes entries that a PoP holds; what is new is applied and written. Blocking.
     pub(crate) fn take(&self, bundle: &TrustBundle, texts: &[String]) -> Changed {
         let mut changed = Changed::No;
+        // From the first look to the last line: two PoPs that hold the same entry give it once.
+        let mut log = self.log();
+        let mut lines = Vec::new();
         for text in texts {
             match verify(text, bundle) {
                 Ok(revocation) => {
@@ -182,18 +363,23 @@ impl Strikes {
                     let chains = self.chains.read().expect("nothing panics while it holds the chains");
                     let held = chains.entries.contains_key(&known);
                     drop(chains);
-                    if held {
+                    // What has lapsed here and is kept elsewhere for a while is no news.
+                    let lapsed = revocation.keep_until < clock::wall().minus(KEEP_LONGER)
+                        && self.set.borrow().is_struck(revocation.subject, revocation.generation);
+                    if held || lapsed {
                         continue;
                     }
+                    lines.push(lines_of(&revocation, text));
                     self.apply(revocation, text);
                     changed = Changed::Yes;
-                    let mut journal = self.journal.lock().expect("nothing panics while it holds the journal");
-                    if let Err(error) = journal.append(text) {
-                        tracing::error!(%error, "a strike that a PoP held is not on this controller's disk");
-                    }
                 }
                 Err(error) => tracing::warn!(%error, "a PoP holds an entry that does not verify"),
             }
+        }
+        if !lines.is_empty()
+            && let Err(error) = log.append(lines.join("\n"))
+        {
+            tracing::error!(%error, "strikes that a PoP held are not on this controller's disk");
         }
         changed
     }
@@ -201,7 +387,7 @@ impl Strikes {
     fn apply(&self, revocation: Revocation, text: &str) {
         self.set.send_modify(|set| {
             let mut next = RevocationSet::clone(set);
-            next.insert(&revocation);
+            for_good(&mut next, revocation.subject, revocation.generation);
             *set = Arc::new(next);
         });
         self.chains.write().expect("nothing panics while it holds the chains").add(revocation, text);
@@ -250,12 +436,16 @@ impl Strikes {
 }
 
 impl Chains {
+    fn reach(&mut self, signer: ControllerId, reached: Head) {
+        let head = self.heads.entry(signer).or_insert(Head { seq: 0, hash: [0; 32] });
+        if reached.seq > head.seq {
+            *head = reached;
+        }
+    }
+
     fn add(&mut self, revocation: Revocation, text: &str) {
         let hash = sha256(&[text.as_bytes()]);
-        let head = self.heads.entry(revocation.signer).or_insert(Head { seq: 0, hash: [0; 32] });
-        if revocation.seq > head.seq {
-            *head = Head { seq: revocation.seq, hash };
-        }
+        self.reach(revocation.signer, Head { seq: revocation.seq, hash });
         self.entries
             .insert((revocation.signer, revocation.seq, hash), Entry { revocation, text: text.into() });
     }
@@ -313,6 +503,122 @@ mod tests {
         let other = Strikes::open(&directory.path().join("other"), &signer_b.bundle()).unwrap();
         assert_eq!(other.take(&signer_b.bundle(), &[text]), Changed::No);
         assert!(other.set().is_empty());
+    }
+
+    const MONTHS: Duration = Duration::from_secs(90 * 24 * 3600);
+
+    /// An entry as it was made long ago.
+    fn old_entry(signer: &Signer, seq: u64, device: u8, at: UnixMs) -> String {
+        let revocation = Revocation {
+            installation: signer.installation(),
+            signer: signer.controller(),
+            seq,
+            previous: [0; 32],
+            at,
+            subject: RevokedSubject::Device(DeviceId::from_bytes([device; 16])),
+            generation: 3,
+            keep_until: at.plus(KEEP),
+            ext: None,
+        };
+        signer.sign(&revocation).unwrap()
+    }
+
+    #[test]
+    fn a_generation_that_was_struck_once_stays_struck_when_its_entry_has_lapsed_also_across_restarts() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        let device = |seed| RevokedSubject::Device(DeviceId::from_bytes([seed; 16]));
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        for seed in 1..=200 {
+            strikes.strike(&signer, device(seed), 3).unwrap();
+        }
+        let (heads, before) = (strikes.heads(), strikes.log().journal.used());
+        let later = clock::wall().plus(MONTHS);
+        assert!(strikes.entries(later).is_empty(), "nobody else needs them any more");
+        assert_eq!(strikes.compact(clock::wall()).unwrap(), 0);
+        assert_eq!(strikes.compact(later).unwrap(), 200);
+        assert!(strikes.log().journal.used() < before / 4, "{}", strikes.log().journal.used());
+        for strikes in [strikes, Strikes::open(&path, &signer.bundle()).unwrap()] {
+            assert!((1..=200).all(|seed| strikes.set().is_struck(device(seed), 3)));
+            assert!(!strikes.set().is_struck(device(1), 4));
+            assert_eq!(strikes.heads(), heads);
+        }
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        assert_eq!(strikes.health(), JournalHealth::Whole);
+        strikes.strike(&signer, device(201), 1).unwrap();
+        assert_eq!(strikes.heads()[&signer.controller()].seq, 201);
+    }
+
+    #[test]
+    fn an_entry_whose_key_has_left_the_bundle_still_strikes_and_its_chain_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer_a = signer(&directory.path().join("a"));
+        let signer_b = signer(&directory.path().join("b"));
+        let path = directory.path().join("journal");
+        let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
+        let strikes = Strikes::open(&path, &signer_a.bundle()).unwrap();
+        strikes.strike(&signer_a, subject, 2).unwrap();
+        let heads = strikes.heads();
+        drop(strikes);
+        // The bundle of another installation has none of the keys: as after a rotation.
+        let strikes = Strikes::open(&path, &signer_b.bundle()).unwrap();
+        assert!(strikes.set().is_struck(subject, 2) && strikes.entries(clock::wall()).is_empty());
+        assert_eq!((strikes.heads(), strikes.health()), (heads, JournalHealth::Whole));
+    }
+
+    #[test]
+    fn two_pops_that_hold_the_same_entry_and_a_journal_with_it_twice_give_it_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        let text = old_entry(&signer, 1, 1, clock::wall());
+        let strikes = Arc::new(Strikes::open(&path, &signer.bundle()).unwrap());
+        let bundle = signer.bundle();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| strikes.take(&bundle, std::slice::from_ref(&text)));
+            }
+        });
+        let written = std::fs::read(&path).unwrap();
+        let times = written.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
+        assert_eq!(times, 1);
+        strikes.log().append(text.clone()).unwrap();
+        assert_eq!(Strikes::open(&path, &bundle).unwrap().entries(clock::wall()).len(), 1);
+    }
+
+    #[test]
+    fn a_journal_that_lost_something_says_so_and_keeps_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        let device = |seed| RevokedSubject::Device(DeviceId::from_bytes([seed; 16]));
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        strikes.strike(&signer, device(1), 1).unwrap();
+        strikes.strike(&signer, device(2), 1).unwrap();
+        drop(strikes);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[60] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        assert_eq!(strikes.health(), JournalHealth::Incomplete);
+        assert!(strikes.set().is_struck(device(1), 1) && strikes.set().is_struck(device(2), 1));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Strikes::open(&path, &signer.bundle()).unwrap().health(), JournalHealth::Incomplete);
+    }
+
+    #[test]
+    fn what_the_database_remembers_is_struck_and_survives_in_the_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        strikes.absorb(&[(subject, 5)]);
+        strikes.absorb(&[(subject, 4)]);
+        for strikes in [strikes, Strikes::open(&path, &signer.bundle()).unwrap()] {
+            assert_eq!(strikes.set().struck_generation(subject), Some(5));
+        }
     }
 
     #[tokio::test]

@@ -3,11 +3,12 @@
 
 use crate::{
     clock, control,
-    issue::Issuer,
+    gate::ToWrite,
+    issue::{IssueError, Issuer},
     parts::{Core, SyncCommand},
 };
 use net::{RecvBatch, SendBatch, UdpPort};
-use session::{CloseCode, Dialler, Event, Output, SessionId};
+use session::{CloseCode, Dialler, Event, LocalIdentity, Output, SessionId};
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, mpsc, watch};
-use trust::{Changed, Identity};
+use trust::{Beacon, Changed, Identity, Unverified};
 use wire::{
     Bounded, Document, Forward, FromSigner, MAX_DOCUMENTS, OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, PopId,
     PublishBeacon, PublishBundle, PublishSlice, Reply, SignerHello, Strike, ToSigner,
@@ -45,6 +46,8 @@ struct Link {
     /// Entries that this session's queue had no room for yet. It is begun with every entry there is at
     /// each attachment, and gone with the session.
     unsent: VecDeque<Arc<str>>,
+    /// The version of the slice that this session was sent.
+    slice: Option<store::Version>,
 }
 
 enum Done {
@@ -61,7 +64,6 @@ pub(crate) struct Sync {
     done: mpsc::Sender<Done>,
     at_work: Arc<Semaphore>,
     identity_at: Instant,
-    published_version: store::Version,
 }
 
 /// Sync cannot start.
@@ -69,8 +71,6 @@ pub(crate) struct Sync {
 pub(crate) enum SyncError {
     #[error(transparent)]
     Bind(#[from] net::BindError),
-    #[error(transparent)]
-    Sign(#[from] crate::signer::SignError),
 }
 
 fn bind() -> Result<UdpPort, net::BindError> {
@@ -87,13 +87,12 @@ pub(crate) async fn run(
 ) -> Result<(), SyncError> {
     let port = bind()?;
     let (done, mut finished) = mpsc::channel(REPLIES);
-    let local = core.signer.local_identity()?;
+    let Some(local) = identity(&core, &mut commands, &mut shutdown).await else { return Ok(()) };
     let bundle = core.signer.bundle();
     let mut dialler = Dialler::new(local, (*bundle).clone(), clock::wall(), clock::random());
     let mut revocations = core.strikes.watch();
     dialler.set_revocations(revocations.borrow_and_update().clone());
     let mut snapshots = core.snapshots.watch();
-    let published_version = core.snapshot().dataset.installation.version;
     let mut sync = Sync {
         core,
         port,
@@ -102,7 +101,6 @@ pub(crate) async fn run(
         done,
         at_work: Arc::new(Semaphore::new(AT_WORK)),
         identity_at: clock::now(),
-        published_version,
     };
     let mut incoming = RecvBatch::for_agent();
     let mut next_beacon = clock::now();
@@ -128,7 +126,6 @@ pub(crate) async fn run(
             Ok(()) = snapshots.changed() => {
                 snapshots.borrow_and_update();
                 sync.follow_pops();
-                sync.publish_slices();
                 next_beacon = clock::now();
             }
             Ok(()) = revocations.changed() => {
@@ -143,7 +140,9 @@ pub(crate) async fn run(
             // Counted from now: after a suspend there is one beacon, not one for each second.
             next_beacon = now + BEACON_EVERY;
             sync.send_strikes();
+            sync.publish_slices();
             sync.publish_beacon();
+            sync.write_down();
         }
         if now >= next_look {
             next_look = now + LOOK_EVERY;
@@ -153,6 +152,36 @@ pub(crate) async fn run(
     }
     sync.goodbye().await;
     Ok(())
+}
+
+/// Who this controller is to PoPs. A fenced one is nobody: it waits until its clock can be believed, and
+/// serves reads meanwhile. `None`: it was told to end first.
+async fn identity(
+    core: &Core,
+    commands: &mut mpsc::Receiver<SyncCommand>,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Option<LocalIdentity> {
+    let mut said = false;
+    loop {
+        match core.signer.local_identity() {
+            Ok(local) => return Some(local),
+            Err(error) if !said => {
+                said = true;
+                tracing::error!(%error, "this controller holds no sessions to PoPs");
+            }
+            Err(_) => {}
+        }
+        let wait = tokio::time::sleep(RETRY_LONGEST);
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => break,
+                // Every entry goes to each PoP when it attaches.
+                Some(_) = commands.recv() => {}
+                _ = shutdown.changed() => return None,
+            }
+        }
+    }
 }
 
 fn document(text: &str) -> Option<Document> {
@@ -198,11 +227,13 @@ impl Sync {
                     }
                     link.session = None;
                     link.up = false;
+                    link.slice = None;
                     link.unsent.clear();
                     link.retry_at = now + link.wait;
                     link.wait = (link.wait * 2).min(RETRY_LONGEST);
                     let pop = *pop;
                     self.core.presence().pop_lost(pop, clock::wall());
+                    self.core.gate.lost(pop);
                 }
             }
         }
@@ -224,7 +255,7 @@ impl Sync {
         }
         self.send_strikes();
         if let Some(pop) = self.pop_of(id) {
-            self.publish_slice(pop, id);
+            self.core.gate.reached(pop, clock::now());
         }
         if let Some(beacon) = self.beacon() {
             self.send(id, &PublishBeacon { beacon }.into());
@@ -253,7 +284,7 @@ impl Sync {
                 }
                 tracing::info!(%pop, "attached to a PoP");
                 self.core.presence().pop_attached(pop, &identities(&welcome.attached), wall);
-                self.take_held(welcome.held);
+                self.take_held(pop, welcome.held, welcome.beacons);
             }
             ToSigner::Forward(forward) => self.forward(id, forward),
             ToSigner::StrikesHeld(held) => {
@@ -271,15 +302,26 @@ impl Sync {
 
     /// The union of what PoPs hold: a controller whose disk was lost learns again what is struck, and
     /// spreads it to the PoPs that missed it.
-    fn take_held(&self, held: Vec<Document>) {
+    ///
+    /// What its beacons name is known before the PoP counts as heard.
+    fn take_held(&self, pop: PopId, held: Vec<Document>, beacons: Vec<Document>) {
         let texts: Vec<String> =
             held.into_iter().filter_map(|document| String::from_utf8(document.into_vec()).ok()).collect();
-        if texts.is_empty() {
-            return;
-        }
         let core = Arc::clone(&self.core);
         tokio::task::spawn_blocking(move || {
-            if core.strikes.take(&core.signer.bundle(), &texts) == Changed::Yes {
+            let bundle = core.signer.bundle();
+            for beacon in beacons {
+                let beacon = Unverified::<Beacon>::parse_bytes(beacon.as_slice());
+                match beacon.and_then(|beacon| beacon.verify_at_any_time(&bundle)) {
+                    Ok(beacon) => core.gate.observe(&beacon),
+                    Err(error) => tracing::debug!(%pop, %error, "a PoP holds a beacon that does not verify"),
+                }
+            }
+            let changed = core.strikes.take(&bundle, &texts);
+            core.gate.taken(pop);
+            // Full: the next look at it is a second away.
+            let _ = core.sync.try_send(SyncCommand::Taken);
+            if changed == Changed::Yes {
                 for entry in core.strikes.entries(clock::wall()) {
                     // Full: the PoPs get every entry when they attach again.
                     let _ = core.sync.try_send(SyncCommand::Strike(entry.text));
@@ -334,6 +376,7 @@ impl Sync {
                 // The head in the next beacon tells those who miss the entry.
                 self.publish_beacon();
             }
+            SyncCommand::Taken => self.publish_slices(),
             SyncCommand::Bundle => {
                 self.dialler.set_bundle((*self.core.signer.bundle()).clone());
                 if let Some(chain) = document(&self.core.signer.chain_text()) {
@@ -377,6 +420,7 @@ impl Sync {
             if let Some(session) = self.links.remove(&id).and_then(|link| link.session) {
                 self.dialler.close(now, session, CloseCode::Done);
                 self.core.presence().pop_lost(id, clock::wall());
+                self.core.gate.lost(id);
             }
         }
         for pop in pops {
@@ -387,6 +431,7 @@ impl Sync {
                 retry_at: now,
                 wait: RETRY_FIRST,
                 unsent: VecDeque::new(),
+                slice: None,
             });
         }
     }
@@ -446,32 +491,49 @@ impl Sync {
             && let Some(beacon) = self.beacon()
         {
             self.broadcast(&PublishBeacon { beacon }.into());
-        }
-    }
-
-    fn publish_slices(&mut self) {
-        let version = self.core.snapshot().dataset.installation.version;
-        if version == self.published_version {
-            return;
-        }
-        self.published_version = version;
-        let up: Vec<(PopId, SessionId)> =
-            self.links.iter().filter(|(_, l)| l.up).filter_map(|(pop, l)| Some((*pop, l.session?))).collect();
-        for (pop, id) in up {
-            self.publish_slice(pop, id);
-        }
-    }
-
-    fn publish_slice(&mut self, pop: PopId, id: SessionId) {
-        let (snapshot, revocations) = (self.core.snapshot(), self.core.strikes.set());
-        let issuer = Issuer { signer: &self.core.signer, snapshot: &snapshot, revocations: &revocations };
-        match issuer.pop(pop) {
-            Ok(text) => {
-                if let Some(slice) = document(&text) {
-                    self.send(id, &PublishSlice { slice }.into());
-                }
+            if self.core.gate.beaconed(clock::now()) == ToWrite::LastBeacon {
+                let core = Arc::clone(&self.core);
+                // Of its own: a disk that hangs stops no beacon.
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = core.gate.write_last_beacon(clock::wall()) {
+                        tracing::warn!(%error, "the time of the last beacon was not written");
+                    }
+                });
             }
-            Err(error) => tracing::warn!(%pop, %error, "no slice for a PoP"),
+        }
+    }
+
+    /// What the journal's disk refused is tried again.
+    fn write_down(&self) {
+        if self.core.strikes.has_unwritten() {
+            let core = Arc::clone(&self.core);
+            tokio::task::spawn_blocking(move || core.strikes.flush());
+        }
+    }
+
+    /// Sends each PoP that is up its slice, once for each version.
+    fn publish_slices(&mut self) {
+        let (snapshot, revocations) = (self.core.snapshot(), self.core.strikes.set());
+        let version = snapshot.dataset.installation.version;
+        let core = Arc::clone(&self.core);
+        let issuer = Issuer::new(&core, &snapshot, &revocations);
+        let due = self.links.iter().filter(|(_, link)| link.up && link.slice != Some(version));
+        let due: Vec<(PopId, SessionId)> =
+            due.filter_map(|(pop, link)| Some((*pop, link.session?))).collect();
+        for (pop, id) in due {
+            match issuer.pop(pop) {
+                Ok(text) => {
+                    if let Some(slice) = document(&text) {
+                        self.send(id, &PublishSlice { slice }.into());
+                    }
+                    if let Some(link) = self.links.get_mut(&pop) {
+                        link.slice = Some(version);
+                    }
+                }
+                // Said by the status; tried again with the next beacon.
+                Err(IssueError::Withheld(_)) => {}
+                Err(error) => tracing::warn!(%pop, %error, "no slice for a PoP"),
+            }
         }
     }
 

@@ -251,6 +251,21 @@ impl Change {
         self.run("organization", statement).await.map(|_| ())
     }
 
+    /// Says that this change removes much at once on purpose: without it nobody believes the smaller state.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn allow_shrink(&mut self) -> Result<(), StoreError> {
+        let statement = match self.scope {
+            Scope::Installation => sqlx::query("UPDATE organizations SET shrink_version = version"),
+            Scope::Organization(id) => {
+                sqlx::query("UPDATE organizations SET shrink_version = version WHERE id = $1")
+                    .bind(id.to_string())
+            }
+        };
+        self.run("organization", statement).await.map(|_| ())
+    }
+
     /// Adds a PoP.
     ///
     /// # Errors
@@ -531,22 +546,30 @@ impl Change {
         self.hit("group", id.to_string(), statement).await
     }
 
-    /// Puts a member into a group; joining again raises the generation. Returns the generation.
+    /// Puts a member into a group; joining again raises the generation, and so does a generation that is
+    /// struck (`struck` and all below it). Returns the generation.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for group or member.
-    pub async fn add_member(&mut self, group: GroupId, member: Member) -> Result<u64, StoreError> {
+    pub async fn add_member(
+        &mut self,
+        group: GroupId,
+        member: Member,
+        struck: u64,
+    ) -> Result<u64, StoreError> {
         self.own_group(group).await?;
         self.own_member(member).await?;
         let statement = sqlx::query(
-            "INSERT INTO memberships (organization, user_group, member, generation, present) VALUES ($1, $2, $3, 1, 1) \
-             ON CONFLICT (user_group, member) DO UPDATE SET \
-             generation = memberships.generation + 1 - memberships.present, present = 1 \
+            "INSERT INTO memberships (organization, user_group, member, generation, present) VALUES ($1, $2, $3, $4 + 1, 1) \
+             ON CONFLICT (user_group, member) DO UPDATE SET present = 1, generation = \
+             CASE WHEN memberships.generation <= $4 THEN $4 + 1 \
+             WHEN memberships.present = 1 THEN memberships.generation ELSE memberships.generation + 1 END \
              RETURNING generation",
         )
         .bind(self.organization()?)
         .bind(group.to_string())
-        .bind(member.to_string());
+        .bind(member.to_string())
+        .bind(integer(struck));
         let row = self
             .fetch("membership", statement)
             .await?
@@ -681,13 +704,14 @@ impl Change {
         self.hit("device", id.to_string(), statement).await
     }
 
-    /// Gives access back: raises the generation above every strike so far.
+    /// Gives access back: raises the generation above itself and above `struck`, which may be higher in a
+    /// database that was restored.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    pub async fn raise_generation(&mut self, subject: &Subject) -> Result<(), StoreError> {
+    pub async fn raise_generation(&mut self, subject: &Subject, struck: u64) -> Result<(), StoreError> {
         let (kind, sql, id) = subject.raise();
-        let mut statement = sqlx::query(sql).bind(id.clone());
+        let mut statement = sqlx::query(sql).bind(id.clone()).bind(integer(struck));
         if !matches!(subject, Subject::Pop(_)) {
             statement = statement.bind(self.organization()?);
         }
@@ -900,27 +924,29 @@ impl Subject {
         match self {
             Self::User(id) => (
                 "user",
-                "UPDATE users SET generation = generation + 1 WHERE id = $1 AND organization = $2",
+                "UPDATE users SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
                 id.to_string(),
             ),
             Self::ServiceAccount(id) => (
                 "service account",
-                "UPDATE service_accounts SET generation = generation + 1 WHERE id = $1 AND organization = $2",
+                "UPDATE service_accounts SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
                 id.to_string(),
             ),
             Self::Device(id) => (
                 "device",
-                "UPDATE devices SET generation = generation + 1 WHERE id = $1 AND organization = $2",
+                "UPDATE devices SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
                 id.to_string(),
             ),
             Self::Connector(id) => (
                 "connector",
-                "UPDATE connectors SET generation = generation + 1 WHERE id = $1 AND organization = $2",
+                "UPDATE connectors SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
                 id.to_string(),
             ),
-            Self::Pop(id) => {
-                ("PoP", "UPDATE pops SET generation = generation + 1 WHERE id = $1", id.to_string())
-            }
+            Self::Pop(id) => (
+                "PoP",
+                "UPDATE pops SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1",
+                id.to_string(),
+            ),
         }
     }
 }

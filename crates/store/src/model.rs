@@ -41,6 +41,9 @@ pub struct Organization {
     pub grant_life_ms: u64,
     /// When a device renews its grant, in milliseconds after it was issued, before jitter.
     pub renew_after_ms: u64,
+    /// The newest version whose change was allowed to remove much at once; 0: none was.
+    #[serde(default)]
+    pub shrink_version: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
 }

@@ -20,24 +20,40 @@ pub struct AuditPage {
     pub limit: u32,
 }
 
+/// Whose audit entries. Entries of the installation name other organizations: they are for its
+/// administrators only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditOf {
+    /// One organization's own.
+    Organization(OrganizationId),
+    /// One organization's and the installation's.
+    OrganizationAndInstallation(OrganizationId),
+}
+
 impl Store {
-    /// The newest audit entries first, of one organization or of the installation.
+    /// The newest audit entries first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn audit(
-        &self,
-        organization: Option<OrganizationId>,
-        page: AuditPage,
-    ) -> Result<Vec<AuditEntry>, StoreError> {
+    pub async fn audit(&self, of: AuditOf, page: AuditPage) -> Result<Vec<AuditEntry>, StoreError> {
         self.check_file()?;
-        let query = sqlx::query(
-            "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
-             WHERE at_ms < $1 AND (organization = $2 OR organization IS NULL) ORDER BY at_ms DESC, version DESC LIMIT $3",
-        )
-        .bind(integer(page.before_ms))
-        .bind(organization.map(|id| id.to_string()))
-        .bind(i64::from(page.limit));
+        let (organization, sql) = match of {
+            AuditOf::Organization(id) => (
+                id,
+                "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
+                 WHERE at_ms < $1 AND organization = $2 ORDER BY at_ms DESC, version DESC LIMIT $3",
+            ),
+            AuditOf::OrganizationAndInstallation(id) => (
+                id,
+                "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
+                 WHERE at_ms < $1 AND (organization = $2 OR organization IS NULL) \
+                 ORDER BY at_ms DESC, version DESC LIMIT $3",
+            ),
+        };
+        let query = sqlx::query(sql)
+            .bind(integer(page.before_ms))
+            .bind(organization.to_string())
+            .bind(i64::from(page.limit));
         let rows = in_time(query.fetch_all(self.reader()))
             .await?
             .map_err(|error| StoreError::from_sqlx("audit", error))?;
@@ -142,6 +158,7 @@ pub(crate) async fn dataset(tx: &mut Transaction<'_, Sqlite>) -> Result<Option<D
             version: version(row)?,
             grant_life_ms: number(row, "grant_life_ms")?,
             renew_after_ms: number(row, "renew_after_ms")?,
+            shrink_version: number(row, "shrink_version")?,
             created_ms: number(row, "created_ms")?,
         };
         organizations.push(organization_data(db, organization).await?);

@@ -142,7 +142,7 @@ impl Store {
         &self.reader
     }
 
-    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
+    pub(crate) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
         self.check_file()?;
         // IMMEDIATE takes the write lock now: a lock that another process holds is said here, at
         // the deadline, and not at the commit.

@@ -23,6 +23,7 @@ fn organization(seed: u8, name: &str) -> Organization {
         name: name.into(),
         version: Version { incarnation: 1, version: 1 },
         grant_life_ms: 86_400_000,
+        shrink_version: 0,
         renew_after_ms: 14_400_000,
         created_ms: NOW,
     }
@@ -115,7 +116,7 @@ async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row() {
     assert_eq!(data.organization.version, version);
     assert_eq!(data.sites, vec![site(1, "hamburg")]);
     let page = AuditPage { before_ms: NOW + 1, limit: 10 };
-    let audit = f.store.audit(Some(f.organization), page).await.unwrap();
+    let audit = f.store.audit(AuditOf::OrganizationAndInstallation(f.organization), page).await.unwrap();
     assert!(audit.iter().any(|entry| entry.version == version && entry.actor == "test"));
 }
 
@@ -172,7 +173,7 @@ async fn nothing_refers_to_an_object_of_another_organization() {
     assert!(matches!(change.delete_site(foreign).await, Err(StoreError::NotFound { .. })));
     let member = Member::User(UserId::from_bytes([1; 16]));
     assert!(matches!(
-        change.add_member(GroupId::from_bytes([1; 16]), member).await,
+        change.add_member(GroupId::from_bytes([1; 16]), member, 0).await,
         Err(StoreError::NotFound { kind: "group", .. })
     ));
     assert!(matches!(change.delete_member(member).await, Err(StoreError::NotFound { .. })));
@@ -185,11 +186,11 @@ async fn joining_a_group_again_raises_the_generation_and_staying_does_not() {
     let mut change = f.change().await;
     change.insert_group(&group(1)).await.unwrap();
     change.insert_user(&user(1)).await.unwrap();
-    assert_eq!(change.add_member(group_id, member).await.unwrap(), 1);
-    assert_eq!(change.add_member(group_id, member).await.unwrap(), 1);
+    assert_eq!(change.add_member(group_id, member, 0).await.unwrap(), 1);
+    assert_eq!(change.add_member(group_id, member, 0).await.unwrap(), 1);
     change.remove_member(group_id, member).await.unwrap();
     assert!(matches!(change.remove_member(group_id, member).await, Err(StoreError::NotFound { .. })));
-    assert_eq!(change.add_member(group_id, member).await.unwrap(), 2);
+    assert_eq!(change.add_member(group_id, member, 0).await.unwrap(), 2);
     change.commit("members", "group", "{}").await.unwrap();
     assert_eq!(f.data().await.memberships, vec![Membership { group: group_id, member, generation: 2 }]);
 }
@@ -233,7 +234,7 @@ async fn removing_a_person_removes_devices_memberships_and_keys() {
     let mut change = f.change().await;
     change.insert_user(&user(1)).await.unwrap();
     change.insert_group(&group(1)).await.unwrap();
-    change.add_member(GroupId::from_bytes([1; 16]), owner).await.unwrap();
+    change.add_member(GroupId::from_bytes([1; 16]), owner, 0).await.unwrap();
     change.insert_enrolment_key(&device_key(1, owner, 1)).await.unwrap();
     let device = Device {
         id: DeviceId::from_bytes([1; 16]),
@@ -364,4 +365,64 @@ async fn raising_the_incarnation_orders_every_later_state_behind_every_earlier_o
     change.raise_incarnation(before.incarnation + 1).await.unwrap();
     change.commit("restore", "installation", "{}").await.unwrap();
     assert!(f.data().await.organization.version > before);
+}
+
+#[tokio::test]
+async fn giving_access_back_raises_the_generation_above_what_is_struck_whatever_the_row_says() {
+    let f = fixture().await;
+    let (user_id, group_id) = (UserId::from_bytes([1; 16]), GroupId::from_bytes([1; 16]));
+    let member = Member::User(user_id);
+    let mut change = f.change().await;
+    change.insert_user(&user(1)).await.unwrap();
+    change.insert_group(&group(1)).await.unwrap();
+    // A restored row knows of generation 1 only; 4 was struck meanwhile.
+    change.raise_generation(&Subject::User(user_id), 4).await.unwrap();
+    assert_eq!(change.add_member(group_id, member, 0).await.unwrap(), 1);
+    // Struck while its row could not be removed: it is present, and still rises.
+    assert_eq!(change.add_member(group_id, member, 1).await.unwrap(), 2);
+    assert_eq!(change.add_member(group_id, member, 1).await.unwrap(), 2);
+    change.remove_member(group_id, member).await.unwrap();
+    assert_eq!(change.add_member(group_id, member, 7).await.unwrap(), 8);
+    change.commit("restore", "user", "{}").await.unwrap();
+    assert_eq!(f.data().await.users[0].generation, 5);
+    let mut change = f.change().await;
+    change.raise_generation(&Subject::User(user_id), 2).await.unwrap();
+    change.commit("restore", "user", "{}").await.unwrap();
+    assert_eq!(f.data().await.users[0].generation, 6);
+}
+
+#[tokio::test]
+async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_its_organization() {
+    let f = fixture().await;
+    let other = organization(2, "other");
+    let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
+    change.insert_organization(&other).await.unwrap();
+    change.commit("create organization", "other", "{}").await.unwrap();
+    let before = f.data().await;
+    let entry = |event: &str, organization| Happened {
+        event: event.into(),
+        organization,
+        version: before.organization.version,
+        at_ms: NOW + 5,
+        actor: "local uid 0".into(),
+        action: "strike".into(),
+        subject: format!("dev-{event}"),
+        detail: "{}".into(),
+    };
+    let entries = [entry("a", Some(f.organization)), entry("b", Some(other.id)), entry("c", None)];
+    let struck = |generation| [StruckGeneration { subject: "dev-a".into(), generation }];
+    f.store.record(&entries, &struck(3)).await.unwrap();
+    f.store.record(&entries, &struck(2)).await.unwrap();
+    assert_eq!(f.data().await, before);
+    assert_eq!(f.store.struck_generations().await.unwrap(), struck(3));
+    let page = AuditPage { before_ms: u64::MAX, limit: 100 };
+    let strikes = async |of| {
+        let all = f.store.audit(of, page).await.unwrap();
+        let own: Vec<_> = all.iter().filter(|e| e.action == "strike").map(|e| e.subject.clone()).collect();
+        (own, all.iter().any(|entry| entry.subject == "other"))
+    };
+    assert_eq!(strikes(AuditOf::Organization(f.organization)).await, (vec!["dev-a".to_owned()], false));
+    assert_eq!(strikes(AuditOf::Organization(other.id)).await, (vec!["dev-b".to_owned()], false));
+    let (own, installation) = strikes(AuditOf::OrganizationAndInstallation(other.id)).await;
+    assert!(installation && own.contains(&"dev-c".to_owned()) && !own.contains(&"dev-a".to_owned()));
 }

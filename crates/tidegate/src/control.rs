@@ -22,6 +22,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         unix: args.unix.clone(),
         url: args.url.clone(),
         tls,
+        old_snapshots: controller::OldSnapshots::Refuse,
     };
     let (controller, first) = Controller::start(options).await?;
     let first = first.map(|first| {

@@ -6,7 +6,7 @@
 //! | `strike` | `POST /strikes` |
 //! | `enrol` | `POST` and `DELETE` under `/enrolment-keys` |
 //! | `write` | every other change of the token's own organization |
-//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, keys for PoPs, and naming another organization |
+//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, `/restored-database`, keys for PoPs, and naming another organization |
 //!
 //! The local socket may do everything: who may open it is root or the controller's own user.
 
@@ -17,7 +17,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use store::{OrganizationData, SecretHash};
 use trust::{RevokedSubject, sha256};
@@ -25,6 +25,8 @@ use wire::{OrganizationId, TokenId};
 
 /// The header by which a caller that may names another organization.
 pub const ORGANIZATION_HEADER: &str = "tidegate-organization";
+/// How old what was answered may be, in seconds: 0 when it is known to be what the database has.
+const SNAPSHOT_AGE_HEADER: &str = "tidegate-snapshot-age";
 const TOKEN_PREFIX: &str = "tgt1.";
 
 /// Where a request came from; set by the listener, never by the request.
@@ -88,7 +90,7 @@ fn needed(method: &Method, path: &str) -> Scope {
         (&Method::GET | &Method::HEAD, _) => Scope::Read,
         (_, "strikes") => Scope::Strike,
         (_, "enrolment-keys") => Scope::Enrol,
-        (_, "pops" | "organizations" | "tokens" | "owner-links") => Scope::Installation,
+        (_, "pops" | "organizations" | "tokens" | "owner-links" | "restored-database") => Scope::Installation,
         _ => Scope::Write,
     }
 }
@@ -107,7 +109,10 @@ pub(crate) async fn authenticate(
         return problem.into_response();
     }
     request.extensions_mut().insert(caller);
-    next.run(request).await
+    let mut answer = next.run(request).await;
+    let age = HeaderValue::from(core.snapshot_age().as_secs());
+    answer.headers_mut().insert(SNAPSHOT_AGE_HEADER, age);
+    answer
 }
 
 fn identify(core: &Core, request: &Request) -> Result<Caller, Problem> {
@@ -205,6 +210,7 @@ mod tests {
             (Method::DELETE, "/api/v1/pops/a", Scope::Installation),
             (Method::PATCH, "/api/v1/organizations/a", Scope::Installation),
             (Method::POST, "/sites", Scope::Write),
+            (Method::POST, "/api/v1/restored-database", Scope::Installation),
         ] {
             assert_eq!(needed(&method, path), scope, "{method} {path}");
         }

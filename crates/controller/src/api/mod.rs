@@ -8,6 +8,7 @@ mod operations;
 mod people;
 mod policies;
 mod problem;
+mod removal;
 pub mod types;
 mod view;
 

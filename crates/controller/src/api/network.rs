@@ -6,18 +6,18 @@ use super::{
     check, fresh, page,
     problem::{Body, Id, Params},
     reads,
-    types::{Connector, Mode, Page, PageQuery, Pop, PopInput, Resource, ResourceInput, Site, SiteInput},
+    removal::{Removal, strike_and_remove},
+    types::{
+        Connector, Mode, Page, PageQuery, Pop, PopInput, Resource, ResourceInput, Site, SiteInput,
+        StrikeOutcome,
+    },
 };
-use crate::{
-    clock,
-    parts::{Core, StrikeRequest},
-};
+use crate::{clock, parts::Core};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
 use store::{ResourceMode, Scope};
-use trust::RevokedSubject;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{ConnectorId, PopId, ResourceId, SiteId};
 
@@ -116,18 +116,16 @@ async fn delete_site(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<S
 }
 
 /// Revokes a connector, then removes it.
-#[utoipa::path(delete, path = "/connectors/{id}", tag = "connectors", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_connector(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<ConnectorId>) -> Removed {
+#[utoipa::path(delete, path = "/connectors/{id}", tag = "connectors", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+async fn delete_connector(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<ConnectorId>,
+) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
     let row = caller.data(&snapshot)?.connectors.iter().find(|connector| connector.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("connector", id.to_string()))?.generation;
-    let organization = Some(caller.organization);
-    core.strike(StrikeRequest { subject: RevokedSubject::Connector(id), generation, organization }).await?;
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.delete_connector(id).await?;
-    core.commit(&store, change, "delete connector", &id.to_string(), &json!({})).await?;
-    Ok(StatusCode::NO_CONTENT)
+    strike_and_remove(core, caller, Removal::Connector(id), generation).await.map(Json)
 }
 
 /// Lists every PoP of the installation.
@@ -168,16 +166,16 @@ async fn replace_pop(
 }
 
 /// Revokes a PoP, then removes it.
-#[utoipa::path(delete, path = "/pops/{id}", tag = "pops", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_pop(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<PopId>) -> Removed {
+#[utoipa::path(delete, path = "/pops/{id}", tag = "pops", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+async fn delete_pop(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<PopId>,
+) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
     let row = snapshot.dataset.pops.iter().find(|pop| pop.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("PoP", id.to_string()))?.generation;
-    core.strike(StrikeRequest { subject: RevokedSubject::Pop(id), generation, organization: None }).await?;
-    let (store, mut change) = core.database.change(Scope::Installation, &caller.actor).await?;
-    change.delete_pop(id).await?;
-    core.commit(&store, change, "delete pop", &id.to_string(), &json!({})).await?;
-    Ok(StatusCode::NO_CONTENT)
+    strike_and_remove(core, caller, Removal::Pop(id), generation).await.map(Json)
 }
 
 fn checked_resource(

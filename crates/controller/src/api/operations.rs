@@ -6,25 +6,25 @@ use super::{
     check, limit, page,
     problem::{Body, Params},
     types::{
-        Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus, FlowParams, Flows, OwnerLink,
-        Page, PageQuery, Restored, Scope as ApiScope, SnapshotStatus, Status, Strike, StrikeInput,
-        StrikeOutcome,
+        AcceptedDatabase, Alarm, Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus,
+        Durable, FlowParams, Flows, OwnerLink, Page, PageQuery, Restored, Scope as ApiScope, SnapshotStatus,
+        Status, Strike, StrikeInput, StrikeOutcome,
     },
-    view::{attached_connectors, rfc3339},
+    view::rfc3339,
 };
 use crate::{
     clock,
     flows::FlowQuery,
     parts::{Core, StrikeReport, StrikeRequest},
     signer::root_key_place,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError},
     strikes::OnDisk,
 };
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
-use store::{AuditPage, Member, OrganizationData, Scope, Subject as Generations};
+use store::{AuditOf, AuditPage, Member, OrganizationData, Scope, Subject as Generations};
 use trust::{RevokedSubject, UnixMs};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -33,6 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
         .routes(routes!(list_strikes, create_strike))
         .routes(routes!(create_restore))
         .routes(routes!(create_owner_link))
+        .routes(routes!(accept_restored_database))
         .routes(routes!(list_flows))
         .routes(routes!(list_audit))
         .routes(routes!(get_status))
@@ -91,18 +92,14 @@ async fn create_strike(
     let snapshot = core.snapshot();
     let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
     let organization = Some(caller.organization);
-    let report = core.strike(StrikeRequest { subject, generation, organization }).await?;
-    tracing::info!(%subject, generation, actor = caller.actor, "access was revoked");
-    let outcome = outcome(subject, generation, &report, attached_connectors(&core, &snapshot));
-    Ok((StatusCode::CREATED, Json(outcome)))
+    let organization = if matches!(subject, RevokedSubject::Pop(_)) { None } else { organization };
+    let actor = caller.actor;
+    let report = core.strike(StrikeRequest { subject, generation, organization, actor }).await?;
+    Ok((StatusCode::CREATED, Json(outcome(&report))))
 }
 
-fn outcome(
-    subject: RevokedSubject,
-    generation: u64,
-    report: &StrikeReport,
-    connectors: usize,
-) -> StrikeOutcome {
+/// What the maker of a strike is told: what is, and nothing that is hoped for.
+pub(super) fn outcome(report: &StrikeReport) -> StrikeOutcome {
     let pops = report.holders.pops.len();
     let counted = |n: usize| if n == 1 { "1 PoP".to_owned() } else { format!("{n} PoPs") };
     let held = match (report.on_disk, pops) {
@@ -112,15 +109,21 @@ fn outcome(
         (OnDisk::No, n) => format!("{}; this controller's disk refused it", counted(n)),
     };
     StrikeOutcome {
-        subject: subject.to_string(),
-        generation,
+        subject: report.subject.to_string(),
+        generation: report.generation,
         at: rfc3339(report.at),
-        durable: matches!((report.on_disk, pops), (OnDisk::Yes, 1..) | (OnDisk::No, 2..)),
+        durable: match (report.on_disk, pops) {
+            (OnDisk::Yes, 1..) | (OnDisk::No, 2..) => Durable::TwoHolders,
+            (OnDisk::Yes, 0) => Durable::ThisNodeOnly,
+            (OnDisk::No, 1) => Durable::OnePopOnly,
+            (OnDisk::No, 0) => Durable::NoDisk,
+        },
         held,
         held_by_pops: pops,
         pops_attached: report.pops_attached.len(),
-        connectors_told: report.holders.connectors.len(),
-        connectors_attached: connectors,
+        enforced: report.reach.enforced,
+        stale: report.reach.stale,
+        isolated: report.reach.isolated,
         latest_possible_end: rfc3339(report.latest_possible_end),
     }
 }
@@ -200,7 +203,9 @@ async fn create_restore(
         _ => Scope::Organization(caller.organization),
     };
     let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    change.raise_generation(&raised).await?;
+    // Above whatever is struck: a database that was restored may know of an older generation.
+    let struck = core.strikes.set().struck_generation(subject).unwrap_or(0);
+    change.raise_generation(&raised, struck).await?;
     core.commit(&store, change, "restore", &subject.to_string(), &json!({})).await?;
     let snapshot = core.snapshot();
     let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
@@ -216,6 +221,24 @@ async fn create_owner_link(State(core): State<Arc<Core>>, caller: Caller) -> Mad
     core.commit(&store, change, "create owner link", "owner", &json!({})).await?;
     let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
     Ok((StatusCode::CREATED, Json(OwnerLink { link, expires })))
+}
+
+/// Takes a database that was restored from a copy for the truth. Until then a controller that has served
+/// something newer neither reads nor changes it. What was revoked stays revoked.
+#[utoipa::path(post, path = "/restored-database", tag = "status", responses((status = 200, description = "Accepted", body = AcceptedDatabase)))]
+async fn accept_restored_database(State(core): State<Arc<Core>>, caller: Caller) -> Answer<AcceptedDatabase> {
+    match core.accept_restored(&caller.actor).await {
+        Ok(version) => {
+            Ok(Json(AcceptedDatabase { incarnation: version.incarnation, version: version.version }))
+        }
+        Err(SnapshotError::Store(error)) => Err(error.into()),
+        Err(error) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "database-not-usable",
+            "This database cannot be accepted",
+            error.to_string(),
+        )),
+    }
 }
 
 /// Lists flow records, newest first, denied ones included.
@@ -251,7 +274,12 @@ async fn list_audit(
     let before_ms = params.before_ms.unwrap_or(i64::MAX.unsigned_abs());
     let page = AuditPage { before_ms, limit: u32::try_from(limit(params.limit)?).unwrap_or(u32::MAX) };
     let store = core.database.store()?;
-    let entries = store.audit(Some(caller.organization), page).await?;
+    // What the installation does names other organizations.
+    let of = match caller.need(ApiScope::Installation) {
+        Ok(()) => AuditOf::OrganizationAndInstallation(caller.organization),
+        Err(_) => AuditOf::Organization(caller.organization),
+    };
+    let entries = store.audit(of, page).await?;
     let items = entries.into_iter().map(|entry| AuditEntry {
         at: rfc3339(UnixMs::from_millis(entry.at_ms)),
         actor: entry.actor,
@@ -269,6 +297,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
     let snapshot = core.snapshot();
     let version = caller.data(&snapshot)?.organization.version;
     let trouble = core.database.trouble();
+    let alarms = core.snapshots.alarms();
     let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let views = Views::new(&core, caller.data(&snapshot)?);
     let struck = views.revocations.len();
@@ -283,11 +312,20 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
         snapshot: SnapshotStatus {
             source: word(json!(snapshot.source)),
             read: rfc3339(snapshot.read_at),
+            age_seconds: core.snapshot_age().as_secs(),
+            behind: core.snapshots.is_behind(),
+            alarm: alarms.current,
+            alarms: alarms
+                .counts
+                .into_iter()
+                .map(|(reason, count)| Alarm { reason: reason.to_owned(), count })
+                .collect(),
             incarnation: version.incarnation,
             version: version.version,
         },
         database: DatabaseStatus { usable: trouble.is_none(), trouble },
         not_signing: core.signer.signing_time().err().map(|error| error.to_string()),
+        not_issuing: core.withheld().map(|withheld| withheld.to_string()),
         pops: snapshot.dataset.pops.len(),
         pops_attached: core.presence().attached_pops().len(),
         struck,

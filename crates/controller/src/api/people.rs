@@ -6,13 +6,13 @@ use super::{
     check, fresh, page,
     problem::{Body, Id, Params, TwoIds},
     reads,
-    types::{Device, Group, GroupMember, NameInput, Page, PageQuery, ServiceAccount, User, UserInput},
+    removal::{Removal, strike_and_remove},
+    types::{
+        Device, Group, GroupMember, NameInput, Page, PageQuery, ServiceAccount, StrikeOutcome, User,
+        UserInput,
+    },
 };
-use crate::{
-    clock,
-    parts::{Core, StrikeRequest},
-    snapshot::owner,
-};
+use crate::{clock, parts::Core, snapshot::owner};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
@@ -132,9 +132,11 @@ async fn add_member(
     TwoIds(id, member): TwoIds<GroupId, Member>,
 ) -> Answer<GroupMember> {
     let subject = format!("{member}/{id}");
+    let revoked = RevokedSubject::membership(owner(member), id);
+    let struck = core.strikes.set().struck_generation(revoked).unwrap_or(0);
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    let generation = change.add_member(id, member).await?;
+    let generation = change.add_member(id, member, struck).await?;
     core.commit(&store, change, "add member", &subject, &json!({"generation": generation})).await?;
     let snapshot = core.snapshot();
     let views = Views::new(&core, caller.data(&snapshot)?);
@@ -143,34 +145,18 @@ async fn add_member(
 
 /// Takes a user or service account out of a group: the membership is revoked at once, also when the
 /// database cannot be written (then the answer is 503 and the row follows with the next try).
-#[utoipa::path(delete, path = "/groups/{id}/members/{member}", tag = "groups", params(("id" = String, Path, description = "The group's id"), ("member" = String, Path, description = "`usr-…` or `svc-…`")), responses((status = 204, description = "No member any more")))]
+#[utoipa::path(delete, path = "/groups/{id}/members/{member}", tag = "groups", params(("id" = String, Path, description = "The group's id"), ("member" = String, Path, description = "`usr-…` or `svc-…`")), responses((status = 200, description = "No member any more", body = StrikeOutcome)))]
 async fn remove_member(
     State(core): State<Arc<Core>>,
     caller: Caller,
     TwoIds(id, member): TwoIds<GroupId, Member>,
-) -> Removed {
+) -> Answer<StrikeOutcome> {
     let subject_text = format!("{member}/{id}");
     let snapshot = core.snapshot();
     let mut rows = caller.data(&snapshot)?.memberships.iter();
     let row = rows.find(|row| row.group == id && row.member == member);
     let generation = row.ok_or_else(|| Problem::not_found("membership", subject_text.as_str()))?.generation;
-    let subject = RevokedSubject::membership(owner(member), id);
-    let organization = Some(caller.organization);
-    core.strike(StrikeRequest { subject, generation, organization }).await?;
-    let changed = core.database.change(Scope::Organization(caller.organization), &caller.actor).await;
-    let (store, mut change) = changed.map_err(revoked_but_not_written)?;
-    change.remove_member(id, member).await.map_err(revoked_but_not_written)?;
-    core.commit(&store, change, "remove member", &subject_text, &json!({}))
-        .await
-        .map_err(revoked_but_not_written)?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// The strike is enforced; what is missing is said.
-fn revoked_but_not_written(error: store::StoreError) -> Problem {
-    let mut problem = Problem::from(error);
-    problem.detail = format!("access was revoked; the row could not be removed yet: {}", problem.detail);
-    problem
+    strike_and_remove(core, caller, Removal::Membership(id, member), generation).await.map(Json)
 }
 
 /// Makes a person.
@@ -211,25 +197,17 @@ async fn replace_user(
     get_user(State(core), caller, Id(id)).await
 }
 
-async fn delete_subject(core: Arc<Core>, caller: Caller, member: Member, generation: u64) -> Removed {
-    let subject = RevokedSubject::owner(owner(member));
-    let organization = Some(caller.organization);
-    core.strike(StrikeRequest { subject, generation, organization }).await?;
-    let changed = core.database.change(Scope::Organization(caller.organization), &caller.actor).await;
-    let (store, mut change) = changed.map_err(revoked_but_not_written)?;
-    change.delete_member(member).await.map_err(revoked_but_not_written)?;
-    let committed = core.commit(&store, change, "delete subject", &member.to_string(), &json!({})).await;
-    committed.map_err(revoked_but_not_written)?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 /// Revokes a person, then removes it with its devices, memberships and keys.
-#[utoipa::path(delete, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_user(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<UserId>) -> Removed {
+#[utoipa::path(delete, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+async fn delete_user(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<UserId>,
+) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
     let row = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("user", id.to_string()))?.generation;
-    delete_subject(core, caller, Member::User(id), generation).await
+    strike_and_remove(core, caller, Removal::Member(Member::User(id)), generation).await.map(Json)
 }
 
 /// Makes a service account.
@@ -255,16 +233,17 @@ async fn create_service_account(
 }
 
 /// Revokes a service account, then removes it with its devices, memberships and keys.
-#[utoipa::path(delete, path = "/service-accounts/{id}", tag = "service accounts", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
+#[utoipa::path(delete, path = "/service-accounts/{id}", tag = "service accounts", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
 async fn delete_service_account(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(id): Id<ServiceAccountId>,
-) -> Removed {
+) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
     let row = caller.data(&snapshot)?.service_accounts.iter().find(|account| account.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("service account", id.to_string()))?.generation;
-    delete_subject(core, caller, Member::ServiceAccount(id), generation).await
+    let removal = Removal::Member(Member::ServiceAccount(id));
+    strike_and_remove(core, caller, removal, generation).await.map(Json)
 }
 
 /// Gives a device another name.
@@ -284,17 +263,14 @@ async fn rename_device(
 }
 
 /// Revokes a device, then removes it.
-#[utoipa::path(delete, path = "/devices/{id}", tag = "devices", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_device(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<DeviceId>) -> Removed {
+#[utoipa::path(delete, path = "/devices/{id}", tag = "devices", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+async fn delete_device(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<DeviceId>,
+) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
     let row = caller.data(&snapshot)?.devices.iter().find(|device| device.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("device", id.to_string()))?.generation;
-    let organization = Some(caller.organization);
-    core.strike(StrikeRequest { subject: RevokedSubject::Device(id), generation, organization }).await?;
-    let changed = core.database.change(Scope::Organization(caller.organization), &caller.actor).await;
-    let (store, mut change) = changed.map_err(revoked_but_not_written)?;
-    change.delete_device(id).await.map_err(revoked_but_not_written)?;
-    let committed = core.commit(&store, change, "delete device", &id.to_string(), &json!({})).await;
-    committed.map_err(revoked_but_not_written)?;
-    Ok(StatusCode::NO_CONTENT)
+    strike_and_remove(core, caller, Removal::Device(id), generation).await.map(Json)
 }

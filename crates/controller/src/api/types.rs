@@ -533,6 +533,23 @@ pub struct StrikeInput {
     pub subject: String,
 }
 
+/// On how many disks a strike is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub enum Durable {
+    /// On this controller's and at least one PoP's, or on two PoPs'.
+    #[serde(rename = "two holders")]
+    TwoHolders,
+    /// On this controller's.
+    #[serde(rename = "this node only")]
+    ThisNodeOnly,
+    /// On one PoP's; this controller's refused it and is tried again.
+    #[serde(rename = "one PoP only")]
+    OnePopOnly,
+    /// On none yet: every disk refused it, and this controller's is tried again.
+    #[serde(rename = "no disk")]
+    NoDisk,
+}
+
 /// One strike, with the truth about who holds it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StrikeOutcome {
@@ -542,19 +559,23 @@ pub struct StrikeOutcome {
     pub generation: u64,
     /// When (RFC 3339).
     pub at: String,
-    /// It survives the loss of this controller or of any one holder.
-    pub durable: bool,
+    /// Whether it survives the loss of any one node.
+    pub durable: Durable,
     /// Who holds it, in words: `this controller and 2 PoPs`, `this node only`, …
     pub held: String,
     /// PoPs that have it on their disk.
     pub held_by_pops: usize,
     /// PoPs that are attached to this controller.
     pub pops_attached: usize,
-    /// Connectors that were sent it.
-    pub connectors_told: usize,
-    /// Connectors that are attached to any PoP now.
-    pub connectors_attached: usize,
-    /// Until when access can last at a connector that heard of nothing (RFC 3339).
+    /// Connectors that enforce it: a PoP that holds it sent it to them.
+    pub enforced: usize,
+    /// Connectors that were seen within a minute and were not sent it yet: they learn of it with their next
+    /// beacon.
+    pub stale: usize,
+    /// Connectors that no PoP has seen for a minute: access there ends with the lease.
+    pub isolated: usize,
+    /// After this nobody has access by what was struck, whoever heard of nothing (RFC 3339); the time of the
+    /// strike when every PoP and connector has it.
     pub latest_possible_end: String,
 }
 
@@ -687,6 +708,10 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub not_signing: Option<String>,
+    /// Whether it issues certificates, grants and slices now; why not. Strikes are always taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub not_issuing: Option<String>,
     /// PoPs known.
     pub pops: usize,
     /// PoPs attached to this controller.
@@ -702,9 +727,37 @@ pub struct SnapshotStatus {
     pub source: String,
     /// When it was read from the database (RFC 3339).
     pub read: String,
+    /// How old it may be; 0 when it is known to be what the database has.
+    pub age_seconds: u64,
+    /// A change is stored, or may be, that is not in it yet.
+    pub behind: bool,
+    /// Why the newest state of the database was not taken, when it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub alarm: Option<String>,
+    /// What was not taken since this controller started.
+    pub alarms: Vec<Alarm>,
     /// The organization's incarnation.
     pub incarnation: u64,
     /// The organization's version.
+    pub version: u64,
+}
+
+/// How often something was not taken, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Alarm {
+    /// In a word: `value`, `shrunk`, `restored`, …
+    pub reason: String,
+    /// Since this controller started.
+    pub count: u64,
+}
+
+/// A restored database that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AcceptedDatabase {
+    /// The new incarnation.
+    pub incarnation: u64,
+    /// The installation's version in it.
     pub version: u64,
 }
 

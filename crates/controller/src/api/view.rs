@@ -1,7 +1,7 @@
 //! From rows, presence and strikes to what the API says.
 
 use super::types as api;
-use crate::{parts::Core, presence::Presence, snapshot::Snapshot};
+use crate::{parts::Core, presence::Presence};
 use std::sync::{Arc, MutexGuard};
 use store::{EnrolmentTarget, Member, OrganizationData, ResourceMode};
 use trust::{Owner, RevocationSet, RevokedSubject, Subject, UnixMs, encode_base64url};
@@ -233,14 +233,4 @@ pub(crate) fn organization(row: &store::Organization) -> api::Organization {
         renew_after_seconds: row.renew_after_ms / 1000,
         created: created(row.created_ms),
     }
-}
-
-/// How many connectors of an organization are attached to any PoP.
-pub(crate) fn attached_connectors(core: &Core, snapshot: &Snapshot) -> usize {
-    let presence = core.presence();
-    let all = snapshot.dataset.organizations.iter().flat_map(|data| &data.connectors);
-    all.filter(|connector| {
-        presence.of(Subject::Connector(connector.id)).is_some_and(|seen| !seen.attached.is_empty())
-    })
-    .count()
 }

@@ -400,7 +400,7 @@ async fn first_owner(
 }
 
 async fn make_owner(
-    core: &Core,
+    core: &Arc<Core>,
     secret: &str,
     name: &str,
     passphrase: String,

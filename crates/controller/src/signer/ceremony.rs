@@ -65,6 +65,7 @@ pub(crate) fn first_start(path: &Path) -> Result<Ceremony, RootError> {
     let directory = StateDir::create(path, &about)?;
     directory.write(ROOT, &sealing::seal_root(&phrase, root.expose_seed()))?;
     directory.write(names::CHAIN, chain.to_text().as_bytes())?;
+    clock::begin_time_line(&directory, wall)?;
     // Last: a directory with a keyring is complete.
     directory.write_secret(KEYRING, &ring.encode())?;
     Ok(Ceremony { phrase, directory })

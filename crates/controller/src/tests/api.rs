@@ -128,7 +128,7 @@ async fn objects_are_made_listed_changed_and_removed() {
         ("users", &f.user),
     ];
     for (path, id) in ids {
-        assert_eq!(world.delete(&format!("/{path}/{id}")).await.status, 204, "{path}");
+        assert!(world.delete(&format!("/{path}/{id}")).await.status.is_success(), "{path}");
         world.get(&format!("/{path}/{id}")).await.problem(404);
     }
     let audit = world.get("/audit?limit=1000").await.ok();

@@ -5,6 +5,7 @@ mod console;
 mod documents;
 mod enrolment;
 mod outage;
+mod strikes;
 mod with_pop;
 
 use crate::{Controller, ControllerOptions, FirstStart, TlsSource, api::Peer, server::network_router};
@@ -20,6 +21,7 @@ pub(crate) struct World {
     pub(crate) controller: Controller,
     pub(crate) first: Option<FirstStart>,
     router: Router,
+    background: tokio::task::JoinHandle<()>,
 }
 
 pub(crate) struct Reply {
@@ -74,13 +76,15 @@ impl World {
             unix: None,
             url: "https://localhost:8443".into(),
             tls: TlsSource::Own,
+            old_snapshots: crate::OldSnapshots::Refuse,
         }
     }
 
     pub(crate) async fn in_directory(directory: tempfile::TempDir) -> Self {
         let (controller, first) = Controller::start(Self::options(&directory)).await.unwrap();
         let router = network_router(&controller.core);
-        Self { directory, controller, first, router }
+        let background = tokio::spawn(std::sync::Arc::clone(&controller.core).catch_up());
+        Self { directory, controller, first, router, background }
     }
 
     /// The same directory in a new controller, as after a restart.
@@ -90,8 +94,11 @@ impl World {
     }
 
     pub(crate) async fn stop(self) -> tempfile::TempDir {
-        self.controller.core.database.close().await;
-        let Self { directory, controller, router, .. } = self;
+        self.background.abort();
+        // Gone with everything that it holds.
+        let Self { directory, controller, router, background, .. } = self;
+        let _ = background.await;
+        controller.core.database.close().await;
         drop((controller, router));
         directory
     }

@@ -44,6 +44,21 @@ impl Laptop {
     }
 }
 
+impl Laptop {
+    /// The groups in a fresh grant.
+    pub(crate) async fn groups(&self, world: &World) -> usize {
+        grant_of(world, &self.ask(world, Renew { certificate: false }).await).groups.len()
+    }
+
+    pub(crate) async fn gets_a_grant(&self, world: &World) {
+        grant_of(world, &self.ask(world, Renew { certificate: true }).await);
+    }
+
+    pub(crate) async fn is_refused(&self, world: &World) {
+        assert_eq!(refusal(&self.ask(world, Renew { certificate: true }).await), Refusal::Struck);
+    }
+}
+
 fn grant_of(world: &World, reply: &ControlReply) -> Grant {
     let ControlReply::Renewed(renewed) = reply else { panic!("{reply:?}") };
     let text = renewed.grant.as_ref().unwrap().as_slice();
@@ -72,7 +87,7 @@ async fn database_is_in_the_way(world: &World, f: &super::Furniture, laptop: &La
     assert!(problem["detail"].as_str().unwrap().starts_with("access was revoked"), "{problem}");
     assert!(grant_of(world, &laptop.ask(world, Renew { certificate: false }).await).groups.is_empty());
     let outcome = world.post("/strikes", json!({"subject": laptop.id})).await.made();
-    assert_eq!((&outcome["held"], &outcome["durable"]), (&json!("this node only"), &json!(false)));
+    assert_eq!((&outcome["held"], &outcome["durable"]), (&json!("this node only"), &json!("this node only")));
     assert_eq!(refusal(&laptop.ask(world, Renew { certificate: false }).await), Refusal::Struck);
 }
 
@@ -103,7 +118,7 @@ async fn a_controller_boots_from_its_disk_copy_when_the_database_is_gone_and_sta
     // The database comes back: one prober finds it, and changes are possible again.
     std::fs::rename(world.directory.path().join("away"), &database).unwrap();
     let store = world.controller.core.database.reopen().await.expect("it is there again");
-    world.controller.core.snapshots.refresh(&store).await.unwrap();
+    world.controller.core.refresh(&store).await.unwrap();
     world.post("/groups", json!({"name": "later"})).await.made();
     assert_eq!(world.get("/status").await.ok()["snapshot"]["source"], "database");
 }
@@ -154,24 +169,102 @@ async fn with_neither_database_nor_copy_nothing_starts_and_the_reason_is_said() 
     assert!(error.to_string().contains("none is created in its place"), "{error}");
 }
 
+/// Takes the database away and puts these bytes there.
+fn put_database(directory: &tempfile::TempDir, bytes: &[u8]) {
+    let state = directory.path().join("controller");
+    for name in ["tidegate.db-wal", "tidegate.db-shm"] {
+        let _ = std::fs::remove_file(state.join(name));
+    }
+    std::fs::write(state.join("tidegate.db"), bytes).unwrap();
+}
+
+fn database(directory: &tempfile::TempDir) -> Vec<u8> {
+    std::fs::read(directory.path().join("controller/tidegate.db")).unwrap()
+}
+
 #[tokio::test]
-async fn a_restored_database_gets_a_higher_incarnation_than_what_was_served() {
+async fn a_restored_database_is_neither_read_nor_written_until_it_is_accepted_with_a_higher_incarnation() {
     let world = World::new().await;
     let before = world.get("/organizations").await.ok()["items"][0]["incarnation"].as_u64().unwrap();
     let directory = world.stop().await;
-    let database = directory.path().join("controller/tidegate.db");
-    let backup = std::fs::read(&database).unwrap();
+    let backup = database(&directory);
     let world = World::in_directory(directory).await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let directory = world.stop().await;
+    put_database(&directory, &backup);
+    let world = World::in_directory(directory).await;
+    // What was served goes on; the plain words say what to do.
+    let status = world.get("/status").await.ok();
+    assert_eq!(status["snapshot"]["source"], "disk_copy");
+    assert_eq!(status["snapshot"]["alarms"], json!([{"reason": "restored", "count": 1}]));
+    let trouble = status["database"]["trouble"].as_str().unwrap();
+    assert!(trouble.contains("tidegate admin accept-restored-database"), "{trouble}");
+    assert_eq!(world.get("/sites").await.ok()["items"].as_array().unwrap().len(), 1);
+    world.post("/sites", json!({"name": "new"})).await.problem(503);
+    assert!(matches!(laptop.ask(&world, Renew { certificate: true }).await, ControlReply::Renewed(_)));
+    let world = world.restarted().await;
+    assert_eq!(world.get("/sites").await.ok()["items"].as_array().unwrap().len(), 1, "also after a restart");
+    let accepted = world.post("/restored-database", json!({})).await.ok();
+    assert_eq!(accepted["incarnation"].as_u64().unwrap(), before + 1);
+    assert_eq!(world.get("/sites").await.ok()["items"], json!([]));
+    world.post("/sites", json!({"name": "new"})).await.made();
+    let audit = world.get("/audit").await.ok();
+    let entries = audit["items"].as_array().unwrap();
+    let accepted = entries.iter().find(|entry| entry["action"] == "accept restored database").unwrap();
+    assert_eq!(accepted["actor"], "local uid 0");
+    // The device is of the future that was given up.
+    assert_eq!(refusal(&laptop.ask(&world, Renew { certificate: true }).await), Refusal::Struck);
+    let world = world.restarted().await;
+    assert_eq!(world.get("/status").await.ok()["snapshot"]["source"], "database");
+    assert_eq!(world.get("/sites").await.ok()["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_restored_database_without_any_copy_of_what_was_served_issues_nothing_until_it_is_accepted() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let directory = world.stop().await;
+    let backup = database(&directory);
+    let world = World::in_directory(directory).await;
+    world.post("/groups", json!({"name": "later"})).await.made();
+    let directory = world.stop().await;
+    put_database(&directory, &backup);
+    for name in ["snapshot", "snapshot.previous"] {
+        std::fs::remove_file(directory.path().join("controller").join(name)).unwrap();
+    }
+    let world = World::in_directory(directory).await;
+    assert_eq!(world.get("/sites").await.ok()["items"].as_array().unwrap().len(), 1, "reads go on");
+    world.post("/groups", json!({"name": "again"})).await.problem(503);
+    assert_eq!(refusal(&laptop.ask(&world, Renew { certificate: true }).await), Refusal::NoController);
+    let why = world.get("/status").await.ok()["not_issuing"].as_str().unwrap().to_owned();
+    assert!(why.contains("accept-restored-database"), "{why}");
+    world.post("/restored-database", json!({})).await.ok();
+    assert!(matches!(laptop.ask(&world, Renew { certificate: true }).await, ControlReply::Renewed(_)));
+    world.post("/groups", json!({"name": "again"})).await.made();
+}
+
+#[tokio::test]
+async fn the_database_of_another_installation_is_refused_in_plain_words() {
+    let other = World::new().await;
+    other.furnish().await;
+    let other = database(&other.stop().await);
+    let world = World::new().await;
     world.furnish().await;
     let directory = world.stop().await;
-    for name in ["tidegate.db-wal", "tidegate.db-shm"] {
-        let _ = std::fs::remove_file(directory.path().join("controller").join(name));
-    }
-    std::fs::write(&database, backup).unwrap();
+    let own = database(&directory);
+    put_database(&directory, &other);
     let world = World::in_directory(directory).await;
-    let organization = world.get("/organizations").await.ok()["items"][0].clone();
-    assert_eq!(organization["incarnation"].as_u64().unwrap(), before + 1);
-    assert_eq!(world.get("/sites").await.ok()["items"], json!([]));
+    let status = world.get("/status").await.ok();
+    let trouble = status["database"]["trouble"].as_str().unwrap();
+    assert!(trouble.contains("put the right database"), "{trouble}");
+    world.post("/sites", json!({"name": "new"})).await.problem(503);
+    let problem = world.post("/restored-database", json!({})).await.problem(409);
+    assert!(problem["detail"].as_str().unwrap().contains("is of installation"), "{problem}");
+    let directory = world.stop().await;
+    put_database(&directory, &own);
+    let world = World::in_directory(directory).await;
     world.post("/sites", json!({"name": "new"})).await.made();
 }
 

@@ -1,0 +1,583 @@
+//! What this controller serves and signs from: everything in memory, with a copy on disk.
+//!
+//! A read error, a value that does not parse, a database that went back, much that is suddenly gone, or a
+//! version that crashed this process never replaces a snapshot: the last good one goes on, and an alarm says
+//! why.
+
+mod copy;
+mod model;
+mod poison;
+mod shrink;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use crate::{clock, gate::Gate};
+use poison::{Digest, Memory, Served};
+use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
+use state::{StateDir, StateError};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard},
+};
+use store::{Dataset, Member, OrganizationData, Store, StoreError};
+use tokio::sync::watch;
+use trust::{OrganizationTag, Owner, RevocationSet, RevokedSubject, SliceVersion, UnixMs};
+use wire::{InstallationId, OrganizationId};
+
+/// Agents of each organization whose slices are built once before a version is served.
+const TRIED: usize = 64;
+
+/// Why there is no (newer) snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The database has no installation in it.
+    #[error("the database is empty; restore it from a backup")]
+    Empty,
+    /// A value in the database is not what it may be.
+    #[error("{object} {id}: {problem}")]
+    Value {
+        /// Which kind of object.
+        object: &'static str,
+        /// Which one.
+        id: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A copy on disk is damaged.
+    #[error("the copy on disk is not usable: {problem}")]
+    Copy {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Somebody else's database.
+    #[error(
+        "the database is of installation {found}, and this controller's keys are of {expected}: put the right database \
+         in its place, or the right state directory around it"
+    )]
+    Foreign {
+        /// Whose it is.
+        found: InstallationId,
+        /// Whose it should be.
+        expected: InstallationId,
+    },
+    /// The database is older than what was served.
+    #[error(
+        "the database is older than what this controller has served ({what}): it was restored from a copy. Nothing is \
+         read from it and nothing is changed in it. If that copy is to be the truth from now on, say so with: tidegate \
+         admin accept-restored-database"
+    )]
+    Restored {
+        /// What is older.
+        what: String,
+    },
+    /// Same version, other content.
+    #[error(
+        "the database has version {version} with another content than this controller has served: it was restored from a \
+         copy and changed. Nothing is read from it and nothing is changed in it. If it is to be the truth from now on, \
+         say so with: tidegate admin accept-restored-database"
+    )]
+    Diverged {
+        /// The version that is there twice.
+        version: String,
+    },
+    /// Much is gone at once.
+    #[error(
+        "{removed} of {before} {kind} are gone at once, and no change was allowed to remove so many (--allow-shrink); the \
+         configuration before stays in use"
+    )]
+    Shrunk {
+        /// Of what.
+        kind: &'static str,
+        /// How many there were.
+        before: usize,
+        /// How many are gone.
+        removed: usize,
+    },
+    /// It crashed the process, or what reads it.
+    #[error(
+        "this version crashed the controller before and is not tried again; change something to make another one"
+    )]
+    Quarantined,
+    /// What reads it panicked.
+    #[error("this version makes the controller panic: {0}")]
+    Panicked(String),
+    /// Neither database nor disk copy.
+    #[error("neither the database ({0}) nor a copy of the snapshot on disk can be read")]
+    Nothing(String),
+}
+
+impl SnapshotError {
+    /// The alarm's label.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Store(StoreError::Corrupt { .. }) => "corrupt",
+            Self::Store(_) => "database",
+            Self::State(_) => "state",
+            Self::Empty => "empty",
+            Self::Value { .. } => "value",
+            Self::Copy { .. } => "copy",
+            Self::Foreign { .. } => "foreign",
+            Self::Restored { .. } => "restored",
+            Self::Diverged { .. } => "diverged",
+            Self::Shrunk { .. } => "shrunk",
+            Self::Quarantined => "quarantined",
+            Self::Panicked(_) => "panicked",
+            Self::Nothing(_) => "nothing",
+        }
+    }
+
+    /// Whether the database is not this controller's, so that nothing may be written into it either.
+    #[must_use]
+    pub const fn is_another_database(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Restored { .. } | Self::Diverged { .. })
+    }
+}
+
+/// Where a snapshot came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotSource {
+    /// Read from the database by this process.
+    Database,
+    /// The copy on disk.
+    DiskCopy,
+}
+
+/// Everything at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) dataset: Dataset,
+    pub(crate) models: BTreeMap<OrganizationId, OrganizationModel>,
+    pub(crate) source: SnapshotSource,
+    /// When it was read from the database, by the wall clock.
+    pub(crate) read_at: UnixMs,
+}
+
+impl Snapshot {
+    /// Judges a dataset.
+    pub(crate) fn new(
+        dataset: Dataset,
+        source: SnapshotSource,
+        read_at: UnixMs,
+        installation: InstallationId,
+    ) -> Result<Self, SnapshotError> {
+        let models = validate::validate(&dataset, installation)?;
+        Ok(Self { dataset, models, source, read_at })
+    }
+
+    pub(crate) fn organization(&self, id: OrganizationId) -> Option<&OrganizationData> {
+        self.dataset.organizations.iter().find(|data| data.organization.id == id)
+    }
+
+    /// The PoPs that agents may use.
+    pub(crate) fn pops(&self, revocations: &RevocationSet) -> Vec<PopEntry> {
+        self.dataset
+            .pops
+            .iter()
+            .filter(|pop| !revocations.is_struck(RevokedSubject::Pop(pop.id), pop.generation))
+            .map(|pop| PopEntry {
+                id: pop.id,
+                address: pop.address.clone(),
+                region: pop.region.clone(),
+                zone: pop.zone.clone(),
+            })
+            .collect()
+    }
+
+    /// Builds what would be built from it, for some agents of each organization: whatever panics on this
+    /// version panics here.
+    fn try_out(&self) -> Result<(), SnapshotError> {
+        let work = || {
+            let pops = self.pops(&RevocationSet::new());
+            let mut bytes = 0;
+            for data in &self.dataset.organizations {
+                let Some(model) = self.models.get(&data.organization.id) else { continue };
+                for connector in data.connectors.iter().take(TRIED) {
+                    let slice = connector_slice(model, connector.id, &pops);
+                    bytes += serde_json::to_vec(&slice).map_or(0, |text| text.len());
+                }
+                for device in data.devices.iter().take(TRIED) {
+                    let owner = owner(device.owner);
+                    let slice = client_slice(model, owner, &pops);
+                    bytes += serde_json::to_vec(&slice).map_or(0, |text| text.len());
+                    bytes += relevant_groups(model, owner).len();
+                }
+            }
+            bytes
+        };
+        catch_unwind(AssertUnwindSafe(work)).map(|_| ()).map_err(|panic| {
+            let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+            SnapshotError::Panicked(said.unwrap_or_default())
+        })
+    }
+}
+
+/// The same version for those who verify it.
+pub(crate) const fn slice_version(version: store::Version) -> SliceVersion {
+    SliceVersion { incarnation: version.incarnation, version: version.version }
+}
+
+pub(crate) const fn owner(member: Member) -> Owner {
+    match member {
+        Member::User(id) => Owner::User(id),
+        Member::ServiceAccount(id) => Owner::ServiceAccount(id),
+    }
+}
+
+/// What is committed, as far as this process knows.
+#[derive(Debug, Default)]
+struct Wanted {
+    installation: Option<store::Version>,
+    organizations: BTreeMap<OrganizationId, store::Version>,
+    /// Commits whose outcome is not known.
+    unknown: u64,
+}
+
+/// What was refused so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Alarms {
+    /// By label.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// The last one in words; gone when a snapshot was taken after it.
+    pub(crate) current: Option<String>,
+}
+
+/// The current snapshot and how it is replaced.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    directory: Arc<StateDir>,
+    installation: InstallationId,
+    current: watch::Sender<Arc<Snapshot>>,
+    /// One reader of the database at a time, and what survives a crash.
+    memory: tokio::sync::Mutex<Memory>,
+    wanted: Mutex<Wanted>,
+    alarms: Mutex<Alarms>,
+    /// When memory and database were last seen to be the same.
+    verified_at: Mutex<UnixMs>,
+    /// Reads that fail, for tests.
+    #[cfg(test)]
+    pub(crate) failing: std::sync::atomic::AtomicU32,
+}
+
+/// What starting from disk and database gave.
+pub(crate) struct Opened {
+    pub(crate) snapshots: Snapshots,
+    /// Why the database may not be written, when it is not this controller's.
+    pub(crate) refused: Option<String>,
+}
+
+impl Snapshots {
+    /// Starts from the database, or without one from the newest copy on disk that can be used.
+    pub(crate) async fn open(
+        directory: Arc<StateDir>,
+        installation: InstallationId,
+        database: Result<Store, StoreError>,
+    ) -> Result<Opened, SnapshotError> {
+        let mut memory = Memory::open(&directory);
+        let mut alarms = Alarms::default();
+        if let Some(problem) = &memory.damaged {
+            alarms.raise("state", format!("what was served before cannot be read: {problem}"));
+        }
+        let mut copy = None;
+        for read in copy::read(&directory, installation) {
+            match read.and_then(|(snapshot, digest)| trying(&directory, &mut memory, snapshot, &digest)) {
+                Ok(snapshot) => {
+                    copy = Some(snapshot);
+                    break;
+                }
+                Err(error) => alarms.raise(error.label(), error.to_string()),
+            }
+        }
+        let from_database = match database {
+            Ok(store) => read(&store, installation).await,
+            Err(error) => Err(error.into()),
+        };
+        let served = memory.served().cloned();
+        let mut refused = None;
+        let judged = match from_database {
+            Ok((mut snapshot, digest)) => {
+                let held = copy.as_ref().map(|copy| &copy.dataset);
+                match judge(&snapshot, held, served.as_ref()) {
+                    Ok(()) => trying(&directory, &mut memory, snapshot, &digest),
+                    Err(error) if copy.is_none() && error.is_another_database() => {
+                        // There is nothing else to look at. It is read like an old copy: nothing is issued
+                        // from it, and nothing is written into it, until somebody accepts it.
+                        alarms.raise(error.label(), error.to_string());
+                        refused = Some(error.to_string());
+                        snapshot.source = SnapshotSource::DiskCopy;
+                        trying(&directory, &mut memory, snapshot, &digest)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        let snapshot = match (judged, copy) {
+            (Ok(snapshot), _) => {
+                if refused.is_none() {
+                    copy::write(&directory, &snapshot);
+                }
+                snapshot
+            }
+            (Err(error), Some(copy)) => {
+                tracing::warn!(%error, "the database cannot be read: going on from the copy on disk");
+                alarms.raise(error.label(), error.to_string());
+                refused = error.is_another_database().then(|| error.to_string());
+                copy
+            }
+            (Err(error), None) => return Err(SnapshotError::Nothing(error.to_string())),
+        };
+        let verified_at = Mutex::new(snapshot.read_at);
+        let current = watch::Sender::new(Arc::new(snapshot));
+        let snapshots = Self {
+            directory,
+            installation,
+            current,
+            memory: tokio::sync::Mutex::new(memory),
+            wanted: Mutex::default(),
+            alarms: Mutex::new(alarms),
+            verified_at,
+            #[cfg(test)]
+            failing: std::sync::atomic::AtomicU32::new(0),
+        };
+        Ok(Opened { snapshots, refused })
+    }
+
+    pub(crate) fn get(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.current.subscribe()
+    }
+
+    /// What was refused so far.
+    pub(crate) fn alarms(&self) -> Alarms {
+        self.alarms.lock().expect("nothing panics while it holds the alarms").clone()
+    }
+
+    /// When memory and database were last seen to be the same.
+    pub(crate) fn verified_at(&self) -> UnixMs {
+        *self.verified_at.lock().expect("nothing panics while it holds a time")
+    }
+
+    /// Tells the gate what was served before, so that an older state issues nothing.
+    pub(crate) async fn tell(&self, gate: &Gate) {
+        let memory = self.memory.lock().await;
+        for (id, version) in memory.served().into_iter().flat_map(|served| &served.organizations) {
+            gate.observe_version(OrganizationTag::of(*id), slice_version(*version));
+        }
+    }
+
+    /// The highest incarnation that was served.
+    pub(crate) async fn highest_incarnation(&self) -> u64 {
+        let memory = self.memory.lock().await;
+        let served = memory.served().map_or(0, |served| served.installation.incarnation);
+        served.max(self.get().dataset.installation.version.incarnation)
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().expect("nothing panics while it holds what is wanted")
+    }
+
+    /// This version is committed: memory has to come to it.
+    pub(crate) fn want(&self, scope: store::Scope, version: store::Version) {
+        let mut wanted = self.wanted();
+        match scope {
+            store::Scope::Installation => wanted.installation = wanted.installation.max(Some(version)),
+            store::Scope::Organization(id) => {
+                let held = wanted.organizations.entry(id).or_insert(version);
+                *held = version.max(*held);
+            }
+        }
+    }
+
+    /// A commit's outcome is not known: memory has to be read again.
+    pub(crate) fn want_whatever_there_is(&self) {
+        self.wanted().unknown += 1;
+    }
+
+    /// Whether something is committed, or may be, that memory does not have.
+    pub(crate) fn is_behind(&self) -> bool {
+        let held = self.get();
+        let wanted = self.wanted();
+        wanted.unknown > 0
+            || wanted.installation.is_some_and(|version| held.dataset.installation.version < version)
+            || wanted.organizations.iter().any(|(id, version)| {
+                held.organization(*id).is_none_or(|data| data.organization.version < *version)
+            })
+    }
+
+    /// Makes the snapshot contain a change. Of several changes at once, the first to come here reads for
+    /// all that are committed by then.
+    pub(crate) async fn contain(
+        &self,
+        store: &Store,
+        scope: store::Scope,
+        version: store::Version,
+    ) -> Result<(), SnapshotError> {
+        let mut memory = self.memory.lock().await;
+        let held = self.get();
+        let contained = match scope {
+            store::Scope::Installation => held.dataset.installation.version >= version,
+            store::Scope::Organization(id) => {
+                held.organization(id).is_some_and(|data| data.organization.version >= version)
+            }
+        };
+        if contained { Ok(()) } else { self.read_again(store, &held, &mut memory).await }
+    }
+
+    /// Reads the database again. On an error the snapshot held goes on.
+    pub(crate) async fn refresh(&self, store: &Store) -> Result<(), SnapshotError> {
+        let mut memory = self.memory.lock().await;
+        let held = self.get();
+        self.read_again(store, &held, &mut memory).await
+    }
+
+    async fn read_again(
+        &self,
+        store: &Store,
+        held: &Snapshot,
+        memory: &mut Memory,
+    ) -> Result<(), SnapshotError> {
+        let outcome = self.read_and_judge(store, held, memory).await;
+        let mut alarms = self.alarms.lock().expect("nothing panics while it holds the alarms");
+        match &outcome {
+            Ok(()) => alarms.current = None,
+            Err(error) => alarms.raise(error.label(), error.to_string()),
+        }
+        outcome
+    }
+
+    async fn read_and_judge(
+        &self,
+        store: &Store,
+        held: &Snapshot,
+        memory: &mut Memory,
+    ) -> Result<(), SnapshotError> {
+        let unknown = self.wanted().unknown;
+        #[cfg(test)]
+        {
+            use std::sync::atomic::Ordering;
+            let failing =
+                self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            if failing.is_ok() {
+                return Err(StoreError::Unavailable("a test says so".into()).into());
+            }
+        }
+        let (snapshot, digest) = read(store, self.installation).await?;
+        judge(&snapshot, Some(&held.dataset), memory.served())?;
+        let same = snapshot.dataset == held.dataset;
+        let read_at = snapshot.read_at;
+        if !same || held.source != SnapshotSource::Database {
+            let snapshot = trying(&self.directory, memory, snapshot, &digest)?;
+            if !same {
+                copy::write(&self.directory, &snapshot);
+            }
+            self.current.send_replace(Arc::new(snapshot));
+        }
+        self.wanted().unknown -= unknown;
+        *self.verified_at.lock().expect("nothing panics while it holds a time") = read_at;
+        Ok(())
+    }
+}
+
+impl Alarms {
+    fn raise(&mut self, label: &'static str, text: String) {
+        tracing::warn!(reason = label, "a snapshot was not taken: {text}");
+        *self.counts.entry(label).or_default() += 1;
+        self.current = Some(text);
+    }
+}
+
+/// Reads everything, in one transaction, and judges it by itself.
+async fn read(store: &Store, installation: InstallationId) -> Result<(Snapshot, Digest), SnapshotError> {
+    let wall = clock::wall();
+    let dataset = store.load().await?.ok_or(SnapshotError::Empty)?;
+    let digest = Digest::of(&copy::body(&dataset));
+    Ok((Snapshot::new(dataset, SnapshotSource::Database, wall, installation)?, digest))
+}
+
+/// Holds what was read against what is held and what was ever served.
+fn judge(new: &Snapshot, held: Option<&Dataset>, served: Option<&Served>) -> Result<(), SnapshotError> {
+    let versions = |old: store::Version| {
+        let is = new.dataset.installation.version;
+        let text = |version: store::Version| format!("{}.{}", version.incarnation, version.version);
+        format!("version {} where {} was served", text(is), text(old))
+    };
+    if let Some(served) = served
+        && served.is_newer_than(&new.dataset)
+    {
+        return Err(SnapshotError::Restored { what: versions(served.installation) });
+    }
+    let Some(held) = held else { return Ok(()) };
+    if Served::of(held).is_newer_than(&new.dataset) {
+        return Err(SnapshotError::Restored { what: versions(held.installation.version) });
+    }
+    diverged(&new.dataset, held)?;
+    shrink::guard(&new.dataset, held)
+}
+
+/// The same version has the same content, always.
+fn diverged(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> {
+    let text = |version: store::Version| format!("{}.{}", version.incarnation, version.version);
+    let same_installation = new.installation.version == held.installation.version;
+    let shared = |dataset: &Dataset| {
+        let Dataset { installation, pops, enrolment_keys, administrators, one_time_links, .. } =
+            dataset.clone();
+        (installation, pops, enrolment_keys, administrators, one_time_links)
+    };
+    if same_installation && shared(new) != shared(held) {
+        return Err(SnapshotError::Diverged { version: text(new.installation.version) });
+    }
+    for old in &held.organizations {
+        let found = new.organizations.iter().find(|data| data.organization.id == old.organization.id);
+        if let Some(data) = found
+            && data.organization.version == old.organization.version
+            && data != old
+        {
+            return Err(SnapshotError::Diverged { version: text(data.organization.version) });
+        }
+    }
+    Ok(())
+}
+
+/// Tries a version out, with a note on disk that outlives the process if the try does not end.
+fn trying(
+    directory: &StateDir,
+    memory: &mut Memory,
+    snapshot: Snapshot,
+    digest: &Digest,
+) -> Result<Snapshot, SnapshotError> {
+    // What is on disk was served by whoever wrote it there, and perhaps something newer since.
+    let served = match (snapshot.source, memory.served()) {
+        (SnapshotSource::DiskCopy, Some(served)) => served.clone(),
+        _ => Served::of(&snapshot.dataset),
+    };
+    if memory.is_quarantined(digest) {
+        return Err(SnapshotError::Quarantined);
+    }
+    // A full disk costs this protection and nothing else.
+    let unnoted = |error: StateError| tracing::warn!(%error, "a try of a snapshot is not noted on disk");
+    memory.begin(directory, digest).unwrap_or_else(unnoted);
+    match snapshot.try_out() {
+        Ok(()) => {
+            memory.passed(directory, served).unwrap_or_else(unnoted);
+            Ok(snapshot)
+        }
+        Err(error) => {
+            memory.failed(directory, digest.clone()).unwrap_or_else(unnoted);
+            Err(error)
+        }
+    }
+}

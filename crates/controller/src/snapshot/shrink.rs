@@ -1,0 +1,84 @@
+//! A configuration that suddenly lacks much of what it had is a mistake until somebody says otherwise.
+
+use super::SnapshotError;
+use std::collections::BTreeSet;
+use store::{Dataset, OrganizationData, Version};
+
+/// So many objects of a kind may go in one change without a word.
+const FREE: usize = 10;
+/// And above that, so large a part of them: a fifth.
+const PART: usize = 5;
+
+/// Whether so much at once needs an explicit word.
+pub(crate) const fn is_large(before: usize, removed: usize) -> bool {
+    removed > FREE && removed * PART > before
+}
+
+fn gone<T: Ord>(old: impl Iterator<Item = T>, new: impl Iterator<Item = T>) -> (usize, usize) {
+    let new: BTreeSet<T> = new.collect();
+    let old: BTreeSet<T> = old.collect();
+    (old.len(), old.difference(&new).count())
+}
+
+/// Each change in between may have taken a little.
+fn allowed(before: usize, removed: usize, old: Version, new: Version) -> bool {
+    let changes = usize::try_from(new.version.saturating_sub(old.version)).unwrap_or(usize::MAX);
+    !is_large(before, removed) || removed <= changes.saturating_mul(FREE)
+}
+
+/// Refuses a dataset that lacks much of what is held, unless a change in between was allowed to.
+pub(super) fn guard(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> {
+    let (was, is) = (held.installation.version, new.installation.version);
+    if is.incarnation > was.incarnation {
+        // Somebody accepted a restored database.
+        return Ok(());
+    }
+    let refuse = |kind, (before, removed): (usize, usize)| SnapshotError::Shrunk { kind, before, removed };
+    let pops = gone(held.pops.iter().map(|pop| pop.id), new.pops.iter().map(|pop| pop.id));
+    if !allowed(pops.0, pops.1, was, is) {
+        return Err(refuse("PoPs", pops));
+    }
+    for old in &held.organizations {
+        let row = &old.organization;
+        let Some(data) = new.organizations.iter().find(|data| data.organization.id == row.id) else {
+            return Err(refuse("organizations", (held.organizations.len(), 1)));
+        };
+        if data.organization.shrink_version > row.version.version {
+            continue;
+        }
+        for (kind, counts) in kinds(old, data) {
+            if !allowed(counts.0, counts.1, row.version, data.organization.version) {
+                return Err(refuse(kind, counts));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kinds(old: &OrganizationData, new: &OrganizationData) -> Vec<(&'static str, (usize, usize))> {
+    macro_rules! by {
+        ($rows:ident, $row:ident => $key:expr) => {
+            gone(old.$rows.iter().map(|$row| $key), new.$rows.iter().map(|$row| $key))
+        };
+    }
+    let links = |data: &OrganizationData| -> BTreeSet<(String, String)> {
+        let all = data.policies.iter().flat_map(|row| {
+            let ids = row.groups.iter().map(ToString::to_string);
+            let ids = ids.chain(row.resources.iter().map(ToString::to_string));
+            ids.map(|id| (row.id.to_string(), id)).collect::<Vec<_>>()
+        });
+        all.collect()
+    };
+    vec![
+        ("sites", by!(sites, row => row.id)),
+        ("connectors", by!(connectors, row => row.id)),
+        ("resources", by!(resources, row => row.id)),
+        ("groups", by!(groups, row => row.id)),
+        ("users", by!(users, row => row.id)),
+        ("service accounts", by!(service_accounts, row => row.id)),
+        ("memberships", by!(memberships, row => (row.group, row.member))),
+        ("devices", by!(devices, row => row.id)),
+        ("policies", by!(policies, row => row.id)),
+        ("groups and resources of policies", gone(links(old).into_iter(), links(new).into_iter())),
+    ]
+}

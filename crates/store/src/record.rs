@@ -1,0 +1,96 @@
+//! What was done while the database could not be asked, written afterwards.
+//!
+//! A strike is enforced first and recorded here when the database can be written. Nothing in this module
+//! raises a version: no slice changes because somebody wrote down what was done.
+
+use crate::{Store, StoreError, Version, row, sqlite::in_time};
+use wire::OrganizationId;
+
+/// An audit entry of something that was done outside the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happened {
+    /// Unique: the same entry again is not stored twice.
+    pub event: String,
+    /// None: of the installation.
+    pub organization: Option<OrganizationId>,
+    /// The state it happened in.
+    pub version: Version,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To which object.
+    pub subject: String,
+    /// JSON.
+    pub detail: String,
+}
+
+/// A generation of a subject that is struck for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StruckGeneration {
+    /// What, as the trust crate writes it.
+    pub subject: String,
+    /// This generation and all below it.
+    pub generation: u64,
+}
+
+impl Store {
+    /// Writes entries and struck generations in one transaction; each as often as wanted.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: nothing was written.
+    pub async fn record(&self, happened: &[Happened], struck: &[StruckGeneration]) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for entry in happened {
+            let statement = sqlx::query(
+                "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail, event) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (event) DO NOTHING",
+            )
+            .bind(entry.organization.map(|id| id.to_string()))
+            .bind(row::integer(entry.version.incarnation))
+            .bind(row::integer(entry.version.version))
+            .bind(row::integer(entry.at_ms))
+            .bind(entry.actor.clone())
+            .bind(entry.action.clone())
+            .bind(entry.subject.clone())
+            .bind(entry.detail.clone())
+            .bind(entry.event.clone());
+            in_time(statement.execute(&mut *tx))
+                .await?
+                .map_err(|error| StoreError::from_sqlx("audit", error))?;
+        }
+        for entry in struck {
+            let statement = sqlx::query(
+                "INSERT INTO struck_generations (subject, generation) VALUES ($1, $2) \
+                 ON CONFLICT (subject) DO UPDATE SET generation = excluded.generation \
+                 WHERE excluded.generation > struck_generations.generation",
+            )
+            .bind(entry.subject.clone())
+            .bind(row::integer(entry.generation));
+            in_time(statement.execute(&mut *tx))
+                .await?
+                .map_err(|error| StoreError::from_sqlx("struck generation", error))?;
+        }
+        in_time(tx.commit()).await?.map_err(|error| StoreError::from_sqlx("record", error))
+    }
+
+    /// Everything that was ever struck and recorded.
+    ///
+    /// # Errors
+    /// Any read error: never a smaller answer.
+    pub async fn struck_generations(&self) -> Result<Vec<StruckGeneration>, StoreError> {
+        self.check_file()?;
+        let query = sqlx::query("SELECT subject, generation FROM struck_generations ORDER BY subject");
+        let rows = in_time(query.fetch_all(self.reader()))
+            .await?
+            .map_err(|error| StoreError::from_sqlx("struck generation", error))?;
+        rows.iter()
+            .map(|found| {
+                let (subject, generation) = (row::text(found, "subject")?, row::number(found, "generation")?);
+                Ok(StruckGeneration { subject, generation })
+            })
+            .collect()
+    }
+}
