@@ -1,14 +1,33 @@
-//! Wall time that never runs behind what is known, and the age of the control plane's word.
+//! The agent's time, and the age of the control plane's word.
+//!
+//! Three sources, none of which is believed alone:
+//!
+//! - **Controllers**, by their beacons and by the nonces that they sign. Each has a line of its own: its clock
+//!   as this agent reconstructs it. A beacon says only that the controller's clock was *at least* there when it
+//!   came, for a PoP may have held it back; a signed nonce says where it *is*, to within a round trip.
+//! - **The machine's wall clock**, which anybody with a root shell or a dead battery sets.
+//! - **The floor**: what was believed before, written every 10 minutes, plus what has passed since.
+//!
+//! What passes is measured by the caller's `now`, which has to count the time that the machine was asleep.
+//!
+//! One controller leads by at most [`MOST_AHEAD`] from where two witnesses last put the time, however often it
+//! steps: two controllers agree, or one and the machine's clock. While controllers are heard, time is their
+//! line. When none is, it is the later of floor and machine: a wrong clock can close access on this one node,
+//! and lengthens no lease.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use trust::UnixMs;
+use wire::ControllerId;
 
 /// How old the newest beacon is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Freshness {
     /// At most 15 s.
     Fresh,
-    /// Older. Not unhealthy.
+    /// Older, or no controller has signed the time for this agent yet. Not unhealthy.
     Stale,
     /// Older than 60 s, or none came yet.
     Isolated,
@@ -28,8 +47,28 @@ impl Freshness {
 
 const FRESH: Duration = Duration::from_secs(15);
 const ISOLATED: Duration = Duration::from_secs(60);
-/// A beacon moves time by at most this much: no single controller can expire everything.
-const MOST_FORWARD: Duration = Duration::from_secs(300);
+/// One controller moves time by at most this much: no single one can expire everything.
+pub(crate) const MOST_AHEAD: Duration = Duration::from_secs(300);
+/// How old a floor on disk may be by itself: that often it is written.
+pub(crate) const FLOOR_INTERVAL: Duration = Duration::from_secs(600);
+/// Two clocks agree within this: each is off by up to 60 s "always".
+const AGREE: Duration = Duration::from_secs(120);
+/// Nothing that is further back than this against what is known is taken for the present.
+const SKEW: Duration = Duration::from_secs(60);
+/// An anchor is as good as new for this long: it is asked for hourly, and may be missed once.
+const ANCHOR_LASTS: Duration = Duration::from_secs(2 * 3600);
+/// The crystal of a machine: 200 ppm, one part in 5,000, is twice what is sold.
+const DRIFT: u32 = 5_000;
+/// What another controller said this long ago still says something about the time.
+const WITNESS_LASTS: Duration = Duration::from_secs(3600);
+/// A controller that spoke within this is there, and may contradict.
+const CONTRADICTS: Duration = Duration::from_secs(60);
+/// Controllers remembered; a bundle has fewer.
+const MAX_CONTROLLERS: usize = 16;
+/// A step of the machine's clock.
+const STEP: Duration = Duration::from_secs(2);
+/// While nobody has said what time it is and two clocks disagree by far, each of them gets its turn.
+const REACH_TURN: Duration = Duration::from_secs(10);
 
 /// A point on the monotonic clock and the wall time it had.
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +83,41 @@ impl Mark {
     }
 }
 
+fn apart(one: UnixMs, other: UnixMs) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+/// What is known of one controller's clock.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    /// Its clock, as reconstructed.
+    mark: Mark,
+    /// Whether it signed a nonce: then `mark` is exact to a round trip, else it may be behind.
+    is_anchored: bool,
+    /// The newest of its beacons that was believed.
+    newest: Option<UnixMs>,
+    /// What it said last, believed or not.
+    claim: Mark,
+}
+
 /// The agent's time.
 #[derive(Debug)]
 pub(crate) struct Clock {
+    started: Instant,
     /// The machine's wall clock, as last told.
     machine: Mark,
-    /// Time was at least this.
+    /// Time was at least this, and never goes back.
     floor: Mark,
-    /// The controllers' clock as this agent reconstructs it: the earliest any beacon arrived. A PoP that
-    /// begins to delay beacons cannot move it, so the delay shows as their age.
-    line: Option<Mark>,
-    newest: Option<UnixMs>,
+    /// Time by the controllers that are believed.
+    line: Mark,
+    /// Where two witnesses last put the line, or where this run began.
+    base: Mark,
+    /// How far ahead of the base one controller may lead.
+    room: Duration,
+    controllers: BTreeMap<ControllerId, Line>,
+    anchored_at: Option<Instant>,
+    /// The machine slept, or its clock stepped, since then.
+    is_unsettled: bool,
     /// Clients hear a beacon once a keepalive interval: their newest is that much older without any fault.
     slack: Duration,
 }
@@ -62,65 +125,228 @@ pub(crate) struct Clock {
 /// What a beacon did to the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// It is the newest.
+    /// It is its controller's newest.
     Newest,
-    /// It is the newest, and too far ahead to be believed as time.
-    NewestButAhead,
+    /// It is too far ahead to be believed.
+    Ahead,
     /// One as new was here before.
     No,
+}
+
+/// Whether the machine's clock went on as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    Steady,
+    Stepped,
 }
 
 impl Clock {
     pub(crate) fn new(now: Instant, machine: UnixMs, floor: Option<UnixMs>) -> Self {
         let machine = Mark { at: now, wall: machine };
         let floor = Mark { at: now, wall: floor.unwrap_or_default() };
-        Self { machine, floor, line: None, newest: None, slack: Duration::ZERO }
+        Self {
+            started: now,
+            machine,
+            floor,
+            line: floor,
+            base: floor,
+            // As old as it is when it is read, and the step that one controller may make.
+            room: MOST_AHEAD + FLOOR_INTERVAL,
+            controllers: BTreeMap::new(),
+            anchored_at: None,
+            is_unsettled: false,
+            slack: Duration::ZERO,
+        }
     }
 
-    pub(crate) fn set_machine(&mut self, now: Instant, wall: UnixMs) {
+    /// Without a floor: when a controller made what this agent holds. No floor, for one controller's clock
+    /// says so alone; but where its signed nonces may begin.
+    pub(crate) const fn begin_at(&mut self, made: UnixMs) {
+        if self.floor.wall.as_millis() == 0 {
+            self.line.wall = made;
+            self.base.wall = made;
+        }
+    }
+
+    pub(crate) fn set_machine(&mut self, now: Instant, wall: UnixMs) -> Machine {
+        let stepped = apart(self.machine.read(now), wall) > STEP;
         self.machine = Mark { at: now, wall };
+        if stepped { Machine::Stepped } else { Machine::Steady }
     }
 
     pub(crate) fn set_slack(&mut self, slack: Duration) {
         self.slack = slack;
     }
 
-    /// Never behind the floor, whatever the machine's clock says.
+    /// The time: the controllers' while they are heard, else the later of floor and machine.
     pub(crate) fn wall(&self, now: Instant) -> UnixMs {
+        if self.anchored_at.is_some() && self.freshness(now) != Freshness::Isolated {
+            self.line.read(now)
+        } else {
+            self.alone(now)
+        }
+    }
+
+    fn alone(&self, now: Instant) -> UnixMs {
         self.machine.read(now).max(self.floor.read(now))
     }
 
-    /// What the floor would be if it were written now.
+    /// What would be written as the floor now.
     pub(crate) fn floor(&self, now: Instant) -> UnixMs {
         self.floor.read(now)
     }
 
-    pub(crate) fn heard(&mut self, now: Instant, beacon: UnixMs) -> Moved {
-        if self.newest.is_some_and(|newest| beacon <= newest) {
+    /// The time by which certificates and keys on the way to a controller are judged. What it opens is the way
+    /// to somebody who is not believed; but with a machine's clock that is off by years it is the only way to
+    /// hear what time it is. So while nobody has said, each of two clocks far apart gets its turn.
+    pub(crate) fn reach(&self, now: Instant) -> UnixMs {
+        if self.anchored_at.is_some() {
+            return self.line.read(now);
+        }
+        let (machine, line) = (self.machine.read(now), self.line.read(now));
+        let turn = now.saturating_duration_since(self.started).as_secs() / REACH_TURN.as_secs();
+        if line.as_millis() == 0 || apart(machine, line) <= AGREE {
+            self.alone(now)
+        } else if turn.is_multiple_of(2) {
+            machine.max(line)
+        } else {
+            machine.min(line).max(self.floor.read(now))
+        }
+    }
+
+    /// How far one controller may lead, now.
+    fn limit(&self, now: Instant) -> UnixMs {
+        let drift = now.saturating_duration_since(self.base.at) / DRIFT;
+        self.base.read(now).plus(self.room + drift)
+    }
+
+    /// Whether somebody else says so too: another controller, or the machine's clock unless another controller that
+    /// is there contradicts.
+    fn is_witnessed(&self, now: Instant, by: ControllerId, time: UnixMs) -> bool {
+        let age = |line: &Line| now.saturating_duration_since(line.claim.at);
+        let mut others = self
+            .controllers
+            .iter()
+            .filter(|(id, _)| **id != by)
+            .map(|(_, line)| line)
+            .filter(|line| age(line) <= WITNESS_LASTS);
+        let agrees = |line: &Line| apart(line.claim.read(now), time) <= AGREE;
+        if others.clone().any(agrees) {
+            return true;
+        }
+        let contradicts = |line: &Line| {
+            age(line) <= CONTRADICTS && apart(line.claim.read(now), self.line.read(now)) <= AGREE
+        };
+        apart(self.machine.read(now), time) <= AGREE && !others.any(contradicts)
+    }
+
+    /// Notes what a controller says, believed or not: others are held against it.
+    fn claimed(&mut self, by: ControllerId, claim: Mark) -> &mut Line {
+        if !self.controllers.contains_key(&by) && self.controllers.len() >= MAX_CONTROLLERS {
+            let oldest = self.controllers.iter().min_by_key(|(_, line)| line.claim.at).map(|(id, _)| *id);
+            if let Some(oldest) = oldest {
+                self.controllers.remove(&oldest);
+            }
+        }
+        let new = Line { mark: claim, is_anchored: false, newest: None, claim };
+        let line = self.controllers.entry(by).or_insert(new);
+        line.claim = claim;
+        line
+    }
+
+    fn settle(&mut self, now: Instant, line: Mark, is_witnessed: bool) {
+        self.line = line;
+        if is_witnessed {
+            self.base = line;
+            self.room = MOST_AHEAD;
+        }
+        if line.read(now) > self.floor.read(now) {
+            self.floor = line;
+        }
+    }
+
+    /// A beacon came.
+    pub(crate) fn heard(&mut self, now: Instant, by: ControllerId, time: UnixMs) -> Moved {
+        if self.controllers.get(&by).and_then(|line| line.newest).is_some_and(|newest| time <= newest) {
             return Moved::No;
         }
-        self.newest = Some(beacon);
-        let arrived = Mark { at: now, wall: beacon };
-        if self.line.is_none_or(|line| line.read(now) < beacon) {
-            self.line = Some(arrived);
+        let arrived = Mark { at: now, wall: time };
+        let is_witnessed = self.is_witnessed(now, by, time);
+        let is_believed = is_witnessed || time <= self.limit(now);
+        let line = self.claimed(by, arrived);
+        if !is_believed {
+            // Its clock is off, or ours; what it says is no sign of the present until somebody agrees.
+            return Moved::Ahead;
         }
-        if beacon > self.wall(now).plus(MOST_FORWARD) {
-            return Moved::NewestButAhead;
+        if line.newest.is_none() || line.mark.read(now) < time {
+            line.mark = arrived;
         }
-        if beacon > self.floor.read(now) {
-            self.floor = arrived;
+        line.newest = Some(time);
+        // Forward only: a PoP may have held it back.
+        if time > self.line.read(now) {
+            self.settle(now, arrived, is_witnessed);
         }
         Moved::Newest
     }
 
-    /// How long ago a controller made the newest beacon, by the monotonic clock; `None` before the first.
+    /// A controller signed a nonce of ours that was sent at `sent`. Says whether it is believed.
+    pub(crate) fn anchored(&mut self, sent: Instant, now: Instant, by: ControllerId, time: UnixMs) -> bool {
+        // It was signed after it was sent: by this reading nothing lasts longer than it should.
+        let told = Mark { at: sent, wall: time };
+        let read = told.read(now);
+        let is_witnessed = self.is_witnessed(now, by, read);
+        let most = self.floor.read(now).max(self.base.read(now));
+        let is_near = read <= self.limit(now) && read.plus(SKEW) >= most;
+        // Back, further than clocks differ: only with a witness, and never behind what one controller could
+        // have led by.
+        let is_set_right = is_witnessed && read.plus(MOST_AHEAD) >= most;
+        let line = self.claimed(by, told);
+        if !(is_near || is_set_right) {
+            return false;
+        }
+        *line = Line { mark: told, is_anchored: true, newest: Some(time), claim: told };
+        self.anchored_at = Some(now);
+        self.is_unsettled = false;
+        self.settle(now, told, is_witnessed);
+        true
+    }
+
+    /// The machine slept, or its clock stepped: the anchor is to be renewed.
+    pub(crate) const fn unsettle(&mut self) {
+        self.is_unsettled = true;
+    }
+
+    fn is_anchor_current(&self, now: Instant) -> bool {
+        !self.is_unsettled
+            && self.anchored_at.is_some_and(|at| now.saturating_duration_since(at) <= ANCHOR_LASTS)
+    }
+
+    /// Whether a controller's clock is known by a nonce that it signed itself.
+    pub(crate) fn is_known(&self, by: ControllerId) -> bool {
+        self.controllers.get(&by).is_some_and(|line| line.is_anchored)
+    }
+
+    /// How long ago a controller made the newest beacon; `None` before the first.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
-        Some(self.line?.read(now).since(self.newest?))
+        let age = |line: &Line| {
+            let newest = line.newest?;
+            let own = line.mark.read(now);
+            let reference = if line.is_anchored {
+                own
+            } else if self.anchored_at.is_some() {
+                own.max(self.line.read(now))
+            } else {
+                // Held against the floor: what was heard before a restart is not the present after it.
+                own.max(self.alone(now))
+            };
+            Some(reference.since(newest))
+        };
+        self.controllers.values().filter_map(age).min()
     }
 
     pub(crate) fn freshness(&self, now: Instant) -> Freshness {
         match self.age(now) {
-            Some(age) if age <= FRESH + self.slack => Freshness::Fresh,
+            Some(age) if age <= FRESH + self.slack && self.is_anchor_current(now) => Freshness::Fresh,
             Some(age) if age <= ISOLATED + self.slack => Freshness::Stale,
             _ => Freshness::Isolated,
         }
@@ -129,82 +355,19 @@ impl Clock {
     /// When freshness changes next if nothing comes.
     pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
         let age = self.age(now)?;
-        let bound = match self.freshness(now) {
-            Freshness::Fresh => FRESH + self.slack,
-            Freshness::Stale => ISOLATED + self.slack,
+        let after = |bound: Duration| now + bound.saturating_sub(age);
+        let at = match self.freshness(now) {
+            Freshness::Fresh => {
+                let anchor = self.anchored_at.map(|at| at + ANCHOR_LASTS);
+                after(FRESH + self.slack).min(anchor.unwrap_or(now))
+            }
+            Freshness::Stale => after(ISOLATED + self.slack),
             Freshness::Isolated => return None,
         };
         // One millisecond behind the bound, where it is true.
-        Some(now + bound.saturating_sub(age) + Duration::from_millis(1))
+        Some(at + Duration::from_millis(1))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_machine_clock_that_is_behind_does_not_take_time_back() {
-        let start = Instant::now_for_tests();
-        let day = UnixMs::from_millis(86_400_000 * 20_000);
-        let mut clock = Clock::new(start, day.minus(seconds(86_400)), Some(day));
-        assert_eq!(clock.wall(start + seconds(5)), day.plus(seconds(5)));
-        clock.set_machine(start, day.plus(seconds(60)));
-        assert_eq!(clock.wall(start), day.plus(seconds(60)));
-    }
-
-    #[test]
-    fn a_beacon_far_ahead_is_heard_and_moves_no_time() {
-        let start = Instant::now_for_tests();
-        let day = UnixMs::from_millis(86_400_000 * 20_000);
-        let mut clock = Clock::new(start, day, None);
-        assert_eq!(clock.heard(start, day.plus(seconds(3_600))), Moved::NewestButAhead);
-        assert_eq!(clock.wall(start), day);
-        assert_eq!(clock.freshness(start), Freshness::Fresh);
-        assert_eq!(clock.heard(start, day), Moved::No);
-    }
-
-    #[test]
-    fn beacons_that_a_pop_begins_to_delay_show_their_age() {
-        let start = Instant::now_for_tests();
-        let day = UnixMs::from_millis(86_400_000 * 20_000);
-        let mut clock = Clock::new(start, day, None);
-        assert_eq!(clock.freshness(start), Freshness::Isolated);
-        assert_eq!(clock.heard(start, day), Moved::Newest);
-        // Ten minutes later the PoP hands out a beacon that is five minutes old: newer, and not fresh.
-        let later = start + seconds(600);
-        assert_eq!(clock.heard(later, day.plus(seconds(300))), Moved::Newest);
-        assert_eq!(clock.age(later), Some(seconds(300)));
-        assert_eq!(clock.freshness(later), Freshness::Isolated);
-    }
-
-    #[test]
-    fn freshness_passes_through_its_three_steps_at_its_bounds() {
-        let start = Instant::now_for_tests();
-        let mut clock = Clock::new(start, UnixMs::from_millis(1_000_000), None);
-        clock.heard(start, UnixMs::from_millis(1_000_000));
-        for (after, expected) in [
-            (15, Freshness::Fresh),
-            (16, Freshness::Stale),
-            (60, Freshness::Stale),
-            (61, Freshness::Isolated),
-        ] {
-            assert_eq!(clock.freshness(start + seconds(after)), expected, "{after} s");
-        }
-        assert_eq!(clock.next_change(start), Some(start + Duration::from_millis(15_001)));
-    }
-
-    trait Start {
-        fn now_for_tests() -> Instant;
-    }
-    impl Start for Instant {
-        #[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
-        fn now_for_tests() -> Instant {
-            Instant::now()
-        }
-    }
-}
+mod tests;

@@ -2,13 +2,14 @@
 
 use crate::{
     core::Agent,
+    jitter::Jitter,
     kind::AgentSlice,
     output::{AgentEvent, RequestError, RequestSeq},
 };
 use session::SessionId;
 use std::time::{Duration, Instant};
-use trust::control::{PendingReply, seal_request};
-use wire::{Bounded, ControlReply, ControlRequest, ControllerUnavailable, Refusal, ToController};
+use trust::control::{PendingReply, seal_request_to};
+use wire::{Anchor, Bounded, ControlReply, ControlRequest, ControllerUnavailable, Refusal, ToController};
 
 /// How long one attempt waits for its answer.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ pub(crate) enum Purpose {
     Owner,
     Renew,
     Slice,
+    Anchor,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(crate) struct Pending {
     attempts: u32,
     reply: Option<PendingReply>,
     on: Option<SessionId>,
+    sent: Instant,
     until: Instant,
 }
 
@@ -64,7 +67,7 @@ impl<B: AgentSlice> Agent<B> {
         self.retry_tenths = (self.retry_tenths + 1).min(MOST_RETRIES_TENTHS);
         self.pending.insert(
             seq,
-            Pending { purpose, request, attempts: 1, reply: None, on: None, until: now + ATTEMPT },
+            Pending { purpose, request, attempts: 1, reply: None, on: None, sent: now, until: now + ATTEMPT },
         );
         self.attempt(now, seq);
         seq
@@ -75,16 +78,22 @@ impl<B: AgentSlice> Agent<B> {
     fn attempt(&mut self, now: Instant, seq: u64) {
         let sessions = self.standing_sessions();
         let Some(pending) = self.pending.get_mut(&seq) else { return };
+        pending.sent = now;
         pending.until = now + ATTEMPT;
+        if pending.purpose == Purpose::Anchor {
+            // Each attempt has a nonce of its own: an answer to one that was sent before is late.
+            pending.request = Anchor { nonce: nonce(&mut self.jitter) }.into();
+        }
         // A later attempt goes another way, if there is one.
         let turn = usize::try_from(pending.attempts - 1).unwrap_or(0);
         let Some(session) = sessions.get(turn % sessions.len().max(1)).copied() else { return };
-        let sealed = seal_request(
+        let owner = self.renewals.anchor_to().filter(|_| pending.purpose == Purpose::Anchor);
+        let sealed = seal_request_to(
             &self.identity_key,
             self.certificate.der(),
             &self.bundle,
-            self.clock.wall(now),
-            self.jitter.bits(),
+            self.clock.reach(now),
+            (owner, self.jitter.bits()),
             &pending.request,
         );
         let (sealed, reply) = match sealed.map(|(sealed, reply)| (Bounded::new(sealed), reply)) {
@@ -113,7 +122,14 @@ impl<B: AgentSlice> Agent<B> {
             (Purpose::Owner, reply) => self.event(AgentEvent::ControlReply { seq: RequestSeq(seq), reply }),
             (Purpose::Renew, ControlReply::Renewed(renewed)) => self.renewed(now, &renewed),
             (Purpose::Slice, ControlReply::SliceReply(reply)) => self.slice_replied(now, &reply),
-            (purpose @ (Purpose::Renew | Purpose::Slice), _) => {
+            (Purpose::Anchor, ControlReply::Anchored(reply)) => {
+                let nonce = match pending.request {
+                    ControlRequest::Anchor(request) => request.nonce,
+                    _ => return,
+                };
+                self.anchored(now, pending.sent, nonce, &reply.beacon);
+            }
+            (purpose @ (Purpose::Renew | Purpose::Slice | Purpose::Anchor), _) => {
                 self.stats.replies_refused += 1;
                 self.refused(now, purpose, seq, Refusal::Malformed, Duration::ZERO);
             }
@@ -160,13 +176,14 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     fn refused(&mut self, now: Instant, purpose: Purpose, seq: u64, reason: Refusal, after: Duration) {
-        if purpose != Purpose::Owner {
+        if matches!(purpose, Purpose::Renew | Purpose::Slice) {
             self.last_control_refusal = Some(reason);
         }
         match purpose {
             Purpose::Owner => self.event(AgentEvent::RequestFailed { seq: RequestSeq(seq), reason }),
             Purpose::Renew => self.renewal_failed(now, after),
             Purpose::Slice => self.slice_failed(now, after),
+            Purpose::Anchor => self.anchor_failed(now, after),
         }
     }
 
@@ -181,4 +198,10 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn next_control_timeout(&self) -> Option<(Instant, &'static str)> {
         self.pending.values().map(|pending| (pending.until, "a controller's answer")).min()
     }
+}
+
+/// Not to be guessed by whoever is asked to sign it: it comes back sealed to this request alone.
+fn nonce(jitter: &mut Jitter) -> [u8; 16] {
+    let (high, low) = (u128::from(jitter.bits()), u128::from(jitter.bits()));
+    (high << 64 | low).to_be_bytes()
 }

@@ -1,7 +1,7 @@
 //! The agent: its state, its beginning, and its verbs.
 
 use crate::{
-    clock::{Clock, Freshness},
+    clock::{Clock, FLOOR_INTERVAL, Freshness, Machine},
     control::Pending,
     documents::Renewals,
     jitter::Jitter,
@@ -28,9 +28,6 @@ use wire::PopId;
 pub type ClientAgent = Agent<policy::ClientSlice>;
 /// The agent in a site.
 pub type ConnectorAgent = Agent<policy::ConnectorSlice>;
-
-/// How often the time floor is written (architecture: every 10 min).
-const FLOOR_INTERVAL: Duration = Duration::from_secs(600);
 
 /// An agent's common core; `B` is the body of its slice.
 pub struct Agent<B> {
@@ -81,10 +78,12 @@ impl<B: AgentSlice> Agent<B> {
     /// # Errors
     /// Says what of the stored state cannot be used.
     pub fn new(state: StoredState, now: Instant, wall: UnixMs, seed: [u8; 32]) -> Result<Self, StartError> {
-        let clock = Clock::new(now, wall, state.time_floor);
-        let time = clock.wall(now);
-        let bundle = TrustChain::parse(&state.chain)
-            .and_then(|chain| chain.verify(&state.root, time))
+        let mut clock = Clock::new(now, wall, state.time_floor);
+        let chain = TrustChain::parse(&state.chain).map_err(StartError::Chain)?;
+        // A machine's clock that is off by years is no reason not to start either: the floor knows better.
+        let at = |time: UnixMs| chain.verify(&state.root, time);
+        let bundle = at(clock.wall(now))
+            .or_else(|error| at(clock.floor(now)).map_err(|_| error))
             .map_err(StartError::Chain)?;
         // An expired certificate is no reason not to start: the clock may be off, and what to do about it is
         // said better by a running agent.
@@ -97,7 +96,8 @@ impl<B: AgentSlice> Agent<B> {
         let local =
             LocalIdentity::new(&state.certificate, &state.identity_key).map_err(StartError::Identity)?;
         let seed_for = |label: &[u8]| trust::sha256(&[b"tidegate/agent-seed/1", label, &seed]);
-        let dialler = Dialler::new(local, bundle.clone(), time, seed_for(b"sessions"));
+        clock.begin_at(certificate.not_before());
+        let dialler = Dialler::new(local, bundle.clone(), clock.reach(now), seed_for(b"sessions"));
         let jitter = seed_for(b"jitter");
         let jitter = Jitter::new(u64::from_be_bytes(*jitter.first_chunk().expect("32 bytes hold 8")));
         let mut agent = Self {
@@ -143,8 +143,17 @@ impl<B: AgentSlice> Agent<B> {
 
     /// The machine's wall clock. Call it about once a second, and at once after a resume.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
-        self.clock.set_machine(now, wall);
-        self.dialler.set_wall(self.clock.wall(now));
+        if self.clock.set_machine(now, wall) == Machine::Stepped {
+            self.unsettle(now);
+        }
+        self.dialler.set_wall(self.clock.reach(now));
+    }
+
+    /// The machine was asleep, and `now` counts it: time is asked for, and sessions whether they still live.
+    pub fn resumed(&mut self, now: Instant) {
+        self.unsettle(now);
+        self.probe(now);
+        self.maintain(now);
     }
 
     /// Takes one datagram (one GRO segment) that [`wire::classify`] calls QUIC.

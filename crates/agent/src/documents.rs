@@ -8,7 +8,7 @@
 //! to asks both.
 
 use crate::{
-    clock::Moved,
+    clock::{Freshness, Moved},
     control::Purpose,
     core::Agent,
     kind::AgentSlice,
@@ -23,7 +23,7 @@ use trust::{
     Beacon, Certificate, Grant, Revocation, RevocationSet, Slice, SliceVersion, Subject, TrustChain, UnixMs,
     Unverified,
 };
-use wire::{ControlRequest, Document, GetSlice, Renew, Renewed, SliceReply};
+use wire::{Anchor, ControlRequest, ControllerId, Document, GetSlice, Renew, Renewed, SliceReply};
 
 /// A change reaches everyone of an organization in the same second; their questions spread over this.
 const SLICE_SPREAD: Duration = Duration::from_secs(2);
@@ -32,6 +32,13 @@ const SLICE_REFRESH: Duration = Duration::from_secs(24 * 3600);
 /// How long a controller may lag behind another's beacon before it is asked again, and how often.
 const LAG_CHECK: Duration = Duration::from_secs(60);
 const LAG_CHECKS: u32 = 3;
+/// The time is asked for this often, and this soon when it is wanted (architecture: start, resume, hourly).
+const ANCHOR_INTERVAL: Duration = Duration::from_secs(3600);
+const ANCHOR_SPREAD: Duration = Duration::from_secs(1);
+/// Haste is made this often at most: what is not cured by asking is not asked again and again.
+const HURRY_PAUSE: Duration = Duration::from_secs(60);
+const UNSETTLED_PAUSE: Duration = Duration::from_secs(10);
+const ANCHOR_RETRY: Duration = Duration::from_secs(2);
 const RETRY_BASE: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(600);
 /// Revocation entries held; at 400 bytes each some 8 MB.
@@ -46,13 +53,24 @@ pub(crate) struct Renewals {
     slice_failures: u32,
     lag_checks: u32,
     has_asked_slice: bool,
+    anchor_at: Option<Instant>,
+    anchor_failures: u32,
+    /// Whose clock is wanted.
+    anchor_to: Option<ControllerId>,
+    /// When haste was made last.
+    hurried: Option<Instant>,
 }
 
 impl Renewals {
+    pub(crate) const fn anchor_to(&self) -> Option<ControllerId> {
+        self.anchor_to
+    }
+
     pub(crate) fn next(&self) -> Option<(Instant, &'static str)> {
         let renew = self.renew_at.map(|at| (at, "a renewal"));
         let slice = self.slice_at.map(|at| (at, "a newer slice"));
-        renew.into_iter().chain(slice).min()
+        let anchor = self.anchor_at.map(|at| (at, "a controller's word on the time"));
+        renew.into_iter().chain(slice).chain(anchor).min()
     }
 }
 
@@ -122,11 +140,23 @@ impl<B: AgentSlice> Agent<B> {
             self.stats.beacons_refused += 1;
             return;
         };
-        match self.clock.heard(now, beacon.time) {
+        match self.clock.heard(now, beacon.controller, beacon.time) {
             Moved::No => return,
-            Moved::NewestButAhead => self.stats.beacons_ahead += 1,
+            Moved::Ahead => {
+                // Its clock is off or ours: it, or another one, is asked to sign the time.
+                self.stats.beacons_ahead += 1;
+                return self.hurry_anchor(now, HURRY_PAUSE, None);
+            }
             Moved::Newest => {}
         }
+        // It is heard, and what it says is not the present; or its clock is not known exactly.
+        if self.clock.freshness(now) != Freshness::Fresh || !self.clock.is_known(beacon.controller) {
+            self.hurry_anchor(now, HURRY_PAUSE, Some(beacon.controller));
+        }
+        self.take_beacon(now, beacon);
+    }
+
+    fn take_beacon(&mut self, now: Instant, beacon: Beacon) {
         let newest = self.identity().organization().and_then(|organization| beacon.version_of(organization));
         self.beacon = Some(beacon);
         let known = self.held_version().max(self.asked_version);
@@ -311,6 +341,74 @@ impl<B: AgentSlice> Agent<B> {
             let at = now + self.jitter.up_to(SLICE_SPREAD);
             self.renewals.slice_at = Some(at);
         }
+        if self.renewals.anchor_at.is_none() && self.stats.anchors == 0 {
+            self.renewals.anchor_at = Some(now + self.anchor_spread());
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    /// Whether the first word on the time is on its way: what seems expired until then may not be.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.stats.anchors == 0
+            && self.renewals.anchor_failures == 0
+            && (self.renewals.anchor_at.is_some() || self.is_asking(Purpose::Anchor))
+    }
+
+    /// Devices that start together do not ask together; connectors are few, and somebody waits for them.
+    fn anchor_spread(&mut self) -> Duration {
+        let spread = if B::ROLE == trust::Role::Device { ANCHOR_SPREAD } else { ANCHOR_SPREAD / 10 };
+        self.jitter.up_to(spread)
+    }
+
+    /// The machine slept or its clock stepped.
+    pub(crate) fn unsettle(&mut self, now: Instant) {
+        self.clock.unsettle();
+        self.renewals.anchor_failures = 0;
+        self.hurry_anchor(now, UNSETTLED_PAUSE, None);
+        self.tell_freshness(now);
+    }
+
+    /// Asks for the time soon, unless that is failing: then its own back-off decides.
+    fn hurry_anchor(&mut self, now: Instant, pause: Duration, to: Option<ControllerId>) {
+        let is_early = self.renewals.hurried.is_some_and(|at| now < at + pause);
+        if !is_early && self.renewals.anchor_failures == 0 && !self.is_asking(Purpose::Anchor) {
+            self.renewals.hurried = Some(now);
+            self.renewals.anchor_to = to;
+            let at = now + self.anchor_spread();
+            self.renewals.anchor_at = Some(self.renewals.anchor_at.map_or(at, |held| held.min(at)));
+        }
+    }
+
+    /// A controller signed a nonce that was sent at `sent`.
+    pub(crate) fn anchored(&mut self, now: Instant, sent: Instant, nonce: [u8; 16], document: &Document) {
+        let beacon = Unverified::<Beacon>::parse_bytes(document.as_slice())
+            .and_then(|beacon| beacon.verify_at_any_time(&self.bundle));
+        let believed = match beacon {
+            Ok(beacon) if beacon.nonce == Some(nonce) => {
+                self.clock.anchored(sent, now, beacon.controller, beacon.time).then_some(beacon)
+            }
+            _ => None,
+        };
+        let Some(beacon) = believed else {
+            self.stats.anchors_refused += 1;
+            return self.anchor_failed(now, Duration::ZERO);
+        };
+        self.stats.anchors += 1;
+        self.renewals.anchor_failures = 0;
+        self.renewals.anchor_to = None;
+        self.renewals.anchor_at = Some(now + self.jitter.quarter(ANCHOR_INTERVAL));
+        self.dialler.set_wall(self.clock.reach(now));
+        self.event(AgentEvent::TimeAnchored);
+        self.take_beacon(now, beacon);
+    }
+
+    pub(crate) fn anchor_failed(&mut self, now: Instant, after: Duration) {
+        let delay = self.jitter.backoff(ANCHOR_RETRY, self.renewals.anchor_failures, RETRY_CAP);
+        self.renewals.anchor_failures = self.renewals.anchor_failures.saturating_add(1);
+        self.renewals.anchor_to = None;
+        self.renewals.anchor_at = Some(now + ANCHOR_RETRY + delay.max(after.min(RETRY_CAP)));
     }
 
     fn schedule_renewal(&mut self, now: Instant, learned: Learned) {
@@ -373,6 +471,14 @@ impl<B: AgentSlice> Agent<B> {
             if can_ask && !self.is_asking(Purpose::Slice) {
                 self.renewals.slice_at = None;
                 self.ask_slice(now);
+            }
+        }
+        if self.renewals.anchor_at.is_some_and(|at| at <= now) {
+            self.renewals.anchor_at = Some(now + ANCHOR_RETRY);
+            if can_ask && !self.is_asking(Purpose::Anchor) {
+                self.renewals.anchor_at = None;
+                // The nonce is drawn with each attempt.
+                self.ask(now, Purpose::Anchor, ControlRequest::from(Anchor { nonce: [0; 16] }));
             }
         }
     }

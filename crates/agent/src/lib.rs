@@ -14,8 +14,9 @@
 //! writing the bytes to the state directory atomically. PoP addresses are host names or IP addresses; only the
 //! former are asked for, and the addresses of the last answer are used when an answer does not come.
 //!
-//! Time: `now` is the monotonic clock of the call; the wall clock comes by [`Agent::set_wall`], about once a
-//! second. What the agent takes for the time is never behind the newest believed beacon.
+//! Time: `now` is a monotonic clock that counts the time asleep ([`Agent::resumed`]); the wall clock comes by
+//! [`Agent::set_wall`], about once a second. What the agent takes for the time is what controllers sign for it,
+//! within bounds that no single clock moves.
 //!
 //! ```
 //! # fn run(mut agent: agent::ClientAgent, now: std::time::Instant) {

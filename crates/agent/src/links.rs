@@ -451,7 +451,7 @@ impl<B: AgentSlice> Agent<B> {
             Transport::Tcp => self.stream_to(address),
         };
         self.stats.dials += 1;
-        self.dialler.set_wall(self.clock.wall(now));
+        self.dialler.set_wall(self.clock.reach(now));
         let id = self.dialler.dial(now, pop, to).ok()?;
         let phase = LinkPhase::Dialling;
         self.links.insert(id, Link { pop, address: to, transport, is_given_up: false, began: now, phase });

@@ -161,6 +161,8 @@ pub enum AgentEvent {
     SliceChanged,
     /// More is struck than before.
     RevocationsChanged,
+    /// A controller signed the time: what is taken for it may have changed.
+    TimeAnchored,
     /// The control plane became fresh, stale or isolated.
     FreshnessChanged(crate::Freshness),
 }
@@ -205,8 +207,12 @@ pub struct AgentStats {
     pub replies_refused: u64,
     /// Beacons that did not verify.
     pub beacons_refused: u64,
-    /// Beacons too far ahead of the own time to move it.
+    /// Beacons too far ahead of the own time to be believed.
     pub beacons_ahead: u64,
+    /// Nonces of ours that a controller signed, and that were believed.
+    pub anchors: u64,
+    /// Signed nonces that were not: another's, or a time that nobody else agrees with.
+    pub anchors_refused: u64,
     /// Slices that did not verify, were for somebody else, or older than the one held.
     pub slices_refused: u64,
     /// Grants and certificates that did not verify or were older.

@@ -88,7 +88,8 @@ fn renewal_goes_on_trying_while_no_controller_is_there_and_the_old_grant_holds()
     world.run(HOUR * 8);
     assert_eq!(world.agent.grant().expect("held").iat, WALL);
     let requests = world.agent.stats().requests;
-    assert!((10..200).contains(&requests), "{requests} requests in three hours of trying");
+    // Three hours of asking for a grant, eight of asking for the time.
+    assert!((10..400).contains(&requests), "{requests} requests in eight hours of trying");
     assert!(world.agent.stats().retries * 5 <= requests, "{:?}", world.agent.stats());
     world.controller.is_away = false;
     world.run(SECOND * 1200);
@@ -306,6 +307,7 @@ fn freshness_goes_from_fresh_to_isolated_and_back_and_each_step_is_told_once() {
     world.wait_registered(1);
     let beacon = document(&world.beacon_text());
     world.tell(0, BeaconPush { beacon });
+    // Before a controller has signed the time, nobody knows how old a beacon is.
     world.run(SECOND * 90);
     let beacon = document(&world.beacon_text());
     world.tell(0, BeaconPush { beacon });
@@ -318,16 +320,19 @@ fn freshness_goes_from_fresh_to_isolated_and_back_and_each_step_is_told_once() {
             _ => None,
         })
         .collect();
-    assert_eq!(steps, [Freshness::Fresh, Freshness::Stale, Freshness::Isolated, Freshness::Fresh]);
+    use Freshness::{Fresh, Isolated, Stale};
+    assert_eq!(steps, [Stale, Fresh, Stale, Isolated, Fresh]);
 }
 
 #[test]
 fn a_client_with_a_working_control_plane_is_fresh_between_keepalives() {
     let mut world = World::client(1);
     world.wait_registered(1);
+    world.run(SECOND * 5);
+    world.events.clear();
     world.run(HOUR);
     let changes = count(&world.events, |event| matches!(event, AgentEvent::FreshnessChanged(_)));
-    assert_eq!((changes, world.agent.freshness(world.now)), (1, Freshness::Fresh));
+    assert_eq!((changes, world.agent.freshness(world.now)), (0, Freshness::Fresh));
 }
 
 #[test]

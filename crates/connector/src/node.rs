@@ -3,6 +3,7 @@
 
 use crate::core::{
     ConnectorCore, Contact, CoreStatus, DialFault, Ending, Knowledge, Output as CoreOutput, SliceRules,
+    TimeWord,
 };
 use crate::record::FlowRecord;
 use crate::ship::{Shipper, Step};
@@ -139,7 +140,8 @@ fn knowledge<'a>(
     wall: UnixMs,
     contact: Contact,
 ) -> Knowledge<'a, SliceRules<'a>> {
-    Knowledge { bundle: agent.bundle(), revocations: agent.revocations(), rules, wall, contact }
+    let time = if agent.is_settling() { TimeWord::Awaited } else { TimeWord::Known };
+    Knowledge { bundle: agent.bundle(), revocations: agent.revocations(), rules, wall, time, contact }
 }
 
 impl Node {
@@ -205,6 +207,14 @@ impl Node {
         if self.agent.wall(now).since(before) > CLOCK_STEP {
             self.recheck(now);
         }
+    }
+
+    /// The machine was asleep, and `now` counts it: what ended meanwhile ends now.
+    pub fn resumed(&mut self, now: Instant) {
+        self.agent.network_changed(now);
+        self.agent.resumed(now);
+        self.core.network_changed(now);
+        self.recheck(now);
     }
 
     fn contact(&self, now: Instant) -> Contact {
@@ -537,7 +547,9 @@ impl Node {
                     self.shipper.failed(now);
                 }
             }
-            AgentEvent::SliceChanged | AgentEvent::RevocationsChanged => self.recheck(now),
+            AgentEvent::SliceChanged | AgentEvent::RevocationsChanged | AgentEvent::TimeAnchored => {
+                self.recheck(now);
+            }
             AgentEvent::FreshnessChanged(freshness) => {
                 self.isolated_since = match (freshness, self.isolated_since) {
                     (Freshness::Fresh | Freshness::Stale, _) => None,

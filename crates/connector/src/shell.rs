@@ -17,7 +17,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
@@ -180,6 +180,7 @@ impl Connector {
             disk,
             pop_sender,
             started,
+            slept: net::clock::asleep(),
             batch: SendBatch::new(),
         };
         let result = Box::pin(shell.serve(Sources { site, pops, batches, questions }, shutdown)).await;
@@ -239,6 +240,7 @@ struct Shell {
     disk: DiskWriter,
     pop_sender: mpsc::Sender<(PopId, Vec<SocketAddr>)>,
     started: Instant,
+    slept: Duration,
     batch: SendBatch,
 }
 
@@ -256,6 +258,10 @@ impl Shell {
         tokio::pin!(shutdown);
         loop {
             if now() >= next_tick {
+                if self.woke_up() {
+                    tracing::info!("this machine was asleep");
+                    self.node.resumed(now());
+                }
                 self.node.set_wall(now(), wall());
                 if self.node.is_behind_nat() {
                     let at = self.port.local_addr();
@@ -304,13 +310,19 @@ impl Shell {
                     self.node.network_changed(now());
                     self.tell_local(found);
                 }
-                () = sleep_until(wake.into()) => self.node.handle_timeout(now()),
+                () = sleep_until(net::clock::until(wake).into()) => self.node.handle_timeout(now()),
                 () = &mut shutdown => break,
             }
         }
         self.node.shut_down(now());
         self.drain(now()).await;
         Ok(())
+    }
+
+    /// Whether the machine slept since this was asked last.
+    fn woke_up(&mut self) -> bool {
+        let slept = net::clock::asleep();
+        std::mem::replace(&mut self.slept, slept) < slept
     }
 
     fn answer(&mut self, answers: &mut Vec<(SocketAddr, Vec<u8>)>) {
@@ -446,13 +458,10 @@ impl Shell {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
 fn now() -> Instant {
-    Instant::now()
+    net::clock::now()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
 fn wall() -> UnixMs {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    UnixMs::from_millis(net::clock::wall_millis())
 }

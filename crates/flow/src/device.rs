@@ -1,6 +1,5 @@
 //! The link between the kept stack and us: at most one packet in, any number out.
 
-use crate::limits::FLOW_MTU;
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
@@ -10,13 +9,15 @@ pub(crate) struct Port<'a> {
     pub input: Option<&'a [u8]>,
     /// What the stack wants sent.
     pub output: &'a mut Vec<Vec<u8>>,
+    /// The longest packet that the stack may make.
+    pub mtu: usize,
 }
 
 /// What the stack is told of every port.
-pub(crate) fn capabilities() -> DeviceCapabilities {
+fn capabilities(mtu: usize) -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit = FLOW_MTU;
+    capabilities.max_transmission_unit = mtu;
     // What comes in was authenticated by WireGuard, byte for byte; what goes out may leave through a
     // kernel that looks.
     capabilities.checksum.ipv4 = Checksum::Tx;
@@ -44,7 +45,7 @@ impl Device for Port<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities()
+        capabilities(self.mtu)
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::craft::{self, Unreachable};
 use crate::ip::{IpError, IpPacket, Protocol, TcpSegment};
 use crate::limits::{
-    BURST, CONNECT_TIMEOUT, FlowLimits, HELD_LIFETIME, IDLE_TIMEOUT, LINGER, MAX_LINGERING, MAX_OUTPUTS,
-    RESETS_PER_SECOND, USER_TIMEOUT,
+    BURST, CONNECT_TIMEOUT, FLOW_MTU, FlowLimits, HELD_LIFETIME, IDLE_TIMEOUT, LINGER, MAX_LINGERING,
+    MAX_OUTPUTS, RESETS_PER_SECOND, USER_TIMEOUT,
 };
-use crate::recovery::Recovery;
+use crate::recovery::{Again, Recovery, Shows};
 use crate::socket::{Received, TcpStack};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant as StackInstant;
@@ -180,7 +180,7 @@ pub enum Output {
     Packet {
         /// The link.
         link: LinkId,
-        /// The packet, at most [`crate::INNER_MTU`] bytes.
+        /// The packet, at most [`crate::MAX_FLOW_MTU`] bytes.
         bytes: Vec<u8>,
     },
     /// Something happened.
@@ -248,6 +248,8 @@ pub struct Flows {
     flows: BTreeMap<FlowId, Flow>,
     by_ends: BTreeMap<Ends, FlowId>,
     by_link: BTreeMap<LinkId, BTreeSet<FlowId>>,
+    /// Links that carry more than [`FLOW_MTU`].
+    link_mtu: BTreeMap<LinkId, usize>,
     dirty: VecDeque<FlowId>,
     schedule: BTreeMap<(Instant, FlowId), TimeoutReason>,
     lingering: BTreeSet<Ends>,
@@ -272,6 +274,7 @@ impl Flows {
             flows: BTreeMap::new(),
             by_ends: BTreeMap::new(),
             by_link: BTreeMap::new(),
+            link_mtu: BTreeMap::new(),
             dirty: VecDeque::new(),
             schedule: BTreeMap::new(),
             lingering: BTreeSet::new(),
@@ -324,8 +327,9 @@ impl Flows {
         }
         self.has_room(link)?;
         let seed = self.next_seed();
-        let stack = TcpStack::connecting(src, dst, self.limits.buffer, seed, self.stack_now())
+        let mut stack = TcpStack::connecting(src, dst, self.limits.buffer, seed, self.stack_now())
             .ok_or(FlowError::Address)?;
+        stack.set_link_mtu(self.link_mtu(link));
         let flow = self.insert(ends, Stage::Open(Box::new(Open::new(stack))));
         self.touch(flow);
         Ok(flow)
@@ -359,6 +363,8 @@ impl Flows {
         let stack_now = self.stack_now();
         let seed = self.next_seed();
         let buffer = self.limits.buffer;
+        let link = self.flows.get(&flow).ok_or(FlowError::Unknown)?.ends.link;
+        let link_mtu = self.link_mtu(link);
         let entry = self.flows.get_mut(&flow).ok_or(FlowError::Unknown)?;
         let Stage::Held { syn } = &mut entry.stage else {
             return Err(FlowError::State);
@@ -366,11 +372,11 @@ impl Flows {
         let syn = std::mem::take(syn);
         let stack = TcpStack::listening(entry.ends.local, buffer, seed, stack_now);
         let mut stack = stack.ok_or(FlowError::Address)?;
+        stack.set_link_mtu(link_mtu);
         stack.input(stack_now, &syn, &mut self.scratch);
         entry.stage = Stage::Open(Box::new(Open::new(stack)));
         entry.since = self.now;
         entry.last_input = self.now;
-        let link = entry.ends.link;
         self.send_scratch(link);
         self.touch(flow);
         Ok(())
@@ -483,12 +489,45 @@ impl Flows {
         Ok(())
     }
 
+    /// A link carries packets of so many bytes from now on; [`FLOW_MTU`] until this is said. Flows that run follow at
+    /// once: what they send from now on, again or for the first time, is no longer.
+    pub fn set_link_mtu(&mut self, now: Instant, link: LinkId, mtu: usize) {
+        self.advance(now);
+        if mtu > FLOW_MTU {
+            self.link_mtu.insert(link, mtu);
+        } else {
+            self.link_mtu.remove(&link);
+        }
+        for flow in self.by_link.get(&link).into_iter().flatten() {
+            if let Some(Flow { stage: Stage::Open(open), .. }) = self.flows.get_mut(flow) {
+                open.stack.set_link_mtu(mtu);
+            }
+        }
+    }
+
+    /// Packets of a link take another way from now on: what has waited for its acknowledgement for longer than a round
+    /// trip was lost on the old one, and goes again at once.
+    pub fn link_moved(&mut self, now: Instant, link: LinkId) {
+        self.advance(now);
+        for flow in self.by_link.get(&link).cloned().unwrap_or_default() {
+            if let Ok(open) = self.open_mut(flow) {
+                open.recovery.hurry(now);
+                self.touch(flow);
+            }
+        }
+    }
+
+    fn link_mtu(&self, link: LinkId) -> usize {
+        self.link_mtu.get(&link).copied().unwrap_or(FLOW_MTU)
+    }
+
     /// Ends all flows of a link without a word, because there is nobody left to say it to. Says which.
     pub fn drop_link(&mut self, link: LinkId) -> Vec<FlowId> {
         let flows: Vec<FlowId> = self.by_link.get(&link).into_iter().flatten().copied().collect();
         for flow in &flows {
             self.forget(*flow);
         }
+        self.link_mtu.remove(&link);
         self.lingering.retain(|ends| ends.link != link);
         self.outputs.retain(|output| match output {
             Output::Packet { link: of, .. } | Output::Event { link: of, .. } => *of != link,
@@ -657,8 +696,17 @@ impl Flows {
             Stage::Held { .. } => return self.count(DropReason::Held),
         };
         let before = open.stack.state();
-        open.recovery.heard(now, segment);
+        let shows = open.recovery.heard(now, segment);
+        if shows == Shows::Nothing && !open.stack.has_unacknowledged_data() {
+            // The stack would count it, and with its FIN alone under way forget the timer that sends it again.
+            return;
+        }
         open.stack.input(stack_now, packet.bytes, &mut self.scratch);
+        if shows == Shows::NextLost && open.stack.has_unacknowledged_data() {
+            for packet in open.recovery.first(ends.local, ends.remote) {
+                open.stack.input(stack_now, &packet, &mut self.scratch);
+            }
+        }
         let after = open.stack.state();
         // A reset puts a stack that had answered a SYN back to listening.
         let gone = after == State::Listen || (after == State::Closed && segment.flags.rst());
@@ -766,8 +814,14 @@ impl Flows {
         if let Stage::Open(open) = &mut entry.stage
             && open.established
         {
-            for packet in open.recovery.fire(self.now, local, remote) {
-                open.stack.input(stack_now, &packet, &mut self.scratch);
+            match open.recovery.fire(self.now, local, remote) {
+                Again::Nothing => {}
+                Again::First(packets) => {
+                    for packet in packets {
+                        open.stack.input(stack_now, &packet, &mut self.scratch);
+                    }
+                }
+                Again::All(times) => open.stack.expire(stack_now, times, &mut self.scratch),
             }
             self.send_scratch(link);
         }
@@ -792,7 +846,7 @@ impl Flows {
         let more = open.stack.egress(stack_now, BURST, &mut self.scratch);
         let awaits = open.stack.awaits_acknowledgement();
         open.recovery.sent(self.now, &self.scratch);
-        // A FIN alone is left to the stack: it does not send one again for duplicate acknowledgements.
+        // A FIN alone is left to the stack: told that the first segment is missing it would forget its timer.
         open.recovery.awaits(self.now, open.stack.has_unacknowledged_data());
         open.awaits_since = awaits.then(|| open.awaits_since.unwrap_or(self.now));
         let quarter = self.limits.buffer / 4;

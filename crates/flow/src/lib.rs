@@ -63,4 +63,4 @@ pub use craft::{Unreachable, unreachable};
 pub use flows::{
     CloseReason, DropReason, Event, FlowError, FlowId, Flows, LinkId, Output, Read, Timeout, TimeoutReason,
 };
-pub use limits::{FLOW_MTU, FlowLimits, INNER_MTU};
+pub use limits::{FLOW_MTU, FlowLimits, INNER_MTU, MAX_FLOW_MTU};

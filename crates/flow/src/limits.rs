@@ -4,10 +4,15 @@ use std::time::Duration;
 
 /// The longest packet a tunnel is sure to carry (architecture; RFC 8200 section 5).
 pub const INNER_MTU: usize = 1_280;
-/// The longest packet of a flow. Each stack announces the MSS that fits it, 1,136 bytes over IPv4 and 1,116 over
-/// IPv6, so that a flow needs no fragments where the outer path carries 1,280 bytes and no more: 1,280 less IPv6 (40),
-/// UDP (8), the relay (12) and WireGuard (32) is 1,188, and WireGuard pads to sixteen bytes.
+/// The longest packet of a flow on a link of which nothing more is known: it needs no fragments where the outer path
+/// carries 1,280 bytes and no more. 1,280 less IPv6 (40), UDP (8), the relay (12) and WireGuard (32) is 1,188, and
+/// WireGuard pads to sixteen bytes.
 pub const FLOW_MTU: usize = 1_176;
+/// The longest packet of a flow on any link: a 1,500-byte link less WireGuard (32), UDP (8) and IPv6 (40). Each stack
+/// announces the MSS that fits this one, because it can take such packets whatever the link carries at the moment, and
+/// **sends** no longer ones than the link carries now ([`crate::Flows::set_link_mtu`]): so a flow may follow its link
+/// up and down.
+pub const MAX_FLOW_MTU: usize = 1_420;
 
 /// What a [`crate::Flows`] may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! One flow's TCP: the kept stack with one interface and one socket, so that nothing scans.
 
-use crate::device::{Port, capabilities};
+use crate::device::Port;
+use crate::limits::{FLOW_MTU, MAX_FLOW_MTU};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::Device;
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 use std::net::SocketAddr;
 
@@ -20,29 +20,53 @@ pub(crate) struct TcpStack {
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
+    local: SocketAddr,
+    seed: u64,
+    /// The longest packet that the interface makes now, and that the link carries.
+    mtu: usize,
+    link_mtu: usize,
+}
+
+/// An interface whose only address is `local`.
+fn interface(local: SocketAddr, mtu: usize, seed: u64, now: Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut nothing = Vec::new();
+    let mut port = Port { input: None, output: &mut nothing, mtu };
+    let mut interface = Interface::new(config, &mut port, now);
+    interface.update_ip_addrs(|addresses| {
+        // A prefix of length 0: everybody is a neighbour on a tunnel, no routes are needed.
+        addresses.push(IpCidr::new(IpAddress::from(local.ip()), 0)).expect("an empty list has room for one");
+    });
+    interface
 }
 
 impl TcpStack {
-    /// A stack whose only address is `local`.
+    /// A stack whose only address is `local`. What it announces in its SYN is what it can take.
     fn new(local: SocketAddr, buffer: usize, seed: u64, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut nothing = Vec::new();
-        let mut port = Port { input: None, output: &mut nothing };
-        debug_assert_eq!(port.capabilities().max_transmission_unit, capabilities().max_transmission_unit);
-        let mut interface = Interface::new(config, &mut port, now);
-        interface.update_ip_addrs(|addresses| {
-            // A prefix of length 0: everybody is a neighbour on a tunnel, no routes are needed.
-            addresses
-                .push(IpCidr::new(IpAddress::from(local.ip()), 0))
-                .expect("an empty list has room for one");
-        });
+        let interface = interface(local, MAX_FLOW_MTU, seed, now);
         let mut socket = Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer]));
         // What the owner writes is what a peer's socket gave: it has been through a Nagle already.
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle }
+        Self { interface, sockets, handle, local, seed, mtu: MAX_FLOW_MTU, link_mtu: FLOW_MTU }
+    }
+
+    /// The link carries packets of so many bytes from now on.
+    pub fn set_link_mtu(&mut self, mtu: usize) {
+        self.link_mtu = mtu.clamp(FLOW_MTU, MAX_FLOW_MTU);
+    }
+
+    /// After the SYN no packet is longer than the link carries. The kept stack asks its interface for each segment, and
+    /// an interface keeps nothing of a flow: one of another MTU takes its place.
+    fn fit(&mut self, now: Instant) {
+        if self.mtu != self.link_mtu
+            && !matches!(self.state(), State::Listen | State::SynSent | State::SynReceived)
+        {
+            self.mtu = self.link_mtu;
+            self.interface = interface(self.local, self.mtu, self.seed, now);
+        }
     }
 
     /// A stack that waits for the SYN to `local`.
@@ -81,20 +105,29 @@ impl TcpStack {
 
     /// Takes one packet; an immediate answer (a duplicate acknowledgement, say) is in `output`.
     pub fn input(&mut self, now: Instant, packet: &[u8], output: &mut Vec<Vec<u8>>) {
-        let mut port = Port { input: Some(packet), output };
+        let mut port = Port { input: Some(packet), output, mtu: self.mtu };
         self.interface.poll_ingress_single(now, &mut port, &mut self.sockets);
     }
 
     /// Makes at most `most` packets; whether there may be more.
     pub fn egress(&mut self, now: Instant, most: usize, output: &mut Vec<Vec<u8>>) -> bool {
+        self.fit(now);
         let before = output.len();
         while output.len() - before < most {
-            let mut port = Port { input: None, output };
+            let mut port = Port { input: None, output, mtu: self.mtu };
             if self.interface.poll_egress(now, &mut port, &mut self.sockets) == PollResult::None {
                 return false;
             }
         }
         true
+    }
+
+    /// Makes the stack send everything again that is not acknowledged, by a clock that shows its timer to be over; it
+    /// begins with one packet, as after any timeout (RFC 5681, section 3.1). `times` in a row: each starts the timer
+    /// by the clock it was shown, and is behind the next.
+    pub fn expire(&mut self, now: Instant, times: u32, output: &mut Vec<Vec<u8>>) {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        self.egress(now + DAY * times, 1, output);
     }
 
     /// When the stack wants [`Self::egress`] again.

@@ -6,8 +6,8 @@
 )]
 
 use flow::{
-    CloseReason, DropReason, Event, FLOW_MTU, FlowError, FlowId, FlowLimits, Flows, LinkId, Output, Read,
-    TimeoutReason, Unreachable,
+    CloseReason, DropReason, Event, FLOW_MTU, FlowError, FlowId, FlowLimits, Flows, LinkId, MAX_FLOW_MTU,
+    Output, Read, TimeoutReason, Unreachable,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -67,6 +67,8 @@ struct World {
     timeouts: [Option<flow::Timeout>; 2],
     largest: usize,
     carried: u64,
+    /// Longer packets are lost.
+    longest: usize,
 }
 
 impl World {
@@ -84,6 +86,7 @@ impl World {
             timeouts: [None; 2],
             largest: 0,
             carried: 0,
+            longest: MAX_FLOW_MTU,
         }
     }
 
@@ -115,6 +118,9 @@ impl World {
     fn send(&mut self, from: Side, bytes: Vec<u8>) {
         self.largest = self.largest.max(bytes.len());
         self.carried += 1;
+        if bytes.len() > self.longest {
+            return;
+        }
         let to = if from == Side::Dialler { Side::Acceptor } else { Side::Dialler };
         let copies = if self.dice.percent(self.weather.duplicate_percent) { 2 } else { 1 };
         for _ in 0..copies {
@@ -328,6 +334,54 @@ fn fifty_megabytes_arrive_whole_over_a_calm_link() {
 }
 
 #[test]
+fn a_flow_follows_its_link_up_and_down_while_it_runs() {
+    for (src, dst) in [("100.64.0.2:40000", "10.0.0.5:80"), ("[fd00::2]:40000", "[fd00::5]:80")] {
+        let mut world = World::new(CALM, 1);
+        let (dialled, accepted) = world.connected(src, dst);
+        let source = vec![7; 64 * 1024];
+        // Packets of these lengths pass, in this order; the link says so a moment after the change.
+        for mtu in [MAX_FLOW_MTU, 1_296, FLOW_MTU, 1_360] {
+            world.longest = mtu;
+            world.acceptor.write(world.now, accepted, &source).expect("open");
+            world.for_a_while(Duration::from_millis(5));
+            let now = world.now;
+            world.acceptor.set_link_mtu(now, LINK, mtu);
+            world.largest = 0;
+            let (mut read, mut buffer) = (0, vec![0; 64 * 1024]);
+            let end = world.now + Duration::from_secs(3);
+            let mut written = 0;
+            while world.now < end {
+                let now = world.now;
+                while let Read::Bytes(count) = world.dialler.read(now, dialled, &mut buffer).expect("open") {
+                    read += count;
+                }
+                written += world.acceptor.write(now, accepted, &source).expect("open");
+                if !world.step() {
+                    break;
+                }
+            }
+            assert!(read > 1_000_000, "{read} of {written} bytes at {mtu}");
+            assert!(world.largest <= mtu && world.largest > mtu - 60, "{} at {mtu}", world.largest);
+            world.events.clear();
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_begins_on_a_wide_link_sends_long_packets_and_one_on_a_narrow_link_does_not() {
+    for (said, wanted) in [(None, FLOW_MTU), (Some(1_408), 1_408), (Some(9_000), MAX_FLOW_MTU)] {
+        let mut world = World::new(CALM, 1);
+        if let Some(mtu) = said {
+            let now = world.now;
+            world.acceptor.set_link_mtu(now, LINK, mtu);
+        }
+        let (dialled, accepted) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
+        transfer(&mut world, (Side::Acceptor, accepted), (Side::Dialler, dialled), 1_000_000);
+        assert_eq!(world.largest, wanted);
+    }
+}
+
+#[test]
 fn fifty_megabytes_arrive_whole_over_a_lossy_link() {
     let seed = 0xC0FFEE;
     let weather = Weather {
@@ -340,6 +394,60 @@ fn fifty_megabytes_arrive_whole_over_a_lossy_link() {
     let (dialled, accepted) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
     let took = transfer(&mut world, (Side::Acceptor, accepted), (Side::Dialler, dialled), 50 * 1_000_000);
     println!("seed {seed:#x}: 50 MB with 1 % loss in {took:?} of virtual time");
+}
+
+#[test]
+fn a_megabyte_takes_seconds_and_not_minutes_when_much_is_lost() {
+    for (loss_percent, one_way, most) in [(1, 20, 10), (10, 1, 10), (10, 20, 30), (30, 1, 60), (30, 20, 120)]
+    {
+        let mut worst = Duration::ZERO;
+        for seed in 1..=4 {
+            let weather = Weather {
+                loss_percent,
+                reorder_percent: 0,
+                duplicate_percent: 0,
+                one_way: Duration::from_millis(one_way),
+            };
+            let mut world = World::new(weather, seed);
+            let (dialled, accepted) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
+            let took = transfer(&mut world, (Side::Acceptor, accepted), (Side::Dialler, dialled), 1_000_000);
+            worst = worst.max(took);
+        }
+        println!("{loss_percent} % lost each way, {one_way} ms one way: 1 MB in {worst:?} at worst");
+        assert!(worst < Duration::from_secs(most), "{loss_percent} %, {one_way} ms: {worst:?}");
+    }
+}
+
+#[test]
+fn a_window_that_was_lost_whole_is_back_within_half_a_second_of_the_link() {
+    let mut world = World::new(CALM, 1);
+    let (dialled, accepted) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
+    let source = vec![7; 256 * 1024];
+    let mut buffer = vec![0; 64 * 1024];
+    let mut read_for = |world: &mut World, time: Duration| {
+        let end = world.now + time;
+        let mut read = 0;
+        while world.now < end {
+            let now = world.now;
+            while let Read::Bytes(count) = world.dialler.read(now, dialled, &mut buffer).expect("open") {
+                read += count;
+            }
+            world.acceptor.write(now, accepted, &source).expect("open");
+            if !world.step() {
+                break;
+            }
+        }
+        read
+    };
+    assert!(read_for(&mut world, Duration::from_secs(1)) > 2_000_000);
+    world.longest = 0;
+    read_for(&mut world, Duration::from_secs(5));
+    world.longest = MAX_FLOW_MTU;
+    let now = world.now;
+    world.acceptor.link_moved(now, LINK);
+    // Everything under way was lost, and it is a quarter of a megabyte.
+    let read = read_for(&mut world, Duration::from_millis(500));
+    assert!(read > 1_000_000, "{read} bytes in half a second");
 }
 
 #[test]

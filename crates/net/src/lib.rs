@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+pub mod clock;
 mod interfaces;
 mod pair;
 mod port;

@@ -7,8 +7,12 @@ use crate::{
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 #[cfg(target_os = "linux")]
-use std::os::fd::AsRawFd as _;
-use std::{io, net::SocketAddr};
+use std::os::fd::AsRawFd;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicU8, Ordering},
+};
 use tokio::io::Interest;
 
 /// Socket buffers in bytes, both directions. One full burst of 64 segments is 64 × 1.5 kB = 96 kB;
@@ -62,6 +66,38 @@ pub struct UdpPort {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    /// A [`Fragments`]: what the socket is set to.
+    fragments: AtomicU8,
+}
+
+/// The longest payload that may be cut on its way: what a link of 1,280 bytes carries whole. Longer ones are sent by
+/// those alone who ask the path how long they may be, and an answer that came in pieces would be none.
+const MAY_BE_CUT: usize = 1_280 - 40 - 8;
+/// Payloads up to this pass whole everywhere (576 bytes, RFC 791, less headers): the socket is left as it is.
+const NEVER_CUT: usize = 512;
+
+/// Whether the kernel and routers may cut a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Fragments {
+    /// They may: a tunnel packet of the least size that IPv6 wants inside may not fit outside, and there is nobody to
+    /// make it smaller.
+    Allowed = 0,
+    /// They may not, and the kernel does not believe what ICMP says of the path: what is too long is lost.
+    Refused = 1,
+}
+
+impl Fragments {
+    /// What a payload of this length wants; `None` when it does not matter.
+    const fn wanted(length: usize) -> Option<Self> {
+        if length <= NEVER_CUT {
+            None
+        } else if length <= MAY_BE_CUT {
+            Some(Self::Allowed)
+        } else {
+            Some(Self::Refused)
+        }
+    }
 }
 
 /// Whether other sockets may join this one on its port.
@@ -93,10 +129,10 @@ impl UdpPort {
     /// # Errors
     /// The runtime refused the socket.
     pub fn into_current_runtime(self) -> Result<Self, BindError> {
-        let Self { io, state, local } = self;
+        let Self { io, state, local, fragments } = self;
         let fail = |source| BindError { address: local, step: BindStep::Register, source };
         let io = tokio::net::UdpSocket::from_std(io.into_std().map_err(fail)?).map_err(fail)?;
-        Ok(Self { io, state, local })
+        Ok(Self { io, state, local, fragments })
     }
 
     /// Waits until at least one datagram is here and takes what there is, up to the batch's size.
@@ -137,6 +173,7 @@ impl UdpPort {
     pub async fn send_batch(&self, batch: &mut SendBatch) -> SendReport {
         let mut report = SendReport::default();
         for run in batch.runs(self.state.max_gso_segments()) {
+            self.fit(run.longest());
             let whole = run.transmit(self.wire_address(run.to()));
             let result = self
                 .io
@@ -167,6 +204,7 @@ impl UdpPort {
     pub fn try_send_batch(&self, batch: &mut SendBatch) -> SendReport {
         let mut report = SendReport::default();
         for run in batch.runs(self.state.max_gso_segments()) {
+            self.fit(run.longest());
             let whole = run.transmit(self.wire_address(run.to()));
             match self
                 .io
@@ -191,6 +229,17 @@ impl UdpPort {
         report
     }
 
+    /// Sets the socket for datagrams of this length. One task sends on a socket at a time; the option is one of the
+    /// socket, because Linux has none of the message for IPv4.
+    fn fit(&self, length: usize) {
+        let Some(wanted) = Fragments::wanted(length) else { return };
+        if self.fragments.load(Ordering::Relaxed) != wanted as u8
+            && set_fragments(&self.io, self.local, wanted).is_ok()
+        {
+            self.fragments.store(wanted as u8, Ordering::Relaxed);
+        }
+    }
+
     /// An IPv6 socket reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2).
     fn wire_address(&self, to: SocketAddr) -> SocketAddr {
         match (self.local, to) {
@@ -204,10 +253,10 @@ impl UdpPort {
     pub(crate) fn register(socket: Socket, address: SocketAddr) -> Result<Self, BindError> {
         let fail = |step| move |source| BindError { address, step, source };
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).map_err(fail(BindStep::Options))?;
-        allow_fragments(&socket, address).map_err(fail(BindStep::Options))?;
+        set_fragments(&socket, address, Fragments::Allowed).map_err(fail(BindStep::Options))?;
         let io = tokio::net::UdpSocket::from_std(socket.into()).map_err(fail(BindStep::Register))?;
         let local = io.local_addr().map_err(fail(BindStep::Register))?;
-        Ok(Self { io, state, local })
+        Ok(Self { io, state, local, fragments: AtomicU8::new(Fragments::Allowed as u8) })
     }
 }
 
@@ -235,12 +284,11 @@ pub(crate) fn open(address: SocketAddr, sharing: Sharing) -> Result<Socket, Bind
     Ok(socket)
 }
 
-/// Lets the kernel and the routers cut a datagram that is longer than a link takes. A tunnel packet of the least
-/// size that IPv6 wants inside does not fit a link of 1,280 bytes outside, and there is nobody to make it
-/// smaller; quinn-udp asks for the opposite, for the sake of QUIC's own search for the MTU, which is off.
+/// Sets whether datagrams may be cut; quinn-udp asks that none is, for the sake of QUIC's own search for the MTU, which
+/// is off.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no safe wrapper sets IP_MTU_DISCOVER")]
-fn allow_fragments(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+fn set_fragments(socket: &impl AsRawFd, address: SocketAddr, fragments: Fragments) -> io::Result<()> {
     let set = |level: libc::c_int, name: libc::c_int, value: libc::c_int| {
         let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four bytes");
         // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int that lives
@@ -249,17 +297,21 @@ fn allow_fragments(socket: &Socket, address: SocketAddr) -> io::Result<()> {
             unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
+    let (v4, v6) = match fragments {
+        Fragments::Allowed => (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_WANT),
+        Fragments::Refused => (libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE),
+    };
     if address.is_ipv6() {
-        set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)?;
+        set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6)?;
         // For IPv4 through the same socket, where there is any.
-        let _ = set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+        let _ = set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4);
         return Ok(());
     }
-    set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn allow_fragments(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
+fn set_fragments<S>(_socket: &S, _address: SocketAddr, _fragments: Fragments) -> io::Result<()> {
     Ok(())
 }
 
@@ -267,4 +319,33 @@ fn allow_fragments(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
 fn concerns_one_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_a_link_of_1280_bytes_may_be_cut_and_nothing_longer() {
+        assert_eq!(Fragments::wanted(100), None);
+        // The longest packet of a flow that asked nobody, by the relay: 1,176 padded, WireGuard, the relay's header.
+        assert_eq!(Fragments::wanted(1_184 + 32 + 12), Some(Fragments::Allowed));
+        assert_eq!(Fragments::wanted(MAY_BE_CUT + 1), Some(Fragments::Refused));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_set_for_what_is_sent_and_set_back() {
+        for local in ["127.0.0.1:0", "[::]:0"] {
+            let port = UdpPort::bind(local.parse().expect("an address")).expect("a free port");
+            let there = UdpPort::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+            let mut batch = SendBatch::new();
+            for (length, wanted) in
+                [(1_400, Fragments::Refused), (90, Fragments::Refused), (1_200, Fragments::Allowed)]
+            {
+                batch.push(there.local_addr(), &vec![7; length]);
+                assert_eq!(port.send_batch(&mut batch).await.sent, 1);
+                assert_eq!(port.fragments.load(Ordering::Relaxed), wanted as u8, "{length} from {local}");
+            }
+        }
+    }
 }

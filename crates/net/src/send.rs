@@ -137,6 +137,11 @@ impl<'a> Run<'a> {
         self.bytes.len().div_ceil(self.segment)
     }
 
+    /// The length of its longest datagram.
+    pub(crate) const fn longest(&self) -> usize {
+        self.segment
+    }
+
     pub(crate) const fn transmit(&self, destination: SocketAddr) -> Transmit<'a> {
         Transmit {
             destination,

@@ -86,6 +86,14 @@ impl Installation {
         chain.with_bundle(&self.rotation, &statement).expect("bundle").to_text()
     }
 
+    /// The chain with a bundle that lacks the key of a role.
+    pub(crate) fn chain_without(&self, role: KeyRole, serial: u64) -> String {
+        let mut statement = statement_of(self.wall, serial, &self.keys, &self.seal);
+        statement.keys.retain(|key| key.role != role);
+        let chain = TrustChain::parse(&self.chain).expect("own chain");
+        chain.with_bundle(&self.rotation, &statement).expect("bundle").to_text()
+    }
+
     pub(crate) fn certificate(&self, identity: Identity, key: &SigningKey, generation: u64) -> Vec<u8> {
         self.certificate_for(identity, key.verifying_key(), generation)
     }
@@ -148,11 +156,41 @@ impl Installation {
         document(&sign_document(&self.keys[&KeyRole::Beacon], &beacon).expect("beacon"))
     }
 
+    /// The chain that the root's successor begins.
+    pub(crate) fn succeeded(&self) -> String {
+        let next = SigningKey::from_seed(&[77; 32]);
+        let chain = TrustChain::parse(&self.chain).expect("own chain");
+        let statement = self.rotation_statement(&next, 2);
+        chain.with_successor(&self.root, &next, &statement, self.wall).expect("signs").to_text()
+    }
+
+    /// What the root could still sign by itself.
+    pub(crate) fn later_chain_of_the_root(&self) -> String {
+        let bundle = statement_of(self.wall, 9, &self.keys, &self.seal);
+        let statement = self.rotation_statement(&self.root, 9);
+        TrustChain::sign(&self.root, &self.rotation, &statement, &bundle).expect("signs").to_text()
+    }
+
+    fn rotation_statement(&self, root: &SigningKey, epoch: u64) -> RotationStatement {
+        RotationStatement {
+            installation: INSTALLATION,
+            root: root.verifying_key(),
+            rotation: self.rotation.verifying_key(),
+            epoch,
+            nbf: self.wall.minus(DAY),
+            exp: self.wall.plus(DAY * 300),
+        }
+    }
+
     pub(crate) fn strike(&self, subject: RevokedSubject, signer: KeyRole) -> Document {
+        self.strike_number(1, subject, signer)
+    }
+
+    pub(crate) fn strike_number(&self, seq: u64, subject: RevokedSubject, signer: KeyRole) -> Document {
         let entry = Revocation {
             installation: INSTALLATION,
             signer: controller_id(),
-            seq: 1,
+            seq,
             previous: [0; 32],
             at: self.wall,
             subject,

@@ -109,6 +109,9 @@ impl Document for Beacon {
     fn expires(&self) -> Option<UnixMs> {
         None
     }
+    fn speaker(&self) -> Option<ControllerId> {
+        Some(self.controller)
+    }
     fn check(&self) -> Result<(), &'static str> {
         if self.versions.len() > MAX_ENTRIES || self.heads.len() > MAX_ENTRIES {
             return Err("a beacon speaks of at most 256 organizations and 256 signers");

@@ -18,7 +18,7 @@ use crate::{
     time::UnixMs,
 };
 use minicbor::{Decode, Encode};
-use wire::{ControlReply, ControlRequest};
+use wire::{ControlReply, ControlRequest, ControllerId};
 
 const REQUEST_INFO: &[u8] = b"tidegate/control-request/1";
 const REPLY_INFO: &[u8] = b"tidegate/control-reply/1";
@@ -99,8 +99,27 @@ pub fn seal_request(
     pick: u64,
     request: &ControlRequest,
 ) -> Result<(Vec<u8>, PendingReply), ControlError> {
-    let candidates: Vec<SealKey> =
-        bundle.keys(KeyRole::ControlSeal).filter(|key| key.is_valid_at(wall)).filter_map(seal_key).collect();
+    seal_request_to(identity_key, certificate_der, bundle, wall, (None, pick), request)
+}
+
+/// [`seal_request`] to one controller, where it has a key that is valid now; else to any.
+///
+/// # Errors
+/// [`ControlError::NoSealKey`] when there is none.
+pub fn seal_request_to(
+    identity_key: &SigningKey,
+    certificate_der: &[u8],
+    bundle: &TrustBundle,
+    wall: UnixMs,
+    (owner, pick): (Option<ControllerId>, u64),
+    request: &ControlRequest,
+) -> Result<(Vec<u8>, PendingReply), ControlError> {
+    let valid = || bundle.keys(KeyRole::ControlSeal).filter(|key| key.is_valid_at(wall));
+    let mut candidates: Vec<SealKey> =
+        valid().filter(|key| Some(key.owner) == owner).filter_map(seal_key).collect();
+    if candidates.is_empty() {
+        candidates = valid().filter_map(seal_key).collect();
+    }
     let count = u64::try_from(candidates.len()).unwrap_or(u64::MAX);
     let index = pick.checked_rem(count).ok_or(ControlError::NoSealKey)?;
     let to = candidates[usize::try_from(index).expect("below the number of candidates")];

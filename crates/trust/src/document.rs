@@ -12,7 +12,7 @@ use crate::{
     time::UnixMs,
 };
 use std::{fmt, marker::PhantomData, time::Duration};
-use wire::InstallationId;
+use wire::{ControllerId, InstallationId};
 
 /// How far two clocks may differ before `nbf` is taken at its word. Guarantees: clocks are off by
 /// up to 60 s "always".
@@ -33,6 +33,10 @@ pub trait Document: serde::Serialize + serde::de::DeserializeOwned {
     fn not_before(&self) -> UnixMs;
     /// Until when; `None` for what has an age instead of an end.
     fn expires(&self) -> Option<UnixMs>;
+    /// In whose name it speaks, where it says so: only that controller's key may sign it.
+    fn speaker(&self) -> Option<ControllerId> {
+        None
+    }
     /// What else must hold inside, whoever signed it. The text names the rule.
     ///
     /// # Errors
@@ -60,6 +64,14 @@ pub enum DocumentError {
     /// The bundle has no such key with this role.
     #[error("no key {0} with the role of this document is in the trust bundle")]
     UnknownKey(KeyId),
+    /// The key is another controller's than the one in whose name the document speaks.
+    #[error("the document speaks for {speaker}, and the key that signed is {owner}'s")]
+    OtherOwner {
+        /// In whose name it speaks.
+        speaker: ControllerId,
+        /// Whose key signed.
+        owner: ControllerId,
+    },
     /// The key is outside its own validity.
     #[error("the key {0} that signed is not valid now")]
     KeyNotValid(KeyId),
@@ -90,6 +102,7 @@ impl DocumentError {
             Self::Token(_) => "token",
             Self::Footer => "footer",
             Self::UnknownKey(_) => "unknown_key",
+            Self::OtherOwner { .. } => "other_owner",
             Self::KeyNotValid(_) => "key_not_valid",
             Self::Content(_) => "content",
             Self::OtherInstallation => "other_installation",
@@ -189,8 +202,28 @@ impl<D: Document> Unverified<D> {
         if document.installation() != bundle.installation() {
             return Err(DocumentError::OtherInstallation);
         }
+        if let Some(speaker) = document.speaker()
+            && speaker != key.owner
+        {
+            return Err(DocumentError::OtherOwner { speaker, owner: key.owner });
+        }
         if !key.is_valid_at(document.not_before()) {
             return Err(DocumentError::KeyNotValid(self.signer));
+        }
+        document.check().map_err(DocumentError::Rule)?;
+        Ok(document)
+    }
+
+    /// Reads what this node verified when it came and has kept on its own disk since, although the key may have
+    /// left the bundle: a strike outlives the key that signed it. For nothing that came off the wire.
+    ///
+    /// # Errors
+    /// The content does not decode, is another installation's, or breaks its rules.
+    pub fn verified_before(self, installation: InstallationId) -> Result<D, DocumentError> {
+        let document: D = serde_json::from_slice(self.token.claimed_message())
+            .map_err(|error| DocumentError::Content(error.to_string()))?;
+        if document.installation() != installation {
+            return Err(DocumentError::OtherInstallation);
         }
         document.check().map_err(DocumentError::Rule)?;
         Ok(document)

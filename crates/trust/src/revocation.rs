@@ -168,6 +168,9 @@ impl Document for Revocation {
     fn expires(&self) -> Option<UnixMs> {
         None
     }
+    fn speaker(&self) -> Option<ControllerId> {
+        Some(self.signer)
+    }
     fn check(&self) -> Result<(), &'static str> {
         if self.seq == 0 {
             return Err("a chain of revocations counts from 1");

@@ -388,6 +388,47 @@ fn a_new_root_is_believed_when_the_old_one_signed_it_in_and_only_then() {
 }
 
 #[test]
+fn a_retired_root_signs_nothing_for_who_believes_its_successor() {
+    let home = Installation::new(1);
+    let old = RootHash::of(&home.root.verifying_key());
+    let (next, evil) = (SigningKey::from_seed(&[77; 32]), SigningKey::from_seed(&[78; 32]));
+    let statement = |root: &SigningKey, epoch| trust::RotationStatement {
+        installation: home.id,
+        root: root.verifying_key(),
+        rotation: home.rotation.verifying_key(),
+        epoch,
+        nbf: NOW,
+        exp: NOW.plus(SECOND * 86_400),
+    };
+    let succeeded = home.chain.with_successor(&home.root, &next, &statement(&next, 2), NOW).expect("signed");
+    let pinned = succeeded.verify(&old, NOW).expect("signed in").root();
+    let by_old = |epoch| {
+        let keys = home.bundle.all_keys().cloned().collect();
+        let bundle = trust::BundleStatement { installation: home.id, serial: 9, iat: NOW, keys };
+        TrustChain::sign(&home.root, &home.rotation, &statement(&home.root, epoch), &bundle).expect("signed")
+    };
+    assert!(by_old(9).verify(&pinned, NOW).is_err());
+    // Nor does it name another successor, neither instead of the first nor behind it.
+    let instead = home.chain.with_successor(&home.root, &evil, &statement(&evil, 9), NOW).expect("signed");
+    assert!(instead.verify(&pinned, NOW).is_err());
+    let behind = succeeded.with_successor(&home.root, &evil, &statement(&evil, 9), NOW).expect("signed");
+    assert!(behind.verify(&pinned, NOW).is_err() && behind.verify(&old, NOW).is_err());
+}
+
+#[test]
+fn a_controller_speaks_for_itself_alone() {
+    let home = Installation::new(1);
+    let other = wire::ControllerId::from_bytes([0xEE; 16]);
+    let key = home.key(KeyRole::Beacon);
+    let beacon = Beacon { controller: other, ..home.beacon() };
+    let refused = verify::<Beacon>(&home, &sign_document(&key, &beacon).expect("signs"));
+    assert_eq!(refused, Err(DocumentError::OtherOwner { speaker: other, owner: home.controller }));
+    let strike = Revocation { signer: other, ..home.revocation() };
+    let refused = verify::<Revocation>(&home, &sign_document(&key, &strike).expect("signs"));
+    assert_eq!(refused, Err(DocumentError::OtherOwner { speaker: other, owner: home.controller }));
+}
+
+#[test]
 fn an_older_bundle_never_replaces_a_newer_one() {
     let home = Installation::new(1);
     let pinned = RootHash::of(&home.root.verifying_key());

@@ -44,8 +44,8 @@ mod timers;
 mod tunnels;
 
 pub use direct::{
-    Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, MIN_PROBE_LEN, MessageError,
-    MoveReason, PairReport, PathMessage, Surroundings,
+    BASE_MTU, Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, MIN_PROBE_LEN,
+    MessageError, MoveReason, PairReport, PathMessage, Surroundings,
 };
 pub use engine::{Engine, Initiation, LocalIndex, OpenError, OpenSink, Response};
 pub use gotatun_engine::GotatunEngine;

@@ -1,6 +1,6 @@
 //! One peer: its sessions, its paths, what waits for it, and when it wants attention.
 
-use crate::direct::{Direct, Route};
+use crate::direct::{BASE_MTU, Direct, Route};
 use crate::engine::{LocalIndex, Response};
 use crate::timers::{
     KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, QUIET, QUIET_LAST, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
@@ -103,6 +103,8 @@ pub(crate) struct PeerState {
     pub direct: Direct,
     /// The address that `direct` uses or asks, as the table of addresses has it.
     pub remote: Option<SocketAddr>,
+    /// The longest inner packet that the owner was told of.
+    pub told_mtu: usize,
     /// Indices by which the peer's packets find it, the newest last.
     pub indices: Vec<LocalIndex>,
     /// Data went by the relay, and nothing came back by it: since when, and how long until that is told.
@@ -133,6 +135,7 @@ impl PeerState {
             path: None,
             direct,
             remote: None,
+            told_mtu: BASE_MTU,
             indices: Vec::new(),
             relay_unheard: None,
             relay_patience: QUIET,
@@ -157,6 +160,15 @@ impl PeerState {
         match self.direct.route() {
             Route::Direct(remote) => Some(Path::direct(remote)),
             Route::Relay => self.path.or(fallback),
+        }
+    }
+
+    /// The longest inner packet that goes that way.
+    pub fn mtu(&self) -> usize {
+        match (self.direct.route(), self.way()) {
+            // A doubtful address in the relay's place.
+            (Route::Relay, Some(Path::Direct { .. })) => BASE_MTU,
+            _ => self.direct.mtu(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! a field that this one skips. The frame in front of it carries the type (see [`crate::encode_frame`]),
 //! so that a neighbour version can add a message that this one counts and skips.
 
-use crate::{Bounded, ChannelId, ChannelSecret, ConnectorId, Refusal};
+use crate::{Bounded, ChannelId, ChannelSecret, ConnectorId, ControllerId, Refusal};
 use minicbor::{Decode, Encode};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -112,6 +112,8 @@ message_sets! {
         ToController(ToController) = 6,
         /// Either side gives a channel back.
         CloseChannel(CloseChannel) = 7,
+        /// A connector lacks strikes that a beacon's head speaks of.
+        GetRevocations(GetRevocations) = 8,
     }
 
     /// What a PoP says to an agent.
@@ -310,6 +312,22 @@ pub struct CloseChannel {
     /// The sender's own id of the channel.
     #[n(0)]
     pub channel: ChannelId,
+}
+
+/// A connector lacks strikes that a beacon's head speaks of. The answer is [`Revocations`]: what the PoP holds
+/// of these, in the order of their numbers, at most [`MAX_DOCUMENTS`]; whoever lacks more asks again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GetRevocations {
+    /// Whose strikes.
+    #[n(0)]
+    pub signer: ControllerId,
+    /// The first number that is wanted.
+    #[n(1)]
+    pub first: u64,
+    /// The last.
+    #[n(2)]
+    pub last: u64,
 }
 
 // ---- PoP → agent -------------------------------------------------------------------------------

@@ -125,6 +125,8 @@ refusals! {
     HandshakeInvalid = 29, "handshake_invalid", Denied, "the WireGuard initiation does not verify";
     /// A strict resource and no fresh word of a controller.
     Isolated = 30, "isolated", Later, "the resource is strict and the connector has not heard a controller for a minute";
+    /// The connector has just started, and what time it is has not been signed for it yet.
+    Settling = 31, "settling", Later, "the connector has just started and is asking for the time";
 }
 
 impl<C> minicbor::Encode<C> for Refusal {

@@ -20,8 +20,8 @@ use trust::{
 };
 use wire::{
     Alive, Bounded, ChannelId, ChannelSecret, ControlReply, ControlRequest, ControllerUnavailable, Document,
-    FromAgent, FromController, OpenRefused, Opened, PopId, Refusal, Renewed, SiteId, SliceReply, ToAgent,
-    UserId, Welcome,
+    FromAgent, FromController, OpenRefused, Opened, PopId, Refusal, Renewed, Revocations, SiteId, SliceReply,
+    ToAgent, UserId, Welcome,
 };
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct FakePop {
     pub refuses_opens: Option<Refusal>,
     pub sessions: BTreeMap<SessionId, Identity>,
     pub heard: Vec<(SessionId, FromAgent)>,
+    /// What it holds of the controller's chain, and tells only who asks.
+    pub strikes: BTreeMap<u64, Document>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,9 @@ pub struct Controller {
     pub renewals: Vec<bool>,
     pub slices: usize,
     pub whys: usize,
+    pub anchors: usize,
+    /// Its clock is off by this many milliseconds.
+    pub off: i64,
     /// Grants go out with this much off their true date.
     pub grant_iat: Option<UnixMs>,
 }
@@ -76,6 +81,7 @@ pub struct World<B> {
     pub persisted: BTreeMap<Persisted, Vec<u8>>,
     pub writes: Vec<Persisted>,
     pub lookups: Vec<String>,
+    pub heads: BTreeMap<wire::ControllerId, trust::Head>,
     make_slice: fn(&Installation, Identity, SliceVersion, UnixMs, &[PopEntry]) -> String,
 }
 
@@ -219,6 +225,7 @@ impl<B: AgentSlice> World<B> {
             persisted: BTreeMap::new(),
             writes: Vec::new(),
             lookups: Vec::new(),
+            heads: BTreeMap::new(),
             make_slice,
         }
     }
@@ -272,18 +279,27 @@ impl<B: AgentSlice> World<B> {
         self.pops[index] = fake_pop(&self.installation, byte, self.now, 2);
     }
 
+    pub fn controller_time(&self) -> UnixMs {
+        let off = Duration::from_millis(self.controller.off.unsigned_abs());
+        if self.controller.off < 0 { self.wall().minus(off) } else { self.wall().plus(off) }
+    }
+
     pub fn beacon_text(&self) -> String {
-        self.beacon_at(self.wall())
+        self.beacon_at(self.controller_time())
     }
 
     pub fn beacon_at(&self, time: UnixMs) -> String {
+        self.beacon(time, None)
+    }
+
+    pub fn beacon(&self, time: UnixMs, nonce: Option<[u8; 16]>) -> String {
         self.installation.sign(&Beacon {
             installation: self.installation.id,
             controller: CONTROLLER,
             time,
             versions: BTreeMap::from([(OrganizationTag::of(ORGANIZATION), self.controller.version)]),
-            heads: BTreeMap::new(),
-            nonce: None,
+            heads: self.heads.clone(),
+            nonce,
             ext: None,
         })
     }
@@ -398,6 +414,11 @@ impl<B: AgentSlice> World<B> {
                 }
                 .into(),
             },
+            FromAgent::GetRevocations(asked) => {
+                let entries = self.pops[index].strikes.range(asked.first..=asked.last);
+                let entries = entries.take(wire::MAX_DOCUMENTS).map(|(_, entry)| entry.clone()).collect();
+                Revocations { entries }.into()
+            }
             FromAgent::Accept(_) | FromAgent::Refuse(_) | FromAgent::CloseChannel(_) => return,
         };
         let body = answer.encode_body();
@@ -435,6 +456,11 @@ impl<B: AgentSlice> World<B> {
             ControlRequest::Why(_) => {
                 self.controller.whys += 1;
                 wire::WhyReply { explanation: Bounded::new(b"{}".to_vec()).expect("fits") }.into()
+            }
+            ControlRequest::Anchor(anchor) => {
+                self.controller.anchors += 1;
+                let beacon = self.beacon(self.controller_time(), Some(anchor.nonce));
+                wire::Anchored { beacon: document(&beacon) }.into()
             }
             other => unreachable!("no test asks {other:?}"),
         };
@@ -480,6 +506,14 @@ impl<B: AgentSlice> World<B> {
                 pop.acceptor.handle_timeout(self.now);
             }
         }
+    }
+
+    /// The agent's machine sleeps: nothing is done, and its sessions die meanwhile.
+    pub fn sleep(&mut self, time: Duration) {
+        self.wire.clear();
+        self.now += time;
+        self.drain_agent();
+        self.wire.clear();
     }
 
     pub fn run(&mut self, time: Duration) {
@@ -533,5 +567,6 @@ fn fake_pop(installation: &Installation, byte: u8, now: Instant, seed: u8) -> Fa
         refuses_opens: None,
         sessions: BTreeMap::new(),
         heard: Vec::new(),
+        strikes: BTreeMap::new(),
     }
 }

@@ -752,6 +752,7 @@ impl ClientCore {
             }
             tunnel::Event::Unused { path, .. } => self.give_back(path),
             tunnel::Event::Moved { peer, path, reason } => {
+                self.flows.link_moved(now, LinkId(peer.number()));
                 if let Some(link) = self.by_peer.get(&peer).and_then(|id| self.links.get_mut(id)) {
                     link.moved = Some((now, reason));
                     tracing::debug!(
@@ -771,6 +772,7 @@ impl ClientCore {
                     self.open_link(now, id);
                 }
             }
+            tunnel::Event::Mtu { peer, mtu } => self.flows.set_link_mtu(now, LinkId(peer.number()), mtu),
             tunnel::Event::Pong { peer, ping, round_trip } => self.pong(peer, ping, round_trip),
             tunnel::Event::Quiet { path, .. } => self.outputs.push_back(Output::RelayQuiet(path)),
             tunnel::Event::Removed { peer, .. } => {

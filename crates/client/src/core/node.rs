@@ -207,6 +207,14 @@ impl ClientNode {
         self.settle(now);
     }
 
+    /// The machine was asleep, and `now` counts it: it may have woken up in another network, too.
+    pub fn resumed(&mut self, now: Instant) {
+        self.agent.network_changed(now);
+        self.agent.resumed(now);
+        self.core.network_changed(now);
+        self.settle(now);
+    }
+
     fn tell_surroundings(&mut self, now: Instant) {
         let mut around = self.around.clone();
         around.observed = self.observed.values().copied().collect();
@@ -541,7 +549,9 @@ impl ClientNode {
                 self.take_slice(now);
                 self.tell(NodeEvent::Changed);
             }
-            AgentEvent::RevocationsChanged | AgentEvent::FreshnessChanged(_) => self.tell(NodeEvent::Changed),
+            AgentEvent::RevocationsChanged | AgentEvent::TimeAnchored | AgentEvent::FreshnessChanged(_) => {
+                self.tell(NodeEvent::Changed);
+            }
             // Nobody is introduced to a client.
             AgentEvent::Introduce { .. } => {}
         }

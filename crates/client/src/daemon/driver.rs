@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 use trust::UnixMs;
@@ -78,12 +78,11 @@ pub(super) struct Driver {
 }
 
 pub(super) fn clock() -> Instant {
-    Instant::now()
+    net::clock::now()
 }
 
 pub(super) fn wall_clock() -> UnixMs {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    UnixMs::from_millis(net::clock::wall_millis())
 }
 
 impl Driver {
@@ -105,6 +104,7 @@ impl Driver {
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         wall.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut signalled = Vec::with_capacity(SIGNAL_BATCH);
+        let mut slept = net::clock::asleep();
         let mut network = NetworkWatch::new();
         self.tell_local(network.known());
         loop {
@@ -148,7 +148,7 @@ impl Driver {
                         self.node.flush(clock());
                     }
                 }
-                () = tokio::time::sleep_until(timeout.at.into()) => {
+                () = tokio::time::sleep_until(net::clock::until(timeout.at).into()) => {
                     tracing::trace!(reason = timeout.reason, "woke");
                     self.node.handle_timeout(clock());
                 }
@@ -161,6 +161,11 @@ impl Driver {
                 }
                 mapped = self.keeper.changed() => self.node.set_mapped(clock(), mapped),
                 _ = wall.tick() => {
+                    let asleep = net::clock::asleep();
+                    if std::mem::replace(&mut slept, asleep) < asleep {
+                        tracing::info!("this machine was asleep");
+                        self.node.resumed(clock());
+                    }
                     self.node.set_wall(clock(), wall_clock());
                     if self.node.is_behind_nat() {
                         let at = self.port.local_addr();

@@ -2,7 +2,7 @@
 //! introduction is believed in nothing.
 
 use trust::{
-    DocumentError, Grant, Identity, OpenKey, OpenProof, RevocationSet, Subject, TrustBundle, UnixMs,
+    DocumentError, Grant, Identity, KeyId, OpenKey, OpenProof, RevocationSet, Subject, TrustBundle, UnixMs,
     Unverified, unseal_open,
 };
 use tunnel::WireGuardPublicKey;
@@ -19,6 +19,8 @@ pub(crate) struct Doorkeeper {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admitted {
     pub grant: Grant,
+    /// The key that signed it: when it leaves the bundle, the grant ends.
+    pub signer: KeyId,
     pub key: WireGuardPublicKey,
 }
 
@@ -43,9 +45,9 @@ impl Doorkeeper {
     ) -> Result<Admitted, Refusal> {
         let body = unseal_open(&self.open_key, self.connector, sealed).map_err(|_| Refusal::Malformed)?;
         let body = decode(&body).ok_or(Refusal::Malformed)?;
-        let grant = Unverified::<Grant>::parse_bytes(body.grant.as_slice())
-            .and_then(|grant| grant.verify(bundle, wall))
-            .map_err(|error| refusal_of(&error))?;
+        let grant = Unverified::<Grant>::parse_bytes(body.grant.as_slice()).map_err(|e| refusal_of(&e))?;
+        let signer = grant.signer();
+        let grant = grant.verify(bundle, wall).map_err(|error| refusal_of(&error))?;
         if grant.installation != self.identity.installation() {
             return Err(Refusal::OtherInstallation);
         }
@@ -58,7 +60,7 @@ impl Doorkeeper {
         if revocations.strikes_grant(&grant) {
             return Err(Refusal::Struck);
         }
-        Ok(Admitted { key: WireGuardPublicKey::from_bytes(*proof.client_key()), grant })
+        Ok(Admitted { key: WireGuardPublicKey::from_bytes(*proof.client_key()), signer, grant })
     }
 }
 

@@ -14,7 +14,7 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use rules::{Contact, FlowAge, Knowledge, Rules, Target};
+pub use rules::{Contact, FlowAge, Knowledge, Rules, Target, TimeWord};
 
 #[cfg(test)]
 use rules::{Question, ResourceName, Ruling};
@@ -289,7 +289,14 @@ impl ConnectorCore {
             knowledge.wall,
             introduce.sealed.as_slice(),
             initiation,
-        )?;
+        );
+        let admitted = match (admitted, knowledge.time) {
+            // By a clock that nobody has set right yet: come back in a moment.
+            (Err(Refusal::GrantExpired | Refusal::GrantNotYetValid), TimeWord::Awaited) => {
+                return Err(Refusal::Settling);
+            }
+            (admitted, _) => admitted?,
+        };
         if knowledge.rules.is_none() {
             return Err(Refusal::NoSlice);
         }
@@ -315,11 +322,12 @@ impl ConnectorCore {
             Some(session) => {
                 // An older grant, replayed by a PoP, cannot get here: its initiation is older too.
                 session.grant = admitted.grant;
+                session.signer = admitted.signer;
                 session.pop = pop;
                 session.inner_v6
             }
             None => {
-                let session = Session::new(accepted.peer, admitted.grant, pop, deadline, now);
+                let session = Session::new(accepted.peer, admitted, pop, deadline, now);
                 let inner_v6 = session.inner_v6;
                 self.by_link.insert(session.link(), accepted.peer);
                 self.sessions.insert(accepted.peer, session);
@@ -529,6 +537,12 @@ impl ConnectorCore {
 
     /// Reads what the client sent on an open flow.
     pub fn read(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Read {
+        // After a sleep this may be the first that is done: what came before it came too late.
+        let ended =
+            |active: &Active| self.sessions.get(&active.peer).is_none_or(|session| session.deadline <= now);
+        if self.active.get(&flow).is_some_and(ended) {
+            return Read::Empty;
+        }
         let read = self.flows.read(now, flow, buffer).unwrap_or(Read::Empty);
         if let (Read::Bytes(bytes), Some(active)) = (read, self.active.get_mut(&flow)) {
             active.bytes_up += u64::try_from(bytes).unwrap_or(0);
@@ -568,8 +582,12 @@ impl ConnectorCore {
 
     /// Does what is due.
     pub fn handle_timeout<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+        self.end_overdue(now, knowledge);
         self.tunnels.handle_timeout(now);
         self.flows.handle_timeout(now);
+    }
+
+    fn end_overdue<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
         if self.deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
             self.recheck(now, knowledge);
         }
@@ -577,6 +595,8 @@ impl ConnectorCore {
 
     /// The next thing to do; [`Output::Timeout`] when there is nothing more.
     pub fn poll_output<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) -> Output {
+        // Before anything that came in is carried on: it may have come too late.
+        self.end_overdue(now, knowledge);
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return output;
@@ -680,13 +700,15 @@ impl ConnectorCore {
             tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
             tunnel::Event::Unused { path, .. } => self.close_channels(Some(path)),
             tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
-            tunnel::Event::Moved { path, reason, .. } => {
+            tunnel::Event::Moved { peer, path, reason } => {
+                self.flows.link_moved(now, LinkId(peer.number()));
                 match path {
                     Some(Path::Direct { .. }) => self.status.moves.to_direct += 1,
                     _ => self.status.moves.to_relay += 1,
                 }
                 tracing::debug!(?path, reason = reason.label(), "packets take another way");
             }
+            tunnel::Event::Mtu { peer, mtu } => self.flows.set_link_mtu(now, LinkId(peer.number()), mtu),
             // A connector asks nobody.
             tunnel::Event::Pong { .. } => {}
             tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),

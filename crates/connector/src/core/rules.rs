@@ -15,6 +15,15 @@ pub enum Contact {
     IsolatedBeyondGrace,
 }
 
+/// Whether what is taken for the time may be wrong by far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeWord {
+    /// It is as good as it gets.
+    Known,
+    /// The process has just started, and the first word of a controller is on its way.
+    Awaited,
+}
+
 /// What is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowAge {
@@ -88,6 +97,8 @@ pub struct Knowledge<'a, R> {
     pub rules: Option<&'a R>,
     /// Wall time: max(floor + elapsed, clock) when isolated.
     pub wall: UnixMs,
+    /// How good it is.
+    pub time: TimeWord,
     /// Whether controllers are heard.
     pub contact: Contact,
 }

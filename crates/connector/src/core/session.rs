@@ -1,11 +1,12 @@
 //! A device that was let in, and its flows.
 
+use crate::core::introduction::Admitted;
 use crate::core::rules::{FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 use flow::{FlowId, LinkId};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use trust::{Grant, UnixMs};
+use trust::{Grant, KeyId, KeyRole, UnixMs};
 use tunnel::PeerId;
 use wire::{PopId, Refusal};
 
@@ -17,6 +18,8 @@ pub(crate) const LOGGED_REFUSALS_PER_SECOND: u32 = 20;
 pub(crate) struct Session {
     pub peer: PeerId,
     pub grant: Grant,
+    /// The key that signed it.
+    pub signer: KeyId,
     /// The device's address inside, IPv6; the IPv4 one is the same in every tunnel.
     pub inner_v6: Ipv6Addr,
     /// The grant's hard end on the monotonic clock, as known when it was verified; looked at again then.
@@ -28,9 +31,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub fn new(peer: PeerId, grant: Grant, pop: PopId, deadline: Instant, now: Instant) -> Self {
+    pub fn new(peer: PeerId, admitted: Admitted, pop: PopId, deadline: Instant, now: Instant) -> Self {
+        let Admitted { grant, signer, .. } = admitted;
         let inner_v6 = policy::inner_device_address(grant.device);
-        Self { peer, grant, inner_v6, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
+        Self { peer, grant, signer, inner_v6, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
     }
 
     pub const fn link(&self) -> LinkId {
@@ -51,6 +55,9 @@ impl Session {
             Some(Refusal::GrantExpired)
         } else if knowledge.revocations.strikes_grant(&self.grant) {
             Some(Refusal::Struck)
+        } else if knowledge.bundle.key(self.signer, KeyRole::Grant).is_none() {
+            // Taken away before its time: whatever it signed is nobody's word any more.
+            Some(Refusal::GrantInvalid)
         } else {
             None
         }

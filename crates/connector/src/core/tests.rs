@@ -73,8 +73,14 @@ fn named(destination: &str, host: &str) -> TestRules {
 }
 
 fn installation() -> (SigningKey, TrustBundle) {
-    let (root, rotation, signer) =
-        (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]), SigningKey::from_seed(&[3; 32]));
+    let signer = SigningKey::from_seed(&[3; 32]);
+    let bundle = bundle_of(&[&signer], 1);
+    (signer, bundle)
+}
+
+/// A bundle whose keys sign grants.
+fn bundle_of(signers: &[&SigningKey], serial: u64) -> TrustBundle {
+    let (root, rotation) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
     let day = Duration::from_secs(24 * 3600);
     let chain = TrustChain::sign(
         &root,
@@ -89,26 +95,43 @@ fn installation() -> (SigningKey, TrustBundle) {
         },
         &BundleStatement {
             installation: INSTALLATION,
-            serial: 1,
+            serial,
             iat: WALL,
-            keys: vec![BundleKey {
-                role: KeyRole::Grant,
-                owner: CONTROLLER,
-                public: signer.verifying_key().as_bytes().to_vec(),
-                nbf: WALL.minus(day),
-                exp: WALL.plus(day * 60),
-            }],
+            keys: signers
+                .iter()
+                .map(|signer| BundleKey {
+                    role: KeyRole::Grant,
+                    owner: CONTROLLER,
+                    public: signer.verifying_key().as_bytes().to_vec(),
+                    nbf: WALL.minus(day),
+                    exp: WALL.plus(day * 60),
+                })
+                .collect(),
         },
     )
     .expect("signs");
-    let bundle = chain.verify(&RootHash::of(&root.verifying_key()), WALL).expect("verifies");
-    (signer, bundle)
+    chain.verify(&RootHash::of(&root.verifying_key()), WALL).expect("verifies")
+}
+
+/// What the world knows; a macro, for its core is borrowed beside it.
+macro_rules! knowledge {
+    ($world:expr) => {
+        Knowledge {
+            bundle: &$world.bundle,
+            revocations: &$world.revocations,
+            rules: $world.rules.as_ref(),
+            wall: $world.wall,
+            time: $world.time,
+            contact: Contact::Connected,
+        }
+    };
 }
 
 /// One connector, one client, and the wire between them.
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) wall: UnixMs,
+    time: TimeWord,
     signer: SigningKey,
     bundle: TrustBundle,
     revocations: RevocationSet,
@@ -156,6 +179,7 @@ impl World {
         Self {
             now,
             wall: WALL,
+            time: TimeWord::Known,
             signer,
             bundle,
             revocations: RevocationSet::new(),
@@ -231,13 +255,7 @@ impl World {
             sealed: Bounded::new(sealed).expect("short"),
             initiation: Bounded::new(initiation).expect("short"),
         };
-        let knowledge = Knowledge {
-            bundle: &self.bundle,
-            revocations: &self.revocations,
-            rules: self.rules.as_ref(),
-            wall: self.wall,
-            contact: Contact::Connected,
-        };
+        let knowledge = knowledge!(self);
         self.core.introduce(self.now, &knowledge, POP, &introduce);
         self.settle();
         match self.to_pop.pop().expect("an answer") {
@@ -264,13 +282,7 @@ impl World {
         loop {
             let mut moved = false;
             loop {
-                let knowledge = Knowledge {
-                    bundle: &self.bundle,
-                    revocations: &self.revocations,
-                    rules: self.rules.as_ref(),
-                    wall: self.wall,
-                    contact: Contact::Connected,
-                };
+                let knowledge = knowledge!(self);
                 match self.core.poll_output(self.now, &knowledge) {
                     Output::Transmit { path: Path::Relay { channel, .. }, bytes } => {
                         let path = Path::relay(POP, ChannelId::from_random(channel.bits() ^ 1));
@@ -323,13 +335,7 @@ impl World {
     pub(crate) fn advance(&mut self, by: Duration) {
         self.now += by;
         self.wall = self.wall.plus(by);
-        let knowledge = Knowledge {
-            bundle: &self.bundle,
-            revocations: &self.revocations,
-            rules: self.rules.as_ref(),
-            wall: self.wall,
-            contact: Contact::Connected,
-        };
+        let knowledge = knowledge!(self);
         self.core.handle_timeout(self.now, &knowledge);
         self.tunnels.handle_timeout(self.now);
         self.flows.handle_timeout(self.now);
@@ -337,13 +343,7 @@ impl World {
     }
 
     fn recheck(&mut self) {
-        let knowledge = Knowledge {
-            bundle: &self.bundle,
-            revocations: &self.revocations,
-            rules: self.rules.as_ref(),
-            wall: self.wall,
-            contact: Contact::Connected,
-        };
+        let knowledge = knowledge!(self);
         self.core.recheck(self.now, &knowledge);
         self.settle();
     }
@@ -357,13 +357,7 @@ impl World {
 
     fn resolve(&mut self, flow: FlowId, addresses: &[&str]) {
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
-        let knowledge = Knowledge {
-            bundle: &self.bundle,
-            revocations: &self.revocations,
-            rules: self.rules.as_ref(),
-            wall: self.wall,
-            contact: Contact::Connected,
-        };
+        let knowledge = knowledge!(self);
         self.core.resolved(self.now, &knowledge, flow, &addresses);
         self.settle();
     }
@@ -577,6 +571,40 @@ fn without_a_policy_nobody_is_let_in_and_told_to_come_back() {
 }
 
 #[test]
+fn what_looks_expired_before_the_time_is_signed_is_told_to_come_back() {
+    let mut world = World::new(literal(WEB));
+    let intro = world.intro();
+    // The machine's clock is a day ahead, and the first word of a controller is on its way.
+    (world.wall, world.time) = (WALL.plus(Duration::from_secs(86_400)), TimeWord::Awaited);
+    assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::Settling));
+    let mut intro = world.intro();
+    intro.signed_by = SigningKey::from_seed(&[9; 32]);
+    assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::GrantInvalid), "nothing else is softened");
+    (world.wall, world.time) = (WALL, TimeWord::Known);
+    world.introduce(world.intro()).expect("the time is known");
+}
+
+#[test]
+fn a_grant_whose_signer_left_the_bundle_ends_its_session_and_another_does_not() {
+    let mut world = World::new(literal(WEB));
+    let (client, _) = world.open_flow();
+    let next = SigningKey::from_seed(&[0x55; 32]);
+    // An overlap changes nothing; a key that is taken away ends what it signed.
+    world.bundle = bundle_of(&[&world.signer, &next], 2);
+    world.recheck();
+    assert_eq!((world.core.status().sessions, world.client_end(client)), (1, None));
+    world.bundle = bundle_of(&[&next], 3);
+    world.recheck();
+    assert_eq!((world.core.status().sessions, world.client_end(client)), (0, Some(CloseReason::Reset)));
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::GrantInvalid));
+    let intro = world.intro();
+    assert_eq!(world.introduce(intro).map(|_| ()), Err(Refusal::GrantInvalid));
+    let mut intro = world.intro();
+    intro.signed_by = next;
+    world.introduce(intro).expect("the living key");
+}
+
+#[test]
 fn a_strike_ends_the_running_session_and_the_client_learns_it_at_once() {
     let mut world = World::new(literal(WEB));
     let (client, flow) = world.open_flow();
@@ -607,6 +635,44 @@ fn a_grant_that_runs_out_ends_the_session_and_a_newer_one_prolongs_it() {
     world.advance(Duration::from_secs(2));
     assert_eq!(world.core.status().sessions, 0);
     assert!(world.records.last().expect("a record").is_because_of(Refusal::GrantExpired));
+}
+
+#[test]
+fn after_a_night_asleep_nothing_is_carried_for_a_lease_that_ended_meanwhile() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    world.flows.write(world.now, client, b"before").expect("open");
+    world.settle();
+    // The machine sleeps for eight hours, which its clocks count; the client's packet is the first thing it sees.
+    let night = Duration::from_secs(8 * 3600);
+    (world.now, world.wall) = (world.now + night, world.wall.plus(night));
+    let mut buffer = [0; 64];
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty, "not even what came before");
+    world.flows.write(world.now, client, b"after").expect("open");
+    world.settle();
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty);
+    assert_eq!(world.core.status().sessions, 0);
+    assert!(world.records.last().expect("a record").is_because_of(Refusal::GrantExpired));
+}
+
+#[test]
+fn nothing_passes_a_second_after_the_hard_expiry_and_everything_a_second_before() {
+    let mut world = World::new(literal(WEB));
+    let (client, flow) = world.open_flow();
+    let mut buffer = [0; 64];
+    world.advance(Duration::from_secs(3_599));
+    world.flows.write(world.now, client, b"in time").expect("open");
+    world.settle();
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Bytes(7));
+    let before = world.core.status().bytes.relay_sent;
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.client_end(client), Some(CloseReason::Reset), "told, not left to wait");
+    let told = world.core.status().bytes.relay_sent - before;
+    assert!(told < 400, "{told} bytes: the reset");
+    let src = "100.64.0.1".parse().expect("address");
+    world.dial(src, WEB);
+    assert_eq!(world.core.read(world.now, flow, &mut buffer), Read::Empty);
+    assert!(!matches!(world.asked.last(), Some(Output::Dial { .. })), "{:?}", world.asked.last());
 }
 
 #[test]

@@ -7,12 +7,15 @@
 mod candidate;
 mod message;
 mod pair;
+mod size;
 
 pub use candidate::{Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, Surroundings};
 pub use message::{MIN_PROBE_LEN, MessageError, PathMessage};
+pub use size::BASE_MTU;
 
 use aws_lc_rs::hmac;
 use pair::{Pair, Source};
+use size::Sizes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -44,6 +47,10 @@ const PROOF_APART: Duration = Duration::from_millis(500);
 const LEFT_BY_PEER: Duration = Duration::from_secs(1);
 /// A proof later than this (or two round trips) makes the path doubtful.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// A question about a length that was not answered within this (or two round trips) is asked again. An answer that
+/// comes later counts as well.
+const SIZE_PATIENCE: Duration = Duration::from_millis(300);
+const SIZE_PATIENCE_RELAY: Duration = Duration::from_millis(500);
 /// How often and how many times a doubtful path is asked.
 const DOUBT_EVERY: Duration = Duration::from_millis(150);
 const DOUBT_PROBES: u32 = 12;
@@ -196,6 +203,9 @@ pub(crate) struct Direct {
     their_round: u32,
     current: Option<Current>,
     last_data: Option<Instant>,
+    /// How long packets may be by the address in use, and by the relay.
+    direct_sizes: Sizes,
+    relay_sizes: Sizes,
 
     own: Vec<Candidate>,
     epoch: u32,
@@ -233,6 +243,8 @@ impl Direct {
             their_round: 0,
             current: None,
             last_data: None,
+            direct_sizes: Sizes::new(),
+            relay_sizes: Sizes::new(),
             own: Vec::new(),
             epoch: 0,
             sequence: 0,
@@ -263,6 +275,19 @@ impl Direct {
             Some(Current { address, doubt: Doubt::None, .. }) => Route::Direct(address),
             _ => Route::Relay,
         }
+    }
+
+    /// The longest inner packet that goes where data goes now.
+    pub fn mtu(&self) -> usize {
+        match self.route() {
+            Route::Direct(_) => self.direct_sizes.longest(),
+            Route::Relay => self.relay_sizes.longest(),
+        }
+    }
+
+    /// The relay has another channel, or none: what it carried says nothing of what it carries.
+    pub fn relay_changed(&mut self) {
+        self.relay_sizes.begin_again();
     }
 
     /// The address in use or being asked, when there is no relay to take its place.
@@ -340,6 +365,7 @@ impl Direct {
         for pair in self.pairs.values_mut() {
             pair.forget_proofs();
         }
+        self.relay_changed();
         self.doubt(now, MoveReason::NetworkChanged, &mut outcome);
         self.tick(now, &mut outcome);
         outcome
@@ -379,8 +405,15 @@ impl Direct {
                     self.pings.retain(|(other, _)| *other != asked);
                     outcome.pong = Some((asked, now.saturating_duration_since(sent)));
                 }
-                if let Some(from) = from {
-                    self.proven(now, from, *id, *seen, &mut outcome);
+                match from {
+                    Some(from) if self.fallback() == Some(from) && self.direct_sizes.answered(now, *id) => {
+                        self.heard(now, from);
+                        self.arrives(from);
+                    }
+                    Some(from) => self.proven(now, from, *id, *seen, &mut outcome),
+                    None => {
+                        self.relay_sizes.answered(now, *id);
+                    }
                 }
             }
         }
@@ -400,6 +433,10 @@ impl Direct {
         let later = |one: u32, other: u32| one.wrapping_sub(other).cast_signed() > 0;
         let is_newer = self.their_list.is_none_or(|(of, known)| of != epoch || later(sequence, known));
         if is_newer {
+            if self.their_list.is_some() {
+                // It is in another network, and so is its end of the relay.
+                self.relay_changed();
+            }
             self.their_list = Some((epoch, sequence));
             self.peer_observed = list
                 .iter()
@@ -535,6 +572,7 @@ impl Direct {
             pair.forget_questions();
         }
         self.current = Some(Current { address, since: now, doubt: Doubt::None, unheard_since: None });
+        self.direct_sizes = Sizes::new();
         outcome.moved = Some((Route::Direct(address), reason));
         // What is found is looked at again later, in case something better comes up.
         self.quick = QUICK.len();
@@ -547,6 +585,8 @@ impl Direct {
         if let Some(current) = &mut self.current {
             current.doubt = Doubt::None;
             current.unheard_since = None;
+            // It may lead over other links than before the doubt.
+            self.direct_sizes.begin_again();
             outcome.moved = Some((Route::Direct(current.address), MoveReason::AnsweredAgain));
         }
     }
@@ -589,6 +629,12 @@ impl Direct {
         if let Some(from) = from {
             self.heard(now, from);
             self.arrives(from);
+        }
+        // The two sides choose their ways apart: what comes by either shows that what was sent arrives.
+        self.direct_sizes.heard();
+        self.relay_sizes.heard();
+        if from.is_some() {
+            // The path in use carries.
         } else if let Some(Current { address, doubt: Doubt::None, .. }) = self.current {
             // The peer has left the path, and may know something about it.
             let pair = &self.pairs[&address];
@@ -602,8 +648,8 @@ impl Direct {
         outcome
     }
 
-    /// Data is about to be sent; ask [`Self::route`] after it.
-    pub fn data_sent(&mut self, now: Instant) -> Outcome {
+    /// Data is about to be sent, the longest packet of so many bytes; ask [`Self::route`] after it.
+    pub fn data_sent(&mut self, now: Instant, longest: usize) -> Outcome {
         let mut outcome = Outcome::default();
         self.used(now);
         if let Some(Current { address, doubt: Doubt::None, .. }) = self.current {
@@ -613,6 +659,10 @@ impl Direct {
             } else if let Some(current) = &mut self.current {
                 current.unheard_since.get_or_insert(now);
             }
+        }
+        match self.route() {
+            Route::Direct(_) => self.direct_sizes.sent(now, longest),
+            Route::Relay => self.relay_sizes.sent(now, longest),
         }
         self.tick(now, &mut outcome);
         outcome
@@ -677,6 +727,31 @@ impl Direct {
         }
         if self.next_burst.is_some_and(|at| at <= now) {
             self.burst(now, outcome);
+        }
+        self.tick_sizes(now, outcome);
+    }
+
+    /// Asks how long packets may be by the way that data takes.
+    fn tick_sizes(&mut self, now: Instant, outcome: &mut Outcome) {
+        let route = self.route();
+        let patience = self.size_patience();
+        let sizes = match route {
+            Route::Direct(_) => &mut self.direct_sizes,
+            Route::Relay => &mut self.relay_sizes,
+        };
+        let Some(length) = sizes.due(now, patience) else { return };
+        let id = self.next_random();
+        match route {
+            Route::Direct(_) => self.direct_sizes.asked(now, id),
+            Route::Relay => self.relay_sizes.asked(now, id),
+        }
+        outcome.say(route, PathMessage::Probe { id, length });
+    }
+
+    fn size_patience(&self) -> Duration {
+        match self.route() {
+            Route::Direct(_) => SIZE_PATIENCE.max(self.round_trip().unwrap_or_default() * 2),
+            Route::Relay => SIZE_PATIENCE_RELAY,
         }
     }
 
@@ -752,7 +827,12 @@ impl Direct {
             };
             Some(next.map_or(forgotten, |at| at.min(forgotten)))
         });
-        [current, self.say_at, self.next_burst].into_iter().flatten().min()
+        let patience = self.size_patience();
+        let sizes = match self.route() {
+            Route::Direct(_) => self.direct_sizes.deadline(patience),
+            Route::Relay => self.relay_sizes.deadline(patience),
+        };
+        [current, self.say_at, self.next_burst, sizes].into_iter().flatten().min()
     }
 
     // ---- details -------------------------------------------------------------------------------------

@@ -212,6 +212,13 @@ pub enum Event {
         /// Why.
         reason: MoveReason,
     },
+    /// The longest inner packet that goes by the way in use is another one now; what [`Tunnels::mtu_of`] says.
+    Mtu {
+        /// Who.
+        peer: PeerId,
+        /// In bytes, [`crate::BASE_MTU`] to [`MAX_INNER_PACKET`].
+        mtu: usize,
+    },
     /// A ping was answered.
     Pong {
         /// By whom.
@@ -439,6 +446,7 @@ impl<E: Engine> Tunnels<E> {
             self.by_path.remove(&old);
         }
         self.by_path.insert(path, id);
+        peer.state.direct.relay_changed();
         // The first packet on the new channel proves our key to the other side, by that channel.
         if self.way_of(id) == Some(path) {
             self.flush_or_keepalive(now, id);
@@ -521,7 +529,8 @@ impl<E: Engine> Tunnels<E> {
     /// The first thing that was wrong; the packets that could be taken were taken.
     pub fn seal_batch(&mut self, now: Instant, id: PeerId, packets: &[&[u8]]) -> Result<(), SealError> {
         let peer = self.peers.get_mut(&id).ok_or(SealError::UnknownPeer)?;
-        let outcome = peer.state.direct.data_sent(now);
+        let longest = packets.iter().map(|packet| packet.len()).max().unwrap_or_default();
+        let outcome = peer.state.direct.data_sent(now, longest);
         self.apply(now, id, outcome);
         let peer = self.peers.get_mut(&id).ok_or(SealError::UnknownPeer)?;
         let mut result = Ok(());
@@ -637,6 +646,7 @@ impl<E: Engine> Tunnels<E> {
             state.path = None;
             state.pending = None;
             state.relay_unheard = None;
+            state.direct.relay_changed();
             if state.origin == Origin::Theirs {
                 state.pathless_since = Some(now);
             }
@@ -645,6 +655,7 @@ impl<E: Engine> Tunnels<E> {
         if state.origin == Origin::Theirs && state.path.is_none() && state.candidates.is_empty() {
             state.pathless_since.get_or_insert(now);
         }
+        self.tell_mtu(id);
         self.reschedule(id);
         Some(id)
     }
@@ -761,6 +772,7 @@ impl<E: Engine> Tunnels<E> {
             is_proven |= change.proven.is_some();
             flush |= change.session_confirmed || change.proven.is_some();
             if let Some(proven) = change.proven {
+                state.direct.relay_changed();
                 if let Some(old) = proven.replaced {
                     by_path.remove(&old);
                 }

@@ -31,6 +31,12 @@ impl<E: Engine> Tunnels<E> {
         self.peers.get(&peer)?.state.direct.round_trip()
     }
 
+    /// The longest inner packet that goes by the way that data for a peer takes now.
+    #[must_use]
+    pub fn mtu_of(&self, peer: PeerId) -> Option<usize> {
+        Some(self.peers.get(&peer)?.state.mtu())
+    }
+
     /// The addresses of a peer that are or were tried.
     pub fn pairs_of(&self, peer: PeerId) -> Vec<PairReport> {
         self.peers.get(&peer).map(|peer| peer.state.direct.pairs().collect()).unwrap_or_default()
@@ -188,6 +194,16 @@ impl<E: Engine> Tunnels<E> {
                 }
             }
             self.outputs.push_back(Output::Event(Event::Moved { peer: id, path, reason }));
+        }
+        self.tell_mtu(id);
+    }
+
+    /// Tells the owner how long packets may be, when that is another length than it was told.
+    pub(super) fn tell_mtu(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let mtu = peer.state.mtu();
+        if std::mem::replace(&mut peer.state.told_mtu, mtu) != mtu {
+            self.outputs.push_back(Output::Event(Event::Mtu { peer: id, mtu }));
         }
     }
 

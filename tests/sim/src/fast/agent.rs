@@ -507,7 +507,7 @@ impl Agent {
             Event::Unanswered { .. } | Event::GaveUp { .. } => self.ask_again(now),
             // A question to the PoP, out of turn.
             Event::Quiet { .. } => self.alive_at = now,
-            Event::Moved { .. } | Event::Pong { .. } | Event::Removed { .. } => {}
+            Event::Moved { .. } | Event::Mtu { .. } | Event::Pong { .. } | Event::Removed { .. } => {}
         }
     }
 }

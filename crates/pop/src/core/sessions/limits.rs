@@ -53,6 +53,8 @@ pub const MAX_PRESENCE: usize = 4_096;
 pub const DEVICE_FRAMES: Allowance = Allowance { per_second: 20, burst: 100 };
 /// Frames from a connector: an answer for each introduction, at the rate of `ADMIT_PER_SECOND`.
 pub const CONNECTOR_FRAMES: Allowance = Allowance { per_second: 1_000, burst: 4_000 };
+/// What a question for strikes costs, in frames: 15 a second of a connector.
+pub const SEARCH_COST: u64 = 64;
 /// Frames from a controller: answers to everybody's renewals, and strikes in bulk.
 pub const CONTROLLER_FRAMES: Allowance = Allowance { per_second: 10_000, burst: 20_000 };
 

@@ -253,7 +253,8 @@ impl Sessions {
             max_channels,
             route_mask: random.bits(),
             random,
-            root: material.root,
+            // The chain may lead on from the root that was pinned: that one is retired here.
+            root: bundle.root(),
             bundle,
             chain,
             wall,

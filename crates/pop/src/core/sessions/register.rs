@@ -46,7 +46,9 @@ impl Sessions {
     pub(super) fn hear_agent(&mut self, now: Instant, id: SessionId, message: FromAgent) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let allowed = allowance(session.identity.role());
-        let budget = session.frames.take(allowed, now, 1);
+        // A search and up to 64 documents for one frame.
+        let cost = if matches!(message, FromAgent::GetRevocations(_)) { limits::SEARCH_COST } else { 1 };
+        let budget = session.frames.take(allowed, now, cost);
         let (stage, subject) = (session.stage, session.identity.subject());
         if let Err(empty) = budget {
             self.counters.refused.add("budget");
@@ -71,6 +73,9 @@ impl Sessions {
             }
             (Stage::Registered, Subject::Connector(_), FromAgent::Refuse(refuse)) => {
                 self.connector_refused(now, id, &refuse);
+            }
+            (Stage::Registered, Subject::Connector(_), FromAgent::GetRevocations(asked)) => {
+                self.give_revocations(now, id, &asked);
             }
             // A message of another role, a second hello, or anything before the first.
             _ => self.refuse_peer(now, id, "wrong_role", CloseCode::WrongRole),

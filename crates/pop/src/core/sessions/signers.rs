@@ -16,8 +16,8 @@ use trust::{
 };
 use wire::{
     BeaconPush, Bounded, BundlePush, ConnectorId, ControllerId, ControllerUnavailable, Document, Forward,
-    FromController, FromSigner, Presence, PublishBeacon, Refusal, Reply, SignerHello, SignerWelcome, Strike,
-    StrikesHeld, ToAgent, ToController,
+    FromController, FromSigner, GetRevocations, Presence, PublishBeacon, Refusal, Reply, SignerHello,
+    SignerWelcome, Strike, StrikesHeld, ToAgent, ToController,
 };
 
 /// What a wrong clock may cost: entries are kept this much longer than they say.
@@ -44,6 +44,8 @@ impl Beacons {
 #[derive(Debug)]
 struct HeldEntry {
     document: Document,
+    signer: ControllerId,
+    seq: u64,
     keep_until: UnixMs,
     written: Written,
 }
@@ -67,13 +69,18 @@ pub(super) struct Revocations {
 }
 
 impl Revocations {
-    /// From the disk. An entry that is not believed any more is left out and counted.
+    /// From the disk. What was believed when it came stays, also when its key has left the bundle since.
     pub(super) fn load(texts: &[String], bundle: &TrustBundle, counters: &mut SessionCounters) -> Self {
         let set = Arc::new(RevocationSet::new());
         let mut revocations =
             Self { set, held: BTreeMap::new(), bytes: 0, waiting: BTreeMap::new(), last_write: 0 };
         for text in texts {
-            let verified = Unverified::<Revocation>::parse(text).and_then(|u| u.verify_at_any_time(bundle));
+            let verified = Unverified::<Revocation>::parse(text).and_then(|entry| {
+                match entry.clone().verify_at_any_time(bundle) {
+                    Err(DocumentError::UnknownKey(_)) => entry.verified_before(bundle.installation()),
+                    verified => verified,
+                }
+            });
             match (verified, Bounded::new(text.clone().into_bytes())) {
                 (Ok(entry), Ok(document)) => {
                     revocations.hold(&document, &entry, Written::Durable);
@@ -97,6 +104,15 @@ impl Revocations {
         self.held.values().map(|entry| entry.document.clone()).collect()
     }
 
+    /// Some of one signer's strikes, in the order of their numbers.
+    fn some(&self, asked: &GetRevocations) -> Vec<Document> {
+        let is_asked =
+            |held: &&HeldEntry| held.signer == asked.signer && (asked.first..=asked.last).contains(&held.seq);
+        let mut some: Vec<&HeldEntry> = self.held.values().filter(is_asked).collect();
+        some.sort_unstable_by_key(|held| held.seq);
+        some.into_iter().take(wire::MAX_DOCUMENTS).map(|held| held.document.clone()).collect()
+    }
+
     fn texts(&self) -> Vec<String> {
         // What is held was verified as text.
         self.held.values().map(|e| String::from_utf8_lossy(e.document.as_slice()).into_owned()).collect()
@@ -114,7 +130,13 @@ impl Revocations {
             return (changed, Held::NoRoom);
         }
         let hash = trust::sha256(&[document.as_slice()]);
-        let held = HeldEntry { document: document.clone(), keep_until: entry.keep_until, written };
+        let held = HeldEntry {
+            document: document.clone(),
+            signer: entry.signer,
+            seq: entry.seq,
+            keep_until: entry.keep_until,
+            written,
+        };
         if self.held.insert(hash, held).is_none() {
             self.bytes += length;
         }
@@ -250,7 +272,7 @@ impl Sessions {
         connectors.into_iter().map(|(id, _)| id).collect()
     }
 
-    fn publish_bundle(&mut self, now: Instant, chain: &Document) {
+    pub(super) fn publish_bundle(&mut self, now: Instant, chain: &Document) {
         if *chain == self.chain {
             return;
         }
@@ -260,6 +282,7 @@ impl Sessions {
         if newer.is_err() {
             return self.counters.refused.add("chain");
         }
+        self.root = self.bundle.root();
         self.chain = chain.clone();
         self.acceptor.set_bundle(self.bundle.clone());
         let text = String::from_utf8_lossy(chain.as_slice()).into_owned();
@@ -329,6 +352,12 @@ impl Sessions {
         self.revocations.waiting.insert(write, Ack { session: id, hashes: to_write, connectors });
         let record = Record::Revocations(self.revocations.texts());
         self.out.push_back(SessionsOutput::Persist { id: write, record });
+    }
+
+    /// A connector lacks what a beacon's head speaks of. An answer with nothing in it is one too.
+    pub(super) fn give_revocations(&mut self, now: Instant, id: SessionId, asked: &GetRevocations) {
+        let entries = self.revocations.some(asked);
+        self.send(now, id, &wire::Revocations { entries }.into());
     }
 
     fn believe(&self, document: &Document) -> Result<Revocation, DocumentError> {

@@ -3,16 +3,16 @@
 use super::*;
 use crate::{
     core::relay::{Handled, Relay, RelayLimits, RelayOutput},
-    fixture::{self, Installation, connector, controller, device, pop_id},
+    fixture::{Installation, connector, controller, controller_id, device, document, pop_id},
 };
 use proptest::prelude::*;
 use session::{Dialler, LostReason};
 use std::time::Duration;
 use trust::{KeyRole, RevokedSubject};
 use wire::{
-    Accept, Bounded, ChannelId, CloseChannel, ConnectorId, Hello, Keepalive, Open, PublishBeacon,
-    PublishBundle, Refuse, RelayKind, Reply, SignerHello, Strike, ToController, WG_INITIATION_LEN,
-    WG_RESPONSE_LEN,
+    Accept, Bounded, ChannelId, CloseChannel, ConnectorId, DeviceId, GetRevocations, Hello, Keepalive, Open,
+    PublishBeacon, PublishBundle, Refuse, RelayKind, Reply, SignerHello, Strike, ToController,
+    WG_INITIATION_LEN, WG_RESPONSE_LEN,
 };
 
 const POP: &str = "203.0.113.1:443";
@@ -406,6 +406,73 @@ fn a_strike_signed_by_a_key_of_another_role_strikes_nobody() {
 }
 
 #[test]
+fn a_connector_gets_the_strikes_it_asks_for_in_their_order_and_a_device_none() {
+    let mut world = World::new();
+    let signer = world.signer();
+    let strikes: Vec<_> = (1..=70)
+        .map(|seq| {
+            let subject =
+                RevokedSubject::Device(DeviceId::from_bytes([u8::try_from(seq).expect("small"); 16]));
+            world.installation.strike_number(seq, subject, KeyRole::Beacon)
+        })
+        .collect();
+    for some in strikes.chunks(64) {
+        world.say_signer(signer, &Strike { entries: some.to_vec() }.into());
+    }
+    let end = world.agent(connector(1, 200), "198.51.100.20:4000");
+    let ask = |world: &mut World, first: u64, last: u64| {
+        world.ends[end].agent_inbox.clear();
+        world.say(end, &GetRevocations { signer: controller_id(), first, last }.into());
+        match &world.ends[end].agent_inbox[..] {
+            [ToAgent::Revocations(answer)] => answer.entries.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&mut world, 3, 5), strikes[2..5]);
+    assert_eq!(ask(&mut world, 1, u64::MAX), strikes[..64], "as many as a message carries");
+    assert_eq!(ask(&mut world, 71, 99), []);
+    // It costs what it is worth: a connector that asks on and on is not answered on and on.
+    world.ends[end].agent_inbox.clear();
+    for _ in 0..200 {
+        world.say(end, &GetRevocations { signer: controller_id(), first: 1, last: 99 }.into());
+    }
+    let answers = world.ends[end].agent_inbox.len();
+    assert!((10..=80).contains(&answers), "{answers} answers");
+    let client = world.agent(device(1, 250), CLIENT);
+    world.say(client, &GetRevocations { signer: controller_id(), first: 1, last: 9 }.into());
+    assert_eq!(world.closed_with(client), Some(LostReason::ClosedByPeer(CloseCode::WrongRole)));
+}
+
+#[test]
+fn strikes_outlive_their_key_and_a_retired_root_signs_no_more() {
+    let world = World::new();
+    let mut material = world.installation.pop();
+    let subject = RevokedSubject::Device(DeviceId::from_bytes([9; 16]));
+    let entry = world.installation.strike(subject, KeyRole::Beacon);
+    material.revocations = vec![String::from_utf8(entry.as_slice().to_vec()).expect("text")];
+    material.chain = world.installation.chain_without(KeyRole::Beacon, 2);
+    let (wall, seed) = (world.installation.wall, Seed::from_random([1; 32]));
+    let started = |material| {
+        Sessions::new(material, AcceptorLimits::default(), 1024, world.now, wall, &seed).expect("material")
+    };
+    let sessions = started(material);
+    assert!(sessions.revocations.set().is_struck(subject, 1));
+    // The successor's chain is believed, and after it nothing of the root before, now and after a restart.
+    let material = world.installation.pop();
+    let later = document(&world.installation.later_chain_of_the_root());
+    let mut sessions = started(material);
+    sessions.publish_bundle(world.now, &document(&world.installation.succeeded()));
+    assert_eq!(sessions.bundle.epoch(), 2);
+    sessions.publish_bundle(world.now, &later);
+    assert_eq!(sessions.bundle.epoch(), 2);
+    let mut material = world.installation.pop();
+    material.chain = world.installation.succeeded();
+    let mut sessions = started(material);
+    sessions.publish_bundle(world.now, &later);
+    assert_eq!((sessions.bundle.epoch(), sessions.counters.refused.get("chain")), (2, 1));
+}
+
+#[test]
 fn without_a_controller_an_agent_is_told_when_to_come_back() {
     let mut world = World::new();
     let client = world.agent(device(1, 10), CLIENT);
@@ -583,11 +650,11 @@ fn a_newer_trust_chain_is_written_and_pushed_and_an_older_one_refused() {
     let signer = world.signer();
     let newer = world.installation.chain_with_serial(3);
     let older = world.installation.chain_with_serial(2);
-    world.say_signer(signer, &PublishBundle { chain: fixture::document(&newer) }.into());
+    world.say_signer(signer, &PublishBundle { chain: document(&newer) }.into());
     assert!(matches!(&world.writes[..], [(_, Record::Chain(text))] if *text == newer));
     let pushed = world.ends[client].agent_inbox.last();
     assert!(matches!(pushed, Some(ToAgent::BundlePush(push)) if push.chain.as_slice() == newer.as_bytes()));
-    world.say_signer(signer, &PublishBundle { chain: fixture::document(&older) }.into());
+    world.say_signer(signer, &PublishBundle { chain: document(&older) }.into());
     assert_eq!(world.sessions.status().bundle, (1, 3));
     assert_eq!(world.sessions.status().counters.refused.get("chain"), 1);
 }

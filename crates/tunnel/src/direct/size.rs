@@ -1,0 +1,341 @@
+//! How long a packet one way carries, found with probes filled up to a length (the ideas of RFC 8899).
+//!
+//! A search begins with the longest, because most ways carry it, and halves what is left. What is proven is asked
+//! again while long packets are sent, and at once when nothing comes back: three questions without an answer and the
+//! way counts as a black hole for that length, so that packets are of the least length again and the search goes on
+//! below. Nothing is asked before somebody sends long packets, and nothing after.
+
+use crate::MAX_INNER_PACKET;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The longest inner packet that every way carries: with the relay's header, UDP and IPv6 it fits a link of 1,280
+/// bytes (`flow`'s `FLOW_MTU`).
+pub const BASE_MTU: usize = 1_176;
+/// The lengths that are tried. Up to 1,280 multiples of sixteen, because WireGuard pads to them; above, what is left
+/// of the links one meets (1,500, PPPoE's 1,492, 1,480, 1,460, 1,440, 1,420, 1,400) after IPv4 or IPv6, UDP,
+/// WireGuard and the relay's header.
+const LENGTHS: [usize; 13] =
+    [1_200, 1_216, 1_248, 1_280, 1_296, 1_312, 1_328, 1_344, 1_360, 1_376, 1_392, 1_408, MAX_INNER_PACKET];
+/// A packet of this length shows that somebody would send longer ones if he could.
+const LONG: usize = 1_100;
+/// MAX_PROBES of RFC 8899, section 5.1.2.
+const TRIES: u32 = 3;
+/// Long packets went out within this: the search goes on.
+const ACTIVE: Duration = Duration::from_secs(5);
+/// What is proven is asked again so often while longer packets than the least are sent.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// Long packets out and nothing in for this long: it is asked at once.
+const SILENCE: Duration = Duration::from_millis(300);
+/// And no sooner than this after the last answer.
+const ANSWER_APART: Duration = Duration::from_millis(500);
+/// PMTU_RAISE_TIMER of RFC 8899, section 5.1.1: what did not pass is tried again.
+const RAISE: Duration = Duration::from_secs(600);
+/// An answer counts for this long.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Questions whose answers count.
+const MAX_OPEN: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    step: usize,
+    sent: Instant,
+    tries: u32,
+}
+
+/// What is known of one way.
+#[derive(Debug, Clone)]
+pub(super) struct Sizes {
+    /// The longest step that was answered.
+    proven: Option<usize>,
+    /// The shortest that was not.
+    failed: usize,
+    /// Where the next search begins: what was proven before the way became doubtful.
+    hint: Option<usize>,
+    asked: Option<Asked>,
+    open: VecDeque<(u64, usize, Instant)>,
+    confirmed: Option<Instant>,
+    raise_at: Option<Instant>,
+    /// A long packet went out last.
+    long: Option<Instant>,
+    /// One longer than the least went out, and nothing came in since.
+    unheard: Option<Instant>,
+}
+
+impl Sizes {
+    pub const fn new() -> Self {
+        Self {
+            proven: None,
+            failed: LENGTHS.len(),
+            hint: None,
+            asked: None,
+            open: VecDeque::new(),
+            confirmed: None,
+            raise_at: None,
+            long: None,
+            unheard: None,
+        }
+    }
+
+    /// The longest inner packet that may go this way.
+    pub fn longest(&self) -> usize {
+        self.proven.map_or(BASE_MTU, |step| LENGTHS[step])
+    }
+
+    /// The way may lead elsewhere now: nothing is proven, and what was is asked first.
+    pub fn begin_again(&mut self) {
+        *self = Self { hint: self.proven.or(self.hint), long: self.long, ..Self::new() };
+    }
+
+    /// Data is about to go this way, the longest packet of so many bytes.
+    pub fn sent(&mut self, now: Instant, longest: usize) {
+        if longest >= LONG {
+            self.long = Some(now);
+        }
+        if longest > BASE_MTU && self.proven.is_some() {
+            self.unheard.get_or_insert(now);
+        }
+    }
+
+    /// Data came this way: what was sent arrives.
+    pub const fn heard(&mut self) {
+        self.unheard = None;
+    }
+
+    /// The length to ask for now, if any; [`Self::asked`] follows.
+    pub fn due(&mut self, now: Instant, patience: Duration) -> Option<usize> {
+        if self.long.is_none_or(|at| now >= at + ACTIVE) {
+            return None;
+        }
+        if let Some(asked) = &mut self.asked {
+            if now < asked.sent + patience {
+                return None;
+            }
+            if asked.tries < TRIES {
+                asked.tries += 1;
+                asked.sent = now;
+                return Some(LENGTHS[asked.step]);
+            }
+            let step = asked.step;
+            self.fails(now, step);
+        }
+        let step = self.next_step(now)?;
+        self.asked = Some(Asked { step, sent: now, tries: 1 });
+        Some(LENGTHS[step])
+    }
+
+    /// The question that [`Self::due`] wanted went out under this number.
+    pub fn asked(&mut self, now: Instant, id: u64) {
+        let Some(asked) = self.asked else { return };
+        if self.open.len() == MAX_OPEN {
+            self.open.pop_front();
+        }
+        self.open.push_back((id, asked.step, now));
+    }
+
+    /// Takes an answer; `false` when it answers nothing that was asked here.
+    pub fn answered(&mut self, now: Instant, id: u64) -> bool {
+        let Some(at) = self.open.iter().position(|(open, ..)| *open == id) else { return false };
+        let Some((_, step, sent)) = self.open.remove(at) else { return false };
+        if now > sent + ANSWER_WITHIN {
+            return true;
+        }
+        if self.asked.is_some_and(|asked| asked.step <= step) {
+            self.asked = None;
+        }
+        if self.proven.is_none_or(|proven| proven <= step) {
+            self.proven = Some(step);
+            self.confirmed = Some(now);
+            self.failed = self.failed.max(step + 1);
+            self.unheard = None;
+            self.settle(now);
+        }
+        true
+    }
+
+    fn fails(&mut self, now: Instant, step: usize) {
+        self.asked = None;
+        self.failed = self.failed.min(step);
+        if self.proven.is_some_and(|proven| proven >= step) {
+            self.proven = None;
+            self.unheard = None;
+        }
+        self.settle(now);
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let is_over = self.proven.map_or(0, |step| step + 1) >= self.failed;
+        if is_over && self.failed < LENGTHS.len() {
+            self.raise_at.get_or_insert(now + RAISE);
+        } else {
+            self.raise_at = None;
+        }
+    }
+
+    fn next_step(&mut self, now: Instant) -> Option<usize> {
+        if self.raise_at.is_some_and(|at| now >= at) {
+            self.raise_at = None;
+            self.failed = LENGTHS.len();
+        }
+        let low = self.proven.map_or(0, |step| step + 1);
+        if low < self.failed {
+            let hint = self.hint.take().filter(|hint| (low..self.failed).contains(hint));
+            return Some(hint.unwrap_or(match self.failed {
+                of if of == LENGTHS.len() => of - 1,
+                of => low + (of - low) / 2,
+            }));
+        }
+        let proven = self.proven?;
+        let confirmed = self.confirmed?;
+        let is_used = self.long.is_some_and(|at| at > confirmed);
+        let is_old = is_used && now >= confirmed + CONFIRM;
+        let is_silent = self.silent_at().is_some_and(|at| now >= at);
+        (is_old || is_silent).then_some(proven)
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        Some((self.unheard? + SILENCE).max(self.confirmed? + ANSWER_APART))
+    }
+
+    /// When something is due though nothing is sent until then.
+    pub fn deadline(&self, patience: Duration) -> Option<Instant> {
+        let at = match self.asked {
+            Some(asked) => asked.sent + patience,
+            None => self.silent_at()?,
+        };
+        self.long.filter(|long| at < *long + ACTIVE).map(|_| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a test reads the clock once, as its start")]
+    use super::*;
+    use proptest::prelude::*;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+    const TICK: Duration = Duration::from_millis(50);
+
+    struct Way {
+        sizes: Sizes,
+        now: Instant,
+        /// The longest that passes.
+        carries: usize,
+        probes: Vec<usize>,
+    }
+
+    impl Way {
+        fn new(carries: usize) -> Self {
+            Self { sizes: Sizes::new(), now: Instant::now(), carries, probes: Vec::new() }
+        }
+
+        /// Sends a packet of the length in use each 50 ms; whatever passes is acknowledged.
+        fn run(&mut self, time: Duration) {
+            let end = self.now + time;
+            while self.now < end {
+                self.now += TICK;
+                let length = self.sizes.longest();
+                self.sizes.sent(self.now, length);
+                if length <= self.carries {
+                    self.sizes.heard();
+                }
+                while let Some(length) = self.sizes.due(self.now, PATIENCE) {
+                    let id = self.probes.len() as u64;
+                    self.probes.push(length);
+                    self.sizes.asked(self.now, id);
+                    if length <= self.carries {
+                        assert!(self.sizes.answered(self.now, id));
+                    }
+                }
+            }
+        }
+    }
+
+    fn expected(carries: usize) -> usize {
+        LENGTHS.iter().copied().filter(|length| *length <= carries).max().unwrap_or(BASE_MTU)
+    }
+
+    #[test]
+    fn the_steps_grow_and_fit_what_wireguard_pads() {
+        assert!(LENGTHS.windows(2).all(|pair| pair[0] < pair[1]) && LENGTHS[0] > BASE_MTU);
+        for length in LENGTHS.into_iter().filter(|length| *length <= crate::inner::INNER_MTU) {
+            assert_eq!(length % 16, 0);
+        }
+    }
+
+    #[test]
+    fn a_way_that_carries_the_longest_is_asked_once() {
+        let mut way = Way::new(1_500);
+        way.run(Duration::from_secs(1));
+        assert_eq!((way.sizes.longest(), way.probes.as_slice()), (MAX_INNER_PACKET, &[MAX_INNER_PACKET][..]));
+    }
+
+    #[test]
+    fn short_packets_ask_for_nothing() {
+        let start = Instant::now();
+        let mut sizes = Sizes::new();
+        for second in 0..60 {
+            let now = start + Duration::from_secs(second);
+            sizes.sent(now, 200);
+            assert_eq!((sizes.due(now, PATIENCE), sizes.deadline(PATIENCE)), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_black_hole_is_left_within_two_seconds_and_found_out_anew() {
+        let mut way = Way::new(1_500);
+        way.run(Duration::from_secs(10));
+        way.carries = 1_300;
+        way.run(Duration::from_secs(2));
+        assert!(way.sizes.longest() <= 1_300, "{}", way.sizes.longest());
+        way.run(Duration::from_secs(10));
+        assert_eq!(way.sizes.longest(), 1_296);
+        way.carries = 1_500;
+        way.run(RAISE + Duration::from_secs(10));
+        assert_eq!(way.sizes.longest(), MAX_INNER_PACKET);
+    }
+
+    #[test]
+    fn what_was_proven_before_a_doubt_is_asked_first() {
+        let mut way = Way::new(1_370);
+        way.run(Duration::from_secs(20));
+        assert_eq!(way.sizes.longest(), 1_360);
+        way.sizes.begin_again();
+        assert_eq!(way.sizes.longest(), BASE_MTU);
+        way.probes.clear();
+        way.run(TICK);
+        assert_eq!((way.probes.first(), way.sizes.longest()), (Some(&1_360), 1_360));
+    }
+
+    #[test]
+    fn an_answer_to_nothing_proves_nothing() {
+        let mut sizes = Sizes::new();
+        assert!(!sizes.answered(Instant::now(), 0));
+        assert_eq!(sizes.longest(), BASE_MTU);
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_way_carries_is_found_in_bounded_time_with_few_questions(carries in BASE_MTU..1_600_usize) {
+            let mut way = Way::new(carries);
+            way.run(Duration::from_secs(15));
+            prop_assert_eq!(way.sizes.longest(), expected(carries));
+            // Four halvings of three questions at most, and what is proven asked again each five seconds.
+            prop_assert!(way.probes.len() <= 20, "{:?}", way.probes);
+        }
+
+        #[test]
+        fn no_more_is_used_than_passes_for_longer_than_two_seconds(
+            changes in proptest::collection::vec(BASE_MTU..1_600_usize, 1..6)
+        ) {
+            let mut way = Way::new(1_500);
+            for carries in changes {
+                way.carries = carries;
+                way.run(Duration::from_secs(2));
+                prop_assert!(way.sizes.longest() <= carries);
+                way.run(Duration::from_secs(5));
+                prop_assert!(way.sizes.longest() <= carries);
+            }
+        }
+    }
+}
