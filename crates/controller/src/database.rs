@@ -3,19 +3,20 @@
 use crate::clock;
 use std::{
     path::PathBuf,
-    sync::Mutex,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 use store::{Change, DatabaseCounters, Opening, Scope, Store, StoreError};
 
-/// After a write that found the database unusable, later ones are refused at once for this long; the
-/// first one behind it is the probe.
-const BREAKER: Duration = Duration::from_secs(2);
+/// After a write that found the database unusable, later ones are refused at once, and one prober asks this often
+/// whether it can be used again. Nobody's write is the probe: people are told at once.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct State {
     store: Option<Store>,
-    open_until: Option<Instant>,
+    /// Writes are refused, and a prober runs.
+    is_broken: bool,
     reason: String,
     /// It is another database than the one this controller serves from.
     refused: Option<String>,
@@ -34,7 +35,11 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().expect("nothing panics while it holds the database's state")
 }
 
 impl Database {
@@ -44,11 +49,11 @@ impl Database {
             Ok(store) => State { store: Some(store), ..State::default() },
             Err(error) => State { reason: error.to_string(), ..State::default() },
         };
-        Self { path, state: Mutex::new(state) }
+        Self { path, state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds the database's state")
+        lock(&self.state)
     }
 
     /// The open database.
@@ -111,16 +116,13 @@ impl Database {
         let store = {
             let state = self.state();
             state.allowed()?;
-            if state.open_until.is_some_and(|until| clock::now() < until) {
+            if state.is_broken {
                 return Err(StoreError::Unavailable(state.reason.clone()));
             }
             state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))?
         };
         match store.change(scope, actor, clock::wall().as_millis()).await {
-            Ok(change) => {
-                self.state().open_until = None;
-                Ok((store, change))
-            }
+            Ok(change) => Ok((store, change)),
             Err(error) => {
                 self.failed(&error);
                 Err(error)
@@ -130,19 +132,19 @@ impl Database {
 
     /// Opens the breaker when `error` says that the database cannot be used.
     pub(crate) fn failed(&self, error: &StoreError) {
-        if let StoreError::Unavailable(reason) = error {
-            let mut state = self.state();
-            state.open_until = Some(clock::now() + BREAKER);
-            state.reason = reason.clone();
+        let StoreError::Unavailable(reason) = error else { return };
+        let mut state = self.state();
+        state.reason.clone_from(reason);
+        if !std::mem::replace(&mut state.is_broken, true) {
+            tokio::spawn(probe(Arc::clone(&self.state)));
         }
     }
 
     /// Why it cannot be used, when it cannot.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.state();
-        let broken = state.open_until.is_some_and(|until| clock::now() < until);
         let refused = state.refused.clone();
-        refused.or_else(|| (state.store.is_none() || broken).then(|| state.reason.clone()))
+        refused.or_else(|| (state.store.is_none() || state.is_broken).then(|| state.reason.clone()))
     }
 
     pub(crate) fn counters(&self) -> DatabaseCounters {
@@ -153,6 +155,30 @@ impl Database {
         let store = self.state().store.take();
         if let Some(store) = store {
             store.close().await;
+        }
+    }
+}
+
+/// Begins a change that nobody wants and takes it back, until one begins; or the database is closed.
+async fn probe(state: Arc<Mutex<State>>) {
+    loop {
+        tokio::time::sleep(PROBE_EVERY).await;
+        // A store that is opened anew says by itself that it can be used.
+        let Some(store) = lock(&state).store.clone() else {
+            lock(&state).is_broken = false;
+            return;
+        };
+        match store.change(Scope::Installation, "probe", clock::wall().as_millis()).await {
+            Ok(_taken_back) => {
+                lock(&state).is_broken = false;
+                return;
+            }
+            Err(StoreError::Unavailable(reason)) => lock(&state).reason = reason,
+            // It answers: what is wrong with the probe is wrong for other reasons.
+            Err(_) => {
+                lock(&state).is_broken = false;
+                return;
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     errand::Errand,
     member::{Goodbye, Member, Seen, Task, VISIT_DEADLINE, wall},
-    order::{Order, Report, Silences, Visit},
+    order::{LONG_WAIT_MS, Order, Report, Silences, Visit},
 };
 use client::Target;
 use mio::{Events, Poll, Token};
@@ -228,8 +228,12 @@ impl Fleet {
             Seen::Opened => {}
             Seen::Answered(wait) => {
                 report.silences.answered += 1;
+                let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
                 if self.waits.len() < MAX_WAITS {
-                    self.waits.push(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
+                    self.waits.push(wait);
+                }
+                if wait > LONG_WAIT_MS && report.long_waits.len() < MAX_WAITS {
+                    report.long_waits.push(wait);
                 }
             }
             Seen::Cut => report.flows_cut += 1,
@@ -331,10 +335,12 @@ impl Fleet {
     }
 
     fn run_timers(&mut self) {
+        // What becomes due meanwhile has its turn after the sockets.
+        let until = Instant::now();
         loop {
             let now = Instant::now();
             let Some(&Reverse((at, index))) = self.timers.peek() else { return };
-            if at > now {
+            if at > until {
                 return;
             }
             self.timers.pop();
@@ -401,6 +407,7 @@ impl std::iter::Sum for Report {
                 median_ms: mine.median_ms.max(other.median_ms),
                 p99_ms: mine.p99_ms.max(other.p99_ms),
             };
+            sum.long_waits.extend(report.long_waits);
             for (reason, count) in report.lost {
                 *sum.lost.entry(reason).or_insert(0) += count;
             }

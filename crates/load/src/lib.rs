@@ -23,4 +23,4 @@ mod member;
 mod order;
 
 pub use fleet::{Fleet, FleetError};
-pub use order::{Order, Report, Silences, Visit};
+pub use order::{LONG_WAIT_MS, Order, Report, Silences, Visit};

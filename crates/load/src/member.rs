@@ -7,6 +7,7 @@ use client::{
     core::{ClientNode, NodeOutput, NodeParts},
 };
 use mio::{Interest, Registry, Token, net::UdpSocket};
+use session::LostReason;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -215,7 +216,8 @@ impl Member {
         let node = self.life.as_ref().map(|life| life.node_due);
         let task = match &self.task {
             Task::Off | Task::Hold => None,
-            Task::Flow { errand, next, .. } => Some(errand.due().unwrap_or(*next)),
+            Task::Flow { errand, next, .. } if errand.is_open() => Some(*next),
+            Task::Flow { errand, .. } => errand.due().filter(|_| self.is_up()),
             Task::Visit { errand, asked, .. } => {
                 let deadline = *asked + VISIT_DEADLINE;
                 Some(errand.due().filter(|_| self.is_up()).map_or(deadline, |due| due.min(deadline)))
@@ -327,7 +329,11 @@ impl Member {
                 Task::Off => {}
                 Task::Hold | Task::Flow { .. } if is_up => seen.push(Seen::Registered),
                 Task::Hold | Task::Flow { .. } => {
-                    seen.push(Seen::Lost(life.node.agent().last_lost().map_or("unknown", |why| why.label())));
+                    seen.push(Seen::Lost(match life.node.agent().last_lost() {
+                        Some(LostReason::ClosedHere(code) | LostReason::ClosedByPeer(code)) => code.label(),
+                        Some(other) => other.label(),
+                        None => "unknown",
+                    }));
                 }
                 Task::Visit { asked, registered_ms, .. } => {
                     if is_up && registered_ms.is_none() {

@@ -62,6 +62,9 @@ pub struct Visit {
     pub failed: Option<String>,
 }
 
+/// A wait that a person notices.
+pub const LONG_WAIT_MS: u32 = 250;
+
 /// How long running connections waited for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Silences {
@@ -90,6 +93,8 @@ pub struct Report {
     pub flows_cut: u64,
     /// Waits of running connections.
     pub silences: Silences,
+    /// Waits of running connections that were longer than [`LONG_WAIT_MS`], in milliseconds.
+    pub long_waits: Vec<u32>,
     /// Sessions of held members that were lost, by reason.
     pub lost: BTreeMap<String, u64>,
     /// `Welcome`s of held members.

@@ -68,9 +68,75 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Administer an installation.
     Admin(AdminArgs),
+    /// Replay a real outage on this machine with real processes, and say whether access went on.
+    Drill(DrillArgs),
     /// A private web site and a TCP service to try things on (used by the demo).
     #[command(hide = true)]
     DemoSite(DemoSiteArgs),
+    /// Many clients in one process, told what to do on standard input (used by drills).
+    #[command(hide = true)]
+    LoadWorker(LoadWorkerArgs),
+}
+
+/// Which outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DrillName {
+    /// The database gets slow, then nothing comes back from it.
+    DatabaseBrownout,
+    /// Broken clients start over a hundred times as often, and the database is gone.
+    HolepunchSurge,
+    /// A PoP dies and everybody comes back at once; then the controller dies.
+    ReconnectStorm,
+    /// The controller starts again while its database does not answer.
+    ColdCache,
+    /// A PoP accepts TCP and drops every datagram.
+    BlackHoleRelay,
+}
+
+/// Arguments of `drill`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidegate drill database-brownout\n  tidegate drill holepunch-surge --clients 2000 --duration 120\n  \
+    tidegate drill database-brownout --json | jq 'select(.holds == false)'\n\n\
+    Everything runs on this host, in a temporary directory, on loopback addresses, and is gone at the end; only the report stays. \
+    Exit code 0 when every pass level is reached, else 1."
+)]
+pub struct DrillArgs {
+    /// Which outage.
+    #[arg(value_enum)]
+    pub drill: DrillName,
+    /// How many devices.
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(20..=60_000))]
+    pub clients: usize,
+    /// How long the phases take together, in seconds (setting the stage not counted).
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(20..=86_400))]
+    pub duration: u32,
+    /// The seed of the clients' randomness.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub seed: u64,
+    /// Where the report goes: one HTML file. `tidegate-drill-NAME.html` here by default.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// Arguments of `load-worker`.
+#[derive(Debug, Args)]
+pub struct LoadWorkerArgs {
+    /// The directory that holds the state directories `c0`, `c1`, ….
+    #[arg(long, value_name = "DIR")]
+    pub states: PathBuf,
+    /// First member.
+    #[arg(long)]
+    pub from: usize,
+    /// One behind the last.
+    #[arg(long)]
+    pub to: usize,
+    /// `HOST:PORT` of a service that sends back each line.
+    #[arg(long)]
+    pub target: String,
+    /// Seed of the clients' randomness.
+    #[arg(long)]
+    pub seed: u64,
 }
 
 /// Arguments of `demo`.

@@ -11,6 +11,7 @@ mod cli;
 mod client_commands;
 mod control;
 mod demo;
+mod drill;
 mod network;
 mod output;
 mod places;
@@ -74,6 +75,8 @@ async fn run(cli: &Cli, format: Format, exec: std::time::Instant) -> CommandResu
         Command::Netcheck(args) => network::netcheck(args, format).await,
         Command::Forward(args) => client_commands::forward(args, format).await,
         Command::Admin(args) => admin::run(args, format).await,
+        Command::Drill(args) => drill::run(args, format).await,
         Command::DemoSite(args) => site::run(args, format).await,
+        Command::LoadWorker(args) => tokio::task::block_in_place(|| drill::worker::run(args)),
     }
 }

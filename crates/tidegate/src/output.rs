@@ -92,6 +92,11 @@ pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
+/// Shows where a long command is, on a terminal: the line is written over by the next one.
+pub fn progress(text: &str) {
+    eprint!("\r\x1b[2K{text}\r");
+}
+
 impl Format {
     /// Prints a value: JSON as it is, text as `text` renders it.
     pub fn print(self, value: &Value, text: impl FnOnce() -> String) {

@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
 /// How long a role may take until it says that it is ready.
@@ -36,6 +36,7 @@ pub async fn shutdown() -> &'static str {
 pub struct Role {
     name: String,
     child: Child,
+    stdin: Option<ChildStdin>,
     stdout: tokio::io::Lines<BufReader<ChildStdout>>,
     seen: Vec<Value>,
 }
@@ -49,6 +50,21 @@ impl Role {
         environment: &[(&str, String)],
         log: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        Self::spawn(name, arguments, environment, log, Stdio::null())
+    }
+
+    /// The same, for a role that takes lines on its standard input.
+    pub fn start_listening(name: &str, arguments: &[OsString], log: Option<&Path>) -> anyhow::Result<Self> {
+        Self::spawn(name, arguments, &[], log, Stdio::piped())
+    }
+
+    fn spawn(
+        name: &str,
+        arguments: &[OsString],
+        environment: &[(&str, String)],
+        log: Option<&Path>,
+        stdin: Stdio,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let stderr = match log {
             Some(path) => Stdio::from(
@@ -61,13 +77,20 @@ impl Role {
             None => Stdio::inherit(),
         };
         let mut command = Command::new(program);
-        command.arg("--json").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        command.arg("--json").args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         command.envs(environment.iter().map(|(key, value)| (*key, value)));
         // A group of its own: Ctrl-C reaches the supervisor, which ends its children in order.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting the {name} process"))?;
         let stdout = child.stdout.take().ok_or_else(|| anyhow!("the {name} process has no output"))?;
-        Ok(Self { name: name.to_owned(), child, stdout: BufReader::new(stdout).lines(), seen: Vec::new() })
+        let stdin = child.stdin.take();
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            stdin,
+            stdout: BufReader::new(stdout).lines(),
+            seen: Vec::new(),
+        })
     }
 
     /// Its process id, while it runs.
@@ -128,10 +151,43 @@ impl Role {
         self.child.kill().await.with_context(|| format!("killing the {} process", self.name))
     }
 
+    /// Stops it where it stands (SIGSTOP), or lets it go on (SIGCONT).
+    pub fn freeze(&self, frozen: Frozen) -> anyhow::Result<()> {
+        let pid = self.child.id().ok_or_else(|| anyhow!("the {} process has ended", self.name))?;
+        signal(pid, if frozen == Frozen::Yes { libc::SIGSTOP } else { libc::SIGCONT });
+        Ok(())
+    }
+
+    /// Its input, for a role that was started with [`Self::start_listening`].
+    pub const fn take_input(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// The next line that it says, as JSON; `None` when it has ended.
+    pub async fn next_value(&mut self) -> anyhow::Result<Option<Value>> {
+        match self.stdout.next_line().await? {
+            Some(line) => Ok(Some(
+                serde_json::from_str(&line).with_context(|| format!("from the {} process", self.name))?,
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// Processor time used (seconds) and resident memory (bytes) so far, from proc(5).
+    pub fn cost(&self) -> anyhow::Result<(f64, u64)> {
+        let pid = self.child.id().ok_or_else(|| anyhow!("the {} process has ended", self.name))?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<&str> = stat.rsplit_once(')').context("proc(5)")?.1.split_whitespace().collect();
+        let field =
+            |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).context("proc(5)");
+        // utime and stime are fields 14 and 15, in ticks of 10 ms on every Linux; rss is field 24, in pages.
+        Ok(((field(11)? + field(12)?) as f64 / 100.0, field(21)? * 4096))
+    }
+
     /// Ends it as a service manager would: SIGTERM, and SIGKILL when that does not help.
     pub async fn stop(&mut self) {
         if let Some(pid) = self.child.id() {
-            terminate(pid);
+            signal(pid, libc::SIGTERM);
             if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
                 tracing::warn!(role = self.name, "did not end by itself and was killed");
                 let _ = self.child.kill().await;
@@ -140,12 +196,21 @@ impl Role {
     }
 }
 
+/// Whether a process stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frozen {
+    /// It does.
+    Yes,
+    /// It goes on.
+    No,
+}
+
 #[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
-fn terminate(pid: u32) {
+fn signal(pid: u32, number: libc::c_int) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
     // SAFETY: kill(2) takes two integers and touches no memory. The pid is of a child that has not
     // been waited for, so it cannot have been given to another process.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
+    unsafe { libc::kill(pid, number) };
 }
 
 /// Runs `check` until it gives something or the deadline passes.

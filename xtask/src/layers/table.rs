@@ -19,7 +19,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"],
     ),
     ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"]),
-    ("load", &["wire", "trust", "state", "agent", "tunnel", "flow", "client"]),
+    ("load", &["wire", "trust", "state", "session", "agent", "tunnel", "flow", "client"]),
     ("enrol", &["wire", "trust", "policy", "state"]),
     ("store", &["wire", "trust", "policy"]),
     ("controller", &["wire", "trust", "policy", "state", "session", "net", "store"]),

@@ -3,7 +3,7 @@
 mod check;
 mod fetch;
 mod socks;
-mod stage;
+pub(crate) mod stage;
 
 use crate::{
     cli::DemoArgs,
@@ -121,8 +121,8 @@ async fn show(dir: &Path, download: &Path, format: Format, exec: Instant) -> Com
 }
 
 /// The demo's directory goes away: what the processes logged has to be said now.
-fn with_logs(error: anyhow::Error, dir: &Path) -> Failure {
-    for name in ["controller", "pop", "connector", "site", "alice", "bob"] {
+pub(crate) fn with_logs(error: anyhow::Error, dir: &Path) -> Failure {
+    for name in ["controller", "pop-1", "pop-2", "connector", "site", "load", "alice", "bob"] {
         if let Ok(text) = std::fs::read_to_string(dir.join(format!("{name}.log")))
             && !text.trim().is_empty()
         {

@@ -34,7 +34,7 @@ pub struct Device {
 pub struct Stage {
     dir: PathBuf,
     controller: Option<Role>,
-    pop: Option<Role>,
+    pops: Vec<PopProcess>,
     connector: Option<Role>,
     site: Option<Role>,
     /// The controller's console.
@@ -65,11 +65,10 @@ impl Stage {
     /// installation.
     pub async fn build(dir: &Path, download: &Path) -> anyhow::Result<Self> {
         let controller_address = free_tcp()?;
-        let pop_address = free_udp()?;
         let mut stage = Self {
             dir: dir.to_owned(),
             controller: None,
-            pop: None,
+            pops: Vec::new(),
             connector: None,
             site: None,
             url: format!("https://localhost:{}", controller_address.port()),
@@ -98,27 +97,7 @@ impl Stage {
         stage.web = site_ready["web"].as_str().context("the site's address")?.parse()?;
         stage.echo = site_ready["echo"].as_str().context("the site's address")?.parse()?;
         stage.site = Some(site);
-        let key = stage.key("this PoP", json!({"kind": "pop", "region": "here"})).await?;
-        let pop_state = dir.join("pop").display().to_string();
-        let listen = pop_address.to_string();
-        let mut pop = Role::start(
-            "pop",
-            &words(&[
-                "pop",
-                "--state",
-                &pop_state,
-                "--listen",
-                &listen,
-                "--advertise",
-                &listen,
-                "--name",
-                "pop-1",
-            ]),
-            &[("TIDEGATE_JOIN", key)],
-            Some(&dir.join("pop.log")),
-        )?;
-        pop.wait_for("ready").await?;
-        stage.pop = Some(pop);
+        stage.add_pop().await?;
         stage.configure().await?;
         let api = stage.api();
         let site: Value = api.get("/api/v1/sites").await?;
@@ -129,13 +108,30 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What the PoP says of itself: sessions and counters.
+    /// Enrols and starts one more PoP, `pop-1` being the first.
+    pub async fn add_pop(&mut self) -> anyhow::Result<()> {
+        let name = format!("pop-{}", self.pops.len() + 1);
+        let key = self.key(&name, json!({"kind": "pop", "region": "here"})).await?;
+        let mut pop = PopProcess { state: self.dir.join(&name), name, address: free_udp()?, role: None };
+        pop.start(Some(key), &self.dir).await?;
+        self.pops.push(pop);
+        Ok(())
+    }
+
+    /// The PoPs, in the order they were made.
+    pub fn pops(&mut self) -> &mut [PopProcess] {
+        &mut self.pops
+    }
+
+    /// Starts a PoP again from its disk.
+    pub async fn start_pop(&mut self, index: usize) -> anyhow::Result<()> {
+        let dir = self.dir.clone();
+        self.pops.get_mut(index).context("such a PoP")?.start(None, &dir).await
+    }
+
+    /// What the first PoP says of itself: sessions and counters.
     pub async fn pop_status(&self) -> anyhow::Result<Value> {
-        let mut socket =
-            tokio::net::UnixStream::connect(self.dir.join("pop").join(pop::STATUS_SOCKET)).await?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await?;
-        Ok(serde_json::from_str(&text)?)
+        self.pops.first().context("a PoP")?.status().await
     }
 
     async fn configure(&self) -> anyhow::Result<()> {
@@ -169,10 +165,16 @@ impl Stage {
 
     /// The controller's API, over its local socket.
     pub fn api(&self) -> ApiClient {
-        ApiClient::unix(self.dir.join("controller").join("admin.sock"))
+        ApiClient::unix(self.controller_state().join("admin.sock"))
     }
 
-    async fn key(&self, name: &str, mut body: Value) -> anyhow::Result<String> {
+    /// Where the controller keeps its state.
+    pub fn controller_state(&self) -> PathBuf {
+        self.dir.join("controller")
+    }
+
+    /// Makes an enrolment key, named `name`, valid for ten minutes.
+    pub async fn key(&self, name: &str, mut body: Value) -> anyhow::Result<String> {
         body["name"] = name.into();
         body["lifetime_seconds"] = 600.into();
         let made: Value = self.api().post("/api/v1/enrolment-keys", &body).await?;
@@ -292,11 +294,53 @@ impl Stage {
         for mut device in devices {
             device.stop().await;
         }
-        for role in [&mut self.connector, &mut self.pop, &mut self.controller, &mut self.site] {
+        let pops = self.pops.iter_mut().map(|pop| &mut pop.role);
+        for role in
+            [&mut self.connector].into_iter().chain(pops).chain([&mut self.controller, &mut self.site])
+        {
             if let Some(mut role) = role.take() {
                 role.stop().await;
             }
         }
+    }
+}
+
+/// A PoP of the stage.
+pub struct PopProcess {
+    /// Its name.
+    pub name: String,
+    state: PathBuf,
+    address: SocketAddr,
+    role: Option<Role>,
+}
+
+impl PopProcess {
+    async fn start(&mut self, key: Option<String>, logs: &Path) -> anyhow::Result<()> {
+        let (state, listen) = (self.state.display().to_string(), self.address.to_string());
+        let name = &self.name;
+        let environment: Vec<_> = key.into_iter().map(|key| ("TIDEGATE_JOIN", key)).collect();
+        let mut pop = Role::start(
+            "pop",
+            &words(&["pop", "--state", &state, "--listen", &listen, "--advertise", &listen, "--name", name]),
+            &environment,
+            Some(&logs.join(format!("{name}.log"))),
+        )?;
+        pop.wait_for("ready").await?;
+        self.role = Some(pop);
+        Ok(())
+    }
+
+    /// Its process.
+    pub fn role(&mut self) -> anyhow::Result<&mut Role> {
+        self.role.as_mut().with_context(|| format!("{} runs", self.name))
+    }
+
+    /// What it says of itself: sessions and counters.
+    pub async fn status(&self) -> anyhow::Result<Value> {
+        let mut socket = tokio::net::UnixStream::connect(self.state.join(pop::STATUS_SOCKET)).await?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await?;
+        Ok(serde_json::from_str(&text)?)
     }
 }
 

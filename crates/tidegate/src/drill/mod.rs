@@ -1,0 +1,114 @@
+//! `tidegate drill`: real incidents, replayed on this machine with real processes, and a verdict.
+
+mod api;
+mod black_hole;
+mod brownout;
+mod clients;
+mod cold_cache;
+mod database;
+mod report;
+mod run;
+mod storm;
+mod surge;
+mod verdict;
+pub mod worker;
+
+use crate::{
+    cli::{DrillArgs, DrillName},
+    output::{CommandResult, Failure, Format, Outcome, note, print_line},
+    process,
+};
+use run::{Needs, Run};
+
+impl DrillName {
+    const fn needs(self) -> Needs {
+        match self {
+            Self::DatabaseBrownout => brownout::NEEDS,
+            Self::HolepunchSurge => surge::NEEDS,
+            Self::ReconnectStorm => storm::NEEDS,
+            Self::ColdCache => cold_cache::NEEDS,
+            Self::BlackHoleRelay => black_hole::NEEDS,
+        }
+    }
+
+    /// As it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::DatabaseBrownout => "database-brownout",
+            Self::HolepunchSurge => "holepunch-surge",
+            Self::ReconnectStorm => "reconnect-storm",
+            Self::ColdCache => "cold-cache",
+            Self::BlackHoleRelay => "black-hole-relay",
+        }
+    }
+
+    /// Where it comes from.
+    pub const fn story(self) -> &'static str {
+        match self {
+            Self::DatabaseBrownout => {
+                "A ZTNA cloud, 19 January 2022, 70 minutes: its database became slow, its API answered 500 and 502, and \
+                 clients and connectors that lost their session could not authenticate again."
+            }
+            Self::HolepunchSurge => {
+                "A tunnelled-access cloud, 14 May 2026, 3 hours: clients asked for hole punching far more often than \
+                 traffic called for, the regional database drowned, and no client could register."
+            }
+            Self::ReconnectStorm => {
+                "A mesh VPN, 20 April 2026, and a ZTNA cloud, March 2025: everybody reconnects at once after an \
+                 outage, and the reconnecting is the next outage."
+            }
+            Self::ColdCache => {
+                "A ZTNA cloud, a September release: all controllers started at once, with nothing in memory, against \
+                 a database that could not serve them all."
+            }
+            Self::BlackHoleRelay => {
+                "A ZTNA cloud, 2022: a relay went on accepting TCP and dropped every datagram; its clients stayed \
+                 with it."
+            }
+        }
+    }
+}
+
+/// Runs one drill; exit code 0 when every pass level is reached.
+pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
+    let dir = tempfile::Builder::new().prefix("tidegate-drill-").tempdir()?;
+    let start = process::now();
+    let mut run = match Run::begin(args, args.drill.needs(), dir.path(), format).await {
+        Ok(run) => run,
+        Err(error) => return Err(crate::demo::with_logs(error.context("the stage was not set"), dir.path())),
+    };
+    let drilled = tokio::select! {
+        drilled = async {
+            match args.drill {
+                DrillName::DatabaseBrownout => brownout::drill(&mut run).await,
+                DrillName::HolepunchSurge => surge::drill(&mut run).await,
+                DrillName::ReconnectStorm => storm::drill(&mut run).await,
+                DrillName::ColdCache => cold_cache::drill(&mut run).await,
+                DrillName::BlackHoleRelay => black_hole::drill(&mut run).await,
+            }
+        } => drilled,
+        signal = process::shutdown() => Err(anyhow::anyhow!("ended by {signal}")),
+    };
+    let outcome = run.end().await;
+    if let Err(error) = drilled {
+        return Err(crate::demo::with_logs(error, dir.path()));
+    }
+    let path =
+        args.report.clone().unwrap_or_else(|| format!("tidegate-drill-{}.html", args.drill.word()).into());
+    let page = report::render(args, &outcome, start.elapsed());
+    std::fs::write(&path, page)?;
+    let failed = outcome.levels.iter().filter(|level| !level.holds).count();
+    let all = outcome.levels.len();
+    match format {
+        Format::Json => print_line(&report::json(args, &outcome).to_string()),
+        Format::Text => {
+            print_line(&format!("{}: {} of {all} pass levels reached", args.drill.word(), all - failed));
+            note(&format!("The report with its timelines: {}", path.display()));
+        }
+    }
+    if failed == 0 {
+        Ok(Outcome::Done)
+    } else {
+        Err(Failure::say(Outcome::Failed, format_args!("{failed} of {all} pass levels were not reached")))
+    }
+}
