@@ -10,16 +10,16 @@ use crate::{
     opens::PendingOpen,
     output::{AgentEvent, AgentStats, Output, Persisted},
     stored::{StartError, StoredState},
+    strikes::Strikes,
 };
 use session::{Dialler, LocalIdentity, SessionId};
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 use trust::{
-    Beacon, Certificate, Grant, Identity, RevocationSet, RootHash, SigningKey, Slice, SliceVersion,
+    Beacon, Certificate, Grant, Identity, KeyId, RevocationSet, RootHash, SigningKey, Slice, SliceVersion,
     TrustBundle, TrustChain, UnixMs,
 };
 use wire::PopId;
@@ -40,9 +40,11 @@ pub struct Agent<B> {
     pub(crate) grant_text: Option<String>,
     pub(crate) slice: Option<Slice<B>>,
     pub(crate) beacon: Option<Beacon>,
-    pub(crate) revocations: Arc<RevocationSet>,
-    /// By the hash of the text.
-    pub(crate) revocation_texts: BTreeMap<[u8; 32], String>,
+    /// The key that signed the slice has left the bundle: what it allows counts for nothing, and only the way to a
+    /// PoP is still taken from it.
+    pub(crate) is_slice_void: bool,
+    pub(crate) slice_signer: Option<KeyId>,
+    pub(crate) strikes: Strikes,
     pub(crate) renewals: Renewals,
     pub(crate) asked_version: SliceVersion,
 
@@ -102,7 +104,8 @@ impl<B: AgentSlice> Agent<B> {
         let jitter = Jitter::new(u64::from_be_bytes(*jitter.first_chunk().expect("32 bytes hold 8")));
         let mut agent = Self {
             identity_key: state.identity_key,
-            root: state.root,
+            // The chain may lead on from the root that was pinned at enrolment: that one is retired here.
+            root: bundle.root(),
             chain_text: state.chain,
             bundle,
             certificate,
@@ -110,8 +113,9 @@ impl<B: AgentSlice> Agent<B> {
             grant_text: None,
             slice: None,
             beacon: None,
-            revocations: Arc::new(RevocationSet::new()),
-            revocation_texts: BTreeMap::new(),
+            is_slice_void: false,
+            slice_signer: None,
+            strikes: Strikes::default(),
             renewals: Renewals::default(),
             asked_version: SliceVersion::default(),
             dialler,
@@ -194,7 +198,7 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
-    fn own_timeouts(&self, now: Instant) -> [Option<(Instant, &'static str)>; 6] {
+    fn own_timeouts(&self, now: Instant) -> [Option<(Instant, &'static str)>; 7] {
         [
             self.next_link_timeout(now),
             self.next_open_timeout(),
@@ -202,6 +206,7 @@ impl<B: AgentSlice> Agent<B> {
             self.renewals.next(),
             Some((self.floor_at, "the time floor is to be written")),
             self.clock.next_change(now).map(|at| (at, "the newest beacon is getting old")),
+            self.renewals.next_withheld(now).map(|at| (at, "a strike does not come")),
         ]
     }
 
@@ -219,7 +224,7 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     pub(crate) fn tell_freshness(&mut self, now: Instant) {
-        let freshness = self.clock.freshness(now);
+        let freshness = self.freshness(now);
         if freshness != self.told_freshness {
             self.told_freshness = freshness;
             self.event(AgentEvent::FreshnessChanged(freshness));
@@ -278,10 +283,10 @@ impl<B: AgentSlice> Agent<B> {
         self.grant_text.as_deref()
     }
 
-    /// The newest slice, whether or not it is still valid.
+    /// The newest slice, whether or not it is still valid; none when the key that signed it was taken away.
     #[must_use]
     pub const fn slice(&self) -> Option<&Slice<B>> {
-        self.slice.as_ref()
+        if self.is_slice_void { None } else { self.slice.as_ref() }
     }
 
     /// The newest beacon.
@@ -293,7 +298,7 @@ impl<B: AgentSlice> Agent<B> {
     /// Everything that is struck.
     #[must_use]
     pub fn revocations(&self) -> &RevocationSet {
-        &self.revocations
+        self.strikes.set()
     }
 
     /// What this agent takes for the time: the machine's clock, and never behind the newest believed beacon.
@@ -304,9 +309,12 @@ impl<B: AgentSlice> Agent<B> {
 
     /// How fresh the control plane's word is. A client hears a beacon once a keepalive interval, so its
     /// bounds are 15 s and 60 s plus that interval; a connector's are 15 s and 60 s.
+    ///
+    /// What a beacon says of strikes has to be here too: a PoP that hands out beacons and holds strikes back makes
+    /// nobody fresh.
     #[must_use]
     pub fn freshness(&self, now: Instant) -> Freshness {
-        self.clock.freshness(now)
+        self.clock.freshness(now).max(self.renewals.withheld(now))
     }
 
     /// How long ago a controller made the newest beacon that came; `None` before the first of this run.

@@ -14,14 +14,14 @@ use crate::{
     kind::AgentSlice,
     output::{AgentEvent, Persisted},
 };
-use session::LocalIdentity;
+use session::{CloseCode, LocalIdentity};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use trust::{
-    Beacon, Certificate, Grant, Revocation, RevocationSet, Slice, SliceVersion, Subject, TrustChain, UnixMs,
-    Unverified,
+    Beacon, Certificate, Grant, KeyId, KeyRole, RevokedSubject, Slice, SliceVersion, Subject, TrustChain,
+    UnixMs, Unverified,
 };
 use wire::{Anchor, ControlRequest, ControllerId, Document, GetSlice, Renew, Renewed, SliceReply};
 
@@ -41,8 +41,13 @@ const UNSETTLED_PAUSE: Duration = Duration::from_secs(10);
 const ANCHOR_RETRY: Duration = Duration::from_secs(2);
 const RETRY_BASE: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(600);
-/// Revocation entries held; at 400 bytes each some 8 MB.
-const MAX_REVOCATIONS: usize = 20_000;
+/// A strike that a beacon spoke of and that has not come is asked for after this, and again.
+const STRIKES_SPREAD: Duration = Duration::from_secs(1);
+const STRIKES_PAUSE: Duration = Duration::from_secs(1);
+const STRIKES_LONGEST: Duration = Duration::from_secs(360);
+/// Missing for this long it is as if the beacon had not come: 15 s and 60 s after it was made, with what it takes.
+const WITHHELD_STALE: Duration = Duration::from_secs(9);
+const WITHHELD_ISOLATED: Duration = Duration::from_secs(54);
 
 /// When what is asked for next.
 #[derive(Debug, Default)]
@@ -59,6 +64,11 @@ pub(crate) struct Renewals {
     anchor_to: Option<ControllerId>,
     /// When haste was made last.
     hurried: Option<Instant>,
+    /// When missing strikes are asked for, and how often that was.
+    strikes_at: Option<Instant>,
+    strikes_tries: u32,
+    /// Since when a strike that was made in this run is missing.
+    withheld_since: Option<Instant>,
 }
 
 impl Renewals {
@@ -70,7 +80,22 @@ impl Renewals {
         let renew = self.renew_at.map(|at| (at, "a renewal"));
         let slice = self.slice_at.map(|at| (at, "a newer slice"));
         let anchor = self.anchor_at.map(|at| (at, "a controller's word on the time"));
-        renew.into_iter().chain(slice).chain(anchor).min()
+        let strikes = self.strikes_at.map(|at| (at, "strikes that are missing"));
+        renew.into_iter().chain(slice).chain(anchor).chain(strikes).min()
+    }
+
+    /// How fresh one can be who knows of strikes and does not get them.
+    pub(crate) fn withheld(&self, now: Instant) -> Freshness {
+        match self.withheld_since.map(|since| now.saturating_duration_since(since)) {
+            Some(missing) if missing >= WITHHELD_ISOLATED => Freshness::Isolated,
+            Some(missing) if missing >= WITHHELD_STALE => Freshness::Stale,
+            _ => Freshness::Fresh,
+        }
+    }
+
+    pub(crate) fn next_withheld(&self, now: Instant) -> Option<Instant> {
+        let since = self.withheld_since?;
+        [since + WITHHELD_STALE, since + WITHHELD_ISOLATED].into_iter().find(|at| *at > now)
     }
 }
 
@@ -94,22 +119,17 @@ impl<B: AgentSlice> Agent<B> {
         }
         if let Some(text) = slice {
             match self.believe_slice(&text) {
-                Some(slice) => self.slice = Some(slice),
-                None => self.stats.slices_refused += 1,
-            }
-        }
-        let mut set = RevocationSet::new();
-        for line in revocations.unwrap_or_default().lines() {
-            match self.believe_revocation(line) {
-                Some(entry) => {
-                    let _ = set.insert(&entry);
-                    self.revocation_texts.insert(trust::sha256(&[line.as_bytes()]), line.to_owned());
+                Some((slice, signer)) => self.hold_slice(slice, signer),
+                None => {
+                    self.stats.slices_refused += 1;
+                    self.slice = self.pop_list_of(&text);
+                    self.is_slice_void = self.slice.is_some();
                 }
-                None => self.stats.revocations_refused += 1,
             }
         }
-        self.revocations = Arc::new(set);
-        self.dialler.set_revocations(Arc::clone(&self.revocations));
+        let loaded = self.strikes.load(revocations.unwrap_or_default(), &self.bundle);
+        self.stats.revocations_refused += loaded.refused;
+        self.dialler.set_revocations(Arc::clone(self.strikes.set()));
         self.replace_places(now);
         self.schedule_renewal(now, Learned::FromDisk);
     }
@@ -120,15 +140,30 @@ impl<B: AgentSlice> Agent<B> {
             && grant.key == self.identity_key.verifying_key()
     }
 
-    fn believe_slice(&self, text: &str) -> Option<Slice<B>> {
-        let slice = Unverified::<Slice<B>>::parse(text).ok()?.verify_at_any_time(&self.bundle).ok()?;
-        let is_mine = slice.header.audience.is(self.identity().subject())
-            && slice.header.organization == self.identity().organization();
-        is_mine.then_some(slice)
+    fn believe_slice(&self, text: &str) -> Option<(Slice<B>, KeyId)> {
+        let slice = Unverified::<Slice<B>>::parse(text).ok()?;
+        let signer = slice.signer();
+        let slice = slice.verify_at_any_time(&self.bundle).ok()?;
+        self.is_my_slice(&slice).then_some((slice, signer))
     }
 
-    fn believe_revocation(&self, text: &str) -> Option<Revocation> {
-        Unverified::<Revocation>::parse(text).ok()?.verify_at_any_time(&self.bundle).ok()
+    fn is_my_slice(&self, slice: &Slice<B>) -> bool {
+        slice.header.audience.is(self.identity().subject())
+            && slice.header.organization == self.identity().organization()
+    }
+
+    /// A slice that was believed once and whose key has left the bundle since: the way to a PoP is taken from it, for
+    /// a PoP is believed in nothing anyway, and without one there is no way to a newer slice.
+    fn pop_list_of(&self, text: &str) -> Option<Slice<B>> {
+        let slice = Unverified::<Slice<B>>::parse(text).ok()?;
+        self.bundle.key(slice.signer(), KeyRole::Slice).is_none().then_some(())?;
+        slice.verified_before(self.bundle.installation()).ok().filter(|slice| self.is_my_slice(slice))
+    }
+
+    fn hold_slice(&mut self, slice: Slice<B>, signer: KeyId) {
+        self.slice = Some(slice);
+        self.slice_signer = Some(signer);
+        self.is_slice_void = false;
     }
 
     // ---- what PoPs push ------------------------------------------------------------------------
@@ -158,7 +193,9 @@ impl<B: AgentSlice> Agent<B> {
 
     fn take_beacon(&mut self, now: Instant, beacon: Beacon) {
         let newest = self.identity().organization().and_then(|organization| beacon.version_of(organization));
+        self.strikes.heard(beacon.controller, &beacon.heads);
         self.beacon = Some(beacon);
+        self.look_for_strikes(now);
         let known = self.held_version().max(self.asked_version);
         // After a failure its own back-off decides, not the beacons that go on coming.
         let may_hurry = self.renewals.slice_failures == 0 && self.renewals.slice_at.is_none_or(|at| at > now);
@@ -184,57 +221,102 @@ impl<B: AgentSlice> Agent<B> {
             self.stats.chains_refused += 1;
             return;
         }
+        // A root that has named its successor signs nothing here any more, nor after a restart: the chain that is
+        // written leads on from it.
+        self.root = self.bundle.root();
         self.chain_text.clone_from(&text);
         self.dialler.set_bundle(self.bundle.clone());
         self.persist(Persisted::Chain, text.into_bytes());
+        self.recheck_held(now);
+        self.event(AgentEvent::BundleChanged);
+    }
+
+    /// What is held, under another bundle than the one it was believed under. Keys that are rotated overlap for
+    /// longer than the longest lease; one that is taken away before takes along what it signed. Strikes stay.
+    fn recheck_held(&mut self, now: Instant) {
+        let grant = self.grant_text.as_deref().map(Unverified::<Grant>::parse);
+        let is_void = |grant: Unverified<Grant>| self.bundle.key(grant.signer(), KeyRole::Grant).is_none();
+        if grant.is_some_and(|grant| grant.is_ok_and(is_void)) {
+            self.grant = None;
+            self.grant_text = None;
+            self.renewals.renew_at = Some(now + self.jitter.up_to(SLICE_SPREAD));
+        }
+        if self.slice_signer.is_some_and(|signer| self.bundle.key(signer, KeyRole::Slice).is_none()) {
+            self.is_slice_void = true;
+            self.renewals.slice_at = Some(now + self.jitter.up_to(SLICE_SPREAD));
+        }
+        self.recheck_pops(now);
+    }
+
+    /// Ends sessions to PoPs that would not be let in now.
+    fn recheck_pops(&mut self, now: Instant) {
+        for id in self.standing_sessions() {
+            let Some(peer) = self.dialler.peer(id) else { continue };
+            let subject = peer.identity().subject();
+            if self.strikes.set().is_struck(RevokedSubject::of(subject), peer.generation()) {
+                if let Subject::Pop(pop) = subject {
+                    self.shun(now, pop);
+                }
+                self.dialler.close(now, id, CloseCode::Struck);
+            } else if Certificate::verify_at_any_time(peer.der(), &self.bundle).is_err() {
+                self.dialler.close(now, id, CloseCode::NotTrusted);
+            }
+        }
     }
 
     pub(crate) fn learn_revocations(&mut self, now: Instant, documents: &[Document]) {
-        let mut set = RevocationSet::clone(&self.revocations);
-        let mut is_more = false;
-        for document in documents {
-            let text = std::str::from_utf8(document.as_slice()).unwrap_or_default();
-            let Some(entry) = self.believe_revocation(text) else {
-                self.stats.revocations_refused += 1;
-                continue;
-            };
-            // By its own text: a controller that was restored from an old journal uses numbers again.
-            let key = trust::sha256(&[text.as_bytes()]);
-            if self.revocation_texts.contains_key(&key) {
-                continue;
-            }
-            let _ = set.insert(&entry);
-            self.revocation_texts.insert(key, text.to_owned());
-            is_more = true;
-        }
-        if !is_more {
+        let wall = self.clock.wall(now);
+        let learned = self.strikes.learn(documents, &self.bundle, wall);
+        self.stats.revocations_refused += learned.refused;
+        if learned.taken == 0 {
             return;
         }
-        if self.revocation_texts.len() > MAX_REVOCATIONS {
-            self.forget_revocations(now, &mut set);
-        }
         // In force first, then written, then told.
-        self.revocations = Arc::new(set);
-        self.dialler.set_revocations(Arc::clone(&self.revocations));
-        let mut lines = String::new();
-        for text in self.revocation_texts.values() {
-            lines.push_str(text);
-            lines.push('\n');
-        }
-        self.persist(Persisted::Revocations, lines.into_bytes());
+        self.dialler.set_revocations(Arc::clone(self.strikes.set()));
+        self.persist(Persisted::Revocations, self.strikes.text());
         self.event(AgentEvent::RevocationsChanged);
+        self.recheck_pops(now);
+        // It was of use to ask: what is still missing is asked for soon.
+        self.renewals.strikes_tries = 0;
+        self.renewals.strikes_at = None;
+        self.look_for_strikes(now);
     }
 
-    /// Drops what has served its time. What has not is kept, however much it is: controllers bound it.
-    fn forget_revocations(&mut self, now: Instant, set: &mut RevocationSet) {
-        let wall = self.clock.wall(now);
-        let bundle = &self.bundle;
-        self.revocation_texts.retain(|_, text| {
-            Unverified::<Revocation>::parse(text)
-                .and_then(|entry| entry.verify_at_any_time(bundle))
-                .is_ok_and(|entry| entry.keep_until > wall)
-        });
-        set.forget_before(wall);
+    /// Holds the heads that beacons name against what is held. Connectors only: they enforce, and clients are told none.
+    fn look_for_strikes(&mut self, now: Instant) {
+        if B::ROLE != trust::Role::Connector {
+            return;
+        }
+        let holes = self.strikes.holes();
+        let is_withheld = holes.iter().any(|hole| hole.is_new);
+        self.renewals.withheld_since = is_withheld.then(|| self.renewals.withheld_since.unwrap_or(now));
+        if holes.is_empty() {
+            self.renewals.strikes_at = None;
+            self.renewals.strikes_tries = 0;
+        } else if self.renewals.strikes_at.is_none() {
+            // A strike goes to all connectors in the same moment as the beacon: it may be on its way.
+            self.renewals.strikes_at = Some(now + self.jitter.up_to(STRIKES_SPREAD));
+        }
+    }
+
+    fn ask_for_strikes(&mut self, now: Instant) {
+        let holes = self.strikes.holes();
+        let sessions = self.standing_sessions();
+        let tries = self.renewals.strikes_tries;
+        self.renewals.strikes_tries = tries.saturating_add(1);
+        // Each PoP in its turn, and each hole: one PoP may lack what another holds.
+        let turn = usize::try_from(tries).unwrap_or(0);
+        let session = sessions.get(turn % sessions.len().max(1)).copied();
+        let hole = holes.get(turn / sessions.len().max(1) % holes.len().max(1));
+        if let (Some(session), Some(hole)) = (session, hole) {
+            self.stats.revocations_asked += 1;
+            self.tell(now, session, hole.asked);
+        }
+        // What is older than this run may have served its time, and then nobody has it any more.
+        let longest =
+            if holes.iter().any(|hole| hole.is_new) { STRIKES_LONGEST } else { STRIKES_LONGEST * 10 };
+        let pause = self.jitter.backoff(STRIKES_PAUSE, tries, longest);
+        self.renewals.strikes_at = (!holes.is_empty()).then(|| now + STRIKES_PAUSE + pause);
     }
 
     // ---- what controllers answer ---------------------------------------------------------------
@@ -291,17 +373,20 @@ impl<B: AgentSlice> Agent<B> {
         self.renewals.slice_failures = 0;
         if let Some(text) = &reply.slice {
             let text = std::str::from_utf8(text.as_slice()).unwrap_or_default();
-            let held = self.slice.as_ref().map(|slice| (slice.header.version, slice.header.iat));
+            // Of one that counts no more, nothing is a reason to refuse another.
+            let held = self.slice().map(|slice| (slice.header.version, slice.header.iat));
             match self.believe_slice(text) {
-                Some(slice) if held.is_none_or(|held| (slice.header.version, slice.header.iat) > held) => {
-                    self.slice = Some(slice);
+                Some((slice, signer))
+                    if held.is_none_or(|held| (slice.header.version, slice.header.iat) > held) =>
+                {
+                    self.hold_slice(slice, signer);
                     self.persist(Persisted::Slice, text.as_bytes().to_vec());
                     self.replace_places(now);
                     self.event(AgentEvent::SliceChanged);
                     self.maintain(now);
                 }
                 // The one that is held, word for word, is no fault.
-                Some(slice) if held == Some((slice.header.version, slice.header.iat)) => {}
+                Some((slice, _)) if held == Some((slice.header.version, slice.header.iat)) => {}
                 _ => {
                     self.stats.slices_refused += 1;
                     return self.slice_failed(now, Duration::ZERO);
@@ -324,7 +409,7 @@ impl<B: AgentSlice> Agent<B> {
     // ---- when ----------------------------------------------------------------------------------
 
     fn held_version(&self) -> SliceVersion {
-        self.slice.as_ref().map(|slice| slice.header.version).unwrap_or_default()
+        self.slice().map(|slice| slice.header.version).unwrap_or_default()
     }
 
     /// Asks for a new grant and certificate now, whenever they are due.
@@ -473,6 +558,9 @@ impl<B: AgentSlice> Agent<B> {
                 self.ask_slice(now);
             }
         }
+        if self.renewals.strikes_at.is_some_and(|at| at <= now) {
+            self.ask_for_strikes(now);
+        }
         if self.renewals.anchor_at.is_some_and(|at| at <= now) {
             self.renewals.anchor_at = Some(now + ANCHOR_RETRY);
             if can_ask && !self.is_asking(Purpose::Anchor) {
@@ -489,8 +577,7 @@ impl<B: AgentSlice> Agent<B> {
         let told = self.beacon.as_ref().zip(organization).and_then(|(beacon, id)| beacon.version_of(id));
         self.asked_version = self.asked_version.max(told.unwrap_or(held)).max(held);
         let is_old = self
-            .slice
-            .as_ref()
+            .slice()
             .is_none_or(|slice| self.clock.wall(now).since(slice.header.iat) >= SLICE_REFRESH / 2);
         // "None held" makes the controller sign the same version again.
         let SliceVersion { incarnation, version } = if is_old { SliceVersion::default() } else { held };

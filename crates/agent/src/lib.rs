@@ -47,6 +47,7 @@ mod order;
 mod output;
 mod relay_link;
 mod stored;
+mod strikes;
 
 pub use crate::core::{Agent, ClientAgent, ConnectorAgent};
 pub use clock::Freshness;

@@ -27,6 +27,8 @@ const BACKOFF_CAP: Duration = Duration::from_secs(60);
 /// A session that lasted this long clears the failures before it.
 const PROVEN_AFTER: Duration = Duration::from_secs(30);
 /// Whatever a PoP asks for: one keepalive in this range.
+/// How often it is asked whether a struck PoP has been enrolled again.
+const SHUNNED: Duration = Duration::from_secs(600);
 const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(60);
 /// A PoP cannot keep agents away for longer than this.
@@ -85,6 +87,8 @@ pub(crate) struct Place {
     udp_pause: Duration,
     failures: u32,
     not_before: Instant,
+    /// A PoP of which some generation is struck is not dialled before: it may have been enrolled again since.
+    shunned: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,6 +322,7 @@ impl<B: AgentSlice> Agent<B> {
                 udp_pause: UDP_AGAIN,
                 failures: 0,
                 not_before: now,
+                shunned: None,
             });
             if place.name != name {
                 place.name = name;
@@ -369,9 +374,31 @@ impl<B: AgentSlice> Agent<B> {
                     // While everyone is held back after a loss, the first choice keeps its place.
                     return if failures == 0 { Prospect::Good } else { Prospect::Poor };
                 }
+                if self.is_shunned(now, pop) {
+                    return Prospect::Poor;
+                }
                 self.start(now, pop);
                 if failures == 0 { Prospect::Good } else { Prospect::Poor }
             }
+        }
+    }
+
+    /// Whether a PoP is not to be dialled because it was struck. Which generation it has shows only in a handshake, so
+    /// once in a while there is one.
+    fn is_shunned(&mut self, now: Instant, pop: PopId) -> bool {
+        let is_struck = self.strikes.set().struck_generation(trust::RevokedSubject::Pop(pop)).is_some();
+        let Some(place) = self.places.get_mut(&pop).filter(|_| is_struck) else { return false };
+        if place.shunned.is_some_and(|until| now < until) {
+            return true;
+        }
+        place.shunned = Some(now + SHUNNED);
+        false
+    }
+
+    /// Its session ended because it was struck: the generation is known.
+    pub(crate) fn shun(&mut self, now: Instant, pop: PopId) {
+        if let Some(place) = self.places.get_mut(&pop) {
+            place.shunned = Some(now + SHUNNED);
         }
     }
 
@@ -546,6 +573,7 @@ impl<B: AgentSlice> Agent<B> {
         let others = self.others(pop, id);
         let Some(place) = self.places.get_mut(&pop) else { return };
         place.phase = PlacePhase::Linked(id);
+        place.shunned = None;
         place.plan.clear();
         place.udp_again = (transport == Transport::Tcp).then_some(now + place.udp_pause);
         if transport == Transport::Udp {

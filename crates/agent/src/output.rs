@@ -161,6 +161,8 @@ pub enum AgentEvent {
     SliceChanged,
     /// More is struck than before.
     RevocationsChanged,
+    /// The trust bundle is another one: what a key signed that has left it counts no more.
+    BundleChanged,
     /// A controller signed the time: what is taken for it may have changed.
     TimeAnchored,
     /// The control plane became fresh, stale or isolated.
@@ -221,6 +223,8 @@ pub struct AgentStats {
     pub chains_refused: u64,
     /// Revocation entries that did not verify.
     pub revocations_refused: u64,
+    /// Questions for entries that a beacon spoke of and that had not come.
+    pub revocations_asked: u64,
     /// Messages of a newer version, skipped.
     pub unknown_messages: u64,
     /// Messages that did not parse or came out of turn; each ended a session.

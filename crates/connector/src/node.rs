@@ -547,9 +547,10 @@ impl Node {
                     self.shipper.failed(now);
                 }
             }
-            AgentEvent::SliceChanged | AgentEvent::RevocationsChanged | AgentEvent::TimeAnchored => {
-                self.recheck(now);
-            }
+            AgentEvent::SliceChanged
+            | AgentEvent::RevocationsChanged
+            | AgentEvent::BundleChanged
+            | AgentEvent::TimeAnchored => self.recheck(now),
             AgentEvent::FreshnessChanged(freshness) => {
                 self.isolated_since = match (freshness, self.isolated_since) {
                     (Freshness::Fresh | Freshness::Stale, _) => None,

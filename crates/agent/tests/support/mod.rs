@@ -304,12 +304,25 @@ impl<B: AgentSlice> World<B> {
         })
     }
 
+    /// A controller strikes: the next link of its chain, which its beacons name from now on.
+    pub fn strike(&mut self, subject: RevokedSubject) -> Document {
+        let head = self.heads.get(&CONTROLLER).copied().unwrap_or(trust::Head { seq: 0, hash: [0; 32] });
+        let text = self.strike_link(subject, head.seq + 1, head.hash);
+        let hash = trust::sha256(&[text.as_bytes()]);
+        self.heads.insert(CONTROLLER, trust::Head { seq: head.seq + 1, hash });
+        document(&text)
+    }
+
     pub fn strike_text(&self, subject: RevokedSubject, seq: u64) -> String {
+        self.strike_link(subject, seq, [0; 32])
+    }
+
+    fn strike_link(&self, subject: RevokedSubject, seq: u64, previous: [u8; 32]) -> String {
         self.installation.sign(&Revocation {
             installation: self.installation.id,
             signer: CONTROLLER,
             seq,
-            previous: [0; 32],
+            previous,
             at: self.wall(),
             subject,
             generation: 1,

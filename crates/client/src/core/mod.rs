@@ -89,16 +89,19 @@ pub struct ClientCore {
     outputs: VecDeque<Output>,
 }
 
+/// What a client may reach who has no slice.
+fn no_slice() -> ClientSlice {
+    ClientSlice { organization_name: String::new(), resources: vec![], sites: vec![], pops: vec![] }
+}
+
 impl ClientCore {
     /// A core with a WireGuard key of this run.
     #[must_use]
     pub fn new(identity: SigningKey, key: &WireGuardPrivateKey, seed: u64, now: Instant) -> Self {
-        let empty =
-            ClientSlice { organization_name: String::new(), resources: vec![], sites: vec![], pops: vec![] };
         Self {
             identity,
             grant: None,
-            slice: Arc::new(empty),
+            slice: Arc::new(no_slice()),
             public_key: key.public_key(),
             tunnels: Tunnels::new(key, seed, now),
             flows: Flows::new(FlowLimits::DEFAULT, seed.wrapping_add(1), now),
@@ -121,6 +124,11 @@ impl ClientCore {
     /// The grant to show to connectors from now on.
     pub fn set_grant(&mut self, text: &str) {
         self.grant = Some(text.as_bytes().to_vec());
+    }
+
+    /// No grant is shown to connectors any more.
+    pub fn clear_grant(&mut self) {
+        self.grant = None;
     }
 
     /// The slice that counts from now on. Tunnels to connectors that are not in it end.

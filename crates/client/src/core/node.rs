@@ -549,6 +549,17 @@ impl ClientNode {
                 self.take_slice(now);
                 self.tell(NodeEvent::Changed);
             }
+            AgentEvent::BundleChanged => {
+                // A key was taken away: what it signed leads nowhere any more until there is something newer.
+                if self.agent.grant().is_none() {
+                    self.core.clear_grant();
+                }
+                if self.agent.slice().is_none() {
+                    self.slice_version = None;
+                    self.core.set_slice(now, Arc::new(super::no_slice()));
+                }
+                self.tell(NodeEvent::Changed);
+            }
             AgentEvent::RevocationsChanged | AgentEvent::TimeAnchored | AgentEvent::FreshnessChanged(_) => {
                 self.tell(NodeEvent::Changed);
             }

@@ -65,6 +65,40 @@ impl Installation {
         self.chain.with_bundle(&self.rotation, &statement).expect("a bundle")
     }
 
+    /// Another key takes the place of a role's: the next chain, and what this installation signs from now on.
+    pub fn replace_key(&mut self, role: KeyRole, serial: u64) -> TrustChain {
+        let seed = [u8::try_from(serial).expect("small"); 32];
+        self.keys.insert(role, SigningKey::from_seed(&seed));
+        self.chain = self.chain_with_serial(serial);
+        self.bundle = self.chain.verify(&self.root_hash(), WALL).expect("own chain");
+        self.chain.clone()
+    }
+
+    /// The chain that the root's successor begins.
+    pub fn succeeded(&self) -> TrustChain {
+        let next = SigningKey::from_seed(&[222; 32]);
+        let statement = self.rotation_statement(&next, 2);
+        self.chain.with_successor(&self.root, &next, &statement, WALL).expect("a chain")
+    }
+
+    /// What the root could still sign by itself.
+    pub fn later_chain_of_the_root(&self) -> TrustChain {
+        let keys = statement(self.id, 99, &self.keys, &self.seal);
+        TrustChain::sign(&self.root, &self.rotation, &self.rotation_statement(&self.root, 99), &keys)
+            .expect("a chain")
+    }
+
+    fn rotation_statement(&self, root: &SigningKey, epoch: u64) -> RotationStatement {
+        RotationStatement {
+            installation: self.id,
+            root: root.verifying_key(),
+            rotation: self.rotation.verifying_key(),
+            epoch,
+            nbf: WALL.minus(DAY * 20),
+            exp: WALL.plus(DAY * 300),
+        }
+    }
+
     pub fn device(&self, byte: u8) -> Identity {
         Identity::device(self.id, ORGANIZATION, DeviceId::from_bytes([byte; 16]))
     }
