@@ -426,3 +426,94 @@ async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_i
     let (own, installation) = strikes(AuditOf::OrganizationAndInstallation(other.id)).await;
     assert!(installation && own.contains(&"dev-c".to_owned()) && !own.contains(&"dev-a".to_owned()));
 }
+
+/// A fixture with rows in every table that the builder reads.
+async fn furnished() -> Fixture {
+    let f = fixture().await;
+    let mut change = f.change().await;
+    change.insert_site(&site(1, "hamburg")).await.unwrap();
+    change.insert_resource(&resource(1, SiteId::from_bytes([1; 16]))).await.unwrap();
+    change.insert_group(&group(1)).await.unwrap();
+    for number in 1..=40 {
+        change.insert_user(&user(number)).await.unwrap();
+        let member = Member::User(UserId::from_bytes([number; 16]));
+        change.add_member(GroupId::from_bytes([1; 16]), member, 0).await.unwrap();
+        change.insert_enrolment_key(&device_key(number, member, 2)).await.unwrap();
+        let device = Device {
+            id: DeviceId::from_bytes([number; 16]),
+            owner: member,
+            name: "laptop".into(),
+            identity_key: [number; 32],
+            generation: 1,
+            enrolled_by: EnrolmentKeyId::from_bytes([1; 16]),
+            created_ms: NOW,
+        };
+        change.insert_device(&device).await.unwrap();
+    }
+    let policy = Policy {
+        id: PolicyId::from_bytes([1; 16]),
+        name: "p".into(),
+        groups: vec![GroupId::from_bytes([1; 16])],
+        resources: vec![ResourceId::from_bytes([1; 16])],
+        created_ms: NOW,
+    };
+    change.insert_policy(&policy).await.unwrap();
+    change.commit("create", "everything", "{}").await.unwrap();
+    f
+}
+
+#[tokio::test]
+async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_answer() {
+    let f = furnished().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(f.directory.path().join("t.db"));
+    let options = options.pragma("legacy_alter_table", "ON").foreign_keys(false);
+    let mut raw: sqlx::SqliteConnection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let whole = f.store.load().await.unwrap().unwrap();
+    let tables = [
+        "installation", "pops", "enrolment_keys", "administrators", "one_time_links", "organizations", "sites",
+        "connectors", "resources", "user_groups", "users", "service_accounts", "memberships", "devices",
+        "policies", "policy_groups", "policy_resources", "tokens",
+    ];
+    for table in tables {
+        for (from, to) in [(table, "away"), ("away", table)] {
+            let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut raw).await.unwrap();
+            let loaded = f.store.load().await;
+            assert_eq!(loaded.is_err(), to == "away", "{table}: {loaded:?}");
+        }
+        assert_eq!(f.store.load().await.unwrap().unwrap(), whole, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_database_that_rots_is_an_error_or_changes_nothing() {
+    let f = furnished().await;
+    let whole = f.store.load().await.unwrap().unwrap();
+    f.store.close().await;
+    let file = std::fs::read(f.directory.path().join("t.db")).unwrap();
+    assert!(!f.directory.path().join("t.db-wal").exists(), "everything is in the file");
+    let page = usize::from(u16::from_be_bytes([file[16], file[17]]));
+    let (mut refused, mut unharmed) = (0, 0);
+    for number in 0..file.len() / page {
+        for rot in [0x00, 0xFF] {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("t.db");
+            let mut bytes = file.clone();
+            bytes[number * page..(number + 1) * page].fill(rot);
+            std::fs::write(&path, bytes).unwrap();
+            let loaded = match Store::open(&path, Opening::MustExist).await {
+                Ok(store) => store.load().await,
+                Err(error) => Err(error),
+            };
+            match loaded {
+                Ok(Some(dataset)) => {
+                    assert_eq!(dataset, whole, "page {number} full of {rot:#x}");
+                    unharmed += 1;
+                }
+                Ok(None) => panic!("page {number} full of {rot:#x}: an empty answer"),
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 20 && unharmed > 0, "{refused} refused, {unharmed} unharmed");
+}
