@@ -22,6 +22,9 @@ use trust::{Certificate, RevocationSet, SigningKey, TrustBundle, UnixMs};
 
 /// A source that has proven its address has this long for the rest of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A handshake that is not done after this may be given up for a new one when there is no room: it needs one round trip,
+/// and whoever is farther away comes again when there is room.
+const MAY_BE_GIVEN_UP_AFTER: Duration = Duration::from_millis(300);
 /// How long a Retry may be answered: a round trip of a second each way, lost three times with QUIC's
 /// back-off (1 + 2 + 4 s).
 const TOKEN_LIFETIME: Duration = Duration::from_secs(10);
@@ -41,9 +44,10 @@ pub struct AcceptorLimits {
 }
 
 impl Default for AcceptorLimits {
-    /// 30 kB a session and 1.5 kB of handshake messages each: below 700 MB at the worst.
+    /// 30 kB a session and 1.5 kB of handshake messages each: below 1 GB at the worst. Handshakes: what a core does in
+    /// a second, and as many again that wait for their peer.
     fn default() -> Self {
-        Self { sessions: 20_000, handshakes: 2_000 }
+        Self { sessions: 30_000, handshakes: 5_000 }
     }
 }
 
@@ -58,6 +62,8 @@ pub struct AcceptorStats {
     pub accepted: u64,
     /// Proven sources turned away because a limit was reached.
     pub full: u64,
+    /// Handshakes given up for newer ones.
+    pub given_up: u64,
     /// First packets of proven sources that QUIC refused.
     pub broken: u64,
 }
@@ -187,6 +193,12 @@ impl Acceptor {
         self.engine.endpoint_ref().open_connections()
     }
 
+    /// Whether a handshake with this source is under way: its packets complete what was begun.
+    #[must_use]
+    pub fn is_handshaking(&self, remote: SocketAddr) -> bool {
+        self.engine.is_handshaking(remote)
+    }
+
     /// Bytes held for sources that are not accepted yet; always 0 between calls.
     #[must_use]
     pub fn incoming_buffer_bytes(&self) -> u64 {
@@ -227,9 +239,16 @@ impl Acceptor {
             });
             return;
         }
-        if self.engine.sessions() >= self.limits.sessions
-            || self.engine.handshakes() >= self.limits.handshakes
-        {
+        // A full table turns itself around as the queues in front of it do: who began long ago and is not done makes
+        // room for who is here now.
+        let is_full = self.engine.handshakes() >= self.limits.handshakes;
+        let has_room = !is_full
+            || now.checked_sub(MAY_BE_GIVEN_UP_AFTER).is_some_and(|before| {
+                let given_up = self.engine.give_up_oldest(now, before);
+                self.stats.given_up += u64::from(given_up);
+                given_up
+            });
+        if self.engine.sessions() >= self.limits.sessions || !has_room {
             self.stats.full += 1;
             self.engine.reply(|endpoint, buffer| (Some(endpoint.refuse(incoming, buffer)), ()));
             return;
@@ -242,7 +261,7 @@ impl Acceptor {
         match accepted {
             Some((handle, connection)) => {
                 self.stats.accepted += 1;
-                self.engine.add(handle, connection, Expected::Callers, now + HANDSHAKE_TIMEOUT);
+                self.engine.add(handle, connection, Expected::Callers, now, now + HANDSHAKE_TIMEOUT);
             }
             None => self.stats.broken += 1,
         }

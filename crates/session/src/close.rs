@@ -76,6 +76,8 @@ codes! {
     Silent = 12, "silent", "nothing answered in time";
     /// A table is full.
     Full = 13, "full", "a table is full";
+    /// The same subject begins sessions all the time.
+    TooOften = 14, "too_often", "this agent begins sessions too often; it waits before it comes again";
 }
 
 impl CloseCode {

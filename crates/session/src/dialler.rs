@@ -86,7 +86,7 @@ impl Dialler {
                 ConnectError::InvalidRemoteAddress(address) => DialError::Address(address),
                 _ => DialError::Identity,
             })?;
-        Ok(self.engine.add(handle, connection, expected, now + DIAL_TIMEOUT))
+        Ok(self.engine.add(handle, connection, expected, now, now + DIAL_TIMEOUT))
     }
 
     /// Queues a frame.

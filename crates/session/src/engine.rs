@@ -71,6 +71,10 @@ pub(crate) struct Engine {
     out: VecDeque<Output>,
     next_id: u64,
     handshakes: usize,
+    /// Handshakes in the order they began; those that are over are passed over.
+    begun: VecDeque<(Instant, SessionId)>,
+    /// With whom handshakes are under way.
+    handshaking: BTreeMap<SocketAddr, usize>,
     scratch: Vec<u8>,
 }
 
@@ -87,6 +91,8 @@ impl Engine {
             out: VecDeque::new(),
             next_id: 1,
             handshakes: 0,
+            begun: VecDeque::new(),
+            handshaking: BTreeMap::new(),
             scratch: Vec::new(),
         }
     }
@@ -106,6 +112,37 @@ impl Engine {
 
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes
+    }
+
+    pub(crate) fn is_handshaking(&self, remote: SocketAddr) -> bool {
+        self.handshaking.contains_key(&remote)
+    }
+
+    /// Gives up the handshake that began first, if that was before `before`; says whether it did.
+    pub(crate) fn give_up_oldest(&mut self, now: Instant, before: Instant) -> bool {
+        while let Some(&(at, id)) = self.begun.front() {
+            let is_handshaking = |session: &Session| matches!(session.phase, Phase::Handshaking { .. });
+            if self.sessions.get(&id).is_some_and(is_handshaking) {
+                if at > before {
+                    return false;
+                }
+                self.begun.pop_front();
+                self.close(now, id, CloseCode::Full);
+                return true;
+            }
+            self.begun.pop_front();
+        }
+        false
+    }
+
+    fn handshake_over(&mut self, remote: SocketAddr) {
+        self.handshakes = self.handshakes.saturating_sub(1);
+        if let Some(count) = self.handshaking.get_mut(&remote) {
+            *count -= 1;
+            if *count == 0 {
+                self.handshaking.remove(&remote);
+            }
+        }
     }
 
     pub(crate) fn up(&self) -> impl Iterator<Item = (SessionId, &Certificate)> {
@@ -131,6 +168,7 @@ impl Engine {
         handle: ConnectionHandle,
         connection: Connection,
         expected: Expected,
+        now: Instant,
         until: Instant,
     ) -> SessionId {
         let id = SessionId(self.next_id);
@@ -138,6 +176,18 @@ impl Engine {
         let remote = connection.remote_address();
         self.by_handle.insert(handle.0, id);
         self.handshakes += 1;
+        *self.handshaking.entry(remote).or_default() += 1;
+        if self.side == Side::Acceptor {
+            while self.begun.front().is_some_and(|(_, id)| {
+                !self
+                    .sessions
+                    .get(id)
+                    .is_some_and(|session| matches!(session.phase, Phase::Handshaking { .. }))
+            }) {
+                self.begun.pop_front();
+            }
+            self.begun.push_back((now, id));
+        }
         self.sessions.insert(
             id,
             Session {
@@ -283,11 +333,12 @@ impl Engine {
     /// Tells the owner once that a session ended.
     fn over(&mut self, id: SessionId, reason: LostReason) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        let mut ended = None;
         let tell = match (&session.phase, self.side) {
             (Phase::Up { .. }, _) => true,
             (Phase::Handshaking { .. }, side) => {
-                self.handshakes = self.handshakes.saturating_sub(1);
                 // The acceptor's owner never heard of a handshake that failed.
+                ended = Some(session.remote);
                 side == Side::Dialler
             }
             (Phase::Over, _) => return,
@@ -296,6 +347,9 @@ impl Engine {
         session.queue = VecDeque::new();
         session.queued = 0;
         session.reader = FrameReader::new(0);
+        if let Some(remote) = ended {
+            self.handshake_over(remote);
+        }
         if tell {
             self.out.push_back(Output::Event(Event::Lost { id, reason }));
         }
@@ -379,9 +433,9 @@ impl Engine {
             }
         }
         let remote = session.connection.remote_address();
-        session.remote = remote;
+        let began = std::mem::replace(&mut session.remote, remote);
         session.phase = Phase::Up { peer: peer.clone() };
-        self.handshakes = self.handshakes.saturating_sub(1);
+        self.handshake_over(began);
         self.out.push_back(Output::Event(Event::Connected { id, peer, remote }));
     }
 

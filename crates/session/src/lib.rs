@@ -51,5 +51,5 @@ pub use close::{CloseCode, LostReason};
 pub use dialler::{DIAL_TIMEOUT, Dialler};
 pub use output::{DialError, Event, Output, SendError, SessionId};
 pub use tls::{IdentityError, LocalIdentity};
-pub use transport::IDLE_TIMEOUT;
+pub use transport::{IDLE_TIMEOUT, QUIC_V1};
 pub use vetting::PeerRefused;

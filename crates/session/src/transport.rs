@@ -23,7 +23,7 @@ const SEND_WINDOW: u64 = 64 * 1024;
 const MTU: u16 = 1200;
 
 /// RFC 9000.
-pub(crate) const QUIC_V1: u32 = 1;
+pub const QUIC_V1: u32 = 1;
 
 /// Which end of a session.
 #[derive(Clone, Copy)]

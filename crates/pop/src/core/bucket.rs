@@ -42,6 +42,11 @@ impl Bucket {
             None => Err(Empty { missing_nano: cost - self.nano_units }),
         }
     }
+
+    /// Whether nothing was taken for so long that it is as it was at the beginning.
+    pub(crate) fn is_full(&mut self, allowance: Allowance, now: Instant) -> bool {
+        self.take(allowance, now, 0).is_ok() && self.nano_units >= u128::from(allowance.burst) * NANO
+    }
 }
 
 /// The bucket does not hold enough.

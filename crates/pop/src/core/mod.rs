@@ -1,5 +1,6 @@
 //! The sans-IO cores: everything a PoP decides, with time and randomness injected.
 
+pub mod admission;
 mod bucket;
 mod random;
 pub mod relay;

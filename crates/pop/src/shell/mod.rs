@@ -21,6 +21,7 @@ pub use streams::StreamSnapshot;
 
 use crate::core::{
     Seed,
+    admission::Intake,
     relay::{MAX_CHANNELS, Relay, RelayLimits},
     sessions::{MaterialError, Sessions},
 };
@@ -127,6 +128,7 @@ pub struct Pop {
     acceptor: tokio_rustls::TlsAcceptor,
     status: status::StatusSocket,
     sessions: Sessions,
+    intake: Intake,
     relay: Relay,
     disk: disk::Disk,
     started: Instant,
@@ -151,6 +153,7 @@ impl Pop {
         let channels = options.relay.channels.min(MAX_CHANNELS);
         let acceptor = streams::acceptor(&material.certificate, &material.key).map_err(PopError::Tls)?;
         let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
+        let intake = Intake::new(&seed, now);
         let relay = Relay::new(options.relay, now, &seed);
         let ports = net::bind_pair(options.listen)?;
         let udp_port = ports.session.local_addr().port();
@@ -165,7 +168,7 @@ impl Pop {
             })
             .transpose()?;
         let status = status::StatusSocket::bind(&options.state_dir)?;
-        Ok(Self { ports, front, acceptor, status, sessions, relay, disk, started: now })
+        Ok(Self { ports, front, acceptor, status, sessions, intake, relay, disk, started: now })
     }
 
     /// The UDP address.
@@ -185,7 +188,7 @@ impl Pop {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
-        let Self { ports, front, acceptor, status, sessions, relay, disk, started } = self;
+        let Self { ports, front, acceptor, status, sessions, intake, relay, disk, started } = self;
         let streams = streams::Streams::default();
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         // Each channel ends once and is counted by the session core until it has heard of it: never
@@ -217,6 +220,7 @@ impl Pop {
         let status_task = tokio::spawn(status.serve(question_sender));
         let result = session_loop::SessionLoop {
             sessions,
+            intake,
             port: ports.session,
             commands: command_sender,
             ended,

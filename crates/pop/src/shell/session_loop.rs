@@ -5,8 +5,9 @@ use super::{
     streams::Streams, wall,
 };
 use crate::core::{
+    admission::{Class, Intake},
     relay::ChannelEnded,
-    sessions::{Sessions, SessionsOutput, WriteId, Written},
+    sessions::{Sessions, SessionsOutput, Took, WriteId, Written},
     stun,
 };
 use net::{RecvBatch, SendBatch, UdpPort};
@@ -25,6 +26,8 @@ use wire::{DatagramKind, classify};
 
 /// Datagrams gathered before they are handed to the kernel.
 const SEND_BATCH: usize = 64;
+/// Datagrams that have their turn before the socket is looked at again: 3 ms of handshakes at the worst.
+const TURNS: usize = 32;
 /// How often the session core hears what the wall clock says.
 const WALL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,7 @@ pub struct ShellCounters {
 
 pub(super) struct SessionLoop {
     pub(super) sessions: Sessions,
+    pub(super) intake: Intake,
     pub(super) port: UdpPort,
     pub(super) commands: mpsc::Sender<ToRelay>,
     pub(super) ended: mpsc::Receiver<ChannelEnded>,
@@ -67,6 +71,8 @@ enum Woken {
     Asked(oneshot::Sender<PopStatus>),
     Wall,
     Due,
+    /// Something waits for its turn.
+    Turn,
 }
 
 impl SessionLoop {
@@ -88,6 +94,7 @@ impl SessionLoop {
                 Some(asker) = self.questions.recv() => Woken::Asked(asker),
                 _ = wall_tick.tick() => Woken::Wall,
                 () = tokio::time::sleep_until(due.into()) => Woken::Due,
+                () = std::future::ready(()), if !self.intake.is_empty() => Woken::Turn,
             };
             match woken {
                 Woken::Shutdown => {
@@ -103,12 +110,15 @@ impl SessionLoop {
                             counters.foreign += 1;
                             continue;
                         }
-                        self.datagram(datagram.from, datagram.payload, &mut out, &mut counters);
+                        self.take_in(datagram.from, datagram.payload, &mut counters);
                     }
+                    self.turns(&mut out, &mut counters);
                 }
                 Woken::Handed(Foreign { source, bytes }) => {
-                    self.datagram(source, &bytes, &mut out, &mut counters);
+                    self.take_in(source, &bytes, &mut counters);
+                    self.turns(&mut out, &mut counters);
                 }
+                Woken::Turn => self.turns(&mut out, &mut counters),
                 Woken::Ended(ended) => self.sessions.handle_channel_ended(now(), ended),
                 Woken::Written(id, written) => self.sessions.handle_written(now(), id, written),
                 Woken::Asked(asker) => self.answer(asker, &counters).await,
@@ -119,28 +129,42 @@ impl SessionLoop {
         }
     }
 
-    fn datagram(
-        &mut self,
-        source: SocketAddr,
-        bytes: &[u8],
-        out: &mut SendBatch,
-        counters: &mut ShellCounters,
-    ) {
+    /// Puts a datagram where it belongs: with its class, with the relay, or nowhere.
+    fn take_in(&mut self, source: SocketAddr, bytes: &[u8], counters: &mut ShellCounters) {
+        let at = now();
         match classify(bytes) {
-            DatagramKind::Quic => self.sessions.handle_input(now(), source, bytes),
-            DatagramKind::Stun => match stun::answer(bytes, source) {
-                Ok(response) => {
-                    counters.stun_answered += 1;
-                    out.push(source, &response);
-                }
-                Err(refusal) => *counters.stun_refused.entry(refusal.label()).or_default() += 1,
-            },
+            DatagramKind::Quic => {
+                let sessions = &self.sessions;
+                let class = self.intake.classify(at, source, bytes, || sessions.is_handshaking(source));
+                self.intake.offer(at, class, source, bytes);
+            }
+            DatagramKind::Stun => self.intake.offer(at, Class::Question, source, bytes),
             DatagramKind::Relay => {
                 if self.to_relay.try_send(Foreign { source, bytes: bytes.to_vec() }).is_err() {
                     counters.handover_full += 1;
                 }
             }
             DatagramKind::WireGuard | DatagramKind::Foreign => counters.foreign += 1,
+        }
+    }
+
+    /// Lets those whose turn it is have it.
+    fn turns(&mut self, out: &mut SendBatch, counters: &mut ShellCounters) {
+        for _ in 0..TURNS {
+            let Some((class, source, bytes)) = self.intake.take(now()) else { return };
+            if class != Class::Question {
+                if self.sessions.handle_input(now(), source, &bytes) == Took::Handshake {
+                    self.intake.charge(now(), source);
+                }
+                continue;
+            }
+            match stun::answer(&bytes, source) {
+                Ok(response) => {
+                    counters.stun_answered += 1;
+                    out.push(source, &response);
+                }
+                Err(refusal) => *counters.stun_refused.entry(refusal.label()).or_default() += 1,
+            }
         }
     }
 
@@ -192,6 +216,7 @@ impl SessionLoop {
         }
         let (sessions, shell, front) = (self.sessions.status(), counters.clone(), self.front.clone());
         let (listen, started, streams) = (self.port.local_addr(), self.started, self.streams.snapshot());
+        let admission = self.intake.status();
         // The relay answers when it comes to it; the session loop does not wait.
         tokio::spawn(async move {
             let Ok(relay) = relay.await else { return };
@@ -199,7 +224,8 @@ impl SessionLoop {
                 u64::try_from(now().saturating_duration_since(started).as_millis()).unwrap_or(u64::MAX);
             let version = env!("CARGO_PKG_VERSION");
             let front = front.map(|front| front.snapshot());
-            let status = PopStatus { version, listen, uptime_ms, sessions, relay, shell, front, streams };
+            let status =
+                PopStatus { version, listen, uptime_ms, sessions, admission, relay, shell, front, streams };
             let _ = asker.send(status);
         });
     }

@@ -1,7 +1,7 @@
 //! The status socket: one line of JSON for whoever may open it.
 
 use super::{PopError, ShellCounters, StreamSnapshot, front::FrontSnapshot};
-use crate::core::{relay::RelayCounters, sessions::SessionsStatus};
+use crate::core::{admission::AdmissionStatus, relay::RelayCounters, sessions::SessionsStatus};
 use serde::Serialize;
 use std::{
     fs,
@@ -33,6 +33,8 @@ pub struct PopStatus {
     pub uptime_ms: u64,
     /// Sessions.
     pub sessions: SessionsStatus,
+    /// The queues in front of them.
+    pub admission: AdmissionStatus,
     /// The relay.
     pub relay: RelayCounters,
     /// The loops.

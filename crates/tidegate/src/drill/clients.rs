@@ -56,18 +56,27 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts as many worker processes as `count` clients need, all clients off.
+    /// Starts as many worker processes as the clients need, all clients off. Clients of different kinds (`kinds` says
+    /// where each kind ends) are never in one process: the broken ones must not slow the measuring of the others.
     pub async fn start(
         states: &Path,
-        count: usize,
+        kinds: &[usize],
         target: &str,
         seed: u64,
         log: &Path,
     ) -> anyhow::Result<Self> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut clients = Self { workers: Vec::new(), tasks: JoinSet::new(), seen, newest: Vec::new() };
-        for from in (0..count).step_by(IN_ONE_WORKER) {
-            let members = from..(from + IN_ONE_WORKER).min(count);
+        let mut ends = Vec::new();
+        let mut from = 0;
+        for end in kinds.iter().copied() {
+            while from < end {
+                let to = (from + IN_ONE_WORKER).min(end);
+                ends.push(from..to);
+                from = to;
+            }
+        }
+        for members in ends {
             let arguments: Vec<OsString> = [
                 "load-worker".to_owned(),
                 "--states".to_owned(),

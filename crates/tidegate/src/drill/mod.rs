@@ -102,6 +102,7 @@ pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
     match format {
         Format::Json => print_line(&report::json(args, &outcome).to_string()),
         Format::Text => {
+            outcome.remarks.iter().for_each(|remark| note(remark));
             print_line(&format!("{}: {} of {all} pass levels reached", args.drill.word(), all - failed));
             note(&format!("The report with its timelines: {}", path.display()));
         }

@@ -166,7 +166,8 @@ impl<'a> Run<'a> {
         ));
         let target = stage.echo.to_string();
         let log = dir.join("load.log");
-        let mut clients = Clients::start(&states, crowd.all, &target, args.seed, &log).await?;
+        let mut clients =
+            Clients::start(&states, &[crowd.flows, crowd.held, crowd.all], &target, args.seed, &log).await?;
         clients.order(Order::Hold { from: 0, to: crowd.held, per_second: 400 }).await?;
         let deadline =
             process::now() + Duration::from_secs(60) + Duration::from_millis(10) * u32::try_from(crowd.held)?;

@@ -62,6 +62,7 @@ pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
     run.go_on(run.part(0.1)).await?;
     database.end().await;
 
+    let pop = run.stage.pop_status().await?;
     let seen = run.seen(|phase| phase.weather == Weather::Fault);
     let (visits, failures) = (seen.visits(), seen.failures());
     let (cut, longest) = (seen.cut(), seen.longest_wait_ms());
@@ -91,8 +92,21 @@ pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
     let text = back.map_or("not within a minute".to_owned(), |took| format!("{:.1} s", took.as_secs_f64()));
     run.level("everybody is registered again after the surge", "< 60 s", text, back.is_some());
     run.remarks.push(format!(
-        "The broken clients started over {surged} times and got a session {served} times: what the PoP has time for, \
-         after everybody else."
+        "The broken clients started over {surged} times and got a session {served} times: the others began anew before they were done."
+    ));
+    let count = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
+    let shed = pop["admission"]["shed"].as_object().cloned().unwrap_or_default();
+    let shed: Vec<String> = shed.iter().map(|(class, number)| format!("{} {class}", count(number))).collect();
+    run.remarks.push(format!(
+        "The PoP's queues turned {} first packets around (newest first) and dropped {}; the longest wait in them was {} ms. \
+         It gave up {} handshakes that were not done for newer ones, turned {} away, and closed {} sessions of agents \
+         that registered too often.",
+        count(&pop["admission"]["turned"]),
+        if shed.is_empty() { "none".to_owned() } else { shed.join(", ") },
+        count(&pop["admission"]["longest_wait_us"]) / 1_000,
+        count(&pop["sessions"]["given_up"]),
+        count(&pop["sessions"]["turned_away"]),
+        count(&pop["sessions"]["counters"]["refused"]["too_often"]),
     ));
     Ok(())
 }

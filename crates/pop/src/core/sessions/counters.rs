@@ -68,6 +68,8 @@ pub struct SessionsStatus {
     pub retries: u64,
     /// Proven sources turned away because a limit was reached.
     pub turned_away: u64,
+    /// Handshakes given up for newer ones.
+    pub given_up: u64,
     /// Counters since the start.
     pub counters: SessionCounters,
 }

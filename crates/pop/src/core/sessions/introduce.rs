@@ -1,7 +1,10 @@
 //! Introductions: one round trip from a client's `Open` to a channel.
 
 use super::{Due, Sessions, limits};
-use crate::core::relay::{ChannelEnded, ChannelSpec, RelayCommand, SideSpec};
+use crate::core::{
+    bucket::Bucket,
+    relay::{ChannelEnded, ChannelSpec, RelayCommand, SideSpec},
+};
 use session::SessionId;
 use std::time::Instant;
 use trust::Subject;
@@ -80,6 +83,7 @@ impl Sessions {
         if full {
             return Err(Refusal::Full);
         }
+        self.charge_organization(now, id)?;
         for subject in [client, target] {
             if let Some(agent) = self.agents.get_mut(&subject) {
                 agent.introductions += 1;
@@ -101,6 +105,24 @@ impl Sessions {
         self.introductions.insert(number, Introduction { seq: open.seq, client, connector, until });
         self.send(now, connector_session, &introduce.into());
         Ok(())
+    }
+
+    /// One organization cannot ask for more than its share, however many clients it has.
+    fn charge_organization(&mut self, now: Instant, id: SessionId) -> Result<(), Refusal> {
+        let organization = self.sessions.get(&id).and_then(|session| session.identity.organization());
+        let organization = organization.ok_or(Refusal::OtherOrganization)?;
+        let allowance = limits::ORGANIZATION_INTRODUCTIONS;
+        if self.introducing.len() >= limits::MAX_ORGANIZATIONS
+            && !self.introducing.contains_key(&organization)
+        {
+            // What is full again is as good as forgotten; then there is room, unless all of them are busy.
+            self.introducing.retain(|_, bucket| !bucket.is_full(allowance, now));
+            if self.introducing.len() >= limits::MAX_ORGANIZATIONS {
+                return Err(Refusal::Budget);
+            }
+        }
+        let bucket = self.introducing.entry(organization).or_insert_with(|| Bucket::full(allowance, now));
+        bucket.take(allowance, now, 1).map_err(|_| Refusal::Budget)
     }
 
     fn half(&mut self, session: SessionId, subject: Subject) -> Half {

@@ -49,6 +49,14 @@ pub const MAX_SIGNERS: usize = 16;
 /// URIs in one `Presence` or `SignerWelcome`: 4,096 × 130 bytes = 520 KiB.
 pub const MAX_PRESENCE: usize = 4_096;
 
+/// Registrations of one agent in ten to twenty seconds: an agent that races UDP and TCP over two addresses, loses the
+/// winner and does so again needs eight. Beyond that it is broken, and its sessions are closed.
+pub const MAX_REGISTRATIONS: u32 = 16;
+/// Introductions of one organization's clients: twice what a core registers, and everybody at once after a storm.
+pub const ORGANIZATION_INTRODUCTIONS: Allowance = Allowance { per_second: 1_000, burst: 10_000 };
+/// Organizations whose introductions are counted: 4,096 × 64 bytes.
+pub const MAX_ORGANIZATIONS: usize = 4_096;
+
 /// Frames from a device: a person's clicks and a browser's burst of new connections.
 pub const DEVICE_FRAMES: Allowance = Allowance { per_second: 20, burst: 100 };
 /// Frames from a connector: an answer for each introduction, at the rate of `ADMIT_PER_SECOND`.

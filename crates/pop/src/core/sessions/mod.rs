@@ -16,6 +16,7 @@ mod tests;
 pub use counters::{SessionCounters, SessionsStatus, Tally};
 
 use crate::core::{
+    admission::Sketch,
     bucket::Bucket,
     random::{Random, Seed},
     relay::{OwnerId, RelayCommand},
@@ -33,7 +34,7 @@ use trust::{
     Certificate, CertificateError, ChainError, Identity, Role, RootHash, SigningKey, Subject, TrustBundle,
     TrustChain, UnixMs,
 };
-use wire::{ControllerId, FromAgent, FromSigner, Refusal, ToAgent, ToSigner};
+use wire::{ControllerId, FromAgent, FromSigner, OrganizationId, Refusal, ToAgent, ToSigner};
 
 /// What a PoP starts from: all of it was verified or will be here.
 #[derive(Debug)]
@@ -68,6 +69,15 @@ pub enum MaterialError {
     /// The chain is longer than a message.
     #[error("the trust chain is longer than a message may be")]
     ChainTooLong,
+}
+
+/// What a datagram was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Took {
+    /// It began a handshake with a source that has proven its address.
+    Handshake,
+    /// Anything else.
+    Packet,
 }
 
 /// Names one write, so that its end can be told.
@@ -126,6 +136,7 @@ pub enum SessionsOutput {
 enum Due {
     Hello(SessionId),
     Introduction(u64),
+    Settle(SessionId),
     Beacons,
     Presence,
     Renewal,
@@ -136,6 +147,7 @@ impl Due {
         match self {
             Self::Hello(_) => "sessions: a first message is due",
             Self::Introduction(_) => "sessions: a connector's answer is due",
+            Self::Settle(_) => "sessions: a new address has stayed",
             Self::Beacons => "sessions: beacons for connectors",
             Self::Presence => "sessions: presence for controllers",
             Self::Renewal => "sessions: the own certificate is due",
@@ -206,6 +218,10 @@ pub struct Sessions {
     deadlines: BTreeSet<(Instant, Due)>,
     renewal: Renewal,
     out: VecDeque<SessionsOutput>,
+    /// How often each subject has registered lately.
+    registrations: Sketch,
+    /// What each organization's clients may still ask of connectors.
+    introducing: BTreeMap<OrganizationId, Bucket>,
     counters: SessionCounters,
 }
 
@@ -277,6 +293,8 @@ impl Sessions {
             ]),
             renewal: Renewal::new(material.key, material.certificate),
             out: VecDeque::new(),
+            registrations: Sketch::new(seed, "sessions/registrations", now),
+            introducing: BTreeMap::new(),
             counters,
         })
     }
@@ -300,6 +318,7 @@ impl Sessions {
             newest_beacon_ms: self.beacons.newest_time().map(UnixMs::as_millis),
             retries: stats.retries,
             turned_away: stats.full,
+            given_up: stats.given_up,
             counters: self.counters.clone(),
         }
     }
@@ -312,8 +331,16 @@ impl Sessions {
     }
 
     /// Takes one datagram that [`wire::classify`] calls QUIC.
-    pub fn handle_input(&mut self, now: Instant, source: SocketAddr, datagram: &[u8]) {
+    pub fn handle_input(&mut self, now: Instant, source: SocketAddr, datagram: &[u8]) -> Took {
+        let before = self.acceptor.stats().accepted;
         self.acceptor.handle_input(now, source, datagram);
+        if self.acceptor.stats().accepted > before { Took::Handshake } else { Took::Packet }
+    }
+
+    /// Whether a handshake with this source is under way.
+    #[must_use]
+    pub fn is_handshaking(&self, source: SocketAddr) -> bool {
+        self.acceptor.is_handshaking(source)
     }
 
     /// Ends all sessions because the process ends: agents go to the next PoP of their order.
@@ -338,6 +365,7 @@ impl Sessions {
                     }
                 }
                 Due::Introduction(number) => self.introduction_timed_out(now, number),
+                Due::Settle(id) => self.settled(now, id),
                 Due::Beacons => {
                     self.deadlines.insert((now + limits::BEACON_INTERVAL, Due::Beacons));
                     self.push_beacons(now);

@@ -101,6 +101,12 @@ impl Sessions {
         let Some(version) = common_version(hello.oldest, hello.newest) else {
             return self.refuse_peer(now, id, "version", CloseCode::Version);
         };
+        let Some(session) = self.sessions.get(&id) else { return };
+        let uri = session.identity.to_string();
+        self.registrations.add(now, uri.as_bytes());
+        if self.registrations.count(now, uri.as_bytes()) > limits::MAX_REGISTRATIONS {
+            return self.refuse_peer(now, id, "too_often", CloseCode::TooOften);
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.stage = Stage::Registered;
         let (identity, generation, observed) = (session.identity, session.generation, session.observed());
@@ -166,14 +172,35 @@ impl Sessions {
     pub(super) fn address_changed(&mut self, now: Instant, id: SessionId, remote: SocketAddr) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.settle(now);
+        // One deadline a session, however often it moves.
+        let is_waiting = session.moved.is_some();
         session.moved = (remote != session.settled).then_some((remote, now));
         let is_agent = matches!(session.identity.role(), Role::Device | Role::Connector);
         if session.stage == Stage::Registered && is_agent {
+            // The relay hears of it when QUIC has proven it: until then it is the source of one packet, and would be
+            // asked about every channel. The agent says hello on each from there, and is challenged for as much as it
+            // sends.
             self.alive(now, id);
-            if let Some(agent) = self.agent_of(id).filter(|agent| agent.channels > 0) {
-                let owner = agent.owner;
-                self.relay(RelayCommand::AddressChanged { owner, address: remote });
+            if !is_waiting {
+                self.deadlines.insert((now + limits::SETTLED_AFTER, Due::Settle(id)));
             }
+        }
+    }
+
+    /// An address has stayed for as long as QUIC takes to prove or give it up.
+    pub(super) fn settled(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let before = session.settled;
+        session.settle(now);
+        let address = session.settled;
+        if let Some((_, at)) = session.moved {
+            self.deadlines.insert((at + limits::SETTLED_AFTER, Due::Settle(id)));
+        }
+        if address != before
+            && let Some(agent) = self.agent_of(id).filter(|agent| agent.channels > 0)
+        {
+            let owner = agent.owner;
+            self.relay(RelayCommand::AddressChanged { owner, address });
         }
     }
 

@@ -546,10 +546,51 @@ fn a_roaming_session_is_told_its_address_and_the_relay_asks_before_it_believes()
         |message| matches!(message, ToAgent::Alive(alive) if alive.observed == world.ends[client].address),
     );
     assert!(told);
-    assert!(world.commands.iter().any(|command| matches!(command, RelayCommand::AddressChanged { .. })));
+    let asked = |world: &World| {
+        world.commands.iter().any(|command| matches!(command, RelayCommand::AddressChanged { .. }))
+    };
+    assert!(!asked(&world), "one packet's source is not asked about every channel");
+    world.pass(Duration::from_secs(4));
+    assert!(asked(&world), "an address that QUIC has proven is");
     let mut frame = data(channel);
     let handled = world.relay.handle_input(world.now, world.ends[client].address, &mut frame);
     assert!(matches!(handled, Handled::Dropped(_)), "not before our own challenge is answered");
+}
+
+#[test]
+fn an_agent_that_registers_all_the_time_is_closed_with_a_code_and_others_are_not() {
+    let mut world = World::new();
+    let mut last = 0;
+    for number in 0..=limits::MAX_REGISTRATIONS {
+        last = world.dial(device(1, 10), &format!("198.51.100.1:{}", 4000 + number));
+        world.say(last, &FromAgent::from(hello()));
+        world.pass(Duration::from_millis(100));
+    }
+    assert_eq!(world.closed_with(last), Some(LostReason::ClosedByPeer(CloseCode::TooOften)));
+    world.agent(device(1, 11), "198.51.100.7:4000");
+    world.pass(Duration::from_secs(25));
+    world.agent(device(1, 10), "198.51.100.1:3999");
+}
+
+#[test]
+fn one_organization_cannot_ask_for_more_introductions_than_its_share() {
+    let mut world = World::new();
+    world.agent(connector(1, 20), CONNECTOR);
+    let client = world.agent(device(1, 10), CLIENT);
+    world.agent(connector(2, 21), "198.51.100.3:5000");
+    let other = world.agent(device(2, 11), "198.51.100.4:4000");
+    let allowance = limits::ORGANIZATION_INTRODUCTIONS;
+    let busy = world.sessions.introducing.entry(crate::fixture::organization(1));
+    let now = world.now;
+    let taken = busy.or_insert_with(|| Bucket::full(allowance, now)).take(allowance, now, allowance.burst);
+    assert!(taken.is_ok());
+    world.open(client, connector_id(20));
+    assert_eq!(world.open_refused(client), Some(Refusal::Budget));
+    world.open(other, connector_id(21));
+    assert_eq!(world.open_refused(other), None);
+    world.pass(Duration::from_millis(100));
+    world.open(client, connector_id(20));
+    assert!(world.introduced(0).is_some(), "the share is there again with time");
 }
 
 #[test]
