@@ -5,7 +5,7 @@ use crate::{
     output::{CommandResult, Format, Outcome},
     places, process,
 };
-use controller::{Controller, ControllerOptions, TlsSource};
+use controller::{Controller, ControllerOptions, OldSnapshots, TlsSource};
 use serde_json::json;
 
 /// Runs a controller.
@@ -22,7 +22,11 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         unix: args.unix.clone(),
         url: args.url.clone(),
         tls,
-        old_snapshots: controller::OldSnapshots::Refuse,
+        old_snapshots: if args.dangerous_issue_from_old_snapshot {
+            OldSnapshots::DangerouslyIssue
+        } else {
+            OldSnapshots::Refuse
+        },
     };
     let (controller, first) = Controller::start(options).await?;
     let first = first.map(|first| {

@@ -51,6 +51,9 @@ impl Layout {
                 key.into(),
             ]);
         }
+        if args.dangerous_issue_from_old_snapshot {
+            arguments.push("--dangerous-issue-from-old-snapshot".into());
+        }
         arguments
     }
 

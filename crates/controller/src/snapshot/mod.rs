@@ -12,6 +12,8 @@ mod shrink;
 mod tests;
 mod validate;
 
+pub(crate) use shrink::large_shrink;
+
 use crate::{clock, gate::Gate};
 use poison::{Digest, Memory, Served};
 use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
