@@ -739,13 +739,16 @@ impl Direct {
             Route::Direct(_) => &mut self.direct_sizes,
             Route::Relay => &mut self.relay_sizes,
         };
-        let Some(length) = sizes.due(now, patience) else { return };
-        let id = self.next_random();
-        match route {
-            Route::Direct(_) => self.direct_sizes.asked(now, id),
-            Route::Relay => self.relay_sizes.asked(now, id),
+        // A question of the search, and one whether what is used still passes.
+        let questions = [sizes.due(now, patience), sizes.due(now, patience)];
+        for question in questions.into_iter().flatten() {
+            let id = self.next_random();
+            match route {
+                Route::Direct(_) => self.direct_sizes.asked(now, id, question),
+                Route::Relay => self.relay_sizes.asked(now, id, question),
+            }
+            outcome.say(route, PathMessage::Probe { id, length: question.length });
         }
-        outcome.say(route, PathMessage::Probe { id, length });
     }
 
     fn size_patience(&self) -> Duration {
