@@ -60,6 +60,7 @@ async fn a_controller_attaches_to_its_pop_a_strike_becomes_durable_there_and_out
 {
     let directory = tempfile::tempdir().unwrap();
     let (controller, _) = Controller::start(options(directory.path())).await.unwrap();
+    crate::first_start_was_shown(&directory.path().join("controller")).unwrap();
     let core = Arc::clone(&controller.core);
     let port = controller.tcp_address().unwrap().port();
     let (stop, stopped) = oneshot::channel::<()>();
