@@ -5,6 +5,7 @@ mod console;
 mod documents;
 mod enrolment;
 mod outage;
+mod slow;
 mod strikes;
 mod with_pop;
 
