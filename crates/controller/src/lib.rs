@@ -211,7 +211,12 @@ impl Controller {
         };
         let Opened { snapshots, refused } =
             Snapshots::open(Arc::clone(&directory), signer.installation(), for_snapshot).await?;
-        let strikes = Strikes::open(&path.join("strikes.journal"), &signer.bundle())?;
+        let journal = path.join("strikes.journal");
+        if phrase.is_some() {
+            // There is nothing yet that could be missing.
+            std::fs::write(&journal, b"").map_err(StrikeError::Journal)?;
+        }
+        let strikes = Strikes::open(&journal, &signer.bundle())?;
         let gate = Gate::new(Arc::clone(&directory), strikes.health(), options.old_snapshots, clock::now());
         if options.old_snapshots == OldSnapshots::DangerouslyIssue {
             let deed = Deed::new(clock::wall(), "command line", "issue from old snapshot", "controller");

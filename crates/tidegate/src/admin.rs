@@ -297,7 +297,11 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
     let answer: Value = api.post("/api/v1/enrolment-keys", &body).await.map_err(refused)?;
     note(&format!("The key is shown once. It works {} time(s), for {} h.", key.cap, key.hours));
     let text = answer["join_key"].as_str().unwrap_or_default().to_owned();
-    format.print(&json!({"key": text, "description": answer["key"]}), || text.clone());
+    if let Some(link) = answer["link"].as_str() {
+        note(&format!("As a link: {link}"));
+    }
+    let value = json!({"key": text, "link": answer["link"], "description": answer["key"]});
+    format.print(&value, || text.clone());
     Ok(Outcome::Done)
 }
 

@@ -223,6 +223,9 @@ pub struct ControllerArgs {
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
     pub dangerous_issue_from_old_snapshot: bool,
+    /// Whoever started this process shows the recovery phrase and says so itself.
+    #[arg(long, hide = true)]
+    pub first_start_is_shown_by_supervisor: bool,
 }
 
 /// A key from wherever it is kept.

@@ -28,6 +28,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
             OldSnapshots::Refuse
         },
     };
+    let state = options.state.clone();
     let (controller, first) = Controller::start(options).await?;
     let first = first.map(|first| {
         // The one time that these two are shown.
@@ -47,6 +48,10 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         ),
         None => format!("The controller is ready on {}", args.url),
     });
+    // Only now: what was interrupted before is a first start that nobody saw.
+    if first.is_some() && !args.first_start_is_shown_by_supervisor {
+        controller::first_start_was_shown(&state)?;
+    }
     controller
         .run(async {
             process::shutdown().await;
