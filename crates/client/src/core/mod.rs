@@ -359,12 +359,22 @@ impl ClientCore {
             let Some(link) = self.links.get_mut(&id).filter(|link| link.shown < number) else { continue };
             // One that is being opened by the older grant comes again when it is up; whoever is not let in is shown
             // the newer one when somebody wants in.
-            let Stage::Up { path } = link.stage else { continue };
-            link.renewing = Some(path);
-            self.open_link(now, id);
-            break;
+            if matches!(link.stage, Stage::Up { .. }) {
+                self.renew(now, id);
+                break;
+            }
         }
         self.renew_at = (!self.to_renew.is_empty()).then_some(now + RENEW_PACE);
+    }
+
+    /// Is introduced to a connector once more; packets go on as they go meanwhile.
+    fn renew(&mut self, now: Instant, id: ConnectorId) {
+        if let Some(link) = self.links.get_mut(&id)
+            && let Stage::Up { path } = link.stage
+        {
+            link.renewing = Some(path);
+            self.open_link(now, id);
+        }
     }
 
     /// An introduction that was to renew failed for now: what runs by the older grant goes on running, and it is tried
@@ -543,6 +553,8 @@ impl ClientCore {
                 self.by_path.insert(path, id);
                 if let Some(old) = replaced {
                     self.give_back(old);
+                    // What was sent by the way before may be lost: it does not wait for its timers.
+                    self.flows.link_moved(now, LinkId(peer.number()));
                 }
                 self.link_up(now, id, path, Inner { v4: inner.0, v6: inner.1 }, sent);
             }
@@ -613,6 +625,17 @@ impl ClientCore {
         if let Some(id) = self.by_path.remove(&path) {
             self.tunnels.drop_path(now, path);
             self.link_lost(now, id, path, reason);
+        }
+        self.pump(now);
+    }
+
+    /// Nothing comes back by a channel, and its PoP does not answer: another way is asked for while this one is still
+    /// held on to.
+    pub fn path_doubted(&mut self, now: Instant, path: Path) {
+        let Some(id) = self.by_path.get(&path).copied() else { return };
+        let is_by_it = self.links.get(&id).is_some_and(|link| self.way_of(link) == Some(path));
+        if is_by_it && self.entries.values().any(|entry| entry.connector == id) {
+            self.renew(now, id);
         }
         self.pump(now);
     }

@@ -505,6 +505,13 @@ impl ClientNode {
                 }
                 self.tell(NodeEvent::Changed);
             }
+            AgentEvent::Doubted { session, .. } => {
+                for channel in self.relay.channels_of(session) {
+                    if let Some(path) = self.paths.get(&channel) {
+                        self.core.path_doubted(now, *path);
+                    }
+                }
+            }
             AgentEvent::Lost { session, reason, .. } => {
                 self.sessions.remove(&session);
                 self.observed.remove(&session);
