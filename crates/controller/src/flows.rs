@@ -147,7 +147,8 @@ impl FlowLog {
             for path in segments.values() {
                 let text = fs::read(path)?;
                 for line in text.split(|byte| *byte == b'\n') {
-                    if let Ok(Line { connector, batch, left: 0, .. }) = serde_json::from_slice::<Line<'_>>(line)
+                    if let Ok(Line { connector, batch, left: 0, .. }) =
+                        serde_json::from_slice::<Line<'_>>(line)
                     {
                         remember(&mut state.batches, connector, batch);
                     }
@@ -377,9 +378,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let line = |organization: u8, batch: u64, record: &str| {
             let organization = OrganizationId::from_bytes([organization; 16]);
-            format!("{{\"organization\":\"{organization}\",\"connector\":\"{CONNECTOR}\",\"batch\":{batch},\"left\":0,\"received\":5,\"record\":{record}}}\n")
+            format!(
+                "{{\"organization\":\"{organization}\",\"connector\":\"{CONNECTOR}\",\"batch\":{batch},\"left\":0,\"received\":5,\"record\":{record}}}\n"
+            )
         };
-        let text = [line(1, 1, "{\"id\":\"a\"}"), line(9, 2, "{\"id\":\"b\"}"), line(1, 3, "{\"id\":\"c\"}")].concat();
+        let text = [line(1, 1, "{\"id\":\"a\"}"), line(9, 2, "{\"id\":\"b\"}"), line(1, 3, "{\"id\":\"c\"}")]
+            .concat();
         fs::write(directory.path().join(segment_name(7)), text).unwrap();
         for _ in 0..2 {
             let log = FlowLog::open(directory.path()).unwrap();

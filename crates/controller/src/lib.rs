@@ -55,8 +55,7 @@ pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
 pub use signer::{
     AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
-    SignError, export_root, first_start_was_shown,
-    open_root_file, root_key_place,
+    SignError, export_root, first_start_was_shown, open_root_file, root_key_place,
 };
 pub use snapshot::{SnapshotError, SnapshotSource};
 pub use strikes::StrikeError;

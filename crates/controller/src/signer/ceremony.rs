@@ -175,7 +175,9 @@ fn local_actor() -> String {
 pub fn first_start_was_shown(state: &Path) -> Result<(), StateError> {
     let path = state.join(STARTED);
     match write_new(&path, b"") {
-        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => Err(StateError::Io { path, source }),
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StateError::Io { path, source })
+        }
         _ => Ok(()),
     }
 }

@@ -105,7 +105,9 @@ impl Signer {
         let (ring, chain, bundle) = match ring.reconciled(&chain, &bundle, wall)? {
             None => (ring, chain, bundle),
             Some((ring, chain)) => {
-                tracing::warn!("keyring and trust chain did not agree; a chain that names this keyring was made");
+                tracing::warn!(
+                    "keyring and trust chain did not agree; a chain that names this keyring was made"
+                );
                 let bundle = chain.verify(&root, wall)?;
                 write_keys(&directory, &ring, &chain)?;
                 (ring, chain, bundle)
@@ -365,7 +367,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("controller");
         let root = first_start(&path).unwrap().directory.of().root;
-        let open = || Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
+        let open =
+            || Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
         let (chain, ring) = (path.join(names::CHAIN), path.join("secrets").join(KEYRING));
         let (old_chain, old_ring) = (std::fs::read(&chain).unwrap(), std::fs::read(&ring).unwrap());
         let roles = KeyRole::ALL.len();

@@ -56,9 +56,13 @@ pub(super) fn guard(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> 
 }
 
 /// The kind of which one change would take much at once: how many there are, and how many would go.
-pub(crate) fn large_shrink(old: &OrganizationData, new: &OrganizationData) -> Option<(&'static str, usize, usize)> {
+pub(crate) fn large_shrink(
+    old: &OrganizationData,
+    new: &OrganizationData,
+) -> Option<(&'static str, usize, usize)> {
     let all = kinds(old, new).into_iter();
-    all.map(|(kind, (before, removed))| (kind, before, removed)).find(|(_, before, removed)| is_large(*before, *removed))
+    all.map(|(kind, (before, removed))| (kind, before, removed))
+        .find(|(_, before, removed)| is_large(*before, *removed))
 }
 
 fn kinds(old: &OrganizationData, new: &OrganizationData) -> Vec<(&'static str, (usize, usize))> {

@@ -289,5 +289,8 @@ async fn much_that_would_go_at_once_goes_only_when_somebody_says_so() {
     let world = world.restarted().await;
     assert_eq!(world.get("/groups").await.ok()["items"], json!([]));
     let status = world.get("/status").await.ok();
-    assert_eq!((&status["snapshot"]["source"], &status["snapshot"]["alarms"]), (&json!("database"), &json!([])));
+    assert_eq!(
+        (&status["snapshot"]["source"], &status["snapshot"]["alarms"]),
+        (&json!("database"), &json!([]))
+    );
 }

@@ -32,10 +32,9 @@ async fn ends(connection: JoinHandle<()>, what: &str) {
 #[tokio::test]
 async fn a_head_or_a_body_that_drips_and_a_peer_that_says_nothing_hold_no_connection() {
     let world = World::new().await;
-    for (what, head) in [
-        ("a head that stops", "GET /api/v1/sites HTTP/1.1\r\nHost: x\r\n"),
-        ("a peer that says nothing", ""),
-    ] {
+    for (what, head) in
+        [("a head that stops", "GET /api/v1/sites HTTP/1.1\r\nHost: x\r\n"), ("a peer that says nothing", "")]
+    {
         let (mut client, connection) = connect(&world, SHORT, 65_536);
         client.write_all(head.as_bytes()).await.unwrap();
         ends(connection, what).await;
