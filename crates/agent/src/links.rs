@@ -20,6 +20,9 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(8);
 /// `Alive` comes within this: at 30 % loss and a second of delay QUIC's third retransmission is out.
 pub(crate) const ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// A PoP that was asked because nothing comes back through it, and has not answered by then, is doubted: what goes
+/// through it is introduced anew at the next, before it is known to be dead.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// A PoP that has not answered by then is given company by the next in the order.
 const HEDGE_AFTER: Duration = Duration::from_millis(1500);
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
@@ -126,6 +129,9 @@ pub(crate) struct Standing {
     window: Duration,
     next_keepalive: Instant,
     alive_by: Option<Instant>,
+    /// It was asked out of turn, and is doubted from then on if it does not answer.
+    doubted_at: Option<Instant>,
+    is_doubted: bool,
     leave_at: Option<Instant>,
 }
 
@@ -249,10 +255,11 @@ impl<B: AgentSlice> Agent<B> {
     /// whose relayed packets find no answer.
     pub fn probe(&mut self, now: Instant) {
         for link in self.links.values_mut() {
-            if let LinkPhase::Up(standing) = &mut link.phase
-                && standing.alive_by.is_none()
-            {
-                standing.next_keepalive = now;
+            if let LinkPhase::Up(standing) = &mut link.phase {
+                if standing.alive_by.is_none() {
+                    standing.next_keepalive = now;
+                }
+                standing.doubted_at.get_or_insert(now + DOUBT_AFTER);
             }
         }
     }
@@ -279,6 +286,18 @@ impl<B: AgentSlice> Agent<B> {
                 LinkPhase::Dialling => false,
             }
         })
+    }
+
+    /// Whether a PoP may be counted on for an introduction: not one that has just failed, is doubted or leaves.
+    pub(crate) fn is_doubtful(&self, pop: PopId) -> bool {
+        let Some(place) = self.places.get(&pop) else { return true };
+        match place.phase {
+            PlacePhase::Linked(id) => match self.standing(id) {
+                Some(standing) => standing.is_doubted || standing.leave_at.is_some(),
+                None => place.failures > 0,
+            },
+            PlacePhase::Down | PlacePhase::Resolving { .. } => place.failures > 0,
+        }
     }
 
     pub(crate) fn up_at(&self, pop: PopId) -> Option<SessionId> {
@@ -356,7 +375,9 @@ impl<B: AgentSlice> Agent<B> {
         let Some(place) = self.places.get(&pop) else { return Prospect::Poor };
         match place.phase {
             PlacePhase::Linked(id) => match self.links.get(&id) {
-                Some(Link { phase: LinkPhase::Up(standing), .. }) if standing.leave_at.is_none() => {
+                Some(Link { phase: LinkPhase::Up(standing), .. })
+                    if standing.leave_at.is_none() && !standing.is_doubted =>
+                {
                     Prospect::Good
                 }
                 Some(Link { phase: LinkPhase::Dialling | LinkPhase::Greeting { .. }, began, .. })
@@ -716,6 +737,8 @@ impl<B: AgentSlice> Agent<B> {
             window: Duration::from_millis(welcome.reconnect_window_ms.into()).min(WINDOW_MAX),
             next_keepalive: now + first,
             alive_by: None,
+            doubted_at: None,
+            is_doubted: false,
             leave_at: None,
         });
         let (pop, transport) = (link.pop, link.transport);
@@ -726,6 +749,13 @@ impl<B: AgentSlice> Agent<B> {
         self.event(AgentEvent::Registered { session: id, pop, observed });
         let kept = if welcome.channels > 0 { Channels::Kept } else { Channels::Gone };
         self.choose(now, id, pop, transport, kept);
+        // There is another way now for what goes through a PoP that drains.
+        let leaves = |link: &Link| matches!(&link.phase, LinkPhase::Up(other) if other.leave_at.is_some());
+        let leaving: Vec<(SessionId, PopId)> =
+            self.links.iter().filter(|(_, link)| leaves(link)).map(|(id, link)| (*id, link.pop)).collect();
+        for (session, pop) in leaving {
+            self.event(AgentEvent::Doubted { session, pop });
+        }
         self.maintain(now);
         self.opens_up(now, pop);
     }
@@ -734,6 +764,8 @@ impl<B: AgentSlice> Agent<B> {
         let Some(Link { pop, phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) else { return };
         let pop = *pop;
         standing.alive_by = None;
+        standing.doubted_at = None;
+        standing.is_doubted = false;
         if standing.observed != observed {
             standing.observed = observed;
             self.event(AgentEvent::ObservedChanged { session: id, pop, observed });
@@ -758,12 +790,17 @@ impl<B: AgentSlice> Agent<B> {
         let mut silent = Vec::new();
         let mut leaving = Vec::new();
         let mut due = Vec::new();
+        let mut doubted = Vec::new();
         for (id, link) in &mut self.links {
             match &mut link.phase {
                 LinkPhase::Dialling => {}
                 LinkPhase::Greeting { until } if *until <= now => silent.push(*id),
                 LinkPhase::Greeting { .. } => {}
                 LinkPhase::Up(standing) => {
+                    if standing.doubted_at.is_some_and(|at| at <= now) && !standing.is_doubted {
+                        standing.is_doubted = true;
+                        doubted.push((*id, link.pop, standing.window));
+                    }
                     if standing.alive_by.is_some_and(|by| by <= now) {
                         silent.push(*id);
                     } else if standing.leave_at.is_some_and(|at| at <= now) {
@@ -775,6 +812,12 @@ impl<B: AgentSlice> Agent<B> {
                     }
                 }
             }
+        }
+        for (session, pop, window) in doubted {
+            // Everyone whose packets find no answer doubts it in this moment: they spread as they would after its loss.
+            let spread = self.jitter.up_to(window);
+            self.hold_until = self.hold_until.max(now + spread);
+            self.event(AgentEvent::Doubted { session, pop });
         }
         for id in silent {
             self.dialler.close(now, id, CloseCode::Silent);
@@ -805,10 +848,12 @@ impl<B: AgentSlice> Agent<B> {
             LinkPhase::Dialling => [
                 (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
                 None,
+                None,
             ],
             LinkPhase::Greeting { until } => [
                 Some((*until, "a PoP's welcome")),
                 (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
+                None,
             ],
             LinkPhase::Up(standing) => [
                 standing.alive_by.map(|at| (at, "a PoP's sign of life")),
@@ -816,6 +861,7 @@ impl<B: AgentSlice> Agent<B> {
                     standing.leave_at.map_or(standing.next_keepalive, |at| at.min(standing.next_keepalive)),
                     "a keepalive",
                 )),
+                standing.doubted_at.filter(|_| !standing.is_doubted).map(|at| (at, "a PoP to be doubted")),
             ],
         });
         let places = self.places.values().map(|place| match place.phase {

@@ -89,8 +89,13 @@ impl<B: AgentSlice> Agent<B> {
         let left: Vec<PopId> =
             order.into_iter().take(MAX_TURNS).filter(|pop| !open.tried.contains(pop)).collect();
         // The order's own first choice unless it is not up and a later one is: a standing session beats
-        // a handshake.
-        let choice = left.iter().copied().find(|pop| self.up_at(*pop).is_some()).or(left.first().copied());
+        // a handshake, and either beats a PoP that has just failed or does not answer.
+        let sure = || left.iter().copied().filter(|pop| !self.is_doubtful(*pop));
+        let choice = sure()
+            .find(|pop| self.up_at(*pop).is_some())
+            .or_else(|| sure().next())
+            .or_else(|| left.iter().copied().find(|pop| self.up_at(*pop).is_some()))
+            .or(left.first().copied());
         let Some(pop) = choice else {
             if let Some(open) = self.opens.remove(&seq) {
                 let (reason, retry_after_ms) = open.last;
@@ -125,12 +130,16 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
-    /// A PoP that an introduction waits for is there.
+    /// A PoP is there that an introduction waits for, or that it may use instead of the one it waits for.
     pub(crate) fn opens_up(&mut self, now: Instant, pop: PopId) {
+        let may_use = |open: &PendingOpen| {
+            !open.tried.contains(&pop)
+                && self.order_of(Some(open.site)).into_iter().take(MAX_TURNS).any(|listed| listed == pop)
+        };
         let waiting: Vec<u64> = self
             .opens
             .iter()
-            .filter(|(_, open)| matches!(open.turn, Some((wanted, None, _)) if wanted == pop))
+            .filter(|(_, open)| matches!(open.turn, Some((_, None, _))) && may_use(open))
             .map(|(seq, _)| *seq)
             .collect();
         for seq in waiting {

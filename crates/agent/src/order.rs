@@ -1,12 +1,13 @@
 //! In which order a site's PoPs are tried: the same for its connectors and every client.
 
 use policy::PopEntry;
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 use wire::{PopId, SiteId};
 
 /// The PoPs of a site, best first: its regions in their order of preference (all when it names none, or
-/// when no PoP stands in one of them), within a region by highest random weight of (site, PoP), and the second
-/// from another zone than the first where there is one.
+/// when no PoP stands in one of them), within a region by highest random weight of (site, PoP), and each from the
+/// zone that was taken least before it: whichever of the first ones is dead, the next shares no fate with the one
+/// before it where that can be.
 ///
 /// Nothing is published about who is attached where: a connector is at the first two live ones, and a
 /// client tries the same order.
@@ -19,14 +20,19 @@ pub fn pop_order(site: SiteId, regions: &[String], pops: &[PopEntry]) -> Vec<Pop
         .filter_map(|pop| if anywhere { Some((pop, 0)) } else { Some((pop, rank(pop)?)) })
         .collect();
     ordered.sort_by_cached_key(|(pop, rank)| (*rank, Reverse(weight(site, pop.id))));
-    if let Some((first, rank)) = ordered.first().copied()
-        && let Some(other) =
-            ordered.iter().position(|(pop, its_rank)| *its_rank == rank && pop.zone != first.zone)
-    {
-        let second = ordered.remove(other);
-        ordered.insert(1, second);
-    }
-    ordered.into_iter().map(|(pop, _)| pop.id).collect()
+    // Each gets its turn within its zone; turns go round the zones.
+    let mut taken: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    let mut turns: Vec<(usize, usize, PopId)> = ordered
+        .into_iter()
+        .map(|(pop, rank)| {
+            let turn = taken.entry((rank, pop.zone.as_str())).or_default();
+            *turn += 1;
+            (rank, *turn, pop.id)
+        })
+        .collect();
+    // Stable: within a turn the weights decide.
+    turns.sort_by_key(|(rank, turn, _)| (*rank, *turn));
+    turns.into_iter().map(|(_, _, id)| id).collect()
 }
 
 /// Highest random weight (Thaler, Ravishankar 1998), by SHA-256, so that nobody can aim an id at a place.
@@ -66,6 +72,16 @@ mod tests {
             let order = pop_order(SiteId::from_bytes(site), &[], &pops);
             let zone = |id: PopId| &pops.iter().find(|pop| pop.id == id).expect("listed").zone;
             prop_assert_ne!(zone(order[0]), zone(order[1]));
+        }
+
+        #[test]
+        fn whichever_pop_is_dead_the_first_two_live_ones_are_of_two_zones(site: [u8; 16], dead in 0_usize..6) {
+            let pops: Vec<PopEntry> =
+                (0..6).map(|n| pop(n, "r", ["a", "b", "c"][usize::from(n % 3)])).collect();
+            let order = pop_order(SiteId::from_bytes(site), &[], &pops);
+            let zone = |id: &PopId| &pops.iter().find(|pop| pop.id == *id).expect("listed").zone;
+            let live: Vec<&String> = order.iter().filter(|id| **id != pops[dead].id).map(zone).collect();
+            prop_assert_ne!(live[0], live[1]);
         }
     }
 

@@ -95,6 +95,14 @@ pub enum AgentEvent {
         /// The PoP's address on the new one.
         relay: SocketAddr,
     },
+    /// A PoP does not answer a question that was asked because nothing comes back through it, or it drains and another
+    /// one is there. Its session lasts some time yet; channels of it are better asked for anew now.
+    Doubted {
+        /// The session.
+        session: SessionId,
+        /// Which PoP.
+        pop: PopId,
+    },
     /// A session ended, or a PoP could not be reached. Channels of the session are gone.
     Lost {
         /// The session.

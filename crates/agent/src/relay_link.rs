@@ -114,6 +114,13 @@ impl RelayLinks {
         gone
     }
 
+    /// The channels of a session.
+    #[must_use]
+    pub fn channels_of(&self, session: SessionId) -> Vec<ChannelId> {
+        let of_it = self.channels.iter().filter(|(_, channel)| channel.session == session);
+        of_it.map(|(id, _)| *id).collect()
+    }
+
     /// Gives the channels of one session to another to the same PoP.
     pub fn move_session(&mut self, from: SessionId, to: SessionId, pop: SocketAddr) {
         for channel in self.channels.values_mut().filter(|channel| channel.session == from) {

@@ -509,6 +509,8 @@ impl Node {
                 let hellos = self.links.hellos(to);
                 self.out.extend(hellos.map(|(to, payload)| Output::Transmit { to, payload }));
             }
+            // Clients find another way by themselves.
+            AgentEvent::Doubted { .. } => {}
             AgentEvent::Lost { session, pop, reason } => {
                 tracing::info!(%pop, ?reason, "no session to this PoP any more");
                 self.pops.remove(&session);

@@ -372,7 +372,16 @@ async fn pop(
             still_good(&key)?;
             pop.id
         }
-        Some(_) => return Err(other_key()),
+        // It proved that it has the identity key, and a PoP's key is good for any PoP.
+        Some(pop) => {
+            let (store, mut change) = core.database.change(Scope::Installation, &actor(&key)).await?;
+            change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
+            change.enrol_pop_again(pop.id, key.id).await?;
+            change.update_pop(pop.id, &address, &region, &zone).await?;
+            let detail = json!({"address": address});
+            core.commit(&store, change, "enrol pop again", &pop.id.to_string(), &detail).await?;
+            pop.id
+        }
         None => {
             let created_ms = clock::wall().as_millis();
             let pop = store::Pop {

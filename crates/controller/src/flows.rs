@@ -15,7 +15,7 @@ use wire::{ConnectorId, OrganizationId};
 
 /// Where a segment ends.
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
-/// Most segments: 64 × 4 MiB = 256 MiB; the oldest goes first.
+/// Most segments: 64 × 4 MiB = 256 MiB, or one of each organization where there are more of those.
 const MAX_SEGMENTS: usize = 64;
 /// Batches remembered of one connector: its own spool holds 1,024.
 const MAX_BATCHES: usize = 2048;
@@ -46,14 +46,16 @@ struct Line<'a> {
     record: &'a RawValue,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    segments: BTreeMap<u64, PathBuf>,
-    open: Option<(u64, File, u64)>,
+    segments: BTreeMap<OrganizationId, BTreeMap<u64, PathBuf>>,
+    /// Segments that this process began, with their lengths: only they are known to end with a whole line.
+    current: BTreeMap<OrganizationId, (u64, u64)>,
     batches: BTreeMap<ConnectorId, BTreeSet<u64>>,
 }
 
-/// The flow log of this controller.
+/// The flow log of this controller: a directory for each organization, so that no query of one reads what
+/// belongs to another, and no flood of one pushes out what another has.
 #[derive(Debug)]
 pub(crate) struct FlowLog {
     directory: PathBuf,
@@ -82,29 +84,79 @@ impl FlowQuery {
     }
 }
 
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+fn numbered(directory: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
+    let mut segments = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        if let Some(number) = number.filter(|_| path.is_file()) {
+            segments.insert(number, path);
+        }
+    }
+    Ok(segments)
+}
+
+/// Segments of versions that kept every organization in one file: each line goes to its own.
+fn separate(directory: &Path) -> io::Result<()> {
+    for (number, path) in numbered(directory)? {
+        let text = fs::read(&path)?;
+        let mut of: BTreeMap<OrganizationId, Vec<u8>> = BTreeMap::new();
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Ok(parsed) = serde_json::from_slice::<Line<'_>>(line) {
+                let lines = of.entry(parsed.organization).or_default();
+                lines.extend_from_slice(line);
+                lines.push(b'\n');
+            }
+        }
+        for (organization, lines) in of {
+            let own = directory.join(organization.to_string());
+            make(&own)?;
+            // The same number: a crash in the middle writes the same file again.
+            let temporary = own.join(format!("{number:012}.new"));
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&lines)?;
+            file.sync_all()?;
+            fs::rename(&temporary, own.join(segment_name(number)))?;
+            File::open(&own)?.sync_all()?;
+        }
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn segment_name(number: u64) -> String {
+    format!("{number:012}.ndjson")
+}
+
 impl FlowLog {
     /// Opens the directory and remembers which batches are whole in it.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let mut segments = BTreeMap::new();
+        make(directory)?;
+        separate(directory)?;
+        let mut state = State::default();
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            if let Some(number) = number {
-                segments.insert(number, path);
-            }
-        }
-        let mut batches: BTreeMap<ConnectorId, BTreeSet<u64>> = BTreeMap::new();
-        for path in segments.values() {
-            let text = fs::read(path)?;
-            for line in text.split(|byte| *byte == b'\n') {
-                if let Ok(Line { connector, batch, left: 0, .. }) = serde_json::from_slice::<Line<'_>>(line) {
-                    remember(&mut batches, connector, batch);
+            let organization = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let Some(organization) = organization.filter(|_| path.is_dir()) else { continue };
+            let segments = numbered(&path)?;
+            for path in segments.values() {
+                let text = fs::read(path)?;
+                for line in text.split(|byte| *byte == b'\n') {
+                    if let Ok(Line { connector, batch, left: 0, .. }) =
+                        serde_json::from_slice::<Line<'_>>(line)
+                    {
+                        remember(&mut state.batches, connector, batch);
+                    }
                 }
             }
+            state.segments.insert(organization, segments);
         }
-        let state = Mutex::new(State { segments, open: None, batches });
-        Ok(Self { directory: directory.to_owned(), state })
+        Ok(Self { directory: directory.to_owned(), state: Mutex::new(state) })
     }
 
     /// Stores a batch once. Blocking: it syncs a file.
@@ -130,32 +182,39 @@ impl FlowLog {
             serde_json::to_writer(&mut text, &line).map_err(io::Error::from)?;
             text.push(b'\n');
         }
-        self.append(&mut state, &text)?;
+        self.append(&mut state, organization, &text)?;
         remember(&mut state.batches, connector, batch);
         Ok(())
     }
 
-    fn append(&self, state: &mut State, text: &[u8]) -> io::Result<()> {
-        if state.open.as_ref().is_none_or(|(_, _, length)| *length >= SEGMENT_BYTES) {
-            let number = state.segments.last_key_value().map_or(1, |(last, _)| last + 1);
-            let path = self.directory.join(format!("{number:012}.ndjson"));
-            let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
-            state.segments.insert(number, path);
-            state.open = Some((number, file, 0));
-            while state.segments.len() > MAX_SEGMENTS {
-                if let Some((_, oldest)) = state.segments.pop_first() {
-                    fs::remove_file(oldest)?;
-                }
+    fn append(&self, state: &mut State, organization: OrganizationId, text: &[u8]) -> io::Result<()> {
+        let own = self.directory.join(organization.to_string());
+        let (number, length) = match state.current.get(&organization) {
+            Some((number, length)) if *length < SEGMENT_BYTES => (*number, *length),
+            _ => {
+                make(&own)?;
+                let held = state.segments.entry(organization).or_default();
+                let number = held.last_key_value().map_or(1, |(last, _)| last + 1);
+                held.insert(number, own.join(segment_name(number)));
+                (number, 0)
             }
-        }
-        let (_, file, length) = state.open.as_mut().expect("opened above");
-        let written = file.write_all(text).and_then(|()| file.sync_data());
-        if written.is_err() {
+        };
+        let path = own.join(segment_name(number));
+        let written = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(text).and_then(|()| file.sync_data()));
+        if let Err(error) = written {
             // What is torn ends this segment: the next batch begins on a line of its own.
-            state.open = None;
-            return written;
+            state.current.remove(&organization);
+            return Err(error);
         }
-        *length += text.len() as u64;
+        state.current.insert(organization, (number, length + text.len() as u64));
+        if length == 0 {
+            make_room(state)?;
+        }
         Ok(())
     }
 
@@ -167,7 +226,8 @@ impl FlowLog {
     ) -> io::Result<Vec<serde_json::Value>> {
         let paths: Vec<PathBuf> = {
             let state = self.state.lock().expect("nothing panics while it holds the flow log");
-            state.segments.values().rev().cloned().collect()
+            let own = state.segments.get(&organization);
+            own.into_iter().flat_map(|segments| segments.values().rev().cloned()).collect()
         };
         let mut found = Vec::new();
         for path in paths {
@@ -180,6 +240,7 @@ impl FlowLog {
             for line in text.rsplit(|byte| *byte == b'\n') {
                 let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { continue };
                 if line.organization != organization {
+                    // Somebody copied files around.
                     continue;
                 }
                 let Ok(mut record) = serde_json::from_str::<serde_json::Value>(line.record.get()) else {
@@ -200,6 +261,18 @@ impl FlowLog {
             }
         }
         Ok(found)
+    }
+}
+
+/// The oldest segment goes, of whoever has most.
+fn make_room(state: &mut State) -> io::Result<()> {
+    loop {
+        let all: usize = state.segments.values().map(BTreeMap::len).sum();
+        let most = state.segments.values_mut().max_by_key(|segments| segments.len());
+        let Some(most) = most.filter(|most| all > MAX_SEGMENTS && most.len() > 1) else { return Ok(()) };
+        if let Some((_, oldest)) = most.pop_first() {
+            fs::remove_file(oldest)?;
+        }
     }
 }
 
@@ -266,5 +339,61 @@ mod tests {
         let error = take(&log, 1, "{}\n[1]\n").unwrap_err();
         assert!(matches!(error, FlowError::Record(2)), "{error}");
         assert!(read(&log).is_empty());
+    }
+
+    fn files(directory: &Path) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for own in fs::read_dir(directory).unwrap() {
+            let own = own.unwrap().path();
+            let name = own.file_name().unwrap().to_str().unwrap().to_owned();
+            for file in fs::read_dir(own).unwrap() {
+                found.push((name.clone(), fs::read_to_string(file.unwrap().path()).unwrap()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn no_file_holds_records_of_two_organizations_and_none_floods_another_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FlowLog::open(directory.path()).unwrap();
+        let other = OrganizationId::from_bytes([9; 16]);
+        take(&log, 1, "{\"id\":\"mine\"}").unwrap();
+        let large = format!("{{\"id\":\"theirs\",\"pad\":\"{}\"}}", "x".repeat(7000));
+        let batch = vec![large; 600].join("\n");
+        for number in 0..80 {
+            log.take(other, ConnectorId::from_bytes([3; 16]), number, batch.as_bytes(), UnixMs::default())
+                .unwrap();
+        }
+        let files = files(directory.path());
+        assert!(files.len() <= MAX_SEGMENTS, "{}", files.len());
+        for (organization, text) in &files {
+            assert!(text.lines().all(|line| line.contains(organization)), "{organization}");
+        }
+        assert_eq!(read(&log)[0]["id"], "mine");
+    }
+
+    #[test]
+    fn segments_of_the_time_when_all_shared_one_file_are_separated() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |organization: u8, batch: u64, record: &str| {
+            let organization = OrganizationId::from_bytes([organization; 16]);
+            format!(
+                "{{\"organization\":\"{organization}\",\"connector\":\"{CONNECTOR}\",\"batch\":{batch},\"left\":0,\"received\":5,\"record\":{record}}}\n"
+            )
+        };
+        let text = [line(1, 1, "{\"id\":\"a\"}"), line(9, 2, "{\"id\":\"b\"}"), line(1, 3, "{\"id\":\"c\"}")]
+            .concat();
+        fs::write(directory.path().join(segment_name(7)), text).unwrap();
+        for _ in 0..2 {
+            let log = FlowLog::open(directory.path()).unwrap();
+            let ids: Vec<_> = read(&log).iter().map(|record| record["id"].clone()).collect();
+            assert_eq!(ids, ["c", "a"]);
+            // What was stored is still known.
+            take(&log, 3, "{\"id\":\"again\"}").unwrap();
+        }
+        for (organization, text) in files(directory.path()) {
+            assert!(text.lines().all(|line| line.contains(&organization)), "{organization}: {text}");
+        }
     }
 }

@@ -117,6 +117,8 @@ struct State {
     heads: BTreeMap<ControllerId, u64>,
     versions: BTreeMap<OrganizationTag, SliceVersion>,
     written: Option<Instant>,
+    /// The snapshot that was last found to be as new as anything seen.
+    newest: Option<u64>,
 }
 
 /// What the gate looks at.
@@ -167,6 +169,7 @@ impl Gate {
             heads: BTreeMap::new(),
             versions: BTreeMap::new(),
             written: None,
+            newest: None,
         };
         Self { directory, last_beacon, journal, old, state: Mutex::new(state) }
     }
@@ -235,7 +238,7 @@ impl Gate {
     pub(crate) fn check(&self, held: Held<'_>, now: Instant, wall: UnixMs) -> Result<(), Withheld> {
         let mut state = self.state();
         if self.old == OldSnapshots::Refuse {
-            nothing_newer(&state, held)?;
+            nothing_newer(&mut state, held)?;
         }
         if state.open {
             return Ok(());
@@ -287,16 +290,18 @@ pub(crate) enum ToWrite {
 fn see(state: &mut State, tag: OrganizationTag, version: SliceVersion) {
     let seen = state.versions.entry(tag).or_insert(version);
     *seen = version.max(*seen);
+    state.newest = None;
 }
 
-fn nothing_newer(state: &State, held: Held<'_>) -> Result<(), Withheld> {
+fn nothing_newer(state: &mut State, held: Held<'_>) -> Result<(), Withheld> {
     for (signer, seen) in &state.heads {
         let own = held.heads.get(signer).map_or(0, |head| head.seq);
         if own < *seen {
             return Err(Withheld::OlderStrikes { signer: *signer, seen: *seen, held: own });
         }
     }
-    if state.versions.is_empty() {
+    // Asked for each document: the same snapshot is looked at once.
+    if state.versions.is_empty() || state.newest == Some(held.snapshot.number) {
         return Ok(());
     }
     let organizations = &held.snapshot.dataset.organizations;
@@ -317,6 +322,7 @@ fn nothing_newer(state: &State, held: Held<'_>) -> Result<(), Withheld> {
             }
         }
     }
+    state.newest = Some(held.snapshot.number);
     Ok(())
 }
 

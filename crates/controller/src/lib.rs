@@ -22,6 +22,7 @@
 //! let (controller, first) = Controller::start(options).await?;
 //! if let Some(first) = first {
 //!     println!("{}\n{}", first.recovery_phrase.to_secret_text(), first.owner_link);
+//!     controller::first_start_was_shown("/var/lib/tidegate/controller".as_ref())?;
 //! }
 //! controller.run(std::future::pending()).await
 //! # }
@@ -54,7 +55,7 @@ pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
 pub use signer::{
     AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
-    SignError, export_root, open_root_file, root_key_place,
+    SignError, export_root, first_start_was_shown, open_root_file, root_key_place,
 };
 pub use snapshot::{SnapshotError, SnapshotSource};
 pub use strikes::StrikeError;
@@ -68,7 +69,7 @@ use crate::{
     parts::{Core, SyncCommand},
     presence::Presence,
     server::{Listeners, Shown},
-    signer::Signer,
+    signer::{STARTED, Signer},
     snapshot::{Opened, Snapshots},
     strikes::Strikes,
 };
@@ -85,8 +86,6 @@ use trust::Role;
 use wire::OrganizationId;
 
 const DATABASE: &str = "tidegate.db";
-/// Written when the first start is complete: from then on an absent database is a loss.
-const STARTED: &str = "started";
 /// The console CA for people to import, and for `tidegate admin --ca`.
 const CONSOLE_CA: &str = "console-ca.pem";
 /// How often a database that cannot be used is tried again.
@@ -113,7 +112,7 @@ pub struct ControllerOptions {
     pub old_snapshots: OldSnapshots,
 }
 
-/// What a first start made. Show it once; it is kept nowhere.
+/// What a first start made. Show it once, then say so by [`first_start_was_shown`]; it is kept nowhere.
 #[derive(Debug)]
 pub struct FirstStart {
     /// Opens the root key.
@@ -211,7 +210,12 @@ impl Controller {
         };
         let Opened { snapshots, refused } =
             Snapshots::open(Arc::clone(&directory), signer.installation(), for_snapshot).await?;
-        let strikes = Strikes::open(&path.join("strikes.journal"), &signer.bundle())?;
+        let journal = path.join("strikes.journal");
+        if phrase.is_some() {
+            // There is nothing yet that could be missing.
+            std::fs::write(&journal, b"").map_err(StrikeError::Journal)?;
+        }
+        let strikes = Strikes::open(&journal, &signer.bundle())?;
         let gate = Gate::new(Arc::clone(&directory), strikes.health(), options.old_snapshots, clock::now());
         if options.old_snapshots == OldSnapshots::DangerouslyIssue {
             let deed = Deed::new(clock::wall(), "command line", "issue from old snapshot", "controller");
@@ -251,8 +255,6 @@ impl Controller {
         {
             tracing::warn!(%error, "what the database remembers to be revoked was not read");
         }
-        // Last: what was interrupted before here is a first start that nobody saw.
-        directory.write(STARTED, b"")?;
         let first = phrase.zip(owner_link);
         let first = first.map(|(recovery_phrase, owner_link)| FirstStart { recovery_phrase, owner_link });
         Ok((Self { core, listeners, shown, commands }, first))

@@ -127,23 +127,31 @@ impl fmt::Debug for BearerToken {
 pub struct ApiClient {
     http: HttpsClient,
     token: Option<BearerToken>,
+    organization: Option<String>,
 }
 
 impl ApiClient {
     /// The API over the network.
     #[must_use]
     pub fn https(url: ServerUrl, trust: ServerTrust, token: Option<BearerToken>) -> Self {
-        Self { http: HttpsClient::strict(url, trust), token }
+        Self { http: HttpsClient::strict(url, trust), token, organization: None }
     }
 
     /// The API over the controller's own socket (`admin.sock`): the caller's uid is the credential.
     #[must_use]
     pub const fn unix(socket: PathBuf) -> Self {
-        Self { http: HttpsClient::unix(socket), token: None }
+        Self { http: HttpsClient::unix(socket), token: None, organization: None }
+    }
+
+    /// Asks about another organization than the caller's own, by its id.
+    #[must_use]
+    pub fn in_organization(mut self, id: &str) -> Self {
+        self.organization = Some(id.to_owned());
+        self
     }
 
     pub(crate) const fn over(http: HttpsClient) -> Self {
-        Self { http, token: None }
+        Self { http, token: None, organization: None }
     }
 
     /// Whom this asks, for people.
@@ -204,6 +212,9 @@ impl ApiClient {
         }
         if let Some(BearerToken(token)) = &self.token {
             headers.push((header::AUTHORIZATION, format!("Bearer {token}")));
+        }
+        if let Some(id) = &self.organization {
+            headers.push((HeaderName::from_static("tidegate-organization"), id.clone()));
         }
         let answer = self.http.request(method, path, &headers, body).await?;
         if answer.status.is_success() {

@@ -306,6 +306,17 @@ impl Change {
         self.hit("PoP", id.to_string(), statement).await
     }
 
+    /// Enrols a PoP again under another key: its certificate had ended while it was away.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn enrol_pop_again(&mut self, id: PopId, key: EnrolmentKeyId) -> Result<(), StoreError> {
+        let statement = sqlx::query("UPDATE pops SET enrolled_by = $1 WHERE id = $2")
+            .bind(key.to_string())
+            .bind(id.to_string());
+        self.hit("PoP", id.to_string(), statement).await
+    }
+
     /// Removes a PoP.
     ///
     /// # Errors

@@ -18,7 +18,11 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
     if let AdminCommand::Root(RootCommand::Export { file, phrase_file, remove }) = &args.command {
         return export_root(args, file, phrase_file.as_deref(), *remove, format);
     }
-    let api = connect(args)?;
+    let mut api = connect(args)?;
+    if let Some(organization) = &args.organization {
+        let id = resolve(&api, Kind::Organizations, organization).await?;
+        api = api.in_organization(&id);
+    }
     match &args.command {
         AdminCommand::List { kind, limit } => {
             let answer: Value = get(&api, &format!("/api/v1/{}?limit={limit}", kind.path())).await?;
@@ -30,11 +34,16 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Create(create) => return self::create(&api, create, format).await,
-        AdminCommand::Delete { kind, id } => {
+        AdminCommand::Delete { kind, id, allow_shrink } => {
             let id = resolve(&api, *kind, id).await?;
+            let query = if *allow_shrink { "?allow_shrink=true" } else { "" };
             let answer: Value =
-                api.delete(&format!("/api/v1/{}/{id}", kind.path())).await.map_err(refused)?;
-            format.print(&json!({"deleted": id, "answer": answer}), || format!("deleted {id}"));
+                api.delete(&format!("/api/v1/{}/{id}{query}", kind.path())).await.map_err(refused)?;
+            format.print(&json!({"deleted": id, "answer": answer}), || match &answer {
+                // What was revoked with it.
+                Value::Object(_) => format!("deleted {id}\n{}", object_text(&answer)),
+                _ => format!("deleted {id}"),
+            });
         }
         AdminCommand::Member { group, add, remove } => {
             let group = resolve(&api, Kind::Groups, group).await?;
@@ -50,7 +59,9 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 let member = resolve_member(&api, member).await?;
                 let answer: Value =
                     api.delete(&format!("/api/v1/groups/{group}/members/{member}")).await.map_err(refused)?;
-                format.print(&answer, || format!("{member} is no longer in {group}"));
+                format.print(&answer, || {
+                    format!("{member} is no longer in {group}\n{}", object_text(&answer))
+                });
             }
         }
         AdminCommand::Strike { subject } => {
@@ -67,6 +78,12 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Root(_) => {}
+        AdminCommand::AcceptRestoredDatabase => {
+            let answer: Value = api.post("/api/v1/restored-database", &json!({})).await.map_err(refused)?;
+            format.print(&answer, || {
+                format!("accepted; every state from now on is of incarnation {}", cell(&answer["incarnation"]))
+            });
+        }
         AdminCommand::OwnerLink => {
             let answer: Value = api.post("/api/v1/owner-links", &json!({})).await.map_err(refused)?;
             format.print(&answer, || answer["link"].as_str().unwrap_or_default().to_owned());
@@ -196,6 +213,7 @@ async fn resolve_all(api: &ApiClient, kind: Kind, names: &[String]) -> Result<Ve
 
 async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> CommandResult {
     let (kind, body) = match command {
+        CreateCommand::Organization { name } => (Kind::Organizations, json!({"name": name})),
         CreateCommand::Site { name, prefix } => (Kind::Sites, json!({"name": name, "prefixes": prefix})),
         CreateCommand::Resource { name, site, address, ports, alias, strict } => {
             let site = resolve(api, Kind::Sites, site).await?;
@@ -279,7 +297,11 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
     let answer: Value = api.post("/api/v1/enrolment-keys", &body).await.map_err(refused)?;
     note(&format!("The key is shown once. It works {} time(s), for {} h.", key.cap, key.hours));
     let text = answer["join_key"].as_str().unwrap_or_default().to_owned();
-    format.print(&json!({"key": text, "description": answer["key"]}), || text.clone());
+    if let Some(link) = answer["link"].as_str() {
+        note(&format!("As a link: {link}"));
+    }
+    let value = json!({"key": text, "link": answer["link"], "description": answer["key"]});
+    format.print(&value, || text.clone());
     Ok(Outcome::Done)
 }
 

@@ -192,6 +192,10 @@ pub struct ServeArgs {
     /// The key of `--tls-certificate`, PEM.
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
+    /// day: what was revoked elsewhere meanwhile may come back to life.
+    #[arg(long)]
+    pub dangerous_issue_from_old_snapshot: bool,
 }
 
 /// Arguments of `controller`.
@@ -215,6 +219,13 @@ pub struct ControllerArgs {
     /// The key of `--tls-certificate`, PEM.
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
+    /// day: what was revoked elsewhere meanwhile may come back to life.
+    #[arg(long)]
+    pub dangerous_issue_from_old_snapshot: bool,
+    /// Whoever started this process shows the recovery phrase and says so itself.
+    #[arg(long, hide = true)]
+    pub first_start_is_shown_by_supervisor: bool,
 }
 
 /// A key from wherever it is kept.
@@ -393,6 +404,9 @@ pub struct AdminArgs {
     /// A file with the API token; else TIDEGATE_TOKEN.
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
+    /// The organization that is meant, by name or id; the caller's own, or the first, by default.
+    #[arg(long, value_name = "NAME", global = true)]
+    pub organization: Option<String>,
     /// The console's CA certificate, PEM.
     #[arg(long, value_name = "FILE", global = true)]
     pub ca: Option<PathBuf>,
@@ -497,6 +511,9 @@ pub enum AdminCommand {
         kind: Kind,
         /// Its id or name.
         id: String,
+        /// Remove it also when more than ten objects, and more than a fifth of their kind, go with it.
+        #[arg(long)]
+        allow_shrink: bool,
     },
     /// Put a user or service account into a group, or take them out.
     Member {
@@ -522,6 +539,9 @@ pub enum AdminCommand {
     /// The root key.
     #[command(subcommand)]
     Root(RootCommand),
+    /// Take a database that was restored from a copy for the truth: until then nothing is read from it or
+    /// changed in it. What was revoked stays revoked.
+    AcceptRestoredDatabase,
     /// A fresh one-time link for an owner who has none or lost the passphrase.
     OwnerLink,
 }
@@ -545,6 +565,12 @@ pub enum RootCommand {
 /// What can be made.
 #[derive(Debug, Subcommand)]
 pub enum CreateCommand {
+    /// A tenant: nothing crosses from one to another.
+    Organization {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+    },
     /// A private network.
     Site {
         /// Its name.

@@ -44,7 +44,7 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
         arguments.push("--no-port-mapping".into());
     }
     let log = state.join("client.log");
-    let mut daemon = Role::start("client", &arguments, &[], Some(&log))?;
+    let mut daemon = Role::start_to_stay("client", &arguments, Some(&log))?;
     daemon.wait_for("ready").await?;
     daemon.leave_running();
     let status = running(&state).status().await.map_err(asked)?;

@@ -5,7 +5,7 @@ use crate::{
     output::{CommandResult, Format, Outcome},
     places, process,
 };
-use controller::{Controller, ControllerOptions, TlsSource};
+use controller::{Controller, ControllerOptions, OldSnapshots, TlsSource};
 use serde_json::json;
 
 /// Runs a controller.
@@ -22,8 +22,13 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         unix: args.unix.clone(),
         url: args.url.clone(),
         tls,
-        old_snapshots: controller::OldSnapshots::Refuse,
+        old_snapshots: if args.dangerous_issue_from_old_snapshot {
+            OldSnapshots::DangerouslyIssue
+        } else {
+            OldSnapshots::Refuse
+        },
     };
+    let state = options.state.clone();
     let (controller, first) = Controller::start(options).await?;
     let first = first.map(|first| {
         // The one time that these two are shown.
@@ -43,6 +48,10 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         ),
         None => format!("The controller is ready on {}", args.url),
     });
+    // Only now: what was interrupted before is a first start that nobody saw.
+    if first.is_some() && !args.first_start_is_shown_by_supervisor {
+        controller::first_start_was_shown(&state)?;
+    }
     controller
         .run(async {
             process::shutdown().await;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     if let Err(failure) = start_log(&cli) {
         return failure.report(format);
     }
+    process::end_with_parent();
     // One provider for every TLS library that asks the process for a default.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Failure::say(Outcome::Failed, "another TLS provider is installed already").report(format);

@@ -18,18 +18,60 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a role may take to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Says to a process which one started it and must outlive it.
+const PARENT: &str = "TIDEGATE_PARENT";
+
+/// Ends this process when the one that started it ends, however that happens. For roles under `serve` and
+/// `demo`; what is started to stay is not told.
+pub fn end_with_parent() {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return };
+    let term = Some(rustix::process::Signal::TERM);
+    if let Err(error) = rustix::process::set_parent_process_death_signal(term) {
+        tracing::warn!(%error, "this process does not hear when the one that started it ends");
+    }
+    // It may have ended before the line above.
+    if rustix::process::getppid().map(rustix::process::Pid::as_raw_pid) != Some(parent) {
+        tracing::info!("the process that started this one has ended");
+        std::process::exit(0);
+    }
+}
+
+/// The signals that ask this process to end, listened for from the moment this is made.
+pub struct Shutdown(Option<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)>);
+
+impl Shutdown {
+    /// Listens from now on; without handlers the default action ends the process.
+    pub fn listen() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        Self(match signals {
+            (Ok(interrupt), Ok(terminate)) => Some((interrupt, terminate)),
+            _ => None,
+        })
+    }
+
+    /// Resolves when the process is asked to end (SIGINT, SIGTERM).
+    pub async fn asked(&mut self) -> &'static str {
+        match &mut self.0 {
+            Some((interrupt, terminate)) => tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            },
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// Resolves when the process is asked to end (SIGINT, SIGTERM).
 pub async fn shutdown() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
-        // Without signal handlers the default action ends the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    }
+    Shutdown::listen().asked().await
+}
+
+/// Whether a role goes when this process goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    WithParent,
+    OnItsOwn,
 }
 
 /// A running role.
@@ -44,18 +86,25 @@ pub struct Role {
 impl Role {
     /// Starts `tidegate --json ARGS`, its log going to `log`. Secrets go through `environment`, never
     /// through `arguments`.
+    ///
+    /// It ends when this process ends, also when this one is killed.
     pub fn start(
         name: &str,
         arguments: &[OsString],
         environment: &[(&str, String)],
         log: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        Self::spawn(name, arguments, environment, log, Stdio::null())
+        Self::spawn(name, arguments, environment, log, (Stdio::null(), Stays::WithParent))
+    }
+
+    /// As [`Self::start`], for what goes on after this process: see [`Self::leave_running`].
+    pub fn start_to_stay(name: &str, arguments: &[OsString], log: Option<&Path>) -> anyhow::Result<Self> {
+        Self::spawn(name, arguments, &[], log, (Stdio::null(), Stays::OnItsOwn))
     }
 
     /// The same, for a role that takes lines on its standard input.
     pub fn start_listening(name: &str, arguments: &[OsString], log: Option<&Path>) -> anyhow::Result<Self> {
-        Self::spawn(name, arguments, &[], log, Stdio::piped())
+        Self::spawn(name, arguments, &[], log, (Stdio::piped(), Stays::WithParent))
     }
 
     fn spawn(
@@ -63,7 +112,7 @@ impl Role {
         arguments: &[OsString],
         environment: &[(&str, String)],
         log: Option<&Path>,
-        stdin: Stdio,
+        (stdin, stays): (Stdio, Stays),
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let stderr = match log {
@@ -79,6 +128,10 @@ impl Role {
         let mut command = Command::new(program);
         command.arg("--json").args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         command.envs(environment.iter().map(|(key, value)| (*key, value)));
+        match stays {
+            Stays::WithParent => command.env(PARENT, std::process::id().to_string()),
+            Stays::OnItsOwn => command.env_remove(PARENT),
+        };
         // A group of its own: Ctrl-C reaches the supervisor, which ends its children in order.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting the {name} process"))?;

@@ -51,6 +51,9 @@ impl Layout {
                 key.into(),
             ]);
         }
+        if args.dangerous_issue_from_old_snapshot {
+            arguments.push("--dangerous-issue-from-old-snapshot".into());
+        }
         arguments
     }
 
@@ -89,21 +92,32 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
             format_args!("--advertise: expected HOST:PORT, got {:?}", args.advertise),
         ));
     }
+    // From here on: a signal in the middle of the start ends what was started.
+    let mut shutdown = process::Shutdown::listen();
     std::fs::create_dir_all(&state).with_context(|| format!("the state directory {}", state.display()))?;
     let layout = Layout::of(&state);
-    let mut controller = Role::start("controller", &layout.controller_arguments(args), &[], None)?;
-    let ready = controller.wait_for("ready").await?;
-    if let Some(first) = ready.get("first_start").filter(|first| !first.is_null()) {
-        announce_first_start(first, format);
-    }
-    let mut environment = Vec::new();
-    if state::StateDir::about(&layout.pop)?.is_none() {
-        environment.push(("TIDEGATE_JOIN", pop_join_key(&layout).await?));
-    }
-    // The PoP's first start talks to the controller, whose listener the PoP itself will own: until then a
-    // loopback port stands in for it.
-    let mut pop = Role::start("pop", &layout.pop_arguments(args), &environment, None)?;
-    let pop_ready = pop.wait_for("ready").await?;
+    let mut roles = Roles::default();
+    let started = tokio::select! {
+        started = start(args, &layout, &mut roles, format) => Some(started),
+        signal = shutdown.asked() => {
+            tracing::info!(signal, "ending before everything was started");
+            None
+        }
+    };
+    let pop_ready = match started {
+        Some(Ok(ready)) => ready,
+        Some(Err(error)) => {
+            roles.stop().await;
+            return Err(error);
+        }
+        None => {
+            roles.stop().await;
+            return Ok(Outcome::Done);
+        }
+    };
+    let (Some(controller), Some(pop)) = (roles.controller, roles.pop) else {
+        return Err(Failure::say(Outcome::Failed, "the start ended without its processes"));
+    };
     let value = json!({
         "event": "ready", "role": "serve", "url": console_url(&args.advertise),
         "listen": pop_ready["listen"], "state": state,
@@ -122,12 +136,55 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
     let (stop, stopped) = tokio::sync::watch::channel(());
     let both = async { tokio::join!(controller(stopped.clone()), pop(stopped)) };
     let end = async {
-        let signal = process::shutdown().await;
+        let signal = shutdown.asked().await;
         tracing::info!(signal, "ending");
         drop(stop);
     };
     tokio::join!(both, end);
     Ok(Outcome::Done)
+}
+
+/// What runs so far.
+#[derive(Default)]
+struct Roles {
+    controller: Option<Role>,
+    pop: Option<Role>,
+}
+
+impl Roles {
+    async fn stop(&mut self) {
+        for role in [&mut self.pop, &mut self.controller].into_iter().flatten() {
+            role.stop().await;
+        }
+    }
+}
+
+/// Starts both, enrolling this host's PoP unless it is enrolled already; gives what the PoP says when it is
+/// ready.
+async fn start(
+    args: &ServeArgs,
+    layout: &Layout,
+    roles: &mut Roles,
+    format: Format,
+) -> Result<Value, Failure> {
+    let mut arguments = layout.controller_arguments(args);
+    arguments.push("--first-start-is-shown-by-supervisor".into());
+    let controller = roles.controller.insert(Role::start("controller", &arguments, &[], None)?);
+    let ready = controller.wait_for("ready").await?;
+    if let Some(first) = ready.get("first_start").filter(|first| !first.is_null()) {
+        announce_first_start(first, format);
+        controller::first_start_was_shown(&layout.controller)?;
+    }
+    let mut environment = Vec::new();
+    // A directory is not enough: a start that was interrupted leaves one that is only half enrolled.
+    let about = state::StateDir::about(&layout.controller)?.context("the controller's state directory")?;
+    if enrol::already_enrolled(&layout.pop, trust::Role::Pop, &about.root)?.is_none() {
+        environment.push(("TIDEGATE_JOIN", pop_join_key(layout).await?));
+    }
+    // The PoP's first start talks to the controller, whose listener the PoP itself will own: until then a
+    // loopback port stands in for it.
+    let pop = roles.pop.insert(Role::start("pop", &layout.pop_arguments(args), &environment, None)?);
+    Ok(pop.wait_for("ready").await?)
 }
 
 fn announce_first_start(first: &Value, format: Format) {

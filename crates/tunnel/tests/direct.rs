@@ -518,3 +518,40 @@ fn a_ping_is_answered_by_the_way_that_data_takes() {
         assert!(round_trip >= expected && round_trip <= expected * 2, "{kind}: {round_trip:?}");
     }
 }
+
+#[test]
+fn who_only_receives_notices_within_a_second_that_its_path_is_gone_and_has_its_relay_looked_at() {
+    let mut world = World::homes();
+    world.run(SECOND * 2, OFTEN);
+    for _ in 0..200 {
+        world.say(Side::Connector);
+        world.run(Duration::from_millis(5), None);
+    }
+    assert!(world.is_direct());
+    let (quiet, asked) = (world.quiet, world.sent.len());
+    // The client's address changes: nothing reaches it any more, and what it sends comes from elsewhere.
+    world.edges.insert(Side::Client, Edge::Blocked);
+    let died = world.now;
+    world.run(SECOND + Duration::from_millis(500), None);
+    let left = world.moves.iter().find(|(at, side, ..)| *at > died && *side == Side::Client);
+    let (left, .., reason) = left.expect("the client left the path");
+    assert_eq!(*reason, MoveReason::Doubtful);
+    assert!(*left - died <= Duration::from_millis(800), "{:?}", *left - died);
+    assert!(world.quiet > quiet, "nobody looked at the relay");
+    assert!(world.sent.len() - asked < 20, "{} questions", world.sent.len() - asked);
+}
+
+#[test]
+fn a_download_that_ended_costs_one_question() {
+    let mut world = World::homes();
+    world.run(SECOND * 2, OFTEN);
+    for _ in 0..200 {
+        world.say(Side::Connector);
+        world.run(Duration::from_millis(5), None);
+    }
+    let before = world.sent.iter().filter(|(_, side, ..)| *side == Side::Client).count();
+    world.run(SECOND * 4, None);
+    let sent = world.sent.iter().filter(|(_, side, ..)| *side == Side::Client).count() - before;
+    assert!(sent <= 2, "{sent} packets");
+    assert!(world.is_direct());
+}

@@ -253,6 +253,8 @@ pub struct Stack {
     connector: ConnectorNode,
     hosts: [HostId; 3],
     due: [Time; 3],
+    /// The client's machine does.
+    sleeps: bool,
     flow: Option<FlowId>,
     faults: Vec<String>,
     unsent: BTreeMap<FlowId, Vec<u8>>,
@@ -295,6 +297,7 @@ impl Stack {
         let pop_at: SocketAddr = POP_AT.parse().expect("an address");
         let link = LinkRules::of_delay(Time::from_millis(2));
         let pop_host = net.add_host(Network::INTERNET, vec![pop_at.ip()], pop_at.port(), link);
+        net.serve_streams(pop_host);
         let mut host = |at: &Address, port| net.add_host(at.realm, at.addresses.clone(), port, at.link);
         let hosts = [pop_host, host(connector_at, 41_000), host(client_at, 42_000)];
         let agent = ConnectorAgent::new(installation.connector(), base, WALL, seed_of(seed, 4))
@@ -330,6 +333,7 @@ impl Stack {
             connector,
             hosts,
             due: [Time::ZERO; 3],
+            sleeps: false,
             flow: None,
             faults: Vec::new(),
             unsent: BTreeMap::new(),
@@ -410,16 +414,35 @@ impl Stack {
 
     /// The PoP's process ends and starts again.
     pub fn restart_pop(&mut self) {
+        self.net.end_streams();
         self.seed += 1;
         self.pop = pop_node(&self.installation, self.seed, self.at(), WALL.plus(self.now));
         self.drain(POP_HOST);
+    }
+
+    /// The client's machine sleeps for so long, and wakes up in the same network.
+    pub fn sleep_client(&mut self, time: Time) {
+        self.net.set_up(self.hosts[CLIENT_HOST], false);
+        self.sleeps = true;
+        self.wait(time, |_| false);
+        self.sleeps = false;
+        self.net.set_up(self.hosts[CLIENT_HOST], true);
+        self.due[CLIENT_HOST] = self.now;
+    }
+
+    /// Whether the client's session goes by TCP 443.
+    #[must_use]
+    pub fn is_by_stream(&self) -> bool {
+        self.net.has_opened(self.hosts[CLIENT_HOST])
     }
 
     /// Runs until `is_so`, or for so long; whether it became so.
     pub fn wait(&mut self, most: Time, is_so: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + most;
         while !is_so(self) {
-            let next = self.due.iter().copied().chain(self.net.next_at()).min().unwrap_or(Time::MAX);
+            let due = self.due.iter().copied().enumerate();
+            let due = due.filter(|(node, _)| !(self.sleeps && *node == CLIENT_HOST)).map(|(_, at)| at);
+            let next = due.chain(self.net.next_at()).min().unwrap_or(Time::MAX);
             if next > end {
                 self.now = end;
                 return is_so(self);
@@ -460,7 +483,7 @@ impl Stack {
             }
         }
         for node in 0..3 {
-            if self.due[node] > self.now {
+            if self.due[node] > self.now || (self.sleeps && node == CLIENT_HOST) {
                 continue;
             }
             match node {

@@ -60,6 +60,11 @@ fn after_reboots_roams_sleeps_restarts_and_losses_the_tunnel_carries_again() {
 }
 
 #[test]
+fn the_longest_packet_that_a_way_carries_is_found_and_a_black_hole_is_left() {
+    holds("narrow", 60);
+}
+
+#[test]
 fn a_peer_that_lies_about_where_it_is_gets_budgeted_probes_sent_and_none_to_a_forbidden_address() {
     holds("hostile-peer", 16);
 }
@@ -71,8 +76,8 @@ fn who_sends_captured_relay_frames_from_elsewhere_is_sent_no_data() {
 
 #[test]
 fn a_connection_of_whole_nodes_takes_the_expected_path_and_survives_roams_and_restarts_of_the_pop() {
-    // Each of 25 pairs of networks four times, with each fault once.
-    holds("whole", 100);
+    // Each of 36 pairs of networks with each of five faults.
+    holds("whole", 180);
 }
 
 #[test]

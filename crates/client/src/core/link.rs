@@ -58,6 +58,10 @@ pub(super) struct Link {
     pub(super) round_trip: Option<Duration>,
     /// The last refusal, until an introduction succeeds.
     pub(super) refusal: Option<Refusal>,
+    /// Which grant the connector was shown last.
+    pub(super) shown: u64,
+    /// The way that goes on working while the connector is shown a newer grant.
+    pub(super) renewing: Option<Path>,
     /// Refusals since the last success, for the pause between two tries.
     pub(super) attempts: u32,
     next_port: u16,
@@ -74,6 +78,8 @@ impl Link {
             moved: None,
             round_trip: None,
             refusal: None,
+            shown: 0,
+            renewing: None,
             attempts: 0,
             next_port: 0,
         }

@@ -42,6 +42,10 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(12);
 /// Tries to open a tunnel again for flows that wait: with pauses of 0.5 s doubled up to 2 s, two and a half
 /// minutes.
 const MAX_REOPENS: u32 = 75;
+/// A device with many tunnels shows a newer grant to four connectors a second, below what PoPs take from one device.
+const RENEW_PACE: Duration = Duration::from_millis(250);
+/// A renewal that failed for now is tried again after this: hours are left.
+const RENEW_AGAIN: Duration = Duration::from_secs(15);
 /// Local ports tried before a dial is given up: a port is taken for as long as its last flow lingers.
 const PORT_TRIES: usize = 64;
 
@@ -69,6 +73,11 @@ struct FlowEntry {
 pub struct ClientCore {
     identity: SigningKey,
     grant: Option<Vec<u8>>,
+    /// Counts grants, so that each tunnel knows which one its connector was shown.
+    grant_number: u64,
+    /// Connectors that were shown an older grant, and when the next of them is shown the newer one.
+    to_renew: BTreeSet<ConnectorId>,
+    renew_at: Option<Instant>,
     slice: Arc<ClientSlice>,
     public_key: WireGuardPublicKey,
     tunnels: Tunnels,
@@ -101,6 +110,9 @@ impl ClientCore {
         Self {
             identity,
             grant: None,
+            grant_number: 0,
+            to_renew: BTreeSet::new(),
+            renew_at: None,
             slice: Arc::new(no_slice()),
             public_key: key.public_key(),
             tunnels: Tunnels::new(key, seed, now),
@@ -121,9 +133,16 @@ impl ClientCore {
         }
     }
 
-    /// The grant to show to connectors from now on.
-    pub fn set_grant(&mut self, text: &str) {
+    /// The grant to show to connectors from now on. Those that let this device in by an older one are shown it too:
+    /// what runs there goes on until this one ends.
+    pub fn set_grant(&mut self, now: Instant, text: &str) {
+        if self.grant.as_deref() == Some(text.as_bytes()) {
+            return;
+        }
         self.grant = Some(text.as_bytes().to_vec());
+        self.grant_number += 1;
+        self.to_renew = self.links.keys().copied().collect();
+        self.renew_at = (!self.to_renew.is_empty()).then_some(now);
     }
 
     /// No grant is shown to connectors any more.
@@ -333,6 +352,48 @@ impl ClientCore {
         self.pump(now);
     }
 
+    /// Shows the newer grant to the next connector that has not seen it. Packets go on as they go meanwhile.
+    fn renew_next(&mut self, now: Instant) {
+        while let Some(id) = self.to_renew.pop_first() {
+            let number = self.grant_number;
+            let Some(link) = self.links.get_mut(&id).filter(|link| link.shown < number) else { continue };
+            // One that is being opened by the older grant comes again when it is up; whoever is not let in is shown
+            // the newer one when somebody wants in.
+            if matches!(link.stage, Stage::Up { .. }) {
+                self.renew(now, id);
+                break;
+            }
+        }
+        self.renew_at = (!self.to_renew.is_empty()).then_some(now + RENEW_PACE);
+    }
+
+    /// Is introduced to a connector once more; packets go on as they go meanwhile.
+    fn renew(&mut self, now: Instant, id: ConnectorId) {
+        if let Some(link) = self.links.get_mut(&id)
+            && let Stage::Up { path } = link.stage
+        {
+            link.renewing = Some(path);
+            self.open_link(now, id);
+        }
+    }
+
+    /// An introduction that was to renew failed for now: what runs by the older grant goes on running, and it is tried
+    /// again. Whether that is what it was.
+    fn renewal_failed(&mut self, now: Instant, id: ConnectorId, reason: Refusal, after: Duration) -> bool {
+        let is_up = self.links.get(&id).is_some_and(|link| self.way_of(link).is_some());
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        let Some(path) = link.renewing.take() else { return false };
+        if reason.class() != RefusalClass::Later || !is_up || !self.by_path.contains_key(&path) {
+            return false;
+        }
+        link.stage = Stage::Up { path };
+        link.shown = 0;
+        self.to_renew.insert(id);
+        let again = now + RENEW_AGAIN.max(after.min(link::LONGEST_PAUSE));
+        self.renew_at = Some(self.renew_at.map_or(again, |at| at.max(again)));
+        true
+    }
+
     fn open_link(&mut self, now: Instant, id: ConnectorId) {
         let Some(link) = self.links.get(&id) else { return };
         let (site, seal_key) = (link.site, link.connector.seal_key);
@@ -351,6 +412,7 @@ impl ClientCore {
         self.outputs.push_back(Output::Open { token, connector: id, site, sealed, initiation });
         if let Some(link) = self.links.get_mut(&id) {
             link.peer = Some(peer);
+            link.shown = self.grant_number;
             link.stage = Stage::Opening { token, peer, sent: now, until: now + OPEN_DEADLINE };
         }
     }
@@ -367,6 +429,9 @@ impl ClientCore {
 
     /// No PoP leads to the connector, or it said no.
     fn link_failed(&mut self, now: Instant, id: ConnectorId, reason: Refusal, after: Duration) {
+        if self.renewal_failed(now, id, reason, after) {
+            return;
+        }
         let has_flows = self.entries.values().any(|entry| entry.connector == id);
         // While packets go straight to the connector, the relay is wanted back and nobody waits for it; and a
         // PoP's word ends nothing that does not pass it. A connector that has really let go falls silent.
@@ -488,6 +553,8 @@ impl ClientCore {
                 self.by_path.insert(path, id);
                 if let Some(old) = replaced {
                     self.give_back(old);
+                    // What was sent by the way before may be lost: it does not wait for its timers.
+                    self.flows.link_moved(now, LinkId(peer.number()));
                 }
                 self.link_up(now, id, path, Inner { v4: inner.0, v6: inner.1 }, sent);
             }
@@ -516,7 +583,13 @@ impl ClientCore {
             link.inner = Some(inner);
             link.round_trip = Some(now.saturating_duration_since(sent));
             link.refusal = None;
+            link.renewing = None;
             link.attempts = 0;
+            if link.shown < self.grant_number {
+                // A newer one came while this was being opened.
+                self.to_renew.insert(id);
+                self.renew_at.get_or_insert(now + RENEW_PACE);
+            }
         }
         self.send_pings(now, id);
         for dial in self.waiting_for(id) {
@@ -552,6 +625,17 @@ impl ClientCore {
         if let Some(id) = self.by_path.remove(&path) {
             self.tunnels.drop_path(now, path);
             self.link_lost(now, id, path, reason);
+        }
+        self.pump(now);
+    }
+
+    /// Nothing comes back by a channel, and its PoP does not answer: another way is asked for while this one is still
+    /// held on to.
+    pub fn path_doubted(&mut self, now: Instant, path: Path) {
+        let Some(id) = self.by_path.get(&path).copied() else { return };
+        let is_by_it = self.links.get(&id).is_some_and(|link| self.way_of(link) == Some(path));
+        if is_by_it && self.entries.values().any(|entry| entry.connector == id) {
+            self.renew(now, id);
         }
         self.pump(now);
     }
@@ -639,6 +723,9 @@ impl ClientCore {
             }
         }
         self.expire_pings(now);
+        if self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_next(now);
+        }
         let due: Vec<ConnectorId> = self
             .links
             .iter()
@@ -683,7 +770,9 @@ impl ClientCore {
         let dials = self.deadlines.first().map(|(at, _)| (*at, "a dial's deadline"));
         let links = self.links.values().filter_map(Link::deadline).min();
         let pings = self.next_ping_timeout().map(|at| (at, "a ping's answer"));
-        let next = [tunnels, flows, dials, links, pings].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let renew = self.renew_at.map(|at| (at, "a connector is shown the newer grant"));
+        let next =
+            [tunnels, flows, dials, links, pings, renew].into_iter().flatten().min_by_key(|(at, _)| *at);
         Output::Timeout(next.map(|(at, reason)| Timeout { at, reason }))
     }
 

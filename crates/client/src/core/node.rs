@@ -146,7 +146,7 @@ impl ClientNode {
             observed: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
-        node.take_grant();
+        node.take_grant(now);
         node.take_slice(now);
         node.settle(now);
         Ok(node)
@@ -505,6 +505,13 @@ impl ClientNode {
                 }
                 self.tell(NodeEvent::Changed);
             }
+            AgentEvent::Doubted { session, .. } => {
+                for channel in self.relay.channels_of(session) {
+                    if let Some(path) = self.paths.get(&channel) {
+                        self.core.path_doubted(now, *path);
+                    }
+                }
+            }
             AgentEvent::Lost { session, reason, .. } => {
                 self.sessions.remove(&session);
                 self.observed.remove(&session);
@@ -542,7 +549,7 @@ impl ClientNode {
                 self.tell(NodeEvent::Answered { request: seq, result: Err(reason) });
             }
             AgentEvent::GrantChanged => {
-                self.take_grant();
+                self.take_grant(now);
                 self.tell(NodeEvent::Changed);
             }
             AgentEvent::SliceChanged => {
@@ -584,9 +591,9 @@ impl ClientNode {
         self.core.opened(now, token, path, opened.response.as_slice(), inner);
     }
 
-    fn take_grant(&mut self) {
+    fn take_grant(&mut self, now: Instant) {
         if let Some(text) = self.agent.grant_text() {
-            self.core.set_grant(text);
+            self.core.set_grant(now, text);
         }
     }
 

@@ -66,6 +66,11 @@ impl Connector {
         Path::relay(POP, ChannelId::from_random(self.channel + 1))
     }
 
+    /// The channel before: it goes on until it is given back.
+    fn was_there(&self) -> Path {
+        Path::relay(POP, ChannelId::from_random(self.channel - 2))
+    }
+
     fn there(&self) -> Path {
         Path::relay(POP, ChannelId::from_random(self.channel))
     }
@@ -147,6 +152,8 @@ struct World {
     dialled: BTreeMap<DialId, Result<FlowId, DialFault>>,
     ended: BTreeMap<FlowId, Ending>,
     given_back: Vec<Path>,
+    /// The grants that connectors accepted.
+    shown: Vec<String>,
     connected: bool,
 }
 
@@ -169,7 +176,7 @@ impl World {
         let connectors: Vec<Connector> =
             (10_u8..).zip(manners).map(|(byte, manners)| Connector::new(byte, *manners, now)).collect();
         let mut core = ClientCore::new(SigningKey::from_seed(&[7; 32]), &CLIENT_KEY, 7, now);
-        core.set_grant(GRANT);
+        core.set_grant(now, GRANT);
         let mut world = Self {
             now,
             core,
@@ -177,6 +184,7 @@ impl World {
             dialled: BTreeMap::new(),
             ended: BTreeMap::new(),
             given_back: Vec::new(),
+            shown: Vec::new(),
             connected: true,
         };
         let slice = world.slice();
@@ -255,7 +263,7 @@ impl World {
                 let to = self
                     .connectors
                     .iter_mut()
-                    .find(|connector| connector.there() == path)
+                    .find(|connector| connector.there() == path || connector.was_there() == path)
                     .expect("a channel");
                 if self.connected {
                     let here = to.here();
@@ -285,7 +293,7 @@ impl World {
             Manners::Accepts => {
                 let body = unseal_open(&connector.open_key, to, sealed).expect("sealed to this connector");
                 let body: OpenBody = minicbor::decode(&body).expect("decodes");
-                assert_eq!(body.grant.as_slice(), GRANT.as_bytes());
+                self.shown.push(String::from_utf8(body.grant.as_slice().to_vec()).expect("text"));
                 let device = SigningKey::from_seed(&[7; 32]).verifying_key();
                 OpenProof::check(&device, to, &body.client_key, initiation, &body.signature).expect("proven");
                 connector.channel += 2;
@@ -452,6 +460,57 @@ fn a_flow_survives_the_loss_of_its_channel() {
     assert_eq!(world.read(flow), b"during");
     assert_eq!(world.echo(flow, b"after"), b"after");
     assert!(world.ended.is_empty());
+}
+
+#[test]
+fn a_newer_grant_is_shown_to_the_connector_and_its_flows_go_on() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let dial = world.dial("wiki:80");
+    let flow = world.result(dial).expect("connects");
+    assert_eq!(world.echo(flow, b"by the old one"), b"by the old one");
+    world.core.set_grant(world.now, "a newer one");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.shown, [GRANT, "a newer one"]);
+    assert_eq!(world.echo(flow, b"by the newer one"), b"by the newer one");
+    // The same again is nothing new.
+    world.core.set_grant(world.now, "a newer one");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.opens(), 2);
+    assert!(world.ended.is_empty());
+}
+
+#[test]
+fn a_renewal_that_fails_for_now_cuts_nothing_and_is_tried_again_at_leisure() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let dial = world.dial("wiki:80");
+    let flow = world.result(dial).expect("connects");
+    for manners in [Manners::Refuses(Refusal::Full), Manners::Silent] {
+        world.connectors[0].manners = manners;
+        world.core.set_grant(world.now, &format!("newer {}", world.opens()));
+        let opens = world.opens();
+        for _ in 0..60 {
+            world.pass(Duration::from_secs(5));
+            assert_eq!(world.echo(flow, b"still here"), b"still here");
+        }
+        let tries = world.opens() - opens;
+        assert!((8..=21).contains(&tries), "{tries} tries in five minutes");
+    }
+    world.connectors[0].manners = Manners::Accepts;
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.shown.len(), 2);
+    assert_eq!(world.echo(flow, b"renewed"), b"renewed");
+    assert!(world.ended.is_empty());
+}
+
+#[test]
+fn a_renewal_that_is_denied_ends_what_the_older_grant_began() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let dial = world.dial("wiki:80");
+    let flow = world.result(dial).expect("connects");
+    world.connectors[0].manners = Manners::Refuses(Refusal::Struck);
+    world.core.set_grant(world.now, "a newer one");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.ended.get(&flow), Some(&Ending::Cut));
 }
 
 #[test]

@@ -697,7 +697,13 @@ impl ConnectorCore {
 
     fn tunnel_event(&mut self, now: Instant, wall: UnixMs, event: tunnel::Event) {
         match event {
-            tunnel::Event::Proven { replaced, .. } => self.close_channels(replaced),
+            tunnel::Event::Proven { peer, replaced, .. } => {
+                if replaced.is_some() {
+                    // What was sent by the way before may be lost: it does not wait for its timers.
+                    self.flows.link_moved(now, LinkId(peer.number()));
+                }
+                self.close_channels(replaced);
+            }
             tunnel::Event::Unused { path, .. } => self.close_channels(Some(path)),
             tunnel::Event::Removed { peer, .. } => self.end_session(now, wall, peer, Refusal::SessionLost),
             tunnel::Event::Moved { peer, path, reason } => {

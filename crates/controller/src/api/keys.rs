@@ -159,7 +159,10 @@ async fn create_enrolment_key(
     let snapshot = core.snapshot();
     let view = Views::new(&core, caller.data(&snapshot)?).enrolment_key(&key);
     let join_key = JoinKey { kind, controller: core.url.clone(), root: core.signer.root(), secret };
-    let created = EnrolmentKeyCreated { key: view, join_key: join_key.to_secret_text() };
+    let join_key = join_key.to_secret_text();
+    // Behind the '#': no browser sends that part anywhere.
+    let link = (kind == JoinKind::Device).then(|| format!("{}/join#{join_key}", core.url));
+    let created = EnrolmentKeyCreated { key: view, join_key, link };
     Ok((StatusCode::CREATED, Json(created)))
 }
 

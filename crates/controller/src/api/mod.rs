@@ -9,6 +9,7 @@ mod people;
 mod policies;
 mod problem;
 mod removal;
+mod shrink;
 pub mod types;
 mod view;
 

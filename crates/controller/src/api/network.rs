@@ -7,6 +7,7 @@ use super::{
     problem::{Body, Id, Params},
     reads,
     removal::{Removal, strike_and_remove},
+    shrink::ShrinkParams,
     types::{
         Connector, Mode, Page, PageQuery, Pop, PopInput, Resource, ResourceInput, Site, SiteInput,
         StrikeOutcome,
@@ -246,11 +247,22 @@ async fn replace_resource(
 }
 
 /// Removes a resource, also from every policy.
-#[utoipa::path(delete, path = "/resources/{id}", tag = "resources", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_resource(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<ResourceId>) -> Removed {
+#[utoipa::path(delete, path = "/resources/{id}", tag = "resources", params(("id" = String, Path, description = "Its id"), ShrinkParams), responses((status = 204, description = "Removed")))]
+async fn delete_resource(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<ResourceId>,
+    Params(params): Params<ShrinkParams>,
+) -> Removed {
+    let snapshot = core.snapshot();
+    let shrink = params.check(caller.data(&snapshot)?, |left| {
+        left.resources.retain(|resource| resource.id != id);
+        left.policies.iter_mut().for_each(|policy| policy.resources.retain(|resource| *resource != id));
+    })?;
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_resource(id).await?;
+    shrink.note(&mut change).await?;
     core.commit(&store, change, "delete resource", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@ use super::{
     problem::{Body, Id, Params, TwoIds},
     reads,
     removal::{Removal, strike_and_remove},
+    shrink::{Shrink, ShrinkParams},
     types::{
         Device, Group, GroupMember, NameInput, Page, PageQuery, ServiceAccount, StrikeOutcome, User,
         UserInput,
@@ -98,11 +99,23 @@ async fn rename_group(
 }
 
 /// Removes a group: connectors get slices without it.
-#[utoipa::path(delete, path = "/groups/{id}", tag = "groups", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_group(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<GroupId>) -> Removed {
+#[utoipa::path(delete, path = "/groups/{id}", tag = "groups", params(("id" = String, Path, description = "Its id"), ShrinkParams), responses((status = 204, description = "Removed")))]
+async fn delete_group(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<GroupId>,
+    Params(params): Params<ShrinkParams>,
+) -> Removed {
+    let snapshot = core.snapshot();
+    let shrink = params.check(caller.data(&snapshot)?, |left| {
+        left.groups.retain(|group| group.id != id);
+        left.memberships.retain(|membership| membership.group != id);
+        left.policies.iter_mut().for_each(|policy| policy.groups.retain(|group| *group != id));
+    })?;
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_group(id).await?;
+    shrink.note(&mut change).await?;
     core.commit(&store, change, "delete group", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -197,17 +210,31 @@ async fn replace_user(
     get_user(State(core), caller, Id(id)).await
 }
 
+/// A person or service account goes with its devices and memberships.
+fn without_member(
+    params: &ShrinkParams,
+    data: &store::OrganizationData,
+    member: Member,
+) -> Result<Shrink, Problem> {
+    params.check(data, |left| {
+        left.devices.retain(|device| device.owner != member);
+        left.memberships.retain(|membership| membership.member != member);
+    })
+}
+
 /// Revokes a person, then removes it with its devices, memberships and keys.
-#[utoipa::path(delete, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+#[utoipa::path(delete, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id"), ShrinkParams), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
 async fn delete_user(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(id): Id<UserId>,
+    Params(params): Params<ShrinkParams>,
 ) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
+    let shrink = without_member(&params, caller.data(&snapshot)?, Member::User(id))?;
     let row = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("user", id.to_string()))?.generation;
-    strike_and_remove(core, caller, Removal::Member(Member::User(id)), generation).await.map(Json)
+    strike_and_remove(core, caller, Removal::Member(Member::User(id), shrink), generation).await.map(Json)
 }
 
 /// Makes a service account.
@@ -233,16 +260,18 @@ async fn create_service_account(
 }
 
 /// Revokes a service account, then removes it with its devices, memberships and keys.
-#[utoipa::path(delete, path = "/service-accounts/{id}", tag = "service accounts", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
+#[utoipa::path(delete, path = "/service-accounts/{id}", tag = "service accounts", params(("id" = String, Path, description = "Its id"), ShrinkParams), responses((status = 200, description = "Revoked and removed", body = StrikeOutcome)))]
 async fn delete_service_account(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(id): Id<ServiceAccountId>,
+    Params(params): Params<ShrinkParams>,
 ) -> Answer<StrikeOutcome> {
     let snapshot = core.snapshot();
+    let shrink = without_member(&params, caller.data(&snapshot)?, Member::ServiceAccount(id))?;
     let row = caller.data(&snapshot)?.service_accounts.iter().find(|account| account.id == id);
     let generation = row.ok_or_else(|| Problem::not_found("service account", id.to_string()))?.generation;
-    let removal = Removal::Member(Member::ServiceAccount(id));
+    let removal = Removal::Member(Member::ServiceAccount(id), shrink);
     strike_and_remove(core, caller, removal, generation).await.map(Json)
 }
 

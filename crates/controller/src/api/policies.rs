@@ -4,8 +4,9 @@ use super::{
     Answer, Made, Problem, Removed, Views,
     caller::Caller,
     check, fresh,
-    problem::{Body, Id},
+    problem::{Body, Id, Params},
     reads,
+    shrink::ShrinkParams,
     types::{Page, PageQuery, Policy, PolicyInput},
 };
 use crate::{clock, parts::Core};
@@ -81,20 +82,26 @@ async fn create_policy(
 }
 
 /// Replaces a policy's values.
-#[utoipa::path(put, path = "/policies/{id}", tag = "policies", params(("id" = String, Path, description = "Its id")), request_body = PolicyInput, responses((status = 200, description = "Replaced", body = Policy)))]
+#[utoipa::path(put, path = "/policies/{id}", tag = "policies", params(("id" = String, Path, description = "Its id"), ShrinkParams), request_body = PolicyInput, responses((status = 200, description = "Replaced", body = Policy)))]
 async fn replace_policy(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(id): Id<PolicyId>,
+    Params(params): Params<ShrinkParams>,
     Body(input): Body<PolicyInput>,
 ) -> Answer<Policy> {
     let snapshot = core.snapshot();
     let old = caller.data(&snapshot)?.policies.iter().find(|policy| policy.id == id);
     let old = old.ok_or_else(|| Problem::not_found("policy", id.to_string()))?;
     let policy = checked(id, old.created_ms, input)?;
+    let shrink = params.check(caller.data(&snapshot)?, |left| {
+        left.policies.retain(|policy| policy.id != id);
+        left.policies.push(policy.clone());
+    })?;
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.update_policy(&policy).await.map_err(unknown_part)?;
+    shrink.note(&mut change).await?;
     let detail = json!({"groups": policy.groups, "resources": policy.resources});
     core.commit(&store, change, "replace policy", &id.to_string(), &detail).await?;
     let snapshot = core.snapshot();
@@ -102,11 +109,20 @@ async fn replace_policy(
 }
 
 /// Removes a policy.
-#[utoipa::path(delete, path = "/policies/{id}", tag = "policies", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
-async fn delete_policy(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<PolicyId>) -> Removed {
+#[utoipa::path(delete, path = "/policies/{id}", tag = "policies", params(("id" = String, Path, description = "Its id"), ShrinkParams), responses((status = 204, description = "Removed")))]
+async fn delete_policy(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<PolicyId>,
+    Params(params): Params<ShrinkParams>,
+) -> Removed {
+    let snapshot = core.snapshot();
+    let left = |left: &mut store::OrganizationData| left.policies.retain(|policy| policy.id != id);
+    let shrink = params.check(caller.data(&snapshot)?, left)?;
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
     change.delete_policy(id).await?;
+    shrink.note(&mut change).await?;
     core.commit(&store, change, "delete policy", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
 }

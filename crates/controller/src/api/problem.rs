@@ -1,5 +1,6 @@
 //! Every error as `application/problem+json` (RFC 9457), naming field, rule and value.
 
+use crate::server::BodyTooSlow;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
@@ -252,6 +253,21 @@ fn bytes_problem(rejection: BytesRejection) -> Problem {
         problem.field = Some("body".into());
         problem.rule = Some(format!("at most {MAX_BODY} bytes"));
         return problem;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&rejection);
+    while let Some(error) = cause {
+        if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
+            let mut problem = Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body-too-slow",
+                "The body took too long",
+                slow.to_string(),
+            );
+            problem.field = Some("body".into());
+            problem.rule = Some(format!("whole within {} s", slow.0.as_secs()));
+            return problem;
+        }
+        cause = error.source();
     }
     malformed("the body did not arrive whole")
 }

@@ -1,6 +1,6 @@
 //! What is removed by a strike first: access ends at once, and the row follows.
 
-use super::{Problem, caller::Caller, operations::outcome, types::StrikeOutcome};
+use super::{Problem, caller::Caller, operations::outcome, shrink::Shrink, types::StrikeOutcome};
 use crate::{
     parts::{Core, StrikeRequest},
     snapshot::owner,
@@ -15,7 +15,7 @@ use wire::{ConnectorId, DeviceId, GroupId, PopId};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Removal {
     Device(DeviceId),
-    Member(Member),
+    Member(Member, Shrink),
     Membership(GroupId, Member),
     Connector(ConnectorId),
     Pop(PopId),
@@ -25,7 +25,7 @@ impl Removal {
     const fn subject(self) -> RevokedSubject {
         match self {
             Self::Device(id) => RevokedSubject::Device(id),
-            Self::Member(member) => RevokedSubject::owner(owner(member)),
+            Self::Member(member, _) => RevokedSubject::owner(owner(member)),
             Self::Membership(group, member) => RevokedSubject::membership(owner(member), group),
             Self::Connector(id) => RevokedSubject::Connector(id),
             Self::Pop(id) => RevokedSubject::Pop(id),
@@ -35,8 +35,8 @@ impl Removal {
     const fn action(self) -> &'static str {
         match self {
             Self::Device(_) => "delete device",
-            Self::Member(Member::User(_)) => "delete user",
-            Self::Member(Member::ServiceAccount(_)) => "delete service account",
+            Self::Member(Member::User(_), _) => "delete user",
+            Self::Member(Member::ServiceAccount(_), _) => "delete service account",
             Self::Membership(..) => "remove member",
             Self::Connector(_) => "delete connector",
             Self::Pop(_) => "delete pop",
@@ -46,7 +46,10 @@ impl Removal {
     async fn from(self, change: &mut Change) -> Result<(), StoreError> {
         match self {
             Self::Device(id) => change.delete_device(id).await,
-            Self::Member(member) => change.delete_member(member).await,
+            Self::Member(member, shrink) => {
+                shrink.note(change).await?;
+                change.delete_member(member).await
+            }
             Self::Membership(group, member) => change.remove_member(group, member).await,
             Self::Connector(id) => change.delete_connector(id).await,
             Self::Pop(id) => change.delete_pop(id).await,

@@ -422,6 +422,11 @@ pub struct EnrolmentKeyCreated {
     pub key: EnrolmentKey,
     /// What to hand over: controller's address, root's hash and secret.
     pub join_key: String,
+    /// The same as a link, which opens a page that says what to do with it: for `tidegate login LINK`. Devices
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub link: Option<String>,
 }
 
 /// What a token may do.

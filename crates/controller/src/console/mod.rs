@@ -66,6 +66,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .route("/signout", post(sign_out))
         .route("/theme", post(theme))
         .route("/first-owner/{secret}", get(first_owner_page).post(first_owner))
+        .route("/join", get(join_page))
         .route(&STYLE_PATH, get(style))
         .layer(DefaultBodyLimit::max(MAX_FORM))
         .layer(middleware::map_response(guarded))
@@ -278,6 +279,18 @@ pub(crate) fn owner_link(url: &str) -> (String, OneTimeLink) {
     let expires_ms = clock::wall().plus(LINK_LIFE).as_millis();
     let link = OneTimeLink { secret_hash: link_hash(&secret), purpose: FIRST_OWNER.into(), expires_ms };
     (format!("{}/first-owner/{secret}", url.trim_end_matches('/')), link)
+}
+
+/// What a device's link opens. The key is behind its `#`, which no browser sends: this page is the same for
+/// everybody.
+async fn join_page(headers: HeaderMap) -> Response {
+    let page = MessagePage {
+        style: &STYLE_PATH,
+        theme: session::theme(&headers),
+        title: "This link enrols a device",
+        text: "It works once. On the device, run tidegate login with the whole address of this page, then tidegate up.",
+    };
+    render(StatusCode::OK, &page, &[])
 }
 
 fn is_open(core: &Core, secret: &str) -> bool {

@@ -1,7 +1,7 @@
 //! First start, and what people do with the root key afterwards.
 
 use super::{Keyring, KeyringError, PhraseError, RecoveryPhrase, RootSealError, sealing};
-use crate::clock;
+use crate::{clock, ledger::Deed};
 use state::{About, StateDir, StateError, names};
 use std::{
     fs::OpenOptions,
@@ -15,6 +15,8 @@ use wire::{ControllerId, InstallationId};
 pub(crate) const KEYRING: &str = "keyring";
 const ROOT: &str = "root.sealed";
 const EXPORTED: &str = "root.exported";
+/// Written when the first start is complete: from then on an absent database is a loss.
+pub(crate) const STARTED: &str = "started";
 
 /// A root key operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -124,14 +126,14 @@ pub fn export_root(state: &Path, out: &Path, phrase: &str, after: AfterExport) -
     let sealed = sealed_root(state)?;
     // A copy that nobody can open is no export.
     sealing::open_root(&phrase.parse()?, &sealed)?;
-    let write = |path: &Path, bytes: &[u8]| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write(out, &sealed).map_err(|source| RootError::Export { path: out.to_owned(), source })?;
+    write_new(out, &sealed).map_err(|source| RootError::Export { path: out.to_owned(), source })?;
+    let deed = Deed::new(clock::wall(), &local_actor(), "export root key", out.display());
+    // A full disk keeps nobody from taking the key away.
+    if let Err(error) = crate::ledger::write_down(state, &deed) {
+        tracing::warn!(%error, "the export of the root key is not in the audit spool");
+    }
     let marker = state.join(EXPORTED);
-    match write(&marker, b"exported\n") {
+    match write_new(&marker, b"exported\n") {
         Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(StateError::Io { path: marker, source }.into());
         }
@@ -140,8 +142,44 @@ pub fn export_root(state: &Path, out: &Path, phrase: &str, after: AfterExport) -
     if after == AfterExport::Remove {
         let path = state.join(ROOT);
         std::fs::remove_file(&path).map_err(|source| StateError::Io { path, source })?;
+        sync_directory_of(&marker).map_err(|source| StateError::Io { path: state.to_owned(), source })?;
     }
     Ok(())
+}
+
+/// Writes a new file that is whole and on disk when this returns, or not there.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
+/// A name is on disk when its directory is.
+fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
+
+fn local_actor() -> String {
+    format!("local uid {}", rustix::process::getuid().as_raw())
+}
+
+/// Notes that recovery phrase and owner's link were shown: until then a first start is not complete, and the
+/// next start says so.
+///
+/// # Errors
+/// The disk.
+pub fn first_start_was_shown(state: &Path) -> Result<(), StateError> {
+    let path = state.join(STARTED);
+    match write_new(&path, b"") {
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StateError::Io { path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a sealed root key (of a state directory's file or an export) with its phrase.

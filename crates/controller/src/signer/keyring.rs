@@ -4,8 +4,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use trust::{
-    BundleKey, BundleStatement, KeyRole, MAX_KEY_LIFE, OpenKey, RotationStatement, SigningKey, TrustChain,
-    UnixMs, decode_base64url, encode_base64url,
+    BundleKey, BundleStatement, KeyRole, MAX_KEY_LIFE, OpenKey, RotationStatement, SigningKey, TrustBundle,
+    TrustChain, UnixMs, decode_base64url, encode_base64url,
 };
 use wire::{ControllerId, InstallationId};
 
@@ -14,6 +14,9 @@ use wire::{ControllerId, InstallationId};
 const REPLACE_BEFORE_END: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A new key signs only when every agent has had a day to receive the bundle that names it.
 const PUBLISHED_BEFORE_USE: Duration = Duration::from_secs(24 * 3600);
+
+/// New keys are dated back for agents whose clocks are behind.
+const BACKDATED: Duration = Duration::from_secs(300);
 
 /// The keyring cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +105,7 @@ impl Keyring {
         root: &SigningKey,
         wall: UnixMs,
     ) -> Result<(Self, TrustChain), KeyringError> {
-        // Backdated by five minutes for agents whose clocks are behind.
-        let nbf = wall.minus(Duration::from_secs(300));
+        let nbf = wall.minus(BACKDATED);
         let rotation = SigningKey::generate();
         let statement = RotationStatement {
             installation,
@@ -141,6 +143,38 @@ impl Keyring {
         Ok(BundleStatement { installation: self.installation, serial: self.serial, iat: wall, keys })
     }
 
+    /// Makes ring and chain agree again. A crash between writing the one and the other, or one of them
+    /// restored alone, leaves keys that nobody was told of, or names of keys that are lost. `None` when they
+    /// agree.
+    pub(crate) fn reconciled(
+        &self,
+        chain: &TrustChain,
+        bundle: &TrustBundle,
+        wall: UnixMs,
+    ) -> Result<Option<(Self, TrustChain)>, KeyringError> {
+        let mut next = self.clone();
+        let named = |key: &StoredKey| -> Result<bool, KeyringError> {
+            let public = key.to_bundle_key(self.controller)?.public;
+            Ok(bundle.all_keys().any(|named| named.role == key.role && named.public == public))
+        };
+        let mut unnamed = 0;
+        for key in &mut next.keys {
+            if !named(key)? {
+                unnamed += 1;
+                // Its day of publication begins now.
+                key.nbf = wall.minus(BACKDATED);
+                key.exp = key.nbf.plus(MAX_KEY_LIFE);
+            }
+        }
+        if unnamed == 0 && bundle.all_keys().count() == next.keys.len() && self.serial == bundle.serial() {
+            return Ok(None);
+        }
+        next.serial = self.serial.max(bundle.serial() + 1);
+        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
+        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        Ok(Some((next, chain)))
+    }
+
     /// Replaces keys that near their end and drops those behind it. `None` when nothing is due.
     pub(crate) fn rotated(
         &self,
@@ -152,7 +186,7 @@ impl Keyring {
         for role in KeyRole::ALL {
             let newest = next.keys.iter().filter(|key| key.role == role).map(|key| key.exp).max();
             if newest.is_none_or(|exp| exp <= wall.plus(REPLACE_BEFORE_END)) {
-                next.keys.push(StoredKey::generate(role, wall.minus(Duration::from_secs(300)))?);
+                next.keys.push(StoredKey::generate(role, wall.minus(BACKDATED))?);
             }
         }
         let same = next.keys.len() == self.keys.len()
@@ -164,6 +198,11 @@ impl Keyring {
         let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
         let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
         Ok(Some((next, chain)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.keys.len()
     }
 
     pub(crate) fn identity(&self) -> Result<SigningKey, KeyringError> {

@@ -5,8 +5,10 @@ mod keyring;
 mod phrase;
 mod sealing;
 
-pub use ceremony::{AfterExport, RootError, RootKeyPlace, export_root, open_root_file, root_key_place};
-pub(crate) use ceremony::{KEYRING, first_start, is_complete};
+pub use ceremony::{
+    AfterExport, RootError, RootKeyPlace, export_root, first_start_was_shown, open_root_file, root_key_place,
+};
+pub(crate) use ceremony::{KEYRING, STARTED, first_start, is_complete};
 pub(crate) use keyring::Keyring;
 pub use keyring::KeyringError;
 pub use phrase::{PhraseError, RecoveryPhrase};
@@ -96,10 +98,24 @@ impl Signer {
         // The generation before would name fewer keys than the keyring holds: only the newest will do.
         let text = directory.read(names::CHAIN)?.ok_or(SignError::Incomplete(names::CHAIN))?;
         let chain = TrustChain::parse_bytes(&text)?;
-        let bundle = chain.verify(&root, clock::wall())?;
+        let time_line = TimeLine::open(Arc::clone(&directory));
+        // A clock that is behind fences what is signed; it does not make the own chain unreadable.
+        let wall = time_line.unfenced_time();
+        let bundle = chain.verify(&root, wall)?;
+        let (ring, chain, bundle) = match ring.reconciled(&chain, &bundle, wall)? {
+            None => (ring, chain, bundle),
+            Some((ring, chain)) => {
+                tracing::warn!(
+                    "keyring and trust chain did not agree; a chain that names this keyring was made"
+                );
+                let bundle = chain.verify(&root, wall)?;
+                write_keys(&directory, &ring, &chain)?;
+                (ring, chain, bundle)
+            }
+        };
         let open = Arc::new(ring.open_keys()?);
         let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
-        Ok(Self { time_line: TimeLine::open(Arc::clone(&directory)), directory, root, keys })
+        Ok(Self { time_line, directory, root, keys })
     }
 
     fn keys<T>(&self, read: impl FnOnce(&Keys) -> T) -> T {
@@ -161,9 +177,7 @@ impl Signer {
         };
         let bundle = Arc::new(chain.verify(&self.root, wall)?);
         let open = Arc::new(ring.open_keys()?);
-        // The private halves first: a chain on disk never names keys that are lost.
-        self.directory.write_secret(KEYRING, &ring.encode())?;
-        self.directory.write_generation(names::CHAIN, chain.to_text().as_bytes())?;
+        write_keys(&self.directory, &ring, &chain)?;
         *self.keys.write().expect("nothing panics while it holds the keys") =
             Keys { ring, chain, bundle, open };
         Ok(Rotated::Yes)
@@ -267,6 +281,14 @@ impl Signer {
     }
 }
 
+/// The private halves first: a chain on disk never names keys that are lost. A crash between the two is
+/// mended by the next start.
+fn write_keys(directory: &StateDir, ring: &Keyring, chain: &TrustChain) -> Result<(), SignError> {
+    directory.write_secret(KEYRING, &ring.encode())?;
+    directory.write_generation(names::CHAIN, chain.to_text().as_bytes())?;
+    Ok(())
+}
+
 /// A certificate with its key, for the TLS listener.
 pub struct ConsoleCertificate {
     /// The leaf, then the CA.
@@ -333,5 +355,43 @@ mod tests {
         let console = signer.console_certificate(&["localhost".into(), "127.0.0.1".into()]).unwrap();
         let ca = trust::subject_public_key(&console.chain[1]).unwrap();
         assert!(bundle.keys(KeyRole::ConsoleCa).any(|key| key.public == ca));
+    }
+
+    /// The keys of a bundle with this controller's private halves.
+    fn named_and_held(signer: &Signer) -> (usize, usize) {
+        (signer.bundle().all_keys().count(), signer.keys(|keys| keys.ring.count()))
+    }
+
+    #[test]
+    fn a_crash_between_keyring_and_chain_leaves_no_key_that_nobody_was_told_of_and_none_that_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("controller");
+        let root = first_start(&path).unwrap().directory.of().root;
+        let open =
+            || Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
+        let (chain, ring) = (path.join(names::CHAIN), path.join("secrets").join(KEYRING));
+        let (old_chain, old_ring) = (std::fs::read(&chain).unwrap(), std::fs::read(&ring).unwrap());
+        let roles = KeyRole::ALL.len();
+        clock::later(Duration::from_secs(61 * 24 * 3600));
+        let signer = open();
+        assert_eq!(signer.rotate_if_due().unwrap(), Rotated::Yes);
+        assert_eq!((named_and_held(&signer), signer.bundle().serial()), ((2 * roles, 2 * roles), 2));
+        let (new_chain, new_ring) = (std::fs::read(&chain).unwrap(), std::fs::read(&ring).unwrap());
+        drop(signer);
+        // The new keyring, and the chain of before.
+        std::fs::write(&chain, &old_chain).unwrap();
+        let signer = open();
+        assert_eq!((named_and_held(&signer), signer.bundle().serial()), ((2 * roles, 2 * roles), 2));
+        drop(signer);
+        assert_eq!(open().bundle().serial(), 2, "once is enough");
+        // The keyring of before, and the new chain: what it names and nobody has goes away, under a newer number.
+        std::fs::write(&chain, &new_chain).unwrap();
+        std::fs::write(&ring, &old_ring).unwrap();
+        let signer = open();
+        assert_eq!((named_and_held(&signer), signer.bundle().serial()), ((roles, roles), 3));
+        let on_disk = TrustChain::parse_bytes(&std::fs::read(&chain).unwrap()).unwrap();
+        assert_eq!(on_disk.verify(&root, clock::wall()).unwrap().serial(), 3);
+        assert_ne!(std::fs::read(&ring).unwrap(), new_ring);
+        clock::later(Duration::ZERO);
     }
 }

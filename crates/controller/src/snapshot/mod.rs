@@ -12,6 +12,8 @@ mod shrink;
 mod tests;
 mod validate;
 
+pub(crate) use shrink::large_shrink;
+
 use crate::{clock, gate::Gate};
 use poison::{Digest, Memory, Served};
 use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
@@ -19,7 +21,10 @@ use state::{StateDir, StateError};
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use store::{Dataset, Member, OrganizationData, Store, StoreError};
 use tokio::sync::watch;
@@ -160,7 +165,11 @@ pub(crate) struct Snapshot {
     pub(crate) source: SnapshotSource,
     /// When it was read from the database, by the wall clock.
     pub(crate) read_at: UnixMs,
+    /// Of this process: no two snapshots have the same.
+    pub(crate) number: u64,
 }
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 impl Snapshot {
     /// Judges a dataset.
@@ -171,7 +180,8 @@ impl Snapshot {
         installation: InstallationId,
     ) -> Result<Self, SnapshotError> {
         let models = validate::validate(&dataset, installation)?;
-        Ok(Self { dataset, models, source, read_at })
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { dataset, models, source, read_at, number })
     }
 
     pub(crate) fn organization(&self, id: OrganizationId) -> Option<&OrganizationData> {
@@ -305,6 +315,7 @@ impl Snapshots {
             Err(error) => Err(error.into()),
         };
         let served = memory.served().cloned();
+        let on_disk = copy.as_ref().map(|copy| copy.dataset.clone());
         let mut refused = None;
         let judged = match from_database {
             Ok((mut snapshot, digest)) => {
@@ -326,7 +337,8 @@ impl Snapshots {
         };
         let snapshot = match (judged, copy) {
             (Ok(snapshot), _) => {
-                if refused.is_none() {
+                // The same again would push the generation before out.
+                if refused.is_none() && on_disk.as_ref() != Some(&snapshot.dataset) {
                     copy::write(&directory, &snapshot);
                 }
                 snapshot
@@ -416,7 +428,8 @@ impl Snapshots {
         wanted.unknown > 0
             || wanted.installation.is_some_and(|version| held.dataset.installation.version < version)
             || wanted.organizations.iter().any(|(id, version)| {
-                held.organization(*id).is_none_or(|data| data.organization.version < *version)
+                let gone = held.dataset.installation.version.incarnation <= version.incarnation;
+                held.organization(*id).map_or(gone, |data| data.organization.version < *version)
             })
     }
 
@@ -470,7 +483,6 @@ impl Snapshots {
         let unknown = self.wanted().unknown;
         #[cfg(test)]
         {
-            use std::sync::atomic::Ordering;
             let failing =
                 self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             if failing.is_ok() {

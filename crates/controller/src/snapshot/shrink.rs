@@ -10,7 +10,7 @@ const FREE: usize = 10;
 const PART: usize = 5;
 
 /// Whether so much at once needs an explicit word.
-pub(crate) const fn is_large(before: usize, removed: usize) -> bool {
+const fn is_large(before: usize, removed: usize) -> bool {
     removed > FREE && removed * PART > before
 }
 
@@ -53,6 +53,16 @@ pub(super) fn guard(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> 
         }
     }
     Ok(())
+}
+
+/// The kind of which one change would take much at once: how many there are, and how many would go.
+pub(crate) fn large_shrink(
+    old: &OrganizationData,
+    new: &OrganizationData,
+) -> Option<(&'static str, usize, usize)> {
+    let all = kinds(old, new).into_iter();
+    all.map(|(kind, (before, removed))| (kind, before, removed))
+        .find(|(_, before, removed)| is_large(*before, *removed))
 }
 
 fn kinds(old: &OrganizationData, new: &OrganizationData) -> Vec<(&'static str, (usize, usize))> {

@@ -32,7 +32,8 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         created_ms: 1,
     });
     let users: Vec<User> = users.collect();
-    let memberships = users.iter().map(|user| Membership { group, member: Member::User(user.id), generation: 1 });
+    let memberships =
+        users.iter().map(|user| Membership { group, member: Member::User(user.id), generation: 1 });
     let resources = (1..=2).map(|n| Resource {
         id: id(ResourceId::from_bytes, n),
         site,
@@ -144,7 +145,8 @@ fn good(version: u64) -> Snapshot {
 
 /// A dataset as it is, whatever is wrong with it.
 fn unjudged(dataset: Dataset) -> Snapshot {
-    Snapshot { dataset, models: BTreeMap::new(), source: SnapshotSource::Database, read_at: WALL }
+    let source = SnapshotSource::Database;
+    Snapshot { dataset, models: BTreeMap::new(), source, read_at: WALL, number: 0 }
 }
 
 fn state(path: &std::path::Path) -> Arc<StateDir> {
@@ -264,7 +266,8 @@ fn every_bad_snapshot_is_refused_with_its_reason_by_the_builder() {
         assert!(refused.to_string().contains(reason), "{what}: {refused}");
         assert_eq!(refused.label(), "value", "{what}");
     }
-    let foreign = Snapshot::new(dataset(8), SnapshotSource::Database, WALL, InstallationId::from_bytes([2; 16]));
+    let foreign =
+        Snapshot::new(dataset(8), SnapshotSource::Database, WALL, InstallationId::from_bytes([2; 16]));
     assert_eq!(foreign.unwrap_err().label(), "foreign");
 }
 
@@ -377,6 +380,31 @@ fn what_is_older_other_or_suddenly_small_is_not_taken() {
     assert_eq!(judge(&snapshot, None, Some(&newer)).unwrap_err().label(), "restored");
 }
 
+#[tokio::test]
+async fn a_start_does_not_push_the_generation_before_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = state(scratch.path());
+    let path = scratch.path().join("t.db");
+    let store = Store::open(&path, Opening::CreateIfMissing).await.unwrap();
+    let data = organization(1, 1);
+    let installation = dataset(1).installation;
+    store.bootstrap(&installation, &data.organization, "test").await.unwrap();
+    let open =
+        async || Snapshots::open(Arc::clone(&directory), INSTALLATION, Ok(store.clone())).await.unwrap();
+    open().await;
+    let mut change = store.change(Scope::Installation, "test", 1).await.unwrap();
+    change.rename_organization(data.organization.id, "renamed").await.unwrap();
+    change.commit("rename", "organization", "{}").await.unwrap();
+    for _ in 0..3 {
+        assert!(open().await.refused.is_none());
+    }
+    let names: Vec<_> = copy::read(&directory, INSTALLATION)
+        .into_iter()
+        .map(|copy| copy.unwrap().0.dataset.organizations[0].organization.name.clone())
+        .collect();
+    assert_eq!(names, ["renamed", "organization 1"]);
+}
+
 #[test]
 fn a_large_shrink_needs_a_word_and_many_small_changes_do_not() {
     let held = dataset(7);
@@ -415,7 +443,8 @@ async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_b
     directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
     directory.write_generation("snapshot", &copy::encode(&good(8))).unwrap();
     let digest = Digest::of(&copy::body(&dataset(8)));
-    let open = async || Snapshots::open(Arc::clone(&directory), INSTALLATION, gone()).await.unwrap().snapshots;
+    let open =
+        async || Snapshots::open(Arc::clone(&directory), INSTALLATION, gone()).await.unwrap().snapshots;
     // The process ends in the middle of a try: the note is there, and nothing behind it.
     Memory::open(&directory).begin(&directory, &digest).unwrap();
     assert_eq!(open().await.get().dataset, dataset(8), "once may be anybody's fault");

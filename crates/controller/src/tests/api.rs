@@ -268,3 +268,29 @@ async fn an_organization_sets_how_long_grants_live_within_bounds() {
         assert_eq!((&problem["field"], &problem["value"]), (&json!(field), &json!(value)));
     }
 }
+
+#[tokio::test]
+async fn much_that_would_go_at_once_goes_only_when_somebody_says_so() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    for number in 0..20 {
+        let person = json!({"name": "P", "email": format!("p{number}@example.com")});
+        let person = world.post("/users", person).await.made()["id"].as_str().unwrap().to_owned();
+        let member = format!("/groups/{}/members/{person}", f.group);
+        world.call(Method::PUT, &member, None).await.ok();
+    }
+    let problem = world.delete(&format!("/groups/{}", f.group)).await.problem(409);
+    assert_eq!(problem["field"], "allow_shrink");
+    assert!(problem["detail"].as_str().unwrap().contains("21 of 21 memberships"), "{problem}");
+    assert_eq!(world.get("/groups").await.ok()["items"][0]["members"], 21);
+    world.delete(&format!("/groups/{}?allow_shrink=maybe", f.group)).await.problem(400);
+    assert_eq!(world.delete(&format!("/groups/{}?allow_shrink=true", f.group)).await.status, 204);
+    // The smaller state is believed: by memory, and by the next start.
+    let world = world.restarted().await;
+    assert_eq!(world.get("/groups").await.ok()["items"], json!([]));
+    let status = world.get("/status").await.ok();
+    assert_eq!(
+        (&status["snapshot"]["source"], &status["snapshot"]["alarms"]),
+        (&json!("database"), &json!([]))
+    );
+}

@@ -162,3 +162,20 @@ async fn an_owner_signs_in_while_the_database_is_gone_and_reads_why_changes_wait
     let page = get(&world, "/", &cookies(&done)).await;
     assert!(page.text.contains("Access works. Changes have to wait"), "{}", page.status);
 }
+
+#[tokio::test]
+async fn a_device_s_link_is_its_key_behind_a_page_that_says_what_to_do() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let made = world.post("/enrolment-keys", json!({"kind": "device", "owner": f.user})).await.made();
+    let link = made["link"].as_str().unwrap();
+    let (page, key) = link.split_once('#').unwrap();
+    assert_eq!((page, Some(key)), ("https://localhost:8443/join", made["join_key"].as_str()));
+    let read: trust::JoinKey = link.parse().unwrap();
+    assert_eq!(read.to_secret_text(), key);
+    let shown = world.send(stranger(), Request::get("/join").body(Body::empty()).unwrap()).await;
+    assert_eq!(shown.status, 200);
+    assert!(shown.text.contains("tidegate login"), "{}", shown.text);
+    let site = world.post("/enrolment-keys", json!({"kind": "connector", "site": f.site})).await.made();
+    assert!(site["link"].is_null(), "a connector joins by its key");
+}

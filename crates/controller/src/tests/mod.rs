@@ -1,10 +1,12 @@
 //! A whole controller in a temporary directory, asked through its real router.
 
 mod api;
+mod clock;
 mod console;
 mod documents;
 mod enrolment;
 mod outage;
+mod slow;
 mod strikes;
 mod with_pop;
 
@@ -82,6 +84,7 @@ impl World {
 
     pub(crate) async fn in_directory(directory: tempfile::TempDir) -> Self {
         let (controller, first) = Controller::start(Self::options(&directory)).await.unwrap();
+        crate::first_start_was_shown(&directory.path().join("controller")).unwrap();
         let router = network_router(&controller.core);
         let background = tokio::spawn(std::sync::Arc::clone(&controller.core).catch_up());
         Self { directory, controller, first, router, background }

@@ -270,9 +270,11 @@ async fn the_database_of_another_installation_is_refused_in_plain_words() {
 
 #[tokio::test]
 async fn an_interrupted_first_start_is_said_plainly() {
-    let world = World::new().await;
-    let directory = world.stop().await;
-    std::fs::remove_file(directory.path().join("controller/started")).unwrap();
+    // Killed between making the phrase and showing it.
+    let directory = tempfile::tempdir().unwrap();
+    let (controller, first) = Controller::start(World::options(&directory)).await.unwrap();
+    assert!(first.is_some());
+    drop(controller);
     let error = Controller::start(World::options(&directory)).await.unwrap_err();
     assert!(matches!(error, ControllerError::FirstStartInterrupted(_)), "{error}");
 }

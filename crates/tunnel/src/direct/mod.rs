@@ -45,6 +45,12 @@ const SILENCE: Duration = Duration::from_millis(300);
 const PROOF_APART: Duration = Duration::from_millis(500);
 /// Data comes by the relay, and nothing for this long by the path in use.
 const LEFT_BY_PEER: Duration = Duration::from_secs(1);
+/// Who was sent much, and then nothing for this long, asks for a proof: a download that ended, or a path that did. Who
+/// receives sends little, and would not notice.
+const STREAM: u32 = 16;
+const STREAM_ENDED: Duration = Duration::from_millis(500);
+/// So many questions of a doubt without an answer: the relay is looked at too.
+const DOUBT_TOLD: u32 = 2;
 /// A proof later than this (or two round trips) makes the path doubtful.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// A question about a length that was not answered within this (or two round trips) is asked again. An answer that
@@ -111,6 +117,8 @@ pub(crate) struct Outcome {
     pub moved: Option<(Route, MoveReason)>,
     /// A ping was answered: which, and how long it took.
     pub pong: Option<(u64, Duration)>,
+    /// What took data here may be gone with the network it came by: the session to the PoP is worth a question.
+    pub is_quiet: bool,
 }
 
 impl Outcome {
@@ -170,6 +178,8 @@ struct Current {
     doubt: Doubt,
     /// Data went out and nothing was heard since.
     unheard_since: Option<Instant>,
+    /// Data packets that came since the last question.
+    came: u32,
 }
 
 /// What people may see of one address.
@@ -571,7 +581,8 @@ impl Direct {
             // What was asked before it was chosen says nothing about it now.
             pair.forget_questions();
         }
-        self.current = Some(Current { address, since: now, doubt: Doubt::None, unheard_since: None });
+        self.current =
+            Some(Current { address, since: now, doubt: Doubt::None, unheard_since: None, came: 0 });
         self.direct_sizes = Sizes::new();
         outcome.moved = Some((Route::Direct(address), reason));
         // What is found is looked at again later, in case something better comes up.
@@ -629,6 +640,9 @@ impl Direct {
         if let Some(from) = from {
             self.heard(now, from);
             self.arrives(from);
+            if let Some(current) = self.current.as_mut().filter(|current| current.address == from) {
+                current.came = current.came.saturating_add(1);
+            }
         }
         // The two sides choose their ways apart: what comes by either shows that what was sent arrives.
         self.direct_sizes.heard();
@@ -739,13 +753,16 @@ impl Direct {
             Route::Direct(_) => &mut self.direct_sizes,
             Route::Relay => &mut self.relay_sizes,
         };
-        let Some(length) = sizes.due(now, patience) else { return };
-        let id = self.next_random();
-        match route {
-            Route::Direct(_) => self.direct_sizes.asked(now, id),
-            Route::Relay => self.relay_sizes.asked(now, id),
+        // A question of the search, and one whether what is used still passes.
+        let questions = [sizes.due(now, patience), sizes.due(now, patience)];
+        for question in questions.into_iter().flatten() {
+            let id = self.next_random();
+            match route {
+                Route::Direct(_) => self.direct_sizes.asked(now, id, question),
+                Route::Relay => self.relay_sizes.asked(now, id, question),
+            }
+            outcome.say(route, PathMessage::Probe { id, length: question.length });
         }
-        outcome.say(route, PathMessage::Probe { id, length });
     }
 
     fn size_patience(&self) -> Duration {
@@ -788,6 +805,7 @@ impl Direct {
                 if let Some(current) = &mut self.current {
                     current.doubt = Doubt::Asking { probes: probes + 1, next };
                 }
+                outcome.is_quiet |= probes == DOUBT_TOLD;
                 self.probe(now, address, outcome);
             }
             Doubt::Asking { .. } => {}
@@ -808,7 +826,9 @@ impl Direct {
             let heard = pair.heard.unwrap_or(current.since);
             heard.max(proven) + IDLE_PROBE
         });
-        [silence, active, idle].into_iter().flatten().min()
+        let ended = (current.came >= STREAM)
+            .then(|| (pair.heard.unwrap_or(current.since) + STREAM_ENDED).max(proven + PROOF_APART));
+        [silence, active, idle, ended].into_iter().flatten().min()
     }
 
     /// The next time something is due.
@@ -928,6 +948,9 @@ impl Direct {
 
     fn probe(&mut self, now: Instant, address: SocketAddr, outcome: &mut Outcome) {
         let id = self.next_random();
+        if let Some(current) = self.current.as_mut().filter(|current| current.address == address) {
+            current.came = 0;
+        }
         if let Some(pair) = self.pairs.get_mut(&address) {
             pair.asked(now, id);
             outcome.say(Route::Direct(address), PathMessage::Probe { id, length: MIN_PROBE_LEN });

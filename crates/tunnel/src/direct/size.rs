@@ -27,7 +27,8 @@ const ACTIVE: Duration = Duration::from_secs(5);
 const CONFIRM: Duration = Duration::from_secs(5);
 /// Long packets out and nothing in for this long: it is asked at once.
 const SILENCE: Duration = Duration::from_millis(300);
-/// And no sooner than this after the last answer.
+/// And no sooner than this after the last answer, and once in a silence: who is never answered is asked each
+/// [`CONFIRM`].
 const ANSWER_APART: Duration = Duration::from_millis(500);
 /// PMTU_RAISE_TIMER of RFC 8899, section 5.1.1: what did not pass is tried again.
 const RAISE: Duration = Duration::from_secs(600);
@@ -43,6 +44,24 @@ struct Asked {
     tries: u32,
 }
 
+impl Asked {
+    const fn first(step: usize, now: Instant) -> Self {
+        Self { step, sent: now, tries: 1 }
+    }
+}
+
+/// A length to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Question {
+    step: usize,
+    /// Of the inner packet.
+    pub length: usize,
+}
+
+const fn question(step: usize) -> Question {
+    Question { step, length: LENGTHS[step] }
+}
+
 /// What is known of one way.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
@@ -52,7 +71,9 @@ pub(super) struct Sizes {
     failed: usize,
     /// Where the next search begins: what was proven before the way became doubtful.
     hint: Option<usize>,
-    asked: Option<Asked>,
+    /// The question of the search, and the one whether what is used still passes.
+    search: Option<Asked>,
+    check: Option<Asked>,
     open: VecDeque<(u64, usize, Instant)>,
     confirmed: Option<Instant>,
     raise_at: Option<Instant>,
@@ -68,7 +89,8 @@ impl Sizes {
             proven: None,
             failed: LENGTHS.len(),
             hint: None,
-            asked: None,
+            search: None,
+            check: None,
             open: VecDeque::new(),
             confirmed: None,
             raise_at: None,
@@ -102,35 +124,43 @@ impl Sizes {
         self.unheard = None;
     }
 
-    /// The length to ask for now, if any; [`Self::asked`] follows.
-    pub fn due(&mut self, now: Instant, patience: Duration) -> Option<usize> {
+    /// What to ask now, if anything; [`Self::asked`] follows. To be called until there is nothing.
+    pub fn due(&mut self, now: Instant, patience: Duration) -> Option<Question> {
         if self.long.is_none_or(|at| now >= at + ACTIVE) {
             return None;
         }
-        if let Some(asked) = &mut self.asked {
-            if now < asked.sent + patience {
-                return None;
+        let is_late = |asked: &Asked| now >= asked.sent + patience;
+        if let Some(check) = self.check.filter(is_late) {
+            if check.tries < TRIES {
+                self.check = Some(Asked { sent: now, tries: check.tries + 1, ..check });
+                return Some(question(check.step));
             }
-            if asked.tries < TRIES {
-                asked.tries += 1;
-                asked.sent = now;
-                return Some(LENGTHS[asked.step]);
-            }
-            let step = asked.step;
-            self.fails(now, step);
+            self.fails(now, check.step);
+        } else if let Some(proven) = self.proven.filter(|_| self.check.is_none() && self.wants_check(now)) {
+            self.check = Some(Asked::first(proven, now));
+            return Some(question(proven));
         }
-        let step = self.next_step(now)?;
-        self.asked = Some(Asked { step, sent: now, tries: 1 });
-        Some(LENGTHS[step])
+        if let Some(search) = self.search.filter(is_late) {
+            if search.tries < TRIES {
+                self.search = Some(Asked { sent: now, tries: search.tries + 1, ..search });
+                return Some(question(search.step));
+            }
+            self.fails(now, search.step);
+        }
+        if self.search.is_none() {
+            let step = self.next_step(now)?;
+            self.search = Some(Asked::first(step, now));
+            return Some(question(step));
+        }
+        None
     }
 
-    /// The question that [`Self::due`] wanted went out under this number.
-    pub fn asked(&mut self, now: Instant, id: u64) {
-        let Some(asked) = self.asked else { return };
+    /// A question of [`Self::due`] goes out under this number.
+    pub fn asked(&mut self, now: Instant, id: u64, question: Question) {
         if self.open.len() == MAX_OPEN {
             self.open.pop_front();
         }
-        self.open.push_back((id, asked.step, now));
+        self.open.push_back((id, question.step, now));
     }
 
     /// Takes an answer; `false` when it answers nothing that was asked here.
@@ -140,24 +170,23 @@ impl Sizes {
         if now > sent + ANSWER_WITHIN {
             return true;
         }
-        if self.asked.is_some_and(|asked| asked.step <= step) {
-            self.asked = None;
-        }
+        self.search = self.search.filter(|asked| asked.step > step);
+        self.check = self.check.filter(|asked| asked.step > step);
         if self.proven.is_none_or(|proven| proven <= step) {
             self.proven = Some(step);
             self.confirmed = Some(now);
             self.failed = self.failed.max(step + 1);
-            self.unheard = None;
             self.settle(now);
         }
         true
     }
 
     fn fails(&mut self, now: Instant, step: usize) {
-        self.asked = None;
         self.failed = self.failed.min(step);
+        self.search = self.search.filter(|asked| asked.step < step);
         if self.proven.is_some_and(|proven| proven >= step) {
             self.proven = None;
+            self.check = None;
             self.unheard = None;
         }
         self.settle(now);
@@ -178,31 +207,30 @@ impl Sizes {
             self.failed = LENGTHS.len();
         }
         let low = self.proven.map_or(0, |step| step + 1);
-        if low < self.failed {
-            let hint = self.hint.take().filter(|hint| (low..self.failed).contains(hint));
-            return Some(hint.unwrap_or(match self.failed {
-                of if of == LENGTHS.len() => of - 1,
-                of => low + (of - low) / 2,
-            }));
-        }
-        let proven = self.proven?;
-        let confirmed = self.confirmed?;
-        let is_used = self.long.is_some_and(|at| at > confirmed);
-        let is_old = is_used && now >= confirmed + CONFIRM;
-        let is_silent = self.silent_at().is_some_and(|at| now >= at);
-        (is_old || is_silent).then_some(proven)
+        let hint = self.hint.take().filter(|hint| (low..self.failed).contains(hint));
+        (low < self.failed).then_some(hint.unwrap_or(match self.failed {
+            of if of == LENGTHS.len() => of - 1,
+            of => low + of.saturating_sub(low) / 2,
+        }))
     }
 
+    fn wants_check(&self, now: Instant) -> bool {
+        let Some(confirmed) = self.confirmed else { return false };
+        let is_used = self.long.is_some_and(|at| at > confirmed);
+        is_used && now >= confirmed + CONFIRM || self.silent_at().is_some_and(|at| now >= at)
+    }
+
+    /// When what is proven is to be asked because nothing comes back.
     fn silent_at(&self) -> Option<Instant> {
-        Some((self.unheard? + SILENCE).max(self.confirmed? + ANSWER_APART))
+        let (silent, confirmed) = (self.unheard? + SILENCE, self.confirmed?);
+        (confirmed < silent).then(|| silent.max(confirmed + ANSWER_APART))
     }
 
     /// When something is due though nothing is sent until then.
     pub fn deadline(&self, patience: Duration) -> Option<Instant> {
-        let at = match self.asked {
-            Some(asked) => asked.sent + patience,
-            None => self.silent_at()?,
-        };
+        let asked = [self.search, self.check].into_iter().flatten().map(|asked| asked.sent + patience);
+        let silent = self.silent_at().filter(|_| self.check.is_none());
+        let at = asked.chain(silent).min()?;
         self.long.filter(|long| at < *long + ACTIVE).map(|_| at)
     }
 }
@@ -239,10 +267,10 @@ mod tests {
                 if length <= self.carries {
                     self.sizes.heard();
                 }
-                while let Some(length) = self.sizes.due(self.now, PATIENCE) {
-                    let id = self.probes.len() as u64;
+                while let Some(question) = self.sizes.due(self.now, PATIENCE) {
+                    let (id, length) = (self.probes.len() as u64, question.length);
                     self.probes.push(length);
-                    self.sizes.asked(self.now, id);
+                    self.sizes.asked(self.now, id, question);
                     if length <= self.carries {
                         assert!(self.sizes.answered(self.now, id));
                     }

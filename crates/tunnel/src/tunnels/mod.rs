@@ -228,8 +228,8 @@ pub enum Event {
         /// How long it took.
         round_trip: Duration,
     },
-    /// Data went out by the relay and nothing came back for a while: the session to that PoP is worth a
-    /// question.
+    /// Data went out by the relay and nothing came back for a while, or a direct path went silent, perhaps with this
+    /// machine's address: the session to that PoP is worth a question.
     Quiet {
         /// Who.
         peer: PeerId,

@@ -152,9 +152,12 @@ impl<E: Engine> Tunnels<E> {
 
     /// Does what a choice wants: messages sealed and sent, the new way told.
     pub(super) fn apply(&mut self, now: Instant, id: PeerId, outcome: Outcome) {
-        let Outcome { say, moved, pong } = outcome;
+        let Outcome { say, moved, pong, is_quiet } = outcome;
         if let Some((ping, round_trip)) = pong {
             self.outputs.push_back(Output::Event(Event::Pong { peer: id, ping: PingId(ping), round_trip }));
+        }
+        if is_quiet && let Some(path) = self.path_of(id) {
+            self.outputs.push_back(Output::Event(Event::Quiet { peer: id, path }));
         }
         for said in say {
             let Some(peer) = self.peers.get_mut(&id) else { return };

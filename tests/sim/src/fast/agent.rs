@@ -45,6 +45,15 @@ pub enum Echo {
     Never,
 }
 
+/// How long an agent's data packets are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// As short as they can be.
+    Least,
+    /// As long as its tunnel says they may be.
+    Most,
+}
+
 /// What a client's program does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
@@ -107,6 +116,8 @@ pub struct Agent {
     pub program: Program,
     /// Whether it answers data.
     pub echo: Echo,
+    /// How long its packets are.
+    pub length: Length,
     part: Part,
     key: WireGuardPublicKey,
     seed: u64,
@@ -159,6 +170,7 @@ impl Agent {
             experience: Experience::default(),
             program: Program { every: None },
             echo: Echo::Each,
+            length: Length::Least,
             part,
             key,
             seed,
@@ -195,6 +207,12 @@ impl Agent {
     #[must_use]
     pub fn way_to(&self, other: u16) -> Option<Path> {
         self.tunnels.way_of(self.tunnels.peer_of(key_of(other))?)
+    }
+
+    /// How long a packet for another agent may be now, as its tunnel says.
+    #[must_use]
+    pub fn mtu_to(&self, other: u16) -> Option<usize> {
+        self.tunnels.mtu_of(self.tunnels.peer_of(key_of(other))?)
     }
 
     /// The other agent's number of a peer.
@@ -442,9 +460,16 @@ impl Agent {
         {
             self.next_data = now + every;
             self.experience.sent += 1;
-            let packet = data(self.number, self.experience.sent);
+            let packet = data(self.number, self.experience.sent, self.data_len(peer));
             // A full queue loses it, as the real one would.
             let _ = self.tunnels.seal(self.base + now, peer, &packet);
+        }
+    }
+
+    fn data_len(&self, peer: PeerId) -> usize {
+        match self.length {
+            Length::Least => DATA_LEN,
+            Length::Most => self.tunnels.mtu_of(peer).unwrap_or(DATA_LEN),
         }
     }
 
@@ -463,6 +488,8 @@ impl Agent {
                 Output::Inner { peer, packet } => {
                     self.experience.heard(now);
                     if self.part == Part::Connector && self.echo == Echo::Each {
+                        let sequence = sequence_of(&packet);
+                        let packet = data(self.number, sequence, self.data_len(peer));
                         let _ = self.tunnels.seal(self.base + now, peer, &packet);
                     }
                 }
@@ -524,12 +551,20 @@ pub struct Drained {
     pub due: Time,
 }
 
+/// The shortest packet of a program: IPv4's header and a number.
+const DATA_LEN: usize = 28;
+
 /// An IPv4 packet of a program.
-fn data(agent: u16, sequence: u64) -> [u8; 28] {
-    let mut packet = [0; 28];
+fn data(agent: u16, sequence: u64, length: usize) -> Vec<u8> {
+    let mut packet = vec![0; length.max(DATA_LEN)];
+    let length = u16::try_from(packet.len()).expect("no longer than a tunnel takes");
     packet[0] = 0x45;
-    packet[3] = 28;
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
     packet[12..14].copy_from_slice(&agent.to_be_bytes());
     packet[20..28].copy_from_slice(&sequence.to_be_bytes());
     packet
+}
+
+fn sequence_of(packet: &[u8]) -> u64 {
+    packet.get(20..28).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }

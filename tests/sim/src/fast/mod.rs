@@ -8,7 +8,7 @@ mod place;
 mod pop;
 mod watch;
 
-pub use agent::{Agent, Echo, Experience, Part, Program, key_of};
+pub use agent::{Agent, Echo, Experience, Length, Part, Program, key_of};
 pub use engine::{SimEngine, SimPeer};
 pub use place::{Address, Place, Site};
 pub use watch::{Kind, Move, Record, Sent, Trace, Watch, is_forbidden};

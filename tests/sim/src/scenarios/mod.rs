@@ -2,6 +2,7 @@
 
 mod hostile;
 mod matrix;
+mod narrow;
 mod quiet;
 mod trouble;
 mod whole;
@@ -77,6 +78,11 @@ pub const ALL: &[Scenario] = &[
         name: "faults",
         sentence: "after reboots, roams, sleeps, restarts and losses the tunnel carries again",
         run: trouble::faults,
+    },
+    Scenario {
+        name: "narrow",
+        sentence: "the longest packet that a way carries is found and never exceeded, and a black hole is left in seconds",
+        run: narrow::narrow,
     },
     Scenario {
         name: "hostile-peer",

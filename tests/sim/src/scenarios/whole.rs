@@ -7,8 +7,10 @@ use crate::stack::Stack;
 use crate::world::{Network, Random, Time};
 use tunnel::Path;
 
-/// Networks with IPv4 and UDP: the stack's PoP has no other address, and no TCP 443.
-const PLACES: [Place; 5] = [Place::Open, Place::FullCone, Place::Home, Place::Symmetric, Place::Cgn];
+/// Networks with IPv4: the stack's PoP has no other address.
+const PLACES: [Place; 6] =
+    [Place::Open, Place::FullCone, Place::Home, Place::Symmetric, Place::Cgn, Place::UdpBlocked];
+const PAIRS: u64 = 36;
 
 /// What goes wrong while the connection stands.
 #[derive(Debug, Clone, Copy)]
@@ -17,9 +19,12 @@ enum Fault {
     Roam,
     PopRestart,
     RoamWhilePopRestarts,
+    /// The client's machine sleeps, from seconds to an hour.
+    Sleep,
 }
 
-const FAULTS: [Fault; 4] = [Fault::Nothing, Fault::Roam, Fault::PopRestart, Fault::RoamWhilePopRestarts];
+const FAULTS: [Fault; 5] =
+    [Fault::Nothing, Fault::Roam, Fault::PopRestart, Fault::RoamWhilePopRestarts, Fault::Sleep];
 
 /// An answer without a fault: a loss on the way, sent again by the flow.
 const ANSWER_WITHIN: Time = Time::from_secs(5);
@@ -73,7 +78,7 @@ fn is_as_expected(stack: &mut Stack, client: Place, connector: Place) -> Result<
 }
 
 fn play(stack: &mut Stack, chance: &mut Random, seed: u64) -> Result<(), String> {
-    let (connector, mut client) = (nth(&PLACES, seed / 5), nth(&PLACES, seed));
+    let (connector, mut client) = (nth(&PLACES, seed / 6), nth(&PLACES, seed));
     stack.wait(SECOND * 5, |_| false);
     stack.dial();
     if !stack.wait(SECOND * 15, Stack::is_connected) {
@@ -81,7 +86,7 @@ fn play(stack: &mut Stack, chance: &mut Random, seed: u64) -> Result<(), String>
     }
     talk(stack, SECOND * 40)?;
     is_as_expected(stack, client, connector)?;
-    let fault = nth(&FAULTS, seed / 25);
+    let fault = nth(&FAULTS, seed / PAIRS);
     if matches!(fault, Fault::PopRestart | Fault::RoamWhilePopRestarts) {
         stack.restart_pop();
     }
@@ -90,6 +95,10 @@ fn play(stack: &mut Stack, chance: &mut Random, seed: u64) -> Result<(), String>
         let rules = link(chance);
         let at = Site::build(&mut stack.net, client, 9, rules).address();
         stack.roam(&at);
+    }
+    if matches!(fault, Fault::Sleep) {
+        let time = chance.between(SECOND * 5, MINUTE * 60);
+        stack.sleep_client(time);
     }
     if !matches!(fault, Fault::Nothing) {
         echoes(stack, 255, ANSWER_AFTER_FAULT).map_err(|wrong| format!("{fault:?}: {wrong}"))?;
@@ -105,7 +114,7 @@ pub(super) fn run(seed: u64) -> Report {
     let mut chance = Random::new(seed, "whole");
     let mut net = Network::new(seed);
     let rules = [link(&mut chance), link(&mut chance)];
-    let connector = Site::build(&mut net, nth(&PLACES, seed / 5), 1, rules[0]).address();
+    let connector = Site::build(&mut net, nth(&PLACES, seed / 6), 1, rules[0]).address();
     let client = Site::build(&mut net, nth(&PLACES, seed), 2, rules[1]).address();
     let mut stack = Stack::new(seed, net, &connector, &client);
     let mut wrong: Vec<String> = play(&mut stack, &mut chance, seed).err().into_iter().collect();

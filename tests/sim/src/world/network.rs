@@ -110,6 +110,15 @@ pub enum Loss {
     Down,
 }
 
+/// A stream that a host opened to the server by itself.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    /// The address that stands for it at the host.
+    here: SocketAddr,
+    /// And at the server.
+    there: SocketAddr,
+}
+
 /// The whole network.
 #[derive(Debug)]
 pub struct Network {
@@ -121,6 +130,10 @@ pub struct Network {
     cuts: BTreeSet<(HostId, HostId)>,
     /// Sessions over TCP 443: the address that stands for each at the server.
     streams: BTreeMap<HostId, (HostId, SocketAddr)>,
+    /// Who takes streams that hosts open by themselves.
+    server: Option<HostId>,
+    opened: BTreeMap<HostId, Stream>,
+    next_stream: u64,
     losses: BTreeMap<Loss, u64>,
     hops: u64,
 }
@@ -137,6 +150,9 @@ impl Network {
             random: Random::new(seed, "network"),
             cuts: BTreeSet::new(),
             streams: BTreeMap::new(),
+            server: None,
+            opened: BTreeMap::new(),
+            next_stream: 0,
             losses: BTreeMap::new(),
             hops: 0,
         }
@@ -166,6 +182,8 @@ impl Network {
     /// Moves a host into a realm, under these addresses. What was under way to the old ones is lost.
     pub fn attach(&mut self, host: HostId, realm: RealmId, addresses: Vec<IpAddr>) {
         let old = std::mem::take(&mut self.hosts[host.0].addresses);
+        // A TCP connection does not survive its address.
+        self.opened.remove(&host);
         for realm in &mut self.realms {
             realm
                 .owners
@@ -242,6 +260,22 @@ impl Network {
         self.streams.insert(client, (server, address));
     }
 
+    /// From now on this host takes TCP 443: whoever sends to an address that stands for a stream opens one to it.
+    pub fn serve_streams(&mut self, server: HostId) {
+        self.server = Some(server);
+    }
+
+    /// The server's process has ended, and its connections with it.
+    pub fn end_streams(&mut self) {
+        self.opened.clear();
+    }
+
+    /// Whether a host has opened a stream by itself.
+    #[must_use]
+    pub fn has_opened(&self, client: HostId) -> bool {
+        self.opened.contains_key(&client)
+    }
+
     /// Whether a host has such a stream.
     #[must_use]
     pub fn has_stream(&self, client: HostId) -> bool {
@@ -275,7 +309,11 @@ impl Network {
     fn leave(&mut self, now: Time, by: HostId, to: SocketAddr, payload: Vec<u8>) -> Result<(), Loss> {
         let host = &self.hosts[by.0];
         if wire::is_stream_address(to) {
-            return self.stream_down(now, by, to, payload);
+            return match self.server {
+                Some(server) if server != by => self.opened_up(now, by, server, to, payload),
+                Some(_) => self.opened_down(now, by, to, payload),
+                None => self.stream_down(now, by, to, payload),
+            };
         }
         if let Some((server, address)) = self.streams.get(&by).copied()
             && self.hosts[server.0].addresses.contains(&to.ip())
@@ -347,6 +385,41 @@ impl Network {
             }
         }
         delay
+    }
+
+    /// By a stream that the host opens when it has none under this address: TCP's and TLS's round trips come first.
+    fn opened_up(
+        &mut self,
+        now: Time,
+        by: HostId,
+        server: HostId,
+        here: SocketAddr,
+        payload: Vec<u8>,
+    ) -> Result<(), Loss> {
+        if self.hosts[by.0].link.is_cut || !self.hosts[server.0].is_up {
+            return Err(Loss::Cut);
+        }
+        let mut at = now + self.stream_delay(by) + self.stream_delay(server);
+        let known = self.opened.get(&by).copied().filter(|stream| stream.here == here);
+        let stream = known.unwrap_or_else(|| {
+            self.next_stream += 1;
+            // A number that the host does not know, as the server's is.
+            Stream { here, there: wire::stream_address((1 << 32) + self.next_stream, here.port()) }
+        });
+        if known.is_none() {
+            self.opened.insert(by, stream);
+            at += (self.stream_delay(by) + self.stream_delay(server)) * 4;
+        }
+        self.push(at, Flight { stage: Stage::At(server), by, from: stream.there, to: here, payload });
+        Ok(())
+    }
+
+    fn opened_down(&mut self, now: Time, by: HostId, to: SocketAddr, payload: Vec<u8>) -> Result<(), Loss> {
+        let found = self.opened.iter().find(|(_, stream)| stream.there == to);
+        let (client, stream) = found.map(|(host, stream)| (*host, *stream)).ok_or(Loss::Unreachable)?;
+        let at = now + self.stream_delay(client) + self.stream_delay(by);
+        self.push(at, Flight { stage: Stage::At(client), by, from: stream.here, to, payload });
+        Ok(())
     }
 
     fn stream_up(

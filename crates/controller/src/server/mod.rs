@@ -1,5 +1,9 @@
 //! Listeners: TLS on TCP, TLS behind a PoP's front on a Unix socket, and the local admin socket.
 
+mod patience;
+
+pub(crate) use patience::{BodyTooSlow, Patience};
+
 use crate::{
     api::{self, Peer},
     clock, console, enrolment,
@@ -10,6 +14,7 @@ use axum::{Router, body::Body, response::IntoResponse};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use patience::{Deadlined, Moving, Sources};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -35,8 +40,10 @@ use tower::ServiceExt;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
-/// A connection has so long for its TLS handshake, and for the head of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections of the local socket at once.
+const MAX_LOCAL: usize = 64;
+/// A connection that is to end has so long for the request that is under way.
+const LAST_REQUEST: Duration = Duration::from_secs(30);
 
 /// Where the console's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,15 +233,16 @@ impl Listeners {
         let acceptor = acceptor(shown);
         let (network, local) = (network_router(core), local_router(core));
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let sources = Sources::default();
         let tcp = async {
             match self.tcp {
-                Some(listener) => serve_tcp(listener, &acceptor, &network, &permits).await,
+                Some(listener) => serve_tcp(listener, &acceptor, &network, (&permits, &sources)).await,
                 None => std::future::pending().await,
             }
         };
         let unix = async {
             match self.unix {
-                Some(listener) => serve_front(listener, &acceptor, &network, &permits).await,
+                Some(listener) => serve_front(listener, &acceptor, &network, (&permits, &sources)).await,
                 None => std::future::pending().await,
             }
         };
@@ -250,13 +258,19 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn serve_tcp(listener: TcpListener, acceptor: &TlsAcceptor, router: &Router, permits: &Arc<Semaphore>) {
+async fn serve_tcp(
+    listener: TcpListener,
+    acceptor: &TlsAcceptor,
+    router: &Router,
+    (permits, sources): (&Arc<Semaphore>, &Sources),
+) {
     while let Ok(permit) = Arc::clone(permits).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, from)) => {
                 let (acceptor, router) = (acceptor.clone(), router.clone());
+                let Some(counted) = sources.count(from.ip()) else { continue };
                 tokio::spawn(async move {
-                    let _permit = permit;
+                    let _held = (permit, counted);
                     // Small answers do not wait for each other (RFC 896 against RFC 1122 section 4.2.3.2).
                     let _ = stream.set_nodelay(true);
                     tls(stream, from.ip(), &acceptor, router).await;
@@ -271,16 +285,20 @@ async fn serve_front(
     listener: UnixListener,
     acceptor: &TlsAcceptor,
     router: &Router,
-    permits: &Arc<Semaphore>,
+    (permits, sources): (&Arc<Semaphore>, &Sources),
 ) {
     while let Ok(permit) = Arc::clone(permits).acquire_owned().await {
         match listener.accept().await {
             Ok((mut stream, _)) => {
-                let (acceptor, router) = (acceptor.clone(), router.clone());
+                let (acceptor, router, sources) = (acceptor.clone(), router.clone(), sources.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
-                    match tokio::time::timeout(PATIENCE, proxied_from(&mut stream)).await {
-                        Ok(Ok(from)) => tls(stream, from, &acceptor, router).await,
+                    match tokio::time::timeout(Patience::USUAL.head, proxied_from(&mut stream)).await {
+                        Ok(Ok(from)) => {
+                            if let Some(_counted) = sources.count(from) {
+                                tls(stream, from, &acceptor, router).await;
+                            }
+                        }
                         Ok(Err(error)) => tracing::debug!(%error, "no PROXY line on the console's socket"),
                         Err(_) => {}
                     }
@@ -311,22 +329,27 @@ async fn tls(
     acceptor: &TlsAcceptor,
     router: Router,
 ) {
-    match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => http1(stream, Peer::Network(from), router).await,
+    match tokio::time::timeout(Patience::USUAL.head, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => http1(stream, Peer::Network(from), router, Patience::USUAL).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
 async fn serve_admin(listener: UnixListener, own_uid: u32, router: &Router) {
-    loop {
+    let permits = Arc::new(Semaphore::new(MAX_LOCAL));
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // The socket's mode keeps others out already; this holds if somebody changes it.
                 let uid = stream.peer_cred().map(|peer| peer.uid());
                 match uid {
                     Ok(uid) if uid == 0 || uid == own_uid => {
-                        tokio::spawn(http1(stream, Peer::Local { uid }, router.clone()));
+                        let router = router.clone();
+                        tokio::spawn(async move {
+                            let _permit = permit;
+                            http1(stream, Peer::Local { uid }, router, Patience::USUAL).await;
+                        });
                     }
                     Ok(uid) => tracing::warn!(uid, "another user tried the admin socket"),
                     Err(error) => tracing::warn!(%error, "a peer of the admin socket has no credentials"),
@@ -337,11 +360,16 @@ async fn serve_admin(listener: UnixListener, own_uid: u32, router: &Router) {
     }
 }
 
-async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
+pub(crate) async fn http1(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    patience: Patience,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
         async move {
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Body::new(Deadlined::new(body, patience.body)));
             request.extensions_mut().insert(peer);
             let started = clock::now();
             let method = request.method().clone();
@@ -357,11 +385,18 @@ async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: 
             Ok::<_, std::convert::Infallible>(answer.into_response())
         }
     });
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .header_read_timeout(patience.head)
+        .serve_connection(TokioIo::new(Moving::new(stream, patience)), service);
+    tokio::pin!(connection);
+    let served = match tokio::time::timeout(patience.life, connection.as_mut()).await {
+        Ok(served) => served,
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_REQUEST, connection).await.unwrap_or(Ok(()))
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
     }

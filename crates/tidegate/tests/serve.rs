@@ -1,0 +1,148 @@
+//! `tidegate serve` as a service manager sees it: real processes, real signals.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits for conditions with deadlines"
+)]
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    net::UdpSocket,
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+struct Serve {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Serve {
+    fn start(state: &Path, port: u16) -> Self {
+        let address = format!("127.0.0.1:{port}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["--json", "serve", "--listen", &address, "--advertise", &format!("localhost:{port}"), "--state"])
+            .arg(state)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The line with this event, or what was said instead.
+    fn event(&mut self, event: &str) -> Value {
+        let mut said = Vec::new();
+        for line in self.lines.by_ref() {
+            let value: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if value["event"] == event {
+                return value;
+            }
+            said.push(value);
+        }
+        panic!("no {event}: {said:?}");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Ends it and gives whether it said that all is well.
+    fn end(mut self, signal: Signal) -> bool {
+        self.signal(signal);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status.success(),
+                None if Instant::now() > deadline => {
+                    self.child.kill().unwrap();
+                    panic!("it does not end");
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// Processes that still run on this state directory.
+fn left(state: &Path) -> Vec<String> {
+    let name = state.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        // What ended and was not waited for has no command line any more.
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(name) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+fn nobody_is_left(state: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !left(state).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", left(state));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn children_end_with_a_serve_that_is_killed_and_it_starts_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    assert!(serve.event("first_start")["first_start"]["recovery_phrase"].is_string());
+    serve.event("ready");
+    assert!(left(&state).len() >= 3, "{:?}", left(&state));
+    serve.end(Signal::KILL);
+    nobody_is_left(&state);
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    assert!(serve.end(Signal::TERM));
+    nobody_is_left(&state);
+}
+
+#[test]
+fn a_pop_that_was_enrolled_by_half_is_enrolled_by_the_next_start() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    assert!(serve.end(Signal::TERM));
+    // Killed after the directory was made, before the certificate came; and once behind that.
+    std::fs::remove_file(state.join("pop/certificate.der")).unwrap();
+    for _ in 0..2 {
+        let mut serve = Serve::start(&state, port);
+        serve.event("ready");
+        assert!(serve.end(Signal::TERM));
+    }
+    nobody_is_left(&state);
+}
+
+#[test]
+fn a_signal_in_the_middle_of_the_start_ends_everything_and_the_next_start_says_what_to_do() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (number, after) in [30_u64, 150, 400, 800, 1200].into_iter().enumerate() {
+        let state = scratch.path().join(format!("state-{number}"));
+        let serve = Serve::start(&state, free_port());
+        std::thread::sleep(Duration::from_millis(after));
+        serve.end(Signal::TERM);
+        nobody_is_left(&state);
+        let mut again = Serve::start(&state, free_port());
+        let first = serde_json::from_str::<Value>(&again.lines.next().unwrap().unwrap()).unwrap();
+        // It goes on, begins anew, or says plainly that nothing was enrolled yet.
+        let plain = first["error"].as_str().is_some_and(|text| text.contains("remove this directory"));
+        assert!(plain || ["first_start", "ready"].contains(&first["event"].as_str().unwrap_or_default()), "{first}");
+        again.end(Signal::TERM);
+        nobody_is_left(&state);
+    }
+}
