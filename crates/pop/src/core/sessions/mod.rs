@@ -171,6 +171,8 @@ struct Session {
     settled: SocketAddr,
     /// Where QUIC has moved since, and when.
     moved: Option<(SocketAddr, Instant)>,
+    /// A deadline for that is set: one a session, however often it moves.
+    is_settling: bool,
     frames: Bucket,
 }
 

@@ -37,6 +37,7 @@ impl Sessions {
             stage: Stage::AwaitingHello(until),
             settled: remote,
             moved: None,
+            is_settling: false,
             frames: Bucket::full(allowance(identity.role()), now),
         };
         self.sessions.insert(id, session);
@@ -172,18 +173,16 @@ impl Sessions {
     pub(super) fn address_changed(&mut self, now: Instant, id: SessionId, remote: SocketAddr) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.settle(now);
-        // One deadline a session, however often it moves.
-        let is_waiting = session.moved.is_some();
         session.moved = (remote != session.settled).then_some((remote, now));
         let is_agent = matches!(session.identity.role(), Role::Device | Role::Connector);
         if session.stage == Stage::Registered && is_agent {
             // The relay hears of it when QUIC has proven it: until then it is the source of one packet, and would be
             // asked about every channel. The agent says hello on each from there, and is challenged for as much as it
             // sends.
-            self.alive(now, id);
-            if !is_waiting {
+            if session.moved.is_some() && !std::mem::replace(&mut session.is_settling, true) {
                 self.deadlines.insert((now + limits::SETTLED_AFTER, Due::Settle(id)));
             }
+            self.alive(now, id);
         }
     }
 
@@ -193,6 +192,7 @@ impl Sessions {
         let before = session.settled;
         session.settle(now);
         let address = session.settled;
+        session.is_settling = session.moved.is_some();
         if let Some((_, at)) = session.moved {
             self.deadlines.insert((at + limits::SETTLED_AFTER, Due::Settle(id)));
         }
