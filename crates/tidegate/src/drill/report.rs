@@ -109,11 +109,9 @@ fn ceiling(value: f64) -> f64 {
 }
 
 fn number(value: f64) -> String {
-    if value >= 1_000.0 {
-        format!("{:.0} k", value / 1_000.0).replace(".0 k", " k")
-    } else {
-        format!("{value}")
-    }
+    let (scaled, unit) = if value >= 1_000.0 { (value / 1_000.0, " k") } else { (value, "") };
+    let text = format!("{scaled:.1}");
+    format!("{}{unit}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
 fn draw(chart: &Chart, outcome: &Outcome) -> Option<String> {
