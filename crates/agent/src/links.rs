@@ -676,7 +676,7 @@ impl<B: AgentSlice> Agent<B> {
                 if let Some(next) = up.or(others.first().copied()) {
                     place.phase = PlacePhase::Linked(next);
                 }
-                if up.is_none() {
+                if was_up && up.is_none() {
                     // What was tried beside a session that stood is all there is now, by one address and one
                     // transport: the others get their turn too.
                     self.plan(now, pop);
