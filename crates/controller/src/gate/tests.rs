@@ -39,6 +39,7 @@ fn snapshot(pops: &[PopId], version: Version) -> Snapshot {
         grant_life_ms: 3_600_000,
         renew_after_ms: 60_000,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         created_ms: 1,
     };
     let data = OrganizationData {
