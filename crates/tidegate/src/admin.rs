@@ -59,9 +59,8 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 let member = resolve_member(&api, member).await?;
                 let answer: Value =
                     api.delete(&format!("/api/v1/groups/{group}/members/{member}")).await.map_err(refused)?;
-                format.print(&answer, || {
-                    format!("{member} is no longer in {group}\n{}", object_text(&answer))
-                });
+                format
+                    .print(&answer, || format!("{member} is no longer in {group}\n{}", object_text(&answer)));
             }
         }
         AdminCommand::Strike { subject } => {
@@ -81,7 +80,10 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         AdminCommand::AcceptRestoredDatabase => {
             let answer: Value = api.post("/api/v1/restored-database", &json!({})).await.map_err(refused)?;
             format.print(&answer, || {
-                format!("accepted; every state from now on is of incarnation {}", cell(&answer["incarnation"]))
+                format!(
+                    "accepted; every state from now on is of incarnation {}",
+                    cell(&answer["incarnation"])
+                )
             });
         }
         AdminCommand::OwnerLink => {

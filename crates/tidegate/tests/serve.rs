@@ -28,7 +28,15 @@ impl Serve {
     fn start(state: &Path, port: u16) -> Self {
         let address = format!("127.0.0.1:{port}");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["--json", "serve", "--listen", &address, "--advertise", &format!("localhost:{port}"), "--state"])
+            .args([
+                "--json",
+                "serve",
+                "--listen",
+                &address,
+                "--advertise",
+                &format!("localhost:{port}"),
+                "--state",
+            ])
             .arg(state)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -141,7 +149,10 @@ fn a_signal_in_the_middle_of_the_start_ends_everything_and_the_next_start_says_w
         let first = serde_json::from_str::<Value>(&again.lines.next().unwrap().unwrap()).unwrap();
         // It goes on, begins anew, or says plainly that nothing was enrolled yet.
         let plain = first["error"].as_str().is_some_and(|text| text.contains("remove this directory"));
-        assert!(plain || ["first_start", "ready"].contains(&first["event"].as_str().unwrap_or_default()), "{first}");
+        assert!(
+            plain || ["first_start", "ready"].contains(&first["event"].as_str().unwrap_or_default()),
+            "{first}"
+        );
         again.end(Signal::TERM);
         nobody_is_left(&state);
     }
