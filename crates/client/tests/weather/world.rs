@@ -599,7 +599,9 @@ impl World {
                 return;
             }
             match classify(&payload) {
-                DatagramKind::Quic => self.pops[index].sessions.handle_input(now, from, &payload),
+                DatagramKind::Quic => {
+                    let _ = self.pops[index].sessions.handle_input(now, from, &payload);
+                }
                 DatagramKind::Relay => {
                     let handled = self.pops[index].relay.handle_input(now, from, &mut payload);
                     if let Handled::Forward(to) = handled {
