@@ -436,6 +436,12 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     fn dial(&mut self, now: Instant, pop: PopId) {
+        self.plan(now, pop);
+        self.go_on(now, pop);
+    }
+
+    /// Which addresses of a PoP are tried by which transport, and when.
+    fn plan(&mut self, now: Instant, pop: PopId) {
         let tcp_after = if self.tcp_first { Duration::ZERO } else { RACE_AFTER };
         let Some(place) = self.places.get_mut(&pop) else { return };
         // The one that worked first; each failure moves on among the rest.
@@ -459,7 +465,6 @@ impl<B: AgentSlice> Agent<B> {
             after += NEXT_ADDRESS;
         }
         place.plan.make_contiguous().sort_by_key(|(at, ..)| *at);
-        self.go_on(now, pop);
     }
 
     /// Tries what is next of a PoP's plan, whether or not it is due; without any the PoP has failed.
@@ -670,6 +675,18 @@ impl<B: AgentSlice> Agent<B> {
                 });
                 if let Some(next) = up.or(others.first().copied()) {
                     place.phase = PlacePhase::Linked(next);
+                }
+                if was_up && up.is_none() {
+                    // What was tried beside a session that stood is all there is now, by one address and one
+                    // transport: the others get their turn too.
+                    self.plan(now, pop);
+                    let tried: Vec<SocketAddr> =
+                        others.iter().filter_map(|id| Some(self.links.get(id)?.address)).collect();
+                    if let Some(place) = self.places.get_mut(&pop) {
+                        place.plan.retain(|(_, address, transport)| {
+                            *transport == Transport::Tcp || !tried.contains(address)
+                        });
+                    }
                 }
             }
             if was_up {

@@ -20,9 +20,9 @@ mod stream;
 mod target;
 
 pub use control::{
-    ConnectorView, ControlClient, ControlError, Forward, LocalAnswer, LocalRequest, NetcheckAnswer, PathView,
-    PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView, TriedView,
-    WhyAnswer, WhySource,
+    ConnectorView, ControlClient, ControlError, Forward, Listen, LocalAnswer, LocalRequest, NetcheckAnswer,
+    PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView,
+    TriedView, WhyAnswer, WhySource,
 };
 pub use daemon::{Client, ClientError, ClientOptions, Dialler, stored_state};
 pub use dial::{Dial, DialError};

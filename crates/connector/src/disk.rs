@@ -54,8 +54,7 @@ impl Disk {
     /// Reads everything. Of two generations, the newer one that verifies.
     pub fn material(&self, wall: UnixMs) -> Result<Material, ConnectorError> {
         let root = self.state.of().root;
-        let time_floor =
-            self.text(names::FLOOR)?.and_then(|text| text.trim().parse().ok()).map(UnixMs::from_millis);
+        let time_floor = self.state.read_floor()?;
         let time = wall.max(time_floor.unwrap_or_default());
         let chains = self.generations(names::CHAIN)?;
         let bundle_of =
@@ -123,7 +122,7 @@ impl Disk {
                 Persisted::Certificate => self.state.write(names::CERTIFICATE, &bytes),
                 Persisted::Grant => self.state.write(names::GRANT, &bytes),
                 Persisted::Revocations => self.state.write(names::REVOCATIONS, &bytes),
-                Persisted::TimeFloor => self.state.write(names::FLOOR, &bytes),
+                Persisted::TimeFloor => self.state.write_floor(&bytes),
             };
             if let Err(error) = written {
                 tracing::warn!(%error, ?what, "the state directory cannot be written; this document is in force and not kept");

@@ -23,4 +23,6 @@ pub use node::{Node as ConnectorNode, NodeStats, Output as ConnectorOutput};
 pub use record::{FlowRecord, Verdict};
 pub use shell::{Connector, ConnectorError, ConnectorOptions};
 pub use spool::{MAX_SEGMENTS, SEGMENT_BYTES};
-pub use status::{ConnectorStatus, PopReport, STATUS_SOCKET};
+pub use status::{
+    ConnectorStatus, PopReport, ResourceReport, STATUS_SOCKET, StatusError, StrictState, ask_status,
+};

@@ -7,6 +7,7 @@ use crate::core::{
 };
 use crate::record::FlowRecord;
 use crate::ship::{Shipper, Step};
+use crate::status::StrictState;
 use agent::{
     AgentEvent, ConnectorAgent, Freshness, Output as AgentOutput, Persisted, RelayInput, RelayLinks,
     RequestSeq,
@@ -215,6 +216,20 @@ impl Node {
         self.agent.resumed(now);
         self.core.network_changed(now);
         self.recheck(now);
+    }
+
+    /// What isolation does to strict resources now.
+    pub fn strict(&self, now: Instant) -> StrictState {
+        match self.contact(now) {
+            Contact::Connected => StrictState::Open,
+            Contact::Isolated => StrictState::NoNewFlows,
+            Contact::IsolatedBeyondGrace => StrictState::Closed,
+        }
+    }
+
+    /// When strict resources close to what runs too.
+    pub fn strict_closes_at(&self, now: Instant) -> Option<Instant> {
+        self.isolated_since.map(|since| since + STRICT_GRACE).filter(|at| *at > now)
     }
 
     fn contact(&self, now: Instant) -> Contact {

@@ -6,10 +6,11 @@ use crate::disk::{Disk, DiskWriter};
 use crate::forward::userspace::{SiteEvent, Userspace};
 use crate::log::{Batch, FlowLog};
 use crate::node::{Node, Output};
-use crate::status::{ConnectorStatus, PopReport, StatusSocket};
+use crate::status::{ConnectorStatus, PopReport, ResourceReport, StatusSocket, StrictState};
 use agent::{ConnectorAgent, PopPhaseWord};
 use flow::FlowLimits;
 use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
+use policy::Mode;
 use portmap::{Family, Keeper, Protocols};
 use state::StateError;
 use std::future::Future;
@@ -434,6 +435,19 @@ impl Shell {
             })
             .collect();
         let registered = pops.iter().any(|pop| pop.transport.is_some());
+        let (wall, certificate_until) = (agent.wall(now), agent.certificate().not_after());
+        let is_closed = self.node.strict(now) != StrictState::Open;
+        let mut resources: Vec<ResourceReport> = slice
+            .iter()
+            .flat_map(|slice| &slice.body.resources)
+            .map(|resource| ResourceReport {
+                id: resource.id,
+                name: resource.name.clone(),
+                mode: resource.mode,
+                closed_by_isolation: is_closed && resource.mode == Mode::Strict,
+            })
+            .collect();
+        resources.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         ConnectorStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -444,6 +458,15 @@ impl Shell {
             ready: registered && slice.is_some_and(|slice| slice.header.exp > agent.wall(now)),
             control_plane: agent.freshness(now).label().to_owned(),
             control_last_heard_ms: agent.control_last_heard(now).map(millis),
+            now: wall,
+            access_until: slice.map_or(UnixMs::default(), |slice| slice.header.exp.min(certificate_until)),
+            certificate_until,
+            strict: self.node.strict(now),
+            strict_closes_in_ms: self
+                .node
+                .strict_closes_at(now)
+                .map(|at| millis(at.saturating_duration_since(now))),
+            resources,
             struck: agent.revocations().len(),
             local: self.port.local_addr(),
             uptime_ms: millis(now.saturating_duration_since(self.started)),

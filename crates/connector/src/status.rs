@@ -3,6 +3,7 @@
 
 use crate::core::CoreStatus;
 use crate::node::NodeStats;
+use policy::Mode;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -10,17 +11,19 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use trust::{Identity, UnixMs};
-use wire::PopId;
+use wire::{PopId, ResourceId};
 
 /// The socket's name in the state directory.
 pub const STATUS_SOCKET: &str = "status.sock";
 /// Whoever does not read one line in this time gets none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest status: 20,000 resources of 400 bytes.
+const MAX_STATUS: u64 = 8 * 1024 * 1024;
 
 /// How a connector stands with one PoP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,31 @@ pub struct PopReport {
     pub observed: Option<SocketAddr>,
     /// Failures in a row.
     pub failures: u32,
+}
+
+/// What isolation does to strict resources now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrictState {
+    /// Controllers are heard: they are open.
+    Open,
+    /// No new connection; what runs goes on for its grace.
+    NoNewFlows,
+    /// Closed.
+    Closed,
+}
+
+/// A resource of this connector's site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceReport {
+    /// Its id.
+    pub id: ResourceId,
+    /// Its name.
+    pub name: String,
+    /// What isolation does to it.
+    pub mode: Mode,
+    /// Whether isolation takes new connections from it now.
+    pub closed_by_isolation: bool,
 }
 
 /// What a connector says of itself. Ready means: it can do its job with what it holds.
@@ -58,6 +86,18 @@ pub struct ConnectorStatus {
     pub control_plane: String,
     /// How long ago a controller spoke, in milliseconds; none in this run so far.
     pub control_last_heard_ms: Option<u64>,
+    /// This connector's own time.
+    pub now: UnixMs,
+    /// Until when it lets anybody in if no controller is heard again: the earlier of slice and certificate.
+    pub access_until: UnixMs,
+    /// The certificate's end.
+    pub certificate_until: UnixMs,
+    /// What isolation does to strict resources now.
+    pub strict: StrictState,
+    /// When strict resources close to what runs too, in milliseconds from now; none unless they are about to.
+    pub strict_closes_in_ms: Option<u64>,
+    /// The site's resources, by name.
+    pub resources: Vec<ResourceReport>,
     /// How many subjects are struck.
     pub struck: usize,
     /// The UDP address.
@@ -123,6 +163,47 @@ impl Drop for StatusSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Asks the connector that runs on a state directory how it stands.
+///
+/// # Errors
+/// [`StatusError`].
+pub async fn ask_status(state_dir: &Path) -> Result<ConnectorStatus, StatusError> {
+    let path = state_dir.join(STATUS_SOCKET);
+    let asked = timeout(ANSWER_TIMEOUT, async {
+        let mut line = Vec::new();
+        UnixStream::connect(&path).await?.take(MAX_STATUS).read_to_end(&mut line).await?;
+        Ok::<_, io::Error>(line)
+    });
+    let line = match asked.await {
+        Ok(Ok(line)) => line,
+        Ok(Err(source)) => return Err(StatusError::NotRunning { path, source }),
+        Err(_) => return Err(StatusError::Timeout),
+    };
+    serde_json::from_slice(&line).map_err(|error| StatusError::Unreadable(error.to_string()))
+}
+
+/// A connector did not say how it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody is there.
+    #[error("no connector is running here ({} does not answer); start it with `tidegate connector`", path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Silence.
+    #[error("the connector did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    Timeout,
+    /// Not what this version expects.
+    #[error(
+        "the connector answered something that this command does not read ({0}); is it of another version?"
+    )]
+    Unreadable(String),
 }
 
 async fn answer(mut stream: UnixStream, questions: &mpsc::Sender<oneshot::Sender<ConnectorStatus>>) {

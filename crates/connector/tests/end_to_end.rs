@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "sockets are real here, so is the clock")]
 
 use agent::{AgentEvent, ClientAgent, Output as AgentOutput, RelayInput, RelayLinks, StoredState};
-use connector::{Connector, ConnectorOptions, ConnectorStatus, FlowRecord, STATUS_SOCKET, Verdict};
+use connector::{Connector, ConnectorOptions, ConnectorStatus, FlowRecord, StrictState, Verdict, ask_status};
 use flow::{CloseReason, Event as FlowEvent, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
 use net::{RecvBatch, SendBatch, UdpPort};
 use policy::{
@@ -236,10 +236,7 @@ impl Lab {
     }
 
     async fn status(&self) -> Option<ConnectorStatus> {
-        let path = self.directory.path().join("connector").join(STATUS_SOCKET);
-        let mut line = Vec::new();
-        UnixStream::connect(path).await.ok()?.read_to_end(&mut line).await.ok()?;
-        serde_json::from_slice(&line).ok()
+        ask_status(&self.directory.path().join("connector")).await.ok()
     }
 
     async fn until_ready(&self) -> ConnectorStatus {
@@ -598,6 +595,12 @@ async fn a_service_is_reached_by_policy_without_any_controller_and_again_after_a
     let status = lab.status().await.expect("status");
     assert_eq!((status.access.sessions, status.access.introductions_accepted), (1, 1));
     assert_eq!(status.control_plane, "isolated");
+    // No controller anywhere: what is strict takes nobody in, and says until when what runs goes on.
+    assert_eq!(status.strict, StrictState::NoNewFlows);
+    assert!(status.strict_closes_in_ms.is_some_and(|ms| (800_000..=900_000).contains(&ms)));
+    assert!(status.resources.iter().all(|resource| !resource.closed_by_isolation), "all are standard");
+    assert!(!status.resources.is_empty());
+    assert!(status.access_until > status.now && status.access_until <= status.certificate_until);
     connector.stop().await;
 
     // The same state directory, a new process of the client.

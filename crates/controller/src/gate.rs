@@ -27,6 +27,9 @@ const SNAPSHOT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How often the time of the last beacon is written. It may be this much older than the truth.
 const WRITE_EVERY: Duration = Duration::from_secs(600);
 const LAST_BEACON: &str = "last-beacon";
+/// What others have seen that is newer than what this directory served. A PoP forgets it with this
+/// controller's next beacon; this controller must not.
+const SEEN: &str = "seen";
 /// When to ask again after a refusal that time alone does not end.
 const LATER: Duration = Duration::from_secs(30);
 
@@ -108,14 +111,32 @@ enum Reach {
     Taken,
 }
 
+/// The newest of each chain and configuration that anybody has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seen {
+    heads: BTreeMap<ControllerId, u64>,
+    versions: BTreeMap<OrganizationTag, SliceVersion>,
+}
+
+impl Seen {
+    fn head(&mut self, signer: ControllerId, seq: u64) {
+        let seen = self.heads.entry(signer).or_default();
+        *seen = seq.max(*seen);
+    }
+
+    fn version(&mut self, tag: OrganizationTag, version: SliceVersion) {
+        let seen = self.versions.entry(tag).or_insert(version);
+        *seen = version.max(*seen);
+    }
+}
+
 #[derive(Debug)]
 struct State {
     started: Instant,
     reach: BTreeMap<PopId, Reach>,
     open: bool,
-    /// The newest of each chain and configuration that anybody has seen.
-    heads: BTreeMap<ControllerId, u64>,
-    versions: BTreeMap<OrganizationTag, SliceVersion>,
+    seen: Seen,
     written: Option<Instant>,
     /// The snapshot that was last found to be as new as anything seen.
     newest: Option<u64>,
@@ -162,12 +183,22 @@ impl Gate {
         now: Instant,
     ) -> Self {
         let last_beacon = read_last_beacon(&directory);
+        if old == OldSnapshots::DangerouslyIssue
+            && let Err(error) = directory.remove(SEEN)
+        {
+            // Told once is enough: what was lost for good must not need the word at each start.
+            tracing::warn!(%error, "what others have seen is still written down");
+        }
+        let seen = directory.read(SEEN).ok().flatten();
+        let seen = seen.map(|bytes| serde_json::from_slice(&bytes)).transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what others have seen is not known any more; PoPs are asked again");
+            None
+        });
         let state = State {
             started: now,
             reach: BTreeMap::new(),
             open: false,
-            heads: BTreeMap::new(),
-            versions: BTreeMap::new(),
+            seen: seen.unwrap_or_default(),
             written: None,
             newest: None,
         };
@@ -193,26 +224,39 @@ impl Gate {
         self.state().reach.insert(pop, Reach::Taken);
     }
 
-    /// A verified beacon: what it names exists.
+    /// A verified beacon: what it names exists. Blocking: what is new is written.
     pub(crate) fn observe(&self, beacon: &Beacon) {
-        let mut state = self.state();
-        for (signer, head) in &beacon.heads {
-            let seen = state.heads.entry(*signer).or_default();
-            *seen = head.seq.max(*seen);
-        }
-        for (tag, version) in &beacon.versions {
-            see(&mut state, *tag, *version);
+        let seen = {
+            let mut state = self.state();
+            let before = state.seen.clone();
+            for (signer, head) in &beacon.heads {
+                state.seen.head(*signer, head.seq);
+            }
+            for (tag, version) in &beacon.versions {
+                state.seen.version(*tag, *version);
+            }
+            if state.seen == before {
+                return;
+            }
+            state.newest = None;
+            state.seen.clone()
+        };
+        let text = serde_json::to_vec(&seen).expect("ids and versions always serialize");
+        if let Err(error) = self.directory.write(SEEN, &text) {
+            tracing::warn!(%error, "what others have seen is not written down");
         }
     }
 
     /// A configuration that was served before, by this directory's own memory.
     pub(crate) fn observe_version(&self, tag: OrganizationTag, version: SliceVersion) {
-        see(&mut self.state(), tag, version);
+        let mut state = self.state();
+        state.seen.version(tag, version);
+        state.newest = None;
     }
 
     /// The highest incarnation that anybody has seen.
     pub(crate) fn highest_incarnation(&self) -> u64 {
-        self.state().versions.values().map(|version| version.incarnation).max().unwrap_or(0)
+        self.state().seen.versions.values().map(|version| version.incarnation).max().unwrap_or(0)
     }
 
     /// A beacon went to a PoP. Says whether the time is to be written now.
@@ -287,21 +331,15 @@ pub(crate) enum ToWrite {
     LastBeacon,
 }
 
-fn see(state: &mut State, tag: OrganizationTag, version: SliceVersion) {
-    let seen = state.versions.entry(tag).or_insert(version);
-    *seen = version.max(*seen);
-    state.newest = None;
-}
-
 fn nothing_newer(state: &mut State, held: Held<'_>) -> Result<(), Withheld> {
-    for (signer, seen) in &state.heads {
+    for (signer, seen) in &state.seen.heads {
         let own = held.heads.get(signer).map_or(0, |head| head.seq);
         if own < *seen {
             return Err(Withheld::OlderStrikes { signer: *signer, seen: *seen, held: own });
         }
     }
     // Asked for each document: the same snapshot is looked at once.
-    if state.versions.is_empty() || state.newest == Some(held.snapshot.number) {
+    if state.seen.versions.is_empty() || state.newest == Some(held.snapshot.number) {
         return Ok(());
     }
     let organizations = &held.snapshot.dataset.organizations;
@@ -311,7 +349,7 @@ fn nothing_newer(state: &mut State, held: Held<'_>) -> Result<(), Withheld> {
         .collect();
     // A restore that was accepted raised every incarnation: what was lost with it stays lost.
     let incarnation = held.snapshot.dataset.installation.version.incarnation;
-    for (tag, seen) in &state.versions {
+    for (tag, seen) in &state.seen.versions {
         let text = |version: SliceVersion| format!("{}.{}", version.incarnation, version.version);
         match own.get(tag) {
             Some(version) if version >= seen => {}

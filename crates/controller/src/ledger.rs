@@ -59,6 +59,7 @@ pub(crate) fn write_down(state: &Path, deed: &Deed) -> io::Result<()> {
     for _ in 0..8 {
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         file.lock()?;
+        own_as(&file, state);
         if !std::fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|f| f.ino() == there.ino()))
         {
             continue;
@@ -75,6 +76,16 @@ pub(crate) fn write_down(state: &Path, deed: &Deed) -> io::Result<()> {
         return written;
     }
     Err(io::Error::other("the file is being replaced all the time"))
+}
+
+/// What root writes into a controller's directory, the controller's own user must be able to record.
+fn own_as(file: &File, state: &Path) {
+    let (Ok(own), Ok(directory)) = (file.metadata(), std::fs::metadata(state)) else { return };
+    if own.uid() != directory.uid()
+        && let Err(error) = std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()))
+    {
+        tracing::warn!(%error, "the audit spool is not the controller's own file");
+    }
 }
 
 /// The recorder of one state directory.

@@ -333,6 +333,7 @@ async fn bootstrap(path: &Path, url: &str, signer: &Signer) -> Result<(Store, St
         grant_life_ms: api::GRANT_LIFE_MS,
         renew_after_ms: api::RENEW_AFTER_MS,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         created_ms,
     };
     store.bootstrap(&installation, &organization, "first start").await?;

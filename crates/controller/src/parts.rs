@@ -311,7 +311,8 @@ impl Core {
         let pops = snapshot.pops(&self.strikes.set());
         let everywhere =
             reach.stale + reach.isolated == 0 && pops.iter().all(|pop| holders.pops.contains(&pop.id));
-        let lease = if everywhere { Duration::ZERO } else { self.longest_lease(subject, organization) };
+        let latest_possible_end =
+            if everywhere { struck.at } else { self.longest_lease(struck.at, subject, organization) };
         Ok(StrikeReport {
             subject,
             generation,
@@ -320,7 +321,7 @@ impl Core {
             holders,
             pops_attached,
             reach,
-            latest_possible_end: struck.at.plus(lease),
+            latest_possible_end,
         })
     }
 
@@ -361,17 +362,26 @@ impl Core {
     }
 
     /// After this nothing that was issued before a strike is valid any more, whoever missed it.
-    fn longest_lease(&self, subject: RevokedSubject, organization: Option<OrganizationId>) -> Duration {
+    fn longest_lease(
+        &self,
+        at: UnixMs,
+        subject: RevokedSubject,
+        organization: Option<OrganizationId>,
+    ) -> UnixMs {
         let snapshot = self.snapshot();
-        let grant = organization
-            .and_then(|id| snapshot.organization(id))
-            .map_or(trust::MAX_GRANT_LIFE, |data| Duration::from_millis(data.organization.grant_life_ms));
         match subject {
             RevokedSubject::Connector(_) | RevokedSubject::Pop(_) | RevokedSubject::Controller(_) => {
-                CERTIFICATE_LIFE
+                at.plus(CERTIFICATE_LIFE)
             }
-            RevokedSubject::Token(_) => Duration::ZERO,
-            _ => grant,
+            RevokedSubject::Token(_) => at,
+            _ => match organization.and_then(|id| snapshot.organization(id)) {
+                Some(data) => {
+                    let row = &data.organization;
+                    let of_now = at.plus(Duration::from_millis(row.grant_life_ms));
+                    of_now.max(UnixMs::from_millis(row.old_grants_end_ms))
+                }
+                None => at.plus(trust::MAX_GRANT_LIFE),
+            },
         }
     }
 

@@ -352,28 +352,25 @@ impl Strikes {
 
     /// Takes entries that a PoP holds; what is new is applied and written. Blocking.
     pub(crate) fn take(&self, bundle: &TrustBundle, texts: &[String]) -> Changed {
+        // Signatures first: a strike that is made meanwhile does not wait for them.
+        let verified = texts.iter().filter_map(|text| match verify(text, bundle) {
+            Ok(revocation) => Some((revocation, text)),
+            Err(error) => {
+                tracing::warn!(%error, "a PoP holds an entry that does not verify");
+                None
+            }
+        });
+        let verified: Vec<(Revocation, &String)> =
+            verified.filter(|(revocation, text)| self.is_news(revocation, text)).collect();
         let mut changed = Changed::No;
-        // From the first look to the last line: two PoPs that hold the same entry give it once.
+        // From the second look to the last line: two PoPs that hold the same entry give it once.
         let mut log = self.log();
         let mut lines = Vec::new();
-        for text in texts {
-            match verify(text, bundle) {
-                Ok(revocation) => {
-                    let known = (revocation.signer, revocation.seq, sha256(&[text.as_bytes()]));
-                    let chains = self.chains.read().expect("nothing panics while it holds the chains");
-                    let held = chains.entries.contains_key(&known);
-                    drop(chains);
-                    // What has lapsed here and is kept elsewhere for a while is no news.
-                    let lapsed = revocation.keep_until < clock::wall().minus(KEEP_LONGER)
-                        && self.set.borrow().is_struck(revocation.subject, revocation.generation);
-                    if held || lapsed {
-                        continue;
-                    }
-                    lines.push(lines_of(&revocation, text));
-                    self.apply(revocation, text);
-                    changed = Changed::Yes;
-                }
-                Err(error) => tracing::warn!(%error, "a PoP holds an entry that does not verify"),
+        for (revocation, text) in verified {
+            if self.is_news(&revocation, text) {
+                lines.push(lines_of(&revocation, text));
+                self.apply(revocation, text);
+                changed = Changed::Yes;
             }
         }
         if !lines.is_empty()
@@ -382,6 +379,18 @@ impl Strikes {
             tracing::error!(%error, "strikes that a PoP held are not on this controller's disk");
         }
         changed
+    }
+
+    fn is_news(&self, revocation: &Revocation, text: &str) -> bool {
+        let known = (revocation.signer, revocation.seq, sha256(&[text.as_bytes()]));
+        let chains = self.chains.read().expect("nothing panics while it holds the chains");
+        if chains.entries.contains_key(&known) {
+            return false;
+        }
+        drop(chains);
+        // What has lapsed here and is kept elsewhere for a while is no news.
+        let lapsed = revocation.keep_until < clock::wall().minus(KEEP_LONGER);
+        !(lapsed && self.set.borrow().is_struck(revocation.subject, revocation.generation))
     }
 
     fn apply(&self, revocation: Revocation, text: &str) {

@@ -13,6 +13,7 @@
 //! DIR/secrets/seal.key    the sealing key, unless it comes from outside (see [`SealSource`])
 //! ```
 
+mod floor;
 mod seal;
 
 pub use seal::SealSource;
@@ -349,6 +350,8 @@ pub mod names {
     pub const REVOCATIONS: &str = "revocations";
     /// The time floor: Unix milliseconds as decimal text.
     pub const FLOOR: &str = "floor";
+    /// The floor once more, the run of the machine that it was written in, and how many milliseconds into it.
+    pub const FLOOR_OF_BOOT: &str = "floor.boot";
     /// The PoP list of enrolment, JSON of `Vec<PopEntry>`; a slice's list takes its place.
     pub const POPS: &str = "pops.json";
 }

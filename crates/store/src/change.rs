@@ -219,7 +219,7 @@ impl Change {
         self.hit("organization", id.to_string(), statement).await
     }
 
-    /// Sets how long grants live and when they are renewed.
+    /// Sets how long grants live and when they are renewed, and remembers how long those of before live.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -230,10 +230,15 @@ impl Change {
         renew_after_ms: u64,
     ) -> Result<(), StoreError> {
         let statement =
-            sqlx::query("UPDATE organizations SET grant_life_ms = $1, renew_after_ms = $2 WHERE id = $3")
-                .bind(integer(grant_life_ms))
-                .bind(integer(renew_after_ms))
-                .bind(id.to_string());
+            sqlx::query(
+                "UPDATE organizations SET grant_life_ms = $1, renew_after_ms = $2, old_grants_end_ms = \
+                 CASE WHEN grant_life_ms > $1 AND old_grants_end_ms < $4 + grant_life_ms THEN $4 + grant_life_ms \
+                 ELSE old_grants_end_ms END WHERE id = $3",
+            )
+            .bind(integer(grant_life_ms))
+            .bind(integer(renew_after_ms))
+            .bind(id.to_string())
+            .bind(integer(self.at_ms));
         self.hit("organization", id.to_string(), statement).await
     }
 

@@ -44,6 +44,9 @@ pub struct Organization {
     /// The newest version whose change was allowed to remove much at once; 0: none was.
     #[serde(default)]
     pub shrink_version: u64,
+    /// Until when grants live that were issued before their life was made shorter (Unix milliseconds).
+    #[serde(default)]
+    pub old_grants_end_ms: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
 }

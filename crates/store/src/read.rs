@@ -159,6 +159,7 @@ pub(crate) async fn dataset(tx: &mut Transaction<'_, Sqlite>) -> Result<Option<D
             grant_life_ms: number(row, "grant_life_ms")?,
             renew_after_ms: number(row, "renew_after_ms")?,
             shrink_version: number(row, "shrink_version")?,
+            old_grants_end_ms: number(row, "old_grants_end_ms")?,
             created_ms: number(row, "created_ms")?,
         };
         organizations.push(organization_data(db, organization).await?);

@@ -24,6 +24,7 @@ fn organization(seed: u8, name: &str) -> Organization {
         version: Version { incarnation: 1, version: 1 },
         grant_life_ms: 86_400_000,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         renew_after_ms: 14_400_000,
         created_ms: NOW,
     }
@@ -470,9 +471,24 @@ async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_an
     let mut raw: sqlx::SqliteConnection = sqlx::ConnectOptions::connect(&options).await.unwrap();
     let whole = f.store.load().await.unwrap().unwrap();
     let tables = [
-        "installation", "pops", "enrolment_keys", "administrators", "one_time_links", "organizations", "sites",
-        "connectors", "resources", "user_groups", "users", "service_accounts", "memberships", "devices",
-        "policies", "policy_groups", "policy_resources", "tokens",
+        "installation",
+        "pops",
+        "enrolment_keys",
+        "administrators",
+        "one_time_links",
+        "organizations",
+        "sites",
+        "connectors",
+        "resources",
+        "user_groups",
+        "users",
+        "service_accounts",
+        "memberships",
+        "devices",
+        "policies",
+        "policy_groups",
+        "policy_resources",
+        "tokens",
     ];
     for table in tables {
         for (from, to) in [(table, "away"), ("away", table)] {
@@ -516,4 +532,22 @@ async fn a_page_of_the_database_that_rots_is_an_error_or_changes_nothing() {
         }
     }
     assert!(refused > 20 && unharmed > 0, "{refused} refused, {unharmed} unharmed");
+}
+
+#[tokio::test]
+async fn grants_of_before_are_remembered_when_their_life_is_made_shorter() {
+    let f = fixture().await;
+    let set = async |life: u64, at: u64| {
+        let mut change = f.store.change(Scope::Organization(f.organization), "test", at).await.unwrap();
+        change.set_grant_times(f.organization, life, 1).await.unwrap();
+        change.commit("set", "times", "{}").await.unwrap();
+        f.data().await.organization.old_grants_end_ms
+    };
+    let hour = 3_600_000;
+    set(24 * hour, NOW).await;
+    let longer = set(72 * hour, NOW).await;
+    assert!(longer < NOW + 72 * hour, "nothing was made shorter");
+    assert_eq!(set(hour, NOW + 5).await, NOW + 5 + 72 * hour);
+    // Shorter again: those of a minute ago end before those of yesterday.
+    assert_eq!(set(hour / 2, NOW + 60_000).await, NOW + 5 + 72 * hour);
 }

@@ -54,7 +54,7 @@ pub enum Command {
     /// Stop the client.
     Down(ClientArgs),
     /// Say what works, over which path, and until when.
-    Status(ClientArgs),
+    Status(StatusArgs),
     /// List the resources this device may reach.
     Resources(ClientArgs),
     /// Explain why a resource can or cannot be reached.
@@ -341,6 +341,17 @@ pub struct ClientArgs {
     pub state: Option<PathBuf>,
 }
 
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Of the connector on this machine, not of the client.
+    #[arg(long)]
+    pub connector: bool,
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
 /// Arguments of `why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
@@ -372,13 +383,21 @@ pub struct PingArgs {
 
 /// Arguments of `forward`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate forward db:5432 --listen 127.0.0.1:5432\n  psql -h 127.0.0.1 …")]
+#[command(
+    after_help = "Examples:\n  tidegate forward db:5432 --listen 127.0.0.1:5432\n  psql -h 127.0.0.1 …\n  \
+    tidegate forward db:5432 --socket ~/pg/.s.PGSQL.5432\n  psql -h ~/pg …\n\n\
+    Every user of this machine can connect to a port on 127.0.0.1, and reaches the resource as you. On a machine \
+    that others use, take --socket: a Unix socket that only you can open (mode 0600)."
+)]
 pub struct ForwardArgs {
     /// `RESOURCE:PORT`.
     pub target: String,
-    /// The local address.
+    /// The local address; every user of this machine can connect to it.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// A Unix socket instead, which only you can open.
+    #[arg(long, value_name = "PATH", conflicts_with = "listen")]
+    pub socket: Option<PathBuf>,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,

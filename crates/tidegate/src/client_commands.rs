@@ -1,14 +1,17 @@
 //! `tidegate up`, `down`, `status`, `resources`, `why`, `forward`.
 
 use crate::{
-    cli::{ClientArgs, ForwardArgs, UpArgs, WhyArgs},
+    cli::{ClientArgs, ForwardArgs, StatusArgs, UpArgs, WhyArgs},
     output::{CommandResult, Failure, Format, Outcome, table},
     places,
     process::{self, Role},
 };
-use client::{ControlClient, ControlError, Reachable, ResourceStatus, Status, Target, WhyAnswer, WhySource};
+use client::{
+    ControlClient, ControlError, Listen, Reachable, ResourceStatus, Status, Target, WhyAnswer, WhySource,
+};
+use connector::{ConnectorStatus, StrictState};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use policy::StepOutcome;
+use policy::{Mode, StepOutcome};
 use serde_json::json;
 use std::{ffi::OsString, path::Path};
 use trust::UnixMs;
@@ -96,7 +99,16 @@ pub async fn down(args: &ClientArgs, format: Format) -> CommandResult {
 }
 
 /// `tidegate status`.
-pub async fn status(args: &ClientArgs, format: Format) -> CommandResult {
+pub async fn status(args: &StatusArgs, format: Format) -> CommandResult {
+    if args.connector {
+        let state = places::state_dir(args.state.as_deref(), "connector")?;
+        let status = connector::ask_status(&state).await.map_err(|error| {
+            let is_away = matches!(error, connector::StatusError::NotRunning { .. });
+            Failure::new(if is_away { Outcome::NotRunning } else { Outcome::Failed }, error)
+        })?;
+        format.print(&json!(status), || connector_text(&status));
+        return Ok(if status.access_until <= status.now { Outcome::Denied } else { Outcome::Done });
+    }
     let state = places::state_dir(args.state.as_deref(), "client")?;
     let status = running(&state).status().await.map_err(asked)?;
     format.print(&json!(status), || status_text(&status));
@@ -132,16 +144,20 @@ pub async fn forward(args: &ForwardArgs, format: Format) -> CommandResult {
         args.target.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
     let client = running(&state);
     let before = client.forward_list().await.map_err(asked)?;
-    let after = client.forward_add(args.listen, target.clone()).await.map_err(asked)?;
+    let listen = match &args.socket {
+        Some(path) => Listen::Unix(std::path::absolute(path)?),
+        None => Listen::Tcp(args.listen),
+    };
+    let after = client.forward_add(listen.clone(), target.clone()).await.map_err(asked)?;
     let Some(added) = after.iter().find(|forward| !before.contains(forward)) else {
-        return Err(Failure::say(Outcome::Failed, format_args!("{} is forwarded already", args.listen)));
+        return Err(Failure::say(Outcome::Failed, format_args!("{listen} is forwarded already")));
     };
     format.print(
         &json!({"event": "ready", "listen": added.listen, "target": added.target.to_string()}),
         || format!("{} leads to {} until Ctrl-C", added.listen, added.target),
     );
     process::shutdown().await;
-    client.forward_remove(added.listen).await.map_err(asked)?;
+    client.forward_remove(added.listen.clone()).await.map_err(asked)?;
     Ok(Outcome::Done)
 }
 
@@ -171,13 +187,77 @@ fn duration(ms: u64) -> String {
     }
 }
 
+fn heard(ms: Option<u64>) -> String {
+    ms.map_or_else(
+        || "control plane not heard in this run".to_owned(),
+        |ms| format!("control plane last heard {} ago", duration(ms)),
+    )
+}
+
+/// How a connector stands, in words.
+fn connector_text(status: &ConnectorStatus) -> String {
+    let mut text = String::new();
+    let end = until(status.access_until, status.now);
+    let access = if status.access_until <= status.now {
+        format!("Lets nobody in: what it holds ended {end}")
+    } else {
+        format!("Lets devices in until {end}")
+    };
+    text.push_str(&format!(
+        "{access}; {} ({}).\n",
+        heard(status.control_last_heard_ms),
+        status.control_plane
+    ));
+    text.push_str(&format!(
+        "Connector of {}: {} devices in, {} connections.\n",
+        status.site.as_deref().unwrap_or("a site that it has not heard of yet"),
+        status.access.sessions,
+        status.access.flows
+    ));
+    match (status.strict, status.strict_closes_in_ms) {
+        (StrictState::Open, _) => {}
+        (StrictState::NoNewFlows, Some(ms)) => text.push_str(&format!(
+            "Strict resources take no new connection, and close to those that run in {}.\n",
+            duration(ms)
+        )),
+        (StrictState::NoNewFlows, None) => text.push_str("Strict resources take no new connection.\n"),
+        (StrictState::Closed, _) => text.push_str("Strict resources are closed.\n"),
+    }
+    for pop in &status.pops {
+        text.push_str(&format!("PoP {}: {}", pop.pop, pop.phase));
+        if pop.transport.as_deref() == Some("tcp") {
+            text.push_str(" by TCP 443");
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    let rows: Vec<Vec<String>> = status
+        .resources
+        .iter()
+        .map(|resource| {
+            let state = if resource.closed_by_isolation { "no: control plane not heard" } else { "yes" };
+            vec![resource.name.clone(), mode(resource.mode).to_owned(), state.to_owned()]
+        })
+        .collect();
+    if rows.is_empty() {
+        text.push_str("No policy gives anybody anything here yet.\n");
+    } else {
+        text.push_str(&table(&["RESOURCE", "MODE", "NEW CONNECTIONS"], &rows));
+    }
+    text
+}
+
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Standard => "standard",
+        Mode::Strict => "strict",
+    }
+}
+
 fn status_text(status: &Status) -> String {
     let mut text = String::new();
     let end = until(status.access_until, status.now);
-    let heard = match status.control_last_heard_ms {
-        Some(ms) => format!("control plane last heard {} ago", duration(ms)),
-        None => "control plane not heard in this run".to_owned(),
-    };
+    let heard = heard(status.control_last_heard_ms);
     // Access first: it is what people ask about.
     let access = if status.revoked {
         "Access of this device was revoked; ask your administrator. Its cached authorization would have lasted until"
@@ -230,6 +310,9 @@ fn resources_text(resources: &[ResourceStatus]) -> String {
         .iter()
         .map(|resource| {
             let reachable = match resource.reachable {
+                _ if resource.closed_by_isolation => {
+                    "no new ones: strict, control plane not heard".to_owned()
+                }
                 Reachable::Yes => "yes".to_owned(),
                 Reachable::No => format!("no: {}", resource.reason.as_deref().unwrap_or("unknown")),
                 Reachable::Untried => "not tried".to_owned(),
@@ -238,6 +321,7 @@ fn resources_text(resources: &[ResourceStatus]) -> String {
                 resource.name.clone(),
                 format!("{}:{}", resource.address, resource.ports.join(",")),
                 resource.site.clone(),
+                mode(resource.mode).to_owned(),
                 reachable,
                 resource.path.as_ref().map_or_else(
                     || "–".to_owned(),
@@ -251,7 +335,7 @@ fn resources_text(resources: &[ResourceStatus]) -> String {
             ]
         })
         .collect();
-    table(&["RESOURCE", "ADDRESS", "SITE", "REACHABLE", "PATH", "ROUND TRIP"], &rows)
+    table(&["RESOURCE", "ADDRESS", "SITE", "MODE", "REACHABLE", "PATH", "ROUND TRIP"], &rows)
 }
 
 fn why_text(answer: &WhyAnswer) -> String {
@@ -275,4 +359,48 @@ fn why_text(answer: &WhyAnswer) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(strict: &str, closes: Option<u64>, closed: bool) -> ConnectorStatus {
+        let counts = json!({"relay_sent": 0, "relay_received": 0, "direct_sent": 0, "direct_received": 0});
+        let identity = trust::Identity::connector(
+            wire::InstallationId::from_bytes([1; 16]),
+            wire::OrganizationId::from_bytes([2; 16]),
+            wire::ConnectorId::from_bytes([3; 16]),
+        );
+        let resource = wire::ResourceId::from_bytes([4; 16]);
+        let value = json!({
+            "version": "0", "identity": identity, "site": "office", "slice": "1.7", "slice_until": 5_000,
+            "ready": true, "control_plane": "isolated", "control_last_heard_ms": 90_000, "now": 1_000,
+            "access_until": 90_000_000, "certificate_until": 95_000_000, "strict": strict,
+            "strict_closes_in_ms": closes,
+            "resources": [{"id": resource, "name": "vault", "mode": "strict", "closed_by_isolation": closed}],
+            "struck": 0, "local": "0.0.0.0:1", "uptime_ms": 1, "pops": [],
+            "access": {
+                "sessions": 3, "flows": 5, "introductions_accepted": 0, "introductions_refused": 0,
+                "wrong_source": 0, "malformed": 0, "refusals_not_logged": 0, "direct": 0,
+                "moves": {"to_direct": 0, "to_relay": 0}, "packets": counts, "bytes": counts,
+            },
+            "dropped": {"foreign_datagrams": 0, "relay_frames_refused": 0},
+            "targets": 0, "flow_segments_waiting": 0, "flow_records_dropped": 0, "flow_batches_shipped": 0,
+        });
+        serde_json::from_value(value).expect("a status")
+    }
+
+    #[test]
+    fn a_connector_says_when_it_heard_how_long_it_lets_in_and_what_isolation_closes() {
+        let text = connector_text(&connector("no_new_flows", Some(600_000), true));
+        assert!(text.starts_with("Lets devices in until "), "{text}");
+        assert!(text.contains("control plane last heard 90 s ago (isolated)"), "{text}");
+        assert!(text.contains("take no new connection, and close to those that run in 10 min"), "{text}");
+        assert!(text.contains("vault") && text.contains("no: control plane not heard"), "{text}");
+        assert!(text.contains("office: 3 devices in, 5 connections"), "{text}");
+        let text = connector_text(&connector("open", None, false));
+        assert!(!text.contains("Strict") && text.contains("vault     strict  yes"), "{text}");
+        assert!(connector_text(&connector("closed", None, true)).contains("Strict resources are closed."));
+    }
 }

@@ -461,7 +461,9 @@ impl Stack {
             let from = arrival.from;
             if arrival.host == self.hosts[POP_HOST] {
                 match classify(&payload) {
-                    DatagramKind::Quic => self.pop.sessions.handle_input(now, from, &payload),
+                    DatagramKind::Quic => {
+                        self.pop.sessions.handle_input(now, from, &payload);
+                    }
                     DatagramKind::Relay => {
                         if let Handled::Forward(to) = self.pop.relay.handle_input(now, from, &mut payload) {
                             self.transmit(POP_HOST, to, payload);

@@ -22,6 +22,8 @@ use std::{
 
 /// No step of this suite takes longer, on two cores from an empty target directory.
 const STEP_DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// Seeds of each scenario of the simulation: each cell of the expected table twice, half a minute of one core.
+const SEEDS: &str = "104";
 /// The release binary's upper size.
 const BINARY_LIMIT: u64 = 40 * 1024 * 1024;
 
@@ -66,6 +68,7 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         Some(count::libtest),
     );
     suite.program("fuzz corpus", cargo(REPLAY), Some(count::plain));
+    suite.program("simulation", this(&["sim", "--seeds", SEEDS]), None);
     suite.step("golden vectors", || {
         vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
     });
@@ -80,6 +83,7 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         let mut demo = Command::new(release_binary());
         demo.args(["demo", "--check"]);
         suite.program("demo", demo, None);
+        suite.program("simulation finds planted bugs", this(&["sim", "--planted"]), None);
         suite.program("lab self-check", this(&["lab", "self-check"]), Some(count::plain));
         suite.program("lab first-bytes", this(&["lab", "first-bytes"]), Some(count::plain));
         suite.program("lab nat", this(&["lab", "nat", "--quick"]), Some(count::plain));

@@ -208,6 +208,46 @@ fn a_controller_that_led_by_minutes_is_followed_back() {
 }
 
 #[test]
+fn a_second_controllers_delayed_beacons_hide_behind_nobody() {
+    let start = start();
+    let mut clock = anchored(start);
+    // One dies; of the other the PoP hands out what is ten minutes old, from the beginning.
+    for minute in 0..10 {
+        let now = start + MINUTE * minute;
+        clock.heard(now, TWO, TODAY.plus(MINUTE * minute).minus(MINUTE * 10));
+    }
+    assert_eq!(clock.freshness(start + MINUTE * 9), Freshness::Isolated);
+}
+
+#[test]
+fn an_answer_that_took_its_time_makes_nothing_last_longer() {
+    let start = start();
+    let mut clock = Clock::new(start, TODAY, Some(TODAY));
+    assert!(clock.anchored(start, start + seconds(5), ONE, TODAY));
+    assert_eq!(clock.wall(start + seconds(5)), TODAY.plus(seconds(5)));
+}
+
+#[test]
+fn not_even_two_witnesses_take_time_back_behind_what_one_could_have_led_by() {
+    let start = start();
+    let mut clock = anchored(start);
+    // The machine is the controller's own host, and its clock is set back a day.
+    clock.set_machine(start, TODAY.minus(DAY));
+    assert!(!clock.anchored(start, start, ONE, TODAY.minus(DAY)));
+    assert!(!clock.anchored(start, start, TWO, TODAY.minus(DAY)));
+    assert_eq!(clock.wall(start), TODAY);
+}
+
+#[test]
+fn before_a_controller_signed_the_time_the_later_of_floor_and_machine_counts() {
+    let start = start();
+    let mut clock = Clock::new(start, TODAY.plus(seconds(50)), Some(TODAY));
+    clock.heard(start, ONE, TODAY);
+    assert_eq!(clock.freshness(start), Freshness::Stale);
+    assert_eq!(clock.wall(start), TODAY.plus(seconds(50)));
+}
+
+#[test]
 fn a_clock_off_by_ten_years_still_reaches_a_controller() {
     let start = start();
     let clock = Clock::new(start, TODAY.plus(DAY * 3650), Some(TODAY));

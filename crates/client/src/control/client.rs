@@ -1,13 +1,12 @@
 //! The command line's end of the socket.
 
 use super::{
-    Forward, LocalAnswer, LocalRequest, MAX_LINE, NetcheckAnswer, PingAnswer, ResourceStatus, Status,
+    Forward, Listen, LocalAnswer, LocalRequest, MAX_LINE, NetcheckAnswer, PingAnswer, ResourceStatus, Status,
     WhyAnswer,
 };
 use crate::target::Target;
 use std::{
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -165,18 +164,18 @@ impl ControlClient {
     /// [`ControlError`].
     pub async fn forward_add(
         &self,
-        listen: SocketAddr,
+        listen: impl Into<Listen>,
         target: Target,
     ) -> Result<Vec<Forward>, ControlError> {
-        self.forwards(&LocalRequest::ForwardAdd { listen, target }).await
+        self.forwards(&LocalRequest::ForwardAdd { listen: listen.into(), target }).await
     }
 
     /// Stops forwarding a local port; gives the ports that are still forwarded.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn forward_remove(&self, listen: SocketAddr) -> Result<Vec<Forward>, ControlError> {
-        self.forwards(&LocalRequest::ForwardRemove { listen }).await
+    pub async fn forward_remove(&self, listen: impl Into<Listen>) -> Result<Vec<Forward>, ControlError> {
+        self.forwards(&LocalRequest::ForwardRemove { listen: listen.into() }).await
     }
 
     /// The ports that are forwarded.

@@ -41,14 +41,14 @@ pub enum LocalRequest {
     /// Forward a local port.
     ForwardAdd {
         /// Where to listen; port 0 takes a free one.
-        listen: SocketAddr,
+        listen: Listen,
         /// Where connections go.
         target: Target,
     },
     /// Stop forwarding a local port.
     ForwardRemove {
         /// Where it listens.
-        listen: SocketAddr,
+        listen: Listen,
     },
     /// The ports that are forwarded.
     ForwardList,
@@ -89,11 +89,55 @@ pub enum LocalAnswer {
     },
 }
 
+/// Where connections that are forwarded come in; in JSON its text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Listen {
+    /// A port on a loopback address: every user of this machine can connect to it.
+    Tcp(SocketAddr),
+    /// A Unix socket that only its owner can open, by its absolute path.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl serde::Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Tcp(address) => s.collect_str(address),
+            Self::Unix(path) => path.serialize(s),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Listen {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        if text.starts_with('/') {
+            return Ok(Self::Unix(text.into()));
+        }
+        let expected = || serde::de::Error::custom(format!("expected ADDRESS:PORT or /PATH, got {text:?}"));
+        text.parse().map(Self::Tcp).map_err(|_| expected())
+    }
+}
+
 /// One forwarded port.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Forward {
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Where connections go.
     pub target: Target,
 }
@@ -212,6 +256,10 @@ pub struct ResourceStatus {
     pub site: String,
     /// What isolation of its connector does.
     pub mode: Mode,
+    /// Whether it is strict and, as far as this device hears the control plane, its connector takes no new connection to
+    /// it.
+    #[serde(default)]
+    pub closed_by_isolation: bool,
     /// Whether it can be reached now.
     pub reachable: Reachable,
     /// Why not, when the last try failed.

@@ -20,7 +20,7 @@ pub fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateError> {
     };
     let optional = |name: &str| state.read(name)?.map(|bytes| text(name, bytes)).transpose();
     let chain = usable_chain(state, wall)?;
-    let floor = optional(names::FLOOR)?.and_then(|floor| floor.trim().parse().ok()).map(UnixMs::from_millis);
+    let floor = state.read_floor()?;
     Ok(StoredState {
         identity_key: SigningKey::from_seed(&state.require_secret(names::IDENTITY_KEY)?),
         root: state.of().root,
@@ -76,7 +76,7 @@ pub(crate) async fn write_all(
             Persisted::Grant => state.write(names::GRANT, &bytes),
             Persisted::Slice => state.write_generation(names::SLICE, &bytes),
             Persisted::Revocations => state.write(names::REVOCATIONS, &bytes),
-            Persisted::TimeFloor => state.write(names::FLOOR, &bytes),
+            Persisted::TimeFloor => state.write_floor(&bytes),
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}

@@ -11,9 +11,9 @@ pub use disk::load as stored_state;
 pub use driver::Dialler;
 
 use crate::{
-    control::{self, Forward, LocalAnswer, LocalRequest, ProxyStatus},
+    control::{self, Forward, Listen, LocalAnswer, LocalRequest, ProxyStatus},
     core::{ClientNode, NodeParts, Unstartable},
-    proxy::{Admission, Credential, ProxyLimits, serve_forward, serve_tcp, serve_unix},
+    proxy::{Admission, Credential, ProxyLimits, serve_forward, serve_forward_unix, serve_tcp, serve_unix},
     target::Target,
 };
 use driver::{COMMAND_QUEUE, Command, Driver, clock, wall_clock};
@@ -104,14 +104,24 @@ pub enum ClientError {
     TooManyForwards,
     /// Nothing is forwarded there.
     #[error("nothing is forwarded from {0}")]
-    NoForward(SocketAddr),
+    NoForward(Listen),
+    /// A forward's socket.
+    #[error("cannot make the socket {}: {source}; it must be new, in a directory that you may write", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// What the control socket's requests reach.
 pub(crate) struct Hub {
     dialler: Dialler,
     limits: ProxyLimits,
-    forwards: Mutex<BTreeMap<SocketAddr, (Target, AbortHandle)>>,
+    forwards: Mutex<BTreeMap<Listen, (Target, AbortHandle)>>,
+    /// Who may connect to Unix sockets.
+    uid: u32,
     stop: watch::Sender<bool>,
 }
 
@@ -190,6 +200,7 @@ impl Client {
             dialler: dialler.clone(),
             limits: limits.clone(),
             forwards: Mutex::new(BTreeMap::new()),
+            uid,
             stop,
         });
         let mut servers = JoinSet::new();
@@ -198,7 +209,7 @@ impl Client {
         servers.spawn(serve_unix(proxy_listener, uid, dialler, limits));
         let client = Self { hub, proxy, control, driver, writer, servers, stopped };
         for (listen, target) in options.forwards {
-            client.hub.forward(listen, target).await?;
+            client.hub.forward(Listen::Tcp(listen), target).await?;
         }
         Ok(client)
     }
@@ -294,7 +305,7 @@ impl Hub {
                 Ok(()) => LocalAnswer::Forwards { forwards: self.forwards() },
                 Err(error) => failed(error),
             },
-            LocalRequest::ForwardRemove { listen } => match self.unforward(listen) {
+            LocalRequest::ForwardRemove { listen } => match self.unforward(&listen) {
                 Ok(()) => LocalAnswer::Forwards { forwards: self.forwards() },
                 Err(error) => failed(error),
             },
@@ -316,42 +327,52 @@ impl Hub {
         answer.await.ok()
     }
 
-    async fn forward(&self, listen_on: SocketAddr, target: Target) -> Result<(), ClientError> {
-        if !listen_on.ip().is_loopback() {
-            return Err(ClientError::NotLoopback(listen_on));
-        }
+    async fn forward(&self, listen_on: Listen, target: Target) -> Result<(), ClientError> {
         if self.table().len() >= MAX_FORWARDS {
             return Err(ClientError::TooManyForwards);
         }
-        let listener = listen(listen_on).await?;
-        let address =
-            listener.local_addr().map_err(|source| ClientError::Listen { address: listen_on, source })?;
-        let serve = serve_forward(listener, target.clone(), self.dialler.clone(), self.limits.clone());
-        let task = tokio::spawn(serve).abort_handle();
-        self.table().insert(address, (target, task));
+        let (dialler, limits) = (self.dialler.clone(), self.limits.clone());
+        let (listen_on, task) = match listen_on {
+            Listen::Tcp(address) if !address.ip().is_loopback() => {
+                return Err(ClientError::NotLoopback(address));
+            }
+            Listen::Tcp(address) => {
+                let listener = listen(address).await?;
+                let bound =
+                    listener.local_addr().map_err(|source| ClientError::Listen { address, source })?;
+                let serve = serve_forward(listener, target.clone(), dialler, limits);
+                (Listen::Tcp(bound), tokio::spawn(serve))
+            }
+            Listen::Unix(path) => {
+                let listener = bind_new_unix(&path)?;
+                let serve = serve_forward_unix(listener, self.uid, target.clone(), dialler, limits);
+                (Listen::Unix(path), tokio::spawn(serve))
+            }
+        };
+        self.table().insert(listen_on, (target, task.abort_handle()));
         Ok(())
     }
 
-    fn unforward(&self, listen: SocketAddr) -> Result<(), ClientError> {
-        let (_, task) = self.table().remove(&listen).ok_or(ClientError::NoForward(listen))?;
-        task.abort();
+    fn unforward(&self, listen: &Listen) -> Result<(), ClientError> {
+        let (_, task) = self.table().remove(listen).ok_or_else(|| ClientError::NoForward(listen.clone()))?;
+        end_forward(listen, &task);
         Ok(())
     }
 
     fn stop_forwards(&self) {
-        for (_, task) in std::mem::take(&mut *self.table()).into_values() {
-            task.abort();
+        for (listen, (_, task)) in std::mem::take(&mut *self.table()) {
+            end_forward(&listen, &task);
         }
     }
 
     fn forwards(&self) -> Vec<Forward> {
         self.table()
             .iter()
-            .map(|(listen, (target, _))| Forward { listen: *listen, target: target.clone() })
+            .map(|(listen, (target, _))| Forward { listen: listen.clone(), target: target.clone() })
             .collect()
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, (Target, AbortHandle)>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<Listen, (Target, AbortHandle)>> {
         self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -391,6 +412,31 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, ClientError> {
     let listener = UnixListener::bind(path).map_err(error)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
     Ok(listener)
+}
+
+fn end_forward(listen: &Listen, task: &AbortHandle) {
+    task.abort();
+    if let Listen::Unix(path) = listen {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Binds a socket for a forward where nothing is yet: a path that somebody names is nobody's to replace. It is made
+/// under another name in the same directory, closed to others, and only then shown under its own.
+fn bind_new_unix(path: &Path) -> Result<UnixListener, ClientError> {
+    let error = |source| ClientError::Socket { path: path.to_owned(), source };
+    let nonce = u64::from_be_bytes(random());
+    let hidden = path.with_file_name(format!(".tidegate-{nonce:016x}"));
+    let bind = || {
+        let listener = UnixListener::bind(&hidden)?;
+        std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+        // Fails where something is already, which a rename would replace.
+        std::fs::hard_link(&hidden, path)?;
+        Ok(listener)
+    };
+    let bound = bind();
+    let _ = std::fs::remove_file(&hidden);
+    bound.map_err(error)
 }
 
 /// This process's user, as a peer of a Unix socket sees it.

@@ -75,13 +75,19 @@ fn enrolled(path: &Path) {
     let site = SiteId::from_bytes([7; 16]);
     let body = ClientSlice {
         organization_name: "Acme".into(),
-        resources: vec![ClientResource {
-            id: ResourceId::from_bytes([4; 16]),
-            name: "Wiki".into(),
-            alias: Some("docs".into()),
-            address: "wiki.example".parse().expect("a name"),
+        resources: [
+            ("Wiki", Some("docs"), "wiki.example", Mode::Standard),
+            ("Vault", None, "vault.example", Mode::Strict),
+        ]
+        .into_iter()
+        .zip(4_u8..)
+        .map(|((name, alias, address, mode), byte)| ClientResource {
+            id: ResourceId::from_bytes([byte; 16]),
+            name: name.into(),
+            alias: alias.map(str::to_owned),
+            address: address.parse().expect("a name"),
             ports: vec!["443".parse().expect("a port")],
-            mode: Mode::Standard,
+            mode,
             site,
             allow: vec![Allow {
                 group: GroupId::from_bytes([8; 16]),
@@ -89,7 +95,8 @@ fn enrolled(path: &Path) {
                 policy: PolicyId::from_bytes([8; 16]),
                 policy_name: "staff reach the wiki".into(),
             }],
-        }],
+        })
+        .collect(),
         sites: vec![ClientSite {
             id: site,
             name: "hq".into(),
@@ -165,8 +172,11 @@ async fn a_client_comes_up_from_disk_alone_and_says_how_it_stands() {
     assert_eq!(status.slice.expect("a slice").version, "1.7");
     assert_eq!(status.pops.len(), 1);
     let resources = running.control.resources().await.expect("answers");
-    assert_eq!(resources.len(), 1);
-    assert_eq!((resources[0].name.as_str(), resources[0].reachable), ("Wiki", Reachable::Untried));
+    // By name; and with no controller heard, what is strict is said to be closed.
+    let [vault, wiki] = &resources[..] else { panic!("{resources:?}") };
+    assert_eq!((vault.name.as_str(), vault.mode, vault.closed_by_isolation), ("Vault", Mode::Strict, true));
+    assert_eq!((wiki.name.as_str(), wiki.mode, wiki.closed_by_isolation), ("Wiki", Mode::Standard, false));
+    assert_eq!(wiki.reachable, Reachable::Untried);
 }
 
 #[tokio::test]
@@ -184,10 +194,10 @@ async fn why_is_answered_from_the_own_slice_and_without_a_controller_from_what_i
 #[tokio::test]
 async fn forwards_are_added_listed_and_removed_and_a_taken_port_is_said() {
     let running = running().await;
-    let any = "127.0.0.1:0".parse().expect("an address");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let forwards =
         running.control.forward_add(any, "wiki:443".parse().expect("a target")).await.expect("forwards");
-    let listen = forwards[0].listen;
+    let Listen::Tcp(listen) = forwards[0].listen else { panic!("{forwards:?}") };
     assert_eq!(running.control.forward_list().await.expect("lists"), forwards);
     let again = running.control.forward_add(listen, "wiki:443".parse().expect("a target")).await;
     let error = again.expect_err("taken").to_string();
@@ -195,9 +205,40 @@ async fn forwards_are_added_listed_and_removed_and_a_taken_port_is_said() {
     assert_eq!(running.control.forward_remove(listen).await.expect("removes"), []);
     let error = running.control.forward_remove(listen).await.expect_err("gone").to_string();
     assert!(error.contains(&listen.to_string()), "{error}");
-    let open = "0.0.0.0:0".parse().expect("an address");
+    let open: SocketAddr = "0.0.0.0:0".parse().expect("an address");
     let error = running.control.forward_add(open, "wiki:443".parse().expect("a target")).await;
     assert!(error.expect_err("refused").to_string().contains("loopback"));
+}
+
+#[tokio::test]
+async fn a_forward_by_a_socket_is_its_owners_alone_and_takes_nobodys_place() {
+    let running = running().await;
+    let path = running.dir.path().join("db.sock");
+    let target = || "wiki:443".parse().expect("a target");
+    let forwards = running.control.forward_add(Listen::Unix(path.clone()), target()).await.expect("forwards");
+    assert_eq!(forwards, [Forward { listen: Listen::Unix(path.clone()), target: target() }]);
+    let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    // It is served: the target cannot be had here, so the connection ends.
+    let mut stream = UnixStream::connect(&path).await.expect("connects");
+    let mut end = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut end);
+    let _ = timeout(Duration::from_secs(40), read).await.expect("an end");
+    let left: Vec<_> = std::fs::read_dir(running.dir.path())
+        .expect("is there")
+        .map(|entry| entry.expect("readable").file_name())
+        .filter(|name| name.to_string_lossy().starts_with(".tidegate"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    running.control.forward_remove(Listen::Unix(path.clone())).await.expect("removes");
+    assert!(!path.exists());
+    // What somebody else put there stays.
+    std::fs::write(&path, b"mine").expect("writes");
+    let error = running.control.forward_add(Listen::Unix(path.clone()), target()).await.expect_err("taken");
+    assert!(error.to_string().contains("must be new"), "{error}");
+    assert_eq!(std::fs::read(&path).expect("still there"), b"mine");
+    let text = serde_json::to_string(&forwards[0].listen).expect("json");
+    assert_eq!(serde_json::from_str::<Listen>(&text).expect("reads"), Listen::Unix(path));
 }
 
 #[tokio::test]

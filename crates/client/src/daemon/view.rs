@@ -7,7 +7,8 @@ use crate::{
     },
     core::{ClientNode, DialFault, LinkReport, PingReport, link_of},
 };
-use policy::{ClientResource, ClientSlice, Explanation, Step, StepOutcome, explain_client};
+use agent::Freshness;
+use policy::{ClientResource, ClientSlice, Explanation, Mode, Step, StepOutcome, explain_client};
 use session::{CloseCode, LostReason};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -86,10 +87,11 @@ pub(super) fn resources(node: &ClientNode, now: Instant) -> Vec<ResourceStatus> 
     let links = node.links();
     let until = node.agent().access_until();
     let pops = pop_views(node);
+    let is_isolated = node.agent().freshness(now) == Freshness::Isolated;
     let mut resources: Vec<ResourceStatus> = slice
         .resources
         .iter()
-        .map(|resource| resource_status(slice, resource, &links, until, &pops, now))
+        .map(|resource| resource_status(slice, resource, &links, until, (&pops, is_isolated), now))
         .collect();
     resources.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     resources
@@ -100,7 +102,7 @@ fn resource_status(
     resource: &ClientResource,
     links: &[LinkReport],
     access_until: UnixMs,
-    pops: &[PopView],
+    (pops, is_isolated): (&[PopView], bool),
     now: Instant,
 ) -> ResourceStatus {
     let site = slice.sites.iter().find(|site| site.id == resource.site);
@@ -121,6 +123,7 @@ fn resource_status(
         ports: resource.ports.iter().map(ToString::to_string).collect(),
         site: site.map(|site| site.name.clone()).unwrap_or_default(),
         mode: resource.mode,
+        closed_by_isolation: is_isolated && resource.mode == Mode::Strict,
         reachable,
         reason,
         connector: link.as_ref().map(|link| link.connector),

@@ -11,18 +11,32 @@ use crate::{
     dial::{Dial, DialError},
     target::Target,
 };
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::Semaphore,
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
+use wire::Refusal;
 
 /// Connections of one daemon at a time. Each holds two copy buffers and a flow: 1024 × 256 KiB is the
 /// most they take.
 const MAX_CONNECTIONS: usize = 1024;
+/// Of forwarded ports, which every user of the machine can open.
+const MAX_FORWARDED: usize = 256;
+/// Connections of one listener that have not shown yet who they are.
+const MAX_WAITING: usize = 128;
 /// How long a client may take from connecting to its whole request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Copy buffer in each direction.
@@ -54,6 +68,9 @@ pub enum ProxyError {
     /// Nothing in time.
     #[error("no whole request within {} s", REQUEST_DEADLINE.as_secs())]
     Timeout,
+    /// As many as there may be.
+    #[error("as many connections as this client takes are open")]
+    Full,
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -80,12 +97,18 @@ impl Abort for UnixStream {
 /// Limits shared by all listeners of a daemon.
 #[derive(Debug, Clone)]
 pub struct ProxyLimits {
+    /// Who has shown who they are.
     connections: Arc<Semaphore>,
+    /// Who came by a forwarded port, which every user of the machine can open.
+    forwarded: Arc<Semaphore>,
 }
 
 impl Default for ProxyLimits {
     fn default() -> Self {
-        Self { connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+        Self {
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            forwarded: Arc::new(Semaphore::new(MAX_FORWARDED)),
+        }
     }
 }
 
@@ -98,13 +121,12 @@ pub async fn serve_tcp<D: Dial>(
 ) {
     let admission = Arc::new(admission);
     accept_loop(
-        limits,
         || async { listener.accept().await.map(|(stream, _)| stream) },
-        move |stream: TcpStream| {
-            let (admission, dialler) = (admission.clone(), dialler.clone());
+        move |stream: TcpStream, entry| {
+            let (admission, dialler, limits) = (admission.clone(), dialler.clone(), limits.clone());
             async move {
                 let _ = stream.set_nodelay(true);
-                serve_client(stream, &admission, &dialler).await
+                serve_client(stream, &admission, &dialler, &limits, entry).await
             }
         },
     )
@@ -114,67 +136,148 @@ pub async fn serve_tcp<D: Dial>(
 /// Serves SOCKS 5 and HTTP on a Unix socket until dropped. `uid` is who may connect.
 pub async fn serve_unix<D: Dial>(listener: UnixListener, uid: u32, dialler: D, limits: ProxyLimits) {
     accept_loop(
-        limits,
         || async { listener.accept().await.map(|(stream, _)| stream) },
-        move |stream: UnixStream| {
-            let dialler = dialler.clone();
+        move |stream: UnixStream, entry| {
+            let (dialler, limits) = (dialler.clone(), limits.clone());
             async move {
-                if stream.peer_cred()?.uid() != uid {
-                    return Err(ProxyError::CredentialWrong);
-                }
-                serve_client(stream, &Admission::Open, &dialler).await
+                is_of(&stream, uid)?;
+                serve_client(stream, &Admission::Open, &dialler, &limits, entry).await
             }
         },
     )
     .await;
 }
 
-/// Forwards each connection of a local port to one target until dropped.
+fn is_of(stream: &UnixStream, uid: u32) -> Result<(), ProxyError> {
+    if stream.peer_cred()?.uid() == uid { Ok(()) } else { Err(ProxyError::CredentialWrong) }
+}
+
+/// Forwards each connection of a local port to one target until dropped. Whoever can open the port is served: it has
+/// a share of connections of its own.
 pub async fn serve_forward<D: Dial>(listener: TcpListener, target: Target, dialler: D, limits: ProxyLimits) {
     accept_loop(
-        limits,
         || async { listener.accept().await.map(|(stream, _)| stream) },
-        move |stream: TcpStream| {
-            let (target, dialler) = (target.clone(), dialler.clone());
+        move |stream: TcpStream, entry| {
+            let (target, dialler, share) = (target.clone(), dialler.clone(), limits.forwarded.clone());
             async move {
                 let _ = stream.set_nodelay(true);
-                match dialler.dial(target).await {
-                    Ok(far) => splice(stream, far).await,
-                    Err(error) => {
-                        log_refusal(&error);
-                        stream.abort();
-                    }
-                }
-                Ok(())
+                forward(stream, target, &dialler, share, entry).await
             }
         },
     )
     .await;
 }
 
-async fn accept_loop<S, A, AF, H, HF>(limits: ProxyLimits, accept: A, handle: H)
+/// Forwards each connection of a Unix socket to one target until dropped. `uid` is who may connect.
+pub async fn serve_forward_unix<D: Dial>(
+    listener: UnixListener,
+    uid: u32,
+    target: Target,
+    dialler: D,
+    limits: ProxyLimits,
+) {
+    accept_loop(
+        || async { listener.accept().await.map(|(stream, _)| stream) },
+        move |stream: UnixStream, entry| {
+            let (target, dialler, share) = (target.clone(), dialler.clone(), limits.connections.clone());
+            async move {
+                is_of(&stream, uid)?;
+                forward(stream, target, &dialler, share, entry).await
+            }
+        },
+    )
+    .await;
+}
+
+async fn forward<S, D>(
+    stream: S,
+    target: Target,
+    dialler: &D,
+    share: Arc<Semaphore>,
+    entry: Entry,
+) -> Result<(), ProxyError>
+where
+    S: AsyncRead + AsyncWrite + Abort + Unpin,
+    D: Dial,
+{
+    let Some(_permit) = entry.admit(&share) else {
+        stream.abort();
+        return Err(ProxyError::Full);
+    };
+    match dialler.dial(target).await {
+        Ok(far) => splice(stream, far).await,
+        Err(error) => {
+            log_refusal(&error);
+            stream.abort();
+        }
+    }
+    Ok(())
+}
+
+const WAITING: u8 = 0;
+const ADMITTED: u8 = 1;
+const EVICTED: u8 = 2;
+
+/// A connection that has not shown yet who it is. It holds none of the connections that those who have may use; when
+/// too many wait, the one that has waited longest goes: whoever knows the credential is in within milliseconds.
+struct Entry(Arc<AtomicU8>);
+
+impl Entry {
+    /// It may stay, if there is room among those who may.
+    fn admit(&self, share: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        let permit = share.clone().try_acquire_owned().ok()?;
+        let admitted = self.0.compare_exchange(WAITING, ADMITTED, Ordering::AcqRel, Ordering::Acquire);
+        admitted.is_ok().then_some(permit)
+    }
+}
+
+/// The acceptor's side of the same.
+struct Waiting {
+    state: Arc<AtomicU8>,
+    task: AbortHandle,
+}
+
+impl Waiting {
+    fn is_over(&self) -> bool {
+        self.task.is_finished() || self.state.load(Ordering::Acquire) != WAITING
+    }
+
+    fn evict(&self) {
+        let evicted = self.state.compare_exchange(WAITING, EVICTED, Ordering::AcqRel, Ordering::Acquire);
+        if evicted.is_ok() {
+            self.task.abort();
+        }
+    }
+}
+
+async fn accept_loop<S, A, AF, H, HF>(accept: A, handle: H)
 where
     A: Fn() -> AF,
     AF: Future<Output = io::Result<S>>,
-    H: Fn(S) -> HF,
+    H: Fn(S, Entry) -> HF,
     HF: Future<Output = Result<(), ProxyError>> + Send + 'static,
 {
     // The set aborts its tasks when the listener's future is dropped: no connection outlives it.
     let mut clients = JoinSet::new();
+    let mut waiting: VecDeque<Waiting> = VecDeque::new();
     loop {
         while clients.try_join_next().is_some() {}
-        let Ok(permit) = limits.connections.clone().acquire_owned().await else {
-            return;
-        };
         match accept().await {
             Ok(stream) => {
-                let client = handle(stream);
-                clients.spawn(async move {
+                waiting.retain(|waiting| !waiting.is_over());
+                if waiting.len() >= MAX_WAITING
+                    && let Some(oldest) = waiting.pop_front()
+                {
+                    oldest.evict();
+                }
+                let state = Arc::new(AtomicU8::new(WAITING));
+                let client = handle(stream, Entry(state.clone()));
+                let task = clients.spawn(async move {
                     if let Err(error) = client.await {
                         tracing::debug!(%error, "a proxy client was sent away");
                     }
-                    drop(permit);
                 });
+                waiting.push_back(Waiting { state, task });
             }
             Err(error) => {
                 tracing::info!(%error, "a local connection was not accepted");
@@ -218,7 +321,13 @@ where
     })
 }
 
-async fn serve_client<S, D>(mut stream: S, admission: &Admission, dialler: &D) -> Result<(), ProxyError>
+async fn serve_client<S, D>(
+    mut stream: S,
+    admission: &Admission,
+    dialler: &D,
+    limits: &ProxyLimits,
+    entry: Entry,
+) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin,
     D: Dial,
@@ -236,7 +345,12 @@ where
         Request::Socks(target) => target,
         Request::Http(request) => &request.target,
     };
-    let mut far = match dialler.dial(target.clone()).await {
+    let permit = entry.admit(&limits.connections);
+    let dialled = match &permit {
+        Some(_) => dialler.dial(target.clone()).await,
+        None => Err(DialError::new(target.clone(), Refusal::Full)),
+    };
+    let mut far = match dialled {
         Ok(far) => far,
         Err(error) => {
             log_refusal(&error);

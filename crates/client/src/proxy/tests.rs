@@ -3,7 +3,6 @@ use crate::target::Host;
 use proptest::prelude::*;
 use std::{net::SocketAddr, path::Path, process::Stdio};
 use tokio::process::Command;
-use wire::Refusal;
 
 /// Dials real local servers by name and refuses by name.
 #[derive(Clone)]
@@ -68,6 +67,10 @@ struct Proxy {
 }
 
 async fn proxy() -> Proxy {
+    proxy_with(ProxyLimits::default()).await
+}
+
+async fn proxy_with(limits: ProxyLimits) -> Proxy {
     let dialler = FakeDialler { web: web_server().await };
     let dir = tempfile::tempdir().expect("a directory");
     let credential = Credential::from_random([3; 16]);
@@ -79,7 +82,6 @@ async fn proxy() -> Proxy {
     let socket = dir.path().join("proxy.sock");
     let unix = UnixListener::bind(&socket).expect("binds");
     let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).expect("is there"));
-    let limits = ProxyLimits::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_tcp(listener, Admission::Password(credential), dialler.clone(), limits.clone()));
     tasks.spawn(serve_unix(unix, uid, dialler, limits));
@@ -261,9 +263,51 @@ proptest! {
             let bytes = [&[first], &rest[..]].concat();
             test.write_all(&bytes).await.expect("fits the socket's buffer");
             test.shutdown().await.expect("shuts down");
-            let done = timeout(Duration::from_secs(5), serve_client(near, &admission, &dialler)).await;
+            let done = timeout(Duration::from_secs(5), serve_client(near, &admission, &dialler, &ProxyLimits::default(), Entry(Arc::default()))).await;
             prop_assert!(done.is_ok(), "the proxy waits for bytes that cannot come");
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn connections_that_show_no_credential_take_nothing_from_those_that_do() {
+    let limits =
+        ProxyLimits { connections: Arc::new(Semaphore::new(2)), forwarded: Arc::new(Semaphore::new(1)) };
+    let proxy = proxy_with(limits.clone()).await;
+    // Another user of the machine opens the port again and again, and says nothing.
+    let mut idle = Vec::new();
+    for _ in 0..(MAX_WAITING + 20) {
+        idle.push(TcpStream::connect(proxy.address).await.expect("connects"));
+    }
+    let began = tokio::time::Instant::now();
+    for _ in 0..3 {
+        let got = curl(&["-x", &proxy.url, "http://wiki/page"]).await;
+        assert_eq!((got.code, got.out.as_str()), (0, "GET /page HTTP/1.1"), "{}", got.out);
+    }
+    assert!(began.elapsed() < REQUEST_DEADLINE / 2);
+    assert_eq!(limits.connections.available_permits(), 2);
+    // Of many the oldest have gone, and the newest still have their time.
+    let end = timeout(Duration::from_secs(2), idle[0].read_u8()).await.expect("it was sent away");
+    assert!(end.is_err());
+    let newest = idle.last_mut().expect("many");
+    assert!(timeout(Duration::from_millis(100), newest.read_u8()).await.is_err(), "it may still speak");
+}
+
+#[tokio::test]
+async fn with_as_many_connections_as_there_may_be_the_next_is_told_so() {
+    let limits =
+        ProxyLimits { connections: Arc::new(Semaphore::new(0)), forwarded: Arc::new(Semaphore::new(0)) };
+    let proxy = proxy_with(limits.clone()).await;
+    let got = curl(&["-x", &proxy.url, "http://wiki/page"]).await;
+    assert!(got.out.contains("table is full"), "{}", got.out);
+    // A forwarded port has a share of its own.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    let dialler = FakeDialler { web: web_server().await };
+    limits.forwarded.add_permits(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_forward(listener, "wiki:80".parse().expect("a target"), dialler, limits));
+    let got = curl(&[&format!("http://{address}/by/the/port")]).await;
+    assert!(got.out.contains("/by/the/port"), "{}", got.out);
 }

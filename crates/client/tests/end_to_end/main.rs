@@ -64,10 +64,11 @@ async fn twenty_megabytes_arrive_whole_in_both_directions() {
     let got = curl_until_up(&proxy, &format!("http://files:{}/", web.port())).await;
     assert!(got.code == 0 && got.body == body, "{} of {} bytes", got.body.len(), body.len());
 
-    let any = "127.0.0.1:0".parse().expect("an address");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let target: Target = format!("echo:{}", echo.port()).parse().expect("a target");
-    let listen = world.control().forward_add(any, target).await.expect("forwards")[0].listen;
-    let (mut reader, mut writer) = TcpStream::connect(listen).await.expect("connects").into_split();
+    let listen = world.control().forward_add(any, target).await.expect("forwards")[0].listen.clone();
+    let (mut reader, mut writer) =
+        TcpStream::connect(listen.to_string()).await.expect("connects").into_split();
     let sent = body.clone();
     let write = tokio::spawn(async move {
         writer.write_all(&sent).await.expect("writes");
@@ -93,10 +94,10 @@ async fn a_running_flow_survives_a_restart_of_the_pop_and_a_new_client_needs_nob
     let url = format!("http://wiki:{}/", web.port());
     assert_eq!(curl_until_up(&proxy, &url).await.code, 0);
 
-    let any = "127.0.0.1:0".parse().expect("an address");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let target: Target = format!("echo:{}", echo.port()).parse().expect("a target");
-    let listen = world.control().forward_add(any, target).await.expect("forwards")[0].listen;
-    let mut stream = TcpStream::connect(listen).await.expect("connects");
+    let listen = world.control().forward_add(any, target).await.expect("forwards")[0].listen.clone();
+    let mut stream = TcpStream::connect(listen.to_string()).await.expect("connects");
     let mut buffer = [0; 6];
     stream.write_all(b"before").await.expect("writes");
     stream.read_exact(&mut buffer).await.expect("reads");

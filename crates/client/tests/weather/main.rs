@@ -186,3 +186,33 @@ fn controllers_dead_and_a_pop_dead_as_well_stop_no_standard_resource() {
     world.pass(SECOND * 5);
     world.connect(STANDARD);
 }
+
+#[test]
+fn a_day_without_controllers_drops_no_session_and_whoever_restarts_comes_back() {
+    let mut world = World::with_life(6, 2, HOUR * 26, HOUR * 25);
+    world.settle();
+    let flow = world.connect(STANDARD);
+    world.kill_controller();
+    let (mut asked, mut came) = (0, 0);
+    for hour in 0..24_u32 {
+        world.pass(MINUTE * 59);
+        // The flow of the beginning is there for as long as both its ends are.
+        if hour < 8 {
+            assert!(world.echo(flow, SECOND), "hour {hour}");
+        }
+        for _ in 0..20 {
+            asked += 1;
+            came += usize::from(world.try_to(STANDARD).is_ok());
+        }
+        match hour {
+            8 | 14 | 20 => world.restart_client(),
+            11 | 17 => world.restart_connector(),
+            // Killed and started again, it knows nothing of anybody.
+            13 | 19 => world.restart_pop(0),
+            _ => {}
+        }
+        world.pass(SECOND * 20);
+    }
+    assert_eq!((asked, came), (480, 480));
+    assert_eq!(world.client.agent().freshness(world.now), Freshness::Isolated);
+}

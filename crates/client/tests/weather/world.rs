@@ -599,7 +599,9 @@ impl World {
                 return;
             }
             match classify(&payload) {
-                DatagramKind::Quic => self.pops[index].sessions.handle_input(now, from, &payload),
+                DatagramKind::Quic => {
+                    let _ = self.pops[index].sessions.handle_input(now, from, &payload);
+                }
                 DatagramKind::Relay => {
                     let handled = self.pops[index].relay.handle_input(now, from, &mut payload);
                     if let Handled::Forward(to) = handled {
@@ -653,8 +655,8 @@ impl World {
             Node::Connector => self.drain_connector(),
             Node::Client => self.drain_client(),
         };
-        // The wall clock is looked at each second, and no node is asked twice in one instant for nothing.
-        let due = due.min(self.now + SECOND).max(self.now + Duration::from_micros(10));
+        // The wall clock is looked at now and then, and no node is asked twice in one instant for nothing.
+        let due = due.min(self.now + SECOND * 10).max(self.now + Duration::from_micros(10));
         self.due.insert(node, due);
     }
 

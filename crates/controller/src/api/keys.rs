@@ -281,6 +281,7 @@ async fn create_organization(
         grant_life_ms: GRANT_LIFE_MS,
         renew_after_ms: RENEW_AFTER_MS,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         created_ms: clock::wall().as_millis(),
     };
     let (store, mut change) = core.database.change(Scope::Installation, &caller.actor).await?;

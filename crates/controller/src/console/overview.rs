@@ -158,6 +158,8 @@ pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> R
     });
     let fenced =
         core.signer.signing_time().err().map(|error| format!("This controller signs nothing: {error}."));
+    let withheld = core.withheld().map(|why| format!("This controller issues nothing: {why}."));
+    let stopped = fenced.or(withheld);
     let counts = (sites.len(), connectors.len(), pops.len(), resources.len(), devices.len());
     fn first<T>(mut rows: Vec<T>) -> Vec<T> {
         rows.truncate(MAX_ROWS);
@@ -171,12 +173,12 @@ pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> R
         who: &who.name,
         initials: initials(&who.name),
         organization: &data.organization.name,
-        healthy: healthy && fenced.is_none(),
+        healthy: healthy && stopped.is_none(),
         sentence,
         details,
-        banner: fenced.or(trouble).unwrap_or_default(),
+        banner: stopped.or(trouble).unwrap_or_default(),
         now: short(&api::rfc3339(wall)),
-        snapshot_age: plain_age(age(wall, snapshot.read_at)),
+        snapshot_age: plain_age(age(wall, core.snapshots.verified_at())),
         version: data.organization.version.version,
         devices_attached,
         connectors_attached,

@@ -39,6 +39,7 @@ fn snapshot(pops: &[PopId], version: Version) -> Snapshot {
         grant_life_ms: 3_600_000,
         renew_after_ms: 60_000,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         created_ms: 1,
     };
     let data = OrganizationData {
@@ -237,4 +238,28 @@ fn the_time_of_a_beacon_is_written_when_it_went_out_and_seldom() {
     drop(gate);
     let gate = Gate::new(world.state(), JournalHealth::Whole, OldSnapshots::Refuse, world.started);
     assert_eq!(gate.last_beacon, Ok(Some(WALL.plus(DAY))));
+}
+
+#[test]
+fn what_a_pop_has_seen_is_remembered_when_the_pop_has_forgotten_it() {
+    let world = World::new(&[A]);
+    let gate = world.gate(Some(WALL), JournalHealth::Whole, OldSnapshots::Refuse);
+    gate.observe(&beacon(5, SliceVersion { incarnation: 1, version: 9 }));
+    drop(gate);
+    // Started again: the PoP has this controller's own, older beacon by now.
+    let mut world = world;
+    let gate = Gate::new(world.state(), JournalHealth::Whole, OldSnapshots::Refuse, world.started);
+    gate.observe(&beacon(0, SliceVersion { incarnation: 1, version: 7 }));
+    gate.taken(A);
+    assert!(matches!(world.check(&gate, NOW), Err(Withheld::OlderStrikes { seen: 5, .. })));
+    world.heads.insert(CONTROLLER, Head { seq: 5, hash: [7; 32] });
+    assert!(matches!(world.check(&gate, NOW), Err(Withheld::OlderSnapshot { .. })));
+    world.heads.clear();
+    drop(gate);
+    // What is lost for good needs the dangerous word once, and not at each start.
+    for old in [OldSnapshots::DangerouslyIssue, OldSnapshots::Refuse] {
+        let gate = Gate::new(world.state(), JournalHealth::Whole, old, world.started);
+        gate.taken(A);
+        assert_eq!(world.check(&gate, NOW), Ok(()));
+    }
 }

@@ -20,6 +20,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         grant_life_ms: 24 * 3_600_000,
         renew_after_ms: 4 * 3_600_000,
         shrink_version: 0,
+        old_grants_end_ms: 0,
         created_ms: 1,
     };
     let site = id(SiteId::from_bytes, number);
@@ -346,7 +347,8 @@ fn the_same_content_gives_the_same_bytes() {
 #[test]
 fn a_copy_of_the_first_format_is_still_read() {
     let text = String::from_utf8(copy::encode(&good(7))[32..].to_vec()).unwrap();
-    let old = text.replacen("\"format\":2,", "", 1).replace(",\"shrink_version\":0", "");
+    let old =
+        text.replacen("\"format\":2,", "", 1).replace(",\"shrink_version\":0,\"old_grants_end_ms\":0", "");
     assert!(!old.contains("shrink_version") && !old.contains("format"));
     assert_eq!(copy::decode(&sealed(old.as_bytes()), INSTALLATION).unwrap().dataset, dataset(7));
 }

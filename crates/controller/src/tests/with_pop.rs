@@ -45,7 +45,7 @@ fn run_pop(state: &Path, listen: std::net::SocketAddr) -> (oneshot::Sender<()>, 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let pop = pop::Pop::open(options).unwrap();
-            pop.run(async { stopped.await.unwrap_or_default() }).await.unwrap();
+            Box::pin(pop.run(async { stopped.await.unwrap_or_default() })).await.unwrap();
         });
     });
     (stop, thread)

@@ -132,7 +132,7 @@ pub struct Network {
     streams: BTreeMap<HostId, (HostId, SocketAddr)>,
     /// Who takes streams that hosts open by themselves.
     server: Option<HostId>,
-    opened: BTreeMap<HostId, Stream>,
+    opened: BTreeMap<(HostId, SocketAddr), Stream>,
     next_stream: u64,
     losses: BTreeMap<Loss, u64>,
     hops: u64,
@@ -183,7 +183,7 @@ impl Network {
     pub fn attach(&mut self, host: HostId, realm: RealmId, addresses: Vec<IpAddr>) {
         let old = std::mem::take(&mut self.hosts[host.0].addresses);
         // A TCP connection does not survive its address.
-        self.opened.remove(&host);
+        self.opened.retain(|(of, _), _| *of != host);
         for realm in &mut self.realms {
             realm
                 .owners
@@ -273,7 +273,7 @@ impl Network {
     /// Whether a host has opened a stream by itself.
     #[must_use]
     pub fn has_opened(&self, client: HostId) -> bool {
-        self.opened.contains_key(&client)
+        self.opened.keys().any(|(of, _)| *of == client)
     }
 
     /// Whether a host has such a stream.
@@ -400,14 +400,14 @@ impl Network {
             return Err(Loss::Cut);
         }
         let mut at = now + self.stream_delay(by) + self.stream_delay(server);
-        let known = self.opened.get(&by).copied().filter(|stream| stream.here == here);
+        let known = self.opened.get(&(by, here)).copied();
         let stream = known.unwrap_or_else(|| {
             self.next_stream += 1;
             // A number that the host does not know, as the server's is.
             Stream { here, there: wire::stream_address((1 << 32) + self.next_stream, here.port()) }
         });
         if known.is_none() {
-            self.opened.insert(by, stream);
+            self.opened.insert((by, here), stream);
             at += (self.stream_delay(by) + self.stream_delay(server)) * 4;
         }
         self.push(at, Flight { stage: Stage::At(server), by, from: stream.there, to: here, payload });
@@ -416,7 +416,7 @@ impl Network {
 
     fn opened_down(&mut self, now: Time, by: HostId, to: SocketAddr, payload: Vec<u8>) -> Result<(), Loss> {
         let found = self.opened.iter().find(|(_, stream)| stream.there == to);
-        let (client, stream) = found.map(|(host, stream)| (*host, *stream)).ok_or(Loss::Unreachable)?;
+        let (client, stream) = found.map(|((host, _), stream)| (*host, *stream)).ok_or(Loss::Unreachable)?;
         let at = now + self.stream_delay(client) + self.stream_delay(by);
         self.push(at, Flight { stage: Stage::At(client), by, from: stream.here, to, payload });
         Ok(())

@@ -2,13 +2,14 @@
 //! counted of it.
 
 use super::{
+    super::daemon::Daemon,
     bench::{Bench, DOWNLOAD, Pair},
     kind::{Cell, Kind, Path},
     meter::Meter,
 };
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -31,27 +32,29 @@ pub struct Figures {
     pub first: Duration,
     /// From that byte until packets went direct in both directions.
     pub direct_after: Option<Duration>,
-    /// The download's rate.
+    /// The downloads' mean rate.
     pub mbit_per_s: f64,
+    /// What client and connector together took of the processors for the downloads.
+    pub processor: Duration,
 }
 
 /// Runs a cell and compares it with what is expected.
 ///
 /// # Errors
 /// Something else was seen.
-pub fn run(bench: &mut Bench, cell: Cell, expected: Path) -> Result<Figures> {
+pub fn run(bench: &mut Bench, cell: Cell, expected: Path, downloads: u32) -> Result<Figures> {
     let pair = match cell {
         Cell::Apart { client, connector } => bench.apart(client, connector)?,
         Cell::Lan(kind) => bench.lan(kind)?,
     };
-    let seen = judge(bench, &pair, cell, expected);
+    let seen = judge(bench, &pair, cell, expected, downloads);
     // Both at once: a process that ends well takes its time to say goodbye.
     pair.client_process.signal(libc::SIGTERM);
     pair.connector_process.signal(libc::SIGTERM);
     seen
 }
 
-fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path) -> Result<Figures> {
+fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path, downloads: u32) -> Result<Figures> {
     let page = bench.page(pair).context("the first page")?;
     let direct_after = match expected {
         Path::Direct => {
@@ -65,9 +68,15 @@ fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path) -> Result<Figur
         Path::Relay | Path::Tcp => None,
     };
     let before = Meter::read(&bench.net.server)?;
-    let mbit_per_s = bench.download(pair).context("50 MB")?;
+    let processor = || Ok::<_, anyhow::Error>(taken(&pair.client_process)? + taken(&pair.connector_process)?);
+    let (taken_before, mut rates) = (processor()?, 0.0);
+    for _ in 0..downloads {
+        rates += bench.download(pair).context("50 MB")?;
+    }
+    let mbit_per_s = rates / f64::from(downloads);
+    let processor = processor()?.saturating_sub(taken_before);
     let carried = Meter::read(&bench.net.server)? - before;
-    let path = carried.path(u64::from(DOWNLOAD), cell.blocked())?;
+    let path = carried.path(u64::from(DOWNLOAD) * u64::from(downloads), cell.blocked())?;
     ensure!(path == expected, "50 MB went by {path}, expected {expected}");
     let until = match expected {
         Path::Direct => Instant::now() + SETTLE,
@@ -87,7 +96,20 @@ fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path) -> Result<Figur
         ensure!(probes > 0, "the client stayed on the relay without having tried");
     }
     bench.page(pair).context("the last page")?;
-    Ok(Figures { path, first: page.first, direct_after, mbit_per_s })
+    Ok(Figures { path, first: page.first, direct_after, mbit_per_s, processor })
+}
+
+/// What a process took of the processors so far (proc(5): utime and stime, in ticks).
+fn taken(process: &Daemon) -> Result<Duration> {
+    /// USER_HZ, which Linux shows to every program (include/asm-generic/param.h).
+    const TICKS_A_SECOND: u64 = 100;
+    let path = format!("/proc/{}/stat", process.pid());
+    let stat = fs::read_to_string(&path).context(path)?;
+    // Behind the name in parentheses, which may hold blanks.
+    let (_, fields) = stat.rsplit_once(')').context("no name in it")?;
+    let ticks = |nth: usize| fields.split_whitespace().nth(nth).and_then(|field| field.parse::<u64>().ok());
+    let (user, system) = ticks(11).zip(ticks(12)).context("no times in it")?;
+    Ok(Duration::from_millis((user + system) * 1_000 / TICKS_A_SECOND))
 }
 
 /// What the client calls the path. It knows how it reaches the PoP itself, and not how the connector does.

@@ -30,6 +30,9 @@ pub struct MatrixOptions {
     /// Writes what was seen to docs/nat-matrix.md.
     #[arg(long)]
     write: bool,
+    /// Downloads the 50 MB so often, and says what that cost of the two processors.
+    #[arg(long, default_value_t = 1, conflicts_with = "write")]
+    downloads: u32,
 }
 
 /// A choice of cells.
@@ -119,7 +122,7 @@ pub fn run(options: &MatrixOptions, form: Form, interrupt: &Interrupt) -> Result
         let mut rows = BTreeMap::new();
         for cell in cells {
             interrupt.check()?;
-            let row = one(&mut report, &mut bench, cell, &expected);
+            let row = one(&mut report, &mut bench, cell, &expected, options.downloads);
             rows.insert(cell, row.map_err(|error| format!("{error:#}")));
         }
         if options.write {
@@ -129,14 +132,23 @@ pub fn run(options: &MatrixOptions, form: Form, interrupt: &Interrupt) -> Result
     Ok(report.finish())
 }
 
-fn one(report: &mut Report, bench: &mut Bench, cell: Cell, expected: &Expected) -> Result<Figures> {
+fn one(
+    report: &mut Report,
+    bench: &mut Bench,
+    cell: Cell,
+    expected: &Expected,
+    downloads: u32,
+) -> Result<Figures> {
     let expected = expected.of(cell);
     report.step(&cell.to_string(), || {
-        let figures = cell::run(bench, cell, expected)?;
+        let figures = cell::run(bench, cell, expected, downloads)?;
         let mut seen = Seen::new(figures)
             .with("path", figures.path.name())
             .with("first_byte_ms", whole_ms(figures.first))
             .with("mbit_per_s", figures.mbit_per_s.round());
+        if downloads > 1 {
+            seen = seen.with("processor_ms_per_download", whole_ms(figures.processor / downloads));
+        }
         if let Some(after) = figures.direct_after {
             seen = seen.with("direct_after_ms", whole_ms(after));
         }
