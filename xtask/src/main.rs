@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `sim`, `fuzz`, `vectors`, `bench`.
+//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `sim`, `planted`, `fuzz`, `vectors`, `bench`.
 //!
 //! This crate owns how the project is checked and measured. It refuses to know any crate of the
 //! product: it judges the built programs and the dependency graph from outside.
@@ -8,6 +8,7 @@
 
 mod lab;
 mod layers;
+mod planted;
 mod process;
 mod sim;
 mod test;
@@ -41,6 +42,8 @@ enum Command {
     /// Real processes in network namespaces (root).
     #[command(subcommand)]
     Lab(lab::Lab),
+    /// Plants a bug for each drill and demands that it goes red.
+    Planted(planted::Options),
     /// The seeded simulation: many seeds, hours, one seed again, planted bugs.
     Sim(sim::Options),
 }
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Openapi => openapi(),
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Lab(lab) => lab::run(lab, &interrupt),
+        Command::Planted(options) => planted::run(&options, &interrupt),
         Command::Sim(options) => sim::run(&options),
     });
     match done {

@@ -113,7 +113,14 @@ async fn serve(core: &Arc<Core>, opened: &OpenedRequest) -> Result<ControlReply,
     let known = known(&snapshot, &revocations, opened)?;
     let issuer = Issuer::new(core, &snapshot, &revocations);
     match &opened.request {
-        ControlRequest::Renew(request) => renew(&issuer, &known, opened, request),
+        ControlRequest::Renew(request) => {
+            // Planted: what the product exists for not doing.
+            #[cfg(feature = "planted-renewal-asks-database")]
+            if core.database.change(store::Scope::Installation, "renewal").await.is_err() {
+                return Err(refused(Refusal::NoController, LATER_MS));
+            }
+            renew(&issuer, &known, opened, request)
+        }
         ControlRequest::GetSlice(request) => slice(&issuer, &known, request),
         ControlRequest::Why(request) => why(&issuer, &known, request),
         ControlRequest::ShipFlows(request) => ship(core, &known, request).await,

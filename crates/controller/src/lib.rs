@@ -204,6 +204,11 @@ impl Controller {
             }
             None => (Store::open(&database_path, Opening::MustExist).await, None),
         };
+        // Planted: a controller that starts from its database or not at all.
+        #[cfg(feature = "planted-start-asks-database")]
+        if let Ok(store) = &opened {
+            store.change(store::Scope::Installation, "start", clock::wall().as_millis()).await?;
+        }
         let for_snapshot = match &opened {
             Ok(store) => Ok(store.clone()),
             Err(error) => Err(StoreError::Unavailable(error.to_string())),

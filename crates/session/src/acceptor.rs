@@ -341,6 +341,9 @@ fn is_short_first_packet(datagram: &[u8]) -> bool {
 fn endpoint_config(key: &SigningKey, seed: [u8; 32]) -> EndpointConfig {
     // One secret, two uses, told apart by their labels (NIST SP 800-108: key derivation by HMAC).
     let master = hmac::Key::new(hmac::HMAC_SHA256, key.expose_seed());
+    // Planted: a key that dies with the process: after a restart nobody learns that they were forgotten.
+    #[cfg(feature = "planted-forgets-its-reset-key")]
+    let master = hmac::Key::new(hmac::HMAC_SHA256, &seed);
     let derive = |label: &[u8]| hmac::sign(&master, label);
     let reset = hmac::Key::new(hmac::HMAC_SHA256, derive(b"tidegate/pop/stateless-reset/1").as_ref());
     let id = derive(b"tidegate/pop/connection-id/1");
