@@ -30,6 +30,8 @@ const BACKOFF_CAP: Duration = Duration::from_secs(60);
 /// A session that lasted this long clears the failures before it.
 const PROVEN_AFTER: Duration = Duration::from_secs(30);
 /// Whatever a PoP asks for: one keepalive in this range.
+/// A session that nothing goes through and that is none of the first is kept for as long: something may come back to it.
+const SPARE_FOR: Duration = Duration::from_secs(300);
 /// How often it is asked whether a struck PoP has been enrolled again.
 const SHUNNED: Duration = Duration::from_secs(600);
 const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
@@ -261,6 +263,43 @@ impl<B: AgentSlice> Agent<B> {
                 }
                 standing.doubted_at.get_or_insert(now + DOUBT_AFTER);
             }
+        }
+    }
+
+    /// Closes what is left over from better times or worse: sessions that nothing goes through, to PoPs that are not among
+    /// the first of the order. `used` are those that channels go through. Call it about once a minute.
+    pub fn close_unused(&mut self, now: Instant, used: &BTreeSet<SessionId>) {
+        let wanted: BTreeSet<SessionId> = self
+            .order_of(None)
+            .into_iter()
+            .filter(|pop| !self.is_doubtful(*pop))
+            .filter_map(|pop| self.up_at(pop))
+            .take(B::SESSIONS)
+            .collect();
+        // Without its own full set of sessions an agent gives none away.
+        if wanted.len() < B::SESSIONS {
+            return;
+        }
+        let is_spare = |(id, link): &(&SessionId, &Link)| match &link.phase {
+            LinkPhase::Up(standing) => {
+                now >= standing.since + SPARE_FOR && !wanted.contains(*id) && !used.contains(*id)
+            }
+            LinkPhase::Dialling | LinkPhase::Greeting { .. } => false,
+        };
+        let waits = |id: &SessionId| self.is_opening_by(*id);
+        let spare: Vec<SessionId> =
+            self.links.iter().filter(is_spare).map(|(id, _)| *id).filter(|id| !waits(id)).collect();
+        for id in spare {
+            // Left on purpose: no failure of the PoP.
+            if let Some(link) = self.links.get_mut(&id) {
+                link.is_given_up = true;
+                if let Some(place) = self.places.get_mut(&link.pop)
+                    && place.phase == PlacePhase::Linked(id)
+                {
+                    place.phase = PlacePhase::Down;
+                }
+            }
+            self.dialler.close(now, id, CloseCode::Done);
         }
     }
 

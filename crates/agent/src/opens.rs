@@ -83,6 +83,11 @@ impl<B: AgentSlice> Agent<B> {
         self.opens.remove(&seq);
     }
 
+    /// Whether an introduction is under way by a session.
+    pub(crate) fn is_opening_by(&self, id: SessionId) -> bool {
+        self.opens.values().any(|open| matches!(open.turn, Some((_, Some(session), _)) if session == id))
+    }
+
     fn next_turn(&mut self, now: Instant, seq: u64) {
         let Some(open) = self.opens.get(&seq) else { return };
         let order = self.order_of(Some(open.site));

@@ -2,7 +2,10 @@
 
 use aws_lc_rs::hmac;
 use session::SessionId;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 use wire::{
     CHALLENGE_LEN, ChannelId, ChannelSecret, RelayError, RelayKind, encode_relay_header, parse_relay,
 };
@@ -112,6 +115,12 @@ impl RelayLinks {
             self.channels.remove(id);
         }
         gone
+    }
+
+    /// The sessions that channels go through.
+    #[must_use]
+    pub fn sessions(&self) -> BTreeSet<SessionId> {
+        self.channels.values().map(|channel| channel.session).collect()
     }
 
     /// The channels of a session.

@@ -4,7 +4,7 @@ mod support;
 
 use agent::{Agent, AgentEvent, ConnectorAgent, Freshness, Persisted, StartError};
 use session::{CloseCode, LostReason};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use support::{SECOND, SITE, World, document, grant, pki::DAY, pki::WALL, version};
 use trust::{RevokedSubject, Subject};
 use wire::{
@@ -425,6 +425,35 @@ fn a_connector_that_is_not_there_is_asked_for_at_the_next_pop() {
             .any(|event| matches!(event, AgentEvent::OpenRefused { reason: Refusal::Struck, .. }))
     };
     assert!(world.run_until(SECOND, refused));
+}
+
+#[test]
+fn a_session_that_nothing_goes_through_is_given_back_and_its_pop_is_no_worse_for_it() {
+    let mut world = World::client(3);
+    world.wait_registered(1);
+    let order = world.order();
+    world.pops[order[0]].refuses_opens = Some(Refusal::NotAttached);
+    open(&mut world);
+    assert!(world.run_until(SECOND * 3, |world| opened(world) == 1), "{:?}", world.events);
+    assert_eq!(world.registered().len(), 2);
+    let session = |world: &World<policy::ClientSlice>, at: usize| {
+        let of_it = |status: &agent::PopStatus| status.pop == world.pops[at].id;
+        world.agent.pops().find(of_it).and_then(|status| status.session).expect("registered")
+    };
+    let (first, second) = (session(&world, order[0]), session(&world, order[1]));
+    // Too new to be spare; then in use; then neither.
+    world.agent.close_unused(world.now, &BTreeSet::new());
+    world.run(SECOND * 360);
+    world.agent.close_unused(world.now, &BTreeSet::from([second]));
+    world.run(SECOND);
+    assert_eq!(world.registered().len(), 2);
+    world.agent.close_unused(world.now, &BTreeSet::new());
+    world.run(SECOND);
+    assert_eq!((world.registered(), session(&world, order[0])), (vec![order[0]], first));
+    assert!(world.agent.pops().all(|status| status.failures == 0));
+    // And it is there again at once when it is wanted.
+    open(&mut world);
+    assert!(world.run_until(SECOND, |world| opened(world) == 2), "{:?}", world.events);
 }
 
 #[test]

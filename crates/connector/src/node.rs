@@ -27,6 +27,8 @@ use wire::{
 /// How long running flows of strict resources go on in isolation (architecture: 15 min by default).
 const STRICT_GRACE: Duration = Duration::from_secs(15 * 60);
 
+/// How often sessions that nothing goes through are looked for.
+const TIDY: Duration = Duration::from_secs(60);
 /// The wall clock moved further than the other one by more than this: everybody is judged again.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 
@@ -114,6 +116,8 @@ pub struct Node {
     shipping: Option<RequestSeq>,
     isolated_since: Option<Instant>,
     recheck_at: Option<Instant>,
+    /// When sessions that nothing goes through are looked for.
+    tidy_at: Instant,
     /// Where this machine stands; `observed` is put together from the sessions.
     around: Surroundings,
     observed: BTreeMap<SessionId, SocketAddr>,
@@ -160,6 +164,7 @@ impl Node {
             // Nobody was heard yet.
             isolated_since: Some(now),
             recheck_at: None,
+            tidy_at: now + TIDY,
             around: Surroundings::default(),
             observed: BTreeMap::new(),
             core_due: None,
@@ -337,6 +342,10 @@ impl Node {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
+        if now >= self.tidy_at {
+            self.tidy_at = now + TIDY;
+            self.agent.close_unused(now, &self.links.sessions());
+        }
         self.with_core(now, |core, knowledge| core.handle_timeout(now, knowledge));
         if self.recheck_at.is_some_and(|at| at <= now) {
             self.recheck(now);

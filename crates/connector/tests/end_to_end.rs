@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use trust::{
@@ -187,7 +187,7 @@ impl Lab {
         let pop_address = pop.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
-            pop.run(async { drop(stopped.await) }).await.expect("the PoP runs");
+            Box::pin(pop.run(async { drop(stopped.await) })).await.expect("the PoP runs");
         });
         let target = service().await;
 

@@ -35,7 +35,7 @@ pub(crate) fn pop_id() -> PopId {
     PopId::from_bytes([8; 16])
 }
 
-const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
+pub(crate) const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
 
 pub(crate) fn device(organization_byte: u8, byte: u8) -> Identity {
     Identity::device(INSTALLATION, organization(organization_byte), DeviceId::from_bytes([byte; 16]))

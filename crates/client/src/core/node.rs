@@ -107,6 +107,9 @@ pub enum NodeEvent {
     Changed,
 }
 
+/// How often sessions that nothing goes through are looked for.
+const TIDY: Duration = Duration::from_secs(60);
+
 /// See the module.
 pub struct ClientNode {
     agent: ClientAgent,
@@ -117,6 +120,8 @@ pub struct ClientNode {
     paths: BTreeMap<ChannelId, Path>,
     tokens: BTreeMap<u64, OpenToken>,
     slice_version: Option<SliceVersion>,
+    /// When sessions that nothing goes through are looked for.
+    tidy_at: Instant,
     /// Where this machine stands; `observed` is put together from the sessions.
     around: Surroundings,
     observed: BTreeMap<SessionId, SocketAddr>,
@@ -142,6 +147,7 @@ impl ClientNode {
             paths: BTreeMap::new(),
             tokens: BTreeMap::new(),
             slice_version: None,
+            tidy_at: now + TIDY,
             around: Surroundings::default(),
             observed: BTreeMap::new(),
             outputs: VecDeque::new(),
@@ -279,6 +285,10 @@ impl ClientNode {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
+        if now >= self.tidy_at {
+            self.tidy_at = now + TIDY;
+            self.agent.close_unused(now, &self.relay.sessions());
+        }
         self.core.handle_timeout(now);
         self.settle(now);
     }

@@ -145,11 +145,13 @@ impl Front {
                         count(&counters.full);
                         continue;
                     };
+                    // Before it has said anything: who connects and is silent takes its own share of the slots.
+                    let Some(place) = streams.admit(peer) else { continue };
                     let console = self.options.console.clone();
                     let streams = Arc::clone(&streams);
                     tokio::spawn(async move {
                         connection(stream, peer, console.as_deref(), &counters, &streams).await;
-                        drop(slot);
+                        drop((slot, place));
                     });
                 }
             });

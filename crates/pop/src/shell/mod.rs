@@ -33,6 +33,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -126,6 +127,7 @@ pub struct Pop {
     ports: PortPair,
     front: Option<front::Front>,
     acceptor: tokio_rustls::TlsAcceptor,
+    identity: Arc<streams::TlsIdentity>,
     status: status::StatusSocket,
     sessions: Sessions,
     intake: Intake,
@@ -151,7 +153,8 @@ impl Pop {
         let material = disk.material(wall)?;
         let seed = random_seed()?;
         let channels = options.relay.channels.min(MAX_CHANNELS);
-        let acceptor = streams::acceptor(&material.certificate, &material.key).map_err(PopError::Tls)?;
+        let (acceptor, identity) =
+            streams::acceptor(&material.certificate, &material.key).map_err(PopError::Tls)?;
         let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
         let intake = Intake::new(&seed, now);
         let relay = Relay::new(options.relay, now, &seed);
@@ -168,7 +171,7 @@ impl Pop {
             })
             .transpose()?;
         let status = status::StatusSocket::bind(&options.state_dir)?;
-        Ok(Self { ports, front, acceptor, status, sessions, intake, relay, disk, started: now })
+        Ok(Self { ports, front, acceptor, identity, status, sessions, intake, relay, disk, started: now })
     }
 
     /// The UDP address.
@@ -188,8 +191,8 @@ impl Pop {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
-        let Self { ports, front, acceptor, status, sessions, intake, relay, disk, started } = self;
-        let streams = streams::Streams::default();
+        let Self { ports, front, acceptor, identity, status, sessions, intake, relay, disk, started } = self;
+        let streams = streams::Streams::new(identity);
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         // Each channel ends once and is counted by the session core until it has heard of it: never
         // more than there are channels.

@@ -81,6 +81,7 @@ impl Loop {
                     for datagram in batch.iter_mut() {
                         // No packet comes from an address that stands for a stream.
                         if wire::is_stream_address(datagram.from) {
+                            self.channels.streams.claimed();
                             continue;
                         }
                         if classify(datagram.payload) == DatagramKind::Relay {

@@ -7,7 +7,7 @@ use super::{
 use crate::core::{
     admission::{Class, Intake},
     relay::ChannelEnded,
-    sessions::{Sessions, SessionsOutput, Took, WriteId, Written},
+    sessions::{Record, Sessions, SessionsOutput, Took, WriteId, Written},
     stun,
 };
 use net::{RecvBatch, SendBatch, UdpPort};
@@ -107,7 +107,7 @@ impl SessionLoop {
                     for datagram in batch.iter() {
                         // No packet comes from an address that stands for a stream.
                         if wire::is_stream_address(datagram.from) {
-                            counters.foreign += 1;
+                            self.streams.claimed();
                             continue;
                         }
                         self.take_in(datagram.from, datagram.payload, &mut counters);
@@ -192,6 +192,9 @@ impl SessionLoop {
                     }
                 }
                 SessionsOutput::Persist { id, record } => {
+                    if let Record::Certificate(certificate) = &record {
+                        self.streams.set_certificate(certificate);
+                    }
                     if self.jobs.try_send(Job { id, record }).is_err() {
                         self.sessions.handle_written(now(), id, Written::Failed);
                     }

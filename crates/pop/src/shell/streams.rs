@@ -2,7 +2,13 @@
 //! address that stands for the stream (`docs/adr/0007`).
 
 use super::Foreign;
-use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
+use rustls::{
+    ServerConfig,
+    crypto::CryptoProvider,
+    pki_types::PrivatePkcs8KeyDer,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -10,7 +16,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -33,8 +39,13 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
 /// An agent says something three times in this.
 const IDLE: Duration = Duration::from_secs(90);
-/// Streams from one address, and from one /64: an office behind one NAT.
+/// Connections from one address, and from one /64, whatever they have said: an office behind one NAT.
 const PER_SOURCE: usize = 256;
+/// Bytes that wait for all streams together: some hundred that read nothing fill their queues, and the rest lose as
+/// at any full router.
+pub(super) const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// What a datagram in a queue costs beside its bytes: its own header and the queue's, at most.
+const WAITING_OVERHEAD: usize = 96;
 
 /// What became of streams.
 #[derive(Debug, Default)]
@@ -47,6 +58,8 @@ pub(super) struct StreamCounters {
     received: AtomicU64,
     sent: AtomicU64,
     dropped: AtomicU64,
+    certificates: AtomicU64,
+    claimed: AtomicU64,
 }
 
 /// [`StreamCounters`] at one moment.
@@ -58,8 +71,14 @@ pub struct StreamSnapshot {
     pub opened: u64,
     /// Whose did not.
     pub tls_failed: u64,
-    /// From a source that has too many already.
+    /// Connections from a source that has too many already, closed before they said anything.
     pub too_many: u64,
+    /// Bytes that wait for streams now.
+    pub waiting: usize,
+    /// UDP packets from 100::/64, where no packet comes from: somebody claims to be a stream.
+    pub claimed: u64,
+    /// How often the certificate on the TCP port was replaced by a newer one.
+    pub certificates: u64,
     /// Ended because what came is no stream of datagrams.
     pub malformed: u64,
     /// Datagrams that are neither a session's nor a relay's.
@@ -76,24 +95,78 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-type Table = BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>;
+/// A datagram that waits for its stream, and gives its room back however it leaves the queue.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    bytes: Vec<u8>,
+    of: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// `None` when too much waits already.
+    fn new(of: &Arc<AtomicUsize>, datagram: &[u8]) -> Option<Self> {
+        let cost = datagram.len() + WAITING_OVERHEAD;
+        let before = of.fetch_add(cost, Ordering::Relaxed);
+        if before + cost > MAX_WAITING {
+            of.fetch_sub(cost, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self { bytes: datagram.to_vec(), of: Arc::clone(of) })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes.len() + WAITING_OVERHEAD, Ordering::Relaxed);
+    }
+}
+
+type Table = BTreeMap<SocketAddr, mpsc::Sender<Waiting>>;
 
 /// The streams that are open; every loop sends to them by address.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Streams {
     table: Arc<Mutex<Table>>,
     counters: Arc<StreamCounters>,
+    waiting: Arc<AtomicUsize>,
+    identity: Option<Arc<TlsIdentity>>,
 }
 
 impl Streams {
+    /// No stream is open; new ones are shown this certificate.
+    pub(super) fn new(identity: Arc<TlsIdentity>) -> Self {
+        Self { identity: Some(identity), ..Self::default() }
+    }
+
+    /// A packet claimed by its source to come from a stream.
+    pub(super) fn claimed(&self) {
+        count(&self.counters.claimed);
+    }
+
+    /// New connections are shown this certificate from now on; those that stand are not touched.
+    pub(super) fn set_certificate(&self, certificate: &[u8]) {
+        if self.identity.as_ref().is_some_and(|identity| identity.set(certificate)) {
+            count(&self.counters.certificates);
+        }
+    }
+
+    /// A stream whose queue the test reads, or does not.
+    #[cfg(test)]
+    pub(super) fn insert_for_test(&self, stands_for: SocketAddr) -> mpsc::Receiver<Waiting> {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        self.with(|table| table.insert(stands_for, queue));
+        outgoing
+    }
+
     fn with<T>(&self, call: impl FnOnce(&mut Table) -> T) -> T {
         call(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sends one datagram; never waits.
     pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let sent =
-            self.with(|table| table.get(&to).is_some_and(|queue| queue.try_send(datagram.to_vec()).is_ok()));
+        let sent = Waiting::new(&self.waiting, datagram).is_some_and(|waiting| {
+            self.with(|table| table.get(&to).is_some_and(|queue| queue.try_send(waiting).is_ok()))
+        });
         count(if sent { &self.counters.sent } else { &self.counters.dropped });
     }
 
@@ -104,6 +177,9 @@ impl Streams {
             opened: get(&self.counters.opened),
             tls_failed: get(&self.counters.tls_failed),
             too_many: get(&self.counters.too_many),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            claimed: get(&self.counters.claimed),
+            certificates: get(&self.counters.certificates),
             malformed: get(&self.counters.malformed),
             foreign: get(&self.counters.foreign),
             received: get(&self.counters.received),
@@ -119,7 +195,7 @@ pub(super) struct StreamSide {
     streams: Streams,
     to_sessions: mpsc::Sender<Foreign>,
     to_relay: mpsc::Sender<Foreign>,
-    sources: Mutex<BTreeMap<IpAddr, usize>>,
+    sources: Arc<Sources>,
 }
 
 impl std::fmt::Debug for StreamSide {
@@ -128,19 +204,55 @@ impl std::fmt::Debug for StreamSide {
     }
 }
 
-/// The TLS side of streams, with the PoP's own certificate. Nobody judges it: who the PoP is, the session inside
-/// proves.
-pub(super) fn acceptor(certificate: &[u8], key: &SigningKey) -> Result<TlsAcceptor, rustls::Error> {
+/// The PoP's own certificate and key, as the TCP port shows them. Nobody judges it: who the PoP is, the session inside
+/// proves. What stands in between may, and an expired one looks bad.
+#[derive(Debug)]
+pub(super) struct TlsIdentity {
+    key: Arc<dyn rustls::sign::SigningKey>,
+    current: Mutex<Arc<CertifiedKey>>,
+}
+
+impl TlsIdentity {
+    fn new(provider: &CryptoProvider, certificate: &[u8], key: &SigningKey) -> Result<Self, rustls::Error> {
+        let der = PrivatePkcs8KeyDer::from(key.to_pkcs8_der()).into();
+        let key = provider.key_provider.load_private_key(der)?;
+        let first = CertifiedKey::new(vec![certificate.to_vec().into()], Arc::clone(&key));
+        first.keys_match()?;
+        Ok(Self { key, current: Mutex::new(Arc::new(first)) })
+    }
+
+    /// Takes a newer certificate of the same key; one of another key is left out.
+    fn set(&self, certificate: &[u8]) -> bool {
+        let newer = CertifiedKey::new(vec![certificate.to_vec().into()], Arc::clone(&self.key));
+        if newer.keys_match().is_err() {
+            return false;
+        }
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(newer);
+        true
+    }
+}
+
+impl ResolvesServerCert for TlsIdentity {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// The TLS side of streams, and what it shows.
+pub(super) fn acceptor(
+    certificate: &[u8],
+    key: &SigningKey,
+) -> Result<(TlsAcceptor, Arc<TlsIdentity>), rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let key = PrivatePkcs8KeyDer::from(key.to_pkcs8_der()).into();
+    let identity = Arc::new(TlsIdentity::new(&provider, certificate, key)?);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.to_vec().into()], key)?;
+        .with_cert_resolver(Arc::clone(&identity) as Arc<dyn ResolvesServerCert>);
     config.alpn_protocols = vec![SESSION_ALPN.to_vec()];
     // A resumed handshake would save nothing that matters, and tickets are state.
     config.send_tls13_tickets = 0;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), identity))
 }
 
 /// An address for counting: IPv6 by its /64.
@@ -151,6 +263,41 @@ fn source_of(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// How many connections each source has. As many entries as connections at most.
+#[derive(Debug, Default)]
+struct Sources(Mutex<BTreeMap<IpAddr, usize>>);
+
+impl Sources {
+    fn take(self: &Arc<Self>, source: IpAddr) -> Option<SourcePlace> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = open.entry(source).or_default();
+        if *of_source >= PER_SOURCE {
+            return None;
+        }
+        *of_source += 1;
+        Some(SourcePlace { sources: Arc::clone(self), source })
+    }
+}
+
+/// A connection's place among those of its source, until it is dropped.
+#[derive(Debug)]
+pub(super) struct SourcePlace {
+    sources: Arc<Sources>,
+    source: IpAddr,
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        let mut open = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_source) = open.get_mut(&self.source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                open.remove(&self.source);
+            }
+        }
+    }
+}
+
 impl StreamSide {
     pub(super) fn new(
         acceptor: TlsAcceptor,
@@ -158,35 +305,26 @@ impl StreamSide {
         to_sessions: mpsc::Sender<Foreign>,
         to_relay: mpsc::Sender<Foreign>,
     ) -> Self {
-        Self { acceptor, streams, to_sessions, to_relay, sources: Mutex::default() }
+        Self { acceptor, streams, to_sessions, to_relay, sources: Arc::default() }
     }
 
     fn counters(&self) -> &StreamCounters {
         &self.streams.counters
     }
 
-    /// Serves a connection whose first bytes, `read`, showed that it is to be a stream.
-    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) {
-        let source = source_of(peer.ip());
-        let may = {
-            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = sources.entry(source).or_default();
-            *open += 1;
-            *open <= PER_SOURCE
-        };
-        if may {
-            let ended = self.stream(stream, peer, read).await;
-            tracing::debug!(%peer, ?ended, "a stream ended");
-        } else {
+    /// A place for a connection that was just accepted, by where it comes from; none when that source has its share.
+    pub(super) fn admit(&self, peer: SocketAddr) -> Option<SourcePlace> {
+        let place = self.sources.take(source_of(peer.ip()));
+        if place.is_none() {
             count(&self.counters().too_many);
         }
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = sources.get_mut(&source) {
-            *open -= 1;
-            if *open == 0 {
-                sources.remove(&source);
-            }
-        }
+        place
+    }
+
+    /// Serves a connection whose first bytes, `read`, showed that it is to be a stream.
+    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) {
+        let ended = self.stream(stream, peer, read).await;
+        tracing::debug!(%peer, ?ended, "a stream ended");
     }
 
     async fn stream(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) -> io::Result<()> {
@@ -248,7 +386,7 @@ impl StreamSide {
     }
 }
 
-async fn write(mut writer: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+async fn write(mut writer: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver<Waiting>) -> io::Result<()> {
     let mut burst = Vec::with_capacity(WRITE_BURST);
     let mut bytes = Vec::new();
     loop {
@@ -256,13 +394,15 @@ async fn write(mut writer: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver
             return writer.shutdown().await;
         }
         bytes.clear();
-        for datagram in burst.drain(..) {
-            encode_stream_datagram(&mut bytes, &datagram);
+        // They keep their room until the kernel has them.
+        for datagram in &burst {
+            encode_stream_datagram(&mut bytes, &datagram.bytes);
         }
         let written = timeout(IDLE, async {
             writer.write_all(&bytes).await?;
             writer.flush().await
         });
         written.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        burst.clear();
     }
 }

@@ -1,3 +1,5 @@
+mod streams;
+
 use super::*;
 use crate::fixture::{Installation, connector, controller, device, pop_id};
 use net::{StreamLinks, StreamTarget};
@@ -375,7 +377,7 @@ async fn a_padded_stun_request_is_answered_with_the_address_it_came_from() {
 
 /// The bytes of a real ClientHello.
 fn client_hello(alpn: &[&[u8]]) -> Vec<u8> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("versions")
@@ -384,7 +386,7 @@ fn client_hello(alpn: &[&[u8]]) -> Vec<u8> {
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = "console.example".try_into().expect("name");
     let mut connection =
-        rustls::ClientConnection::new(std::sync::Arc::new(config), name).expect("connection");
+        rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
     let mut bytes = Vec::new();
     connection.write_tls(&mut bytes).expect("written");
     bytes

@@ -49,6 +49,8 @@ const LEFT_BY_PEER: Duration = Duration::from_secs(1);
 /// receives sends little, and would not notice.
 const STREAM: u32 = 16;
 const STREAM_ENDED: Duration = Duration::from_millis(500);
+/// An address that answered within this may take a doubtful one's place.
+const FRESH: Duration = Duration::from_secs(5);
 /// So many questions of a doubt without an answer: the relay is looked at too.
 const DOUBT_TOLD: u32 = 2;
 /// A proof later than this (or two round trips) makes the path doubtful.
@@ -701,8 +703,32 @@ impl Direct {
         {
             current.doubt = Doubt::Asking { probes: 0, next: now };
             current.unheard_since = None;
+            let doubted = current.address;
             outcome.moved = Some((Route::Relay, reason));
+            self.ask_others(now, doubted, outcome);
         }
+    }
+
+    /// A peer whose router gave it another port asks from there before it notices anything: an address that answered
+    /// just now is asked with the doubtful one. It costs one of the bursts.
+    fn ask_others(&mut self, now: Instant, doubted: SocketAddr, outcome: &mut Outcome) {
+        let is_fresh = |pair: &Pair| pair.proven.is_some_and(|at| now < at + FRESH);
+        let others = self.pairs.iter().filter(|(address, pair)| **address != doubted && is_fresh(pair));
+        let others: Vec<SocketAddr> = others.map(|(address, _)| *address).collect();
+        if others.is_empty() || !self.may_burst(now) {
+            return;
+        }
+        self.bursts.push_back(now);
+        for address in others {
+            self.probe(now, address, outcome);
+        }
+    }
+
+    fn may_burst(&mut self, now: Instant) -> bool {
+        while self.bursts.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+            self.bursts.pop_front();
+        }
+        self.bursts.len() < MAX_BURSTS
     }
 
     fn lose(&mut self, now: Instant, reason: MoveReason) {
@@ -894,10 +920,7 @@ impl Direct {
     }
 
     fn burst(&mut self, now: Instant, outcome: &mut Outcome) {
-        while self.bursts.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
-            self.bursts.pop_front();
-        }
-        if self.bursts.len() >= MAX_BURSTS {
+        if !self.may_burst(now) {
             self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
             return;
         }
