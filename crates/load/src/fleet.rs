@@ -309,7 +309,11 @@ impl Fleet {
                         self.after(now, index, |_, _, _, _, _| {});
                     }
                     What::Visit { members, cursor } => {
-                        let index = *cursor;
+                        // In turn; who is still out on a visit is passed over.
+                        let behind = *cursor..members.end;
+                        let is_free = |index: &usize| matches!(self.members[*index].task, Task::Off);
+                        let free = behind.chain(members.start..*cursor).find(is_free);
+                        let index = free.unwrap_or(*cursor);
                         *cursor = if index + 1 < members.end { index + 1 } else { members.start };
                         self.visit(now, index, at);
                     }

@@ -29,7 +29,11 @@ pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
     // A client that has nothing to send learns at its next keepalive that the PoP has forgotten it.
     let notice = pop::core::sessions::limits::KEEPALIVE + Duration::from_secs(5);
     let allowed = Duration::from_secs_f64(1.5 * held as f64 / f64::from(admit)).max(notice);
-    let back = run.until(Duration::from_secs(120), |phase| phase.clients.up >= held).await?;
+    // The PoP has forgotten everybody: each of them has to register anew, also who has not noticed yet.
+    let all = u64::try_from(held)?;
+    let back = run
+        .until(Duration::from_secs(120), |phase| phase.clients.registered >= all && phase.clients.up >= held)
+        .await?;
     let flows = run.crowd.flows;
     let open = run.until(Duration::from_secs(30), |phase| phase.clients.flows_open >= flows).await?;
     run.go_on(run.part(0.1)).await?;
