@@ -2,6 +2,7 @@
 
 use crate::{
     cli::{ConnectorArgs, LoginArgs, PopArgs},
+    diagnostics::{self, Watched},
     output::{CommandResult, Failure, Format, Outcome},
     places, process,
 };
@@ -37,7 +38,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
         enrol::enrol_pop(key, &state, &name, advertise).await
     })
     .await?;
-    let mut options = pop::PopOptions::new(state, args.listen);
+    let mut options = pop::PopOptions::new(state.clone(), args.listen);
     if !args.no_tcp {
         options.tcp_front = Some(pop::TcpFrontOptions {
             listen: args.tcp_front.unwrap_or(args.listen),
@@ -51,6 +52,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
         Some(tcp) => format!("PoP ready on UDP {} and TCP {tcp}", pop.local_addr()),
         None => format!("PoP ready on UDP {}", pop.local_addr()),
     });
+    diagnostics::start(args.diagnostics, Watched::Pop(state)).await?;
     pop.run(async {
         process::shutdown().await;
     })
@@ -69,11 +71,12 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
     .await?;
     let options = connector::ConnectorOptions {
         port_mapping: places::port_mapping(args.no_port_mapping),
-        ..connector::ConnectorOptions::new(state)
+        ..connector::ConnectorOptions::new(state.clone())
     };
     let connector = connector::Connector::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "connector"});
     format.print(&ready, || "connector ready".to_owned());
+    diagnostics::start(args.diagnostics, Watched::Connector(state)).await?;
     connector
         .run(async {
             process::shutdown().await;

@@ -201,6 +201,9 @@ pub struct ServeArgs {
 /// Arguments of `controller`.
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
+    /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
+    #[arg(long, value_name = "ADDR")]
+    pub diagnostics: Option<SocketAddr>,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -246,6 +249,9 @@ pub struct KeySource {
     after_help = "Example:\n  tidegate pop --join-file key --advertise pop1.example.org:443\n  tidegate pop          (later starts need no key)"
 )]
 pub struct PopArgs {
+    /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
+    #[arg(long, value_name = "ADDR")]
+    pub diagnostics: Option<SocketAddr>,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -278,6 +284,9 @@ pub struct PopArgs {
     after_help = "Example:\n  tidegate connector --join-file key      enrols and runs\n  tidegate connector                      later starts need no key, and no controller"
 )]
 pub struct ConnectorArgs {
+    /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
+    #[arg(long, value_name = "ADDR")]
+    pub diagnostics: Option<SocketAddr>,
     /// Ask no router for a port mapping (PCP, NAT-PMP, UPnP).
     #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
     pub no_port_mapping: bool,
@@ -319,6 +328,9 @@ pub struct LoginArgs {
     after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/"
 )]
 pub struct UpArgs {
+    /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
+    #[arg(long, value_name = "ADDR")]
+    pub diagnostics: Option<SocketAddr>,
     /// The state directory.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::{ClientArgs, ForwardArgs, StatusArgs, UpArgs, WhyArgs},
+    diagnostics::{self, Watched},
     output::{CommandResult, Failure, Format, Outcome, table},
     places,
     process::{self, Role},
@@ -46,6 +47,9 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     if args.no_port_mapping {
         arguments.push("--no-port-mapping".into());
     }
+    if let Some(address) = args.diagnostics {
+        arguments.extend(["--diagnostics".into(), address.to_string().into()]);
+    }
     let log = state.join("client.log");
     let mut daemon = Role::start_to_stay("client", &arguments, Some(&log))?;
     daemon.wait_for("ready").await?;
@@ -67,6 +71,7 @@ async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResul
     let status = running(state).status().await.map_err(asked)?;
     let ready = json!({"event": "ready", "role": "client", "status": status});
     format.print(&ready, || up_text(&status));
+    diagnostics::start(args.diagnostics, Watched::Client(state.to_owned())).await?;
     client
         .wait(async {
             process::shutdown().await;

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::ControllerArgs,
+    diagnostics::{self, Watched},
     output::{CommandResult, Format, Outcome},
     places, process,
 };
@@ -52,6 +53,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
     if first.is_some() && !args.first_start_is_shown_by_supervisor {
         controller::first_start_was_shown(&state)?;
     }
+    diagnostics::start(args.diagnostics, Watched::Controller(state)).await?;
     controller
         .run(async {
             process::shutdown().await;

@@ -11,6 +11,7 @@ mod cli;
 mod client_commands;
 mod control;
 mod demo;
+mod diagnostics;
 mod drill;
 mod network;
 mod output;
