@@ -177,6 +177,10 @@ pub struct DemoSiteArgs {
     The first start makes the root key, shows its recovery phrase once and prints a one-time link for the first owner."
 )]
 pub struct ServeArgs {
+    /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) of the controller on this address and of the PoP on the port
+    /// behind it, best loopback ones: `127.0.0.1:9460`.
+    #[arg(long, value_name = "ADDR")]
+    pub diagnostics: Option<SocketAddr>,
     /// The state directory; the controller's and the PoP's are inside.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,

@@ -54,11 +54,14 @@ impl Layout {
         if args.dangerous_issue_from_old_snapshot {
             arguments.push("--dangerous-issue-from-old-snapshot".into());
         }
+        if let Some(address) = args.diagnostics {
+            arguments.extend(["--diagnostics".into(), address.to_string().into()]);
+        }
         arguments
     }
 
     fn pop_arguments(&self, args: &ServeArgs) -> Vec<OsString> {
-        vec![
+        let mut arguments: Vec<OsString> = vec![
             "pop".into(),
             "--state".into(),
             self.pop.clone().into(),
@@ -70,7 +73,12 @@ impl Layout {
             args.listen.to_string().into(),
             "--console-socket".into(),
             self.console_socket.clone().into(),
-        ]
+        ];
+        if let Some(address) = args.diagnostics {
+            let behind = SocketAddr::new(address.ip(), address.port().saturating_add(1));
+            arguments.extend(["--diagnostics".into(), behind.to_string().into()]);
+        }
+        arguments
     }
 }
 
