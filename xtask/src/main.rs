@@ -41,6 +41,13 @@ enum Command {
     /// Real processes in network namespaces (root).
     #[command(subcommand)]
     Lab(lab::Lab),
+    /// What each outage of a one-host installation does to access (`lab outage`; root).
+    OutageMatrix {
+        #[command(flatten)]
+        options: lab::outage::Options,
+        #[command(flatten)]
+        output: lab::Output,
+    },
     /// The seeded simulation: many seeds, hours, one seed again, planted bugs.
     Sim(sim::Options),
 }
@@ -86,6 +93,9 @@ fn main() -> ExitCode {
         Command::Openapi => openapi(),
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Lab(lab) => lab::run(lab, &interrupt),
+        Command::OutageMatrix { options, output } => {
+            lab::run(lab::Lab::Outage { options, output }, &interrupt)
+        }
         Command::Sim(options) => sim::run(&options),
     });
     match done {
