@@ -44,6 +44,13 @@ enum Command {
     Lab(lab::Lab),
     /// Plants a bug for each drill and demands that it goes red.
     Planted(planted::Options),
+    /// What each outage of a one-host installation does to access (`lab outage`; root).
+    OutageMatrix {
+        #[command(flatten)]
+        options: lab::outage::Options,
+        #[command(flatten)]
+        output: lab::Output,
+    },
     /// The seeded simulation: many seeds, hours, one seed again, planted bugs.
     Sim(sim::Options),
 }
@@ -90,6 +97,9 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Lab(lab) => lab::run(lab, &interrupt),
         Command::Planted(options) => planted::run(&options, &interrupt),
+        Command::OutageMatrix { options, output } => {
+            lab::run(lab::Lab::Outage { options, output }, &interrupt)
+        }
         Command::Sim(options) => sim::run(&options),
     });
     match done {

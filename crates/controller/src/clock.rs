@@ -145,10 +145,21 @@ impl TimeLine {
         let mut line = self.state.lock().expect("nothing panics while it holds the time line");
         let floor = judge(&line, wall, boot)?.max(wall);
         line.floor = Ok(floor);
+        let first = line.written.is_none();
         if line.written.is_none_or(|written| boot.saturating_sub(written) >= WRITE_EVERY) {
             line.written = Some(boot);
-            if let Err(error) = self.directory.write(names::FLOOR, floor.as_millis().to_string().as_bytes()) {
-                tracing::warn!(%error, "the time line was not written");
+            drop(line);
+            let directory = Arc::clone(&self.directory);
+            let write = move || {
+                if let Err(error) = directory.write(names::FLOOR, floor.as_millis().to_string().as_bytes()) {
+                    tracing::warn!(%error, "the time line was not written");
+                }
+            };
+            // At the start it waits for the disk; after that a disk that hangs stops no beacon.
+            if first {
+                write();
+            } else {
+                std::thread::spawn(write);
             }
         }
         Ok(wall)

@@ -134,6 +134,17 @@ impl Ledger {
     }
 }
 
+/// What is struck by deeds that wait for the database. Blocking.
+pub(crate) fn struck_waiting(state: &Path) -> Vec<(RevokedSubject, u64)> {
+    let files = [RECORDING, SPOOL].into_iter().filter_map(|name| std::fs::read(state.join(name)).ok());
+    files
+        .flat_map(|text| {
+            let lines = text.split(|byte| *byte == b'\n');
+            lines.filter_map(|line| serde_json::from_slice::<Deed>(line).ok()?.struck).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 fn happened(deed: &Deed, version: Version) -> Happened {
     Happened {
         event: deed.event.clone(),
@@ -187,11 +198,13 @@ mod tests {
         let state = scratch.path();
         let deed = |subject: &str| Deed::new(UnixMs::from_millis(5), "local uid 0", "strike", subject);
         assert!(!Ledger::new(state).waits() && take(state).unwrap().is_empty());
-        write_down(state, &deed("a")).unwrap();
+        let subject = RevokedSubject::Device(wire::DeviceId::from_bytes([1; 16]));
+        write_down(state, &Deed { struck: Some((subject, 3)), ..deed("a") }).unwrap();
         write_down(state, &deed("b")).unwrap();
         let subjects = |deeds: &[Deed]| deeds.iter().map(|deed| deed.subject.clone()).collect::<Vec<_>>();
         assert_eq!(subjects(&take(state).unwrap()), ["a", "b"]);
         write_down(state, &deed("c")).unwrap();
+        assert_eq!(struck_waiting(state), [(subject, 3)], "known also before it is recorded");
         // Not recorded yet: the same again, as after a crash.
         assert_eq!(subjects(&take(state).unwrap()), ["a", "b"]);
         std::fs::remove_file(state.join(RECORDING)).unwrap();

@@ -255,6 +255,7 @@ impl Controller {
             sync,
             started: clock::now(),
         });
+        core.strikes.absorb(&ledger::struck_waiting(&core.state));
         if let Some(store) = opened_store
             && let Err(error) = core.absorb_struck(&store).await
         {

@@ -287,7 +287,9 @@ impl Core {
         let core = Arc::clone(&self);
         let StrikeRequest { subject, generation, organization, actor } = request;
         let work = move || {
-            let struck = core.strikes.strike(&core.signer, subject, generation)?;
+            // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
+            let spread = |text| drop(core.sync.blocking_send(SyncCommand::Strike(text)));
+            let struck = core.strikes.strike(&core.signer, subject, generation, spread)?;
             let mut deed = Deed::new(struck.at, &actor, "strike", subject);
             deed.organization = organization;
             deed.detail = serde_json::json!({"generation": generation});
@@ -302,8 +304,6 @@ impl Core {
             .map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?;
         let struck = struck?;
         self.work.notify_one();
-        // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
-        let _ = self.sync.send(SyncCommand::Strike(struck.text)).await;
         let pops_attached = self.presence().attached_pops();
         let holders = self.strikes.holders(struck.hash, &pops_attached, HOLDERS_WAIT).await;
         let reach = self.reach(subject, organization, &holders);

@@ -66,7 +66,6 @@ pub(crate) enum OnDisk {
 #[derive(Debug, Clone)]
 pub(crate) struct Struck {
     pub(crate) hash: [u8; 32],
-    pub(crate) text: Arc<str>,
     pub(crate) at: UnixMs,
     pub(crate) on_disk: OnDisk,
 }
@@ -311,7 +310,8 @@ impl Strikes {
         chains.entries.values().filter(|entry| entry.revocation.keep_until >= cut).cloned().collect()
     }
 
-    /// Strikes: signed, applied, written. The caller spreads it and waits for holders.
+    /// Strikes: signed, applied, given to `spread`, written: a disk that hangs keeps no PoP from hearing of it.
+    /// The caller waits for holders.
     ///
     /// Blocking: it syncs a file.
     pub(crate) fn strike(
@@ -319,6 +319,7 @@ impl Strikes {
         signer: &Signer,
         subject: RevokedSubject,
         generation: u64,
+        spread: impl FnOnce(Arc<str>),
     ) -> Result<Struck, StrikeError> {
         // One strike at a time: the chain has one order.
         let mut log = self.log();
@@ -340,6 +341,8 @@ impl Strikes {
         let lines = lines_of(&revocation, &text);
         self.apply(revocation, &text);
         self.track(hash);
+        let text: Arc<str> = text.into();
+        spread(Arc::clone(&text));
         let on_disk = match log.append(lines) {
             Ok(()) => OnDisk::Yes,
             Err(error) => {
@@ -347,7 +350,7 @@ impl Strikes {
                 OnDisk::No
             }
         };
-        Ok(Struck { hash, text: text.into(), at, on_disk })
+        Ok(Struck { hash, at, on_disk })
     }
 
     /// Takes entries that a PoP holds; what is new is applied and written. Blocking.
@@ -482,12 +485,12 @@ mod tests {
         let path = directory.path().join("journal");
         let device = |seed| RevokedSubject::Device(DeviceId::from_bytes([seed; 16]));
         let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
-        let first = strikes.strike(&signer, device(1), 4).unwrap();
+        let first = strikes.strike(&signer, device(1), 4, |_| {}).unwrap();
         assert_eq!(first.on_disk, OnDisk::Yes);
         drop(strikes);
         let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
         assert!(strikes.set().is_struck(device(1), 4) && !strikes.set().is_struck(device(1), 5));
-        strikes.strike(&signer, device(2), 1).unwrap();
+        strikes.strike(&signer, device(2), 1, |_| {}).unwrap();
         let entries = strikes.entries(clock::wall());
         assert_eq!(entries.iter().map(|entry| entry.revocation.seq).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(entries[1].revocation.previous, first.hash);
@@ -501,7 +504,7 @@ mod tests {
         let signer_b = signer(&directory.path().join("b"));
         let held = Strikes::open(&directory.path().join("held"), &signer_a.bundle()).unwrap();
         let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
-        held.strike(&signer_a, subject, 2).unwrap();
+        held.strike(&signer_a, subject, 2, |_| {}).unwrap();
         let text = held.entries(clock::wall())[0].text.to_string();
         let fresh = Strikes::open(&directory.path().join("fresh"), &signer_a.bundle()).unwrap();
         assert_eq!(fresh.take(&signer_a.bundle(), std::slice::from_ref(&text)), Changed::Yes);
@@ -540,7 +543,7 @@ mod tests {
         let device = |seed| RevokedSubject::Device(DeviceId::from_bytes([seed; 16]));
         let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
         for seed in 1..=200 {
-            strikes.strike(&signer, device(seed), 3).unwrap();
+            strikes.strike(&signer, device(seed), 3, |_| {}).unwrap();
         }
         let (heads, before) = (strikes.heads(), strikes.log().journal.used());
         let later = clock::wall().plus(MONTHS);
@@ -555,7 +558,7 @@ mod tests {
         }
         let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
         assert_eq!(strikes.health(), JournalHealth::Whole);
-        strikes.strike(&signer, device(201), 1).unwrap();
+        strikes.strike(&signer, device(201), 1, |_| {}).unwrap();
         assert_eq!(strikes.heads()[&signer.controller()].seq, 201);
     }
 
@@ -567,7 +570,7 @@ mod tests {
         let path = directory.path().join("journal");
         let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
         let strikes = Strikes::open(&path, &signer_a.bundle()).unwrap();
-        strikes.strike(&signer_a, subject, 2).unwrap();
+        strikes.strike(&signer_a, subject, 2, |_| {}).unwrap();
         let heads = strikes.heads();
         drop(strikes);
         // The bundle of another installation has none of the keys: as after a rotation.
@@ -603,8 +606,8 @@ mod tests {
         let path = directory.path().join("journal");
         let device = |seed| RevokedSubject::Device(DeviceId::from_bytes([seed; 16]));
         let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
-        strikes.strike(&signer, device(1), 1).unwrap();
-        strikes.strike(&signer, device(2), 1).unwrap();
+        strikes.strike(&signer, device(1), 1, |_| {}).unwrap();
+        strikes.strike(&signer, device(2), 1, |_| {}).unwrap();
         drop(strikes);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[60] ^= 1;
@@ -630,13 +633,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_strike_is_enforced_here_and_on_its_way_before_the_disk_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        let mut sent = None;
+        strikes
+            .strike(&signer, subject, 1, |text| {
+                assert!(strikes.set().is_struck(subject, 1));
+                let on_disk = std::fs::read(&path).unwrap();
+                assert!(!on_disk.windows(text.len()).any(|window| window == text.as_bytes()));
+                sent = Some(text);
+            })
+            .unwrap();
+        assert_eq!(strikes.entries(clock::wall())[0].text, sent.unwrap());
+    }
+
     #[tokio::test]
     async fn holders_are_counted_until_all_have_answered_or_the_time_is_over() {
         let directory = tempfile::tempdir().unwrap();
         let signer = signer(&directory.path().join("c"));
         let strikes = Strikes::open(&directory.path().join("journal"), &signer.bundle()).unwrap();
         let subject = RevokedSubject::Device(DeviceId::from_bytes([1; 16]));
-        let struck = strikes.strike(&signer, subject, 1).unwrap();
+        let struck = strikes.strike(&signer, subject, 1, |_| {}).unwrap();
         let pops: BTreeSet<PopId> = [1, 2].map(|seed| PopId::from_bytes([seed; 16])).into();
         let connector = ConnectorId::from_bytes([7; 16]);
         strikes.held_by(PopId::from_bytes([1; 16]), &[struck.hash], &[connector]);

@@ -5,6 +5,7 @@ mod first_bytes;
 mod fleet;
 mod namespace;
 mod nat;
+pub mod outage;
 mod probe;
 mod report;
 mod router;
@@ -58,6 +59,13 @@ pub enum Lab {
         #[command(flatten)]
         output: Output,
     },
+    /// What each outage of a one-host installation does to access, against docs/outage-expected.md.
+    Outage {
+        #[command(flatten)]
+        options: outage::Options,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Removes what a killed lab left behind.
     Clean,
     /// Inside a namespace: answers datagrams with the address they came from.
@@ -76,6 +84,12 @@ pub enum Lab {
         from: SocketAddr,
         #[arg(long)]
         server: SocketAddr,
+    },
+    /// Inside a namespace: answers each HTTP request with a body that never ends.
+    #[command(hide = true)]
+    Ticker {
+        #[arg(long)]
+        listen: SocketAddr,
     },
     /// Inside a namespace: passes frames between two interfaces, and loses some.
     #[command(hide = true)]
@@ -111,10 +125,18 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             require_root()?;
             nat::scenarios(&options, output.form(), interrupt)?
         }
+        Lab::Outage { options, output } => {
+            require_root()?;
+            outage::run(&options, output.form(), interrupt)?
+        }
+        Lab::Ticker { listen } => return outage::ticker(listen, interrupt),
         Lab::StunAsk { from, server } => return probe::stun(from, server),
         Lab::LossyLink(link) => return nat::lossy_link(&link, interrupt),
         Lab::Clean => {
             require_root()?;
+            for place in outage::clean_leftovers(namespace::is_orphan)? {
+                println!("unmounted {place}");
+            }
             for name in namespace::clean_leftovers()? {
                 println!("removed {name}");
             }

@@ -198,7 +198,7 @@ pub fn clean_leftovers() -> Result<Vec<String>> {
 }
 
 /// Whether a name is a lab's whose process is gone.
-fn is_orphan(name: &str) -> bool {
+pub fn is_orphan(name: &str) -> bool {
     let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
     let owner = owner.and_then(|pid| pid.parse::<u32>().ok());
     owner.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())

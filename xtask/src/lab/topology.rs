@@ -74,6 +74,11 @@ impl Topology {
         Ok(Self { server, client, connector, web, database, client_router, site_router, internet })
     }
 
+    /// The internet's own namespace, with its ends of everybody's uplink.
+    pub fn internet(&self) -> &Namespace {
+        &self.internet.namespace
+    }
+
     /// Every namespace, for counting what is left.
     pub fn names(&self) -> Vec<String> {
         [

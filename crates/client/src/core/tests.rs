@@ -5,11 +5,13 @@
     reason = "a test reads the clock once, as the start of its virtual time"
 )]
 
+use super::dials::DIAL_DEADLINE;
+use super::links::OPEN_DEADLINE;
 use super::*;
 use policy::{ClientResource, ClientSite, Mode, inner_address};
-use std::net::IpAddr;
-use trust::{OpenKey, OpenProof, unseal_open};
-use wire::{ChannelId, PopId, RELAY_HEADER_LEN, ResourceId, SiteId};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use trust::{OpenKey, OpenProof, SealKey, unseal_open};
+use wire::{ChannelId, OpenBody, PopId, RELAY_HEADER_LEN, ResourceId, SiteId};
 
 const SITE: SiteId = SiteId::from_bytes([1; 16]);
 const POP: PopId = PopId::from_bytes([2; 16]);

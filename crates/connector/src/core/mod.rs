@@ -5,7 +5,9 @@
 //! the core remembers what it let in, and [`ConnectorCore::recheck`] judges that again whenever something
 //! in the knowledge changed.
 
+mod flows;
 mod introduction;
+mod output;
 mod ranges;
 mod rules;
 mod session;
@@ -14,22 +16,24 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use rules::{Contact, FlowAge, Knowledge, Rules, Target, TimeWord};
+pub use output::{CoreStatus, DialFault, Ending, Output, Timeout};
+pub use rules::{Contact, Knowledge, Rules, TimeWord};
 
 #[cfg(test)]
-use rules::{Question, ResourceName, Ruling};
+use rules::{Question, ResourceName, Ruling, Target};
 pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};
 use flow::ip::{IpPacket, Protocol};
-use flow::{CloseReason, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
+use flow::{FlowId, FlowLimits, Flows, LinkId, Unreachable};
 use introduction::Doorkeeper;
-use session::{Active, Session, Stage};
+use output::ByPath;
+use session::{Active, Session};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 use trust::{Identity, OpenKey, UnixMs};
-use tunnel::{Count, Path, PeerId, Surroundings, Traffic, TunnelError, Tunnels, WireGuardPrivateKey};
+use tunnel::{Path, PeerId, Surroundings, TunnelError, Tunnels, WireGuardPrivateKey};
 use wire::{
     Accept, Bounded, ChannelId, CloseChannel, DeviceId, FromAgent, Introduce, PopId, Refusal, Refuse,
 };
@@ -40,145 +44,6 @@ const SESSIONS_PER_DEVICE: usize = 8;
 const MAX_ADDRESSES: usize = 8;
 /// When a client that found this connector full, or without a policy, is told to come back.
 const RETRY_LATER_MS: u32 = 2_000;
-
-/// What the core wants done.
-#[derive(Debug)]
-pub enum Output {
-    /// Send this datagram to the PoP of the path.
-    Transmit {
-        /// The path.
-        path: Path,
-        /// The whole UDP payload.
-        bytes: Vec<u8>,
-    },
-    /// Say this on the session to a PoP.
-    ToPop {
-        /// The PoP.
-        pop: PopId,
-        /// The message.
-        message: FromAgent,
-    },
-    /// Nothing comes back by a relay path: its PoP is worth a question.
-    RelayQuiet,
-    /// Resolve a name in the site, then call [`ConnectorCore::resolved`].
-    Resolve {
-        /// For which flow.
-        flow: FlowId,
-        /// The name.
-        host: String,
-    },
-    /// Connect to the first of these that accepts, then call [`ConnectorCore::dialled`].
-    Dial {
-        /// For which flow.
-        flow: FlowId,
-        /// Where to, in order.
-        addresses: Vec<SocketAddr>,
-    },
-    /// There is something to [`ConnectorCore::read`].
-    Readable(FlowId),
-    /// There is room to [`ConnectorCore::write`] again.
-    Writable(FlowId),
-    /// The flow is over; drop its connection to the target. A fault is passed on as a reset.
-    Ended {
-        /// Which.
-        flow: FlowId,
-        /// How.
-        ending: Ending,
-    },
-    /// A line for the flow log.
-    Record(Box<FlowRecord>),
-    /// Nothing more until then, or until something comes in.
-    Timeout(Option<Timeout>),
-}
-
-/// How a flow ended, for the connection to the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Both sides finished.
-    Finished,
-    /// Something else: the target is reset.
-    Cut,
-}
-
-/// When to call [`ConnectorCore::handle_timeout`], and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeout {
-    /// When.
-    pub at: Instant,
-    /// Why.
-    pub reason: &'static str,
-}
-
-/// Why a target was not reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialFault {
-    /// It refused.
-    Refused,
-    /// It did not answer in time, or there is no way to it.
-    Unreachable,
-    /// This connector has too many connections.
-    Full,
-}
-
-/// What people may see of the core.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct CoreStatus {
-    /// Devices let in.
-    pub sessions: usize,
-    /// Flows open or being opened.
-    pub flows: usize,
-    /// Introductions accepted since the start.
-    pub introductions_accepted: u64,
-    /// Introductions refused since the start.
-    pub introductions_refused: u64,
-    /// Packets whose source was not the device's.
-    pub wrong_source: u64,
-    /// Packets that no reader takes.
-    pub malformed: u64,
-    /// Refusals that were too many to log one by one.
-    pub refusals_not_logged: u64,
-    /// Devices whose packets go straight between the two machines now.
-    pub direct: usize,
-    /// How often packets took another way.
-    pub moves: Moves,
-    /// Packets by relays and straight, both directions, since the start.
-    pub packets: ByPath,
-    /// Their bytes.
-    pub bytes: ByPath,
-}
-
-/// A count for each kind of path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct ByPath {
-    /// Sent by relays.
-    pub relay_sent: u64,
-    /// Taken from relays.
-    pub relay_received: u64,
-    /// Sent straight to clients.
-    pub direct_sent: u64,
-    /// Taken straight from clients.
-    pub direct_received: u64,
-}
-
-impl ByPath {
-    fn of(traffic: Traffic, part: impl Fn(Count) -> u64) -> Self {
-        Self {
-            relay_sent: part(traffic.relay_sent),
-            relay_received: part(traffic.relay_received),
-            direct_sent: part(traffic.direct_sent),
-            direct_received: part(traffic.direct_received),
-        }
-    }
-}
-
-/// How often packets of any device took another way, since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Moves {
-    /// To an address that proved itself.
-    pub to_direct: u64,
-    /// Back to the relay.
-    pub to_relay: u64,
-}
 
 /// See the module.
 pub struct ConnectorCore {
@@ -413,165 +278,6 @@ impl ConnectorCore {
         }
     }
 
-    /// Why a flow that was allowed would not be now.
-    fn flow_fault<R: Rules>(
-        &self,
-        knowledge: &Knowledge<'_, R>,
-        active: &Active,
-    ) -> Option<(Refusal, String)> {
-        let Some(session) = self.sessions.get(&active.peer) else {
-            return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
-        };
-        let ruling = session.ask(knowledge, active.destination, FlowAge::Running);
-        match ruling.verdict {
-            Err(refusal) => Some((refusal, ruling.explanation)),
-            // The same destination means something else now.
-            Ok(target) if target != active.target => {
-                Some((Refusal::NoResource, Refusal::NoResource.to_string()))
-            }
-            Ok(target) => match active.stage {
-                Stage::Open { target: address } => {
-                    let refusal = self.address_fault(knowledge.rules, &target, address)?;
-                    Some((refusal, refusal.to_string()))
-                }
-                Stage::Resolving { .. } | Stage::Dialling { .. } => None,
-            },
-        }
-    }
-
-    /// Why an address may not be connected to for a target that was allowed.
-    fn address_fault<R: Rules>(
-        &self,
-        rules: Option<&R>,
-        target: &Target,
-        address: SocketAddr,
-    ) -> Option<Refusal> {
-        match target {
-            Target::Literal(_) => None,
-            Target::InRange(_) | Target::Name(_) if self.is_refused(address) => Some(Refusal::RefusedRange),
-            Target::InRange(_) => None,
-            Target::Name(_) if rules.is_some_and(|rules| rules.in_site(address.ip())) => None,
-            Target::Name(_) => Some(Refusal::OutsideSite),
-        }
-    }
-
-    fn is_refused(&self, address: SocketAddr) -> bool {
-        ranges::is_refused(address.ip()) || self.own_listeners.contains(&address)
-    }
-
-    /// The system's resolver answered for a flow; an empty list when it did not.
-    pub fn resolved<R: Rules>(
-        &mut self,
-        now: Instant,
-        knowledge: &Knowledge<'_, R>,
-        flow: FlowId,
-        addresses: &[IpAddr],
-    ) {
-        let Some(active) = self.active.get(&flow) else {
-            return;
-        };
-        let Stage::Resolving { port } = active.stage else {
-            return;
-        };
-        let mut fault = Refusal::NameNotResolved;
-        let mut usable = Vec::new();
-        for address in addresses {
-            let address = SocketAddr::new(*address, port);
-            match self.address_fault(knowledge.rules, &active.target, address) {
-                None if usable.len() < MAX_ADDRESSES => usable.push(address),
-                None => {}
-                Some(refusal) => fault = refusal,
-            }
-        }
-        if usable.is_empty() {
-            return self.refuse(now, knowledge.wall, flow, fault);
-        }
-        if let Some(active) = self.active.get_mut(&flow) {
-            active.stage = Stage::Dialling { addresses: usable.clone() };
-        }
-        self.outputs.push_back(Output::Dial { flow, addresses: usable });
-    }
-
-    /// The target accepted, or did not. On success the client's SYN is answered; false when the flow has
-    /// ended meanwhile and the connection is to be dropped.
-    pub fn dialled(
-        &mut self,
-        now: Instant,
-        wall: UnixMs,
-        flow: FlowId,
-        result: Result<SocketAddr, DialFault>,
-    ) -> bool {
-        let Some(active) = self.active.get_mut(&flow) else {
-            return false;
-        };
-        let Stage::Dialling { addresses } = &active.stage else {
-            return false;
-        };
-        match result {
-            Ok(target) if addresses.contains(&target) => {
-                active.stage = Stage::Open { target };
-                if self.flows.accept(now, flow).is_err() {
-                    self.end_flow(flow, wall, Verdict::Failed, "client_gone", "the client gave up meanwhile");
-                    return false;
-                }
-                true
-            }
-            Ok(_) => {
-                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
-                false
-            }
-            Err(DialFault::Refused) => {
-                self.refuse(now, wall, flow, Refusal::TargetRefused);
-                false
-            }
-            Err(DialFault::Unreachable) => {
-                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
-                false
-            }
-            Err(DialFault::Full) => {
-                self.refuse(now, wall, flow, Refusal::Full);
-                false
-            }
-        }
-    }
-
-    /// Reads what the client sent on an open flow.
-    pub fn read(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Read {
-        // After a sleep this may be the first that is done: what came before it came too late.
-        let ended =
-            |active: &Active| self.sessions.get(&active.peer).is_none_or(|session| session.deadline <= now);
-        if self.active.get(&flow).is_some_and(ended) {
-            return Read::Empty;
-        }
-        let read = self.flows.read(now, flow, buffer).unwrap_or(Read::Empty);
-        if let (Read::Bytes(bytes), Some(active)) = (read, self.active.get_mut(&flow)) {
-            active.bytes_up += u64::try_from(bytes).unwrap_or(0);
-        }
-        read
-    }
-
-    /// Writes what the target sent; how much was taken. [`Output::Writable`] follows when not all was.
-    pub fn write(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> usize {
-        let written = self.flows.write(now, flow, data).unwrap_or(0);
-        if let Some(active) = self.active.get_mut(&flow) {
-            active.bytes_down += u64::try_from(written).unwrap_or(0);
-        }
-        written
-    }
-
-    /// The target has no more to send.
-    pub fn target_finished(&mut self, now: Instant, flow: FlowId) {
-        let _ = self.flows.shutdown_write(now, flow);
-    }
-
-    /// The connection to the target broke.
-    pub fn target_lost(&mut self, now: Instant, wall: UnixMs, flow: FlowId) {
-        if self.active.contains_key(&flow) {
-            let _ = self.flows.abort(now, flow);
-            self.end_flow(flow, wall, Verdict::Allowed, "target_reset", "the target reset the connection");
-        }
-    }
-
     /// Ends everything: flows are reset and logged, peers forgotten. Drain once more after it.
     pub fn shut_down(&mut self, now: Instant, wall: UnixMs) {
         let peers: Vec<PeerId> = self.sessions.keys().copied().collect();
@@ -720,145 +426,6 @@ impl ConnectorCore {
             tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),
             // The client opens again when its path is gone; until then its flows wait.
             tunnel::Event::Unanswered { .. } | tunnel::Event::GaveUp { .. } => {}
-        }
-    }
-
-    fn flow_event<R: Rules>(
-        &mut self,
-        now: Instant,
-        knowledge: &Knowledge<'_, R>,
-        link: LinkId,
-        flow: FlowId,
-        event: flow::Event,
-    ) {
-        match event {
-            flow::Event::Incoming { dst, .. } => self.incoming(now, knowledge, link, flow, dst),
-            flow::Event::Established => {}
-            flow::Event::Readable => self.outputs.push_back(Output::Readable(flow)),
-            flow::Event::Writable => self.outputs.push_back(Output::Writable(flow)),
-            flow::Event::Closed(reason) => {
-                let ending = if reason == CloseReason::Finished { Ending::Finished } else { Ending::Cut };
-                let explanation = match reason {
-                    CloseReason::Finished => "both sides finished",
-                    CloseReason::Reset | CloseReason::Refused => "the client reset the connection",
-                    CloseReason::Unreachable(_) | CloseReason::TimedOut => "the client stopped answering",
-                };
-                self.end_flow(flow, knowledge.wall, Verdict::Allowed, reason.label(), explanation);
-                self.outputs.push_back(Output::Ended { flow, ending });
-            }
-        }
-    }
-
-    /// A client wants a connection. The SYN waits until the target has accepted.
-    fn incoming<R: Rules>(
-        &mut self,
-        now: Instant,
-        knowledge: &Knowledge<'_, R>,
-        link: LinkId,
-        flow: FlowId,
-        destination: SocketAddr,
-    ) {
-        let Some(session) = self.by_link.get(&link).and_then(|peer| self.sessions.get_mut(peer)) else {
-            let _ = self.flows.reject_reset(now, flow);
-            return;
-        };
-        let peer = session.peer;
-        let ruling = session.ask(knowledge, destination, FlowAge::New);
-        let target = match ruling.verdict {
-            Ok(target) => target,
-            Err(refusal) => {
-                let logged = session.may_log(now);
-                let mut record = self.record(
-                    peer,
-                    destination,
-                    knowledge.wall,
-                    Verdict::Denied,
-                    refusal.label(),
-                    &ruling.explanation,
-                );
-                if let (Some(record), Some(resource)) = (&mut record, ruling.resource) {
-                    record.resource = Some(resource.id);
-                    record.resource_name = Some(resource.name);
-                }
-                if logged {
-                    self.log(record);
-                } else {
-                    self.status.refusals_not_logged += 1;
-                }
-                let _ = self.flows.reject_unreachable(now, flow, Unreachable::Prohibited);
-                return;
-            }
-        };
-        session.flows.insert(flow);
-        let (stage, next) = match &target {
-            Target::Literal(address) | Target::InRange(address) => {
-                let addresses = vec![SocketAddr::new(*address, destination.port())];
-                (Stage::Dialling { addresses: addresses.clone() }, Output::Dial { flow, addresses })
-            }
-            Target::Name(host) => {
-                (Stage::Resolving { port: destination.port() }, Output::Resolve { flow, host: host.clone() })
-            }
-        };
-        let refused = match &next {
-            Output::Dial { addresses, .. } => {
-                addresses.first().and_then(|address| self.address_fault(knowledge.rules, &target, *address))
-            }
-            _ => None,
-        };
-        self.active.insert(
-            flow,
-            Active {
-                peer,
-                destination,
-                resource: ruling.resource,
-                target,
-                stage,
-                started: knowledge.wall,
-                bytes_up: 0,
-                bytes_down: 0,
-            },
-        );
-        match refused {
-            Some(refusal) => self.refuse(now, knowledge.wall, flow, refusal),
-            None => self.outputs.push_back(next),
-        }
-    }
-
-    /// Rejects a flow whose SYN is held, in the way that tells the client most.
-    fn refuse(&mut self, now: Instant, wall: UnixMs, flow: FlowId, refusal: Refusal) {
-        let (verdict, rejected) = match refusal {
-            Refusal::TargetRefused => (Verdict::Failed, self.flows.reject_reset(now, flow)),
-            Refusal::TargetUnreachable | Refusal::NameNotResolved | Refusal::Full => {
-                (Verdict::Failed, self.flows.reject_unreachable(now, flow, Unreachable::Host))
-            }
-            _ => (Verdict::Denied, self.flows.reject_unreachable(now, flow, Unreachable::Prohibited)),
-        };
-        // An error means that the client has given up meanwhile; the record is the same.
-        let _ = rejected;
-        self.end_flow(flow, wall, verdict, refusal.label(), &refusal.to_string());
-    }
-
-    /// Logs a flow that is over and forgets it.
-    fn end_flow(&mut self, flow: FlowId, wall: UnixMs, verdict: Verdict, reason: &str, explanation: &str) {
-        let Some(active) = self.active.remove(&flow) else {
-            return;
-        };
-        let record = self.record(active.peer, active.destination, wall, verdict, reason, explanation);
-        if let Some(mut record) = record {
-            if let Some(resource) = active.resource {
-                record.resource = Some(resource.id);
-                record.resource_name = Some(resource.name);
-            }
-            if let Stage::Open { target } = active.stage {
-                record.target = Some(target);
-            }
-            record.started = active.started;
-            record.bytes_up = active.bytes_up;
-            record.bytes_down = active.bytes_down;
-            self.log(Some(record));
-        }
-        if let Some(session) = self.sessions.get_mut(&active.peer) {
-            session.flows.remove(&flow);
         }
     }
 

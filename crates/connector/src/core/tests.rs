@@ -6,7 +6,8 @@
 )]
 
 use super::*;
-use flow::Event as FlowEvent;
+use flow::{CloseReason, Event as FlowEvent, Read};
+use std::net::IpAddr;
 use std::time::Duration;
 use trust::{
     BundleKey, BundleStatement, Grant, KeyRole, Owner, PostureClass, Revocation, RevocationSet,

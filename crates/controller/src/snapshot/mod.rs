@@ -344,7 +344,6 @@ impl Snapshots {
                 snapshot
             }
             (Err(error), Some(copy)) => {
-                tracing::warn!(%error, "the database cannot be read: going on from the copy on disk");
                 alarms.raise(error.label(), error.to_string());
                 refused = error.is_another_database().then(|| error.to_string());
                 copy
@@ -524,20 +523,13 @@ async fn read(store: &Store, installation: InstallationId) -> Result<(Snapshot, 
 
 /// Holds what was read against what is held and what was ever served.
 fn judge(new: &Snapshot, held: Option<&Dataset>, served: Option<&Served>) -> Result<(), SnapshotError> {
-    let versions = |old: store::Version| {
-        let is = new.dataset.installation.version;
-        let text = |version: store::Version| format!("{}.{}", version.incarnation, version.version);
-        format!("version {} where {} was served", text(is), text(old))
+    let restored = |served: &Served| match served.newer_than(&new.dataset) {
+        Some(what) => Err(SnapshotError::Restored { what }),
+        None => Ok(()),
     };
-    if let Some(served) = served
-        && served.is_newer_than(&new.dataset)
-    {
-        return Err(SnapshotError::Restored { what: versions(served.installation) });
-    }
+    served.map_or(Ok(()), restored)?;
     let Some(held) = held else { return Ok(()) };
-    if Served::of(held).is_newer_than(&new.dataset) {
-        return Err(SnapshotError::Restored { what: versions(held.installation.version) });
-    }
+    restored(&Served::of(held))?;
     diverged(&new.dataset, held)?;
     shrink::guard(&new.dataset, held)
 }

@@ -42,17 +42,25 @@ impl Served {
         }
     }
 
-    /// Whether a dataset is older than this in any of its parts.
-    pub(super) fn is_newer_than(&self, dataset: &Dataset) -> bool {
-        if dataset.installation.version < self.installation {
-            return true;
+    /// What of a dataset is older than this, in words; nothing when nothing is.
+    pub(super) fn newer_than(&self, dataset: &Dataset) -> Option<String> {
+        let text = |version: Version| format!("{}.{}", version.incarnation, version.version);
+        let (is, was) = (dataset.installation.version, self.installation);
+        if is < was {
+            return Some(format!("version {} of the installation where {} was served", text(is), text(was)));
         }
-        self.organizations.iter().any(|(id, version)| {
+        self.organizations.iter().find_map(|(id, was)| {
             let found = dataset.organizations.iter().find(|data| data.organization.id == *id);
-            // Organizations are not removed: an absent one was not made yet.
-            found.map_or(dataset.installation.version.incarnation <= version.incarnation, |data| {
-                data.organization.version < *version
-            })
+            match found.map(|data| data.organization.version) {
+                Some(is) if is < *was => {
+                    Some(format!("version {} of {id} where {} was served", text(is), text(*was)))
+                }
+                // Organizations are not removed: an absent one was not made yet.
+                None if is.incarnation <= was.incarnation => {
+                    Some(format!("nothing of {id}, which was served"))
+                }
+                _ => None,
+            }
         })
     }
 }

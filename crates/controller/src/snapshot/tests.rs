@@ -367,6 +367,10 @@ fn what_is_older_other_or_suddenly_small_is_not_taken() {
     let mut one_back = dataset(8);
     one_back.organizations[1].organization.version.version = 6;
     assert_eq!(refused(one_back), Some("restored"));
+    let mut one_back = dataset(8);
+    one_back.organizations[1].organization.version.version = 6;
+    let said = served.newer_than(&one_back).unwrap();
+    assert!(said.starts_with("version 1.6 of org-") && said.ends_with(" where 1.7 was served"), "{said}");
     let mut other = dataset(7);
     other.organizations[0].sites[0].name = "bremen".into();
     assert_eq!(refused(other), Some("diverged"));

@@ -19,7 +19,7 @@ async fn a_clock_that_jumps_stops_every_signature_and_set_right_it_signs_again()
     assert!(beacon().is_err(), "agents become stale and say so");
     let reply = laptop.ask(&world, Renew { certificate: true }).await;
     assert!(matches!(reply, ControlReply::Refused(ref refused) if refused.retry_after_ms > 0), "{reply:?}");
-    let refused = core.strikes.strike(&core.signer, laptop.id.parse().unwrap(), 1).unwrap_err();
+    let refused = core.strikes.strike(&core.signer, laptop.id.parse().unwrap(), 1, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("the clock jumped"), "{refused}");
     let status = world.get("/status").await.ok();
     assert!(status["not_signing"].as_str().unwrap().contains("the clock jumped by 61 s"), "{status}");

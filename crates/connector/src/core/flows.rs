@@ -1,0 +1,319 @@
+//! Flows: from the first SYN to the record that they leave.
+
+use super::{ConnectorCore, DialFault, Ending, MAX_ADDRESSES, Output};
+use crate::core::ranges;
+use crate::core::rules::{FlowAge, Knowledge, Rules, Target};
+use crate::core::session::{Active, Stage};
+use crate::record::Verdict;
+use flow::{CloseReason, FlowId, LinkId, Read, Unreachable};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+use trust::UnixMs;
+use wire::Refusal;
+
+impl ConnectorCore {
+    /// Why a flow that was allowed would not be now.
+    pub(super) fn flow_fault<R: Rules>(
+        &self,
+        knowledge: &Knowledge<'_, R>,
+        active: &Active,
+    ) -> Option<(Refusal, String)> {
+        let Some(session) = self.sessions.get(&active.peer) else {
+            return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
+        };
+        let ruling = session.ask(knowledge, active.destination, FlowAge::Running);
+        match ruling.verdict {
+            Err(refusal) => Some((refusal, ruling.explanation)),
+            // The same destination means something else now.
+            Ok(target) if target != active.target => {
+                Some((Refusal::NoResource, Refusal::NoResource.to_string()))
+            }
+            Ok(target) => match active.stage {
+                Stage::Open { target: address } => {
+                    let refusal = self.address_fault(knowledge.rules, &target, address)?;
+                    Some((refusal, refusal.to_string()))
+                }
+                Stage::Resolving { .. } | Stage::Dialling { .. } => None,
+            },
+        }
+    }
+
+    /// Why an address may not be connected to for a target that was allowed.
+    pub(super) fn address_fault<R: Rules>(
+        &self,
+        rules: Option<&R>,
+        target: &Target,
+        address: SocketAddr,
+    ) -> Option<Refusal> {
+        match target {
+            Target::Literal(_) => None,
+            Target::InRange(_) | Target::Name(_) if self.is_refused(address) => Some(Refusal::RefusedRange),
+            Target::InRange(_) => None,
+            Target::Name(_) if rules.is_some_and(|rules| rules.in_site(address.ip())) => None,
+            Target::Name(_) => Some(Refusal::OutsideSite),
+        }
+    }
+
+    pub(super) fn is_refused(&self, address: SocketAddr) -> bool {
+        ranges::is_refused(address.ip()) || self.own_listeners.contains(&address)
+    }
+
+    /// The system's resolver answered for a flow; an empty list when it did not.
+    pub fn resolved<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        flow: FlowId,
+        addresses: &[IpAddr],
+    ) {
+        let Some(active) = self.active.get(&flow) else {
+            return;
+        };
+        let Stage::Resolving { port } = active.stage else {
+            return;
+        };
+        let mut fault = Refusal::NameNotResolved;
+        let mut usable = Vec::new();
+        for address in addresses {
+            let address = SocketAddr::new(*address, port);
+            match self.address_fault(knowledge.rules, &active.target, address) {
+                None if usable.len() < MAX_ADDRESSES => usable.push(address),
+                None => {}
+                Some(refusal) => fault = refusal,
+            }
+        }
+        if usable.is_empty() {
+            return self.refuse(now, knowledge.wall, flow, fault);
+        }
+        if let Some(active) = self.active.get_mut(&flow) {
+            active.stage = Stage::Dialling { addresses: usable.clone() };
+        }
+        self.outputs.push_back(Output::Dial { flow, addresses: usable });
+    }
+
+    /// The target accepted, or did not. On success the client's SYN is answered; false when the flow has
+    /// ended meanwhile and the connection is to be dropped.
+    pub fn dialled(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        flow: FlowId,
+        result: Result<SocketAddr, DialFault>,
+    ) -> bool {
+        let Some(active) = self.active.get_mut(&flow) else {
+            return false;
+        };
+        let Stage::Dialling { addresses } = &active.stage else {
+            return false;
+        };
+        match result {
+            Ok(target) if addresses.contains(&target) => {
+                active.stage = Stage::Open { target };
+                if self.flows.accept(now, flow).is_err() {
+                    self.end_flow(flow, wall, Verdict::Failed, "client_gone", "the client gave up meanwhile");
+                    return false;
+                }
+                true
+            }
+            Ok(_) => {
+                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
+                false
+            }
+            Err(DialFault::Refused) => {
+                self.refuse(now, wall, flow, Refusal::TargetRefused);
+                false
+            }
+            Err(DialFault::Unreachable) => {
+                self.refuse(now, wall, flow, Refusal::TargetUnreachable);
+                false
+            }
+            Err(DialFault::Full) => {
+                self.refuse(now, wall, flow, Refusal::Full);
+                false
+            }
+        }
+    }
+
+    /// Reads what the client sent on an open flow.
+    pub fn read(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Read {
+        // After a sleep this may be the first that is done: what came before it came too late.
+        let ended =
+            |active: &Active| self.sessions.get(&active.peer).is_none_or(|session| session.deadline <= now);
+        if self.active.get(&flow).is_some_and(ended) {
+            return Read::Empty;
+        }
+        let read = self.flows.read(now, flow, buffer).unwrap_or(Read::Empty);
+        if let (Read::Bytes(bytes), Some(active)) = (read, self.active.get_mut(&flow)) {
+            active.bytes_up += u64::try_from(bytes).unwrap_or(0);
+        }
+        read
+    }
+
+    /// Writes what the target sent; how much was taken. [`Output::Writable`] follows when not all was.
+    pub fn write(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> usize {
+        let written = self.flows.write(now, flow, data).unwrap_or(0);
+        if let Some(active) = self.active.get_mut(&flow) {
+            active.bytes_down += u64::try_from(written).unwrap_or(0);
+        }
+        written
+    }
+
+    /// The target has no more to send.
+    pub fn target_finished(&mut self, now: Instant, flow: FlowId) {
+        let _ = self.flows.shutdown_write(now, flow);
+    }
+
+    /// The connection to the target broke.
+    pub fn target_lost(&mut self, now: Instant, wall: UnixMs, flow: FlowId) {
+        if self.active.contains_key(&flow) {
+            let _ = self.flows.abort(now, flow);
+            self.end_flow(flow, wall, Verdict::Allowed, "target_reset", "the target reset the connection");
+        }
+    }
+
+    pub(super) fn flow_event<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        link: LinkId,
+        flow: FlowId,
+        event: flow::Event,
+    ) {
+        match event {
+            flow::Event::Incoming { dst, .. } => self.incoming(now, knowledge, link, flow, dst),
+            flow::Event::Established => {}
+            flow::Event::Readable => self.outputs.push_back(Output::Readable(flow)),
+            flow::Event::Writable => self.outputs.push_back(Output::Writable(flow)),
+            flow::Event::Closed(reason) => {
+                let ending = if reason == CloseReason::Finished { Ending::Finished } else { Ending::Cut };
+                let explanation = match reason {
+                    CloseReason::Finished => "both sides finished",
+                    CloseReason::Reset | CloseReason::Refused => "the client reset the connection",
+                    CloseReason::Unreachable(_) | CloseReason::TimedOut => "the client stopped answering",
+                };
+                self.end_flow(flow, knowledge.wall, Verdict::Allowed, reason.label(), explanation);
+                self.outputs.push_back(Output::Ended { flow, ending });
+            }
+        }
+    }
+
+    /// A client wants a connection. The SYN waits until the target has accepted.
+    pub(super) fn incoming<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        link: LinkId,
+        flow: FlowId,
+        destination: SocketAddr,
+    ) {
+        let Some(session) = self.by_link.get(&link).and_then(|peer| self.sessions.get_mut(peer)) else {
+            let _ = self.flows.reject_reset(now, flow);
+            return;
+        };
+        let peer = session.peer;
+        let ruling = session.ask(knowledge, destination, FlowAge::New);
+        let target = match ruling.verdict {
+            Ok(target) => target,
+            Err(refusal) => {
+                let logged = session.may_log(now);
+                let mut record = self.record(
+                    peer,
+                    destination,
+                    knowledge.wall,
+                    Verdict::Denied,
+                    refusal.label(),
+                    &ruling.explanation,
+                );
+                if let (Some(record), Some(resource)) = (&mut record, ruling.resource) {
+                    record.resource = Some(resource.id);
+                    record.resource_name = Some(resource.name);
+                }
+                if logged {
+                    self.log(record);
+                } else {
+                    self.status.refusals_not_logged += 1;
+                }
+                let _ = self.flows.reject_unreachable(now, flow, Unreachable::Prohibited);
+                return;
+            }
+        };
+        session.flows.insert(flow);
+        let (stage, next) = match &target {
+            Target::Literal(address) | Target::InRange(address) => {
+                let addresses = vec![SocketAddr::new(*address, destination.port())];
+                (Stage::Dialling { addresses: addresses.clone() }, Output::Dial { flow, addresses })
+            }
+            Target::Name(host) => {
+                (Stage::Resolving { port: destination.port() }, Output::Resolve { flow, host: host.clone() })
+            }
+        };
+        let refused = match &next {
+            Output::Dial { addresses, .. } => {
+                addresses.first().and_then(|address| self.address_fault(knowledge.rules, &target, *address))
+            }
+            _ => None,
+        };
+        self.active.insert(
+            flow,
+            Active {
+                peer,
+                destination,
+                resource: ruling.resource,
+                target,
+                stage,
+                started: knowledge.wall,
+                bytes_up: 0,
+                bytes_down: 0,
+            },
+        );
+        match refused {
+            Some(refusal) => self.refuse(now, knowledge.wall, flow, refusal),
+            None => self.outputs.push_back(next),
+        }
+    }
+
+    /// Rejects a flow whose SYN is held, in the way that tells the client most.
+    pub(super) fn refuse(&mut self, now: Instant, wall: UnixMs, flow: FlowId, refusal: Refusal) {
+        let (verdict, rejected) = match refusal {
+            Refusal::TargetRefused => (Verdict::Failed, self.flows.reject_reset(now, flow)),
+            Refusal::TargetUnreachable | Refusal::NameNotResolved | Refusal::Full => {
+                (Verdict::Failed, self.flows.reject_unreachable(now, flow, Unreachable::Host))
+            }
+            _ => (Verdict::Denied, self.flows.reject_unreachable(now, flow, Unreachable::Prohibited)),
+        };
+        // An error means that the client has given up meanwhile; the record is the same.
+        let _ = rejected;
+        self.end_flow(flow, wall, verdict, refusal.label(), &refusal.to_string());
+    }
+
+    /// Logs a flow that is over and forgets it.
+    pub(super) fn end_flow(
+        &mut self,
+        flow: FlowId,
+        wall: UnixMs,
+        verdict: Verdict,
+        reason: &str,
+        explanation: &str,
+    ) {
+        let Some(active) = self.active.remove(&flow) else {
+            return;
+        };
+        let record = self.record(active.peer, active.destination, wall, verdict, reason, explanation);
+        if let Some(mut record) = record {
+            if let Some(resource) = active.resource {
+                record.resource = Some(resource.id);
+                record.resource_name = Some(resource.name);
+            }
+            if let Stage::Open { target } = active.stage {
+                record.target = Some(target);
+            }
+            record.started = active.started;
+            record.bytes_up = active.bytes_up;
+            record.bytes_down = active.bytes_down;
+            self.log(Some(record));
+        }
+        if let Some(session) = self.sessions.get_mut(&active.peer) {
+            session.flows.remove(&flow);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! How each column is brought about, and cured.
+
+use super::{
+    super::router::Nat,
+    ground::{Clock, Ground, Machine, START},
+    sqlite::HeldLocks,
+    table::{Column, Row},
+};
+use crate::process::{signal_process, wait_until};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a rebooted host is away.
+const AWAY: Duration = Duration::from_secs(5);
+const MTU: u16 = 1280;
+/// The internet's end of the client's uplink: the topology attaches the server first.
+const UPLINK: &str = "port1";
+/// The parts of a SQLite database in write-ahead-log mode.
+const DATABASE: [&str; 3] = ["tidegate.db", "tidegate.db-wal", "tidegate.db-shm"];
+
+/// A fault that lasts.
+#[derive(Debug)]
+pub struct Fault {
+    column: Column,
+    /// When it began.
+    pub began: Instant,
+    locks: Option<HeldLocks>,
+    stopped: Option<u32>,
+}
+
+/// Whose clock jumps, and by how much.
+fn jump(column: Column) -> Option<(Machine, &'static str)> {
+    Some(match column {
+        Column::ClientAhead => (Machine::Client, "+1d"),
+        Column::ClientBehind => (Machine::Client, "-1d"),
+        Column::ConnectorAhead => (Machine::Connector, "+1d"),
+        Column::ConnectorBehind => (Machine::Connector, "-1d"),
+        Column::HostAhead => (Machine::Host, "+1d"),
+        Column::HostBehind => (Machine::Host, "-1d"),
+        _ => return None,
+    })
+}
+
+fn full(column: Column) -> Option<Machine> {
+    Some(match column {
+        Column::HostDiskFull => Machine::Host,
+        Column::ClientDiskFull => Machine::Client,
+        Column::ConnectorDiskFull => Machine::Connector,
+        _ => return None,
+    })
+}
+
+/// Before the column's processes are looked at: whose clock will jump is started with one that can.
+///
+/// # Errors
+/// A process does not come up again.
+pub fn make_ready(ground: &mut Ground, column: Column) -> Result<()> {
+    match jump(column) {
+        Some((machine, _)) => restart_with(ground, machine, Clock::Movable),
+        None => Ok(()),
+    }
+}
+
+fn restart_with(ground: &mut Ground, machine: Machine, clock: Clock) -> Result<()> {
+    ground.own_clock(machine, clock)?;
+    match machine {
+        Machine::Host => {
+            ground.kill_serve()?;
+            ground.start_serve()?;
+            ground.wait_serve()
+        }
+        Machine::Client => {
+            let mut alice = ground.alice.take();
+            let started = ground.up(&mut alice);
+            ground.alice = alice;
+            started
+        }
+        Machine::Connector => ground.start_connector(None),
+    }
+}
+
+impl Fault {
+    /// Begins.
+    ///
+    /// # Errors
+    /// It cannot be brought about.
+    pub fn begin(ground: &mut Ground, column: Column) -> Result<Self> {
+        let mut fault = Self { column, began: Instant::now(), locks: None, stopped: None };
+        if let Some((machine, by)) = jump(column) {
+            ground.jump(machine, by)?;
+        }
+        if let Some(machine) = full(column) {
+            ground.disk(machine)?.fill()?;
+        }
+        match column {
+            Column::DatabaseLocked => {
+                let state = controller_state(ground);
+                fault.locks = Some(HeldLocks::take(&state, &ground.interrupt)?);
+            }
+            Column::DatabaseGone => {
+                move_database(ground, "", ".away")?;
+                kill_child(ground, "controller")?;
+            }
+            Column::ControllerFrozen => {
+                let pid = ground.child("controller")?;
+                signal_process(pid, libc::SIGSTOP);
+                fault.stopped = Some(pid);
+            }
+            Column::ControllerDead => {
+                // Who would start it again sleeps.
+                let serve = ground.serve.as_ref().context("serve")?.pid();
+                let controller = ground.child("controller")?;
+                signal_process(serve, libc::SIGSTOP);
+                fault.stopped = Some(serve);
+                signal_process(controller, libc::SIGKILL);
+                wait_until("the controller's end", START, &ground.interrupt, || {
+                    // Nobody reaps it: a zombie has no program any more.
+                    Ok((!fs::exists(format!("/proc/{controller}/exe")).unwrap_or(false)
+                        || fs::read_link(format!("/proc/{controller}/exe")).is_err())
+                    .then_some(()))
+                })?;
+            }
+            Column::PopKilled => kill_child(ground, "pop")?,
+            Column::ServeDead => ground.kill_serve()?,
+            Column::HostRebooted => {
+                ground.kill_serve()?;
+                ground.net.server.ip("link set eth0 down")?;
+                thread::sleep(AWAY);
+                ground.net.server.ip("link set eth0 up")?;
+                ground.start_serve()?;
+            }
+            Column::UdpBlocked => ground.net.client_router.behave(Nat::UdpBlocked)?,
+            Column::SmallMtu => narrow(ground, MTU)?,
+            Column::HostDiskFull
+            | Column::ClientDiskFull
+            | Column::ConnectorDiskFull
+            | Column::ClientAhead
+            | Column::ClientBehind
+            | Column::ConnectorAhead
+            | Column::ConnectorBehind
+            | Column::HostAhead
+            | Column::HostBehind => {}
+        }
+        Ok(fault)
+    }
+
+    /// Once more before some rows, where a fault is over by itself sooner than all rows are.
+    ///
+    /// # Errors
+    /// It cannot be brought about.
+    pub fn again(&self, ground: &Ground, row: Row) -> Result<()> {
+        let rows = [Row::ClientRoams, Row::ClientRestarts, Row::ConnectorRestarts, Row::EverybodyReconnects];
+        if self.column == Column::PopKilled && rows.contains(&row) {
+            wait_until("the PoP that serve started again", START, &ground.interrupt, || {
+                Ok(ground.child("pop").ok())
+            })?;
+            kill_child(ground, "pop")?;
+        }
+        Ok(())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What was taken cannot be given back.
+    pub fn cure(self, ground: &mut Ground) -> Result<()> {
+        drop(self.locks);
+        if let Some(pid) = self.stopped {
+            signal_process(pid, libc::SIGCONT);
+        }
+        if let Some((machine, _)) = jump(self.column) {
+            ground.jump(machine, "+0")?;
+        }
+        if let Some(machine) = full(self.column) {
+            ground.disk(machine)?.empty()?;
+        }
+        match self.column {
+            Column::DatabaseGone => {
+                // Whatever was made in its place is not the database.
+                for name in DATABASE {
+                    let _ = fs::remove_file(controller_state(ground).join(name));
+                }
+                move_database(ground, ".away", "")?;
+                kill_child(ground, "controller")?;
+            }
+            Column::ServeDead => {
+                ground.start_serve()?;
+                ground.wait_serve()?;
+            }
+            Column::HostRebooted => ground.wait_serve()?,
+            Column::UdpBlocked => ground.net.client_router.behave(Nat::Home)?,
+            Column::SmallMtu => narrow(ground, 1500)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// After the cure was looked at: the column's processes have the machine's own clock again.
+///
+/// # Errors
+/// A process does not come up again.
+pub fn put_back(ground: &mut Ground, column: Column) -> Result<()> {
+    match jump(column) {
+        Some((machine, _)) => restart_with(ground, machine, Clock::Real),
+        None => Ok(()),
+    }
+}
+
+fn controller_state(ground: &Ground) -> PathBuf {
+    ground.fleet.state("serve").join("controller")
+}
+
+fn move_database(ground: &Ground, from: &str, to: &str) -> Result<()> {
+    let state = controller_state(ground);
+    for name in DATABASE {
+        let (from, to) = (state.join(format!("{name}{from}")), state.join(format!("{name}{to}")));
+        match fs::rename(&from, &to) {
+            // The log and its index are there while somebody has the database open.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != DATABASE[0] => {}
+            moved => moved.with_context(|| format!("{} to {}", from.display(), to.display()))?,
+        }
+    }
+    Ok(())
+}
+
+fn kill_child(ground: &Ground, role: &str) -> Result<()> {
+    let pid = ground.child(role)?;
+    signal_process(pid, libc::SIGKILL);
+    Ok(())
+}
+
+/// Both ends of the client's uplink carry no longer packets; the far end drops them without a word.
+fn narrow(ground: &Ground, mtu: u16) -> Result<()> {
+    let router = ground.net.client_router.namespace();
+    let segments = if mtu < 1500 { "gso_max_segs 1" } else { "gso_max_segs 65535" };
+    for (host, interface) in [(ground.net.internet(), UPLINK), (router, "ext")] {
+        // A bundle of packets passes whatever its packets' size: here each is looked at by itself.
+        host.ip(&format!("link set {interface} mtu {mtu} {segments}"))?;
+    }
+    for (size, passes) in [(mtu, true), (mtu + 1, false)] {
+        // Without the headers of IPv4 and ICMP; never in fragments.
+        let payload = (size - 28).to_string();
+        let server = super::super::topology::SERVER.to_string();
+        let said = router.attempt(START, "ping", &["-c1", "-W1", "-Mdo", "-s", &payload, &server])?;
+        ensure!(said.status.success() == passes, "a packet of {size} bytes: {}", said.stdout.trim());
+    }
+    Ok(())
+}

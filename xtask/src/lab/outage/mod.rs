@@ -1,0 +1,160 @@
+//! `cargo xtask outage-matrix`: what each outage of a one-host installation does to access, with real processes,
+//! compared with the table that was there before the code (docs/outage-expected.md).
+
+mod disk;
+mod document;
+mod fault;
+mod flow;
+mod ground;
+mod rows;
+mod sqlite;
+mod table;
+
+pub use disk::clean_leftovers;
+pub use flow::serve as ticker;
+
+use super::report::{Form, Outcome, Report, Seen};
+use crate::{process::Interrupt, test::release_binary};
+use anyhow::{Result, bail};
+use clap::Args;
+use document::{Cells, Cures};
+use fault::Fault;
+use ground::Ground;
+use rows::Scene;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use table::{Choice, Column, Expected};
+
+/// After each fault a write and a page work within this.
+const CURED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Which cells to run.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only columns, or rows, with this in their name; or COLUMN/ROW.
+    #[arg(long, value_name = "WORD", conflicts_with = "write")]
+    only: Option<Choice>,
+    /// Writes what was seen to docs/outage-matrix.md.
+    #[arg(long)]
+    write: bool,
+    /// The program under test; target/release/tidegate when absent.
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+/// Whether the `libfaketime` that the clock columns need is installed.
+pub fn has_faketime() -> bool {
+    ground::faketime().is_some()
+}
+
+/// Runs the cells.
+///
+/// # Errors
+/// The table cannot be read or the document not be written. Cells that are not as expected are counted in the
+/// outcome.
+pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
+    let expected = Expected::committed()?;
+    let choice = options.only.clone().unwrap_or_else(Choice::all);
+    let binary = options.binary.clone().unwrap_or_else(release_binary);
+    ground::require(&binary)?;
+    let mut report = Report::new(form);
+    let began = Instant::now();
+    let mut matrix = Matrix { expected, choice, cells: Cells::new(), cures: Cures::new() };
+    // A ground that does not come back is built anew for the next column.
+    let mut kept: Option<Ground> = None;
+    for (number, column) in (0_u32..).zip(matrix.choice.columns().to_vec()) {
+        interrupt.check()?;
+        let mut ground = match kept.take() {
+            Some(ground) => ground,
+            // What it says is printed already.
+            None => match Ground::create(&mut report, binary.clone(), interrupt) {
+                Ok(ground) => ground,
+                Err(_) => break,
+            },
+        };
+        if matrix.column(&mut report, &mut ground, column, number).is_ok() {
+            kept = Some(ground);
+        }
+    }
+    drop(kept);
+    interrupt.check()?;
+    if options.write {
+        document::write(
+            &matrix.cells,
+            &matrix.cures,
+            &matrix.expected,
+            &matrix.choice,
+            began.elapsed(),
+            interrupt,
+        )?;
+    }
+    Ok(report.finish())
+}
+
+struct Matrix {
+    expected: Expected,
+    choice: Choice,
+    cells: Cells,
+    cures: Cures,
+}
+
+impl Matrix {
+    /// One fault, and every chosen row while it lasts.
+    ///
+    /// # Errors
+    /// The ground is not as it was before.
+    fn column(
+        &mut self,
+        report: &mut Report,
+        ground: &mut Ground,
+        column: Column,
+        number: u32,
+    ) -> Result<()> {
+        let name = column.name();
+        let choice = self.choice.clone();
+        let mut scene = report.step(&format!("{name}: everything works before"), || {
+            fault::make_ready(ground, column)?;
+            Ok(Seen::new(Scene::set(ground, column, number, |row| choice.takes(row))?))
+        })?;
+        scene.mark();
+        let fault =
+            report.step(&format!("{name}: begins"), || Ok(Seen::new(Fault::begin(ground, column)?)))?;
+        for row in Scene::order(column) {
+            if !choice.takes(row) {
+                continue;
+            }
+            ground.interrupt.check()?;
+            let wanted = self.expected.of(row, column)?;
+            let mut seen = None;
+            report.check(&format!("{name}: {}", row.name()), || match scene.look(ground, &fault, row) {
+                Ok(cell) => {
+                    seen = Some(Ok(cell.clone()));
+                    if cell.word != wanted {
+                        bail!("{}, expected {wanted}: {}", cell.word, cell.detail);
+                    }
+                    Ok(Seen::new(()).with("word", cell.word.name()).with("seen", cell.detail))
+                }
+                Err(error) => {
+                    seen = Some(Err(format!("{error:#}")));
+                    Err(error.context(format!("expected {wanted}")))
+                }
+            });
+            if let Some(seen) = seen {
+                self.cells.insert((row, column), seen);
+            }
+        }
+        let cured = report.step(&format!("{name}: cured"), || {
+            fault.cure(ground)?;
+            let words = scene.cured(ground, CURED_WITHIN)?;
+            Ok(Seen::new(words.clone()).with("seen", words))
+        });
+        let done = cured.as_ref().map(|_| ()).map_err(|error| anyhow::anyhow!("{error:#}"));
+        self.cures.insert(column, cured.map_err(|error| format!("{error:#}")));
+        done?;
+        // Flows and devices of this column end here.
+        drop(scene);
+        fault::put_back(ground, column)
+    }
+}

@@ -1,0 +1,643 @@
+//! What really happens to each row while a fault lasts.
+
+use super::{
+    fault::Fault,
+    flow::Flow,
+    ground::{Answer, Device, EXTRA, Ground, STRICT, WEB, words},
+    table::{Cell, Column, Row, Word},
+};
+use crate::process::wait_until;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+/// A page comes within this where a row is on (docs/outage-expected.md).
+const PAGE_WITHIN: Duration = Duration::from_secs(15);
+/// Where everybody starts at once, and where a fault is over by itself.
+const SLOWLY: Duration = Duration::from_secs(30);
+/// One try for a page.
+const TRY: Duration = Duration::from_secs(8);
+/// Silence of a running flow that nobody notices, and while TCP 443 is being found.
+const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE_TO_TCP: Duration = Duration::from_secs(5);
+/// A running flow is watched for at least this long after the fault began.
+const WATCHED: Duration = Duration::from_secs(6);
+/// A beacon is stale after 15 s (architecture).
+const STALE_AFTER: Duration = Duration::from_secs(18);
+/// A client that hears the control plane says so within this.
+const FRESH_WITHIN: Duration = Duration::from_secs(8);
+/// Strict resources take no new flow this long after the fault (guarantees), and a little later it is looked at.
+const STRICT_AFTER: Duration = Duration::from_secs(71);
+/// A strike is enforced within this (guarantees).
+const STRIKE_WITHIN: Duration = Duration::from_secs(5);
+const TIGHTENED_WITHIN: Duration = Duration::from_secs(15);
+/// Grants are renewed each 5 s ± 25 %, with a try or two more.
+const RENEWED_WITHIN: Duration = Duration::from_secs(15);
+/// What was under way when the fault began is over.
+const UNDER_WAY: Duration = Duration::from_millis(2500);
+/// A command that does not end by itself.
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// What was made before the fault for the rows that need it.
+#[derive(Debug)]
+pub struct Scene {
+    column: Column,
+    number: u32,
+    running: Option<Flow>,
+    victim: Option<(Device, Flow)>,
+    leaver: Option<(Device, String, Flow)>,
+    key: Option<String>,
+    /// Names that a write did not store.
+    refused: Vec<String>,
+    left: bool,
+    enrolment_refused: bool,
+}
+
+impl Scene {
+    /// Whatever the chosen rows need, while nothing is broken.
+    ///
+    /// # Errors
+    /// Something of it does not work.
+    pub fn set(
+        ground: &mut Ground,
+        column: Column,
+        number: u32,
+        takes: impl Fn(Row) -> bool,
+    ) -> Result<Self> {
+        let mut scene = Self {
+            column,
+            number,
+            running: None,
+            victim: None,
+            leaver: None,
+            key: None,
+            refused: Vec::new(),
+            left: false,
+            enrolment_refused: false,
+        };
+        if ground.alice.process.is_none() {
+            restart_client(ground)?;
+        }
+        if takes(Row::Revoke) {
+            let mut device = ground.enrol(&format!("victim{number}"), "alice")?;
+            ground.up(&mut device)?;
+            let flow = ground.flow(&device).context("the victim's flow")?;
+            scene.victim = Some((device, flow));
+        }
+        if takes(Row::RemoveFromGroup) {
+            let name = format!("bob{number}");
+            let email = format!("{name}@lab.example");
+            let user = ["create", "user", "--name", &name, "--email", &email, "--group", "crew"];
+            let user = ground.admin(&user)?["id"].as_str().context("the user's id")?.to_owned();
+            let mut device = ground.enrol(&format!("laptop{number}"), &name)?;
+            ground.up(&mut device)?;
+            let flow = ground.flow(&device).context("the flow of who will leave")?;
+            scene.leaver = Some((device, user, flow));
+        }
+        if takes(Row::Enrol) {
+            scene.key = Some(ground.device_key(&format!("new{number}"), "alice")?);
+        }
+        if takes(Row::Tighten) {
+            let (policy, values) = ground.policy.clone();
+            ground.api("PUT", &format!("policies/{policy}"), Some(&values))?.done()?;
+            reach(ground, &ground.alice, EXTRA, SLOWLY)?.map_err(anyhow::Error::msg).context("extra")?;
+        }
+        reach(ground, &ground.alice, WEB, SLOWLY)?.map_err(anyhow::Error::msg).context("the page")?;
+        reach(ground, &ground.alice, STRICT, SLOWLY)?.map_err(anyhow::Error::msg).context("strict")?;
+        ground.wait_direct(&ground.alice)?;
+        if takes(Row::RunningFlow) {
+            scene.running = Some(ground.flow(&ground.alice).context("the running flow")?);
+        }
+        Ok(scene)
+    }
+
+    /// The fault begins now: silences count from here.
+    pub fn mark(&self) {
+        if let Some(running) = &self.running {
+            running.mark();
+        }
+    }
+
+    /// In which order rows are looked at: what breaks less first.
+    pub fn order(column: Column) -> Vec<Row> {
+        let mut rows = vec![
+            Row::Reads,
+            Row::Writes,
+            Row::Revoke,
+            Row::RemoveFromGroup,
+            Row::Tighten,
+            Row::Enrol,
+            Row::GrantRenewal,
+            Row::NewFlow,
+            Row::RunningFlow,
+            Row::ClientRoams,
+            Row::ClientRestarts,
+            Row::ConnectorRestarts,
+            Row::NoValidGrant,
+            Row::EverybodyReconnects,
+        ];
+        // Strict ones are compared with standard ones: without any PoP these work in tunnels that stand.
+        let at = if column == Column::ServeDead { 9 } else { rows.len() };
+        rows.insert(at, Row::Strict);
+        rows
+    }
+
+    /// Looks at one row.
+    ///
+    /// # Errors
+    /// What happened fits no word.
+    pub fn look(&mut self, ground: &mut Ground, fault: &Fault, row: Row) -> Result<Cell> {
+        fault.again(ground, row)?;
+        match row {
+            Row::RunningFlow => self.running_flow(ground, fault),
+            Row::NewFlow => self.new_flow(ground, fault),
+            Row::ClientRestarts => {
+                self.wait_stale(ground, fault)?;
+                restart_client(ground)?;
+                self.access(ground, PAGE_WITHIN)
+            }
+            Row::ConnectorRestarts => {
+                self.wait_stale(ground, fault)?;
+                ground.start_connector(None)?;
+                self.access(ground, PAGE_WITHIN)
+            }
+            Row::ClientRoams => {
+                self.wait_stale(ground, fault)?;
+                ground.roam()?;
+                self.access(ground, PAGE_WITHIN)
+            }
+            Row::EverybodyReconnects => self.everybody(ground),
+            Row::NoValidGrant => self.no_valid_grant(ground, fault),
+            Row::GrantRenewal => self.grant_renewal(ground, fault),
+            Row::Enrol => self.enrol(ground),
+            Row::Reads => self.reads(ground),
+            Row::Writes => self.writes(ground),
+            Row::Revoke => self.revoke(ground),
+            Row::RemoveFromGroup => self.remove(ground),
+            Row::Tighten => self.tighten(ground),
+            Row::Strict => self.strict(ground, fault),
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.column.passes() { SLOWLY } else { PAGE_WITHIN }
+    }
+
+    /// Sleeps until the fault is that old.
+    fn wait_age(ground: &Ground, fault: &Fault, age: Duration) -> Result<()> {
+        while fault.began.elapsed() < age {
+            ground.interrupt.check()?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn wait_stale(&self, ground: &Ground, fault: &Fault) -> Result<()> {
+        if self.column.silences() { Self::wait_age(ground, fault, STALE_AFTER) } else { Ok(()) }
+    }
+
+    fn running_flow(&self, ground: &Ground, fault: &Fault) -> Result<Cell> {
+        self.wait_stale(ground, fault)?;
+        Self::wait_age(ground, fault, WATCHED)?;
+        let flow = self.running.as_ref().context("the running flow")?;
+        let allowed = if self.column == Column::UdpBlocked { SILENCE_TO_TCP } else { SILENCE };
+        if flow.silent_for() > allowed {
+            // Once more for a flow that comes back late: then the silence is known.
+            thread::sleep(Duration::from_secs(5));
+        }
+        let silence = flow.longest_silence();
+        let seconds = fault.began.elapsed().as_secs_f64();
+        ensure!(flow.ended().is_none(), "the flow ended; longest silence {} ms", silence.as_millis());
+        ensure!(silence <= allowed, "longest silence {} ms in {seconds:.0} s", silence.as_millis());
+        Ok(Cell::new(Word::On, format!("longest silence {} ms in {seconds:.0} s", silence.as_millis())))
+    }
+
+    fn new_flow(&self, ground: &Ground, fault: &Fault) -> Result<Cell> {
+        self.wait_stale(ground, fault)?;
+        self.access(ground, PAGE_WITHIN)
+    }
+
+    /// A page by a new connection, and how fresh the client says that it is.
+    fn access(&self, ground: &Ground, within: Duration) -> Result<Cell> {
+        let within = within.max(self.patience());
+        match reach(ground, &ground.alice, WEB, within)? {
+            Ok(reached) => {
+                let (word, freshness) = freshness(ground, &ground.alice)?;
+                Ok(Cell::new(word, format!("{reached}, status {freshness}")))
+            }
+            Err(error) => nobody(ground, &ground.alice, &error),
+        }
+    }
+
+    fn everybody(&self, ground: &mut Ground) -> Result<Cell> {
+        let began = Instant::now();
+        ground.connector = None;
+        ground.alice.process = None;
+        let connector = ground.start_connector(None);
+        restart_client(ground)?;
+        connector?;
+        match reach(ground, &ground.alice, WEB, SLOWLY)? {
+            Ok(reached) => {
+                let ms = began.elapsed().as_millis();
+                Ok(Cell::new(Word::On, format!("{reached}, {ms} ms after both were ended")))
+            }
+            Err(error) => nobody(ground, &ground.alice, &error),
+        }
+    }
+
+    fn no_valid_grant(&self, ground: &mut Ground, fault: &Fault) -> Result<Cell> {
+        self.wait_stale(ground, fault)?;
+        let mut device = ground.grantless.take();
+        device.process = None;
+        let file = ground.state(&device.name).join("grant");
+        let kept = fs::read(&file).context("the grant that is taken away")?;
+        fs::remove_file(&file)?;
+        let cell = self.without_grant(ground, &mut device);
+        device.process = None;
+        if !file.exists() {
+            // For the next column; where the disk is full the cure gives the room for it.
+            let _ = fs::write(&file, kept);
+        }
+        ground.grantless = device;
+        cell
+    }
+
+    fn without_grant(&self, ground: &Ground, device: &mut Device) -> Result<Cell> {
+        if let Err(error) = ground.up(device) {
+            return Ok(Cell::new(
+                Word::Refused,
+                format!("the client says: {}", one_line(&format!("{error:#}"))),
+            ));
+        }
+        match reach(ground, device, WEB, self.patience())? {
+            Ok(reached) => {
+                let disk = ground.grant_issued(device).map_or("in memory only", |_| "on its disk");
+                Ok(Cell::new(Word::On, format!("issued one ({disk}), {reached}")))
+            }
+            Err(error) => nobody(ground, device, &error),
+        }
+    }
+
+    fn grant_renewal(&self, ground: &Ground, fault: &Fault) -> Result<Cell> {
+        Self::wait_age(ground, fault, UNDER_WAY)?;
+        let access_until = || -> Result<u64> {
+            ground.status(&ground.alice)?["access_until"].as_u64().context("access_until")
+        };
+        let (before, until) = (ground.grant_issued(&ground.alice)?, access_until()?);
+        let began = Instant::now();
+        let deadline = RENEWED_WITHIN.max(self.patience());
+        while began.elapsed() < deadline {
+            ground.interrupt.check()?;
+            if ground.grant_issued(&ground.alice)? > before {
+                let ms = began.elapsed().as_millis();
+                return Ok(Cell::new(Word::On, format!("a newer one on the disk after {ms} ms")));
+            }
+            if access_until()? > until {
+                let ms = began.elapsed().as_millis();
+                // The disk may follow at once.
+                thread::sleep(Duration::from_millis(500));
+                let on_disk = ground.grant_issued(&ground.alice)? > before;
+                let place = if on_disk { "on the disk" } else { "in memory only" };
+                return Ok(Cell::new(Word::On, format!("a newer one {place} after {ms} ms")));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let page = reach(ground, &ground.alice, WEB, TRY)?.map_err(anyhow::Error::msg)?;
+        Ok(Cell::new(Word::Stale, format!("the old one holds after {} s: {page}", deadline.as_secs())))
+    }
+
+    fn enrol(&mut self, ground: &Ground) -> Result<Cell> {
+        let key = self.key.clone().context("a key")?;
+        let began = Instant::now();
+        let until = began + if self.column.passes() { SLOWLY } else { Duration::ZERO };
+        loop {
+            let said = ground.login(&format!("new{}", self.number), &key, COMMAND)?;
+            let ms = began.elapsed().as_millis();
+            if said.status.success() {
+                return Ok(Cell::new(Word::On, format!("enrolled after {ms} ms")));
+            }
+            if Instant::now() < until {
+                thread::sleep(Duration::from_millis(300));
+                continue;
+            }
+            self.enrolment_refused = true;
+            let text = words(&said);
+            ensure!(!text.is_empty(), "login ended without a word: {}", said.status);
+            let detail = format!("exit {} after {ms} ms: {text}", said.status.code().unwrap_or(-1));
+            return match said.status.code() {
+                Some(3) => Ok(Cell::new(Word::Gone, detail)),
+                Some(4 | 5) => Ok(Cell::new(Word::Refused, detail)),
+                // What is wrong on this machine is neither: it says so and fails.
+                Some(1) if text.contains("No space left") => Ok(Cell::new(Word::Refused, detail)),
+                _ => bail!("{detail}"),
+            };
+        }
+    }
+
+    /// The API's answer; asked again while a fault is over by itself.
+    fn ask(&self, ground: &Ground, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let began = Instant::now();
+        loop {
+            let mut answer = ground.api(method, path, body)?;
+            let temporary = !answer.is_done() && matches!(answer.status, None | Some(503));
+            let cures_itself = matches!(self.column, Column::PopKilled | Column::HostRebooted);
+            if !temporary || !cures_itself || began.elapsed() > SLOWLY {
+                answer.took = began.elapsed();
+                return Ok(answer);
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn reads(&self, ground: &Ground) -> Result<Cell> {
+        let mut answer = self.ask(ground, "GET", "groups", None)?;
+        if self.column == Column::DatabaseGone && !answer.is_done() {
+            // A cold start from the copy on disk, by serve.
+            let began = Instant::now();
+            while !answer.is_done() && began.elapsed() < SLOWLY {
+                answer = ground.api("GET", "groups", None)?;
+            }
+            answer.took = began.elapsed();
+        }
+        match word(ground, &answer)? {
+            Word::On => {
+                let items = answer.body["items"].as_array().map_or(0, Vec::len);
+                ensure!(items >= 2, "{items} groups were read, there are more");
+                let status = ground.api("GET", "status", None)?;
+                let (source, age) =
+                    (&status.body["snapshot"]["source"], &status.body["snapshot"]["age_seconds"]);
+                let word = if source == "disk_copy" { Word::Stale } else { Word::On };
+                let detail = format!("{}, snapshot from {source}, {age} s old", answer.words());
+                Ok(Cell::new(word, detail.replace('"', "")))
+            }
+            other => self.cell(ground, other, &answer),
+        }
+    }
+
+    fn writes(&mut self, ground: &Ground) -> Result<Cell> {
+        let name = format!("written {} {}", self.column.name(), self.number);
+        let answer = self.ask(ground, "POST", "groups", Some(&json!({"name": name})))?;
+        let word = word(ground, &answer)?;
+        if word != Word::On {
+            self.refused.push(name);
+        }
+        self.cell(ground, word, &answer)
+    }
+
+    /// What the answer says, and the CLI where there is none.
+    fn cell(&self, ground: &Ground, word: Word, answer: &Answer) -> Result<Cell> {
+        if word == Word::Gone {
+            return Ok(Cell::new(word, format!("{}; {}", answer.words(), cli_says_so(ground)?)));
+        }
+        Ok(Cell::new(word, answer.words()))
+    }
+
+    fn revoke(&self, ground: &Ground) -> Result<Cell> {
+        let (device, flow) = self.victim.as_ref().context("the victim")?;
+        let answer = self.ask(ground, "POST", "strikes", Some(&json!({"subject": device.id})))?;
+        self.enforced(ground, &answer, flow)
+    }
+
+    fn remove(&mut self, ground: &Ground) -> Result<Cell> {
+        let (_, user, flow) = self.leaver.as_ref().context("who leaves")?;
+        let path = format!("groups/{}/members/{user}", ground.crew);
+        let answer = self.ask(ground, "DELETE", &path, None)?;
+        let cell = self.enforced(ground, &answer, flow)?;
+        self.left = cell.word == Word::On;
+        Ok(cell)
+    }
+
+    /// The running flow of who was revoked has ended, or goes on when nothing was done.
+    fn enforced(&self, ground: &Ground, answer: &Answer, flow: &Flow) -> Result<Cell> {
+        let answered = Instant::now();
+        let asked = answered.checked_sub(answer.took).unwrap_or(answered);
+        let word = word(ground, answer)?;
+        let limit = STRIKE_WITHIN + if self.column.passes() { SLOWLY } else { Duration::ZERO };
+        // Beyond the limit, so that a late end is told from none.
+        let until = asked + limit + Duration::from_secs(5);
+        let ends = loop {
+            ground.interrupt.check()?;
+            if let Some(end) = flow.ended() {
+                break Some(end);
+            }
+            let now = Instant::now();
+            // What the API refused or did not answer is given a little time to be enforced all the same.
+            if now > until || (word != Word::On && now > answered + STRIKE_WITHIN) {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        let durable = answer.body["durable"].as_str().or_else(|| answer.body["strike"]["durable"].as_str());
+        let durable = durable.map(|durable| format!(", {durable}")).unwrap_or_default();
+        match (word, ends) {
+            (Word::On | Word::Refused, Some(end)) => {
+                let end = end.min(flow.last_byte().max(asked) + STRIKE_WITHIN);
+                let ms = end.saturating_duration_since(asked).as_millis();
+                ensure!(end <= asked + limit, "the flow ended only after {ms} ms; {}", answer.words());
+                Ok(Cell::new(Word::On, format!("flow ended after {ms} ms{durable}; {}", answer.words())))
+            }
+            (Word::On, None) => {
+                bail!("acknowledged, and the flow went on; {}{durable}", answer.words())
+            }
+            (other, None) => {
+                ensure!(flow.silent_for() < SILENCE, "the flow is silent; {}", answer.words());
+                self.cell(ground, other, answer)
+            }
+            (other, Some(_)) => bail!("{other}, and the flow ended; {}", answer.words()),
+        }
+    }
+
+    fn tighten(&self, ground: &Ground) -> Result<Cell> {
+        let (policy, values) = &ground.policy;
+        let mut values = values.clone();
+        let web = values["resources"][0].clone();
+        values["resources"] = json!([web]);
+        let answer = self.ask(ground, "PUT", &format!("policies/{policy}"), Some(&values))?;
+        let began = Instant::now();
+        let word = word(ground, &answer)?;
+        if word != Word::On {
+            ensure!(
+                reach(ground, &ground.alice, EXTRA, TRY)?.is_ok(),
+                "{}, and the resource is closed",
+                answer.words()
+            );
+            return self.cell(ground, word, &answer);
+        }
+        let closed = wait_until("the resource is closed", TIGHTENED_WITHIN, &ground.interrupt, || {
+            Ok(ground.page(&ground.alice, EXTRA, TRY)?.err())
+        });
+        let error = closed.with_context(|| answer.words())?;
+        let ms = began.elapsed().as_millis();
+        reach(ground, &ground.alice, WEB, TRY)?.map_err(anyhow::Error::msg).context("the other resource")?;
+        Ok(Cell::new(Word::On, format!("closed after {ms} ms ({}); {}", one_line(&error), answer.words())))
+    }
+
+    fn strict(&self, ground: &Ground, fault: &Fault) -> Result<Cell> {
+        if self.column.silences() {
+            Self::wait_age(ground, fault, STRICT_AFTER)?;
+        }
+        let standard = reach(ground, &ground.alice, WEB, self.patience())?;
+        let strict = if self.column.silences() {
+            ground.page(&ground.alice, STRICT, TRY)?.map(|took| format!("page after {} ms", took.as_millis()))
+        } else {
+            reach(ground, &ground.alice, STRICT, self.patience())?
+        };
+        let age = fault.began.elapsed().as_secs();
+        match (standard, strict) {
+            (Ok(_), Ok(reached)) => Ok(Cell::new(Word::On, format!("{reached}, {age} s after the fault"))),
+            (Ok(standard), Err(error)) => {
+                let why = words(&ground.why(&ground.alice, "strict")?);
+                ensure!(!why.is_empty(), "refused ({error}), and `why` says nothing");
+                let detail = format!(
+                    "refused {age} s after the fault ({}); standard: {standard}; why: {why}",
+                    one_line(&error)
+                );
+                Ok(Cell::new(Word::Refused, detail))
+            }
+            (Err(error), _) => bail!("a standard resource does not work either: {error}"),
+        }
+    }
+
+    /// After the cure a write and a page work, and what was refused was not half done.
+    ///
+    /// # Errors
+    /// Something of it does not hold within `within`.
+    pub fn cured(&self, ground: &Ground, within: Duration) -> Result<String> {
+        let began = Instant::now();
+        let name = format!("cured {} {}", self.column.name(), self.number);
+        let mut last = String::new();
+        let written = wait_until("a write after the cure", within, &ground.interrupt, || {
+            let answer = ground.api("POST", "groups", Some(&json!({"name": name})))?;
+            last = answer.words();
+            // An answer that was lost stored it all the same.
+            Ok((answer.is_done() || answer.status == Some(409)).then(|| began.elapsed()))
+        })
+        .with_context(|| last.clone())?;
+        let left = within.saturating_sub(began.elapsed()).max(TRY);
+        let page = reach(ground, &ground.alice, WEB, left)?;
+        let page = page.map_err(anyhow::Error::msg).context("a page after the cure")?;
+        let page_after = began.elapsed();
+        let groups = ground.api("GET", "groups?limit=1000", None)?.done()?;
+        let groups = groups["items"].as_array().context("groups")?;
+        for refused in &self.refused {
+            ensure!(
+                !groups.iter().any(|group| group["name"] == refused.as_str()),
+                "{refused:?} was refused and is there"
+            );
+        }
+        if self.left {
+            let (_, user, _) = self.leaver.as_ref().context("who left")?;
+            wait_until("the membership is gone from the database", within, &ground.interrupt, || {
+                let members = ground.api("GET", &format!("groups/{}/members", ground.crew), None)?.done()?;
+                let members = members["items"].as_array().context("members")?;
+                let there = members.iter().any(|it| it["member"] == user.as_str() && it["struck"] != true);
+                Ok((!there).then_some(()))
+            })?;
+        }
+        if self.enrolment_refused {
+            let key = self.key.clone().context("the key")?;
+            let mut last = String::new();
+            wait_until("the same key enrols after the cure", within, &ground.interrupt, || {
+                let said = ground.login(&format!("new{}", self.number), &key, COMMAND)?;
+                last = words(&said);
+                Ok(said.status.success().then_some(()))
+            })
+            .with_context(|| last.clone())?;
+        }
+        Ok(format!(
+            "a write after {} ms, a page after {} ms ({page})",
+            written.as_millis(),
+            page_after.as_millis()
+        ))
+    }
+}
+
+fn restart_client(ground: &mut Ground) -> Result<()> {
+    let mut alice = ground.alice.take();
+    let started = ground.up(&mut alice);
+    ground.alice = alice;
+    started
+}
+
+/// Tries until a page comes; says how long that took and which try it was, or what the last one said.
+fn reach(ground: &Ground, device: &Device, url: &str, within: Duration) -> Result<Result<String, String>> {
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let left = within.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
+        match ground.page(device, url, left.min(TRY))? {
+            Ok(_) => {
+                let ms = began.elapsed().as_millis();
+                let tries = if tries == 1 { String::new() } else { format!(" (try {tries})") };
+                return Ok(Ok(format!("page after {ms} ms{tries}")));
+            }
+            Err(error) if began.elapsed() >= within => {
+                return Ok(Err(format!("{} ({tries} tries in {} s)", one_line(&error), within.as_secs())));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// On when the client hears the control plane, stale when it says that it does not.
+fn freshness(ground: &Ground, device: &Device) -> Result<(Word, String)> {
+    let began = Instant::now();
+    loop {
+        let status = ground.status(device)?;
+        let freshness = status["freshness"].as_str().context("freshness")?.to_owned();
+        if freshness == "fresh" {
+            return Ok((Word::On, freshness));
+        }
+        if began.elapsed() > FRESH_WITHIN {
+            ensure!(["stale", "isolated"].contains(&freshness.as_str()), "status says {freshness:?}");
+            return Ok((Word::Stale, freshness));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// No page came: who says what. A PoP that has this device's session is somebody.
+fn nobody(ground: &Ground, device: &Device, error: &str) -> Result<Cell> {
+    let status = ground.status(device)?;
+    let registered =
+        status["pops"].as_array().is_some_and(|pops| pops.iter().any(|pop| pop["session"] == "registered"));
+    let why = ground.why(device, "web")?;
+    let text = words(&why);
+    ensure!(
+        !why.status.success() && !text.is_empty(),
+        "no page ({error}), and `why` says all is well: {text}"
+    );
+    let word = if registered { Word::Refused } else { Word::Gone };
+    Ok(Cell::new(word, format!("{error}; why: {text}")))
+}
+
+/// The word of an API's answer.
+fn word(ground: &Ground, answer: &Answer) -> Result<Word> {
+    ground.interrupt.check()?;
+    match answer.status {
+        Some(200..300) => Ok(Word::On),
+        Some(503) if answer.retry_after.is_some() => Ok(Word::Refused),
+        None => Ok(Word::Gone),
+        Some(_) => bail!("{}", answer.words()),
+    }
+}
+
+/// Where nobody answers a person is told so by the command line.
+fn cli_says_so(ground: &Ground) -> Result<String> {
+    let began = Instant::now();
+    let said = ground.try_admin(&["list", "groups"]).context("tidegate admin")?;
+    let text = words(&said);
+    ensure!(!said.status.success() && !text.is_empty(), "nobody answers, and tidegate admin says: {text:?}");
+    let ms = began.elapsed().as_millis();
+    Ok(format!("admin exits {} after {ms} ms: {text}", said.status.code().unwrap_or(-1)))
+}
+
+/// Words in one line, without which command of the lab said them.
+fn one_line(text: &str) -> String {
+    let text = text.split(": ip netns exec").next().unwrap_or(text);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,340 @@
+//! What happens to whom, in one word a cell, and what docs/outage-expected.md says of it.
+
+use anyhow::{Context as _, Result, ensure};
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// What a person or program wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    RunningFlow,
+    NewFlow,
+    ClientRestarts,
+    ConnectorRestarts,
+    ClientRoams,
+    EverybodyReconnects,
+    NoValidGrant,
+    GrantRenewal,
+    Enrol,
+    Reads,
+    Writes,
+    Revoke,
+    RemoveFromGroup,
+    Tighten,
+    Strict,
+}
+
+impl Row {
+    /// In the order of the document.
+    pub const ALL: [Self; 15] = [
+        Self::RunningFlow,
+        Self::NewFlow,
+        Self::ClientRestarts,
+        Self::ConnectorRestarts,
+        Self::ClientRoams,
+        Self::EverybodyReconnects,
+        Self::NoValidGrant,
+        Self::GrantRenewal,
+        Self::Enrol,
+        Self::Reads,
+        Self::Writes,
+        Self::Revoke,
+        Self::RemoveFromGroup,
+        Self::Tighten,
+        Self::Strict,
+    ];
+
+    /// As the document calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RunningFlow => "running flow",
+            Self::NewFlow => "new flow",
+            Self::ClientRestarts => "client restarts",
+            Self::ConnectorRestarts => "connector restarts",
+            Self::ClientRoams => "client roams",
+            Self::EverybodyReconnects => "everybody reconnects at once",
+            Self::NoValidGrant => "device without a valid grant",
+            Self::GrantRenewal => "grant renewal",
+            Self::Enrol => "enrol a new device",
+            Self::Reads => "API reads",
+            Self::Writes => "API writes",
+            Self::Revoke => "revoke a device",
+            Self::RemoveFromGroup => "remove a person from a group",
+            Self::Tighten => "tighten a policy",
+            Self::Strict => "strict resource",
+        }
+    }
+}
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Column {
+    DatabaseLocked,
+    DatabaseGone,
+    ControllerFrozen,
+    ControllerDead,
+    PopKilled,
+    ServeDead,
+    HostRebooted,
+    HostDiskFull,
+    ClientDiskFull,
+    ConnectorDiskFull,
+    UdpBlocked,
+    SmallMtu,
+    ClientAhead,
+    ClientBehind,
+    ConnectorAhead,
+    ConnectorBehind,
+    HostAhead,
+    HostBehind,
+}
+
+impl Column {
+    /// In the order of the document.
+    pub const ALL: [Self; 18] = [
+        Self::DatabaseLocked,
+        Self::DatabaseGone,
+        Self::ControllerFrozen,
+        Self::ControllerDead,
+        Self::PopKilled,
+        Self::ServeDead,
+        Self::HostRebooted,
+        Self::HostDiskFull,
+        Self::ClientDiskFull,
+        Self::ConnectorDiskFull,
+        Self::UdpBlocked,
+        Self::SmallMtu,
+        Self::ClientAhead,
+        Self::ClientBehind,
+        Self::ConnectorAhead,
+        Self::ConnectorBehind,
+        Self::HostAhead,
+        Self::HostBehind,
+    ];
+
+    /// As the document calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DatabaseLocked => "database locked",
+            Self::DatabaseGone => "database file gone",
+            Self::ControllerFrozen => "controller frozen",
+            Self::ControllerDead => "controller dead",
+            Self::PopKilled => "PoP killed",
+            Self::ServeDead => "serve dead",
+            Self::HostRebooted => "host rebooted",
+            Self::HostDiskFull => "host's disk full",
+            Self::ClientDiskFull => "client's disk full",
+            Self::ConnectorDiskFull => "connector's disk full",
+            Self::UdpBlocked => "UDP blocked",
+            Self::SmallMtu => "MTU 1280",
+            Self::ClientAhead => "client's clock +1 day",
+            Self::ClientBehind => "client's clock -1 day",
+            Self::ConnectorAhead => "connector's clock +1 day",
+            Self::ConnectorBehind => "connector's clock -1 day",
+            Self::HostAhead => "host's clock +1 day",
+            Self::HostBehind => "host's clock -1 day",
+        }
+    }
+
+    /// Whether no beacon is made while it lasts: then it takes time until a node is stale, and isolated.
+    pub const fn silences(self) -> bool {
+        matches!(
+            self,
+            Self::ControllerFrozen
+                | Self::ControllerDead
+                | Self::ServeDead
+                | Self::HostAhead
+                | Self::HostBehind
+        )
+    }
+
+    /// Whether it is over by itself in seconds.
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::PopKilled | Self::HostRebooted | Self::DatabaseGone)
+    }
+}
+
+/// How access fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Word {
+    /// As always.
+    On,
+    /// On last-known-good, and says so.
+    Stale,
+    /// A clear answer.
+    Refused,
+    /// Nobody answers, and the CLI says so.
+    Gone,
+}
+
+impl Word {
+    /// As the document calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Word {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        [Self::On, Self::Stale, Self::Refused, Self::Gone]
+            .into_iter()
+            .find(|known| known.name() == word)
+            .with_context(|| format!("{word:?} is none of on, stale, refused, gone"))
+    }
+}
+
+/// A word, and what was measured.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// The word.
+    pub word: Word,
+    /// The measurement.
+    pub detail: String,
+}
+
+impl Cell {
+    /// A cell.
+    pub fn new(word: Word, detail: impl Into<String>) -> Self {
+        Self { word, detail: detail.into() }
+    }
+}
+
+/// What should happen.
+#[derive(Debug)]
+pub struct Expected(BTreeMap<(Row, Column), Word>);
+
+impl Expected {
+    /// What docs/outage-expected.md says.
+    ///
+    /// # Errors
+    /// The table is not whole.
+    pub fn committed() -> Result<Self> {
+        Self::parse(include_str!("../../../../docs/outage-expected.md"))
+    }
+
+    /// The word of a cell.
+    ///
+    /// # Errors
+    /// It is not in the table.
+    pub fn of(&self, row: Row, column: Column) -> Result<Word> {
+        self.0.get(&(row, column)).copied().context("a cell of the expected table")
+    }
+
+    fn parse(document: &str) -> Result<Self> {
+        let cells = |line: &str| -> Vec<String> {
+            let inner = line.trim().trim_start_matches('|').trim_end_matches('|').to_owned();
+            inner.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        let mut lines = document.lines().filter(|line| line.starts_with('|'));
+        let head = cells(lines.next().context("a table")?);
+        let names: Vec<&str> = head.iter().skip(1).map(String::as_str).collect();
+        ensure!(names == Column::ALL.map(Column::name), "the table's columns are {names:?}");
+        let mut words = BTreeMap::new();
+        for (line, row) in lines.skip(1).zip(Row::ALL) {
+            let line = cells(line);
+            ensure!(line.first().is_some_and(|name| name == row.name()), "expected {}: {line:?}", row.name());
+            ensure!(line.len() == Column::ALL.len() + 1, "{} has {} cells", row.name(), line.len() - 1);
+            for (cell, column) in line.iter().skip(1).zip(Column::ALL) {
+                words.insert((row, column), cell.parse().with_context(|| row.name())?);
+            }
+        }
+        ensure!(words.len() == Row::ALL.len() * Column::ALL.len(), "the table has {} cells", words.len());
+        Ok(Self(words))
+    }
+}
+
+/// Which cells to run: words of a column's or a row's name, or `COLUMN/ROW`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+}
+
+impl Choice {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { columns: Column::ALL.to_vec(), rows: Row::ALL.to_vec() }
+    }
+
+    /// The columns, in the document's order.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Whether a row is chosen.
+    pub fn takes(&self, row: Row) -> bool {
+        self.rows.contains(&row)
+    }
+
+    /// Whether it is everything.
+    pub fn is_all(&self) -> bool {
+        *self == Self::all()
+    }
+}
+
+impl FromStr for Choice {
+    type Err = anyhow::Error;
+
+    fn from_str(words: &str) -> Result<Self> {
+        let columns = |word: &str| -> Vec<Column> {
+            Column::ALL.into_iter().filter(|column| column.name().contains(word)).collect()
+        };
+        let rows = |word: &str| -> Vec<Row> {
+            Row::ALL.into_iter().filter(|row| row.name().contains(word)).collect()
+        };
+        let all = Self::all();
+        let choice = match words.split_once('/') {
+            Some((column, row)) => Self { columns: columns(column), rows: rows(row) },
+            None if !columns(words).is_empty() => Self { columns: columns(words), ..all },
+            None => Self { rows: rows(words), ..all },
+        };
+        ensure!(
+            !choice.columns.is_empty() && !choice.rows.is_empty(),
+            "{words:?} is in no column's and no row's name"
+        );
+        Ok(choice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_table_is_whole() {
+        let expected = Expected::committed().expect("the table is whole");
+        assert_eq!(expected.of(Row::Writes, Column::ControllerDead).expect("a cell"), Word::Gone);
+    }
+
+    #[test]
+    fn a_table_without_a_row_is_refused() {
+        let document = include_str!("../../../../docs/outage-expected.md");
+        let short: Vec<&str> = document.lines().filter(|line| !line.starts_with("| API reads ")).collect();
+        Expected::parse(&short.join("\n")).expect_err("a row is missing");
+        Expected::parse(&document.replace("| refused |", "| perhaps |")).expect_err("no word");
+    }
+
+    #[test]
+    fn a_choice_names_columns_or_rows_or_both() {
+        let count = |words: &str| {
+            let choice: Choice = words.parse().expect(words);
+            (choice.columns.len(), choice.rows.len())
+        };
+        assert_eq!(count("clock"), (6, 15));
+        assert_eq!(count("strict"), (18, 1));
+        assert_eq!(count("database locked/API writes"), (1, 1));
+        "nothing like it".parse::<Choice>().expect_err("no such name");
+    }
+}
