@@ -140,7 +140,8 @@ fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
     ))
 }
 
-fn refused(error: enrol::ApiError) -> Failure {
+/// An answer that was no, or none, with its exit code.
+pub fn refused(error: enrol::ApiError) -> Failure {
     let outcome = match error.problem().map(|problem| problem.status.unwrap_or_default()) {
         Some(401 | 403) => Outcome::Denied,
         Some(503 | 429) => Outcome::Later,

@@ -1,6 +1,7 @@
 //! `tidegate pop`, `connector`, `login`: enrolment where a key is given, then the role itself.
 
 use crate::{
+    admin,
     cli::{ConnectorArgs, LoginArgs, PopArgs},
     diagnostics::{self, Watched},
     output::{CommandResult, Failure, Format, Outcome},
@@ -24,8 +25,17 @@ where
         tracing::info!("already enrolled; the key is not used again");
         return Ok(());
     }
-    enrol(key).await?;
+    enrol(key).await.map_err(not_enrolled)?;
     Ok(())
+}
+
+/// An enrolment that the controller put off or refused, or where nobody answered, ends with the same code as any
+/// other question to it.
+fn not_enrolled(error: enrol::EnrolError) -> Failure {
+    match error {
+        enrol::EnrolError::Api(error) => admin::refused(error),
+        other => other.into(),
+    }
 }
 
 /// `tidegate pop`.
@@ -100,7 +110,7 @@ pub async fn login(args: &LoginArgs, format: Format) -> CommandResult {
         ));
     }
     let name = args.name.clone().unwrap_or_else(places::host_name);
-    let enrolled = enrol::enrol_device(&key, &state, &name).await?;
+    let enrolled = enrol::enrol_device(&key, &state, &name).await.map_err(not_enrolled)?;
     let owner = enrolled.owner.clone().unwrap_or_default();
     let value = serde_json::json!({
         "event": "enrolled",

@@ -6,7 +6,10 @@
 #[allow(missing_docs, reason = "shared with the forgery suite, which documents it")]
 mod installation;
 
-use std::sync::LazyLock;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::LazyLock,
+};
 use trust::{Certificate, Document, Grant, TrustChain, Unverified};
 use wire::{
     ControlReply, ControlRequest, DatagramKind, FrameReader, FromAgent, FromSigner, RelayKind, ToAgent,
@@ -36,7 +39,88 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy", proxy),
     ("proxy_line", proxy_line),
     ("path_message", path_message),
+    ("stream", stream),
+    ("gateway", gateway),
+    ("ssdp", ssdp),
+    ("upnp_description", upnp_description),
+    ("upnp_answer", upnp_answer),
 ];
+
+/// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
+fn stream(bytes: &[u8]) {
+    fn all(chunks: std::slice::Chunks<'_, u8>) -> (Vec<Vec<u8>>, Option<wire::StreamError>) {
+        let (mut reader, mut found) = (wire::StreamReader::new(), Vec::new());
+        for chunk in chunks {
+            if let Err(error) = reader.push(chunk) {
+                return (found, Some(error));
+            }
+            loop {
+                match reader.next_datagram() {
+                    Ok(Some(datagram)) => found.push(datagram.to_vec()),
+                    Ok(None) => break,
+                    Err(error) => return (found, Some(error)),
+                }
+            }
+        }
+        (found, None)
+    }
+    let (found, error) = all(bytes.chunks(1_024));
+    assert_eq!(all(bytes.chunks(7)), (found.clone(), error), "how it is cut changes what it says");
+    let mut again = Vec::new();
+    for datagram in &found {
+        assert!((1..=wire::MAX_STREAM_DATAGRAM).contains(&datagram.len()));
+        wire::encode_stream_datagram(&mut again, datagram);
+    }
+    assert!(bytes.starts_with(&again), "what came out is what went in");
+}
+
+/// The router that port mappings are asked of.
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 1));
+
+/// What answers on the gateway's port 5351, or claims to.
+fn gateway(bytes: &[u8]) {
+    if let Ok(portmap::natpmp::Response::Refused { code }) = portmap::natpmp::parse(bytes) {
+        assert_ne!(code, 0, "a success that is refused");
+    }
+    if portmap::pcp::parse(bytes).is_ok() {
+        assert!(bytes.len().is_multiple_of(4) && bytes.len() <= 1_100, "RFC 6887, section 8.3");
+        assert!(portmap::natpmp::parse(bytes).is_err() || bytes[0] == 0, "two versions of one answer");
+    }
+}
+
+/// Whoever answers a search on the local network leads nowhere but to the gateway, and to none of its other services.
+fn is_the_gateways(url: &portmap::ssdp::GatewayUrl) {
+    assert_eq!(url.to().ip(), GATEWAY);
+    assert!(url.to().port() == 80 || url.to().port() >= 1_024);
+    assert!(url.path().starts_with('/') && url.path().bytes().all(|byte| byte.is_ascii_graphic()));
+}
+
+fn ssdp(bytes: &[u8]) {
+    if let Ok(url) = portmap::ssdp::parse_answer(bytes, GATEWAY) {
+        is_the_gateways(&url);
+    }
+}
+
+/// The first line is the location that the description came from, the rest the response.
+fn upnp_description(bytes: &[u8]) {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+    let Ok(location) = std::str::from_utf8(&bytes[..end]) else { return };
+    let Ok(location) = portmap::ssdp::GatewayUrl::absolute(location, GATEWAY) else { return };
+    is_the_gateways(&location);
+    if let Ok(control) = portmap::upnp::parse_description(&bytes[end + 1..], &location) {
+        is_the_gateways(&control.url);
+    }
+}
+
+fn upnp_answer(bytes: &[u8]) {
+    let _ = portmap::http::is_decided(bytes);
+    if let Ok(portmap::upnp::Answer::Added(Some(port))) = portmap::upnp::parse_answer(bytes) {
+        assert!(
+            portmap::http::parse_response(bytes).is_ok_and(|response| response.status == 200),
+            "port {port}"
+        );
+    }
+}
 
 /// What a PoP tells the controller of its host in front of a console connection.
 fn proxy_line(bytes: &[u8]) {
@@ -272,6 +356,19 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("path_message", "heard", PathMessage::Heard { epoch: 7, sequence: 1 }.encode()),
         ("path_message", "probe", PathMessage::Probe { id: 9, length: tunnel::MIN_PROBE_LEN }.encode()),
         ("path_message", "proof", PathMessage::Proof { id: 9, seen }.encode()),
+        ("stream", "two", [&[0, 3, 1, 2, 3, 0, 1][..], &[9]].concat()),
+        ("stream", "longest", [&[0x08, 0][..], &[7; 2_048], &[0, 1, 5]].concat()),
+        ("stream", "too-long", vec![0x08, 1, 7, 7]),
+        ("stream", "empty", vec![0, 1, 7, 0, 0]),
+        ("gateway", "natpmp-address", vec![0, 128, 0, 0, 0, 0, 0, 9, 198, 51, 100, 7]),
+        ("gateway", "natpmp-map", vec![0, 129, 0, 0, 0, 0, 0, 9, 0x12, 0x34, 0x56, 0x78, 0, 0, 0x1C, 0x20]),
+        ("gateway", "natpmp-refused", vec![0, 129, 0, 2, 0, 0, 0, 9]),
+        ("gateway", "pcp-announce", [&[2, 0x80, 0, 0][..], &[0; 20]].concat()),
+        ("gateway", "pcp-map", pcp_map()),
+        ("ssdp", "answer", SSDP_ANSWER.as_bytes().to_vec()),
+        ("upnp_description", "service", UPNP_DESCRIPTION.as_bytes().to_vec()),
+        ("upnp_answer", "added", UPNP_ADDED.as_bytes().to_vec()),
+        ("upnp_answer", "fault", UPNP_FAULT.as_bytes().to_vec()),
         ("first_byte", "wireguard-data", [&[4, 0, 0, 0][..], &[7; 28]].concat()),
         ("texts", "prefix", b"10.0.2.0/24".to_vec()),
         ("texts", "name", b"web.lab.internal".to_vec()),
@@ -283,3 +380,33 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("join_key", "shape", b"tg1.AAAA".to_vec()),
     ]
 }
+
+/// RFC 6887, section 11.1: a mapping of port 4660 to 198.51.100.7:22136.
+fn pcp_map() -> Vec<u8> {
+    let mut bytes = vec![2, 0x81, 0, 0, 0, 0, 0x1C, 0x20, 0, 0, 0, 9];
+    bytes.extend_from_slice(&[0; 12]);
+    bytes.extend_from_slice(&[5; 12]);
+    bytes.extend_from_slice(&[17, 0, 0, 0, 0x12, 0x34, 0x56, 0x78]);
+    bytes.extend_from_slice(&Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped().octets());
+    bytes
+}
+
+const SSDP_ANSWER: &str = "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\n\
+ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\nUSN: uuid:1::x\r\nEXT:\r\n\
+LOCATION: http://192.168.1.1:5000/rootDesc.xml\r\n\r\n";
+
+const UPNP_DESCRIPTION: &str = "http://192.168.1.1:5000/rootDesc.xml\n\
+HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<?xml version=\"1.0\"?>\
+<root xmlns=\"urn:schemas-upnp-org:device-1-0\"><device><serviceList><service>\
+<serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+<controlURL>/ctl/IPConn</controlURL></service></serviceList></device></root>";
+
+const UPNP_ADDED: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<?xml version=\"1.0\"?>\
+<s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body>\
+<u:AddAnyPortMappingResponse xmlns:u=\"urn:schemas-upnp-org:service:WANIPConnection:2\">\
+<NewReservedPort>51820</NewReservedPort></u:AddAnyPortMappingResponse></s:Body></s:Envelope>";
+
+const UPNP_FAULT: &str = "HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\n\r\n\
+<s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body><s:Fault>\
+<faultcode>s:Client</faultcode><detail><UPnPError xmlns=\"urn:schemas-upnp-org:control-1-0\">\
+<errorCode>718</errorCode></UPnPError></detail></s:Fault></s:Body></s:Envelope>";

@@ -61,6 +61,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "pop",
             "connector",
             "client",
+            "portmap",
         ],
     ),
     (

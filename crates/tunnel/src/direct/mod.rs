@@ -49,8 +49,10 @@ const LEFT_BY_PEER: Duration = Duration::from_secs(1);
 /// receives sends little, and would not notice.
 const STREAM: u32 = 16;
 const STREAM_ENDED: Duration = Duration::from_millis(500);
-/// An address that answered within this may take a doubtful one's place.
+/// An address from which the peer said something within this may take a doubtful one's place.
 const FRESH: Duration = Duration::from_secs(5);
+/// And one that proved itself twice, the last time within this, takes it without a further question.
+const READY: Duration = Duration::from_secs(1);
 /// So many questions of a doubt without an answer: the relay is looked at too.
 const DOUBT_TOLD: u32 = 2;
 /// A proof later than this (or two round trips) makes the path doubtful.
@@ -476,6 +478,7 @@ impl Direct {
                 // The peer says that it is not there any more.
                 self.doubt(now, MoveReason::Doubtful, outcome);
             }
+            let current = self.current.map(|current| current.address);
             self.pairs.retain(|address, pair| pair.source == Source::Told || Some(*address) == current);
             for address in told {
                 self.pairs.entry(address).or_insert_with(|| Pair::new(Source::Told)).source = Source::Told;
@@ -555,9 +558,15 @@ impl Direct {
                     || trip + BETTER_BY <= current_trip && trip * 5 <= current_trip * 4;
                 let Some(pair) = self.pairs.get_mut(&from) else { return };
                 pair.better = if is_better { pair.better + 1 } else { 0 };
-                if pair.better >= BETTER_PROOFS {
+                let (better, is_seen) = (pair.better, pair.source == Source::Seen);
+                let is_asked = self
+                    .current
+                    .and_then(|current| self.pairs.get(&current.address)?.waiting_since())
+                    .is_some();
+                if better >= BETTER_PROOFS {
                     self.promote(now, from, MoveReason::Better, outcome);
-                } else if pair.better > 0 {
+                } else if better > 0 || is_asked && is_seen && proofs < PROOFS {
+                    // The one in use has not answered yet: this one is made ready to take its place.
                     self.probe(now, from, outcome);
                 }
             }
@@ -709,10 +718,25 @@ impl Direct {
         }
     }
 
-    /// A peer whose router gave it another port asks from there before it notices anything: an address that answered
-    /// just now is asked with the doubtful one. It costs one of the bursts.
+    /// Whatever can take a doubtful address's place does, or is asked.
+    ///
+    /// A peer whose router gave it another port asks from there before it notices anything: an address that said
+    /// something just now is asked with the doubtful one. It costs one of the bursts.
     fn ask_others(&mut self, now: Instant, doubted: SocketAddr, outcome: &mut Outcome) {
-        let is_fresh = |pair: &Pair| pair.proven.is_some_and(|at| now < at + FRESH);
+        // Addresses that it named are tried in bursts; between them a doubt decides nothing.
+        let is_fresh =
+            |pair: &Pair| pair.source == Source::Seen && pair.heard.is_some_and(|at| now < at + FRESH);
+        let ready = self.pairs.iter().find(|(address, pair)| {
+            **address != doubted
+                && pair.source == Source::Seen
+                && pair.proofs >= PROOFS
+                && pair.proven.is_some_and(|at| now < at + READY)
+        });
+        if let Some(ready) = ready.map(|(address, _)| *address)
+            && now >= self.hold_until
+        {
+            return self.promote(now, ready, MoveReason::Proven, outcome);
+        }
         let others = self.pairs.iter().filter(|(address, pair)| **address != doubted && is_fresh(pair));
         let others: Vec<SocketAddr> = others.map(|(address, _)| *address).collect();
         if others.is_empty() || !self.may_burst(now) {

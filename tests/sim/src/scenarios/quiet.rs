@@ -40,8 +40,9 @@ pub(super) fn steady(seed: u64) -> Report {
         agent.set_program(now, Program { every: Some(SECOND) });
     });
     let mut wrong = Vec::new();
-    if wait(&mut world, MINUTE * 2, |world| is_direct(world, client, connector)).is_none() {
-        wrong.push(format!("no direct path in two minutes at {loss} ‰ loss"));
+    // Six bursts in two minutes may all be lost at 30 %: one seed of a thousand.
+    if wait(&mut world, MINUTE * 6, |world| is_direct(world, client, connector)).is_none() {
+        wrong.push(format!("no direct path in six minutes at {loss} ‰ loss"));
     }
     let began = world.now();
     world.run_for(MINUTE * 60);
