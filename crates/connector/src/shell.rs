@@ -275,6 +275,8 @@ impl Shell {
                 received = self.port.recv_batch(&mut incoming) => {
                     received.map_err(ConnectorError::Socket)?;
                     // No packet comes from an address that stands for a stream.
+                    let claims = incoming.iter().filter(|datagram| wire::is_stream_address(datagram.from));
+                    self.streams.claimed(claims.count() as u64);
                     let datagrams = incoming
                         .iter()
                         .filter(|datagram| !wire::is_stream_address(datagram.from))
@@ -474,6 +476,7 @@ impl Shell {
             access: self.node.core_status(),
             dropped: self.node.stats(),
             targets: self.userspace.len(),
+            streams: self.streams.totals(),
             flow_segments_waiting: self.log.waiting(),
             flow_records_dropped: self.log.dropped(),
             flow_batches_shipped: self.node.batches_shipped(),

@@ -112,6 +112,9 @@ pub struct ConnectorStatus {
     pub dropped: NodeStats,
     /// Connections into the site that are open.
     pub targets: usize,
+    /// Streams to PoPs by TCP 443.
+    #[serde(default)]
+    pub streams: net::StreamTotals,
     /// Segments of flow records that wait for a controller.
     pub flow_segments_waiting: u64,
     /// Flow records lost because the spool was full or the disk failed.

@@ -38,4 +38,4 @@ pub use pair::{PortPair, bind_pair};
 pub use port::{BindError, BindStep, UdpPort};
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendReport};
-pub use streams::{StreamLinks, StreamTarget};
+pub use streams::{StreamLinks, StreamTarget, StreamTotals};

@@ -104,7 +104,18 @@ pub struct StreamLinks {
     links: BTreeMap<SocketAddr, Link>,
     sender: mpsc::Sender<(SocketAddr, Vec<u8>)>,
     incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
-    dropped: u64,
+    totals: StreamTotals,
+}
+
+/// What became of an agent's streams, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct StreamTotals {
+    /// Streams begun.
+    pub opened: u64,
+    /// Datagrams that did not fit, or had no stream.
+    pub dropped: u64,
+    /// UDP packets that claimed to come from a stream's address (100::/64), from which none comes.
+    pub claimed: u64,
 }
 
 struct TlsConnectorDebug(TlsConnector);
@@ -127,7 +138,7 @@ impl StreamLinks {
     pub fn new() -> Self {
         let (sender, incoming) = mpsc::channel(INCOMING);
         let connector = config().ok().map(|config| TlsConnectorDebug(TlsConnector::from(Arc::new(config))));
-        Self { connector, links: BTreeMap::new(), sender, incoming, dropped: 0 }
+        Self { connector, links: BTreeMap::new(), sender, incoming, totals: StreamTotals::default() }
     }
 
     /// Sends one datagram on the stream that `to` stands for, opening it if need be. Never waits; what does not
@@ -136,7 +147,7 @@ impl StreamLinks {
         if self.links.get(&to).is_some_and(|link| link.outgoing.is_closed()) {
             // Ended, or could not be opened.
             if self.links.get(&to).is_some_and(|link| link.opened.elapsed() < PAUSE) {
-                self.dropped += 1;
+                self.totals.dropped += 1;
                 return;
             }
             self.links.remove(&to);
@@ -144,7 +155,7 @@ impl StreamLinks {
         if !self.links.contains_key(&to) {
             self.links.retain(|_, link| !link.outgoing.is_closed());
             let (Some(connector), true) = (&self.connector, self.links.len() < MAX_STREAMS) else {
-                self.dropped += 1;
+                self.totals.dropped += 1;
                 return;
             };
             let (outgoing, queue) = mpsc::channel(QUEUE);
@@ -154,12 +165,13 @@ impl StreamLinks {
                     tracing::debug!(%error, "a stream to a PoP ended");
                 }
             });
+            self.totals.opened += 1;
             self.links.insert(to, Link { outgoing, opened: Instant::now() });
         }
         if let Some(link) = self.links.get(&to)
             && link.outgoing.try_send(datagram).is_err()
         {
-            self.dropped += 1;
+            self.totals.dropped += 1;
         }
     }
 
@@ -183,10 +195,15 @@ impl StreamLinks {
         self.links.clear();
     }
 
-    /// Datagrams that did not fit.
+    /// Counts UDP packets that claimed to come from a stream.
+    pub fn claimed(&mut self, packets: u64) {
+        self.totals.claimed += packets;
+    }
+
+    /// What became of the streams.
     #[must_use]
-    pub const fn dropped(&self) -> u64 {
-        self.dropped
+    pub const fn totals(&self) -> StreamTotals {
+        self.totals
     }
 }
 

@@ -74,6 +74,14 @@ pub struct World<B> {
     pub controller: Controller,
     pub sends_beacons: bool,
     pub resolves: bool,
+    /// Whether UDP and TCP 443 pass between the agent and its PoPs.
+    pub udp_passes: bool,
+    pub tcp_passes: bool,
+    /// The streams that the agent opened, by the address that stands for each, with where they lead.
+    pub streams: BTreeMap<SocketAddr, SocketAddr>,
+    /// Datagrams for a stream that has died: a stream is never dialled again.
+    pub dead_streams: std::collections::BTreeSet<SocketAddr>,
+    pub sent_to_dead_streams: usize,
     wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     sent: u64,
     pub agent_address: SocketAddr,
@@ -218,6 +226,11 @@ impl<B: AgentSlice> World<B> {
             controller: Controller { version: version(5), ..Controller::default() },
             sends_beacons: true,
             resolves: true,
+            udp_passes: true,
+            tcp_passes: true,
+            streams: BTreeMap::new(),
+            dead_streams: std::collections::BTreeSet::new(),
+            sent_to_dead_streams: 0,
             wire: BTreeMap::new(),
             sent: 0,
             agent_address: SocketAddr::from(([192, 0, 2, 1], 4000)),
@@ -504,7 +517,11 @@ impl<B: AgentSlice> World<B> {
                 && message.key().0 <= self.now
             {
                 let (from, to, payload) = message.remove();
-                if to == self.agent_address {
+                if wire::is_stream_address(to) {
+                    self.by_stream(from, to, &payload);
+                } else if !self.udp_passes {
+                    // Nobody hears of it.
+                } else if to == self.agent_address {
                     self.agent.handle_input(self.now, from, &payload);
                     self.drain_agent();
                 } else if let Some(index) = self.pops.iter().position(|pop| pop.address == to && pop.is_alive)
@@ -519,6 +536,38 @@ impl<B: AgentSlice> World<B> {
                 pop.acceptor.handle_timeout(self.now);
             }
         }
+    }
+
+    /// A datagram on a stream, up or down. Its address is the same at both ends here.
+    fn by_stream(&mut self, from: SocketAddr, stream: SocketAddr, payload: &[u8]) {
+        if self.dead_streams.contains(&stream) {
+            self.sent_to_dead_streams += usize::from(from == self.agent_address);
+            return;
+        }
+        if !self.tcp_passes {
+            return;
+        }
+        if from != self.agent_address {
+            self.agent.handle_input(self.now, stream, payload);
+            self.drain_agent();
+        } else if let Some((to, _)) = self.agent.stream_target(stream) {
+            self.streams.insert(stream, to);
+            if let Some(index) = self.pops.iter().position(|pop| pop.address == to && pop.is_alive) {
+                self.pops[index].acceptor.handle_input(self.now, stream, payload);
+                self.drain_pop(index);
+            }
+        }
+    }
+
+    /// Every stream that stands ends, as when a router forgets its connections.
+    pub fn kill_streams(&mut self) {
+        self.dead_streams.extend(self.streams.keys());
+    }
+
+    /// What carries the sessions that are registered.
+    pub fn transports(&self) -> Vec<agent::Transport> {
+        let registered = |status: &agent::PopStatus| status.phase == agent::PopPhaseWord::Registered;
+        self.agent.pops().filter(registered).filter_map(|status| status.transport).collect()
     }
 
     /// The agent's machine sleeps: nothing is done, and its sessions die meanwhile.

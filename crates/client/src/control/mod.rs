@@ -184,6 +184,9 @@ pub struct Status {
     pub resources: Vec<ResourceStatus>,
     /// Connections that stand.
     pub flows: usize,
+    /// Streams to PoPs by TCP 443.
+    #[serde(default)]
+    pub streams: net::StreamTotals,
 }
 
 /// The slice in use.

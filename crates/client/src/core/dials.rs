@@ -13,6 +13,8 @@ use wire::{ConnectorId, Refusal, RefusalClass, SiteId};
 /// How long a connection may take to come about. A connector gives a target 10 s; the rest is for finding
 /// another PoP and another connector.
 pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(30);
+/// A connection to a connector that is said to refuse this device comes about within this, or not at all.
+const DOUBTED_DIAL: Duration = Duration::from_secs(3);
 /// Local ports tried before a dial is given up: a port is taken for as long as its last flow lingers.
 const PORT_TRIES: usize = 64;
 
@@ -125,6 +127,7 @@ impl ClientCore {
         let Some(link) = self.links.get(&connector) else {
             return self.next_connector(now, dial, DialFault::new(Refusal::NoResource));
         };
+        let refusal = link.refusal;
         let (Some(_), Some(peer), Some(inner)) = (self.way_of(link), link.peer, link.inner) else {
             return;
         };
@@ -138,6 +141,9 @@ impl ClientCore {
                     if let Some(dialling) = self.dials.get_mut(&dial) {
                         dialling.stage = DialStage::Flow(flow);
                     }
+                    if let Some(reason) = refusal {
+                        self.doubt_dial(now, dial, reason);
+                    }
                     return;
                 }
                 Err(FlowError::Address) => {}
@@ -146,6 +152,34 @@ impl ClientCore {
         }
         let fault = DialFault { retry_after: Some(Duration::from_secs(1)), ..DialFault::new(Refusal::Full) };
         self.finish_dial(dial, Err(fault));
+    }
+
+    /// Packets go straight to a connector, and a PoP says that it refuses this device. The word of a PoP ends nothing that
+    /// does not pass it; but if it is true, nobody answers any more, and nobody has to wait for that for long.
+    fn doubt_dial(&mut self, now: Instant, dial: DialId, reason: Refusal) {
+        let until = now + DOUBTED_DIAL;
+        if reason.class() == RefusalClass::Denied
+            && let Some(dialling) = self.dials.get_mut(&dial).filter(|dialling| until < dialling.deadline)
+        {
+            self.deadlines.remove(&(dialling.deadline, dial));
+            dialling.deadline = until;
+            dialling.fault.get_or_insert_with(|| DialFault::new(reason));
+            self.deadlines.insert((until, dial));
+        }
+    }
+
+    pub(super) fn doubt_dials(&mut self, now: Instant, connector: ConnectorId, reason: Refusal) {
+        let is_to = |dialling: &Dialling| match dialling.stage {
+            DialStage::Flow(flow) => {
+                self.entries.get(&flow).is_some_and(|entry| entry.connector == connector)
+            }
+            DialStage::Link(_) => false,
+        };
+        let doubted: Vec<DialId> =
+            self.dials.iter().filter(|(_, dialling)| is_to(dialling)).map(|(dial, _)| *dial).collect();
+        for dial in doubted {
+            self.doubt_dial(now, dial, reason);
+        }
     }
 
     /// Goes on with the next connector of the site, or ends with the refusal that says most.

@@ -135,6 +135,10 @@ impl ClientCore {
         link.refusal = Some(reason);
         link.stage = Stage::Idle;
         let is_denied = reason.class() == RefusalClass::Denied && !is_direct;
+        if is_direct {
+            self.doubt_dials(now, id, reason);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
         let mut cut = is_denied;
         if has_flows && !cut {
             match link.pause(after) {

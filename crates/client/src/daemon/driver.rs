@@ -117,6 +117,9 @@ impl Driver {
                 received = self.port.recv_batch(&mut incoming) => match received {
                     Ok(()) => {
                         // No packet comes from an address that stands for a stream.
+                        let claims =
+                            incoming.iter().filter(|datagram| wire::is_stream_address(datagram.from));
+                        self.tls.claimed(claims.count() as u64);
                         let datagrams = incoming
                             .iter()
                             .filter(|datagram| !wire::is_stream_address(datagram.from))
@@ -250,7 +253,13 @@ impl Driver {
                 self.dials.insert(dial, (target, reply));
             }
             Command::Status(reply) => {
-                let _ = reply.send(view::status(&self.node, now, &self.proxy, self.streams.len()));
+                let _ = reply.send(view::status(
+                    &self.node,
+                    now,
+                    &self.proxy,
+                    self.streams.len(),
+                    self.tls.totals(),
+                ));
             }
             Command::Resources(reply) => {
                 let _ = reply.send(view::resources(&self.node, clock()));

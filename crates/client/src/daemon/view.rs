@@ -23,7 +23,13 @@ fn millis(duration: Duration) -> u64 {
 /// The TLS alert `certificate_revoked` (RFC 8446 section 6).
 const CERTIFICATE_REVOKED: u8 = 44;
 
-pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows: usize) -> Status {
+pub(super) fn status(
+    node: &ClientNode,
+    now: Instant,
+    proxy: &ProxyStatus,
+    flows: usize,
+    streams: net::StreamTotals,
+) -> Status {
     let agent = node.agent();
     let slice = node.slice();
     let wall = agent.wall(now);
@@ -60,6 +66,7 @@ pub(super) fn status(node: &ClientNode, now: Instant, proxy: &ProxyStatus, flows
         forwards: Vec::new(),
         resources: resources(node, now),
         flows,
+        streams,
     }
 }
 
