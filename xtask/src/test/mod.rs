@@ -83,6 +83,13 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         let mut demo = Command::new(release_binary());
         demo.args(["demo", "--check"]);
         suite.program("demo", demo, None);
+        // The founding outages, each time: smaller than a person would run them, with the same pass levels.
+        for name in ["database-brownout", "holepunch-surge"] {
+            let report = crate::target_directory().join(format!("drill-{name}.html"));
+            let mut drill = Command::new(release_binary());
+            drill.args(["drill", name, "--clients", "120", "--duration", "30", "--report"]).arg(report);
+            suite.program(&format!("drill {name}"), drill, None);
+        }
         suite.program("simulation finds planted bugs", this(&["sim", "--planted"]), None);
         suite.program("lab self-check", this(&["lab", "self-check"]), Some(count::plain));
         suite.program("lab first-bytes", this(&["lab", "first-bytes"]), Some(count::plain));
