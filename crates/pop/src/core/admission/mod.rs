@@ -185,7 +185,7 @@ impl Intake {
     /// Whose turn it is.
     pub fn take(&mut self, now: Instant) -> Option<(Class, SocketAddr, Vec<u8>)> {
         self.turn = self.turn.wrapping_add(1);
-        let others_first = self.turn % OTHERS_TURN == 0;
+        let others_first = self.turn.is_multiple_of(OTHERS_TURN);
         let order = Class::ALL[1..].iter().chain(&Class::ALL[..1]);
         let found = if others_first {
             order.copied().find(|class| self.has(now, *class))
