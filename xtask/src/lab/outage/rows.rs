@@ -25,8 +25,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 const SILENCE_TO_TCP: Duration = Duration::from_secs(5);
 /// A running flow is watched for at least this long after the fault began.
 const WATCHED: Duration = Duration::from_secs(6);
-/// A beacon is stale after 15 s (architecture).
-const STALE_AFTER: Duration = Duration::from_secs(18);
+/// A beacon is stale after 15 s (architecture); a client hears one with each keepalive, 25 s apart, whose answer
+/// may take 8 s.
+const STALE_AFTER: Duration = Duration::from_secs(50);
 /// A client that hears the control plane says so within this.
 const FRESH_WITHIN: Duration = Duration::from_secs(8);
 /// Strict resources take no new flow this long after the fault (guarantees), and a little later it is looked at.
@@ -52,8 +53,10 @@ pub struct Scene {
     key: Option<String>,
     /// Names that a write did not store.
     refused: Vec<String>,
-    left: bool,
+    /// Who was removed, enforced, and is to be gone from the database after the cure.
+    left: Option<String>,
     enrolment_refused: bool,
+    cli_said: Option<String>,
 }
 
 impl Scene {
@@ -75,12 +78,12 @@ impl Scene {
             leaver: None,
             key: None,
             refused: Vec::new(),
-            left: false,
+            left: None,
             enrolment_refused: false,
+            cli_said: None,
         };
-        if ground.alice.process.is_none() {
-            restart_client(ground)?;
-        }
+        // A new process: what it learnt of the ways of the column before does not make this one wait.
+        restart_client(ground)?;
         if takes(Row::Revoke) {
             let mut device = ground.enrol(&format!("victim{number}"), "alice")?;
             ground.up(&mut device)?;
@@ -107,10 +110,9 @@ impl Scene {
         }
         reach(ground, &ground.alice, WEB, SLOWLY)?.map_err(anyhow::Error::msg).context("the page")?;
         reach(ground, &ground.alice, STRICT, SLOWLY)?.map_err(anyhow::Error::msg).context("strict")?;
+        // It shows by which way its bytes come, also where no row is about it.
+        scene.running = Some(ground.flow(&ground.alice).context("the running flow")?);
         ground.wait_direct(&ground.alice)?;
-        if takes(Row::RunningFlow) {
-            scene.running = Some(ground.flow(&ground.alice).context("the running flow")?);
-        }
         Ok(scene)
     }
 
@@ -186,6 +188,11 @@ impl Scene {
         if self.column.passes() { SLOWLY } else { PAGE_WITHIN }
     }
 
+    /// Where no beacon is made nobody waits for one.
+    fn fresh_within(&self) -> Duration {
+        if self.column.silences() { Duration::from_secs(1) } else { FRESH_WITHIN }
+    }
+
     /// Sleeps until the fault is that old.
     fn wait_age(ground: &Ground, fault: &Fault, age: Duration) -> Result<()> {
         while fault.began.elapsed() < age {
@@ -225,7 +232,7 @@ impl Scene {
         let within = within.max(self.patience());
         match reach(ground, &ground.alice, WEB, within)? {
             Ok(reached) => {
-                let (word, freshness) = freshness(ground, &ground.alice)?;
+                let (word, freshness) = freshness(ground, &ground.alice, self.fresh_within())?;
                 Ok(Cell::new(word, format!("{reached}, status {freshness}")))
             }
             Err(error) => nobody(ground, &ground.alice, &error),
@@ -319,7 +326,9 @@ impl Scene {
             if said.status.success() {
                 return Ok(Cell::new(Word::On, format!("enrolled after {ms} ms")));
             }
-            if Instant::now() < until {
+            // Who answers has answered, unless the answer is "in a moment".
+            let final_answer = self.column == Column::DatabaseGone && said.status.code() != Some(3);
+            if Instant::now() < until && !final_answer {
                 thread::sleep(Duration::from_millis(300));
                 continue;
             }
@@ -352,7 +361,7 @@ impl Scene {
         }
     }
 
-    fn reads(&self, ground: &Ground) -> Result<Cell> {
+    fn reads(&mut self, ground: &Ground) -> Result<Cell> {
         let mut answer = self.ask(ground, "GET", "groups", None)?;
         if self.column == Column::DatabaseGone && !answer.is_done() {
             // A cold start from the copy on disk, by serve.
@@ -381,37 +390,41 @@ impl Scene {
         let name = format!("written {} {}", self.column.name(), self.number);
         let answer = self.ask(ground, "POST", "groups", Some(&json!({"name": name})))?;
         let word = word(ground, &answer)?;
-        if word != Word::On {
+        if word == Word::Refused {
             self.refused.push(name);
         }
         self.cell(ground, word, &answer)
     }
 
-    /// What the answer says, and the CLI where there is none.
-    fn cell(&self, ground: &Ground, word: Word, answer: &Answer) -> Result<Cell> {
+    /// What the answer says, and the CLI where there is none: asked once a column, since it may wait for long.
+    fn cell(&mut self, ground: &Ground, word: Word, answer: &Answer) -> Result<Cell> {
         if word == Word::Gone {
-            return Ok(Cell::new(word, format!("{}; {}", answer.words(), cli_says_so(ground)?)));
+            let said = match &self.cli_said {
+                Some(_) => "admin as in the rows before",
+                None => self.cli_said.insert(cli_says_so(ground)?),
+            };
+            return Ok(Cell::new(word, format!("{}; {said}", answer.words())));
         }
         Ok(Cell::new(word, answer.words()))
     }
 
-    fn revoke(&self, ground: &Ground) -> Result<Cell> {
-        let (device, flow) = self.victim.as_ref().context("the victim")?;
-        let answer = self.ask(ground, "POST", "strikes", Some(&json!({"subject": device.id})))?;
-        self.enforced(ground, &answer, flow)
+    fn revoke(&mut self, ground: &Ground) -> Result<Cell> {
+        let victim = self.victim.take().context("the victim")?;
+        let answer = self.ask(ground, "POST", "strikes", Some(&json!({"subject": victim.0.id})))?;
+        self.enforced(ground, &answer, &victim.1)
     }
 
     fn remove(&mut self, ground: &Ground) -> Result<Cell> {
-        let (_, user, flow) = self.leaver.as_ref().context("who leaves")?;
+        let (_device, user, flow) = self.leaver.take().context("who leaves")?;
         let path = format!("groups/{}/members/{user}", ground.crew);
         let answer = self.ask(ground, "DELETE", &path, None)?;
-        let cell = self.enforced(ground, &answer, flow)?;
-        self.left = cell.word == Word::On;
+        let cell = self.enforced(ground, &answer, &flow)?;
+        self.left = (cell.word == Word::On).then_some(user);
         Ok(cell)
     }
 
     /// The running flow of who was revoked has ended, or goes on when nothing was done.
-    fn enforced(&self, ground: &Ground, answer: &Answer, flow: &Flow) -> Result<Cell> {
+    fn enforced(&mut self, ground: &Ground, answer: &Answer, flow: &Flow) -> Result<Cell> {
         let answered = Instant::now();
         let asked = answered.checked_sub(answer.took).unwrap_or(answered);
         let word = word(ground, answer)?;
@@ -450,7 +463,7 @@ impl Scene {
         }
     }
 
-    fn tighten(&self, ground: &Ground) -> Result<Cell> {
+    fn tighten(&mut self, ground: &Ground) -> Result<Cell> {
         let (policy, values) = &ground.policy;
         let mut values = values.clone();
         let web = values["resources"][0].clone();
@@ -490,6 +503,7 @@ impl Scene {
             (Ok(_), Ok(reached)) => Ok(Cell::new(Word::On, format!("{reached}, {age} s after the fault"))),
             (Ok(standard), Err(error)) => {
                 let why = words(&ground.why(&ground.alice, "strict")?);
+                let why = why.rsplit(" ok ").next().unwrap_or_default();
                 ensure!(!why.is_empty(), "refused ({error}), and `why` says nothing");
                 let detail = format!(
                     "refused {age} s after the fault ({}); standard: {standard}; why: {why}",
@@ -528,8 +542,7 @@ impl Scene {
                 "{refused:?} was refused and is there"
             );
         }
-        if self.left {
-            let (_, user, _) = self.leaver.as_ref().context("who left")?;
+        if let Some(user) = &self.left {
             wait_until("the membership is gone from the database", within, &ground.interrupt, || {
                 let members = ground.api("GET", &format!("groups/{}/members", ground.crew), None)?.done()?;
                 let members = members["items"].as_array().context("members")?;
@@ -584,17 +597,21 @@ fn reach(ground: &Ground, device: &Device, url: &str, within: Duration) -> Resul
 }
 
 /// On when the client hears the control plane, stale when it says that it does not.
-fn freshness(ground: &Ground, device: &Device) -> Result<(Word, String)> {
+fn freshness(ground: &Ground, device: &Device, patience: Duration) -> Result<(Word, String)> {
     let began = Instant::now();
     loop {
         let status = ground.status(device)?;
-        let freshness = status["freshness"].as_str().context("freshness")?.to_owned();
+        let freshness = status["freshness"].as_str().context("freshness")?;
+        let heard = status["control_last_heard_ms"].as_u64().map(|ms| format!(", heard {ms} ms ago"));
+        let words = format!("{freshness}{}", heard.unwrap_or_default());
         if freshness == "fresh" {
-            return Ok((Word::On, freshness));
+            let waited = began.elapsed().as_millis();
+            let after = if waited > 200 { format!(" {waited} ms later") } else { String::new() };
+            return Ok((Word::On, format!("{words}{after}")));
         }
-        if began.elapsed() > FRESH_WITHIN {
-            ensure!(["stale", "isolated"].contains(&freshness.as_str()), "status says {freshness:?}");
-            return Ok((Word::Stale, freshness));
+        if began.elapsed() > patience {
+            ensure!(["stale", "isolated"].contains(&freshness), "status says {freshness:?}");
+            return Ok((Word::Stale, words));
         }
         thread::sleep(Duration::from_millis(100));
     }
@@ -612,7 +629,10 @@ fn nobody(ground: &Ground, device: &Device, error: &str) -> Result<Cell> {
         "no page ({error}), and `why` says all is well: {text}"
     );
     let word = if registered { Word::Refused } else { Word::Gone };
-    Ok(Cell::new(word, format!("{error}; why: {text}")))
+    let problem = status["last_session_problem"].as_str().map(|problem| format!("; session: {problem}"));
+    // What is well is said first, and at length.
+    let text = text.rsplit(" ok ").next().unwrap_or_default();
+    Ok(Cell::new(word, format!("{error}{}; why: {text}", problem.unwrap_or_default())))
 }
 
 /// The word of an API's answer.
