@@ -6,7 +6,7 @@ use crate::{
     trace::{self, Counters},
 };
 use sqlx::{
-    SqlitePool,
+    Connection as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
@@ -170,6 +170,9 @@ fn pool(connections: u32, counters: &Arc<Counters>) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // A full disk makes SQLite end a transaction by itself. The driver's own count of it then stays, and each
+        // transaction that follows on this connection would be refused for ever.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .after_connect(move |connection, _| {
             let counters = Arc::clone(&counters);
             Box::pin(async move {
@@ -184,4 +187,30 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Store
     tokio::time::timeout(2 * DEADLINE, work)
         .await
         .map_err(|_| StoreError::Unavailable("no answer from the database in time".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_written_again_when_there_is_room() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store =
+            Store::open(&directory.path().join("t.db"), Opening::CreateIfMissing).await.expect("opens");
+        // SQLite gives the same error as on a full disk, on this connection alone.
+        let pages: i64 =
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.expect("a number");
+        let limit = format!("PRAGMA max_page_count = {}", pages + 8);
+        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&store.writer).await.expect("a limit");
+        let mut change = store.begin().await.expect("begins");
+        sqlx::query("CREATE TABLE filler (bytes BLOB)").execute(&mut *change).await.expect("a small change");
+        let full = sqlx::query("INSERT INTO filler VALUES (zeroblob(1000000))").execute(&mut *change).await;
+        assert!(full.expect_err("no room").to_string().contains("full"));
+        drop(change);
+        for _ in 0..2 {
+            let change = store.begin().await.expect("there is room again");
+            change.commit().await.expect("commits");
+        }
+    }
 }
