@@ -6,6 +6,7 @@ mod document;
 mod fault;
 mod flow;
 mod ground;
+mod lanes;
 mod rows;
 mod sqlite;
 mod table;
@@ -25,7 +26,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use table::{Choice, Column, Expected};
+use table::{Choice, Column, Expected, Row};
 
 /// After each fault a write and a page work within this.
 const CURED_WITHIN: Duration = Duration::from_secs(30);
@@ -35,13 +36,18 @@ const CURED_WITHIN: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Only columns, or rows, with this in their name; or COLUMN/ROW.
     #[arg(long, value_name = "WORD", conflicts_with = "write")]
-    only: Option<Choice>,
+    only: Option<String>,
     /// Writes what was seen to docs/outage-matrix.md.
     #[arg(long)]
     write: bool,
     /// The program under test; target/release/tidegate when absent.
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// So many installations at once, each with some of the columns.
+    #[arg(long, default_value_t = 2, value_name = "NUMBER")]
+    lanes: usize,
+    #[command(flatten)]
+    lane: lanes::Lane,
 }
 
 /// Whether the `libfaketime` that the clock columns need is installed.
@@ -56,15 +62,27 @@ pub fn has_faketime() -> bool {
 /// outcome.
 pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
     let expected = Expected::committed()?;
-    let choice = options.only.clone().unwrap_or_else(Choice::all);
+    let choice = options.only.as_deref().map_or_else(|| Ok(Choice::all()), str::parse)?;
     let binary = options.binary.clone().unwrap_or_else(release_binary);
     ground::require(&binary)?;
-    let mut report = Report::new(form);
     let began = Instant::now();
+    let lanes = options.lanes.clamp(1, choice.columns().len());
+    if options.lane.lane.is_none() && lanes > 1 {
+        let json = if form == Form::Json { lanes::Json::Yes } else { lanes::Json::No };
+        let arguments = lanes::arguments(options.only.as_deref(), &binary, json);
+        let directory = super::directory()?;
+        let (cells, cures) = lanes::run(&arguments, lanes, directory.path(), interrupt)?;
+        let outcome = judge(&expected, &choice, &cells, &cures)?;
+        if options.write {
+            document::write(&cells, &cures, &expected, &choice, began.elapsed(), interrupt)?;
+        }
+        return Ok(outcome);
+    }
+    let mut report = Report::new(form);
     let mut matrix = Matrix { expected, choice, cells: Cells::new(), cures: Cures::new() };
     // A ground that does not come back is built anew for the next column.
     let mut kept: Option<Ground> = None;
-    for (number, column) in (0_u32..).zip(matrix.choice.columns().to_vec()) {
+    for (number, column) in (0_u32..).zip(lanes::columns(&matrix.choice, &options.lane, options.lanes)) {
         interrupt.check()?;
         let mut ground = match kept.take() {
             Some(ground) => ground,
@@ -80,17 +98,30 @@ pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outco
     }
     drop(kept);
     interrupt.check()?;
-    if options.write {
-        document::write(
-            &matrix.cells,
-            &matrix.cures,
-            &matrix.expected,
-            &matrix.choice,
-            began.elapsed(),
-            interrupt,
-        )?;
+    let outcome = report.finish();
+    if let Some(file) = &options.lane.cells {
+        lanes::write(file, &matrix.cells, &matrix.cures)?;
     }
-    Ok(report.finish())
+    if options.write {
+        let Matrix { expected, choice, cells, cures } = &matrix;
+        document::write(cells, cures, expected, choice, began.elapsed(), interrupt)?;
+    }
+    Ok(outcome)
+}
+
+/// How many chosen cells are as expected; one that did not run is not.
+fn judge(expected: &Expected, choice: &Choice, cells: &Cells, cures: &Cures) -> Result<Outcome> {
+    let mut outcome = Outcome { passed: 0, failed: 0 };
+    let mut count = |holds: bool| if holds { outcome.passed += 1 } else { outcome.failed += 1 };
+    for column in choice.columns() {
+        for row in Row::ALL.into_iter().filter(|row| choice.takes(*row)) {
+            let wanted = expected.of(row, *column)?;
+            count(matches!(cells.get(&(row, *column)), Some(Ok(cell)) if cell.word == wanted));
+        }
+        count(matches!(cures.get(column), Some(Ok(_))));
+    }
+    println!("outage matrix: {} cells and cures as expected, {} not", outcome.passed, outcome.failed);
+    Ok(outcome)
 }
 
 struct Matrix {

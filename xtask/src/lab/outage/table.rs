@@ -147,6 +147,17 @@ impl Column {
         )
     }
 
+    /// About how many seconds it takes: lanes are made even by it.
+    pub const fn weight(self) -> u32 {
+        match self {
+            // Each row waits in vain for as long as it may take.
+            Self::ServeDead => 200,
+            Self::ControllerFrozen => 130,
+            Self::ControllerDead | Self::HostAhead | Self::HostBehind => 110,
+            _ => 30,
+        }
+    }
+
     /// Whether it is over by itself in seconds.
     pub const fn passes(self) -> bool {
         matches!(self, Self::PopKilled | Self::HostRebooted | Self::DatabaseGone)
@@ -268,6 +279,23 @@ impl Choice {
         Self { columns: Column::ALL.to_vec(), rows: Row::ALL.to_vec() }
     }
 
+    /// The columns of one of some lanes of about the same length: the longest first, each to the lane that has
+    /// least.
+    pub fn lane(&self, lane: usize, lanes: usize) -> Vec<Column> {
+        let mut all = self.columns.clone();
+        all.sort_by_key(|column| std::cmp::Reverse(column.weight()));
+        let mut filled: Vec<(u32, Vec<Column>)> = vec![(0, Vec::new()); lanes.max(1)];
+        for column in all {
+            if let Some(least) = filled.iter_mut().min_by_key(|(weight, _)| *weight) {
+                least.0 += column.weight();
+                least.1.push(column);
+            }
+        }
+        let mut columns = filled.into_iter().nth(lane).map(|(_, columns)| columns).unwrap_or_default();
+        columns.sort();
+        columns
+    }
+
     /// The columns, in the document's order.
     pub fn columns(&self) -> &[Column] {
         &self.columns
@@ -324,6 +352,13 @@ mod tests {
         let short: Vec<&str> = document.lines().filter(|line| !line.starts_with("| API reads ")).collect();
         Expected::parse(&short.join("\n")).expect_err("a row is missing");
         Expected::parse(&document.replace("| refused |", "| perhaps |")).expect_err("no word");
+    }
+
+    #[test]
+    fn lanes_have_every_column_once() {
+        let mut all: Vec<Column> = (0..3).flat_map(|lane| Choice::all().lane(lane, 3)).collect();
+        all.sort();
+        assert_eq!(all, Column::ALL);
     }
 
     #[test]
