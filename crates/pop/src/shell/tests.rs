@@ -385,8 +385,7 @@ fn client_hello(alpn: &[&[u8]]) -> Vec<u8> {
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = "console.example".try_into().expect("name");
-    let mut connection =
-        rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
     let mut bytes = Vec::new();
     connection.write_tls(&mut bytes).expect("written");
     bytes

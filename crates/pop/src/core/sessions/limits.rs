@@ -48,6 +48,11 @@ pub const MAX_PENDING_WRITES: usize = 256;
 pub const MAX_SIGNERS: usize = 16;
 /// URIs in one `Presence` or `SignerWelcome`: 4,096 × 130 bytes = 520 KiB.
 pub const MAX_PRESENCE: usize = 4_096;
+/// URIs in one page of what an attaching controller is told: 130 KiB, so that a page fits behind another frame. A test
+/// has few agents.
+pub const PRESENCE_PAGE: usize = if cfg!(test) { 2 } else { 1_024 };
+/// How long a queue that is full gets to empty itself before the next page.
+pub const PRESENCE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Registrations of one agent in ten to twenty seconds: an agent that races UDP and TCP over two addresses, loses the
 /// winner and does so again needs eight. Beyond that it is broken, and its sessions are closed.

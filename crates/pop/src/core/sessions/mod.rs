@@ -139,6 +139,7 @@ enum Due {
     Settle(SessionId),
     Beacons,
     Presence,
+    Attached(SessionId),
     Renewal,
 }
 
@@ -150,6 +151,7 @@ impl Due {
             Self::Settle(_) => "sessions: a new address has stayed",
             Self::Beacons => "sessions: beacons for connectors",
             Self::Presence => "sessions: presence for controllers",
+            Self::Attached(_) => "sessions: more of who is here for a controller",
             Self::Renewal => "sessions: the own certificate is due",
         }
     }
@@ -211,6 +213,8 @@ pub struct Sessions {
     owners: BTreeMap<OwnerId, Subject>,
     last_owner: u64,
     signers: BTreeMap<ControllerId, SessionId>,
+    /// Agents of which a controller that attached was not told yet.
+    untold: BTreeMap<SessionId, Vec<Identity>>,
     introductions: BTreeMap<u64, Introduction>,
     last_introduction: u64,
     channels: usize,
@@ -283,6 +287,7 @@ impl Sessions {
             owners: BTreeMap::new(),
             last_owner: 0,
             signers: BTreeMap::new(),
+            untold: BTreeMap::new(),
             introductions: BTreeMap::new(),
             last_introduction: 0,
             channels: 0,
@@ -383,6 +388,7 @@ impl Sessions {
                     self.push_beacons(now);
                 }
                 Due::Presence => self.tell_presence(now),
+                Due::Attached(id) => self.tell_attached(now, id),
                 Due::Renewal => self.renewal_due(now),
             }
         }

@@ -210,6 +210,7 @@ impl Sessions {
             other => other.label(),
         });
         let Some(session) = self.sessions.remove(&id) else { return };
+        self.untold.remove(&id);
         if let Stage::AwaitingHello(until) = session.stage {
             self.deadlines.remove(&(until, Due::Hello(id)));
             return;

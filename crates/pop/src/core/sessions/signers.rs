@@ -17,7 +17,7 @@ use trust::{
 use wire::{
     BeaconPush, Bounded, BundlePush, ConnectorId, ControllerId, ControllerUnavailable, Document, Forward,
     FromController, FromSigner, GetRevocations, Presence, PublishBeacon, Refusal, Reply, SignerHello,
-    SignerWelcome, Strike, StrikesHeld, ToAgent, ToController,
+    SignerWelcome, Strike, StrikesHeld, ToAgent, ToController, ToSigner,
 };
 
 /// What a wrong clock may cost: entries are kept this much longer than they say.
@@ -211,14 +211,41 @@ impl Sessions {
             .filter_map(|agent| self.sessions.get(&agent.session?))
             .map(|session| session.identity)
             .collect();
-        let (first, rest) = attached.split_at(attached.len().min(limits::MAX_PRESENCE));
+        // The rest in pages, as the queue takes them: all at once they are more than it holds.
+        let (first, rest) = attached.split_at(attached.len().min(limits::PRESENCE_PAGE));
         let held = self.revocations.documents();
         let beacons = self.beacons.by_signer.values().map(|(_, document)| document.clone()).collect();
         let welcome = SignerWelcome { version, held, attached: uris(first), beacons };
         self.send_signer(now, id, &welcome.into());
-        for chunk in rest.chunks(limits::MAX_PRESENCE) {
-            let presence = Presence { attached: uris(chunk), detached: Vec::new() };
-            self.send_signer(now, id, &presence.into());
+        if !rest.is_empty() {
+            self.untold.insert(id, rest.to_vec());
+            self.tell_attached(now, id);
+        }
+    }
+
+    /// Tells a controller of more agents that were here when it came, as many as its queue takes.
+    pub(super) fn tell_attached(&mut self, now: Instant, id: SessionId) {
+        let Some(mut untold) = self.untold.remove(&id) else { return };
+        while !untold.is_empty() {
+            let rest = untold.len().saturating_sub(limits::PRESENCE_PAGE);
+            let page: Vec<Identity> = untold[rest..].to_vec();
+            // Who has gone since was told as gone, and must not be told as here after that.
+            let here: Vec<Identity> = page
+                .into_iter()
+                .filter(|identity| {
+                    self.agents.get(&identity.subject()).is_some_and(|agent| agent.session.is_some())
+                })
+                .collect();
+            let presence = ToSigner::from(Presence { attached: uris(&here), detached: Vec::new() });
+            match self.acceptor.send(id, presence.frame_type(), &presence.encode_body()) {
+                Ok(()) => untold.truncate(rest),
+                Err(session::SendError::Full) => {
+                    self.untold.insert(id, untold);
+                    self.deadlines.insert((now + limits::PRESENCE_PAUSE, Due::Attached(id)));
+                    return;
+                }
+                Err(error) => return self.counters.not_sent.add(error.label()),
+            }
         }
     }
 

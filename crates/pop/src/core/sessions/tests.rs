@@ -728,6 +728,28 @@ fn a_controller_learns_who_is_here_and_who_comes_and_goes() {
 }
 
 #[test]
+fn a_controller_that_comes_late_is_told_of_everybody_in_pages() {
+    let mut world = World::new();
+    let agents = 7_u8;
+    for number in 0..agents {
+        world.agent(device(1, 30 + number), &format!("198.51.100.{}:4000", 10 + number));
+    }
+    let signer = world.signer();
+    world.pass(Duration::from_millis(500));
+    let pages: Vec<usize> = world.ends[signer]
+        .signer_inbox
+        .iter()
+        .filter_map(|message| match message {
+            ToSigner::SignerWelcome(welcome) => Some(welcome.attached.len()),
+            ToSigner::Presence(presence) => Some(presence.attached.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(pages.iter().sum::<usize>(), usize::from(agents), "{pages:?}");
+    assert!(pages.iter().all(|page| *page <= limits::PRESENCE_PAGE), "{pages:?}");
+}
+
+#[test]
 fn what_was_struck_before_a_restart_is_struck_after_it() {
     let installation = Installation::new(UnixMs::from_millis(1_800_000_000_000));
     let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
