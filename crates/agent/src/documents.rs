@@ -451,7 +451,13 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn unsettle(&mut self, now: Instant) {
         self.clock.unsettle();
         self.renewals.anchor_failures = 0;
+        // Soon after the last time it is asked later, and not never: nobody else would say that it is settled.
+        let pause_ends = self.renewals.hurried.map_or(now, |at| now.max(at + UNSETTLED_PAUSE));
         self.hurry_anchor(now, UNSETTLED_PAUSE, None);
+        if pause_ends > now {
+            let held = self.renewals.anchor_at;
+            self.renewals.anchor_at = Some(held.map_or(pause_ends, |held| held.min(pause_ends)));
+        }
         self.tell_freshness(now);
     }
 

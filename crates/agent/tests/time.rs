@@ -48,6 +48,19 @@ fn time_is_asked_for_at_the_start_hourly_and_after_a_sleep_or_a_step_of_the_cloc
 }
 
 #[test]
+fn a_clock_that_is_set_twice_within_seconds_is_asked_about_for_both() {
+    let mut world = World::connector(1);
+    world.wait_registered(1);
+    run_with_beacons(&mut world, MINUTE);
+    for ahead in [DAY, Duration::ZERO] {
+        world.machine_ahead = ahead;
+        run_with_beacons(&mut world, SECOND * 5);
+    }
+    run_with_beacons(&mut world, SECOND * 20);
+    assert_eq!(world.agent.freshness(world.now), Freshness::Fresh);
+}
+
+#[test]
 fn with_no_controller_time_is_asked_for_at_a_bounded_rate() {
     let mut world = World::connector(2);
     world.controller.is_away = true;

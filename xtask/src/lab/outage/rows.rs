@@ -87,6 +87,7 @@ impl Scene {
         if takes(Row::Revoke) {
             let mut device = ground.enrol(&format!("victim{number}"), "alice")?;
             ground.up(&mut device)?;
+            reach(ground, &device, WEB, SLOWLY)?.map_err(anyhow::Error::msg).context("the victim's page")?;
             let flow = ground.flow(&device).context("the victim's flow")?;
             scene.victim = Some((device, flow));
         }
@@ -97,6 +98,9 @@ impl Scene {
             let user = ground.admin(&user)?["id"].as_str().context("the user's id")?.to_owned();
             let mut device = ground.enrol(&format!("laptop{number}"), &name)?;
             ground.up(&mut device)?;
+            reach(ground, &device, WEB, SLOWLY)?
+                .map_err(anyhow::Error::msg)
+                .context("the page of who leaves")?;
             let flow = ground.flow(&device).context("the flow of who will leave")?;
             scene.leaver = Some((device, user, flow));
         }
@@ -452,8 +456,15 @@ impl Scene {
                 ensure!(end <= asked + limit, "the flow ended only after {ms} ms; {}", answer.words());
                 Ok(Cell::new(Word::On, format!("flow ended after {ms} ms{durable}; {}", answer.words())))
             }
+            // Its bytes are what counts: a client that hears of nothing keeps a silent connection open.
+            (Word::On, None) if flow.last_byte() <= asked + limit => {
+                let ms = flow.last_byte().saturating_duration_since(asked).as_millis();
+                let detail =
+                    format!("no byte later than {ms} ms, connection still open{durable}; {}", answer.words());
+                Ok(Cell::new(Word::On, detail))
+            }
             (Word::On, None) => {
-                bail!("acknowledged, and the flow went on; {}{durable}", answer.words())
+                bail!("acknowledged, and bytes went on; {}{durable}", answer.words())
             }
             (other, None) => {
                 ensure!(flow.silent_for() < SILENCE, "the flow is silent; {}", answer.words());
