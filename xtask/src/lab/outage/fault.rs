@@ -17,6 +17,8 @@ use std::{
 
 /// How long a rebooted host is away.
 const AWAY: Duration = Duration::from_secs(5);
+/// A second, and a process that is late.
+const JUMP_SEEN: Duration = Duration::from_millis(1500);
 const MTU: u16 = 1280;
 /// The internet's end of the client's uplink: the topology attaches the server first.
 const UPLINK: &str = "port1";
@@ -93,6 +95,8 @@ impl Fault {
         let mut fault = Self { column, began: Instant::now(), locks: None, stopped: None };
         if let Some((machine, by)) = jump(column) {
             ground.jump(machine, by)?;
+            // libfaketime looks once a second: nothing is asked before every process has the new time.
+            thread::sleep(JUMP_SEEN);
         }
         if let Some(machine) = full(column) {
             ground.disk(machine)?.fill()?;
@@ -243,6 +247,23 @@ fn narrow(ground: &Ground, mtu: u16) -> Result<()> {
         // A bundle of packets passes whatever its packets' size: here each is looked at by itself.
         host.ip(&format!("link set {interface} mtu {mtu} {segments}"))?;
     }
+    // As home routers on such lines do: the kernel's TCP, which is not under test, learns of it in its handshake.
+    // Tidegate's own UDP is told nothing.
+    let clamp = if mtu < 1500 {
+        format!("tcp flags syn tcp option maxseg size set {}", mtu - 40)
+    } else {
+        String::new()
+    };
+    router.nft(&format!(
+        "table ip clamp
+        delete table ip clamp
+        table ip clamp {{
+            chain forward {{
+                type filter hook forward priority -150; policy accept;
+                {clamp}
+            }}
+        }}\n"
+    ))?;
     for (size, passes) in [(mtu, true), (mtu + 1, false)] {
         // Without the headers of IPv4 and ICMP; never in fragments.
         let payload = (size - 28).to_string();
