@@ -74,6 +74,9 @@ pub const CONTROLLER_FRAMES: Allowance = Allowance { per_second: 10_000, burst: 
 /// What "come back later" says when nothing better is known.
 pub const RETRY_LATER: Duration = Duration::from_secs(2);
 
+/// How far a beacon may set the clock of a PoP forward that is behind.
+pub const MOST_BEHIND: Duration = Duration::from_secs(2 * 24 * 3600);
+
 /// Over how long `sessions` agents spread a reconnect.
 #[must_use]
 pub fn reconnect_window(sessions: usize) -> Duration {

@@ -330,8 +330,12 @@ impl Sessions {
         }
     }
 
-    /// The wall clock, for judging certificates; about once a second.
+    /// The wall clock, for judging certificates; about once a second. A clock that is behind what a controller has
+    /// signed is set right by it, so that certificates made today are not refused as made tomorrow; by two days at
+    /// most, so that no controller alone can make a fleet's certificates expire.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
+        let signed = self.beacons.newest_time().unwrap_or(wall);
+        let wall = wall.max(signed.min(wall.plus(limits::MOST_BEHIND)));
         self.wall = wall;
         self.acceptor.set_wall(now, wall);
         self.revocations.forget_old(wall);

@@ -728,6 +728,24 @@ fn a_controller_learns_who_is_here_and_who_comes_and_goes() {
 }
 
 #[test]
+fn a_clock_that_falls_a_day_behind_refuses_nobody_whom_a_controller_has_just_certified() {
+    let mut world = World::new();
+    let signer = world.signer();
+    let beacon = world.installation.beacon(world.installation.wall);
+    world.say_signer(signer, &PublishBeacon { beacon }.into());
+    let day = Duration::from_secs(24 * 3600);
+    let now = world.now;
+    world.sessions.set_wall(now, world.installation.wall.minus(day + day / 2));
+    world.agent(device(1, 10), CLIENT);
+    // Ten years ahead in one word of one controller: the clock here follows for two days.
+    let far = world.installation.wall.plus(day * 3650);
+    let beacon = world.installation.beacon(far);
+    world.say_signer(signer, &PublishBeacon { beacon }.into());
+    world.sessions.set_wall(now, world.installation.wall);
+    assert_eq!(world.sessions.wall, world.installation.wall.plus(limits::MOST_BEHIND));
+}
+
+#[test]
 fn a_controller_that_comes_late_is_told_of_everybody_in_pages() {
     let mut world = World::new();
     let agents = 7_u8;
