@@ -440,7 +440,7 @@ impl Sessions {
         let Some(signer) = self.controller_for(sealed.as_slice()) else {
             return self.controller_unavailable(now, id, seq, Refusal::NoController);
         };
-        let forward = wire::ToSigner::from(Forward { route: id.as_u64() ^ self.route_mask, seq, sealed });
+        let forward = ToSigner::from(Forward { route: id.as_u64() ^ self.route_mask, seq, sealed });
         if let Err(error) = self.acceptor.send(signer, forward.frame_type(), &forward.encode_body()) {
             self.counters.not_sent.add(error.label());
             self.controller_unavailable(now, id, seq, Refusal::Full);

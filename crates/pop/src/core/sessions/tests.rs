@@ -737,8 +737,8 @@ fn a_clock_that_falls_a_day_behind_refuses_nobody_whom_a_controller_has_just_cer
     let now = world.now;
     world.sessions.set_wall(now, world.installation.wall.minus(day + day / 2));
     world.agent(device(1, 10), CLIENT);
-    // Ten years ahead in one word of one controller: the clock here follows for two days.
-    let far = world.installation.wall.plus(day * 3650);
+    // Ten days ahead in one word of one controller: the clock here follows for two.
+    let far = world.installation.wall.plus(day * 10);
     let beacon = world.installation.beacon(far);
     world.say_signer(signer, &PublishBeacon { beacon }.into());
     world.sessions.set_wall(now, world.installation.wall);
