@@ -103,18 +103,20 @@ fn judge_api(run: &mut Run<'_>, cured: std::time::Instant) {
     let text = api::words(&api::tally(&writes));
     run.level("writes of the API that end in anything but done or 503", "0", text, errors == 0);
     let frozen = run.phases.iter().find(|phase| phase.name.contains("not answer")).map(|phase| phase.from_s);
-    let mut refused: Vec<u32> = run
+    let refusals: Vec<&Call> = run
         .phases
         .iter()
         .filter(|phase| Some(phase.from_s) == frozen)
         .flat_map(|phase| &phase.writes)
         .filter(|call| call.outcome == Ok(503))
-        .map(|call| call.ms)
         .collect();
-    // The first ones waited for their deadline: by them it is learnt that the database is gone.
-    let learnt = refused.iter().position(|ms| *ms <= QUICK_MS).unwrap_or(refused.len());
-    let waited = learnt;
-    refused.drain(..learnt);
+    // Those that were on their way when the first one came back waited for their deadline: by it, it is learnt that the
+    // database is gone.
+    let came_back = |call: &Call| call.at + Duration::from_millis(u64::from(call.ms));
+    let learnt = refusals.iter().map(|call| came_back(call)).min();
+    let knows = |call: &&&Call| learnt.is_some_and(|learnt| call.at >= learnt);
+    let mut refused: Vec<u32> = refusals.iter().filter(knows).map(|call| call.ms).collect();
+    let waited = refusals.len() - refused.len();
     refused.sort_unstable();
     let p99 = refused.get((refused.len() * 99 / 100).min(refused.len().saturating_sub(1))).copied();
     let text = match p99 {
