@@ -206,8 +206,8 @@ impl Controller {
         };
         // Planted: a controller that starts from its database or not at all.
         #[cfg(feature = "planted-start-asks-database")]
-        if let Ok(store) = &opened {
-            store.change(store::Scope::Installation, "start", clock::wall().as_millis()).await?;
+        if let Err(error) = &opened {
+            return Err(StoreError::Unavailable(error.to_string()).into());
         }
         let for_snapshot = match &opened {
             Ok(store) => Ok(store.clone()),
