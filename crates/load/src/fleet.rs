@@ -54,6 +54,7 @@ struct Schedule {
 enum What {
     Start { members: Range<usize> },
     Visit { members: Range<usize>, cursor: usize },
+    Roam { members: Range<usize>, cursor: usize },
 }
 
 /// Many clients. See the crate.
@@ -152,6 +153,15 @@ impl Fleet {
                     self.schedules.push(Schedule { what, next: now, every });
                 }
             }
+            Order::Roam { from, to, per_second } => {
+                self.schedules.retain(|schedule| !matches!(schedule.what, What::Roam { .. }));
+                let members = clamp(from..to, len);
+                if per_second > 0.0 && !members.is_empty() {
+                    let every = Duration::from_secs_f64(1.0 / per_second);
+                    let what = What::Roam { cursor: members.start, members };
+                    self.schedules.push(Schedule { what, next: now + every, every });
+                }
+            }
             Order::Surge { from, to, period_ms } => {
                 let period = Duration::from_millis(u64::from(period_ms.max(1)));
                 let members = clamp(from..to, len);
@@ -237,6 +247,10 @@ impl Fleet {
                 }
             }
             Seen::Cut => report.flows_cut += 1,
+            Seen::Roamed => report.roamed += 1,
+            Seen::RoamAnswered(wait) => {
+                report.roam_answers.push(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
+            }
             Seen::VisitEnded { registered_ms, first_byte_ms, failed } => {
                 report.visits.push(Visit { registered_ms, first_byte_ms, failed });
             }
@@ -316,6 +330,13 @@ impl Fleet {
                         let index = free.unwrap_or(*cursor);
                         *cursor = if index + 1 < members.end { index + 1 } else { members.start };
                         self.visit(now, index, at);
+                    }
+                    What::Roam { members, cursor } => {
+                        let index = *cursor;
+                        *cursor = if index + 1 < members.end { index + 1 } else { members.start };
+                        self.after(now, index, |member, now, registry, _, seen| {
+                            member.roam(now, registry, seen);
+                        });
                     }
                 }
             }
@@ -421,6 +442,8 @@ impl std::iter::Sum for Report {
             sum.requests += report.requests;
             sum.retries += report.retries;
             sum.visits.extend(report.visits);
+            sum.roamed += report.roamed;
+            sum.roam_answers.extend(report.roam_answers);
             sum.surged += report.surged;
             sum.surge_registered += report.surge_registered;
             sum.not_sent += report.not_sent;

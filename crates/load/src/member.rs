@@ -47,6 +47,8 @@ pub(crate) enum Seen {
     Opened,
     Answered(Duration),
     Cut,
+    Roamed,
+    RoamAnswered(Duration),
     VisitEnded { registered_ms: Option<u32>, first_byte_ms: Option<u32>, failed: Option<String> },
     Surged,
     SurgeRegistered,
@@ -75,6 +77,10 @@ pub(crate) struct Member {
     pub(crate) due: Option<Instant>,
     /// Counts of lives that have ended.
     past: (u64, u64, u64),
+    /// How often it changed its network.
+    moves: u32,
+    /// Since then its running connection has not been answered.
+    moved_at: Option<Instant>,
 }
 
 fn millis(duration: Duration) -> u32 {
@@ -93,6 +99,8 @@ impl Member {
             task: Task::Off,
             due: None,
             past: (0, 0, 0),
+            moves: 0,
+            moved_at: None,
         }
     }
 
@@ -137,6 +145,31 @@ impl Member {
             while let NodeOutput::Transmit { to, payload } = life.node.poll_output(now) {
                 let _ = life.socket.send_to(&payload, to);
             }
+        }
+    }
+
+    /// It is in another network: its socket has another address, and whatever comes to the old one is lost. Its
+    /// machine tells it so, as a real one's does.
+    pub(crate) fn roam(&mut self, now: Instant, registry: &Registry, seen: &mut Vec<Seen>) {
+        let Some(life) = &mut self.life else { return };
+        self.moves += 1;
+        // Two networks by turns, each with other members' addresses far away.
+        let shift = if self.moves % 2 == 1 { 0x0040_0000 } else { 0 };
+        let source = Ipv4Addr::from(u32::from(self.source) + shift);
+        let moved = UdpSocket::bind(SocketAddr::from((source, 0))).and_then(|mut socket| {
+            registry.register(&mut socket, self.token, Interest::READABLE)?;
+            Ok(socket)
+        });
+        let Ok(socket) = moved else {
+            seen.push(Seen::NotSent);
+            return;
+        };
+        life.socket = socket;
+        life.node.network_changed(now);
+        life.node_due = now;
+        if self.has_open_flow() {
+            self.moved_at = Some(now);
+            seen.push(Seen::Roamed);
         }
     }
 
@@ -297,8 +330,16 @@ impl Member {
             (_, Step::Nothing) => {}
             (Task::Visit { errand, .. }, Step::Opened) => errand.ask(now, &mut life.node),
             (Task::Flow { .. }, Step::Opened) => seen.push(Seen::Opened),
-            (Task::Flow { .. }, Step::Answered(wait)) => seen.push(Seen::Answered(wait)),
-            (Task::Flow { .. }, Step::Cut) => seen.push(Seen::Cut),
+            (Task::Flow { .. }, Step::Answered(wait)) => {
+                seen.push(Seen::Answered(wait));
+                if let Some(at) = self.moved_at.take() {
+                    seen.push(Seen::RoamAnswered(now.saturating_duration_since(at)));
+                }
+            }
+            (Task::Flow { .. }, Step::Cut) => {
+                self.moved_at = None;
+                seen.push(Seen::Cut);
+            }
             (Task::Visit { asked, registered_ms, .. }, Step::Answered(_)) => {
                 let first_byte_ms = Some(millis(now.saturating_duration_since(*asked)));
                 seen.push(Seen::VisitEnded { registered_ms: *registered_ms, first_byte_ms, failed: None });

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Something for a fleet to do. Members are numbered from 0 within their fleet; ranges exclude their end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order {
     /// These members register and stay, `per_second` of them starting each second.
@@ -44,6 +44,16 @@ pub enum Order {
         to: usize,
         /// Milliseconds between starts of one member.
         period_ms: u32,
+    },
+    /// `per_second` times a second one of these members, held already, is in another network: another address of its
+    /// own, and no word to anybody. 0 ends it.
+    Roam {
+        /// First member.
+        from: usize,
+        /// One behind the last.
+        to: usize,
+        /// Members that move in a second; may be a fraction.
+        per_second: f64,
     },
     /// The broken ones are mended: they hold a session like everybody.
     Calm,
@@ -109,6 +119,10 @@ pub struct Report {
     pub retries: u64,
     /// Visits that came to their end.
     pub visits: Vec<Visit>,
+    /// Members with a running connection that changed their network.
+    pub roamed: u64,
+    /// Milliseconds from such a change to the next answer on the same connection; a connection that was cut has none.
+    pub roam_answers: Vec<u32>,
     /// Starts of broken members.
     pub surged: u64,
     /// Starts of broken members that got a session.

@@ -117,6 +117,7 @@ impl Clients {
             Order::Hold { from, to, .. }
             | Order::Flow { from, to, .. }
             | Order::Visit { from, to, .. }
+            | Order::Roam { from, to, .. }
             | Order::Surge { from, to, .. } => *from..*to,
             Order::Calm | Order::Stop => 0..usize::MAX,
         };
@@ -143,6 +144,10 @@ impl Clients {
                 }
                 Order::Surge { period_ms, .. } => {
                     Order::Surge { from: first, to: last, period_ms: *period_ms }
+                }
+                Order::Roam { per_second, .. } => {
+                    let part = (end - start) as f64 / f64::from(whole);
+                    Order::Roam { from: first, to: last, per_second: per_second * part }
                 }
                 Order::Calm => Order::Calm,
                 Order::Stop => Order::Stop,
