@@ -7,8 +7,10 @@ mod metadata;
 mod sources;
 mod table;
 
+pub use metadata::Metadata;
+
 use anyhow::{Result, bail};
-use metadata::{Follow, Metadata};
+use metadata::Follow;
 use std::fmt;
 
 /// One broken rule.

@@ -68,7 +68,8 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         "bench-idle",
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
-    ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
+    ("load-rig", &["wire", "trust", "state", "session", "pop"]),
+    ("bench", &["client", "enrol", "load-rig", "pop", "portmap", "trust"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("xtask", &[]),
 ];

@@ -3,174 +3,143 @@
 //! Each step is a program; a failed step does not stop the next. The last line is the plain count.
 
 mod count;
+mod inputs;
+mod suite;
 
-use crate::{
-    layers,
-    process::{Interrupt, describe, tail},
-    tools, vectors,
-};
+use crate::{layers, process::Interrupt, tools, vectors};
 use anyhow::{Context as _, Result, ensure};
 use count::Count;
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
+use suite::{Earlier, Runs, Suite};
 
-/// No step of this suite takes longer, on two cores from an empty target directory.
-const STEP_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Seeds of each scenario of the simulation: each cell of the expected table twice, half a minute of one core.
 const SEEDS: &str = "104";
 /// The release binary's upper size.
 const BINARY_LIMIT: u64 = 40 * 1024 * 1024;
+const REPLAY: &[&str] = &["run", "--quiet", "--locked", "--package", "fuzz-targets", "--bin", "replay"];
+/// What a step depends on that runs the built program from outside.
+const PROGRAM: Runs<'_> = Runs::WhenChanged(&["tidegate", "xtask"]);
 
 /// Which steps to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
 pub struct Options {
-    /// Leaves out the release build, the demo and the lab.
+    /// Leaves out the release build, the demo, the drills and the lab.
     #[arg(long)]
     fast: bool,
+    /// Also runs the steps that passed before with the same files.
+    #[arg(long)]
+    all: bool,
 }
 
-struct Suite<'a> {
-    interrupt: &'a Interrupt,
-    total: Count,
-    failures: Vec<String>,
-}
-
-/// Runs everything.
+/// Runs everything, or everything that something has changed for.
 ///
 /// # Errors
 /// A step failed, or the person interrupts. The count is the last line of standard output.
 pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     let began = Instant::now();
-    let mut suite = Suite { interrupt, total: Count::default(), failures: Vec::new() };
+    keep_own_copy()?;
+    let earlier = if options.all { Earlier::Forgotten } else { Earlier::Counts };
     let needs = if options.fast { tools::For::Checks } else { tools::For::Lab };
-    suite.step("tools", || tools::ensure_all(needs, interrupt).map(|said| (Count::ONE_PASSED, said)));
-    suite.program("format", cargo(&["fmt", "--all", "--check"]), None);
-    suite.step("layers", || layers::run().map(|()| (Count::ONE_PASSED, String::new())));
-    suite.program(
-        "lints",
-        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
-        None,
-    );
-    suite.program(
-        "tests",
-        cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]),
-        Some(count::nextest),
-    );
-    suite.program(
-        "doc examples",
-        cargo(&["test", "--workspace", "--doc", "--locked", "--no-fail-fast"]),
-        Some(count::libtest),
-    );
-    suite.program("fuzz corpus", cargo(REPLAY), Some(count::plain));
-    suite.program("simulation", this(&["sim", "--seeds", SEEDS]), None);
-    suite.step("golden vectors", || {
-        vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
+    let suite = Suite::new(interrupt, earlier);
+    suite.step("tools", Runs::Always, || {
+        tools::ensure_all(needs, interrupt).map(|said| (Count::ONE_PASSED, said))
     });
-    suite.step("no foreign crypto", || no_foreign_crypto().map(|()| (Count::ONE_PASSED, String::new())));
-    if !options.fast {
-        suite.program(
-            "release build",
-            cargo(&["build", "--release", "--locked", "--package", "tidegate"]),
-            None,
-        );
-        suite.step("binary size", || binary_size().map(|said| (Count::ONE_PASSED, said)));
-        let mut demo = Command::new(release_binary());
-        demo.args(["demo", "--check"]);
-        suite.program("demo", demo, None);
-        // The founding outages, each time: smaller than a person would run them, with the same pass levels.
-        for name in ["database-brownout", "holepunch-surge"] {
-            let report = crate::target_directory().join(format!("drill-{name}.html"));
-            let mut drill = Command::new(release_binary());
-            drill.args(["drill", name, "--clients", "120", "--duration", "30", "--report"]).arg(report);
-            suite.program(&format!("drill {name}"), drill, None);
-        }
-        suite.program("simulation finds planted bugs", this(&["sim", "--planted"]), None);
-        suite.program("lab self-check", this(&["lab", "self-check"]), Some(count::plain));
-        suite.program("lab first-bytes", this(&["lab", "first-bytes"]), Some(count::plain));
-        suite.program("lab nat", this(&["lab", "nat", "--quick"]), Some(count::plain));
+    suite.program("format", Runs::Always, cargo(&["fmt", "--all", "--check"]), None);
+    suite.step("layers", Runs::Always, || layers::run().map(|()| (Count::ONE_PASSED, String::new())));
+    let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    suite.program("lints", Runs::Always, cargo(&lints), None);
+    if options.fast {
+        checks(&suite, interrupt);
+    } else {
+        let release = ["build", "--release", "--locked", "--package", "tidegate"];
+        suite.program("release build", Runs::Always, cargo(&release), None);
+        suite.step("binary size", Runs::Always, || binary_size().map(|said| (Count::ONE_PASSED, said)));
+        // The lab mostly waits, the checks mostly compute.
+        thread::scope(|lanes| {
+            lanes.spawn(|| lab(&suite));
+            checks(&suite, interrupt);
+        });
+        drills(&suite);
     }
     interrupt.check()?;
-    println!("\n{:.0} s in all", began.elapsed().as_secs_f64());
-    for failure in &suite.failures {
-        println!("failed: {failure}");
-    }
-    println!("{} passed, {} failed", suite.total.passed, suite.total.failed);
-    ensure!(suite.total.failed == 0, "{} failed", suite.total.failed);
-    Ok(())
+    suite.conclude(began)
 }
 
-const REPLAY: &[&str] = &["run", "--quiet", "--locked", "--package", "fuzz-targets", "--bin", "replay"];
-
-impl Suite<'_> {
-    /// Runs one step, prints its verdict and adds its count.
-    fn step(&mut self, name: &str, work: impl FnOnce() -> Result<(Count, String)>) {
-        if self.interrupt.check().is_err() {
-            return;
-        }
-        println!("── {name}");
-        let started = Instant::now();
-        let (count, said) = match work() {
-            Ok((count, said)) => (count, said),
-            Err(error) => (Count::ONE_FAILED, format!("{error:#}")),
-        };
-        let verdict = if count.failed == 0 { "passed" } else { "FAILED" };
-        println!("   {name}: {verdict} in {:.1} s  {}", started.elapsed().as_secs_f64(), said.trim_end());
-        if count.failed > 0 {
-            self.failures.push(name.to_owned());
-        }
-        self.total = self.total.plus(count);
-    }
-
-    /// A step that is a program. With `counter`, its inner tests are counted; a program that fails
-    /// without a failed inner test counts as one failure.
-    fn program(&mut self, name: &str, command: Command, counter: Option<fn(&str) -> Option<Count>>) {
-        let interrupt = self.interrupt.clone();
-        self.step(name, || {
-            let (ended_well, said) = stream(command, &interrupt)?;
-            let counted = counter.and_then(|counter| counter(&said));
-            let count = match (ended_well, counted) {
-                (true, Some(count)) => count,
-                (true, None) => {
-                    ensure!(counter.is_none(), "ended well without the count of what it ran");
-                    Count::ONE_PASSED
-                }
-                (false, Some(count)) if count.failed > 0 => count,
-                (false, Some(count)) => count.plus(Count::ONE_FAILED),
-                (false, None) => anyhow::bail!("failed; its last words:\n{}", tail(&said, 25)),
-            };
-            let detail = counted.map(|count| format!("{} passed, {} failed", count.passed, count.failed));
-            Ok((count, detail.unwrap_or_default()))
-        });
-    }
-}
-
-/// Runs a program, shows its lines as they come, and keeps them.
-fn stream(mut command: Command, interrupt: &Interrupt) -> Result<(bool, String)> {
-    let what = describe(&command);
-    let (reader, writer) = std::io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_PROGRESS_WHEN", "never");
-    let lines = thread::spawn(move || {
-        let mut said = String::new();
-        for line in BufReader::new(reader).lines().map_while(Result::ok) {
-            println!("   {line}");
-            said.push_str(&line);
-            said.push('\n');
-        }
-        said
+/// What needs no release build.
+fn checks(suite: &Suite, interrupt: &Interrupt) {
+    tests(suite);
+    let doc = ["test", "--workspace", "--doc", "--locked", "--no-fail-fast"];
+    // The binary's package depends on every other that has examples.
+    suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), cargo(&doc), Some(count::libtest));
+    suite.program("fuzz corpus", Runs::WhenChanged(&["fuzz-targets"]), cargo(REPLAY), Some(count::plain));
+    let simulation = Runs::WhenChanged(&["sim", "xtask"]);
+    suite.program("simulation", simulation, this(&["sim", "--seeds", SEEDS]), None);
+    suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
+    suite.step("golden vectors", Runs::Always, || {
+        vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
     });
-    let status = crate::process::run_visible(&mut command, STEP_DEADLINE, interrupt);
-    // The command holds the pipe's writing end: without it the reader sees the end.
-    drop(command);
-    let said = lines.join().unwrap_or_default();
-    let status = status.with_context(|| format!("{what}; its last words:\n{}", tail(&said, 25)))?;
-    Ok((status.success(), said))
+    suite.step("no foreign crypto", Runs::Always, || {
+        no_foreign_crypto().map(|()| (Count::ONE_PASSED, String::new()))
+    });
+}
+
+/// The tests of the packages that something has changed for.
+fn tests(suite: &Suite) {
+    const NAME: &str = "tests";
+    let changed = suite.changed(NAME);
+    if changed.as_ref().is_some_and(Vec::is_empty) {
+        suite.left_out(NAME.to_owned());
+        println!("── {NAME}: unchanged in every package");
+        return;
+    }
+    let mut command = cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    if let Some(changed) = &changed {
+        // Built as ever, so that features are unified as ever; only what runs is chosen.
+        let chosen: Vec<String> = changed.iter().map(|(package, _)| format!("package(={package})")).collect();
+        command.args(["--no-tests", "pass", "--filterset", &chosen.join(" + ")]);
+    }
+    let mut passed = false;
+    suite.step(NAME, Runs::Always, || {
+        let (count, said) = suite.counted(command, Some(count::nextest))?;
+        passed = count.failed == 0;
+        Ok((count, said))
+    });
+    if passed && let Some(changed) = changed {
+        suite.keep_parts(NAME, &changed);
+        suite.left_out(format!("the tests of the packages other than {}", names(&changed)));
+    }
+}
+
+fn names(changed: &[(String, inputs::Fingerprint)]) -> String {
+    changed.iter().map(|(package, _)| package.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// What runs the release binary beside other things: it depends on no pass level of time.
+fn lab(suite: &Suite) {
+    let mut demo = Command::new(release_binary());
+    demo.args(["demo", "--check"]);
+    suite.program("demo", PROGRAM, demo, None);
+    for name in ["self-check", "first-bytes"] {
+        suite.program(&format!("lab {name}"), PROGRAM, this(&["lab", name]), Some(count::plain));
+    }
+    suite.program("lab nat", PROGRAM, this(&["lab", "nat", "--quick"]), Some(count::plain));
+}
+
+/// The founding outages, each time: smaller than a person would run them, with the same pass levels, alone
+/// on the machine.
+fn drills(suite: &Suite) {
+    for name in ["database-brownout", "holepunch-surge"] {
+        let report = crate::target_directory().join(format!("drill-{name}.html"));
+        let mut drill = Command::new(release_binary());
+        drill.args(["drill", name, "--clients", "120", "--duration", "30", "--report"]).arg(report);
+        suite.program(&format!("drill {name}"), PROGRAM, drill, None);
+    }
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -179,10 +148,23 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// This very program: the copy that `keep_own_copy` made, since a step may build it anew meanwhile.
 fn this(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("xtask")));
+    let mut command = Command::new(own_copy());
     command.args(arguments);
     command
+}
+
+fn own_copy() -> PathBuf {
+    crate::target_directory().join("xtask-test/xtask")
+}
+
+fn keep_own_copy() -> Result<()> {
+    let copy = own_copy();
+    fs::create_dir_all(copy.parent().context("the copy has a directory")?)?;
+    let partial = copy.with_extension("partial");
+    fs::copy(std::env::current_exe()?, &partial).context("copying this program")?;
+    fs::rename(&partial, &copy).with_context(|| format!("cannot write {}", copy.display()))
 }
 
 /// Where cargo puts the release binary.

@@ -1,0 +1,263 @@
+//! Running steps, one after the other or in two lanes, and keeping what came of them.
+
+use super::{
+    count::Count,
+    inputs::{Fingerprint, Graph, Inputs, Memory, Passed},
+};
+use crate::process::{Interrupt, describe, tail};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// No step of this suite takes longer, on two cores from an empty target directory.
+const STEP_DEADLINE: Duration = Duration::from_secs(20 * 60);
+
+/// When a step has to run.
+#[derive(Debug, Clone, Copy)]
+pub enum Runs<'a> {
+    /// Each time: it costs little, or cargo itself knows what has changed.
+    Always,
+    /// Unless it passed with the same inputs: these packages and what they depend on.
+    WhenChanged(&'a [&'a str]),
+}
+
+/// Whether what passed earlier counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// It does.
+    Counts,
+    /// Everything runs.
+    Forgotten,
+}
+
+/// A step, or a part of one, that passed.
+struct Kept<'a> {
+    step: String,
+    packages: &'a [&'a str],
+    inputs: Fingerprint,
+}
+
+/// What has come of the steps so far.
+#[derive(Debug, Default)]
+struct Outcome {
+    total: Count,
+    failures: Vec<String>,
+    unchanged: Vec<String>,
+}
+
+/// The steps of one run.
+#[derive(Debug)]
+pub struct Suite {
+    interrupt: Interrupt,
+    earlier: Earlier,
+    /// Without it every step runs.
+    graph: Option<Graph>,
+    memory: Mutex<Memory>,
+    outcome: Mutex<Outcome>,
+}
+
+impl Suite {
+    /// Nothing has run yet.
+    pub fn new(interrupt: &Interrupt, earlier: Earlier) -> Self {
+        let graph = Graph::read()
+            .inspect_err(|error| {
+                println!("what depends on what cannot be read, so everything runs: {error:#}")
+            })
+            .ok();
+        Self {
+            interrupt: interrupt.clone(),
+            earlier,
+            graph,
+            memory: Mutex::new(Memory::load()),
+            outcome: Mutex::default(),
+        }
+    }
+
+    /// Runs one step, prints its verdict and adds its count. Lines of a step in another lane stand between
+    /// its own: each names its step where it matters.
+    pub fn step(&self, name: &str, runs: Runs<'_>, work: impl FnOnce() -> Result<(Count, String)>) {
+        if self.interrupt.check().is_err() {
+            return;
+        }
+        let inputs = self.inputs(runs);
+        if let Some(ago) = inputs.as_ref().and_then(|inputs| self.passed_before(name, inputs)) {
+            println!("── {name}: unchanged, passed {ago}");
+            lock(&self.outcome).unchanged.push(name.to_owned());
+            return;
+        }
+        println!("── {name}");
+        let started = Instant::now();
+        let (count, said) = match work() {
+            Ok((count, said)) => (count, said),
+            Err(error) => (Count::ONE_FAILED, format!("{error:#}")),
+        };
+        let verdict = if count.failed == 0 { "passed" } else { "FAILED" };
+        println!("   {name}: {verdict} in {:.1} s  {}", started.elapsed().as_secs_f64(), said.trim_end());
+        let mut outcome = lock(&self.outcome);
+        outcome.total = outcome.total.plus(count);
+        if count.failed > 0 {
+            outcome.failures.push(name.to_owned());
+            return;
+        }
+        drop(outcome);
+        if let (Some(inputs), Runs::WhenChanged(packages)) = (inputs, runs) {
+            self.keep(&[Kept { step: name.to_owned(), packages, inputs }]);
+        }
+    }
+
+    /// A step that is a program. With `counter`, its inner tests are counted; a program that fails
+    /// without a failed inner test counts as one failure.
+    pub fn program(
+        &self,
+        name: &str,
+        runs: Runs<'_>,
+        command: Command,
+        counter: Option<fn(&str) -> Option<Count>>,
+    ) {
+        self.step(name, runs, || self.counted(command, counter));
+    }
+
+    /// Runs a program and counts what it says.
+    pub fn counted(
+        &self,
+        command: Command,
+        counter: Option<fn(&str) -> Option<Count>>,
+    ) -> Result<(Count, String)> {
+        let (ended_well, said) = stream(command, &self.interrupt)?;
+        let counted = counter.and_then(|counter| counter(&said));
+        let count = match (ended_well, counted) {
+            (true, Some(count)) => count,
+            (true, None) => {
+                ensure!(counter.is_none(), "ended well without the count of what it ran");
+                Count::ONE_PASSED
+            }
+            (false, Some(count)) if count.failed > 0 => count,
+            (false, Some(count)) => count.plus(Count::ONE_FAILED),
+            (false, None) => anyhow::bail!("failed; its last words:\n{}", tail(&said, 25)),
+        };
+        let detail = counted.map(|count| format!("{} passed, {} failed", count.passed, count.failed));
+        Ok((count, detail.unwrap_or_default()))
+    }
+
+    /// The packages whose part of `step` has not passed with what they are made of now; `None` when that
+    /// cannot be known.
+    pub fn changed(&self, step: &str) -> Option<Vec<(String, Fingerprint)>> {
+        let graph = self.graph.as_ref()?;
+        let inputs = Inputs::read(graph).ok()?;
+        let memory = lock(&self.memory);
+        let mut changed = Vec::new();
+        for package in graph.packages() {
+            let now = inputs.fingerprint(&[package]).ok()?;
+            let passed = memory.passed(&part(step, package), &now).is_some();
+            if self.earlier == Earlier::Forgotten || !passed {
+                changed.push((package.to_owned(), now));
+            }
+        }
+        Some(changed)
+    }
+
+    /// Keeps that these packages' parts of `step` passed.
+    pub fn keep_parts(&self, step: &str, packages: &[(String, Fingerprint)]) {
+        let one: Vec<[&str; 1]> = packages.iter().map(|(package, _)| [package.as_str()]).collect();
+        let kept: Vec<Kept<'_>> = packages
+            .iter()
+            .zip(&one)
+            .map(|((package, inputs), packages)| Kept {
+                step: part(step, package),
+                packages,
+                inputs: inputs.clone(),
+            })
+            .collect();
+        self.keep(&kept);
+    }
+
+    /// The inputs of a step that can be left out. Where they cannot be read, it runs.
+    fn inputs(&self, runs: Runs<'_>) -> Option<Fingerprint> {
+        let Runs::WhenChanged(packages) = runs else { return None };
+        let read = Inputs::read(self.graph.as_ref()?).and_then(|inputs| inputs.fingerprint(packages));
+        read.inspect_err(|error| println!("   its inputs cannot be read, so it runs: {error:#}")).ok()
+    }
+
+    fn passed_before(&self, name: &str, inputs: &Fingerprint) -> Option<String> {
+        if self.earlier == Earlier::Forgotten {
+            return None;
+        }
+        lock(&self.memory).passed(name, inputs).map(Passed::ago)
+    }
+
+    /// Keeps what passed, unless a file was changed while it ran: then nobody knows what it ran with.
+    fn keep(&self, passed: &[Kept<'_>]) {
+        let after = self.graph.as_ref().and_then(|graph| Inputs::read(graph).ok());
+        for Kept { step, packages, inputs: before } in passed {
+            let after = after.as_ref().and_then(|inputs| inputs.fingerprint(packages).ok());
+            if after.as_ref() != Some(before) {
+                println!("   {step}: files were changed while it ran; it will run again");
+            } else if let Err(error) = lock(&self.memory).keep(step, before.clone()) {
+                println!("   {step}: that it passed could not be kept: {error:#}");
+            }
+        }
+    }
+
+    /// Prints what failed and the plain count, which is the last line.
+    ///
+    /// # Errors
+    /// Something failed.
+    pub fn conclude(&self, began: Instant) -> Result<()> {
+        let outcome = lock(&self.outcome);
+        println!("\n{:.0} s in all", began.elapsed().as_secs_f64());
+        if !outcome.unchanged.is_empty() {
+            println!(
+                "not run again, since nothing they depend on has changed: {} (--all runs them)",
+                outcome.unchanged.join(", ")
+            );
+        }
+        for failure in &outcome.failures {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed", outcome.total.passed, outcome.total.failed);
+        ensure!(outcome.total.failed == 0, "{} failed", outcome.total.failed);
+        Ok(())
+    }
+
+    /// Says that parts of a step were left out.
+    pub fn left_out(&self, what: String) {
+        lock(&self.outcome).unchanged.push(what);
+    }
+}
+
+fn part(step: &str, package: &str) -> String {
+    format!("{step} of {package}")
+}
+
+/// A step that panicked has already said so; what the others found still counts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a program, shows its lines as they come, and keeps them.
+fn stream(mut command: Command, interrupt: &Interrupt) -> Result<(bool, String)> {
+    let what = describe(&command);
+    let (reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_PROGRESS_WHEN", "never");
+    let lines = thread::spawn(move || {
+        let mut said = String::new();
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            println!("   {line}");
+            said.push_str(&line);
+            said.push('\n');
+        }
+        said
+    });
+    let status = crate::process::run_visible(&mut command, STEP_DEADLINE, interrupt);
+    // The command holds the pipe's writing end: without it the reader sees the end.
+    drop(command);
+    let said = lines.join().unwrap_or_default();
+    let status = status.with_context(|| format!("{what}; its last words:\n{}", tail(&said, 25)))?;
+    Ok((status.success(), said))
+}
