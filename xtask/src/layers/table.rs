@@ -69,8 +69,27 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("load-rig", &["wire", "trust", "state", "session", "pop"]),
-    ("bench", &["client", "enrol", "load-rig", "pop", "portmap", "trust"]),
+    ("bench", &["client", "enrol", "load-rig", "pop", "portmap", "trust", "wire"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
+    ("hostile-session", &["session", "trust"]),
+    ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net"]),
+    (
+        "hostile",
+        &[
+            "wire",
+            "trust",
+            "policy",
+            "state",
+            "session",
+            "agent",
+            "tunnel",
+            "flow",
+            "connector",
+            "client",
+            "hostile-pop",
+            "hostile-session",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
