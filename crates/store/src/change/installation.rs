@@ -1,0 +1,209 @@
+//! Changes of the installation: organizations, PoPs, administrators, one-time links, trust documents.
+
+use super::{Change, Scope};
+use crate::{
+    Administrator, OneTimeLink, Organization, Pop, SecretHash, StoreError,
+    row::{hex32, integer},
+};
+use wire::{EnrolmentKeyId, OrganizationId, PopId};
+
+impl Change {
+    /// Adds an organization.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the name is taken.
+    pub async fn insert_organization(&mut self, organization: &Organization) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "INSERT INTO organizations (id, name, incarnation, version, grant_life_ms, renew_after_ms, created_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(organization.id.to_string())
+        .bind(organization.name.clone())
+        .bind(integer(organization.version.incarnation))
+        .bind(integer(organization.version.version))
+        .bind(integer(organization.grant_life_ms))
+        .bind(integer(organization.renew_after_ms))
+        .bind(integer(organization.created_ms));
+        self.run("organization", statement).await.map(|_| ())
+    }
+
+    /// Gives an organization another name.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`].
+    pub async fn rename_organization(&mut self, id: OrganizationId, name: &str) -> Result<(), StoreError> {
+        let statement = sqlx::query("UPDATE organizations SET name = $1 WHERE id = $2")
+            .bind(name.to_owned())
+            .bind(id.to_string());
+        self.hit("organization", id.to_string(), statement).await
+    }
+
+    /// Sets how long grants live and when they are renewed, and remembers how long those of before live.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_grant_times(
+        &mut self,
+        id: OrganizationId,
+        grant_life_ms: u64,
+        renew_after_ms: u64,
+    ) -> Result<(), StoreError> {
+        let statement =
+            sqlx::query(
+                "UPDATE organizations SET grant_life_ms = $1, renew_after_ms = $2, old_grants_end_ms = \
+                 CASE WHEN grant_life_ms > $1 AND old_grants_end_ms < $4 + grant_life_ms THEN $4 + grant_life_ms \
+                 ELSE old_grants_end_ms END WHERE id = $3",
+            )
+            .bind(integer(grant_life_ms))
+            .bind(integer(renew_after_ms))
+            .bind(id.to_string())
+            .bind(integer(self.at_ms));
+        self.hit("organization", id.to_string(), statement).await
+    }
+
+    /// Raises every incarnation: this database was restored from a copy older than what nodes have
+    /// already seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn raise_incarnation(&mut self, to: u64) -> Result<(), StoreError> {
+        self.version.incarnation = to;
+        let statement =
+            sqlx::query("UPDATE installation SET incarnation = $1 WHERE singleton = 1").bind(integer(to));
+        self.run("installation", statement).await?;
+        let statement = sqlx::query("UPDATE organizations SET incarnation = $1").bind(integer(to));
+        self.run("organization", statement).await.map(|_| ())
+    }
+
+    /// Says that this change removes much at once on purpose: without it nobody believes the smaller state.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn allow_shrink(&mut self) -> Result<(), StoreError> {
+        let statement = match self.scope {
+            Scope::Installation => sqlx::query("UPDATE organizations SET shrink_version = version"),
+            Scope::Organization(id) => {
+                sqlx::query("UPDATE organizations SET shrink_version = version WHERE id = $1")
+                    .bind(id.to_string())
+            }
+        };
+        self.run("organization", statement).await.map(|_| ())
+    }
+
+    /// Adds a PoP.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`].
+    pub async fn insert_pop(&mut self, pop: &Pop) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "INSERT INTO pops (id, name, region, zone, address, identity_key, generation, enrolled_by, created_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(pop.id.to_string())
+        .bind(pop.name.clone())
+        .bind(pop.region.clone())
+        .bind(pop.zone.clone())
+        .bind(pop.address.clone())
+        .bind(hex32::encode(&pop.identity_key))
+        .bind(integer(pop.generation))
+        .bind(pop.enrolled_by.to_string())
+        .bind(integer(pop.created_ms));
+        self.run("PoP", statement).await.map(|_| ())
+    }
+
+    /// Sets where a PoP is dialled, and its place.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn update_pop(
+        &mut self,
+        id: PopId,
+        address: &str,
+        region: &str,
+        zone: &str,
+    ) -> Result<(), StoreError> {
+        let statement = sqlx::query("UPDATE pops SET address = $1, region = $2, zone = $3 WHERE id = $4")
+            .bind(address.to_owned())
+            .bind(region.to_owned())
+            .bind(zone.to_owned())
+            .bind(id.to_string());
+        self.hit("PoP", id.to_string(), statement).await
+    }
+
+    /// Enrols a PoP again under another key: its certificate had ended while it was away.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn enrol_pop_again(&mut self, id: PopId, key: EnrolmentKeyId) -> Result<(), StoreError> {
+        let statement = sqlx::query("UPDATE pops SET enrolled_by = $1 WHERE id = $2")
+            .bind(key.to_string())
+            .bind(id.to_string());
+        self.hit("PoP", id.to_string(), statement).await
+    }
+
+    /// Removes a PoP.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn delete_pop(&mut self, id: PopId) -> Result<(), StoreError> {
+        let statement = sqlx::query("DELETE FROM pops WHERE id = $1").bind(id.to_string());
+        self.hit("PoP", id.to_string(), statement).await
+    }
+
+    /// Adds an administrator.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the name is taken.
+    pub async fn insert_administrator(&mut self, administrator: &Administrator) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "INSERT INTO administrators (id, name, passphrase_hash, created_ms) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(administrator.id.to_string())
+        .bind(administrator.name.clone())
+        .bind(administrator.passphrase_hash.clone())
+        .bind(integer(administrator.created_ms));
+        self.run("administrator", statement).await.map(|_| ())
+    }
+
+    /// Adds a link that works once.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`].
+    pub async fn insert_one_time_link(&mut self, link: &OneTimeLink) -> Result<(), StoreError> {
+        let statement =
+            sqlx::query("INSERT INTO one_time_links (secret_hash, purpose, expires_ms) VALUES ($1, $2, $3)")
+                .bind(hex32::encode(link.secret_hash.as_bytes()))
+                .bind(link.purpose.clone())
+                .bind(integer(link.expires_ms));
+        self.run("one-time link", statement).await.map(|_| ())
+    }
+
+    /// Uses a link up. Of two tries at once, one gets [`StoreError::NotFound`].
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is unknown, used or expired.
+    pub async fn take_one_time_link(&mut self, secret: SecretHash, purpose: &str) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3",
+        )
+        .bind(hex32::encode(secret.as_bytes()))
+        .bind(purpose.to_owned())
+        .bind(integer(self.at_ms));
+        self.hit("one-time link", "(secret)".into(), statement).await
+    }
+
+    /// Keeps a signed trust document under a name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn put_trust_document(&mut self, name: &str, document: &str) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "INSERT INTO trust_documents (name, document, updated_ms) VALUES ($1, $2, $3) \
+             ON CONFLICT (name) DO UPDATE SET document = excluded.document, updated_ms = excluded.updated_ms",
+        )
+        .bind(name.to_owned())
+        .bind(document.to_owned())
+        .bind(integer(self.at_ms));
+        self.run("trust document", statement).await.map(|_| ())
+    }
+}

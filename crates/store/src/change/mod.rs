@@ -1,0 +1,191 @@
+//! The configuration transaction. The version row, the change and its audit row commit together.
+
+mod installation;
+mod network;
+mod people;
+mod rules;
+
+pub use people::Subject;
+
+use crate::{
+    Member, StoreError, Version,
+    row::{self, integer},
+    sqlite::in_time,
+};
+use sqlx::{
+    Sqlite, Transaction,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+use wire::{GroupId, OrganizationId, SiteId};
+
+/// What a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// PoPs, administrators, organizations: every organization's version is raised, because the
+    /// PoP list is in every slice.
+    Installation,
+    /// Objects of one organization.
+    Organization(OrganizationId),
+}
+
+/// An open configuration change; dropped without [`Change::commit`] it never happened.
+pub struct Change {
+    tx: Transaction<'static, Sqlite>,
+    scope: Scope,
+    actor: String,
+    at_ms: u64,
+    version: Version,
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+impl Change {
+    pub(crate) async fn begin(
+        mut tx: Transaction<'static, Sqlite>,
+        scope: Scope,
+        actor: &str,
+        at_ms: u64,
+    ) -> Result<Self, StoreError> {
+        let row = match scope {
+            Scope::Installation => {
+                let row = in_time(
+                    sqlx::query(
+                        "UPDATE installation SET version = version + 1 WHERE singleton = 1 RETURNING incarnation, version",
+                    )
+                    .fetch_optional(&mut *tx),
+                )
+                .await?;
+                in_time(sqlx::query("UPDATE organizations SET version = version + 1").execute(&mut *tx))
+                    .await?
+                    .map_err(|error| StoreError::from_sqlx("organization", error))?;
+                row
+            }
+            Scope::Organization(id) => {
+                in_time(
+                    sqlx::query(
+                        "UPDATE organizations SET version = version + 1 WHERE id = $1 RETURNING incarnation, version",
+                    )
+                    .bind(id.to_string())
+                    .fetch_optional(&mut *tx),
+                )
+                .await?
+            }
+        };
+        let row = row.map_err(|error| StoreError::from_sqlx("organization", error))?.ok_or_else(|| {
+            let id = match scope {
+                Scope::Installation => "installation".to_owned(),
+                Scope::Organization(id) => id.to_string(),
+            };
+            StoreError::NotFound { kind: "organization", id }
+        })?;
+        let version = Version {
+            incarnation: row::number(&row, "incarnation")?,
+            version: row::number(&row, "version")?,
+        };
+        Ok(Self { tx, scope, actor: actor.to_owned(), at_ms, version })
+    }
+
+    /// Writes the audit row and commits.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: when it says so at the commit itself, the outcome is unknown.
+    pub async fn commit(mut self, action: &str, subject: &str, detail: &str) -> Result<Version, StoreError> {
+        let organization = match self.scope {
+            Scope::Installation => None,
+            Scope::Organization(id) => Some(id.to_string()),
+        };
+        let audit = sqlx::query(
+            "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(organization)
+        .bind(integer(self.version.incarnation))
+        .bind(integer(self.version.version))
+        .bind(integer(self.at_ms))
+        .bind(self.actor.clone())
+        .bind(action.to_owned())
+        .bind(subject.to_owned())
+        .bind(detail.to_owned());
+        in_time(audit.execute(&mut *self.tx))
+            .await?
+            .map_err(|error| StoreError::from_sqlx("audit", error))?;
+        in_time(self.tx.commit()).await?.map_err(|error| StoreError::from_sqlx("change", error))?;
+        Ok(self.version)
+    }
+
+    /// What this change is about.
+    #[must_use]
+    pub const fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn organization(&self) -> Result<String, StoreError> {
+        match self.scope {
+            Scope::Organization(id) => Ok(id.to_string()),
+            Scope::Installation => Err(StoreError::Reference {
+                kind: "change",
+                detail: "an object of an organization needs a change of that organization",
+            }),
+        }
+    }
+
+    async fn run(&mut self, kind: &'static str, statement: Statement<'_>) -> Result<u64, StoreError> {
+        in_time(statement.execute(&mut *self.tx))
+            .await?
+            .map(|done| done.rows_affected())
+            .map_err(|error| StoreError::from_sqlx(kind, error))
+    }
+
+    async fn fetch(
+        &mut self,
+        kind: &'static str,
+        statement: Statement<'_>,
+    ) -> Result<Option<SqliteRow>, StoreError> {
+        in_time(statement.fetch_optional(&mut *self.tx))
+            .await?
+            .map_err(|error| StoreError::from_sqlx(kind, error))
+    }
+
+    /// Runs a statement that must hit exactly one existing row.
+    async fn hit(
+        &mut self,
+        kind: &'static str,
+        id: String,
+        statement: Statement<'_>,
+    ) -> Result<(), StoreError> {
+        if self.run(kind, statement).await? == 0 { Err(StoreError::NotFound { kind, id }) } else { Ok(()) }
+    }
+
+    /// Refuses a reference to an object of another organization, which the schema alone allows.
+    async fn own(&mut self, kind: &'static str, sql: &'static str, id: String) -> Result<(), StoreError> {
+        let organization = self.organization()?;
+        let found = self.fetch(kind, sqlx::query(sql).bind(id.clone()).bind(organization)).await?;
+        found.map(|_| ()).ok_or(StoreError::NotFound { kind, id })
+    }
+
+    async fn own_site(&mut self, id: SiteId) -> Result<(), StoreError> {
+        self.own("site", "SELECT 1 AS one FROM sites WHERE id = $1 AND organization = $2", id.to_string())
+            .await
+    }
+
+    async fn own_group(&mut self, id: GroupId) -> Result<(), StoreError> {
+        self.own(
+            "group",
+            "SELECT 1 AS one FROM user_groups WHERE id = $1 AND organization = $2",
+            id.to_string(),
+        )
+        .await
+    }
+
+    async fn own_member(&mut self, member: Member) -> Result<(), StoreError> {
+        let (kind, sql) = match member {
+            Member::User(_) => ("user", "SELECT 1 AS one FROM users WHERE id = $1 AND organization = $2"),
+            Member::ServiceAccount(_) => (
+                "service account",
+                "SELECT 1 AS one FROM service_accounts WHERE id = $1 AND organization = $2",
+            ),
+        };
+        self.own(kind, sql, member.to_string()).await
+    }
+}
