@@ -5,7 +5,7 @@ use state::{StateDir, StateError, names};
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use trust::UnixMs;
 
@@ -16,7 +16,7 @@ pub const TOLERANCE: Duration = Duration::from_secs(60);
 /// The wall clock. Before 1970 it reads 1970.
 #[must_use]
 pub fn wall() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = Duration::from_millis(net::clock::wall_millis());
     #[cfg(test)]
     let since = since + LATER.get();
     UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -50,8 +50,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// The time since the machine was started, suspends included: the clock that nobody sets.
 #[must_use]
 pub fn boot() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    net::clock::boot()
 }
 
 /// Why nothing may be signed.
@@ -165,11 +164,42 @@ impl TimeLine {
         Ok(wall)
     }
 
+    /// The time to strike with, also when nothing else may be signed: a strike is state and not time, every node
+    /// applies it whenever it was made, and it only ever takes access away (ADR 0011). A clock that jumped is
+    /// answered by the machine's own elapsed time, one that is behind by the line.
+    ///
+    /// # Errors
+    /// [`Fenced::Unreadable`]: then nothing says what time it may be, and nodes would keep the entry for a time
+    /// that nobody knows.
+    pub fn strike_time(&self) -> Result<UnixMs, Fenced> {
+        match self.signing_time() {
+            Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => Ok(self.best_time()),
+            time => time,
+        }
+    }
+
+    /// The wall clock when it can be believed; else what this controller knows better.
+    pub fn best_time(&self) -> UnixMs {
+        let (wall, boot) = (wall(), boot());
+        let line = self.state.lock().expect("nothing panics while it holds the time line");
+        best(&line, wall, boot)
+    }
+
     /// The best guess, for what gives no access: the console's web certificate, so that a fenced
     /// controller can still be looked at.
     pub fn unfenced_time(&self) -> UnixMs {
         let line = self.state.lock().expect("nothing panics while it holds the time line");
         line.floor.clone().unwrap_or_default().max(wall())
+    }
+}
+
+fn best(line: &Line, wall: UnixMs, boot: Duration) -> UnixMs {
+    match judge(line, wall, boot) {
+        Ok(_) | Err(Fenced::Unreadable { .. }) => wall,
+        Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => {
+            let expected = line.started_wall.plus(boot.saturating_sub(line.started));
+            line.floor.clone().unwrap_or_default().max(expected)
+        }
     }
 }
 
@@ -223,6 +253,19 @@ mod tests {
         assert!(matches!(judge(&line, wall, boot + HOUR), Err(Fenced::Jumped(_))));
         // Set right again, it signs again.
         assert!(judge(&line, wall.plus(HOUR), boot + HOUR + Duration::from_secs(59)).is_ok());
+    }
+
+    #[test]
+    fn a_clock_that_jumped_is_answered_by_elapsed_time_and_one_that_is_behind_by_the_line() {
+        let (mut line, wall, boot) = line();
+        let day = HOUR * 24;
+        assert_eq!(best(&line, wall.plus(day), boot + HOUR), wall.plus(HOUR));
+        assert_eq!(best(&line, wall.minus(day), boot + HOUR), wall.plus(HOUR));
+        // Started with a clock that is behind: not before the line.
+        line.floor = Ok(wall.plus(day));
+        assert_eq!(best(&line, wall.plus(HOUR), boot + HOUR), wall.plus(day));
+        line.floor = Err("gone".to_owned());
+        assert_eq!(best(&line, wall.plus(day), boot), wall.plus(day));
     }
 
     #[test]

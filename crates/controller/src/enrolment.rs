@@ -157,13 +157,7 @@ fn not_issued(error: &IssueError) -> Problem {
             Problem::internal("the snapshot does not have what was just enrolled; try again")
         }
         IssueError::Withheld(withheld) => withheld_problem(withheld),
-        IssueError::Sign(_) | IssueError::Groups(_) => {
-            let title = "This controller cannot sign right now";
-            let mut problem =
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-signing", title, error.to_string());
-            problem.retry_after = Some(30);
-            problem
-        }
+        IssueError::Sign(_) | IssueError::Groups(_) => Problem::not_signing(error.to_string()),
     }
 }
 
@@ -181,6 +175,8 @@ fn withheld_problem(withheld: &Withheld) -> Problem {
 
 /// Waits for a controller that has just started; then says why it does not issue.
 async fn when_issuing(core: &Core) -> Result<(), Problem> {
+    // Before anything is stored or used up, and before a clock that nobody believes says that a key has expired.
+    core.signer.signing_time()?;
     core.when_issuing().await.map_err(|withheld| withheld_problem(&withheld))
 }
 

@@ -323,7 +323,7 @@ impl Strikes {
     ) -> Result<Struck, StrikeError> {
         // One strike at a time: the chain has one order.
         let mut log = self.log();
-        let at = signer.signing_time().map_err(SignError::from)?;
+        let at = signer.strike_time().map_err(SignError::from)?;
         let head = self.heads().get(&signer.controller()).copied().unwrap_or(Head { seq: 0, hash: [0; 32] });
         let revocation = Revocation {
             installation: signer.installation(),
@@ -336,7 +336,7 @@ impl Strikes {
             keep_until: at.plus(KEEP),
             ext: None,
         };
-        let text = signer.sign(&revocation)?;
+        let text = signer.sign_strike(&revocation)?;
         let hash = sha256(&[text.as_bytes()]);
         let lines = lines_of(&revocation, &text);
         self.apply(revocation, &text);

@@ -210,7 +210,7 @@ fn length(file: &Path) -> u64 {
 }
 
 /// The one line that a connector's status socket says.
-fn connector_status(state: &Path) -> Option<Value> {
+pub fn connector_status(state: &Path) -> Option<Value> {
     let stream = UnixStream::connect(state.join("status.sock")).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let mut line = String::new();

@@ -66,6 +66,13 @@ pub enum Lab {
         #[command(flatten)]
         output: Output,
     },
+    /// Controller and database gone for an hour, while clients and connectors restart, roam and connect.
+    LongOutage {
+        #[command(flatten)]
+        options: outage::LongOptions,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Removes what a killed lab left behind.
     Clean,
     /// Inside a namespace: answers datagrams with the address they came from.
@@ -88,6 +95,12 @@ pub enum Lab {
     /// Inside a namespace: answers each HTTP request with a body that never ends.
     #[command(hide = true)]
     Ticker {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Inside a namespace: sends each line back.
+    #[command(hide = true)]
+    LineEcho {
         #[arg(long)]
         listen: SocketAddr,
     },
@@ -129,6 +142,11 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             require_root()?;
             outage::run(&options, output.form(), interrupt)?
         }
+        Lab::LongOutage { options, output } => {
+            require_root()?;
+            outage::run_long(&options, output.form(), interrupt)?
+        }
+        Lab::LineEcho { listen } => return outage::line_echo(listen, interrupt),
         Lab::Ticker { listen } => return outage::ticker(listen, interrupt),
         Lab::StunAsk { from, server } => return probe::stun(from, server),
         Lab::LossyLink(link) => return nat::lossy_link(&link, interrupt),

@@ -95,6 +95,17 @@ fn needed(method: &Method, path: &str) -> Scope {
     }
 }
 
+/// Whether a request strikes before it changes anything: that needs no clock (see [`super::removal`]).
+fn strikes(method: &Method, path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !part.is_empty() && !matches!(*part, "api" | "v1"));
+    match (method, parts.next()) {
+        (&Method::POST, Some("strikes")) => true,
+        (&Method::DELETE, Some("users" | "service-accounts" | "devices" | "connectors" | "pops")) => true,
+        (&Method::DELETE, Some("groups")) => parts.any(|part| part == "members"),
+        _ => false,
+    }
+}
+
 /// Lets callers in, or answers for the handlers.
 pub(crate) async fn authenticate(
     State(core): State<Arc<Core>>,
@@ -107,6 +118,13 @@ pub(crate) async fn authenticate(
     };
     if let Err(problem) = caller.need(needed(request.method(), request.uri().path())) {
         return problem.into_response();
+    }
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_read
+        && !strikes(request.method(), request.uri().path())
+        && let Err(fenced) = core.signer.signing_time()
+    {
+        return Problem::from(fenced).into_response();
     }
     request.extensions_mut().insert(caller);
     let mut answer = next.run(request).await;
@@ -153,7 +171,7 @@ fn token_caller(core: &Core, snapshot: &Snapshot, headers: &HeaderMap) -> Result
         .ok_or_else(unknown)?;
     // Equality of hashes takes the same time wherever they differ.
     let valid = token.secret_hash == given
-        && token.expires_ms > clock::wall().as_millis()
+        && token.expires_ms > core.signer.best_time().as_millis()
         && !core.strikes.set().is_struck(RevokedSubject::Token(id), 1);
     if !valid {
         return Err(unknown());
@@ -213,6 +231,21 @@ mod tests {
             (Method::POST, "/api/v1/restored-database", Scope::Installation),
         ] {
             assert_eq!(needed(&method, path), scope, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_takes_access_away_by_a_strike_needs_no_clock_and_everything_else_does() {
+        for (method, path, expected) in [
+            (Method::POST, "/api/v1/strikes", true),
+            (Method::DELETE, "/api/v1/devices/a", true),
+            (Method::DELETE, "/api/v1/groups/a/members/b", true),
+            (Method::DELETE, "/api/v1/groups/a", false),
+            (Method::PUT, "/api/v1/groups/a/members/b", false),
+            (Method::PUT, "/api/v1/policies/a", false),
+            (Method::POST, "/api/v1/restores", false),
+        ] {
+            assert_eq!(strikes(&method, path), expected, "{method} {path}");
         }
     }
 }

@@ -150,16 +150,27 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<crate::strikes::StrikeError> for Problem {
-    fn from(error: crate::strikes::StrikeError) -> Self {
-        let mut problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not-signing",
-            "This controller cannot sign right now",
-            error.to_string(),
-        );
+impl Problem {
+    /// Nothing can be signed, so nobody would hear of what is changed.
+    pub(crate) fn not_signing(detail: impl Into<String>) -> Self {
+        let title = "This controller cannot sign right now";
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-signing", title, detail);
         problem.retry_after = Some(30);
         problem
+    }
+}
+
+impl From<crate::clock::Fenced> for Problem {
+    fn from(fenced: crate::clock::Fenced) -> Self {
+        Self::not_signing(format!(
+            "{fenced}; until then nothing is changed, since nobody could be told of it"
+        ))
+    }
+}
+
+impl From<crate::strikes::StrikeError> for Problem {
+    fn from(error: crate::strikes::StrikeError) -> Self {
+        Self::not_signing(error.to_string())
     }
 }
 

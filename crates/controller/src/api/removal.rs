@@ -76,12 +76,14 @@ pub(super) async fn strike_and_remove(
         let (subject, actor) = (removal.subject(), caller.actor);
         let request = StrikeRequest { subject, generation, organization, actor: actor.clone() };
         let report = core.strike(request).await?;
+        // The strike stands whatever the clock; the row waits for one that can be believed.
+        core.signer.signing_time().map_err(|fenced| but_not_written(Problem::from(fenced)))?;
         let removed = async {
             let (store, mut change) = core.database.change(scope, &actor).await?;
             removal.from(&mut change).await?;
             core.commit(&store, change, removal.action(), &subject.to_string(), &json!({})).await
         };
-        removed.await.map_err(revoked_but_not_written)?;
+        removed.await.map_err(|error: StoreError| but_not_written(Problem::from(error)))?;
         Ok(outcome(&report))
     };
     let ended = |error| Problem::internal(format!("the removal's task ended: {error}"));
@@ -89,8 +91,7 @@ pub(super) async fn strike_and_remove(
 }
 
 /// The strike is enforced; what is missing is said.
-fn revoked_but_not_written(error: StoreError) -> Problem {
-    let mut problem = Problem::from(error);
+fn but_not_written(mut problem: Problem) -> Problem {
     problem.detail = format!("access was revoked; the row could not be removed yet: {}", problem.detail);
     problem
 }

@@ -24,8 +24,8 @@ use std::{
     time::Duration,
 };
 use trust::{
-    Beacon, CertificateRequest, Document, Grant, Identity, KeyRole, OpenKey, RootHash, SigningKey,
-    TrustBundle, TrustChain, UnixMs, VerifyingKey, issue_certificate, sign_document,
+    Beacon, CertificateRequest, Document, Grant, Identity, KeyRole, OpenKey, Revocation, RootHash,
+    SigningKey, TrustBundle, TrustChain, UnixMs, VerifyingKey, issue_certificate, sign_document,
 };
 use wire::{ControllerId, InstallationId};
 
@@ -166,6 +166,20 @@ impl Signer {
         self.time_line.signing_time()
     }
 
+    /// The time to strike with, also when nothing else may be signed.
+    ///
+    /// # Errors
+    /// [`Fenced::Unreadable`].
+    pub fn strike_time(&self) -> Result<UnixMs, Fenced> {
+        self.time_line.strike_time()
+    }
+
+    /// The wall clock, or what is known better when it cannot be believed.
+    #[must_use]
+    pub fn best_time(&self) -> UnixMs {
+        self.time_line.best_time()
+    }
+
     /// Replaces keys that near their end. Says whether the bundle changed.
     ///
     /// # Errors
@@ -194,6 +208,15 @@ impl Signer {
     pub fn sign<D: Document>(&self, document: &D) -> Result<String, SignError> {
         let wall = self.signing_time()?;
         Ok(sign_document(&self.signing_key(D::ROLE, wall)?, document)?)
+    }
+
+    /// Signs an entry of the strike list.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign_strike(&self, entry: &Revocation) -> Result<String, SignError> {
+        let key = self.signing_key(Revocation::ROLE, self.strike_time()?)?;
+        Ok(sign_document(&key, entry)?)
     }
 
     /// Issues a certificate of 30 days.

@@ -1,7 +1,11 @@
 //! A controller whose clock cannot be believed signs nothing, and is there all the same.
 
-use super::{World, outage::Laptop};
+use super::{Reply, World, outage::Laptop, stranger};
 use crate::{clock, control};
+use axum::body::Body;
+use http::{Method, Request};
+use policy::enrolment::DeviceEnrolment;
+use serde_json::json;
 use std::time::Duration;
 use wire::{ControlReply, Renew};
 
@@ -19,14 +23,72 @@ async fn a_clock_that_jumps_stops_every_signature_and_set_right_it_signs_again()
     assert!(beacon().is_err(), "agents become stale and say so");
     let reply = laptop.ask(&world, Renew { certificate: true }).await;
     assert!(matches!(reply, ControlReply::Refused(ref refused) if refused.retry_after_ms > 0), "{reply:?}");
-    let refused = core.strikes.strike(&core.signer, laptop.id.parse().unwrap(), 1, |_| {}).unwrap_err();
-    assert!(refused.to_string().contains("the clock jumped"), "{refused}");
     let status = world.get("/status").await.ok();
     assert!(status["not_signing"].as_str().unwrap().contains("the clock jumped by 61 s"), "{status}");
     clock::later(Duration::ZERO);
     // What was signed in the meantime, within the tolerance, is no reason to stop.
     assert!(beacon().is_ok());
     laptop.gets_a_grant(&world).await;
+}
+
+#[tokio::test]
+async fn while_fenced_nothing_is_changed_that_nobody_could_be_told_of_and_reads_go_on() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let key =
+        world.key(json!({"kind": "device", "name": "ada", "owner": f.user, "lifetime_seconds": 600})).await;
+    let policy = json!({"name": "orders for nobody", "groups": [f.group], "resources": []});
+    for jump in [Duration::from_secs(61), Duration::from_secs(24 * 3600)] {
+        clock::later(jump);
+        for (method, path, body) in [
+            (Method::POST, "/groups".to_owned(), Some(json!({"name": "late"}))),
+            (Method::PUT, format!("/policies/{}", f.policy), Some(policy.clone())),
+            (Method::DELETE, format!("/policies/{}", f.policy), None),
+        ] {
+            let refused = world.call(method, &path, body).await;
+            assert_eq!(refused.status, 503, "{}", refused.text);
+            assert_eq!(refused.headers["retry-after"], "30");
+            assert!(refused.text.contains("/problems/not-signing") && refused.text.contains("clock jumped"));
+        }
+        // Not that its key has expired, which only the wrong clock says; and the key is as good as before.
+        let refused = enrol_device(&world, &key).await;
+        assert_eq!(refused.status, 503, "{}", refused.text);
+        assert!(refused.text.contains("clock jumped"), "{}", refused.text);
+        assert_eq!(world.get("/groups").await.ok()["items"].as_array().unwrap().len(), 1);
+        assert_eq!(world.get(&format!("/policies/{}", f.policy)).await.ok()["name"], "orders for engineers");
+    }
+    clock::later(Duration::ZERO);
+    world.post("/groups", json!({"name": "late"})).await.made();
+    enrol_device(&world, &key).await.ok();
+}
+
+#[tokio::test]
+async fn a_fenced_controller_still_strikes_with_a_time_that_its_clock_did_not_make_up() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let core = &world.controller.core;
+    let before = clock::wall();
+    let minute = Duration::from_secs(60);
+    clock::later(Duration::from_secs(24 * 3600));
+    let struck = core.strikes.strike(&core.signer, laptop.id.parse().unwrap(), 1, |_| {}).unwrap();
+    assert!(struck.at >= before && struck.at < before.plus(minute), "{struck:?}");
+    // Every node takes it, and keeps it for as long as any other.
+    let entry = core.strikes.entries(before).remove(0);
+    assert_eq!(entry.revocation.keep_until, struck.at.plus(Duration::from_secs(30 * 24 * 3600 + 3600)));
+    // A removal is enforced, and says that its row waits.
+    let answer = world.delete(&format!("/groups/{}/members/{}", f.group, f.user)).await;
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.text.contains("access was revoked") && answer.text.contains("clock jumped"),
+        "{}",
+        answer.text
+    );
+    let membership = trust::RevokedSubject::UserInGroup(f.user.parse().unwrap(), f.group.parse().unwrap());
+    assert!(core.strikes.set().is_struck(membership, 1));
+    clock::later(Duration::ZERO);
+    let answer = world.post("/strikes", json!({"subject": f.user})).await.made();
+    assert_eq!(answer["generation"], 1);
 }
 
 #[tokio::test]
@@ -55,4 +117,13 @@ async fn a_controller_that_starts_with_a_clock_behind_its_line_or_without_one_se
     std::fs::write(&floor, year).unwrap();
     let world = World::in_directory(directory.take().unwrap()).await;
     assert!(world.get("/status").await.ok()["not_signing"].is_null());
+}
+
+/// A laptop asks to be enrolled with this key.
+async fn enrol_device(world: &World, key: &str) -> Reply {
+    let join: trust::JoinKey = key.parse().unwrap();
+    let body = DeviceEnrolment::new(join.secret, &trust::SigningKey::generate(), "laptop");
+    let request = Request::post("/enrol/v1/device").header("content-type", "application/json");
+    let body = Body::from(serde_json::to_string(&body).unwrap());
+    world.send(stranger(), request.body(body).unwrap()).await
 }

@@ -109,16 +109,27 @@ fn one_line(text: &str) -> String {
 
 /// When, on what, and how to have it again.
 fn stamp(took: Duration, interrupt: &Interrupt) -> Result<String> {
+    Ok(format!(
+        "Written by `cargo xtask outage-matrix --write` on {}, in {:.1} min.\n",
+        machine(interrupt)?,
+        took.as_secs_f64() / 60.0
+    ))
+}
+
+/// The day and the machine.
+///
+/// # Errors
+/// A program that every Linux has is missing.
+pub fn machine(interrupt: &Interrupt) -> Result<String> {
     let ask = |program: &str, argument: &str| {
         let said = run(Command::new(program).arg(argument), Duration::from_secs(10), interrupt)?;
         anyhow::Ok(said.success(program)?.stdout.trim().to_owned())
     };
     Ok(format!(
-        "Written by `cargo xtask outage-matrix --write` on {}, Linux {}, {} processors, in {:.1} min.\n",
+        "{}, Linux {}, {} processors",
         ask("date", "--iso-8601")?,
         ask("uname", "-r")?,
-        ask("nproc", "--all")?,
-        took.as_secs_f64() / 60.0
+        ask("nproc", "--all")?
     ))
 }
 

@@ -7,12 +7,16 @@ mod fault;
 mod flow;
 mod ground;
 mod lanes;
+mod long;
+mod long_report;
+mod long_worker;
 mod rows;
 mod sqlite;
 mod table;
 
 pub use disk::clean_leftovers;
 pub use flow::serve as ticker;
+pub use long::{Options as LongOptions, line_echo, run_long};
 
 use super::report::{Form, Outcome, Report, Seen};
 use crate::{process::Interrupt, test::release_binary};
