@@ -7,6 +7,7 @@ use crate::{
 };
 use client::Target;
 use mio::{Events, Poll, Token};
+use net::clock;
 use state::{StateDir, StateError};
 use std::{
     cmp::Reverse,
@@ -111,7 +112,7 @@ impl Fleet {
             target,
             timers: BinaryHeap::new(),
             schedules: Vec::new(),
-            wall_at: Instant::now(),
+            wall_at: clock::now(),
             scratch: vec![0; 64 * 1024],
             report: Report::default(),
             waits: Vec::new(),
@@ -128,7 +129,7 @@ impl Fleet {
 
     /// Does as it is told, from now on.
     pub fn order(&mut self, order: Order) {
-        let now = Instant::now();
+        let now = clock::now();
         let clamp = |range: Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
         let len = self.members.len();
         match order {
@@ -266,12 +267,12 @@ impl Fleet {
     /// # Errors
     /// The machine does not let us poll.
     pub fn turn(&mut self, longest: Duration) -> Result<(), FleetError> {
-        let end = Instant::now() + longest;
+        let end = clock::now() + longest;
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             self.run_schedules(now);
             self.run_timers();
-            let now = Instant::now();
+            let now = clock::now();
             if now >= self.wall_at {
                 self.wall_at = now + WALL_INTERVAL;
                 let wall = wall();
@@ -285,7 +286,7 @@ impl Fleet {
             let timer = self.timers.peek().map(|Reverse((at, _))| *at);
             let scheduled = self.schedules.iter().map(|schedule| schedule.next).min();
             let until = timer.into_iter().chain(scheduled).chain([end, self.wall_at]).min().unwrap_or(end);
-            let wait = until.saturating_duration_since(Instant::now());
+            let wait = until.saturating_duration_since(clock::now());
             match self.poll.poll(&mut self.events, Some(wait)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -300,7 +301,7 @@ impl Fleet {
                     more = false;
                     let again = &mut more;
                     let buffer = &mut scratch;
-                    self.after(Instant::now(), index, |member, now, _, _, _| {
+                    self.after(clock::now(), index, |member, now, _, _, _| {
                         *again = member.receive(now, buffer)
                     });
                 }
@@ -361,9 +362,9 @@ impl Fleet {
 
     fn run_timers(&mut self) {
         // What becomes due meanwhile has its turn after the sockets.
-        let until = Instant::now();
+        let until = clock::now();
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             let Some(&Reverse((at, index))) = self.timers.peek() else { return };
             if at > until {
                 return;
@@ -378,7 +379,7 @@ impl Fleet {
 
     /// What was seen since the last report.
     pub fn report(&mut self) -> Report {
-        let now = Instant::now();
+        let now = clock::now();
         let mut report = std::mem::take(&mut self.report);
         let mut counts = (0, 0, 0);
         let mut waiting = 0;

@@ -11,7 +11,7 @@ use session::LostReason;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use trust::UnixMs;
 use tunnel::WireGuardPrivateKey;
@@ -25,8 +25,7 @@ pub(crate) const VISIT_DEADLINE: Duration = Duration::from_secs(10);
 const FOREVER: Duration = Duration::from_secs(3600);
 
 pub(crate) fn wall() -> UnixMs {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    UnixMs::from_millis(net::clock::wall_millis())
 }
 
 /// What a member shall do.

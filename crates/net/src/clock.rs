@@ -56,6 +56,16 @@ pub fn wall_millis() -> u64 {
     millis.saturating_add_signed(test_offsets().0)
 }
 
+/// The time since the machine was started, sleep included: the clock that nobody sets.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since =
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0));
+    since + test_offsets().1
+}
+
 /// By how much the clock that counts sleep leads the one that does not.
 #[cfg(target_os = "linux")]
 fn measured() -> Option<Duration> {

@@ -4,25 +4,35 @@
 /// listed here fails the check, so that a new crate gets its place by decision.
 pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("wire", &[]),
-    ("trust", &["wire"]),
-    ("policy", &["wire", "trust"]),
-    ("state", &["wire", "trust"]),
+    ("planted", &[]),
+    ("trust", &["wire", "planted"]),
+    ("policy", &["wire", "trust", "planted"]),
+    ("state", &["wire", "trust", "planted"]),
     ("net", &["wire"]),
     ("portmap", &[]),
-    ("session", &["wire", "trust"]),
-    ("tunnel", &["wire"]),
+    ("session", &["wire", "trust", "planted"]),
+    ("tunnel", &["wire", "planted"]),
     ("flow", &["wire"]),
-    ("agent", &["wire", "trust", "policy", "session"]),
-    ("pop", &["wire", "trust", "policy", "state", "session", "net"]),
+    ("agent", &["wire", "trust", "policy", "session", "planted"]),
+    ("pop", &["wire", "trust", "policy", "state", "session", "net", "planted"]),
     (
         "connector",
-        &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"],
+        &[
+            "wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap",
+            "planted",
+        ],
     ),
-    ("client", &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap"]),
-    ("load", &["wire", "trust", "state", "session", "agent", "tunnel", "flow", "client"]),
+    (
+        "client",
+        &[
+            "wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap",
+            "planted",
+        ],
+    ),
+    ("load", &["wire", "trust", "state", "session", "agent", "tunnel", "flow", "client", "net"]),
     ("enrol", &["wire", "trust", "policy", "state"]),
-    ("store", &["wire", "trust", "policy"]),
-    ("controller", &["wire", "trust", "policy", "state", "session", "net", "store"]),
+    ("store", &["wire", "trust", "policy", "planted"]),
+    ("controller", &["wire", "trust", "policy", "state", "session", "net", "store", "planted"]),
     (
         "tidegate",
         &[
@@ -43,6 +53,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "enrol",
             "store",
             "controller",
+            "planted",
         ],
     ),
     // What follows is never shipped.
@@ -72,7 +83,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("bench", &["client", "enrol", "load-rig", "pop", "portmap", "trust", "wire"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("hostile-session", &["session", "trust"]),
-    ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net"]),
+    ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net", "planted"]),
     (
         "hostile",
         &[

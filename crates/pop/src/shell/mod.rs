@@ -28,14 +28,7 @@ use crate::core::{
 use net::{BindError, PortPair};
 use session::AcceptorLimits;
 use state::StateError;
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 use trust::UnixMs;
 
@@ -268,8 +261,6 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell reads the clocks for the cores")]
 pub(crate) fn wall() -> UnixMs {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    UnixMs::from_millis(net::clock::wall_millis())
 }
