@@ -2,6 +2,7 @@
 
 use crate::{
     close::CloseCode,
+    connection_id::KeyedConnectionIds,
     engine::{Engine, Side},
     output::{Event, Output, SendError, SessionId},
     tls::{IdentityError, LocalIdentity, acceptor_config},
@@ -9,9 +10,7 @@ use crate::{
     vetting::{Expected, PeerRefused, Vetting},
 };
 use aws_lc_rs::{hkdf, hmac};
-use quinn_proto::{
-    Endpoint, EndpointConfig, HashedConnectionIdGenerator, Incoming, ServerConfig, ValidationTokenConfig,
-};
+use quinn_proto::{Endpoint, EndpointConfig, Incoming, ServerConfig, ValidationTokenConfig};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
@@ -150,6 +149,11 @@ impl Acceptor {
         for id in struck {
             self.engine.close(now, id, CloseCode::Struck);
         }
+    }
+
+    /// Takes so many sessions from now on; who is here stays.
+    pub const fn set_most_sessions(&mut self, sessions: usize) {
+        self.limits.sessions = sessions;
     }
 
     /// Shows another certificate in handshakes from now on.
@@ -347,10 +351,12 @@ fn endpoint_config(key: &SigningKey, seed: [u8; 32]) -> EndpointConfig {
     let derive = |label: &[u8]| hmac::sign(&master, label);
     let reset = hmac::Key::new(hmac::HMAC_SHA256, derive(b"tidegate/pop/stateless-reset/1").as_ref());
     let id = derive(b"tidegate/pop/connection-id/1");
-    let id = u64::from_be_bytes(*id.as_ref().first_chunk().expect("32 bytes hold 8"));
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
-        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id)))
+        .cid_generator(move || Box::new(KeyedConnectionIds::new(id.as_ref(), &seed)))
+        // One for each packet of a forgotten session: after a restart everybody is to learn of it. It is shorter than
+        // what it answers (RFC 9000 section 10.3.3), so that nobody is flooded by it and two ends do not go on for ever.
+        .min_reset_interval(Duration::ZERO)
         .grease_quic_bit(false)
         .supported_versions(vec![QUIC_V1])
         .rng_seed(Some(seed));

@@ -78,6 +78,8 @@ codes! {
     Full = 13, "full", "a table is full";
     /// The same subject begins sessions all the time.
     TooOften = 14, "too_often", "this agent begins sessions too often; it waits before it comes again";
+    /// The peer went on saying far more than its budget after it had been told to wait.
+    Flooding = 15, "flooding", "this agent says far more than a session may; it waits before it comes again";
 }
 
 impl CloseCode {

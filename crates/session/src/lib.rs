@@ -39,6 +39,7 @@
 
 mod acceptor;
 mod close;
+mod connection_id;
 mod dialler;
 mod engine;
 mod output;
