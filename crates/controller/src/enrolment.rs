@@ -1,8 +1,8 @@
 //! First enrolment by HTTPS: the only place where a stranger with a key becomes an agent.
 
 use crate::{
-    api::{self, Body, Peer, Problem},
-    clock,
+    api::{self, Body, Params, Peer, Problem},
+    clock, control,
     gate::Withheld,
     issue::{IssueError, Issuer},
     limiter::FailureLimit,
@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 use store::{EnrolmentKey, EnrolmentTarget, Scope, SecretHash, StoreError};
-use trust::{Identity, JoinSecret, encode_base64url};
+use trust::{Identity, JoinSecret, decode_base64url, encode_base64url};
 use wire::{ConnectorId, DeviceId, OrganizationId, PopId};
 
 /// Wrong secrets a minute of one address block. A secret has 256 bits: this keeps logs short.
@@ -42,8 +42,27 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .with_state(Arc::clone(core))
 }
 
-async fn trust(State(core): State<Arc<Core>>) -> Json<TrustAnswer> {
-    Json(TrustAnswer { chain: core.signer.chain_text() })
+/// What may stand behind `trust?`.
+#[derive(Debug, serde::Deserialize)]
+struct TrustQuery {
+    /// 16 bytes that the asker made, in base64url.
+    nonce: Option<String>,
+}
+
+/// The chain, and what time it is by a beacon with the asker's nonce: whoever enrols has no other time to go by
+/// than a clock that may be off.
+async fn trust(
+    State(core): State<Arc<Core>>,
+    Params(query): Params<TrustQuery>,
+) -> Result<Json<TrustAnswer>, Problem> {
+    let nonce = query.nonce.as_deref().map(|text| {
+        let bytes = decode_base64url(text).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+        bytes.ok_or_else(|| Problem::invalid("nonce", "16 bytes in base64url", text))
+    });
+    // A fenced controller says nothing of the time.
+    let beacon =
+        nonce.transpose()?.and_then(|nonce| control::beacon(&core, &core.snapshot(), Some(nonce)).ok());
+    Ok(Json(TrustAnswer { chain: core.signer.chain_text(), beacon }))
 }
 
 const fn address(peer: Peer) -> IpAddr {

@@ -1,7 +1,8 @@
 //! First enrolment, step by step.
 //!
-//! 1. Ask the controller for the trust chain, over a connection that believes anybody and carries no
-//!    secret. The chain proves itself against the root's hash in the join key.
+//! 1. Ask the controller for the trust chain and, by a nonce, for the time, over a connection that believes
+//!    anybody and carries no secret. The chain proves itself against the root's hash in the join key, the time
+//!    by the chain. From there on that time counts, and the machine's clock does not.
 //! 2. Make the keys and write them to the state directory, so that a lost answer costs nothing: the
 //!    same request again gets the same identity.
 //! 3. Ask again over a connection that believes the console CA of that chain (or a public CA), now with
@@ -12,6 +13,7 @@
 #![expect(clippy::disallowed_methods, reason = "enrolment is a shell: it asks the machine for the time")]
 
 use crate::{
+    anchor::{self, Anchor},
     api::ApiClient,
     error::EnrolError,
     http::{HttpsClient, ServerUrl},
@@ -27,10 +29,11 @@ use policy::{
 };
 use serde::Serialize;
 use state::{About, StateDir, names};
-use std::{path::Path, time::SystemTime};
+use std::{path::Path, time::Instant};
 use trust::{
     Certificate, ChainError, Grant, Identity, JoinKey, JoinKind, KeyRole, OpenKey, Role, RootHash, SealKey,
     SigningKey, Slice, SliceBody, TrustBundle, TrustChain, UnixMs, Unverified, decode_base64url,
+    encode_base64url,
 };
 
 /// Where an enrolled agent keeps what enrolment told it and nothing else tells: [`EnrolledAgent`] as JSON.
@@ -106,7 +109,7 @@ pub fn already_enrolled(path: &Path, role: Role, root: &RootHash) -> Result<Opti
     match StateDir::about(path)? {
         Some(about) if about.root == *root => {
             let state = StateDir::open(path, role)?;
-            Ok(held_identity(&state, root, wall_clock())?)
+            Ok(held_identity(&state, root, Anchor::machine().now())?)
         }
         _ => Ok(None),
     }
@@ -127,28 +130,41 @@ pub async fn discover_trust(
 struct Learnt {
     bundle: TrustBundle,
     servers: ServerTrust,
-    /// The controller's clock when it answered.
+    /// By what everything that comes is judged.
+    time: Anchor,
+    /// The controller's clock when it answered, by its own word.
     theirs: Option<UnixMs>,
 }
 
 async fn learn_trust(url: &ServerUrl, root: &RootHash) -> Result<Learnt, EnrolError> {
     let client = ApiClient::over(HttpsClient::provisional(url.clone()));
-    let answer = client.call(Method::GET, "/enrol/v1/trust", Bytes::new()).await?;
-    let wall = wall_clock();
+    let (nonce, asked) = (anchor::nonce(), Instant::now());
+    let path = format!("/enrol/v1/trust?nonce={}", encode_base64url(&nonce));
+    let answer = client.call(Method::GET, &path, Bytes::new()).await?;
+    let machine = Anchor::machine();
     let trust: TrustAnswer = client.decode(&answer)?;
-    let bundle =
-        TrustChain::parse(&trust.chain).and_then(|chain| chain.verify(root, wall)).map_err(|source| {
-            let address = client.address();
-            match source {
-                ChainError::OtherRoot(_) => EnrolError::OtherRoot { address },
-                source => EnrolError::Chain { address, source }.blame_clock(wall, answer.date),
-            }
-        })?;
-    let mut servers = ServerTrust::nobody().with_system_roots();
+    let address = || client.address();
+    let chain =
+        TrustChain::parse(&trust.chain).map_err(|source| EnrolError::Chain { address: address(), source })?;
+    let (bundle, time) = match anchor::signed(&chain, root, trust.beacon.as_deref(), nonce, asked) {
+        Some((bundle, signed)) => (bundle, anchor::judge(machine.now(), signed, &address())?),
+        // Nothing is signed there right now, or by an older version: the machine's clock is all there is.
+        None => (
+            chain.verify(root, machine.now()).map_err(|source| match source {
+                ChainError::OtherRoot(_) => EnrolError::OtherRoot { address: address() },
+                source => {
+                    EnrolError::Chain { address: address(), source }.blame_clock(machine.now(), answer.date)
+                }
+            })?,
+            machine,
+        ),
+    };
+    let wall = time.now();
+    let mut servers = ServerTrust::nobody().with_system_roots().at(time);
     for key in bundle.keys(KeyRole::ConsoleCa).filter(|key| key.is_valid_at(wall)) {
         servers = servers.with_console_ca(&key.public);
     }
-    Ok(Learnt { bundle, servers, theirs: answer.date })
+    Ok(Learnt { bundle, servers, time, theirs: answer.date })
 }
 
 struct Joining<'a> {
@@ -173,6 +189,10 @@ impl<'a> Joining<'a> {
         let learnt = learn_trust(&url, &key.root).await?;
         let about = About::new(learnt.bundle.installation(), role_of(kind), key.root);
         let state = StateDir::create(path, &about)?;
+        // By the time that a controller signed: nothing is over because this machine's clock says so.
+        if let Some(identity) = held_identity(&state, &key.root, learnt.time.now())? {
+            return Err(EnrolError::AlreadyEnrolled { path: path.to_owned(), identity });
+        }
         // A certificate that is there is one that expired: its identity is over, and so are its keys.
         let fresh = state.read(names::CERTIFICATE)?.is_some();
         if fresh {
@@ -212,7 +232,7 @@ impl<'a> Joining<'a> {
     ) -> Result<EnrolledAgent, EnrolError> {
         let client = ApiClient::https(self.url.clone(), self.learnt.servers.clone(), None);
         let answer: Result<Enrolled, _> = client.post(&format!("/enrol/v1/{path}"), request).await;
-        let wall = wall_clock();
+        let wall = self.learnt.time.now();
         let blame = |error: EnrolError| error.blame_clock(wall, self.learnt.theirs);
         let enrolled = answer.map_err(|error| blame(error.into()))?;
         let checked = self.check::<B>(&enrolled, wall).map_err(blame)?;
@@ -302,14 +322,20 @@ const fn role_of(kind: JoinKind) -> Role {
     }
 }
 
-/// Who the certificate in a directory names, if it verifies now.
+/// Who the certificate in a directory names, if it has not ended. A clock that is behind ends nothing.
 fn held_identity(state: &StateDir, root: &RootHash, wall: UnixMs) -> Result<Option<Identity>, EnrolError> {
     let (Some(der), Some(chain)) = (state.read(names::CERTIFICATE)?, state.read(names::CHAIN)?) else {
         return Ok(None);
     };
-    let bundle = TrustChain::parse_bytes(&chain).and_then(|chain| chain.verify(root, wall));
-    let certificate = bundle.ok().and_then(|bundle| Certificate::verify(&der, &bundle, wall).ok());
-    Ok(certificate.map(|certificate| certificate.identity()))
+    let Ok(chain) = TrustChain::parse_bytes(&chain) else { return Ok(None) };
+    let bundle = match chain.verify(root, wall) {
+        Err(ChainError::RotationNotValid { nbf, .. }) if nbf > wall => chain.verify(root, nbf),
+        other => other,
+    };
+    let certificate = bundle.ok().and_then(|bundle| Certificate::verify_at_any_time(&der, &bundle).ok());
+    Ok(certificate
+        .filter(|certificate| certificate.not_after() > wall)
+        .map(|certificate| certificate.identity()))
 }
 
 fn check_text(what: &'static str, text: &str, max: usize) -> Result<(), EnrolError> {
@@ -317,9 +343,4 @@ fn check_text(what: &'static str, text: &str, max: usize) -> Result<(), EnrolErr
         return Err(EnrolError::Name { what, max, got: text.len() });
     }
     Ok(())
-}
-
-fn wall_clock() -> UnixMs {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -10,6 +10,7 @@
 //! assert_eq!((url.host(), url.port()), ("tidegate.example.org", 8443));
 //! ```
 
+mod anchor;
 mod api;
 mod error;
 mod http;

@@ -17,9 +17,9 @@ use std::{
 };
 use tokio::net::TcpListener;
 use trust::{
-    Audience, BundleKey, BundleStatement, CertificateRequest, Grant, Identity, JoinKey, JoinKind, JoinSecret,
-    KeyRole, OpenKey, Owner, PostureClass, Role, RootHash, RotationStatement, SigningKey, Slice, SliceHeader,
-    SliceVersion, TrustChain, UnixMs, encode_base64url, issue_certificate, sign_document,
+    Audience, Beacon, BundleKey, BundleStatement, CertificateRequest, Grant, Identity, JoinKey, JoinKind,
+    JoinSecret, KeyRole, OpenKey, Owner, PostureClass, Role, RootHash, RotationStatement, SigningKey, Slice,
+    SliceHeader, SliceVersion, TrustChain, UnixMs, encode_base64url, issue_certificate, sign_document,
 };
 use wire::{ConnectorId, ControllerId, DeviceId, InstallationId, OrganizationId, PopId, SiteId, UserId};
 
@@ -46,6 +46,10 @@ enum Twist {
     OtherKeyInCertificate,
     SliceOfSomebodyElse,
     ChainFromTheFuture,
+    /// It says what time it is: in the controller's time, this far from the machine's.
+    Signs(i64),
+    /// It says so for another nonce.
+    SignsForAnother,
     NoGrant,
     Garbage,
 }
@@ -63,7 +67,12 @@ struct World {
 
 impl World {
     fn new(twist: Twist, installation: u8) -> Self {
-        let base = if twist == Twist::ChainFromTheFuture { wall().plus(DAY * 3) } else { wall() };
+        let base = match twist {
+            Twist::ChainFromTheFuture | Twist::SignsForAnother => wall().plus(DAY * 3),
+            Twist::Signs(days) if days < 0 => wall().minus(DAY * u32::try_from(-days).expect("few")),
+            Twist::Signs(days) => wall().plus(DAY * u32::try_from(days).expect("few")),
+            _ => wall(),
+        };
         let installation = InstallationId::from_bytes([installation; 16]);
         let root = SigningKey::generate();
         let rotation = SigningKey::generate();
@@ -120,6 +129,25 @@ impl World {
             serial_random: [5; 8],
         };
         encode_base64url(&issue_certificate(&self.keys[&issuer], &request).expect("certificate"))
+    }
+
+    fn beacon(&self, query: &str) -> Option<String> {
+        let asked = trust::decode_base64url(query.strip_prefix("nonce=")?).ok()?.try_into().ok()?;
+        let nonce = match self.twist {
+            Twist::Signs(_) => asked,
+            Twist::SignsForAnother => [1; 16],
+            _ => return None,
+        };
+        let beacon = Beacon {
+            installation: self.installation,
+            controller: ControllerId::from_bytes([9; 16]),
+            time: self.base,
+            versions: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            nonce: Some(nonce),
+            ext: None,
+        };
+        Some(sign_document(&self.keys[&KeyRole::Beacon], &beacon).expect("a beacon"))
     }
 
     fn header(&self, audience: Audience) -> SliceHeader {
@@ -217,13 +245,18 @@ impl World {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<bytes::Bytes>> {
         let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         self.requests.lock().expect("no panic").push(format!("{path} {}", String::from_utf8_lossy(&body)));
         let ok = |body: Vec<u8>| Response::new(Full::new(body.into()));
         let mut response = match path.as_str() {
             _ if self.twist == Twist::Garbage => ok(b"\xFF<html>".to_vec()),
             "/enrol/v1/trust" => {
-                ok(serde_json::to_vec(&serde_json::json!({ "chain": self.chain })).expect("json"))
+                let mut answer = serde_json::json!({ "chain": self.chain });
+                if let Some(beacon) = self.beacon(&query) {
+                    answer["beacon"] = beacon.into();
+                }
+                ok(serde_json::to_vec(&answer).expect("json"))
             }
             "/enrol/v1/device" if self.twist == Twist::KeyUsedUp => {
                 let problem = br#"{"type":"/problems/key-used-up","title":"Enrolment key used up","detail":"this key was made for 1 device and has enrolled 1; ask an administrator for a new one","status":403}"#;
@@ -397,6 +430,39 @@ async fn a_clock_that_is_off_is_named_with_the_difference() {
     assert!(matches!(error, EnrolError::Clock { direction: ClockDirection::Behind, .. }), "{error}");
     assert!(error.to_string().contains("behind the controller's"), "{error}");
     assert!(!saw_secret(&server));
+}
+
+#[tokio::test]
+async fn a_controller_that_signs_the_time_is_believed_whatever_the_machine_s_clock_says() {
+    // Years behind, as after a dead battery, and up to a week ahead.
+    for days in [-6, -1, 0, 1, 3, 400] {
+        let (result, _dir, server) = device_with(Twist::Signs(days)).await;
+        let agent = result.unwrap_or_else(|error| panic!("{days} days: {error}"));
+        assert_eq!(agent.owner.as_deref(), Some("Ada"));
+        assert!(saw_secret(&server));
+    }
+}
+
+#[tokio::test]
+async fn a_signed_time_counts_only_for_the_own_nonce_and_not_long_before_the_machine_s() {
+    let (result, _dir, server) = device_with(Twist::SignsForAnother).await;
+    let error = result.expect_err("a replay says nothing");
+    assert!(matches!(error, EnrolError::Clock { direction: ClockDirection::Behind, .. }), "{error}");
+    assert!(!saw_secret(&server));
+    let (result, _dir, server) = device_with(Twist::Signs(-8)).await;
+    let error = result.expect_err("a key that ended since would say the same");
+    assert!(matches!(error, EnrolError::Clock { direction: ClockDirection::Ahead, .. }), "{error}");
+    assert!(!saw_secret(&server));
+}
+
+#[tokio::test]
+async fn what_is_enrolled_stays_so_when_the_clock_goes_back() {
+    let (result, dir, server) = device_with(Twist::Signs(3)).await;
+    let agent = result.expect("enrols");
+    let key = server.world.join_key(JoinKind::Device, server.port);
+    let path = dir.path().join("state");
+    // By this machine's clock its certificate begins in three days.
+    assert_eq!(already_enrolled(&path, Role::Device, &key.root).expect("reads"), Some(agent.identity));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Which servers are believed: a provisional look that carries no secret, then the real check.
 
+use crate::anchor::Anchor;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct ServerTrust {
     console_cas: Vec<Vec<u8>>,
     system: Option<Arc<RootCertStore>>,
+    time: Option<Anchor>,
 }
 
 impl ServerTrust {
@@ -43,6 +45,13 @@ impl ServerTrust {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(found.certs);
         self.system = Some(Arc::new(store));
+        self
+    }
+
+    /// Judges certificates by this time instead of the machine's clock.
+    #[must_use]
+    pub(crate) const fn at(mut self, time: Anchor) -> Self {
+        self.time = Some(time);
         self
     }
 
@@ -143,6 +152,7 @@ impl ServerCertVerifier for Strict {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let now = self.trust.time.map_or(now, |time| UnixTime::since_unix_epoch(time.since_unix_epoch()));
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let console = self.console_anchors(leaf)?;

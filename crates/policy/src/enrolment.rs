@@ -2,7 +2,7 @@
 //! that answers.
 //!
 //! `GET /enrol/v1/trust` gives a [`TrustAnswer`] to anybody: it proves itself against the root's hash
-//! in the join key. `POST /enrol/v1/{device,connector,pop}` takes one of the requests and gives
+//! in the join key. With `?nonce=` (16 bytes, base64url) it says what time it is, signed. `POST /enrol/v1/{device,connector,pop}` takes one of the requests and gives
 //! [`Enrolled`]. The new identity key signs the request together with the hash of the secret, so
 //! that a request cannot be replayed with another key, nor a key be enrolled by who does not hold it.
 //!
@@ -25,6 +25,9 @@ pub const MAX_ADVERTISE: usize = 255;
 pub struct TrustAnswer {
     /// The trust chain's text.
     pub chain: String,
+    /// A beacon with the nonce that was asked with; none when the controller signs nothing right now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beacon: Option<String>,
 }
 
 /// The body of `POST /enrol/v1/device`.

@@ -169,6 +169,13 @@ impl<D: Document> Unverified<D> {
         &self.text
     }
 
+    /// When it says that it was made. A claim: worth something once everything that verifies it does so at that time.
+    #[must_use]
+    pub fn claimed_time(&self) -> Option<UnixMs> {
+        let document: D = serde_json::from_slice(self.token.claimed_message()).ok()?;
+        Some(document.not_before())
+    }
+
     /// Believes the document, or says why not: key known with exactly this role and valid now,
     /// signature over kind and installation, content, times, inner rules.
     ///

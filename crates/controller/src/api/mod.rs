@@ -16,7 +16,7 @@ mod view;
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{host_port, name};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
-pub(crate) use problem::{Body, MAX_BODY};
+pub(crate) use problem::{Body, MAX_BODY, Params};
 pub use problem::{Problem, ProblemDocument};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
