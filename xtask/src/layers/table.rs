@@ -13,6 +13,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("session", &["wire", "trust", "planted"]),
     ("tunnel", &["wire", "planted"]),
     ("flow", &["wire"]),
+    ("dns", &["trust", "policy"]),
     ("agent", &["wire", "trust", "policy", "session", "planted"]),
     ("pop", &["wire", "trust", "policy", "state", "session", "net", "planted"]),
     (
@@ -80,7 +81,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("load-rig", &["wire", "trust", "state", "session", "pop"]),
-    ("bench", &["client", "enrol", "load-rig", "pop", "portmap", "trust", "wire"]),
+    ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("hostile-session", &["session", "trust"]),
     ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net", "planted"]),
@@ -117,6 +118,7 @@ pub const DATA_PLANE: &[&str] = &[
     "flow",
     "net",
     "portmap",
+    "dns",
     "pop",
     "connector",
     "client",
@@ -158,7 +160,7 @@ pub const DATA_PLANE_FORBIDDEN: &[&str] = &[
 pub const FORBIDDEN_EVERYWHERE: &[&str] = &["ring", "openssl", "openssl-sys", "native-tls", "boring*"];
 
 /// Crates without I/O, clock or randomness of their own.
-pub const SANS_IO: &[&str] = &["wire", "trust", "policy", "session", "agent", "tunnel", "flow"];
+pub const SANS_IO: &[&str] = &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "dns"];
 
 /// What a crate without I/O may not name in its own manifest.
 pub const SANS_IO_FORBIDDEN_DIRECT: &[&str] =
