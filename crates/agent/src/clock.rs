@@ -118,8 +118,6 @@ pub(crate) struct Clock {
     anchored_at: Option<Instant>,
     /// The machine slept, or its clock stepped, since then.
     is_unsettled: bool,
-    /// Clients hear a beacon once a keepalive interval: their newest is that much older without any fault.
-    slack: Duration,
 }
 
 /// What a beacon did to the clock.
@@ -155,7 +153,6 @@ impl Clock {
             controllers: BTreeMap::new(),
             anchored_at: None,
             is_unsettled: false,
-            slack: Duration::ZERO,
         }
     }
 
@@ -172,10 +169,6 @@ impl Clock {
         let stepped = apart(self.machine.read(now), wall) > STEP;
         self.machine = Mark { at: now, wall };
         if stepped { Machine::Stepped } else { Machine::Steady }
-    }
-
-    pub(crate) fn set_slack(&mut self, slack: Duration) {
-        self.slack = slack;
     }
 
     /// The time: the controllers' while they are heard, else the later of floor and machine.
@@ -346,8 +339,8 @@ impl Clock {
 
     pub(crate) fn freshness(&self, now: Instant) -> Freshness {
         match self.age(now) {
-            Some(age) if age <= FRESH + self.slack && self.is_anchor_current(now) => Freshness::Fresh,
-            Some(age) if age <= ISOLATED + self.slack => Freshness::Stale,
+            Some(age) if age <= FRESH && self.is_anchor_current(now) => Freshness::Fresh,
+            Some(age) if age <= ISOLATED => Freshness::Stale,
             _ => Freshness::Isolated,
         }
     }
@@ -359,9 +352,9 @@ impl Clock {
         let at = match self.freshness(now) {
             Freshness::Fresh => {
                 let anchor = self.anchored_at.map(|at| at + ANCHOR_LASTS);
-                after(FRESH + self.slack).min(anchor.unwrap_or(now))
+                after(FRESH).min(anchor.unwrap_or(now))
             }
-            Freshness::Stale => after(ISOLATED + self.slack),
+            Freshness::Stale => after(ISOLATED),
             Freshness::Isolated => return None,
         };
         // One millisecond behind the bound, where it is true.

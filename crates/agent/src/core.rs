@@ -205,7 +205,11 @@ impl<B: AgentSlice> Agent<B> {
             self.next_control_timeout(),
             self.renewals.next(),
             Some((self.floor_at, "the time floor is to be written")),
-            self.clock.next_change(now).map(|at| (at, "the newest beacon is getting old")),
+            // A device's word on it is worked out when somebody asks: it wakes for nothing between keepalives.
+            (B::ROLE != trust::Role::Device)
+                .then(|| self.clock.next_change(now))
+                .flatten()
+                .map(|at| (at, "the newest beacon is getting old")),
             self.renewals.next_withheld(now).map(|at| (at, "a strike does not come")),
         ]
     }
@@ -224,6 +228,9 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     pub(crate) fn tell_freshness(&mut self, now: Instant) {
+        if B::ROLE == trust::Role::Device {
+            return;
+        }
         let freshness = self.freshness(now);
         if freshness != self.told_freshness {
             self.told_freshness = freshness;
@@ -307,8 +314,8 @@ impl<B: AgentSlice> Agent<B> {
         self.clock.wall(now)
     }
 
-    /// How fresh the control plane's word is. A client hears a beacon once a keepalive interval, so its
-    /// bounds are 15 s and 60 s plus that interval; a connector's are 15 s and 60 s.
+    /// How fresh the control plane's word is, by the age of the newest beacon that came. A client hears one with each
+    /// keepalive: whoever asks it for this asks [`Self::ask_beacon`] first.
     ///
     /// What a beacon says of strikes has to be here too: a PoP that hands out beacons and holds strikes back makes
     /// nobody fresh.

@@ -52,7 +52,7 @@ mod strikes;
 pub use crate::core::{Agent, ClientAgent, ConnectorAgent};
 pub use clock::Freshness;
 pub use kind::AgentSlice;
-pub use links::{PopPhaseWord, PopStatus, Transport};
+pub use links::{Asked, PopPhaseWord, PopStatus, Transport};
 pub use order::pop_order;
 pub use output::{AgentEvent, AgentStats, OpenError, Output, Persisted, RequestError, RequestSeq};
 pub use relay_link::{RelayInput, RelayLinks, RelayRefused};

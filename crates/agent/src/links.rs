@@ -1,6 +1,7 @@
 //! Which PoPs an agent is attached to, and when it tries which.
 
 use crate::{
+    clock::Freshness,
     core::Agent,
     kind::AgentSlice,
     order::pop_order,
@@ -43,8 +44,23 @@ const MAX_LINKS: usize = 16;
 /// Addresses taken of one name.
 const MAX_ADDRESSES: usize = 8;
 
+/// Whoever looks at the status again and again asks a PoP no more often than this.
+const ASKED_EVERY: Duration = Duration::from_secs(2);
+
+/// Whether an answer is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It is.
+    Yes,
+    /// Nothing has to be asked, or nobody is there to be asked.
+    No,
+}
+
 /// A PoP that has not answered by UDP within this is dialled by TCP as well.
 const RACE_AFTER: Duration = Duration::from_secs(2);
+/// And one that was reached by UDP when it has not answered a keepalive within this: its answer takes a round trip, and
+/// who has roamed to a network without UDP waits for nothing else.
+const RACE_ASKED: Duration = Duration::from_secs(1);
 /// Another address of the same name is tried after this (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// The least time between two tries.
@@ -131,6 +147,8 @@ pub(crate) struct Standing {
     window: Duration,
     next_keepalive: Instant,
     alive_by: Option<Instant>,
+    /// When it answered last.
+    answered_at: Option<Instant>,
     /// It was asked out of turn, and is doubted from then on if it does not answer.
     doubted_at: Option<Instant>,
     is_doubted: bool,
@@ -264,6 +282,36 @@ impl<B: AgentSlice> Agent<B> {
                 standing.doubted_at.get_or_insert(now + DOUBT_AFTER);
             }
         }
+    }
+
+    /// Somebody asks how fresh the control plane's word is, and it is older than it may be: each PoP is asked for its
+    /// newest beacon now, and not with the next keepalive. A client hears one with those alone, 25 s apart. Says
+    /// whether an answer is on its way; see [`Self::awaits_pop`].
+    pub fn ask_beacon(&mut self, now: Instant) -> Asked {
+        if self.freshness(now) == Freshness::Fresh {
+            return Asked::No;
+        }
+        let mut asked = Asked::No;
+        for link in self.links.values_mut() {
+            let LinkPhase::Up(standing) = &mut link.phase else { continue };
+            if standing.alive_by.is_none() && standing.answered_at.is_none_or(|at| at + ASKED_EVERY <= now) {
+                standing.next_keepalive = now;
+                asked = Asked::Yes;
+            }
+            if standing.alive_by.is_some() {
+                asked = Asked::Yes;
+            }
+        }
+        asked
+    }
+
+    /// Whether a PoP was asked for its newest beacon, or for a sign of life, and has not answered yet.
+    #[must_use]
+    pub fn awaits_pop(&self, now: Instant) -> bool {
+        self.links.values().any(|link| match &link.phase {
+            LinkPhase::Up(standing) => standing.alive_by.is_some() || standing.next_keepalive <= now,
+            LinkPhase::Dialling | LinkPhase::Greeting { .. } => false,
+        })
     }
 
     /// Closes what is left over from better times or worse: sessions that nothing goes through, to PoPs that are not among
@@ -625,7 +673,7 @@ impl<B: AgentSlice> Agent<B> {
         }
         match link.transport {
             Transport::Udp => {
-                Some((standing.alive_by? - (ALIVE_TIMEOUT - RACE_AFTER), Race::Other(Transport::Tcp)))
+                Some((standing.alive_by? - (ALIVE_TIMEOUT - RACE_ASKED), Race::Other(Transport::Tcp)))
             }
             Transport::Tcp => Some((place.udp_again?, Race::Other(Transport::Udp))),
         }
@@ -793,14 +841,12 @@ impl<B: AgentSlice> Agent<B> {
             window: Duration::from_millis(welcome.reconnect_window_ms.into()).min(WINDOW_MAX),
             next_keepalive: now + first,
             alive_by: None,
+            answered_at: None,
             doubted_at: None,
             is_doubted: false,
             leave_at: None,
         });
         let (pop, transport) = (link.pop, link.transport);
-        if B::ROLE == trust::Role::Device {
-            self.clock.set_slack(keepalive + ALIVE_TIMEOUT);
-        }
         self.stats.registrations += 1;
         self.event(AgentEvent::Registered { session: id, pop, observed });
         let kept = if welcome.channels > 0 { Channels::Kept } else { Channels::Gone };
@@ -816,10 +862,11 @@ impl<B: AgentSlice> Agent<B> {
         self.opens_up(now, pop);
     }
 
-    pub(crate) fn alive(&mut self, id: SessionId, observed: SocketAddr) {
+    pub(crate) fn alive(&mut self, now: Instant, id: SessionId, observed: SocketAddr) {
         let Some(Link { pop, phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) else { return };
         let pop = *pop;
         standing.alive_by = None;
+        standing.answered_at = Some(now);
         standing.doubted_at = None;
         standing.is_doubted = false;
         if standing.observed != observed {

@@ -173,7 +173,7 @@ pub enum AgentEvent {
     BundleChanged,
     /// A controller signed the time: what is taken for it may have changed.
     TimeAnchored,
-    /// The control plane became fresh, stale or isolated.
+    /// The control plane became fresh, stale or isolated. Connectors are told; a client is asked.
     FreshnessChanged(crate::Freshness),
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use agent::{Agent, AgentEvent, ConnectorAgent, Freshness, Persisted, StartError};
+use agent::{Agent, AgentEvent, Asked, ConnectorAgent, Freshness, Persisted, StartError};
 use session::{CloseCode, LostReason};
 use std::{collections::BTreeSet, time::Duration};
 use support::{SECOND, SITE, World, document, grant, pki::DAY, pki::WALL, version};
@@ -325,14 +325,58 @@ fn freshness_goes_from_fresh_to_isolated_and_back_and_each_step_is_told_once() {
 }
 
 #[test]
-fn a_client_with_a_working_control_plane_is_fresh_between_keepalives() {
+fn a_client_with_a_working_control_plane_is_fresh_whenever_somebody_asks_and_wakes_for_nothing_else() {
     let mut world = World::client(1);
     world.wait_registered(1);
     world.run(SECOND * 5);
     world.events.clear();
-    world.run(HOUR);
-    let changes = count(&world.events, |event| matches!(event, AgentEvent::FreshnessChanged(_)));
-    assert_eq!((changes, world.agent.freshness(world.now)), (0, Freshness::Fresh));
+    for pause in (0..200).map(|step| SECOND * (step * 7 % 61)) {
+        world.run(pause);
+        let asked = world.agent.ask_beacon(world.now);
+        let is_old = world.agent.control_last_heard(world.now).is_some_and(|age| age > SECOND * 15);
+        assert_eq!(asked == Asked::Yes, is_old, "after {pause:?}");
+        assert!(world.run_until(SECOND, |world| !world.agent.awaits_pop(world.now)));
+        assert_eq!(world.agent.freshness(world.now), Freshness::Fresh, "after {pause:?}");
+    }
+    assert_eq!(count(&world.events, |event| matches!(event, AgentEvent::FreshnessChanged(_))), 0);
+}
+
+#[test]
+fn a_client_that_is_asked_says_stale_15_s_after_the_last_beacon_and_isolated_after_60() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.run(SECOND * 5);
+    // Whatever the keepalives do, the newest beacon is the one that comes now.
+    let beacon = document(&world.beacon_text());
+    world.tell(0, BeaconPush { beacon });
+    world.run(Duration::ZERO);
+    world.sends_beacons = false;
+    let last = world.now;
+    for second in 1..90 {
+        world.run(SECOND);
+        let _ = world.agent.ask_beacon(world.now);
+        world.run_until(SECOND / 2, |world| !world.agent.awaits_pop(world.now));
+        let age = world.now - last;
+        let expected = match age.as_millis() {
+            0..15_000 => Freshness::Fresh,
+            15_500..60_000 => Freshness::Stale,
+            60_500.. => Freshness::Isolated,
+            // The beacon was made a little before it came.
+            _ => continue,
+        };
+        assert_eq!(world.agent.freshness(world.now), expected, "{second}: {age:?}");
+    }
+    // However often it is asked, a PoP is not: two dozen times a minute at most.
+    assert!(world.keepalives <= 45, "{}", world.keepalives);
+}
+
+#[test]
+fn a_client_without_a_session_has_nobody_to_ask() {
+    let mut world = World::client(1);
+    assert_eq!(world.agent.ask_beacon(world.now), Asked::No);
+    assert!(!world.agent.awaits_pop(world.now));
+    assert_eq!(world.agent.freshness(world.now), Freshness::Isolated);
+    world.wait_registered(1);
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub struct World<B> {
     pub pops: Vec<FakePop>,
     pub controller: Controller,
     pub sends_beacons: bool,
+    /// How often PoPs were asked for a sign of life.
+    pub keepalives: usize,
     pub resolves: bool,
     /// Whether UDP and TCP 443 pass between the agent and its PoPs.
     pub udp_passes: bool,
@@ -225,6 +227,7 @@ impl<B: AgentSlice> World<B> {
             pops,
             controller: Controller { version: version(5), ..Controller::default() },
             sends_beacons: true,
+            keepalives: 0,
             resolves: true,
             udp_passes: true,
             tcp_passes: true,
@@ -419,7 +422,10 @@ impl<B: AgentSlice> World<B> {
                 channels: 0,
             }
             .into(),
-            FromAgent::Keepalive(_) => Alive { observed, beacon }.into(),
+            FromAgent::Keepalive(_) => {
+                self.keepalives += 1;
+                Alive { observed, beacon }.into()
+            }
             FromAgent::ToController(request) if self.controller.is_away => {
                 ControllerUnavailable { seq: request.seq, reason: Refusal::NoController, retry_after_ms: 0 }
                     .into()

@@ -126,7 +126,7 @@ impl ClientCore {
         if self.renewal_failed(now, id, reason, after) {
             return;
         }
-        let has_flows = self.entries.values().any(|entry| entry.connector == id);
+        let has_flows = self.is_wanted(now, id);
         // While packets go straight to the connector, the relay is wanted back and nobody waits for it; and a
         // PoP's word ends nothing that does not pass it. A connector that has really let go falls silent.
         let way = self.links.get(&id).and_then(|link| self.way_of(link));
@@ -154,6 +154,7 @@ impl ClientCore {
             self.forget_tunnel(id);
         }
         let fault = DialFault { retry_after: (!after.is_zero()).then_some(after), ..DialFault::new(reason) };
+        self.packets_refused(now, id);
         self.fail_pings(id, &fault);
         for dial in self.waiting_for(id) {
             self.next_connector(now, dial, fault.clone());
@@ -162,6 +163,7 @@ impl ClientCore {
 
     /// Ends every flow of a connector.
     pub(super) fn cut_flows(&mut self, now: Instant, id: ConnectorId) {
+        self.forget_conversations(id);
         let flows: Vec<FlowId> =
             self.entries.iter().filter(|(_, entry)| entry.connector == id).map(|(flow, _)| *flow).collect();
         for flow in flows {
@@ -256,6 +258,8 @@ impl ClientCore {
                 self.renew_at.get_or_insert(now + RENEW_PACE);
             }
         }
+        self.own_v6 = Some(inner.v6);
+        self.release_packets(now, id);
         self.send_pings(now, id);
         for dial in self.waiting_for(id) {
             self.advance_dial(now, dial);
@@ -294,7 +298,7 @@ impl ClientCore {
     pub fn path_doubted(&mut self, now: Instant, path: Path) {
         let Some(id) = self.by_path.get(&path).copied() else { return };
         let is_by_it = self.links.get(&id).is_some_and(|link| self.way_of(link) == Some(path));
-        if is_by_it && self.entries.values().any(|entry| entry.connector == id) {
+        if is_by_it && self.is_wanted(now, id) {
             self.renew(now, id);
         }
         self.pump(now);
@@ -308,7 +312,7 @@ impl ClientCore {
         link.stage = Stage::Idle;
         if reason.class() == RefusalClass::Denied {
             self.link_failed(now, id, reason, Duration::ZERO);
-        } else if self.entries.values().any(|entry| entry.connector == id) {
+        } else if self.is_wanted(now, id) {
             self.open_link(now, id);
         }
     }

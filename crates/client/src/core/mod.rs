@@ -10,6 +10,7 @@ mod links;
 mod lookup;
 mod node;
 mod output;
+mod packets;
 mod ping;
 
 #[cfg(test)]
@@ -18,14 +19,16 @@ mod tests;
 pub use lookup::{NoRoute, Route, find, route};
 pub use node::{ClientNode, NodeEvent, NodeOutput, NodeParts, SharedSlice, Unstartable};
 pub use output::{DialFault, DialId, Ending, LinkReport, OpenToken, Output, Timeout, link_of};
+pub use packets::PacketDrop;
 pub use ping::{PingReport, PingToken};
 
 use dials::{DialStage, Dialling};
-use flow::{CloseReason, FlowError, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
+use flow::{CloseReason, FlowError, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable, ip::IpPacket};
 use link::{Link, Stage};
 use policy::{ClientConnector, ClientSlice};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv6Addr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,6 +67,9 @@ pub struct ClientCore {
     dials: BTreeMap<DialId, Dialling>,
     deadlines: BTreeSet<(Instant, DialId)>,
     entries: BTreeMap<FlowId, FlowEntry>,
+    packets: packets::Packets,
+    /// This device's IPv6 address inside tunnels, once a connector has told it.
+    own_v6: Option<Ipv6Addr>,
     next_dial: u64,
     next_token: u64,
     pings: Vec<ping::Waiting>,
@@ -99,6 +105,8 @@ impl ClientCore {
             dials: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             entries: BTreeMap::new(),
+            packets: packets::Packets::default(),
+            own_v6: None,
             next_dial: 0,
             next_token: 0,
             pings: Vec::new(),
@@ -269,6 +277,7 @@ impl ClientCore {
             }
         }
         self.expire_pings(now);
+        self.packets.sweep(now);
         if self.renew_at.is_some_and(|at| at <= now) {
             self.renew_next(now);
         }
@@ -317,8 +326,9 @@ impl ClientCore {
         let links = self.links.values().filter_map(Link::deadline).min();
         let pings = self.next_ping_timeout().map(|at| (at, "a ping's answer"));
         let renew = self.renew_at.map(|at| (at, "a connector is shown the newer grant"));
+        let packets = self.packets.sweep_at().map(|at| (at, "quiet conversations"));
         let next =
-            [tunnels, flows, dials, links, pings, renew].into_iter().flatten().min_by_key(|(at, _)| *at);
+            [tunnels, flows, dials, links, pings, renew, packets].into_iter().flatten().min_by_key(|(at, _)| *at);
         Output::Timeout(next.map(|(at, reason)| Timeout { at, reason }))
     }
 
@@ -335,8 +345,7 @@ impl ClientCore {
                     }
                     tunnel::Output::Inner { peer, packet } => {
                         moved = true;
-                        // A packet that does not parse comes from a connector that is broken; TCP sends again.
-                        let _ = self.flows.handle_input(now, LinkId(peer.number()), &packet);
+                        self.inner_packet(now, peer, packet);
                     }
                     tunnel::Output::Event(event) => self.tunnel_event(now, event),
                     tunnel::Output::Timeout(_) => break,
@@ -364,6 +373,24 @@ impl ClientCore {
                 return;
             }
         }
+    }
+
+    /// A packet came out of a tunnel: the machine's stack or a flow here waits for it.
+    fn inner_packet(&mut self, now: Instant, peer: PeerId, packet: Vec<u8>) {
+        let is_the_machines = self.by_peer.get(&peer).copied().is_some_and(|connector| {
+            IpPacket::parse(&packet).is_ok_and(|packet| self.packets.claims(now, connector, &packet))
+        });
+        if is_the_machines {
+            self.outputs.push_back(Output::Packet(packet));
+        } else {
+            // A packet that does not parse comes from a connector that is broken; TCP sends again.
+            let _ = self.flows.handle_input(now, LinkId(peer.number()), &packet);
+        }
+    }
+
+    /// Whether somebody waits for what comes from a connector.
+    fn is_wanted(&self, now: Instant, id: ConnectorId) -> bool {
+        self.entries.values().any(|entry| entry.connector == id) || self.packets.is_wanted(id, now)
     }
 
     fn seal(&mut self, now: Instant, link: Option<LinkId>, packets: &[Vec<u8>]) {
@@ -407,7 +434,7 @@ impl ClientCore {
                 }
                 let waits = |id: ConnectorId| {
                     self.links.get(&id).is_some_and(|link| link.stage == Stage::Idle)
-                        && self.entries.values().any(|entry| entry.connector == id)
+                        && self.is_wanted(now, id)
                 };
                 if path.is_none()
                     && let Some(id) = self.by_peer.get(&peer).copied().filter(|id| waits(*id))

@@ -213,6 +213,17 @@ impl ClientNode {
         self.settle(now);
     }
 
+    /// Somebody asks how fresh the control plane's word is: if it is older than it may be, PoPs are asked for their
+    /// newest beacon. Says whether an answer is on its way, which [`Agent::awaits_pop`](agent::Agent::awaits_pop) ends.
+    pub fn ask_beacon(&mut self, now: Instant) -> agent::Asked {
+        let asked = self.agent.ask_beacon(now);
+        if asked == agent::Asked::Yes {
+            self.agent.handle_timeout(now);
+            self.settle(now);
+        }
+        asked
+    }
+
     /// The machine was asleep, and `now` counts it: it may have woken up in another network, too.
     pub fn resumed(&mut self, now: Instant) {
         self.agent.network_changed(now);

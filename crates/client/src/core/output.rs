@@ -66,6 +66,8 @@ pub enum Output {
         /// The whole UDP payload.
         bytes: Vec<u8>,
     },
+    /// Give this packet to the machine's own stack.
+    Packet(Vec<u8>),
     /// Nothing comes back by this relay path: its PoP is worth a question.
     RelayQuiet(Path),
     /// A ping came to its end.

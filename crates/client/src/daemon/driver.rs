@@ -75,7 +75,12 @@ pub(super) struct Driver {
     pub(super) streams: BTreeMap<FlowId, Arc<Shared>>,
     pub(super) pings: BTreeMap<PingToken, oneshot::Sender<PingAnswer>>,
     pub(super) questions: BTreeMap<RequestSeq, (String, oneshot::Sender<WhyAnswer>)>,
+    /// Questions about how it stands, until the newest beacon is here or does not come.
+    pub(super) waiting: Vec<(Instant, Command)>,
 }
+
+/// A round trip to a PoP, and a retransmission. The control socket takes 32 questions at once.
+const BEACON_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) fn clock() -> Instant {
     net::clock::now()
@@ -108,7 +113,9 @@ impl Driver {
         let mut network = NetworkWatch::new();
         self.tell_local(network.known());
         loop {
+            self.answer_waiting();
             let timeout = self.drain(&mut outgoing, &mut scratch);
+            let waits = self.waiting.first().map(|(until, _)| *until);
             let report = self.port.send_batch(&mut outgoing).await;
             if report.refused > 0 {
                 tracing::trace!(refused = report.refused, "the machine did not send some datagrams");
@@ -151,6 +158,8 @@ impl Driver {
                         self.node.flush(clock());
                     }
                 }
+                () = tokio::time::sleep_until(net::clock::until(waits.unwrap_or(timeout.at)).into()),
+                    if waits.is_some_and(|until| until < timeout.at) => {}
                 () = tokio::time::sleep_until(net::clock::until(timeout.at).into()) => {
                     tracing::trace!(reason = timeout.reason, "woke");
                     self.node.handle_timeout(clock());
@@ -246,6 +255,25 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command) {
+        let is_about_it = matches!(command, Command::Status(_) | Command::Resources(_) | Command::Why { .. });
+        // What a person is told is no older than it has to be: a client hears of the control plane with keepalives alone.
+        if is_about_it && self.node.ask_beacon(clock()) == agent::Asked::Yes {
+            self.waiting.push((clock() + BEACON_WAIT, command));
+        } else {
+            self.carry_out(command);
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        let now = clock();
+        let is_here = !self.node.agent().awaits_pop(now);
+        while self.waiting.first().is_some_and(|(until, _)| is_here || *until <= now) {
+            let (_, command) = self.waiting.remove(0);
+            self.carry_out(command);
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
         let now = clock();
         match command {
             Command::Dial { target, reply } => {

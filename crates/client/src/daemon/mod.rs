@@ -191,6 +191,7 @@ impl Client {
             streams: BTreeMap::new(),
             pings: BTreeMap::new(),
             questions: BTreeMap::new(),
+            waiting: Vec::new(),
         };
         let writer = tokio::spawn(disk::write_all(state, document_queue));
         let driver = tokio::spawn(driver.run(command_queue, signal_queue, stopped.clone()));

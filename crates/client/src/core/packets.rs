@@ -1,0 +1,283 @@
+//! Packets of the machine's own network stack: which tunnel each belongs to.
+//!
+//! In TUN mode the machine's kernel speaks TCP and UDP itself; this core only says through which connector a
+//! conversation goes, holds its first packets while the tunnel is opened, and answers what leads nowhere with
+//! the ICMP error that a router would send. A conversation stays with its connector, which knows it.
+
+use super::{ClientCore, Output, find};
+use crate::target::Host;
+use flow::{
+    Unreachable,
+    ip::{FiveTuple, IpError, IpPacket, Protocol},
+    unreachable,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+use wire::ConnectorId;
+
+/// Conversations at once. An entry is about 300 bytes: 5 MB.
+const MAX_CONVERSATIONS: usize = 16_384;
+/// Packets of one conversation that wait for its tunnel: a TCP handshake sends one, a resolver some.
+const HELD_PACKETS: usize = 8;
+/// Packets that wait for tunnels altogether: 5 MB of the longest.
+const MAX_HELD: usize = 4_096;
+/// A conversation without a packet for so long is forgotten. Its next packet finds a connector anew, and it is the same one
+/// as long as that one's tunnel stands. UDP: RFC 4787 REQ-5 wants 2 minutes at least and recommends 5.
+const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
+/// TCP: RFC 5382 REQ-5.
+const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// A conversation keeps its tunnel open for so long after its last packet; then a lost tunnel is opened again by its
+/// next packet and not before.
+const ACTIVE: Duration = Duration::from_secs(60);
+/// How often forgotten conversations are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Why a packet of the machine went nowhere. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum PacketDrop {
+    /// Not a packet.
+    #[error("{0}")]
+    Malformed(IpError),
+    /// Neither TCP nor UDP.
+    #[error("neither TCP nor UDP")]
+    Protocol,
+    /// Not from one of this device's own addresses inside tunnels.
+    #[error("not from this device's address in the tunnel")]
+    Source,
+    /// No resource that a policy gives this device.
+    #[error("no resource that a policy gives this device")]
+    NoResource,
+    /// No connector lets this device in.
+    #[error("no connector of the site can be reached")]
+    NoConnector,
+    /// Too much waits already.
+    #[error("too many packets or conversations wait")]
+    Full,
+}
+
+impl PacketDrop {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Malformed(error) => error.label(),
+            Self::Protocol => "protocol",
+            Self::Source => "source",
+            Self::NoResource => "no_resource",
+            Self::NoConnector => "no_connector",
+            Self::Full => "full",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Conversation {
+    connector: ConnectorId,
+    /// The site's other connectors, to be tried when this one cannot be reached.
+    rest: VecDeque<ConnectorId>,
+    used: Instant,
+    held: Vec<Vec<u8>>,
+}
+
+/// The conversations of the machine's own stack.
+#[derive(Debug, Default)]
+pub(super) struct Packets {
+    /// By the ends as this machine sends them.
+    conversations: BTreeMap<FiveTuple, Conversation>,
+    held: usize,
+    sweep: Option<Instant>,
+    drops: BTreeMap<PacketDrop, u64>,
+}
+
+impl Packets {
+    pub(super) fn is_wanted(&self, connector: ConnectorId, now: Instant) -> bool {
+        self.conversations.values().any(|conversation| {
+            conversation.connector == connector
+                && (!conversation.held.is_empty() || now.saturating_duration_since(conversation.used) < ACTIVE)
+        })
+    }
+
+    /// Whether a packet from a connector belongs to the machine's stack; the rest belongs to the flows here.
+    pub(super) fn claims(&mut self, now: Instant, connector: ConnectorId, packet: &IpPacket<'_>) -> bool {
+        let Some(tuple) = packet.tuple().or_else(|| quoted(packet)) else { return false };
+        let sent = FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src };
+        let Some(conversation) = self.conversations.get_mut(&sent) else { return false };
+        conversation.used = now;
+        conversation.connector == connector
+    }
+
+    pub(super) const fn sweep_at(&self) -> Option<Instant> {
+        self.sweep
+    }
+
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.sweep.is_none_or(|at| at > now) {
+            return;
+        }
+        self.conversations.retain(|tuple, conversation| {
+            let idle = if tuple.protocol == Protocol::Udp { UDP_IDLE } else { TCP_IDLE };
+            !conversation.held.is_empty() || now.saturating_duration_since(conversation.used) < idle
+        });
+        self.sweep = (!self.conversations.is_empty()).then_some(now + SWEEP);
+    }
+
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.conversations.len() < MAX_CONVERSATIONS {
+            return true;
+        }
+        // The one that was quiet for longest, if it is quiet at all: a flood of new ones ends no running one.
+        let oldest = self
+            .conversations
+            .iter()
+            .filter(|(_, conversation)| conversation.held.is_empty())
+            .min_by_key(|(_, conversation)| conversation.used)
+            .map(|(tuple, conversation)| (*tuple, conversation.used));
+        match oldest {
+            Some((tuple, used)) if now.saturating_duration_since(used) >= ACTIVE => {
+                self.conversations.remove(&tuple);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The conversation that an ICMP error is about, turned so that it reads like a packet from there.
+fn quoted(packet: &IpPacket<'_>) -> Option<FiveTuple> {
+    if packet.protocol != Protocol::Icmp {
+        return None;
+    }
+    let (_, quoted) = packet.payload.split_at_checked(8)?;
+    let tuple = IpPacket::quoted(quoted)?.tuple()?;
+    Some(FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src })
+}
+
+impl ClientCore {
+    /// Takes a packet of the machine's own stack. What it cannot reach is answered by [`Output::Packet`] as a router
+    /// would.
+    pub fn handle_packet(&mut self, now: Instant, bytes: &[u8]) {
+        let packet = match IpPacket::parse(bytes) {
+            Ok(packet) => packet,
+            Err(error) => return self.drop_packet(PacketDrop::Malformed(error)),
+        };
+        if !self.is_own(packet.src) {
+            return self.drop_packet(PacketDrop::Source);
+        }
+        let Some(tuple) = packet.tuple() else { return self.drop_packet(PacketDrop::Protocol) };
+        if let Err(why) = self.packet(now, tuple, &packet) {
+            self.drop_packet(why);
+            let icmp = match why {
+                PacketDrop::NoResource => unreachable(&packet, Unreachable::Prohibited),
+                PacketDrop::NoConnector => unreachable(&packet, Unreachable::Host),
+                _ => None,
+            };
+            self.outputs.extend(icmp.map(Output::Packet));
+        }
+        self.pump(now);
+    }
+
+    /// What of the machine's packets went nowhere, by reason.
+    pub fn packet_drops(&self) -> impl Iterator<Item = (PacketDrop, u64)> {
+        self.packets.drops.iter().map(|(why, count)| (*why, *count))
+    }
+
+    fn drop_packet(&mut self, why: PacketDrop) {
+        *self.packets.drops.entry(why).or_default() += 1;
+    }
+
+    /// Every connector gives this device the same addresses: the interface has them before any tunnel stands.
+    fn is_own(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(v4) => v4 == policy::INNER_V4,
+            IpAddr::V6(v6) => self.own_v6.is_none_or(|own| own == v6),
+        }
+    }
+
+    fn packet(&mut self, now: Instant, tuple: FiveTuple, packet: &IpPacket<'_>) -> Result<(), PacketDrop> {
+        if !self.packets.conversations.contains_key(&tuple) {
+            let resource = find(&self.slice, &Host::Ip(tuple.dst.ip()), Some(tuple.dst.port()))
+                .filter(|resource| resource.ports.iter().any(|range| range.contains(tuple.dst.port())))
+                .ok_or(PacketDrop::NoResource)?;
+            let mut rest = VecDeque::from(self.connectors_of(resource.site));
+            let connector = rest.pop_front().ok_or(PacketDrop::NoConnector)?;
+            if !self.packets.make_room(now) {
+                return Err(PacketDrop::Full);
+            }
+            let conversation = Conversation { connector, rest, used: now, held: Vec::new() };
+            self.packets.conversations.insert(tuple, conversation);
+            self.packets.sweep.get_or_insert(now + SWEEP);
+        }
+        let Some(conversation) = self.packets.conversations.get_mut(&tuple) else {
+            return Err(PacketDrop::Full);
+        };
+        conversation.used = now;
+        let connector = conversation.connector;
+        if let Some(peer) = self.links.get(&connector).filter(|link| self.way_of(link).is_some()).and_then(|link| link.peer) {
+            // What does not fit is lost, as on any full path.
+            let _ = self.tunnels.seal_batch(now, peer, &[packet.bytes]);
+            return Ok(());
+        }
+        let conversation = self.packets.conversations.get_mut(&tuple).ok_or(PacketDrop::Full)?;
+        if conversation.held.len() >= HELD_PACKETS || self.packets.held >= MAX_HELD {
+            return Err(PacketDrop::Full);
+        }
+        conversation.held.push(packet.bytes.to_vec());
+        self.packets.held += 1;
+        self.ensure_link(now, connector);
+        Ok(())
+    }
+
+    /// The way to a connector stands: what waited for it goes.
+    pub(super) fn release_packets(&mut self, now: Instant, id: ConnectorId) {
+        let Some(peer) = self.links.get(&id).and_then(|link| link.peer) else { return };
+        let waiting = self.packets.conversations.values_mut().filter(|held| held.connector == id);
+        let held: Vec<Vec<u8>> = waiting.flat_map(|conversation| conversation.held.drain(..)).collect();
+        self.packets.held -= held.len();
+        for batch in held.chunks(64) {
+            let packets: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+            let _ = self.tunnels.seal_batch(now, peer, &packets);
+        }
+    }
+
+    /// No way leads to a connector for now: what waits for it goes by the site's next one, or is told.
+    pub(super) fn packets_refused(&mut self, now: Instant, id: ConnectorId) {
+        let waiting: Vec<FiveTuple> = self
+            .packets
+            .conversations
+            .iter()
+            .filter(|(_, held)| held.connector == id && !held.held.is_empty())
+            .map(|(tuple, _)| *tuple)
+            .collect();
+        let mut next_links = std::collections::BTreeSet::new();
+        for tuple in waiting {
+            let Some(conversation) = self.packets.conversations.get_mut(&tuple) else { continue };
+            if let Some(next) = conversation.rest.pop_front() {
+                conversation.connector = next;
+                next_links.insert(next);
+                continue;
+            }
+            let Some(gone) = self.packets.conversations.remove(&tuple) else { continue };
+            self.packets.held -= gone.held.len();
+            for bytes in &gone.held {
+                self.drop_packet(PacketDrop::NoConnector);
+                let told = IpPacket::parse(bytes).ok().and_then(|packet| unreachable(&packet, Unreachable::Host));
+                self.outputs.extend(told.map(Output::Packet));
+            }
+        }
+        for next in next_links {
+            match self.links.get(&next) {
+                Some(link) if self.way_of(link).is_some() => self.release_packets(now, next),
+                _ => self.ensure_link(now, next),
+            }
+        }
+    }
+
+    /// Conversations that cannot go on: their connector does not know them any more. Their next packets find a way, and a
+    /// reset, by themselves.
+    pub(super) fn forget_conversations(&mut self, id: ConnectorId) {
+        self.packets.conversations.retain(|_, held| held.connector != id || !held.held.is_empty());
+    }
+}
