@@ -1,6 +1,6 @@
 //! Many agents' sessions in one thread.
 
-use crate::{Agents, Installation, WideSocket, wall};
+use crate::{Agents, Installation, WideSender, WideSocket, wall};
 use anyhow::Result;
 use session::{CloseCode, Dialler, Event, LostReason, Output, SessionId};
 use std::{
@@ -194,6 +194,14 @@ impl Crowd {
         if !self.socket.send(number, self.to, payload) {
             self.tally.not_sent += 1;
         }
+    }
+
+    /// Sends from the members' addresses in another thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn sender(&self) -> Result<WideSender> {
+        self.socket.sender()
     }
 
     /// Carries everything for so long.

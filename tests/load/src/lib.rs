@@ -10,15 +10,20 @@
 
 mod cost;
 mod crowd;
+mod figure;
+mod flood;
 mod installation;
+pub mod lab;
 mod process;
 mod socket;
 
 pub use cost::{Cost, cost_of};
 pub use crowd::{Crowd, Outcome, Tally};
+pub use figure::{Figure, Goal};
+pub use flood::{Flood, FloodPlan};
 pub use installation::{AgentKind, Agents, Installation};
-pub use process::{Place, PopProcess};
-pub use socket::{Arrived, WideSocket};
+pub use process::{Place, PopProcess, keep_off};
+pub use socket::{Arrived, WideSender, WideSocket};
 
 use std::time::SystemTime;
 use trust::UnixMs;

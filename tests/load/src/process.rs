@@ -44,6 +44,29 @@ impl Place {
     }
 }
 
+/// Keeps this process, the load, off the PoP's core; the core it is on.
+///
+/// # Errors
+/// There is one core only.
+#[expect(unsafe_code, reason = "the standard library does not pin threads")]
+pub fn keep_off(core: usize) -> Result<usize> {
+    let cores = thread::available_parallelism()?.get();
+    ensure!(
+        cores >= 2 && core < cores,
+        "expected a core for the PoP and one for the load, this machine has {cores}"
+    );
+    let mine = usize::from(core == 0);
+    // SAFETY: a whole cpu_set_t of this frame, zeroed (a valid, empty set), filled and read before the call returns.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(mine, &mut set);
+        if libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+    }
+    Ok(mine)
+}
+
 /// A PoP that serves; ends with this value.
 pub struct PopProcess {
     child: Child,

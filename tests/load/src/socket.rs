@@ -69,6 +69,16 @@ impl WideSocket {
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit).is_ok()
     }
 
+    /// Another handle on the same socket, for a thread that only sends.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn sender(&self) -> Result<WideSender> {
+        let socket = self.socket.try_clone()?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket)).context("socket options")?;
+        Ok(WideSender { socket, state, first: self.first })
+    }
+
     /// Takes what is here and shows each datagram; says whether there was any.
     ///
     /// # Errors
@@ -103,6 +113,28 @@ impl WideSocket {
         };
         // SAFETY: one pollfd and one timespec of this frame, alive during the call; no signal mask.
         unsafe { libc::ppoll(&raw mut asked, 1, &raw const timeout, std::ptr::null()) };
+    }
+}
+
+/// Sends by a [`WideSocket`], from another thread.
+pub struct WideSender {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    first: u32,
+}
+
+impl WideSender {
+    /// Sends datagrams of `segment` bytes, which the kernel cuts from `payload`; says whether it took them.
+    pub fn send(&self, number: usize, to: SocketAddr, payload: &[u8], segment: usize) -> bool {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: payload,
+            segment_size: Some(segment),
+            src_ip: Some(IpAddr::V4(Ipv4Addr::from(self.first.wrapping_add(number)))),
+        };
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit).is_ok()
     }
 }
 
