@@ -233,7 +233,8 @@ impl<'a> IpPacket<'a> {
     }
 
     /// Reads the packet that an ICMP error quotes: its header, and as much of the rest as was quoted.
-    pub(crate) fn quoted(bytes: &'a [u8]) -> Option<Self> {
+    #[must_use]
+    pub fn quoted(bytes: &'a [u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => {
                 let header_len = usize::from(bytes[0] & 0x0F) * 4;

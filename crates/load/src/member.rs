@@ -310,6 +310,8 @@ impl Member {
                     let step = errand.hear(now, &mut life.node, &event);
                     has_left |= self.take(now, step, seen);
                 }
+                // Nobody here is a machine with a network stack of its own.
+                NodeOutput::Packet(_) => {}
                 NodeOutput::Timeout(timeout) => {
                     life.node_due = timeout.at;
                     break;

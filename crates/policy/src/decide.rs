@@ -154,7 +154,8 @@ pub fn resolve_resource(slice: &ConnectorSlice, to: Destination) -> Option<&Slic
         .max_by_key(|(bits, resource)| {
             let strict = resource.mode == Mode::Strict;
             let has_port = resource.ports.iter().any(|range| range.contains(to.port));
-            (*bits, has_port, strict, std::cmp::Reverse(resource.id))
+            let bits = if planted::is("widest-resource-decides") { u8::MAX - *bits } else { *bits };
+            (bits, has_port, strict, std::cmp::Reverse(resource.id))
         })
         .map(|(_, resource)| resource)
 }
@@ -169,14 +170,12 @@ pub fn is_refused_range(address: IpAddr) -> bool {
     }
     match address.to_canonical() {
         IpAddr::V4(v4) => {
-            v4.is_unspecified()
-                || v4.is_loopback()
+            v4.is_loopback()
                 || v4.is_link_local()
                 || v4.is_multicast()
-                || v4.is_broadcast()
-                // "This network" (RFC 1122 section 3.2.1.3) and reserved (RFC 1112 section 4).
-                || v4.octets()[0] == 0
-                || v4.octets()[0] >= 240
+                // "This network" with the unspecified address (RFC 1122 section 3.2.1.3), and reserved with the
+                // broadcast address (RFC 1112 section 4).
+                || matches!(v4.octets()[0], 0 | 240..)
         }
         IpAddr::V6(v6) => {
             v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()

@@ -258,7 +258,16 @@ pub struct Stack {
     flow: Option<FlowId>,
     faults: Vec<String>,
     unsent: BTreeMap<FlowId, Vec<u8>>,
+    /// When the service says something by itself again, while it does.
+    pours_at: Option<Time>,
+    /// When something last came to the client's program, and the longest time between two arrivals.
+    came_at: Time,
+    silence: Time,
 }
+
+/// How often the service says something by itself while it pours, and how much.
+const POUR_EVERY: Time = Time::from_millis(50);
+const POUR: [u8; 512] = [0; 512];
 
 const POP_HOST: usize = 0;
 const CONNECTOR_HOST: usize = 1;
@@ -337,6 +346,9 @@ impl Stack {
             flow: None,
             faults: Vec::new(),
             unsent: BTreeMap::new(),
+            pours_at: None,
+            came_at: Time::ZERO,
+            silence: Time::ZERO,
         };
         (0..3).for_each(|node| stack.drain(node));
         stack
@@ -396,6 +408,28 @@ impl Stack {
         written
     }
 
+    /// The service says something all the time from now on: a download.
+    pub fn pour(&mut self) {
+        self.pours_at = Some(self.now);
+        self.watch_silence();
+    }
+
+    /// And no more.
+    pub fn stop_pouring(&mut self) {
+        self.pours_at = None;
+    }
+
+    /// The longest silence is counted from now.
+    pub fn watch_silence(&mut self) {
+        (self.came_at, self.silence) = (self.now, Time::ZERO);
+    }
+
+    /// The longest time in which nothing came to the client's program, up to now.
+    #[must_use]
+    pub fn silence(&self) -> Time {
+        self.silence.max(self.now.saturating_sub(self.came_at))
+    }
+
     /// By which way the client's packets go.
     #[must_use]
     pub fn way(&self) -> Option<Path> {
@@ -442,7 +476,7 @@ impl Stack {
         while !is_so(self) {
             let due = self.due.iter().copied().enumerate();
             let due = due.filter(|(node, _)| !(self.sleeps && *node == CLIENT_HOST)).map(|(_, at)| at);
-            let next = due.chain(self.net.next_at()).min().unwrap_or(Time::MAX);
+            let next = due.chain(self.net.next_at()).chain(self.pours_at).min().unwrap_or(Time::MAX);
             if next > end {
                 self.now = end;
                 return is_so(self);
@@ -483,6 +517,14 @@ impl Stack {
                 self.client.handle_input(now, [(from, payload.as_slice())].into_iter());
                 self.drain(CLIENT_HOST);
             }
+        }
+        if self.pours_at.is_some_and(|at| at <= self.now) {
+            self.pours_at = Some(self.now + POUR_EVERY);
+            for flow in self.unsent.keys().copied().collect::<Vec<_>>() {
+                // What does not fit is not waited for: the next time there is more.
+                self.connector.core().write(now, flow, &POUR);
+            }
+            self.drain(CONNECTOR_HOST);
         }
         for node in 0..3 {
             if self.due[node] > self.now || (self.sleeps && node == CLIENT_HOST) {
@@ -574,7 +616,11 @@ impl Stack {
                     NodeEvent::Readable(flow) => {
                         let mut buffer = [0; 4096];
                         while let Ok(Read::Bytes(count)) = self.client.read(now, flow, &mut buffer) {
-                            self.echoed.extend_from_slice(&buffer[..count]);
+                            self.silence = self.silence.max(self.now - self.came_at);
+                            self.came_at = self.now;
+                            if self.pours_at.is_none() {
+                                self.echoed.extend_from_slice(&buffer[..count]);
+                            }
                         }
                         self.client.flush(now);
                     }
@@ -585,6 +631,8 @@ impl Stack {
                     _ => {}
                 },
                 NodeOutput::Persist { .. } => {}
+                // Nobody here is a machine with a network stack of its own.
+                NodeOutput::Packet(_) => {}
                 NodeOutput::Timeout(timeout) => return timeout.at,
             }
         }

@@ -327,8 +327,10 @@ impl ClientCore {
         let pings = self.next_ping_timeout().map(|at| (at, "a ping's answer"));
         let renew = self.renew_at.map(|at| (at, "a connector is shown the newer grant"));
         let packets = self.packets.sweep_at().map(|at| (at, "quiet conversations"));
-        let next =
-            [tunnels, flows, dials, links, pings, renew, packets].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let next = [tunnels, flows, dials, links, pings, renew, packets]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at);
         Output::Timeout(next.map(|(at, reason)| Timeout { at, reason }))
     }
 

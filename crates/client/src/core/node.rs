@@ -1,7 +1,8 @@
 //! The whole client without its sockets: the agent that is attached to PoPs, and the tunnels it opens.
 
 use super::{
-    ClientCore, DialFault, DialId, Ending, LinkReport, OpenToken, Output, PingReport, PingToken, Timeout,
+    ClientCore, DialFault, DialId, Ending, LinkReport, OpenToken, Output, PacketDrop, PingReport, PingToken,
+    Timeout,
 };
 use crate::target::{Host, Target};
 use agent::{
@@ -48,6 +49,8 @@ pub enum NodeOutput {
         /// What.
         payload: Vec<u8>,
     },
+    /// Give this packet to the machine's own stack.
+    Packet(Vec<u8>),
     /// Write this to the state directory, atomically.
     Persist {
         /// Which document.
@@ -304,6 +307,19 @@ impl ClientNode {
         self.settle(now);
     }
 
+    /// Takes packets of the machine's own stack, in order.
+    pub fn handle_packets<'a>(&mut self, now: Instant, packets: impl Iterator<Item = &'a [u8]>) {
+        for packet in packets {
+            self.core.handle_packet(now, packet);
+        }
+        self.settle(now);
+    }
+
+    /// What of the machine's packets went nowhere, by reason.
+    pub fn packet_drops(&self) -> impl Iterator<Item = (PacketDrop, u64)> {
+        self.core.packet_drops()
+    }
+
     /// Begins a connection; [`NodeEvent::Dialled`] follows.
     pub fn dial(&mut self, now: Instant, target: &Target) -> DialId {
         let dial = self.core.dial(now, target);
@@ -492,6 +508,7 @@ impl ClientNode {
             Output::Transmit { path: Path::Direct { remote }, bytes } => {
                 self.outputs.push_back(NodeOutput::Transmit { to: remote, payload: bytes });
             }
+            Output::Packet(bytes) => self.outputs.push_back(NodeOutput::Packet(bytes)),
             Output::RelayQuiet(_) => self.agent.probe(now),
             Output::Pinged { token, result } => self.tell(NodeEvent::Pinged { token, result }),
             Output::Dialled { dial, result } => self.tell(NodeEvent::Dialled { dial, result }),

@@ -96,7 +96,8 @@ impl Packets {
     pub(super) fn is_wanted(&self, connector: ConnectorId, now: Instant) -> bool {
         self.conversations.values().any(|conversation| {
             conversation.connector == connector
-                && (!conversation.held.is_empty() || now.saturating_duration_since(conversation.used) < ACTIVE)
+                && (!conversation.held.is_empty()
+                    || now.saturating_duration_since(conversation.used) < ACTIVE)
         })
     }
 
@@ -215,7 +216,9 @@ impl ClientCore {
         };
         conversation.used = now;
         let connector = conversation.connector;
-        if let Some(peer) = self.links.get(&connector).filter(|link| self.way_of(link).is_some()).and_then(|link| link.peer) {
+        if let Some(peer) =
+            self.links.get(&connector).filter(|link| self.way_of(link).is_some()).and_then(|link| link.peer)
+        {
             // What does not fit is lost, as on any full path.
             let _ = self.tunnels.seal_batch(now, peer, &[packet.bytes]);
             return Ok(());
@@ -263,7 +266,8 @@ impl ClientCore {
             self.packets.held -= gone.held.len();
             for bytes in &gone.held {
                 self.drop_packet(PacketDrop::NoConnector);
-                let told = IpPacket::parse(bytes).ok().and_then(|packet| unreachable(&packet, Unreachable::Host));
+                let told =
+                    IpPacket::parse(bytes).ok().and_then(|packet| unreachable(&packet, Unreachable::Host));
                 self.outputs.extend(told.map(Output::Packet));
             }
         }

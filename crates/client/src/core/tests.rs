@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use trust::{OpenKey, OpenProof, SealKey, unseal_open};
 use wire::{ChannelId, OpenBody, PopId, RELAY_HEADER_LEN, ResourceId, SiteId};
 
+mod packets;
+
 const SITE: SiteId = SiteId::from_bytes([1; 16]);
 const POP: PopId = PopId::from_bytes([2; 16]);
 const NAMED: ResourceId = ResourceId::from_bytes([3; 16]);
@@ -156,6 +158,8 @@ struct World {
     given_back: Vec<Path>,
     /// The grants that connectors accepted.
     shown: Vec<String>,
+    /// Packets for the machine's own stack.
+    machine: Vec<Vec<u8>>,
     connected: bool,
 }
 
@@ -187,6 +191,7 @@ impl World {
             ended: BTreeMap::new(),
             given_back: Vec::new(),
             shown: Vec::new(),
+            machine: Vec::new(),
             connected: true,
         };
         let slice = world.slice();
@@ -261,6 +266,7 @@ impl World {
                 self.introduce(token, connector, &sealed, &initiation);
             }
             Output::RelayQuiet(_) | Output::Pinged { .. } => {}
+            Output::Packet(bytes) => self.machine.push(bytes),
             Output::Transmit { path, bytes } => {
                 let to = self
                     .connectors

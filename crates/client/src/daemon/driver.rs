@@ -215,6 +215,8 @@ impl Driver {
                 }
                 NodeOutput::Resolve { pop, name } => self.resolve(pop, name),
                 NodeOutput::Event(event) => self.event(event, scratch),
+                // There is no interface of our own yet that it could have come from.
+                NodeOutput::Packet(_) => {}
                 NodeOutput::Timeout(timeout) => return timeout,
             }
         }

@@ -780,6 +780,8 @@ impl World {
                 }
                 NodeOutput::Event(NodeEvent::Ended { flow, .. }) => self.ended.push(flow),
                 NodeOutput::Event(_) | NodeOutput::Persist { .. } => {}
+                // Nobody here is a machine with a network stack of its own.
+                NodeOutput::Packet(_) => {}
                 NodeOutput::Timeout(timeout) => return timeout.at,
             }
         }

@@ -1,6 +1,6 @@
 //! How time goes: packets arrive, timers fire, and everybody says what there is to say.
 
-use super::{CONTROLLER_AT, LATENCY, Node, Packet, World, pop_address};
+use super::{CONTROLLER_AT, LATENCY, Node, Packet, Reads, World, pop_address};
 use crate::installation::{HANGING, HOUR, SECOND, address, pop_id};
 use client::core::{NodeEvent, NodeOutput};
 use connector::ConnectorOutput;
@@ -303,6 +303,7 @@ impl World {
                 NodeOutput::Event(NodeEvent::Dialled { dial, result }) => {
                     part.dialled.insert(dial, result.map_err(|fault| format!("{:?}", fault.reason)));
                 }
+                NodeOutput::Event(NodeEvent::Readable(_)) if part.reads == Reads::Nothing => {}
                 NodeOutput::Event(NodeEvent::Readable(flow)) => {
                     let mut buffer = [0; 4096];
                     while let Ok(Read::Bytes(count)) = part.node.read(now, flow, &mut buffer) {
@@ -312,6 +313,8 @@ impl World {
                 }
                 NodeOutput::Event(NodeEvent::Ended { flow, .. }) => part.ended.push(flow),
                 NodeOutput::Event(_) | NodeOutput::Persist { .. } => {}
+                // Nobody here is a machine with a network stack of its own.
+                NodeOutput::Packet(_) => {}
                 NodeOutput::Timeout(timeout) => return timeout.at,
             }
         }
