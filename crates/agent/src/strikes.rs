@@ -143,6 +143,10 @@ impl Strikes {
     /// A beacon names the heads that its controller knows. Of its own chain a controller knows best: after a
     /// restore it goes back. Of another's, the highest counts.
     pub(crate) fn heard(&mut self, by: ControllerId, heads: &BTreeMap<ControllerId, Head>) {
+        if !heads.contains_key(&by) {
+            // It has struck nobody yet: its first strike is one of this run.
+            self.chains.entry(by).or_default().first_head.get_or_insert(0);
+        }
         for (signer, head) in heads {
             let chain = self.chains.entry(*signer).or_default();
             if chain.head.is_none_or(|known| known != *head && (by == *signer || known.seq < head.seq)) {

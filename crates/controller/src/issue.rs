@@ -7,7 +7,9 @@ use crate::{
     signer::{SignError, Signer},
     snapshot::{Snapshot, owner, slice_version},
 };
-use policy::{ClientSlice, ConnectorSlice, PopSlice, client_slice, connector_slice, relevant_groups};
+use policy::{
+    ClientSlice, ConnectorSlice, OrganizationShare, PopSlice, client_slice, connector_slice, relevant_groups,
+};
 use std::time::Duration;
 use store::{Device, OrganizationData};
 use trust::{
@@ -20,6 +22,10 @@ use wire::{ConnectorId, InstallationId, OrganizationId, PopId};
 const POP_MAX_SESSIONS: u32 = 50_000;
 /// Registrations a PoP admits a second: a third of what a core does (performance.md).
 const POP_ADMIT_RATE: u32 = 1_000;
+/// What each of several organizations may have of a PoP: half of its sessions and introductions, so that no single one
+/// has all of it.
+const POP_SHARE: OrganizationShare =
+    OrganizationShare { max_sessions: POP_MAX_SESSIONS / 2, introductions: POP_ADMIT_RATE / 2 };
 /// Slices issued this long before now are still young: clocks of agents that are behind.
 const BACKDATED: Duration = Duration::from_secs(5);
 
@@ -204,8 +210,13 @@ impl<'a> Issuer<'a> {
     pub(crate) fn pop(&self, id: PopId) -> Result<String, IssueError> {
         let row = self.snapshot.dataset.pops.iter().find(|row| row.id == id).ok_or(IssueError::Unknown)?;
         self.may(RevokedSubject::Pop(id), row.generation)?;
-        let body =
-            PopSlice { root: self.signer.root(), max_sessions: POP_MAX_SESSIONS, admit_rate: POP_ADMIT_RATE };
+        let body = PopSlice {
+            root: self.signer.root(),
+            max_sessions: POP_MAX_SESSIONS,
+            admit_rate: POP_ADMIT_RATE,
+            pops: u32::try_from(self.snapshot.pops(self.revocations).len()).unwrap_or(u32::MAX),
+            organization: (self.snapshot.dataset.organizations.len() > 1).then_some(POP_SHARE),
+        };
         let header = self.header(None, Audience::Pop(id))?;
         Ok(self.signer.sign(&Slice { header, body, ext: None })?)
     }

@@ -32,6 +32,6 @@ pub use model::{
     SiteModel,
 };
 pub use slices::{
-    Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, PopEntry, PopSlice,
-    SliceResource,
+    Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, OrganizationShare,
+    PopEntry, PopSlice, SliceResource,
 };

@@ -153,6 +153,23 @@ pub struct PopSlice {
     pub max_sessions: u32,
     /// Registrations it admits a second.
     pub admit_rate: u32,
+    /// How many PoPs the installation has, this one included; 0 where it is not said. A PoP that is the only one has
+    /// nobody to send its agents to.
+    #[serde(default)]
+    pub pops: u32,
+    /// What each organization may have of it; where it is not said, all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationShare>,
+}
+
+/// What one organization may have of a PoP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrganizationShare {
+    /// Devices and connectors registered at once.
+    pub max_sessions: u32,
+    /// Introductions a second.
+    pub introductions: u32,
 }
 
 fn ordered<T, K: Ord>(items: &[T], key: impl Fn(&T) -> K) -> bool {
@@ -205,7 +222,9 @@ impl SliceBody for ClientSlice {
 impl SliceBody for PopSlice {
     const KIND: &'static str = "slice-pop";
     fn check(&self) -> Result<(), &'static str> {
-        if self.max_sessions == 0 || self.admit_rate == 0 {
+        let share =
+            self.organization.is_some_and(|share| share.max_sessions == 0 || share.introductions == 0);
+        if self.max_sessions == 0 || self.admit_rate == 0 || share {
             return Err("a PoP's limits are above zero");
         }
         Ok(())

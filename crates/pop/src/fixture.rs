@@ -5,9 +5,9 @@ use session::LocalIdentity;
 use state::names;
 use std::{collections::BTreeMap, time::Duration};
 use trust::{
-    Beacon, BundleKey, BundleStatement, CertificateRequest, Document as _, Identity, KeyRole, OpenKey,
-    Revocation, RevokedSubject, RootHash, RotationStatement, SigningKey, TrustBundle, TrustChain, UnixMs,
-    issue_certificate, sign_document,
+    Audience, Beacon, BundleKey, BundleStatement, CertificateRequest, Document as _, Identity, KeyRole,
+    OpenKey, Revocation, RevokedSubject, RootHash, RotationStatement, SigningKey, Slice, SliceHeader,
+    SliceVersion, TrustBundle, TrustChain, UnixMs, issue_certificate, sign_document,
 };
 use wire::{Bounded, ConnectorId, ControllerId, DeviceId, Document, InstallationId, OrganizationId, PopId};
 
@@ -154,6 +154,26 @@ impl Installation {
             ext: None,
         };
         document(&sign_document(&self.keys[&KeyRole::Beacon], &beacon).expect("beacon"))
+    }
+
+    /// A PoP's slice of this version, for whom and under which key it is told.
+    pub(crate) fn pop_slice(
+        &self,
+        version: u64,
+        audience: Audience,
+        signer: KeyRole,
+        body: policy::PopSlice,
+    ) -> String {
+        let header = SliceHeader {
+            installation: INSTALLATION,
+            organization: None,
+            audience,
+            version: SliceVersion { incarnation: 1, version },
+            iat: self.wall,
+            exp: self.wall.plus(DAY * 7),
+        };
+        let key = &self.keys[&signer];
+        sign_document(key, &Slice { header, body, ext: None }).expect("slice")
     }
 
     /// The chain that the root's successor begins.

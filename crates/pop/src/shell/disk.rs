@@ -68,6 +68,12 @@ impl Disk {
         })
     }
 
+    /// The slices that were written, the newest first; none is needed.
+    pub(super) fn slices(&self) -> Vec<String> {
+        let slices = self.state.read_generations(names::SLICE).unwrap_or_default();
+        slices.into_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
     /// A thread of its own, one write after the other: a slow disk delays acknowledgements and
     /// nothing else.
     pub(super) fn start(self) -> io::Result<Writer> {
@@ -85,6 +91,7 @@ impl Disk {
                     self.state.write(names::REVOCATIONS, texts.join("\n").as_bytes())
                 }
                 Record::Certificate(der) => self.state.write(names::CERTIFICATE, &der),
+                Record::Slice(text) => self.state.write_generation(names::SLICE, text.as_bytes()),
                 Record::Chain(text) => self.state.write_generation(names::CHAIN, text.as_bytes()),
             };
             let written = match result {

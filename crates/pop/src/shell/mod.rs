@@ -28,7 +28,14 @@ use crate::core::{
 use net::{BindError, PortPair};
 use session::AcceptorLimits;
 use state::StateError;
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 use trust::UnixMs;
 
@@ -148,7 +155,11 @@ impl Pop {
         let channels = options.relay.channels.min(MAX_CHANNELS);
         let (acceptor, identity) =
             streams::acceptor(&material.certificate, &material.key).map_err(PopError::Tls)?;
-        let sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
+        let mut sessions = Sessions::new(material, options.sessions, channels, now, wall, &seed)?;
+        // The older first: of the two, the newer one that is believed stays.
+        for slice in disk.slices().iter().rev() {
+            sessions.restore_slice(slice);
+        }
         let intake = Intake::new(&seed, now);
         let relay = Relay::new(options.relay, now, &seed);
         let ports = net::bind_pair(options.listen)?;
@@ -184,6 +195,20 @@ impl Pop {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
+        self.run_until_left(std::future::pending(), Duration::ZERO, shutdown).await
+    }
+
+    /// Serves until `leave` is done, then asks every agent to go to its next PoP, and ends when all have gone, `within`
+    /// this time, or when `shutdown` is done: that one ends it at once.
+    ///
+    /// # Errors
+    /// A socket or thread failed.
+    pub async fn run_until_left(
+        self,
+        leave: impl Future<Output = ()>,
+        within: Duration,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), PopError> {
         let Self { ports, front, acceptor, identity, status, sessions, intake, relay, disk, started } = self;
         let streams = streams::Streams::new(identity);
         let (command_sender, commands) = mpsc::channel(COMMANDS);
@@ -229,7 +254,7 @@ impl Pop {
             streams,
             started,
         }
-        .run(shutdown)
+        .run(leave, within, shutdown)
         .await;
         status_task.abort();
         // Both end when the session loop has dropped its ends of the queues; who starts again in this

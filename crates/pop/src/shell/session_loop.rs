@@ -64,6 +64,7 @@ pub(super) struct SessionLoop {
 
 enum Woken {
     Shutdown,
+    Leave,
     Received(io::Result<()>),
     Handed(Foreign),
     Ended(ChannelEnded),
@@ -76,8 +77,13 @@ enum Woken {
 }
 
 impl SessionLoop {
-    pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), PopError> {
-        let mut shutdown = pin!(shutdown);
+    pub(super) async fn run(
+        mut self,
+        leave: impl Future<Output = ()>,
+        within: Duration,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), PopError> {
+        let (mut leave, mut shutdown) = (pin!(leave), pin!(shutdown));
         let mut batch = RecvBatch::for_pop();
         let mut out = SendBatch::new();
         let mut counters = ShellCounters::default();
@@ -87,6 +93,7 @@ impl SessionLoop {
         loop {
             let woken = tokio::select! {
                 () = &mut shutdown => Woken::Shutdown,
+                () = &mut leave, if !self.sessions.is_draining() => Woken::Leave,
                 received = self.port.recv_batch(&mut batch) => Woken::Received(received),
                 Some(foreign) = self.foreign.recv() => Woken::Handed(foreign),
                 Some(ended) = self.ended.recv() => Woken::Ended(ended),
@@ -102,6 +109,7 @@ impl SessionLoop {
                     self.drain(&mut out, &mut counters).await?;
                     return Ok(());
                 }
+                Woken::Leave => self.sessions.drain(now(), within),
                 Woken::Received(result) => {
                     result.map_err(PopError::Socket)?;
                     for datagram in batch.iter() {
@@ -126,6 +134,11 @@ impl SessionLoop {
                 Woken::Due => self.sessions.handle_timeout(now()),
             }
             due = self.drain(&mut out, &mut counters).await?;
+            if self.sessions.is_drained(now()) {
+                self.sessions.shut_down(now());
+                self.drain(&mut out, &mut counters).await?;
+                return Ok(());
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 mod people;
 mod running;
 
-pub use people::{ClientPart, ConnectorPart, PopPart};
+pub use people::{ClientPart, ConnectorPart, PopPart, Reads};
 
 use crate::documents::Journal;
 use crate::installation::{
@@ -352,6 +352,16 @@ impl World {
         let wall = self.wall();
         self.clients[number] = ClientPart::new(state, organization, number, self.seed, self.now, wall);
         self.drain(Node::Client(number));
+    }
+
+    /// The connector's does: it knows nothing of its tunnels any more.
+    pub fn restart_connector(&mut self, number: usize) {
+        self.seed += 1;
+        let organization = self.connectors[number].organization;
+        let wall = self.wall();
+        let part = ConnectorPart::new(&self.installation, organization, number, self.seed, self.now, wall);
+        self.connectors[number] = part;
+        self.drain(Node::Connector(number));
     }
 
     /// Begins a connection.

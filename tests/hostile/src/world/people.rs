@@ -118,6 +118,15 @@ impl ConnectorPart {
     }
 }
 
+/// Whether somebody takes what comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// All of it.
+    Everything,
+    /// Nothing.
+    Nothing,
+}
+
 /// A client.
 pub struct ClientPart {
     /// The production node.
@@ -132,6 +141,8 @@ pub struct ClientPart {
     pub ended: Vec<FlowId>,
     /// What came back on each.
     pub echoed: BTreeMap<FlowId, Vec<u8>>,
+    /// Whether its user takes what comes back.
+    pub reads: Reads,
 }
 
 impl ClientPart {
@@ -155,6 +166,7 @@ impl ClientPart {
             dialled: BTreeMap::new(),
             ended: Vec::new(),
             echoed: BTreeMap::new(),
+            reads: Reads::Everything,
         }
     }
 }

@@ -62,6 +62,10 @@ pub struct SessionsStatus {
     pub bundle: (u64, u64),
     /// Revocation entries held.
     pub revocations: usize,
+    /// Incarnation and version of the PoP's own slice; none came yet.
+    pub slice: Option<(u64, u64)>,
+    /// It was asked to leave.
+    pub draining: bool,
     /// The controller time in the beacon that came last, in milliseconds since 1970.
     pub newest_beacon_ms: Option<u64>,
     /// Retry packets sent to unproven sources.

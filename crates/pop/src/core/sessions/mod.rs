@@ -5,11 +5,13 @@
 //! what is sealed, and keeps nothing that another PoP would need.
 
 mod counters;
+mod drain;
 mod introduce;
 pub mod limits;
 mod register;
 mod renewal;
 mod signers;
+mod slice;
 #[cfg(test)]
 mod tests;
 
@@ -93,6 +95,8 @@ pub enum Record {
     Chain(String),
     /// The PoP's own certificate, DER.
     Certificate(Vec<u8>),
+    /// The PoP's own slice, for [`Sessions::restore_slice`].
+    Slice(String),
 }
 
 /// How a write ended.
@@ -141,6 +145,7 @@ enum Due {
     Presence,
     Attached(SessionId),
     Renewal,
+    Drain,
 }
 
 impl Due {
@@ -153,6 +158,7 @@ impl Due {
             Self::Presence => "sessions: presence for controllers",
             Self::Attached(_) => "sessions: more of who is here for a controller",
             Self::Renewal => "sessions: the own certificate is due",
+            Self::Drain => "sessions: more agents to ask to leave",
         }
     }
 }
@@ -176,6 +182,8 @@ struct Session {
     /// A deadline for that is set: one a session, however often it moves.
     is_settling: bool,
     frames: Bucket,
+    /// Frames over budget, less those within it since: what is left of patience.
+    over_budget: u32,
 }
 
 impl Session {
@@ -228,6 +236,10 @@ pub struct Sessions {
     registrations: Sketch,
     /// What each organization's clients may still ask of connectors.
     introducing: BTreeMap<OrganizationId, Bucket>,
+    /// How many devices and connectors of each organization are registered.
+    registered: BTreeMap<OrganizationId, usize>,
+    allowed: slice::Allowed,
+    draining: Option<drain::Draining>,
     counters: SessionCounters,
 }
 
@@ -267,6 +279,7 @@ impl Sessions {
         let mut counters = SessionCounters::default();
         let revocations = Revocations::load(&material.revocations, &bundle, &mut counters);
         let acceptor_seed = random.block();
+        let allowed = slice::Allowed::without_slice(acceptor.sessions);
         let key = &material.key;
         let mut acceptor = Acceptor::new(&local, key, bundle.clone(), acceptor, now, wall, acceptor_seed)?;
         acceptor.set_revocations(now, revocations.set());
@@ -302,6 +315,9 @@ impl Sessions {
             out: VecDeque::new(),
             registrations: Sketch::new(seed, "sessions/registrations", now),
             introducing: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            allowed,
+            draining: None,
             counters,
         })
     }
@@ -322,6 +338,8 @@ impl Sessions {
             introductions: self.introductions.len(),
             bundle: (self.bundle.epoch(), self.bundle.serial()),
             revocations: self.revocations.len(),
+            slice: self.allowed.version().map(|version| (version.incarnation, version.version)),
+            draining: self.is_draining(),
             newest_beacon_ms: self.beacons.newest_time().map(UnixMs::as_millis),
             retries: stats.retries,
             turned_away: stats.full,
@@ -394,6 +412,7 @@ impl Sessions {
                 Due::Presence => self.tell_presence(now),
                 Due::Attached(id) => self.tell_attached(now, id),
                 Due::Renewal => self.renewal_due(now),
+                Due::Drain => self.drain_on(now),
             }
         }
     }
@@ -439,7 +458,7 @@ impl Sessions {
                         self.counters.messages.add(message.name());
                         self.hear_agent(now, id, message);
                     }
-                    Ok(None) => self.counters.refused.add("unknown_type"),
+                    Ok(None) => self.hear_unknown(now, id),
                     Err(_) => self.refuse_peer(now, id, "malformed", CloseCode::Malformed),
                 },
                 32..256 => self.refuse_peer(now, id, "wrong_role", CloseCode::WrongRole),

@@ -7,7 +7,7 @@ use crate::core::{
 };
 use session::{CloseCode, LostReason, SessionId};
 use std::{net::SocketAddr, time::Instant};
-use trust::{Certificate, Role, Subject};
+use trust::{Certificate, Identity, Role, Subject};
 use wire::{
     Alive, BundlePush, ControllerUnavailable, FromAgent, Hello, OLDEST_PROTOCOL_VERSION, OpenRefused,
     PROTOCOL_VERSION, Refusal, Welcome,
@@ -39,6 +39,7 @@ impl Sessions {
             moved: None,
             is_settling: false,
             frames: Bucket::full(allowance(identity.role()), now),
+            over_budget: 0,
         };
         self.sessions.insert(id, session);
         self.deadlines.insert((until, Due::Hello(id)));
@@ -52,9 +53,9 @@ impl Sessions {
         let budget = session.frames.take(allowed, now, cost);
         let (stage, subject) = (session.stage, session.identity.subject());
         if let Err(empty) = budget {
-            self.counters.refused.add("budget");
             return self.over_budget(now, id, &message, limits::millis(empty.wait(allowed)).max(1));
         }
+        session.over_budget = session.over_budget.saturating_sub(1);
         match (stage, subject, message) {
             (Stage::AwaitingHello(_), _, FromAgent::Hello(hello)) => self.hello(now, id, &hello),
             (Stage::Registered, _, FromAgent::Keepalive(_)) => self.alive(now, id),
@@ -83,8 +84,33 @@ impl Sessions {
         }
     }
 
-    /// Questions get an answer that says when to come back; the rest is dropped.
+    /// A message of a later version: not understood, and not free.
+    pub(super) fn hear_unknown(&mut self, now: Instant, id: SessionId) {
+        assert!(!planted::is("unknown-message-panics"), "planted");
+        self.counters.refused.add("unknown_type");
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.frames.take(allowance(session.identity.role()), now, 1).is_err() {
+            self.lose_patience(now, id);
+        }
+    }
+
+    /// Whether a session that says more than it may goes on.
+    fn lose_patience(&mut self, now: Instant, id: SessionId) -> bool {
+        self.counters.refused.add("budget");
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        session.over_budget += 1;
+        let goes_on = session.over_budget <= limits::PATIENCE || planted::is("patience-without-end");
+        if !goes_on {
+            self.refuse_peer(now, id, "flooding", CloseCode::Flooding);
+        }
+        goes_on
+    }
+
+    /// Questions get an answer that says when to come back; the rest is dropped. Who does not hear it is closed.
     fn over_budget(&mut self, now: Instant, id: SessionId, message: &FromAgent, retry_after_ms: u32) {
+        if !self.lose_patience(now, id) {
+            return;
+        }
         let reason = Refusal::Budget;
         match message {
             FromAgent::Open(open) => {
@@ -108,12 +134,20 @@ impl Sessions {
         if self.registrations.count(now, uri.as_bytes()) > limits::MAX_REGISTRATIONS {
             return self.refuse_peer(now, id, "too_often", CloseCode::TooOften);
         }
+        let Some(session) = self.sessions.get(&id) else { return };
+        if self.has_its_share(session.identity) {
+            return self.refuse_peer(now, id, "organization_full", CloseCode::Full);
+        }
+        // Planted: the outage of 14 May 2026. Whoever comes is believed only if somebody wrote something down lately.
+        if planted::is("registration-waits-for-a-controller") && self.signers.is_empty() {
+            return self.refuse_peer(now, id, "unverified", CloseCode::Full);
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.stage = Stage::Registered;
         let (identity, generation, observed) = (session.identity, session.generation, session.observed());
         let subject = identity.subject();
         self.counters.registered += 1;
-        let (owner, before, channels) = self.attach(subject, id, generation);
+        let (owner, before, channels) = self.attach(identity, id, generation);
         if let Some(before) = before {
             self.close(now, before, CloseCode::Replaced);
             self.end_introductions(now, subject, before);
@@ -136,7 +170,10 @@ impl Sessions {
             version,
             observed,
             keepalive_ms: limits::millis(keepalive),
-            reconnect_window_ms: limits::millis(limits::reconnect_window(self.sessions.len())),
+            reconnect_window_ms: limits::millis(limits::reconnect_window(
+                self.sessions.len(),
+                self.allowed.admit_per_second,
+            )),
             beacon: self.beacons.newest(),
             revocations,
             channels: u32::try_from(channels).unwrap_or(u32::MAX),
@@ -145,13 +182,38 @@ impl Sessions {
         self.send(now, id, &BundlePush { chain: self.chain.clone() }.into());
     }
 
+    /// Whether its organization has as many agents here as it may, this one not among them.
+    fn has_its_share(&self, identity: Identity) -> bool {
+        let is_here = self.agents.get(&identity.subject()).is_some_and(|agent| agent.session.is_some());
+        let Some(organization) = identity.organization() else { return false };
+        let here = self.registered.get(&organization).copied().unwrap_or(0);
+        !is_here && here >= self.allowed.organization_sessions
+    }
+
+    /// One agent less of its organization.
+    fn one_less(&mut self, identity: Identity) {
+        let Some(organization) = identity.organization() else { return };
+        if let Some(here) = self.registered.get_mut(&organization) {
+            *here = here.saturating_sub(1);
+            if *here == 0 {
+                self.registered.remove(&organization);
+            }
+        }
+    }
+
     /// The agent's number, the session it had before, and how many channels it has.
     fn attach(
         &mut self,
-        subject: Subject,
+        identity: Identity,
         id: SessionId,
         generation: u64,
     ) -> (OwnerId, Option<SessionId>, usize) {
+        let subject = identity.subject();
+        let is_here = self.agents.get(&subject).is_some_and(|agent| agent.session.is_some());
+        if let Some(organization) = identity.organization().filter(|_| !is_here) {
+            // As many as there are sessions at the most.
+            *self.registered.entry(organization).or_default() += 1;
+        }
         if let Some(agent) = self.agents.get_mut(&subject) {
             agent.generation = generation;
             return (agent.owner, agent.session.replace(id), agent.channels);
@@ -229,6 +291,8 @@ impl Sessions {
             return;
         }
         agent.session = None;
+        self.one_less(session.identity);
+        let Some(agent) = self.agents.get_mut(&subject) else { return };
         let (owner, channels) = (agent.owner, agent.channels);
         if channels > 0 {
             match reason {

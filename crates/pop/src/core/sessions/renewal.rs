@@ -26,6 +26,10 @@ impl Renewal {
     pub(super) const fn new(key: SigningKey, certificate: Vec<u8>) -> Self {
         Self { key, certificate, asked: None }
     }
+
+    pub(super) fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
 }
 
 /// How long until a certificate is due: from day 10 of 30, as agents do it.

@@ -184,8 +184,9 @@ impl Sessions {
             }
             (Stage::Registered, FromSigner::Strike(strike)) => self.strike(now, id, strike),
             (Stage::Registered, FromSigner::Reply(reply)) => self.reply(now, reply),
-            // Limits of a PoP's slice are not used yet; it is no reason to hang up on a controller.
-            (Stage::Registered, FromSigner::PublishSlice(_)) => self.counters.refused.add("slice_not_used"),
+            (Stage::Registered, FromSigner::PublishSlice(published)) => {
+                self.publish_slice(now, published.slice.as_slice());
+            }
             _ => self.refuse_peer(now, id, "wrong_role", CloseCode::WrongRole),
         }
     }
@@ -365,6 +366,9 @@ impl Sessions {
         } else {
             self.push_to_connectors(now, &wire::Revocations { entries: news }.into())
         };
+        if planted::is("strike-acknowledged-before-it-is-written") {
+            self.acknowledge(now, id, &to_write, Vec::new());
+        }
         if !durable.is_empty() {
             self.acknowledge(now, id, &durable, Vec::new());
         }

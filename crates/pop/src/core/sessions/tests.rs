@@ -1,5 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
 
+mod allowance;
+
 use super::*;
 use crate::{
     core::relay::{Handled, Relay, RelayLimits, RelayOutput},
@@ -291,7 +293,9 @@ fn a_connector_of_another_organization_is_refused() {
     let connector = world.agent(connector(2, 20), CONNECTOR);
     let client = world.agent(device(1, 10), CLIENT);
     world.open(client, connector_id(20));
-    assert_eq!(world.open_refused(client), Some(Refusal::OtherOrganization));
+    // As if it were not here at all.
+    assert_eq!(world.open_refused(client), Some(Refusal::NotAttached));
+    assert_eq!(world.sessions.status().counters.refused.get("other_organization"), 1);
     assert!(world.introduced(connector).is_none());
 }
 
