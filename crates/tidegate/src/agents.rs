@@ -8,7 +8,7 @@ use crate::{
     places, process,
 };
 use anyhow::anyhow;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 use trust::{JoinKey, Role};
 
 /// Console connections that a PoP passes on at once: an office of browsers at six each.
@@ -63,10 +63,23 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
         None => format!("PoP ready on UDP {}", pop.local_addr()),
     });
     diagnostics::start(args.diagnostics, Watched::Pop(state)).await?;
-    pop.run(async {
-        process::shutdown().await;
-    })
-    .await?;
+    let (mut first, mut second) = (process::Shutdown::listen(), process::Shutdown::listen());
+    let leave = async {
+        let signal = first.asked().await;
+        tracing::info!(signal, "leaving");
+        let leaving = serde_json::json!({"event": "leaving", "role": "pop", "within_seconds": args.drain});
+        format.print(&leaving, || {
+            format!(
+                "leaving: agents are asked to go to their next PoP, for {} s at most; a second signal ends this at once",
+                args.drain
+            )
+        });
+    };
+    let at_once = async {
+        second.asked().await;
+        second.asked().await;
+    };
+    pop.run_until_left(leave, Duration::from_secs(args.drain.into()), at_once).await?;
     Ok(Outcome::Done)
 }
 

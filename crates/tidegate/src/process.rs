@@ -239,9 +239,14 @@ impl Role {
 
     /// Ends it as a service manager would: SIGTERM, and SIGKILL when that does not help.
     pub async fn stop(&mut self) {
+        self.stop_within(END_WITHIN).await;
+    }
+
+    /// The same, for a role that has to say goodbye to others.
+    pub async fn stop_within(&mut self, within: Duration) {
         if let Some(pid) = self.child.id() {
             signal(pid, libc::SIGTERM);
-            if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
+            if tokio::time::timeout(within, self.child.wait()).await.is_err() {
                 tracing::warn!(role = self.name, "did not end by itself and was killed");
                 let _ = self.child.kill().await;
             }

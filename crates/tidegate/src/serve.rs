@@ -26,6 +26,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A role that ran this long starts again without a longer pause.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
+/// How long a role may take to end: a PoP that is not the only one first lets its agents go to the next
+/// (`tidegate pop --drain`).
+const END_WITHIN: Duration = Duration::from_secs(30);
+
 struct Layout {
     controller: PathBuf,
     pop: PathBuf,
@@ -147,8 +151,14 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
         let signal = shutdown.asked().await;
         tracing::info!(signal, "ending");
         drop(stop);
+        let signal = shutdown.asked().await;
+        tracing::info!(signal, "ending at once");
     };
-    tokio::join!(both, end);
+    // A second signal waits for nobody: what still runs is killed with its handle.
+    tokio::select! {
+        _ = both => {}
+        () = end => {}
+    }
     Ok(Outcome::Done)
 }
 
@@ -265,7 +275,7 @@ fn keep(
             let ended = tokio::select! {
                 ended = role.ended() => ended,
                 _ = stop.changed() => {
-                    role.stop().await;
+                    role.stop_within(END_WITHIN).await;
                     return;
                 }
             };

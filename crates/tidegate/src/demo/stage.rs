@@ -321,7 +321,11 @@ impl PopProcess {
         let environment: Vec<_> = key.into_iter().map(|key| ("TIDEGATE_JOIN", key)).collect();
         let mut pop = Role::start(
             "pop",
-            &words(&["pop", "--state", &state, "--listen", &listen, "--advertise", &listen, "--name", name]),
+            // A stage is taken down at once: nobody waits for anybody to leave.
+            &words(&[
+                "pop", "--state", &state, "--listen", &listen, "--advertise", &listen, "--name", name, "--drain",
+                "0",
+            ]),
             &environment,
             Some(&logs.join(format!("{name}.log"))),
         )?;
