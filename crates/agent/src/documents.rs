@@ -199,7 +199,8 @@ impl<B: AgentSlice> Agent<B> {
         let known = self.held_version().max(self.asked_version);
         // After a failure its own back-off decides, not the beacons that go on coming.
         let may_hurry = self.renewals.slice_failures == 0 && self.renewals.slice_at.is_none_or(|at| at > now);
-        if newest.is_some_and(|newest| newest > known) && may_hurry {
+        if (newest.is_some_and(|newest| newest > known) || planted::is("slice-for-every-beacon")) && may_hurry
+        {
             let at = now + self.jitter.up_to(SLICE_SPREAD);
             self.renewals.slice_at = Some(self.renewals.slice_at.map_or(at, |held| held.min(at)));
         }
@@ -284,7 +285,7 @@ impl<B: AgentSlice> Agent<B> {
 
     /// Holds the heads that beacons name against what is held. Connectors only: they enforce, and clients are told none.
     fn look_for_strikes(&mut self, now: Instant) {
-        if B::ROLE != trust::Role::Connector {
+        if B::ROLE != trust::Role::Connector || planted::is("heads-of-beacons-unread") {
             return;
         }
         let holes = self.strikes.holes();
@@ -377,7 +378,8 @@ impl<B: AgentSlice> Agent<B> {
             let held = self.slice().map(|slice| (slice.header.version, slice.header.iat));
             match self.believe_slice(text) {
                 Some((slice, signer))
-                    if held.is_none_or(|held| (slice.header.version, slice.header.iat) > held) =>
+                    if held.is_none_or(|held| (slice.header.version, slice.header.iat) > held)
+                        || planted::is("older-slice-taken") =>
                 {
                     self.hold_slice(slice, signer);
                     self.persist(Persisted::Slice, text.as_bytes().to_vec());
@@ -535,12 +537,19 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     pub(crate) fn renewal_failed(&mut self, now: Instant, after: Duration) {
+        if planted::is("failed-renewal-drops-the-grant") {
+            (self.grant, self.grant_text) = (None, None);
+        }
         let delay = self.jitter.backoff(RETRY_BASE, self.renewals.renew_failures, RETRY_CAP);
         self.renewals.renew_failures = self.renewals.renew_failures.saturating_add(1);
         self.renewals.renew_at = Some(now + RETRY_BASE + delay.max(after.min(RETRY_CAP)));
     }
 
     pub(crate) fn slice_failed(&mut self, now: Instant, after: Duration) {
+        if planted::is("slice-asked-for-without-pause") {
+            self.renewals.slice_at = Some(now);
+            return;
+        }
         let delay = self.jitter.backoff(RETRY_BASE, self.renewals.slice_failures, RETRY_CAP);
         self.renewals.slice_failures = self.renewals.slice_failures.saturating_add(1);
         self.renewals.slice_at = Some(now + RETRY_BASE + delay.max(after.min(RETRY_CAP)));

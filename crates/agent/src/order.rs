@@ -33,8 +33,9 @@ pub fn pop_order(site: SiteId, regions: &[String], pops: &[PopEntry]) -> Vec<Pop
     // Stable: within a turn the weights decide.
     turns.sort_by_key(|(rank, turn, _)| (*rank, *turn));
     // Planted: who has a favourite stays with it.
-    #[cfg(feature = "planted-stays-at-its-pop")]
-    turns.truncate(1);
+    if planted::is("stays-at-its-pop") {
+        turns.truncate(1);
+    }
     turns.into_iter().map(|(_, _, id)| id).collect()
 }
 

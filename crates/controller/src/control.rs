@@ -115,9 +115,15 @@ async fn serve(core: &Arc<Core>, opened: &OpenedRequest) -> Result<ControlReply,
     match &opened.request {
         ControlRequest::Renew(request) => {
             // Planted: what the product exists for not doing.
-            #[cfg(feature = "planted-renewal-asks-database")]
-            if core.database.change(store::Scope::Installation, "renewal").await.is_err() {
+            if planted::is("renewal-asks-database")
+                && core.database.change(store::Scope::Installation, "renewal").await.is_err()
+            {
                 return Err(refused(Refusal::NoController, LATER_MS));
+            }
+            if planted::is("renewal-writes-a-row") {
+                let deed = crate::ledger::Deed::new(crate::clock::wall(), "agent", "renew", "grant");
+                let _ = crate::ledger::write_down(&core.state, &deed);
+                core.work.notify_one();
             }
             renew(&issuer, &known, opened, request)
         }

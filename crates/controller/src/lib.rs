@@ -205,8 +205,9 @@ impl Controller {
             None => (Store::open(&database_path, Opening::MustExist).await, None),
         };
         // Planted: a controller that starts from its database or not at all.
-        #[cfg(feature = "planted-start-asks-database")]
-        if let Err(error) = &opened {
+        if planted::is("start-asks-database")
+            && let Err(error) = &opened
+        {
             return Err(StoreError::Unavailable(error.to_string()).into());
         }
         let for_snapshot = match &opened {

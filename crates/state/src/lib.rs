@@ -249,6 +249,7 @@ impl StateDir {
             _ => {}
         }
         match fs::hard_link(&current, &linked) {
+            Ok(()) if planted::is("generation-before-lost") => {}
             Ok(()) => fs::rename(&linked, &previous).map_err(|error| io_error(&previous, error))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(&linked, error)),

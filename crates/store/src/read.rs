@@ -104,11 +104,11 @@ async fn of(
     kind: &'static str,
     sql: &'static str,
 ) -> Result<Vec<SqliteRow>, StoreError> {
-    sqlx::query(sql)
-        .bind(organization.to_string())
-        .fetch_all(db)
-        .await
-        .map_err(|error| StoreError::from_sqlx(kind, error))
+    let rows = sqlx::query(sql).bind(organization.to_string()).fetch_all(db).await;
+    if planted::is("read-error-is-empty") {
+        return Ok(rows.unwrap_or_default());
+    }
+    rows.map_err(|error| StoreError::from_sqlx(kind, error))
 }
 
 fn each<T>(

@@ -86,6 +86,17 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 )
             });
         }
+        AdminCommand::RotateKeys { use_after } => {
+            let body = json!({"use_after_seconds": use_after});
+            let answer: Value = api.post("/api/v1/key-rotations", &body).await.map_err(refused)?;
+            format.print(&answer, || {
+                format!(
+                    "new keys of every role are published (bundle {}); they sign from {}",
+                    answer["serial"],
+                    answer["used_from"].as_str().unwrap_or_default()
+                )
+            });
+        }
         AdminCommand::OwnerLink => {
             let answer: Value = api.post("/api/v1/owner-links", &json!({})).await.map_err(refused)?;
             format.print(&answer, || answer["link"].as_str().unwrap_or_default().to_owned());

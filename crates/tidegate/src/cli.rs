@@ -91,6 +91,12 @@ pub enum DrillName {
     ColdCache,
     /// A PoP accepts TCP and drops every datagram.
     BlackHoleRelay,
+    /// Damaged, duplicated, oversized, truncated and empty snapshots reach the controller.
+    PoisonSnapshot,
+    /// Every signing key is replaced again and again, and who was away missed some of it.
+    KeyRotation,
+    /// The clock of each role jumps in turn, and the host sleeps. Needs a build whose clocks can be set.
+    ClockJump,
 }
 
 /// Arguments of `drill`.
@@ -580,6 +586,13 @@ pub enum AdminCommand {
     /// Take a database that was restored from a copy for the truth: until then nothing is read from it or
     /// changed in it. What was revoked stays revoked.
     AcceptRestoredDatabase,
+    /// New signing keys of every role now. They are published at once and sign after a day; what the keys of before
+    /// have signed stays good to its end.
+    RotateKeys {
+        /// Seconds until they sign: who is off meanwhile gets the newest bundle when it comes back.
+        #[arg(long, default_value_t = 86_400, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+        use_after: u64,
+    },
     /// A fresh one-time link for an owner who has none or lost the passphrase.
     OwnerLink,
 }

@@ -73,6 +73,9 @@ impl Watched {
         };
         match self {
             Self::Controller(_) | Self::Pop(_) => None,
+            Self::Connector(_) if planted::is("stale-is-unready") && status["control_plane"] != "fresh" => {
+                Some("planted")
+            }
             Self::Connector(_) if status["ready"] == true => None,
             Self::Connector(_) => Some("it is registered at no PoP, or has no valid slice"),
             Self::Client(_) if registered(status) => None,

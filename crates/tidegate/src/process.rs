@@ -18,6 +18,10 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a role may take to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Where the clocks of the roles are set, a file for each by its name. Test builds only.
+#[cfg(feature = "test-clock")]
+pub static CLOCKS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+
 /// Says to a process which one started it and must outlive it.
 const PARENT: &str = "TIDEGATE_PARENT";
 
@@ -132,6 +136,10 @@ impl Role {
             Stays::WithParent => command.env(PARENT, std::process::id().to_string()),
             Stays::OnItsOwn => command.env_remove(PARENT),
         };
+        #[cfg(feature = "test-clock")]
+        if let Some(clocks) = CLOCKS.get() {
+            command.env("TIDEGATE_TEST_CLOCK", clocks.join(name));
+        }
         // A group of its own: Ctrl-C reaches the supervisor, which ends its children in order.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting the {name} process"))?;

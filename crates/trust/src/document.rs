@@ -188,6 +188,7 @@ impl<D: Document> Unverified<D> {
         }
         if let Some(end) = document.expires()
             && end <= wall
+            && !planted::is("expired-document-believed")
         {
             return Err(DocumentError::Expired(end));
         }
@@ -211,6 +212,7 @@ impl<D: Document> Unverified<D> {
         }
         if let Some(speaker) = document.speaker()
             && speaker != key.owner
+            && !planted::is("controller-speaks-for-another")
         {
             return Err(DocumentError::OtherOwner { speaker, owner: key.owner });
         }

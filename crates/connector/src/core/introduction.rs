@@ -51,13 +51,15 @@ impl Doorkeeper {
         if grant.installation != self.identity.installation() {
             return Err(Refusal::OtherInstallation);
         }
-        if Some(grant.organization) != self.identity.organization() {
+        if Some(grant.organization) != self.identity.organization()
+            && !planted::is("other-organizations-grant")
+        {
             return Err(Refusal::OtherOrganization);
         }
         let proof =
             OpenProof::check(&grant.key, self.connector, &body.client_key, initiation, &body.signature)
                 .map_err(|_| Refusal::KeyNotProven)?;
-        if revocations.strikes_grant(&grant) {
+        if revocations.strikes_grant(&grant) && !planted::is("struck-device-let-in") {
             return Err(Refusal::Struck);
         }
         Ok(Admitted { key: WireGuardPublicKey::from_bytes(*proof.client_key()), signer, grant })

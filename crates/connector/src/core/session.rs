@@ -43,6 +43,9 @@ impl Session {
 
     /// Whether a packet may come from this source.
     pub fn owns(&self, source: IpAddr) -> bool {
+        if planted::is("source-of-packet-unchecked") {
+            return true;
+        }
         match source {
             IpAddr::V4(source) => source == policy::INNER_V4,
             IpAddr::V6(source) => source == self.inner_v6,
@@ -51,9 +54,10 @@ impl Session {
 
     /// Why this device may not be here any more, if so.
     pub fn fault<R>(&self, knowledge: &Knowledge<'_, R>) -> Option<Refusal> {
-        if self.grant.exp <= knowledge.wall {
+        if self.grant.exp <= knowledge.wall && !planted::is("session-outlives-its-lease") {
             Some(Refusal::GrantExpired)
-        } else if knowledge.revocations.strikes_grant(&self.grant) {
+        } else if knowledge.revocations.strikes_grant(&self.grant) && !planted::is("strike-spares-who-is-in")
+        {
             Some(Refusal::Struck)
         } else if knowledge.bundle.key(self.signer, KeyRole::Grant).is_none() {
             // Taken away before its time: whatever it signed is nobody's word any more.

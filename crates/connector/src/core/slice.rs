@@ -58,7 +58,9 @@ impl Rules for SliceRules<'_> {
 
 /// What isolation does to a strict resource: nothing new at once, what runs after the grace.
 fn is_closed(mode: Mode, question: &Question<'_>) -> bool {
-    mode == Mode::Strict
+    // Planted: a connector that closes everything when it hears no controller, or nothing.
+    (mode == Mode::Strict || planted::is("isolation-closes-everything"))
+        && !planted::is("isolation-closes-nothing")
         && match question.age {
             FlowAge::New => question.contact != Contact::Connected,
             FlowAge::Running => question.contact == Contact::IsolatedBeyondGrace,

@@ -7,16 +7,17 @@ use super::{
     problem::{Body, Params},
     types::{
         AcceptedDatabase, Alarm, Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus,
-        Durable, FlowParams, Flows, OwnerLink, Page, PageQuery, Restored, Scope as ApiScope, SnapshotStatus,
-        Status, Strike, StrikeInput, StrikeOutcome,
+        Durable, FlowParams, Flows, KeyRotation, KeyRotationInput, KeysStatus, OwnerLink, Page, PageQuery,
+        Restored, Scope as ApiScope, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
     },
     view::rfc3339,
 };
 use crate::{
     clock,
     flows::FlowQuery,
-    parts::{Core, StrikeReport, StrikeRequest},
-    signer::root_key_place,
+    ledger::{self, Deed},
+    parts::{Core, StrikeReport, StrikeRequest, SyncCommand},
+    signer::{SignError, root_key_place},
     snapshot::{Snapshot, SnapshotError},
     strikes::OnDisk,
 };
@@ -28,12 +29,15 @@ use store::{AuditOf, AuditPage, Member, OrganizationData, Scope, Subject as Gene
 use trust::{RevokedSubject, UnixMs};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+const DAY_S: u64 = 24 * 3600;
+
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(list_strikes, create_strike))
         .routes(routes!(create_restore))
         .routes(routes!(create_owner_link))
         .routes(routes!(accept_restored_database))
+        .routes(routes!(rotate_keys))
         .routes(routes!(list_flows))
         .routes(routes!(list_audit))
         .routes(routes!(get_status))
@@ -241,6 +245,43 @@ async fn accept_restored_database(State(core): State<Arc<Core>>, caller: Caller)
     }
 }
 
+/// Makes new signing keys of every role now: because one may have leaked, or to see that nothing depends on an old one.
+/// They are published at once and sign a day later, or when the request says; what the keys of before have signed stays
+/// good to its end.
+#[utoipa::path(post, path = "/key-rotations", tag = "status", request_body = KeyRotationInput, responses((status = 201, description = "Made and published", body = KeyRotation)))]
+async fn rotate_keys(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<KeyRotationInput>,
+) -> Made<KeyRotation> {
+    let seconds = input.use_after_seconds.unwrap_or(DAY_S);
+    let seconds = check::within("use_after_seconds", seconds, 1..=7 * DAY_S)?;
+    let published_for = std::time::Duration::from_secs(seconds);
+    let actor = caller.actor;
+    let made = tokio::task::spawn_blocking(move || {
+        let serial = core.signer.rotate_now(published_for)?;
+        let now = core.signer.best_time();
+        if let Err(error) = ledger::write_down(&core.state, &Deed::new(now, &actor, "rotate keys", serial)) {
+            tracing::warn!(%error, "a rotation of keys is not in the audit log");
+        }
+        // PoPs that this does not reach get it when they attach.
+        let _ = core.sync.blocking_send(SyncCommand::Bundle);
+        core.work.notify_one();
+        Ok::<_, SignError>((serial, now.plus(published_for)))
+    })
+    .await
+    .map_err(|error| Problem::internal(error.to_string()))?;
+    let (serial, used_from) = match made {
+        Ok(made) => made,
+        Err(SignError::Fenced(fenced)) => return Err(fenced.into()),
+        Err(error) => {
+            let title = "The keys were not rotated";
+            return Err(Problem::new(StatusCode::CONFLICT, "keys-not-rotated", title, error.to_string()));
+        }
+    };
+    Ok((StatusCode::CREATED, Json(KeyRotation { serial, used_from: rfc3339(used_from) })))
+}
+
 /// Lists flow records, newest first, denied ones included.
 #[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
 async fn list_flows(
@@ -302,6 +343,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
     let views = Views::new(&core, caller.data(&snapshot)?);
     let struck = views.revocations.len();
     drop(views);
+    let (keys_end, keys_alarm) = core.signer.keys_end();
     Ok(Json(Status {
         installation: snapshot.dataset.installation.id,
         controller: core.signer.controller(),
@@ -323,6 +365,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
             incarnation: version.incarnation,
             version: version.version,
         },
+        keys: KeysStatus { serial: core.signer.bundle().serial(), end: rfc3339(keys_end), alarm: keys_alarm },
         database: DatabaseStatus { usable: trouble.is_none(), trouble },
         not_signing: core.signer.signing_time().err().map(|error| error.to_string()),
         not_issuing: core.withheld().map(|withheld| withheld.to_string()),

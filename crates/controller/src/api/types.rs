@@ -707,6 +707,8 @@ pub struct Status {
     pub root_key: String,
     /// What it serves from.
     pub snapshot: SnapshotStatus,
+    /// What it signs with.
+    pub keys: KeysStatus,
     /// Whether changes can be made now.
     pub database: DatabaseStatus,
     /// Whether it signs now; why not.
@@ -746,6 +748,38 @@ pub struct SnapshotStatus {
     pub incarnation: u64,
     /// The organization's version.
     pub version: u64,
+}
+
+/// The keys that a controller signs with.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeysStatus {
+    /// Number of the trust bundle that names them.
+    pub serial: u64,
+    /// When the first of the newest keys ends (RFC 3339). They are replaced long before.
+    pub end: String,
+    /// A third of a life or less is left, and no newer key was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub alarm: Option<String>,
+}
+
+/// Says that new keys shall be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRotationInput {
+    /// How long they are published before they sign, in seconds: agents that are off meanwhile get the newest bundle when
+    /// they come back. A day if absent; 1 to 604800.
+    #[serde(default)]
+    pub use_after_seconds: Option<u64>,
+}
+
+/// New keys that were made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeyRotation {
+    /// Number of the trust bundle that names them.
+    pub serial: u64,
+    /// When they begin to sign (RFC 3339).
+    pub used_from: String,
 }
 
 /// How often something was not taken, and why.

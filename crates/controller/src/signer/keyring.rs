@@ -15,6 +15,9 @@ const REPLACE_BEFORE_END: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A new key signs only when every agent has had a day to receive the bundle that names it.
 const PUBLISHED_BEFORE_USE: Duration = Duration::from_secs(24 * 3600);
 
+/// The bundle takes 128; one regular replacement has to fit beside what is there.
+const MOST_KEYS: usize = 128;
+
 /// New keys are dated back for agents whose clocks are behind.
 const BACKDATED: Duration = Duration::from_secs(300);
 
@@ -33,6 +36,11 @@ pub enum KeyringError {
     /// A key could not be made.
     #[error("the console CA's key could not be made: {0}")]
     ConsoleCa(#[from] rcgen::Error),
+    /// Rotated so often that the older keys, which still have to be believed, fill the bundle.
+    #[error(
+        "there are {0} keys already, and those of before are believed until they end: wait until some have"
+    )]
+    TooMany(usize),
 }
 
 /// One private key with its place in the bundle.
@@ -44,6 +52,15 @@ struct StoredKey {
     public: String,
     nbf: UnixMs,
     exp: UnixMs,
+    /// It signs from here on, when somebody said so; else a day after it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    use_from: Option<UnixMs>,
+}
+
+impl StoredKey {
+    fn used_from(&self) -> UnixMs {
+        self.use_from.unwrap_or_else(|| self.nbf.plus(PUBLISHED_BEFORE_USE))
+    }
 }
 
 /// What is stored, sealed.
@@ -87,6 +104,7 @@ impl StoredKey {
             public: encode_base64url(&public),
             nbf,
             exp: nbf.plus(MAX_KEY_LIFE),
+            use_from: None,
         })
     }
 
@@ -200,6 +218,40 @@ impl Keyring {
         Ok(Some((next, chain)))
     }
 
+    /// New keys of every role now, because somebody says so: they sign after `published_for`. What the keys of before
+    /// have signed stays good to its end.
+    ///
+    /// # Errors
+    /// [`KeyringError::TooMany`].
+    pub(crate) fn renewed(
+        &self,
+        chain: &TrustChain,
+        wall: UnixMs,
+        published_for: Duration,
+    ) -> Result<(Self, TrustChain), KeyringError> {
+        let mut next = self.clone();
+        next.keys.retain(|key| key.exp > wall);
+        if next.keys.len() + 2 * KeyRole::ALL.len() > MOST_KEYS {
+            return Err(KeyringError::TooMany(next.keys.len()));
+        }
+        for role in KeyRole::ALL {
+            let mut key = StoredKey::generate(role, wall.minus(BACKDATED))?;
+            key.use_from = Some(wall.plus(published_for));
+            next.keys.push(key);
+        }
+        next.serial += 1;
+        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
+        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        Ok((next, chain))
+    }
+
+    /// The role whose newest key ends first, and when that is: with all keys replaced in time it is far away.
+    pub(crate) fn next_end(&self) -> Option<(KeyRole, UnixMs)> {
+        let newest = |role| self.keys.iter().filter(|key| key.role == role).map(|key| key.exp).max();
+        let ends = KeyRole::ALL.into_iter().map(|role| (role, newest(role).unwrap_or_default()));
+        ends.min_by_key(|(_, end)| *end)
+    }
+
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.keys.len()
@@ -213,7 +265,7 @@ impl Keyring {
     fn current(&self, role: KeyRole, wall: UnixMs) -> Result<&StoredKey, KeyringError> {
         let valid = || self.keys.iter().filter(|key| key.role == role && key.exp > wall);
         valid()
-            .filter(|key| key.nbf.plus(PUBLISHED_BEFORE_USE) <= wall)
+            .filter(|key| key.used_from() <= wall || planted::is("key-is-used-before-it-is-published"))
             .max_by_key(|key| key.nbf)
             .or_else(|| valid().min_by_key(|key| key.nbf))
             .ok_or(KeyringError::NoKey(role))
@@ -272,6 +324,38 @@ mod tests {
         let end = start.plus(90 * DAY);
         let (last, _) = newer.rotated(&newer_chain, end).unwrap().expect("the first keys have ended");
         assert_eq!(last.keys.len(), KeyRole::ALL.len());
+    }
+
+    #[test]
+    fn keys_that_somebody_replaces_sign_when_told_to_and_those_of_before_stay_named() {
+        let wall = UnixMs::from_millis(1_800_000_000_000);
+        let root = SigningKey::from_seed(&[1; 32]);
+        let ids = (InstallationId::from_bytes([1; 16]), ControllerId::from_bytes([2; 16]));
+        let (mut ring, mut chain) = Keyring::generate(ids.0, ids.1, &root, wall).unwrap();
+        let pinned = RootHash::of(&root.verifying_key());
+        let key = |ring: &Keyring, wall| ring.signing(KeyRole::Slice, wall).unwrap().verifying_key();
+        let first = key(&ring, wall);
+        let ten = Duration::from_secs(10);
+        let (newer, newer_chain) = ring.renewed(&chain, wall, ten).unwrap();
+        assert_eq!(newer_chain.verify(&pinned, wall).unwrap().all_keys().count(), 2 * KeyRole::ALL.len());
+        assert_eq!(key(&newer, wall.plus(ten).minus(Duration::from_millis(1))), first);
+        assert_ne!(key(&newer, wall.plus(ten)), first);
+        assert_eq!(
+            Keyring::decode(&newer.encode()).unwrap().keys.last().unwrap().use_from,
+            Some(wall.plus(ten))
+        );
+        // Somebody who goes on and on is stopped before agents would refuse the bundle, and time helps.
+        let refused = loop {
+            match ring.renewed(&chain, wall, ten) {
+                Ok(next) => (ring, chain) = next,
+                Err(error) => break error,
+            }
+            chain.verify(&pinned, wall).unwrap();
+        };
+        assert!(matches!(refused, KeyringError::TooMany(_)), "{refused}");
+        let (regular, regular_chain) = ring.rotated(&chain, wall.plus(61 * DAY)).unwrap().unwrap();
+        regular_chain.verify(&pinned, wall.plus(61 * DAY)).unwrap();
+        assert!(regular.renewed(&regular_chain, wall.plus(91 * DAY), ten).is_ok());
     }
 
     #[test]

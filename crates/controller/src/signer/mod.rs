@@ -33,6 +33,8 @@ use wire::{ControllerId, InstallationId};
 const BACKDATED: Duration = Duration::from_secs(300);
 /// Life of an agent's certificate (architecture: 30 days).
 pub(crate) const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// With this much of its life left a key that nobody replaced is an alarm; a third is when it is replaced.
+const ALARM_PERCENT: u64 = 33;
 /// Life of the console's certificate; it is made again at each start and when half of it is over.
 const CONSOLE_CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -195,6 +197,42 @@ impl Signer {
         *self.keys.write().expect("nothing panics while it holds the keys") =
             Keys { ring, chain, bundle, open };
         Ok(Rotated::Yes)
+    }
+
+    /// Makes new keys of every role now; they sign after `published_for`.
+    ///
+    /// # Errors
+    /// [`SignError`]; the old keys go on.
+    pub fn rotate_now(&self, published_for: Duration) -> Result<u64, SignError> {
+        let wall = self.signing_time()?;
+        let (ring, chain) = self.keys(|keys| keys.ring.renewed(&keys.chain, wall, published_for))?;
+        let bundle = Arc::new(chain.verify(&self.root, wall)?);
+        let open = Arc::new(ring.open_keys()?);
+        write_keys(&self.directory, &ring, &chain)?;
+        let serial = bundle.serial();
+        *self.keys.write().expect("nothing panics while it holds the keys") =
+            Keys { ring, chain, bundle, open };
+        Ok(serial)
+    }
+
+    /// When the first of the newest keys ends, and an alarm in words when a third of a life or less is left: keys are
+    /// replaced before that, so nobody replaces them.
+    #[must_use]
+    pub fn keys_end(&self) -> (UnixMs, Option<String>) {
+        let Some((role, end)) = self.keys(|keys| keys.ring.next_end()) else { return Default::default() };
+        let left = end.since(self.unfenced_time());
+        let is_low = left.as_secs() * 100 < trust::MAX_KEY_LIFE.as_secs() * ALARM_PERCENT;
+        let alarm = is_low.then(|| {
+            format!(
+                "the newest {role:?} key of this controller ends in {} days and was not replaced: signing stops then",
+                left.as_secs() / 86_400
+            )
+        });
+        (end, alarm)
+    }
+
+    fn unfenced_time(&self) -> UnixMs {
+        self.time_line.unfenced_time()
     }
 
     fn signing_key(&self, role: KeyRole, wall: UnixMs) -> Result<SigningKey, KeyringError> {
@@ -378,6 +416,23 @@ mod tests {
         let console = signer.console_certificate(&["localhost".into(), "127.0.0.1".into()]).unwrap();
         let ca = trust::subject_public_key(&console.chain[1]).unwrap();
         assert!(bundle.keys(KeyRole::ConsoleCa).any(|key| key.public == ca));
+    }
+
+    #[test]
+    fn a_key_that_nobody_replaces_is_an_alarm_when_a_third_of_its_life_is_left_and_a_replaced_one_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("controller");
+        drop(first_start(&path).unwrap());
+        let signer = Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
+        assert_eq!(signer.keys_end().1, None);
+        clock::later(Duration::from_secs(60 * 24 * 3600));
+        assert_eq!(signer.keys_end().1, None, "due, and still in time");
+        clock::later(Duration::from_secs(61 * 24 * 3600));
+        assert!(signer.keys_end().1.unwrap().contains("ends in 28 days"), "{:?}", signer.keys_end());
+        drop(signer);
+        let signer = Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
+        assert_eq!(signer.rotate_if_due().unwrap(), Rotated::Yes);
+        assert_eq!(signer.keys_end().1, None);
     }
 
     /// The keys of a bundle with this controller's private halves.

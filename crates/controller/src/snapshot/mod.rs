@@ -523,6 +523,9 @@ async fn read(store: &Store, installation: InstallationId) -> Result<(Snapshot, 
 
 /// Holds what was read against what is held and what was ever served.
 fn judge(new: &Snapshot, held: Option<&Dataset>, served: Option<&Served>) -> Result<(), SnapshotError> {
+    if planted::is("older-snapshot-served") {
+        return Ok(());
+    }
     let restored = |served: &Served| match served.newer_than(&new.dataset) {
         Some(what) => Err(SnapshotError::Restored { what }),
         None => Ok(()),

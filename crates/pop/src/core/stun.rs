@@ -82,7 +82,11 @@ pub fn answer(request: &[u8], source: SocketAddr) -> Result<Vec<u8>, StunRefusal
     response.extend_from_slice(&[0, value_len, 0, family]);
     response.extend_from_slice(&port.to_be_bytes());
     response.extend_from_slice(&address);
-    if request.len() < response.len() { Err(StunRefusal::TooShort) } else { Ok(response) }
+    if request.len() < response.len() && !planted::is("short-request-answered") {
+        Err(StunRefusal::TooShort)
+    } else {
+        Ok(response)
+    }
 }
 
 #[cfg(test)]

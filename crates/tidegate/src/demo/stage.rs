@@ -237,10 +237,20 @@ impl Stage {
 
     /// Stops the connector and starts it again from its disk.
     pub async fn restart_connector(&mut self) -> anyhow::Result<()> {
+        self.stop_connector().await;
+        self.start_connector(None).await
+    }
+
+    /// Stops the connector.
+    pub async fn stop_connector(&mut self) {
         if let Some(mut connector) = self.connector.take() {
             connector.stop().await;
         }
-        self.start_connector(None).await
+    }
+
+    /// What the connector says of itself.
+    pub async fn connector_status(&self) -> anyhow::Result<Value> {
+        status_of(&self.dir.join("connector").join(connector::STATUS_SOCKET)).await
     }
 
     /// Makes a person in the crew and enrols their device, as `tidegate login` does.
@@ -341,11 +351,15 @@ impl PopProcess {
 
     /// What it says of itself: sessions and counters.
     pub async fn status(&self) -> anyhow::Result<Value> {
-        let mut socket = tokio::net::UnixStream::connect(self.state.join(pop::STATUS_SOCKET)).await?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await?;
-        Ok(serde_json::from_str(&text)?)
+        status_of(&self.state.join(pop::STATUS_SOCKET)).await
     }
+}
+
+async fn status_of(socket: &Path) -> anyhow::Result<Value> {
+    let mut socket = tokio::net::UnixStream::connect(socket).await?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 impl Device {

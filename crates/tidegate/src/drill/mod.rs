@@ -4,9 +4,15 @@ mod api;
 mod black_hole;
 mod brownout;
 mod clients;
+#[cfg(feature = "test-clock")]
+mod clock_jump;
+#[cfg(feature = "test-clock")]
+mod clocks;
 mod cold_cache;
 mod database;
+mod poison;
 mod report;
+mod rotation;
 mod run;
 mod storm;
 mod surge;
@@ -20,6 +26,11 @@ use crate::{
 };
 use run::{Needs, Run};
 
+#[cfg(not(feature = "test-clock"))]
+const NO_CLOCKS: &str = "this build's clocks cannot be set, and no shipped one's can. From the sources: cargo build --release \
+                         --package tidegate --features test-clock --target-dir target/test-clock, then \
+                         target/test-clock/release/tidegate drill clock-jump";
+
 impl DrillName {
     const fn needs(self) -> Needs {
         match self {
@@ -28,6 +39,9 @@ impl DrillName {
             Self::ReconnectStorm => storm::NEEDS,
             Self::ColdCache => cold_cache::NEEDS,
             Self::BlackHoleRelay => black_hole::NEEDS,
+            Self::PoisonSnapshot => poison::NEEDS,
+            Self::KeyRotation => rotation::NEEDS,
+            Self::ClockJump => Needs { pops: 2, writes: api::Writes::No },
         }
     }
 
@@ -39,6 +53,9 @@ impl DrillName {
             Self::ReconnectStorm => "reconnect-storm",
             Self::ColdCache => "cold-cache",
             Self::BlackHoleRelay => "black-hole-relay",
+            Self::PoisonSnapshot => "poison-snapshot",
+            Self::KeyRotation => "key-rotation",
+            Self::ClockJump => "clock-jump",
         }
     }
 
@@ -65,13 +82,31 @@ impl DrillName {
                 "A ZTNA cloud, 2022: a relay went on accepting TCP and dropped every datagram; its clients stayed \
                  with it."
             }
+            Self::PoisonSnapshot => {
+                "A CDN, 18 November 2025: a query gave its rows twice, the file made of them was larger than what read \
+                 it could take, and every machine that loaded it crashed, again and again."
+            }
+            Self::KeyRotation => {
+                "An identity cloud, 15 March 2021, 14 hours: an automatic rotation removed a signing key that was still \
+                 needed, and nothing signed with it was believed any more."
+            }
+            Self::ClockJump => {
+                "Many: a time server, a hypervisor or a dead battery says another day or decade; certificates, leases \
+                 and tickets of a whole fleet end at once, or never."
+            }
         }
     }
 }
 
 /// Runs one drill; exit code 0 when every pass level is reached.
 pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
+    #[cfg(not(feature = "test-clock"))]
+    if args.drill == DrillName::ClockJump {
+        return Err(Failure::say(Outcome::Usage, NO_CLOCKS));
+    }
     let dir = tempfile::Builder::new().prefix("tidegate-drill-").tempdir()?;
+    #[cfg(feature = "test-clock")]
+    let clocks = clocks::Clocks::give(dir.path())?;
     let start = process::now();
     let mut run = match Run::begin(args, args.drill.needs(), dir.path(), format).await {
         Ok(run) => run,
@@ -85,6 +120,20 @@ pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
                 DrillName::ReconnectStorm => storm::drill(&mut run).await,
                 DrillName::ColdCache => cold_cache::drill(&mut run).await,
                 DrillName::BlackHoleRelay => black_hole::drill(&mut run).await,
+                DrillName::PoisonSnapshot => poison::drill(&mut run).await,
+                #[cfg(feature = "test-clock")]
+                DrillName::ClockJump => clock_jump::drill(&mut run, &clocks).await,
+                DrillName::KeyRotation => {
+                    let rotated = rotation::drill(&mut run).await;
+                    #[cfg(feature = "test-clock")]
+                    let rotated = match rotated {
+                        Ok(()) => rotation::months_pass(&mut run, &clocks).await,
+                        failed => failed,
+                    };
+                    rotated
+                }
+                #[cfg(not(feature = "test-clock"))]
+                DrillName::ClockJump => Err(anyhow::anyhow!(NO_CLOCKS)),
             }
         } => drilled,
         signal = process::shutdown() => Err(anyhow::anyhow!("ended by {signal}")),

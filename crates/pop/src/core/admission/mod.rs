@@ -143,7 +143,7 @@ impl Intake {
         is_handshaking: impl FnOnce() -> bool,
     ) -> Class {
         // Planted: one queue for everybody, first come, first served.
-        if cfg!(feature = "planted-one-queue") {
+        if planted::is("one-queue") {
             return Class::Running;
         }
         let Look::First { has_token } = look(datagram) else { return Class::Running };
@@ -170,7 +170,7 @@ impl Intake {
     /// Takes a datagram in, or drops one: of what runs the newest, else the oldest.
     pub fn offer(&mut self, now: Instant, class: Class, source: SocketAddr, datagram: &[u8]) {
         let queue = &mut self.queues[class as usize];
-        if queue.len() >= class.room() {
+        if queue.len() >= class.room() && !planted::is("queue-without-end") {
             *self.status.shed.entry(class.label()).or_default() += 1;
             if class == Class::Running {
                 return;
@@ -200,7 +200,9 @@ impl Intake {
         let class = order.into_iter().find(|class| self.has(now, *class))?;
         let queue = &mut self.queues[class as usize];
         let oldest = queue.front()?.came;
-        let newest_first = class != Class::Running && now.saturating_duration_since(oldest) > SHED_ABOVE;
+        let newest_first = class != Class::Running
+            && now.saturating_duration_since(oldest) > SHED_ABOVE
+            && !planted::is("oldest-first-when-behind");
         let waiting = if newest_first {
             self.status.turned += 1;
             queue.pop_back()?
