@@ -107,9 +107,11 @@ pub(crate) struct PeerState {
     pub told_mtu: usize,
     /// Indices by which the peer's packets find it, the newest last.
     pub indices: Vec<LocalIndex>,
-    /// Data went by the relay, and nothing came back by it: since when, and how long until that is told.
-    pub relay_unheard: Option<(Instant, Duration)>,
-    relay_patience: Duration,
+    /// Data went by the relay, and nothing came back by it: since when.
+    pub relay_unheard: Option<Instant>,
+    /// When that may be told again, and how long the pause after it.
+    quiet_from: Option<Instant>,
+    quiet_pause: Duration,
     /// Where an answer went; nothing else goes there before it is proven.
     pub candidates: Vec<Candidate>,
     /// The newest initiation that was answered, until a packet proves its session.
@@ -138,7 +140,8 @@ impl PeerState {
             told_mtu: BASE_MTU,
             indices: Vec::new(),
             relay_unheard: None,
-            relay_patience: QUIET,
+            quiet_from: None,
+            quiet_pause: QUIET,
             candidates: Vec::new(),
             answered: None,
             pathless_since: None,
@@ -182,24 +185,31 @@ impl PeerState {
 
     /// Notes that data went by the relay.
     pub fn on_relayed(&mut self, now: Instant) {
-        let patience = self.relay_patience;
-        self.relay_unheard.get_or_insert((now, patience));
+        self.relay_unheard.get_or_insert(now);
     }
 
     /// Notes that the relay carried something here.
     pub const fn relay_heard(&mut self) {
         self.relay_unheard = None;
-        self.relay_patience = QUIET;
+        self.quiet_from = None;
+        self.quiet_pause = QUIET;
     }
 
-    /// Whether the relay has been quiet for too long; told once, and then after twice the time.
+    /// When the relay has been quiet for too long. What is asked about is what went out last, so a pause before it does
+    /// not count; and between two questions there is more and more time.
+    fn quiet_at(&self) -> Option<Instant> {
+        let told = self.relay_unheard? + QUIET;
+        Some(self.quiet_from.map_or(told, |from| from.max(told)))
+    }
+
+    /// Whether the relay has been quiet for too long; told once, and then after twice the pause.
     pub fn take_quiet(&mut self, now: Instant) -> Option<Path> {
-        let (since, patience) = self.relay_unheard?;
-        if now < since + patience {
+        if now < self.quiet_at()? {
             return None;
         }
         self.relay_unheard = None;
-        self.relay_patience = (patience * 2).min(QUIET_LAST);
+        self.quiet_from = Some(now + self.quiet_pause);
+        self.quiet_pause = (self.quiet_pause * 2).min(QUIET_LAST);
         self.path
     }
 
@@ -333,7 +343,7 @@ impl PeerState {
             (self.pending.map(|pending| pending.retry_at), TimeoutReason::HandshakeRetry),
             (self.keepalive_at, TimeoutReason::Keepalive),
             (self.silent_at, TimeoutReason::Silence),
-            (self.relay_unheard.map(|(since, patience)| since + patience), TimeoutReason::RelayQuiet),
+            (self.quiet_at(), TimeoutReason::RelayQuiet),
             (self.direct.deadline(), TimeoutReason::Direct),
             (oldest, TimeoutReason::SessionEnd),
         ]

@@ -30,7 +30,7 @@ pub(crate) const PATHLESS_LIFETIME: Duration = REJECT_AFTER_TIME;
 
 /// Data went by the relay and nothing came back for this long: its PoP may have restarted. Ours.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
-/// Told again after twice the time, up to this.
+/// Told again after as long, then twice the time, up to this.
 pub(crate) const QUIET_LAST: Duration = Duration::from_secs(30);
 
 /// Why the tunnels want to be woken.

@@ -76,8 +76,8 @@ fn who_sends_captured_relay_frames_from_elsewhere_is_sent_no_data() {
 
 #[test]
 fn a_connection_of_whole_nodes_takes_the_expected_path_and_survives_roams_and_restarts_of_the_pop() {
-    // Each of 36 pairs of networks with each of five faults.
-    holds("whole", 180);
+    // Each of 36 pairs of networks with each of five faults, while requests are made, and while a download runs.
+    holds("whole", 360);
 }
 
 #[test]

@@ -28,6 +28,9 @@ const QUICK: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
 const SLOW_FIRST: Duration = Duration::from_secs(30);
 const SLOW_LAST: Duration = Duration::from_secs(600);
+/// A slow burst without a path is followed by another one after this: at 30 % loss each way, one alone meets no answer
+/// in a quarter of all cases, and the next would be minutes away.
+const SLOW_TWICE: Duration = Duration::from_secs(1);
 /// Addresses that a peer did not name and was seen at.
 const MAX_SEEN: usize = 4;
 /// Probes to such addresses in a minute.
@@ -236,6 +239,10 @@ pub(crate) struct Direct {
     quick: usize,
     series_began: Instant,
     slow: Duration,
+    /// The next burst is the second of a slow pair.
+    is_second: bool,
+    /// When addresses that answered once are asked again, because their second answer is late.
+    once_more: Option<Instant>,
 
     hold_until: Instant,
     hold: Duration,
@@ -273,6 +280,8 @@ impl Direct {
             quick: QUICK.len(),
             series_began: now,
             slow: SLOW_FIRST,
+            is_second: false,
+            once_more: None,
             hold_until: now,
             hold: HOLD_FIRST,
             refused: BTreeMap::new(),
@@ -570,7 +579,12 @@ impl Direct {
                     self.probe(now, from, outcome);
                 }
             }
-            Some(_) | None if proofs < PROOFS => self.probe(now, from, outcome),
+            Some(_) | None if proofs < PROOFS => {
+                // Two questions, of which one may be lost.
+                self.probe(now, from, outcome);
+                self.probe(now, from, outcome);
+                self.once_more = self.pairs.get(&from).map(|pair| now + patience(pair));
+            }
             Some(_) | None => {
                 if !self.is_awake(now) {
                     return;
@@ -792,6 +806,9 @@ impl Direct {
         if self.next_burst.is_some_and(|at| at <= now) {
             self.burst(now, outcome);
         }
+        if self.once_more.is_some_and(|at| at <= now) {
+            self.ask_once_more(now, outcome);
+        }
         self.tick_sizes(now, outcome);
     }
 
@@ -902,7 +919,7 @@ impl Direct {
             Route::Direct(_) => self.direct_sizes.deadline(patience),
             Route::Relay => self.relay_sizes.deadline(patience),
         };
-        [current, self.say_at, self.next_burst, sizes].into_iter().flatten().min()
+        [current, self.say_at, self.next_burst, self.once_more, sizes].into_iter().flatten().min()
     }
 
     // ---- details -------------------------------------------------------------------------------------
@@ -935,6 +952,7 @@ impl Direct {
         self.quick = 0;
         self.series_began = now;
         self.slow = SLOW_FIRST;
+        self.is_second = false;
         self.next_burst = Some(now);
     }
 
@@ -958,7 +976,9 @@ impl Direct {
         for address in addresses {
             self.probe(now, address, outcome);
         }
-        if is_slow && self.part == Part::Asker && self.current.is_none() && self.say_at.is_none() {
+        let is_second = std::mem::take(&mut self.is_second);
+        let is_first = is_slow && !is_second && self.current.is_none() && self.part == Part::Asker;
+        if is_first && self.say_at.is_none() {
             // The peer is asked to try in the same moment.
             self.round = self.round.wrapping_add(1);
             outcome.say(Route::Relay, self.list());
@@ -967,8 +987,35 @@ impl Direct {
         let settled = self.current.is_some_and(|current| current.doubt == Doubt::None);
         self.next_burst = match QUICK.get(self.quick).filter(|_| !settled) {
             Some(after) => Some((self.series_began + *after).max(now)),
+            None if is_first => {
+                self.is_second = true;
+                Some(now + SLOW_TWICE)
+            }
             None => self.plan_slow(now),
         };
+    }
+
+    /// An address that answered once, and whose second answer was lost, is a way for all that is known. It is asked
+    /// again before the next burst, and in its place in the budget.
+    fn ask_once_more(&mut self, now: Instant, outcome: &mut Outcome) {
+        self.once_more = None;
+        if self.current.is_some() || self.next_burst.is_some_and(|at| at < now + SLOW_TWICE * 2) {
+            return;
+        }
+        let half = self.pairs.iter().filter(|(_, pair)| {
+            (1..PROOFS).contains(&pair.proofs) && pair.proven.is_some_and(|at| now < at + FRESH)
+        });
+        let half: Vec<(SocketAddr, Duration)> =
+            half.map(|(address, pair)| (*address, patience(pair))).collect();
+        let Some(longest) = half.iter().map(|(_, patience)| *patience).max() else { return };
+        if !self.may_burst(now) {
+            return;
+        }
+        self.bursts.push_back(now);
+        for (address, _) in half {
+            self.probe(now, address, outcome);
+        }
+        self.once_more = Some(now + longest);
     }
 
     /// The slow bursts are the asker's, and only while the tunnel is used.

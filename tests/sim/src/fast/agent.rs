@@ -19,8 +19,9 @@ use wire::{ChannelId, ChannelSecret, DatagramKind, PopId, classify};
 
 /// The PoP of the world.
 pub const POP: PopId = PopId::from_bytes([8; 16]);
-/// The session's keepalive.
-const ALIVE_EVERY: Time = Time::from_secs(20);
+/// The session's keepalive, as a PoP asks for it.
+const CLIENT_ALIVE: Time = Time::from_secs(25);
+const CONNECTOR_ALIVE: Time = Time::from_secs(2);
 /// Between two introductions of one client.
 const OPEN_EVERY: Time = Time::from_secs(1);
 /// An introduction that nobody answered.
@@ -436,7 +437,11 @@ impl Agent {
     pub fn handle_timeout(&mut self, now: Time) {
         self.tunnels.handle_timeout(self.base + now);
         if self.alive_at <= now {
-            self.alive_at = now + ALIVE_EVERY;
+            self.alive_at = now
+                + match self.part {
+                    Part::Client => CLIENT_ALIVE,
+                    Part::Connector => CONNECTOR_ALIVE,
+                };
             // One that waits is said again anyway.
             if self.control.is_quiet() {
                 self.say(now, Word::Alive, Vec::new());

@@ -40,7 +40,9 @@ pub(super) fn steady(seed: u64) -> Report {
         agent.set_program(now, Program { every: Some(SECOND) });
     });
     let mut wrong = Vec::new();
-    // Six bursts in two minutes may all be lost at 30 %: one seed of a thousand.
+    // At 30 % each way a probe is answered in 51 % of all cases, and the five bursts a minute may all miss. Of 8,000
+    // seeds 8.2 % took more than 5 s, 0.4 % more than 30 s, one more than 90 s (123 s), none more than 240 s: each minute
+    // leaves a twentieth, and six leave one in ten million.
     if wait(&mut world, MINUTE * 6, |world| is_direct(world, client, connector)).is_none() {
         wrong.push(format!("no direct path in six minutes at {loss} ‰ loss"));
     }
