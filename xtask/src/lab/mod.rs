@@ -104,6 +104,22 @@ pub enum Lab {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// Inside a namespace: a TCP proxy that delays, trickles or says nothing, as a file says.
+    #[command(hide = true)]
+    FaultProxy {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        mode_file: std::path::PathBuf,
+    },
+    /// Inside a namespace: answers what comes with bytes that mean nothing.
+    #[command(hide = true)]
+    Garbage {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
     /// Inside a namespace: passes frames between two interfaces, and loses some.
     #[command(hide = true)]
     LossyLink(nat::LossyLink),
@@ -147,6 +163,10 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             outage::run_long(&options, output.form(), interrupt)?
         }
         Lab::LineEcho { listen } => return outage::line_echo(listen, interrupt),
+        Lab::FaultProxy { listen, to, mode_file } => {
+            return outage::fault_proxy(listen, to, &mode_file, interrupt);
+        }
+        Lab::Garbage { listen } => return outage::garbage(listen, interrupt),
         Lab::Ticker { listen } => return outage::ticker(listen, interrupt),
         Lab::StunAsk { from, server } => return probe::stun(from, server),
         Lab::LossyLink(link) => return nat::lossy_link(&link, interrupt),

@@ -79,6 +79,16 @@ impl Topology {
         &self.internet.namespace
     }
 
+    /// One more host with a public address.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn public_host(&mut self, role: &str, address: Ipv4Addr, interrupt: &Interrupt) -> Result<Namespace> {
+        let host = Namespace::create(role, interrupt)?;
+        self.internet.attach(&host, "eth0", &[address.into()])?;
+        Ok(host)
+    }
+
     /// Every namespace, for counting what is left.
     pub fn names(&self) -> Vec<String> {
         [

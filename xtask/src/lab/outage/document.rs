@@ -1,6 +1,6 @@
 //! docs/outage-matrix.md: what the lab saw last.
 
-use super::table::{Cell, Choice, Column, Expected, Row};
+use super::table::{Cell, Choice, Column, Expected, Installation, Row};
 use crate::process::{Interrupt, run};
 use anyhow::{Context as _, Result};
 use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command, time::Duration};
@@ -23,26 +23,31 @@ pub fn write(
     interrupt: &Interrupt,
 ) -> Result<()> {
     anyhow::ensure!(choice.is_all(), "only a whole run is written");
-    let text = text(cells, cures, expected, &stamp(took, interrupt)?)?;
-    fs::write(crate::repository().join("docs/outage-matrix.md"), text).context("docs/outage-matrix.md")
+    let of = choice.installation();
+    let text = text(of, cells, cures, expected, &stamp(of, took, interrupt)?)?;
+    fs::write(crate::repository().join("docs").join(of.document()), text).context("the document")
 }
 
-fn text(cells: &Cells, cures: &Cures, expected: &Expected, stamp: &str) -> Result<String> {
+fn text(of: Installation, cells: &Cells, cures: &Cures, expected: &Expected, stamp: &str) -> Result<String> {
+    let (title, file) = match of {
+        Installation::A => ("an installation in two zones", of.expected().0),
+        Installation::B => ("a small installation", of.expected().0),
+    };
     let mut text = format!(
-        "# What each outage of a small installation did to access\n\n\
+        "# What each outage of {title} did to access\n\n\
          What the lab saw last, with real processes in network namespaces. What should be seen is\n\
-         [outage-expected.md](outage-expected.md). A program writes this file; what is changed by hand is lost.\n\n\
+         [{file}]({file}). A program writes this file; what is changed by hand is lost.\n\n\
          {stamp}\n"
     );
     let mut different = Vec::new();
     let mut table = String::from("| |");
-    for column in Column::ALL {
+    for column in of.columns() {
         let _ = write!(table, " {} |", column.name());
     }
-    let _ = writeln!(table, "\n|{}", " --- |".repeat(Column::ALL.len() + 1));
+    let _ = writeln!(table, "\n|{}", " --- |".repeat(of.columns().len() + 1));
     for row in Row::ALL {
         let _ = write!(table, "| {} |", row.name());
-        for column in Column::ALL {
+        for column in of.columns().iter().copied() {
             let wanted = expected.of(row, column)?;
             let shown = match cells.get(&(row, column)) {
                 Some(Ok(cell)) if cell.word == wanted => cell.word.to_string(),
@@ -79,7 +84,7 @@ fn text(cells: &Cells, cures: &Cures, expected: &Expected, stamp: &str) -> Resul
         }
     }
     text.push_str("\n## What was measured\n");
-    for column in Column::ALL {
+    for column in of.columns().iter().copied() {
         let _ = writeln!(text, "\n### {}\n\n| | | |\n| --- | --- | --- |", column.name());
         for row in Row::ALL {
             let (word, detail) = match cells.get(&(row, column)) {
@@ -108,9 +113,10 @@ fn one_line(text: &str) -> String {
 }
 
 /// When, on what, and how to have it again.
-fn stamp(took: Duration, interrupt: &Interrupt) -> Result<String> {
+fn stamp(of: Installation, took: Duration, interrupt: &Interrupt) -> Result<String> {
     Ok(format!(
-        "Written by `cargo xtask outage-matrix --write` on {}, in {:.1} min.\n",
+        "Written by `cargo xtask outage-matrix --installation {} --write` on {}, in {:.1} min.\n",
+        of.letter(),
         machine(interrupt)?,
         took.as_secs_f64() / 60.0
     ))
@@ -140,11 +146,11 @@ mod tests {
 
     #[test]
     fn a_cell_that_differs_is_named_with_what_was_seen() {
-        let expected = Expected::committed().expect("the table is whole");
+        let expected = Expected::committed(Installation::B).expect("the table is whole");
         let (row, column) = (Row::Writes, Column::ControllerDead);
         let seen = |cell| {
             let cells = Cells::from([((row, column), cell)]);
-            text(&cells, &Cures::new(), &expected, "stamp").expect("a document")
+            text(Installation::B, &cells, &Cures::new(), &expected, "stamp").expect("a document")
         };
         assert!(seen(Ok(Cell::new(Word::Gone, "quiet"))).contains("## Not as expected\n\nNothing."));
         let other = seen(Ok(Cell::new(Word::On, "it was written")));

@@ -3,8 +3,10 @@
 use super::{
     super::router::Nat,
     ground::{Clock, Ground, Machine, START},
+    proxy::Mode,
     sqlite::HeldLocks,
     table::{Column, Row},
+    zones::BlackHole,
 };
 use crate::process::{signal_process, wait_until};
 use anyhow::{Context as _, Result, ensure};
@@ -17,8 +19,10 @@ use std::{
 
 /// How long a rebooted host is away.
 const AWAY: Duration = Duration::from_secs(5);
-/// A second, and a process that is late.
-const JUMP_SEEN: Duration = Duration::from_millis(1500);
+/// libfaketime looks again when the second after the one in which it last looked is over: up to two seconds.
+const JUMP_SEEN: Duration = Duration::from_millis(2500);
+/// Of 100 datagrams.
+const LOSS: u8 = 30;
 const MTU: u16 = 1280;
 /// The internet's end of the client's uplink: the topology attaches the server first.
 const UPLINK: &str = "port1";
@@ -33,28 +37,62 @@ pub struct Fault {
     pub began: Instant,
     locks: Option<HeldLocks>,
     stopped: Option<u32>,
+    /// The PoP that it is about.
+    pop: Option<usize>,
+    jumped: Vec<Machine>,
+    full: Vec<Machine>,
 }
 
-/// Whose clock jumps, and by how much.
-fn jump(column: Column) -> Option<(Machine, &'static str)> {
-    Some(match column {
-        Column::ClientAhead => (Machine::Client, "+1d"),
-        Column::ClientBehind => (Machine::Client, "-1d"),
-        Column::ConnectorAhead => (Machine::Connector, "+1d"),
-        Column::ConnectorBehind => (Machine::Connector, "-1d"),
-        Column::HostAhead => (Machine::Host, "+1d"),
-        Column::HostBehind => (Machine::Host, "-1d"),
-        _ => return None,
+/// Whose clocks jump, and by how much. Of two PoPs only the one in use does.
+fn jump(ground: &Ground, column: Column) -> Result<Option<(Vec<Machine>, &'static str)>> {
+    let connectors = || match ground.zones {
+        Some(_) => vec![Machine::Connector, Machine::Connector2],
+        None => vec![Machine::Connector],
+    };
+    Ok(Some(match column {
+        Column::ClientAhead => (vec![Machine::Client], "+1d"),
+        Column::ClientBehind => (vec![Machine::Client], "-1d"),
+        Column::ConnectorAhead => (connectors(), "+1d"),
+        Column::ConnectorBehind => (connectors(), "-1d"),
+        Column::HostAhead => (vec![Machine::Host], "+1d"),
+        Column::HostBehind => (vec![Machine::Host], "-1d"),
+        Column::PopAhead => (vec![pop_in_use(ground)?], "+1d"),
+        Column::PopBehind => (vec![pop_in_use(ground)?], "-1d"),
+        _ => return Ok(None),
+    }))
+}
+
+fn pop_in_use(ground: &Ground) -> Result<Machine> {
+    Ok(ground.zones()?.pops[ground.pop_in_use()?].machine)
+}
+
+/// Whose processes are started with a clock that can jump.
+fn movable(ground: &Ground, column: Column) -> Result<Vec<Machine>> {
+    Ok(match column {
+        Column::PopAhead | Column::PopBehind => vec![Machine::Pop1, Machine::Pop2],
+        _ => jump(ground, column)?.map(|(machines, _)| machines).unwrap_or_default(),
     })
 }
 
-fn full(column: Column) -> Option<Machine> {
-    Some(match column {
-        Column::HostDiskFull => Machine::Host,
-        Column::ClientDiskFull => Machine::Client,
-        Column::ConnectorDiskFull => Machine::Connector,
-        _ => return None,
+fn full(ground: &Ground, column: Column) -> Result<Vec<Machine>> {
+    Ok(match column {
+        Column::HostDiskFull => vec![Machine::Host],
+        Column::ClientDiskFull => vec![Machine::Client],
+        Column::ConnectorDiskFull if ground.zones.is_some() => vec![Machine::Connector, Machine::Connector2],
+        Column::ConnectorDiskFull => vec![Machine::Connector],
+        Column::PopDiskFull => vec![pop_in_use(ground)?],
+        _ => Vec::new(),
     })
+}
+
+/// What people's way to the controller does.
+const fn https(column: Column) -> Option<Mode> {
+    match column {
+        Column::HttpsHalfOpen => Some(Mode::HalfOpen),
+        Column::HttpsTrickles => Some(Mode::Trickle),
+        Column::HttpsLate => Some(Mode::Late),
+        _ => None,
+    }
 }
 
 /// Before the column's processes are looked at: whose clock will jump is started with one that can.
@@ -62,28 +100,34 @@ fn full(column: Column) -> Option<Machine> {
 /// # Errors
 /// A process does not come up again.
 pub fn make_ready(ground: &mut Ground, column: Column) -> Result<()> {
-    match jump(column) {
-        Some((machine, _)) => restart_with(ground, machine, Clock::Movable),
-        None => Ok(()),
-    }
+    restart_with(ground, &movable(ground, column)?, Clock::Movable)
 }
 
-fn restart_with(ground: &mut Ground, machine: Machine, clock: Clock) -> Result<()> {
-    ground.own_clock(machine, clock)?;
-    match machine {
-        Machine::Host => {
-            ground.kill_serve()?;
-            ground.start_serve()?;
-            ground.wait_serve()
-        }
-        Machine::Client => {
-            let mut alice = ground.alice.take();
-            let started = ground.up(&mut alice);
-            ground.alice = alice;
-            started
-        }
-        Machine::Connector => ground.start_connector(None),
+fn restart_with(ground: &mut Ground, machines: &[Machine], clock: Clock) -> Result<()> {
+    for machine in machines {
+        ground.own_clock(*machine, clock)?;
     }
+    if machines.contains(&Machine::Host) {
+        ground.kill_serve()?;
+        ground.start_serve()?;
+        ground.wait_serve()?;
+    }
+    for (index, machine) in [(0, Machine::Pop1), (1, Machine::Pop2)] {
+        if machines.contains(&machine) {
+            ground.kill_pop(index)?;
+            ground.start_pop(index, None)?;
+        }
+    }
+    if machines.contains(&Machine::Client) {
+        let mut alice = ground.alice.take();
+        let started = ground.up(&mut alice);
+        ground.alice = alice;
+        started?;
+    }
+    if machines.contains(&Machine::Connector) {
+        ground.start_connector(None)?;
+    }
+    Ok(())
 }
 
 impl Fault {
@@ -92,14 +136,26 @@ impl Fault {
     /// # Errors
     /// It cannot be brought about.
     pub fn begin(ground: &mut Ground, column: Column) -> Result<Self> {
-        let mut fault = Self { column, began: Instant::now(), locks: None, stopped: None };
-        if let Some((machine, by)) = jump(column) {
-            ground.jump(machine, by)?;
-            // libfaketime looks once a second: nothing is asked before every process has the new time.
+        let pop = match column {
+            Column::PopDead | Column::PopBlackHole | Column::PopGarbage => Some(ground.pop_in_use()?),
+            _ => None,
+        };
+        let (jumps, full) = (jump(ground, column)?, full(ground, column)?);
+        let mut fault =
+            Self { column, began: Instant::now(), locks: None, stopped: None, pop, jumped: vec![], full };
+        if let Some((machines, by)) = jumps {
+            for machine in &machines {
+                ground.jump(*machine, by)?;
+            }
+            fault.jumped = machines;
+            // Nothing is asked before every process has the new time.
             thread::sleep(JUMP_SEEN);
         }
-        if let Some(machine) = full(column) {
-            ground.disk(machine)?.fill()?;
+        for machine in &fault.full {
+            ground.disk(*machine)?.fill()?;
+        }
+        if let Some(mode) = https(column) {
+            ground.zones()?.proxy.set(mode)?;
         }
         match column {
             Column::DatabaseLocked => {
@@ -114,6 +170,10 @@ impl Fault {
                 let pid = ground.child("controller")?;
                 signal_process(pid, libc::SIGSTOP);
                 fault.stopped = Some(pid);
+            }
+            Column::ControllerDead if ground.zones.is_some() => {
+                let controller = ground.serve.take().context("the controller")?;
+                signal_process(controller.pid(), libc::SIGKILL);
             }
             Column::ControllerDead => {
                 // Who would start it again sleeps.
@@ -139,6 +199,10 @@ impl Fault {
                 ground.start_serve()?;
             }
             Column::UdpBlocked => ground.net.client_router.behave(Nat::UdpBlocked)?,
+            Column::Lossy => ground.lose(LOSS)?,
+            Column::PopDead => ground.kill_pop(pop.context("a PoP")?)?,
+            Column::PopBlackHole => ground.black_hole(pop.context("a PoP")?, BlackHole::Opens)?,
+            Column::PopGarbage => ground.garbage_for_pop(pop.context("a PoP")?)?,
             Column::SmallMtu => narrow(ground, MTU)?,
             Column::HostDiskFull
             | Column::ClientDiskFull
@@ -148,7 +212,13 @@ impl Fault {
             | Column::ConnectorAhead
             | Column::ConnectorBehind
             | Column::HostAhead
-            | Column::HostBehind => {}
+            | Column::HostBehind
+            | Column::PopDiskFull
+            | Column::PopAhead
+            | Column::PopBehind
+            | Column::HttpsHalfOpen
+            | Column::HttpsTrickles
+            | Column::HttpsLate => {}
         }
         Ok(fault)
     }
@@ -177,13 +247,27 @@ impl Fault {
         if let Some(pid) = self.stopped {
             signal_process(pid, libc::SIGCONT);
         }
-        if let Some((machine, _)) = jump(self.column) {
-            ground.jump(machine, "+0")?;
+        for machine in &self.jumped {
+            ground.jump(*machine, "+0")?;
         }
-        if let Some(machine) = full(self.column) {
-            ground.disk(machine)?.empty()?;
+        for machine in &self.full {
+            ground.disk(*machine)?.empty()?;
+        }
+        if https(self.column).is_some() {
+            ground.zones()?.proxy.set(Mode::Pass)?;
         }
         match self.column {
+            Column::ControllerDead if ground.zones.is_some() => {
+                ground.start_serve()?;
+                ground.wait_serve()?;
+            }
+            Column::Lossy => ground.lose(0)?,
+            Column::PopDead => ground.start_pop(self.pop.context("a PoP")?, None)?,
+            Column::PopBlackHole => ground.black_hole(self.pop.context("a PoP")?, BlackHole::Closes)?,
+            Column::PopGarbage => {
+                ground.end_garbage()?;
+                ground.start_pop(self.pop.context("a PoP")?, None)?;
+            }
             Column::DatabaseGone => {
                 // Whatever was made in its place is not the database.
                 for name in DATABASE {
@@ -210,10 +294,7 @@ impl Fault {
 /// # Errors
 /// A process does not come up again.
 pub fn put_back(ground: &mut Ground, column: Column) -> Result<()> {
-    match jump(column) {
-        Some((machine, _)) => restart_with(ground, machine, Clock::Real),
-        None => Ok(()),
-    }
+    restart_with(ground, &movable(ground, column)?, Clock::Real)
 }
 
 fn controller_state(ground: &Ground) -> PathBuf {

@@ -12,6 +12,8 @@ use super::{
     },
     disk::Disk,
     flow::{self, Flow},
+    table::Installation,
+    zones::{BEHIND, Zones},
 };
 use crate::process::{Finished, Interrupt, run, signal_process, wait_until};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -53,10 +55,29 @@ pub enum Machine {
     Client,
     /// Where the connector runs.
     Connector,
+    /// Where A's second connector runs.
+    Connector2,
+    /// Where A's PoPs run.
+    Pop1,
+    /// See [`Machine::Pop1`].
+    Pop2,
 }
 
 impl Machine {
-    const ALL: [Self; 3] = [Self::Host, Self::Client, Self::Connector];
+    const fn of(installation: Installation) -> &'static [Self] {
+        const ALL: [Machine; 6] = [
+            Machine::Host,
+            Machine::Client,
+            Machine::Connector,
+            Machine::Connector2,
+            Machine::Pop1,
+            Machine::Pop2,
+        ];
+        match installation {
+            Installation::A => &ALL,
+            Installation::B => ALL.first_chunk::<3>().expect("six are at least three"),
+        }
+    }
 
     /// The directory of its state, which is a disk.
     const fn place(self) -> &'static str {
@@ -64,6 +85,9 @@ impl Machine {
             Self::Host => "serve",
             Self::Client => "devices",
             Self::Connector => "connector",
+            Self::Connector2 => "connector2",
+            Self::Pop1 => "pop1",
+            Self::Pop2 => "pop2",
         }
     }
 }
@@ -115,6 +139,8 @@ pub struct Ground {
     pub grantless: Device,
     _ticker: Daemon,
     _web: WebServer,
+    /// What A has besides.
+    pub zones: Option<Zones>,
     /// The networks.
     pub net: Topology,
     disks: BTreeMap<Machine, Disk>,
@@ -139,19 +165,31 @@ impl Ground {
     ///
     /// # Errors
     /// A step failed; it is in the report.
-    pub fn create(report: &mut Report, binary: PathBuf, interrupt: &Interrupt) -> Result<Self> {
-        let (net, fleet, disks) =
+    pub fn create(
+        report: &mut Report,
+        of: Installation,
+        binary: PathBuf,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let (net, fleet, disks, zones) =
             report.step("two home routers, a site, and a disk for each role", || {
-                let net = Topology::create(Nat::Home, Nat::Home, interrupt)?;
+                let mut net = Topology::create(Nat::Home, Nat::Home, interrupt)?;
                 let site =
                     ["web", "strict", "extra"].map(|name| format!("{} {name}.lab.internal", topology::WEB));
                 net.connector.hosts(&site.join("\n"))?;
                 let fleet = Fleet::new(binary.clone(), interrupt)?;
                 let mut disks = BTreeMap::new();
-                for machine in Machine::ALL {
+                for machine in Machine::of(of).iter().copied() {
                     disks.insert(machine, Disk::create(&fleet.state(machine.place()), interrupt)?);
                 }
-                Ok(Seen::new((net, fleet, disks)))
+                let zones = match of {
+                    Installation::A => Some(Zones::create(&mut net, fleet.place(), interrupt)?),
+                    Installation::B => None,
+                };
+                if let Some(zones) = &zones {
+                    zones.connector2_host.hosts(&site.join("\n"))?;
+                }
+                Ok(Seen::new((net, fleet, disks, zones)))
             })?;
         let (web, ticker) = report.step("nginx and a server that never ends, inside the site", || {
             let web = WebServer::start(&net.web, &fleet.place().join("web"), 1, interrupt)?;
@@ -167,6 +205,7 @@ impl Ground {
             grantless: device("grantless"),
             _ticker: ticker,
             _web: web,
+            zones,
             net,
             disks,
             clocks: BTreeMap::new(),
@@ -178,7 +217,8 @@ impl Ground {
             number: FIRST_NUMBER,
             interrupt: interrupt.clone(),
         };
-        report.step("tidegate serve on SQLite", || {
+        let what = if of == Installation::A { "a controller on SQLite" } else { "tidegate serve on SQLite" };
+        report.step(what, || {
             ground.start_serve()?;
             ground.wait_serve()?;
             Ok(Seen::new(()))
@@ -187,13 +227,21 @@ impl Ground {
             ground.organize()?;
             Ok(Seen::new(()))
         })?;
-        report.step("the connector and two devices enrol", || {
-            let key =
-                ground.fleet.key(&ground.net.server, "connector.key", &["--connector", "--site", "lab"])?;
+        if of == Installation::A {
+            report.step("two PoPs in two zones enrol", || {
+                ground.enrol_pops()?;
+                Ok(Seen::new(()))
+            })?;
+        }
+        report.step("the connectors and two devices enrol", || {
+            let cap = if of == Installation::A { "2" } else { "1" };
+            let key = ["--connector", "--site", "lab", "--cap", cap];
+            let key = ground.fleet.key(&ground.net.server, "connector.key", &key)?;
             ground.start_connector(Some(&key))?;
-            wait_until("the connector at the PoP", START, interrupt, || {
+            wait_until("the connectors at the PoPs", START, interrupt, || {
                 let connectors = ground.admin(&["list", "connectors"])?;
-                Ok((connectors["items"][0]["live"]["attached"] == true).then_some(()))
+                let connectors = connectors["items"].as_array().context("connectors")?;
+                Ok(connectors.iter().all(|item| item["live"]["attached"] == true).then_some(()))
             })?;
             ground.alice = ground.enrol("alice", "alice")?;
             ground.grantless = ground.enrol("grantless", "alice")?;
@@ -267,12 +315,34 @@ impl Ground {
         run(&mut command, Duration::from_secs(40), &self.interrupt)
     }
 
+    /// `tidegate admin` as people far away use it: by HTTPS and a token, from the client's network.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn try_admin_by_https(&self, arguments: &[&str]) -> Result<Finished> {
+        let token = self.fleet.place().join("api.token");
+        fs::write(&token, &self.token)?;
+        let ca = self.fleet.state("serve").join("console-ca.pem");
+        let url = format!("https://{}", topology::SERVER);
+        let mut command = self.command(Machine::Client, &["admin", "--url", &url, "--token-file"]);
+        command.arg(token).arg("--ca").arg(ca).args(arguments);
+        run(&mut command, Duration::from_secs(60), &self.interrupt)
+    }
+
     /// A command of the program under test on a machine, under the machine's clock.
     pub fn command(&self, machine: Machine, arguments: &[&str]) -> Command {
         let host = match machine {
             Machine::Host => &self.net.server,
             Machine::Client => &self.net.client,
             Machine::Connector => &self.net.connector,
+            Machine::Connector2 | Machine::Pop1 | Machine::Pop2 => {
+                let zones = self.zones.as_ref().expect("only installation A has these machines");
+                match machine {
+                    Machine::Pop1 => &zones.pops[0].host,
+                    Machine::Pop2 => &zones.pops[1].host,
+                    _ => &zones.connector2_host,
+                }
+            }
         };
         let mut command = host.command("env");
         if let Some(clock) = self.clocks.get(&machine) {
@@ -289,7 +359,11 @@ impl Ground {
         command
     }
 
-    fn launch(&self, machine: Machine, log: &str, arguments: &[&str]) -> Result<Daemon> {
+    /// Starts a role on a machine.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&self, machine: Machine, log: &str, arguments: &[&str]) -> Result<Daemon> {
         Daemon::start(self.command(machine, arguments), &self.fleet.place().join(format!("{log}.log")))
     }
 
@@ -299,6 +373,12 @@ impl Ground {
     /// It cannot be started.
     pub fn start_serve(&mut self) -> Result<()> {
         let state = self.fleet.state("serve").display().to_string();
+        if self.zones.is_some() {
+            let url = format!("https://{}", topology::SERVER);
+            let controller = ["controller", "--state", &state, "--listen", BEHIND, "--url", &url];
+            self.serve = Some(self.launch(Machine::Host, "serve", &controller)?);
+            return Ok(());
+        }
         let advertise = format!("{}:443", topology::SERVER);
         let serve = ["serve", "--state", &state, "--listen", "0.0.0.0:443", "--advertise", &advertise];
         self.serve = Some(self.launch(Machine::Host, "serve", &serve)?);
@@ -350,21 +430,39 @@ impl Ground {
         said.lines().map(|pid| Ok(pid.trim().parse()?)).collect()
     }
 
-    /// Starts the connector and waits until it says that it runs; it may have no PoP.
+    /// Starts every connector and waits until each says that it runs; it may have no PoP.
     ///
     /// # Errors
     /// It does not come up.
     pub fn start_connector(&mut self, join: Option<&str>) -> Result<()> {
+        self.end_connectors();
+        self.connector = Some(self.one_connector(Machine::Connector, join)?);
+        if self.zones.is_some() {
+            let second = self.one_connector(Machine::Connector2, join)?;
+            if let Some(zones) = &mut self.zones {
+                zones.connector2 = Some(second);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every connector.
+    pub fn end_connectors(&mut self) {
         self.connector = None;
-        let state = self.fleet.state("connector").display().to_string();
+        if let Some(zones) = &mut self.zones {
+            zones.connector2 = None;
+        }
+    }
+
+    fn one_connector(&self, machine: Machine, join: Option<&str>) -> Result<Daemon> {
+        let state = self.fleet.state(machine.place()).display().to_string();
         let mut arguments = vec!["connector", "--state", &state];
         if let Some(join) = join {
-            arguments.extend(["--join-file", join]);
+            arguments.extend(["--join-file", join, "--name", machine.place()]);
         }
-        let mut connector = self.launch(Machine::Connector, "connector", &arguments)?;
+        let mut connector = self.launch(machine, machine.place(), &arguments)?;
         self.fleet.ready(&mut connector, "connector")?;
-        self.connector = Some(connector);
-        Ok(())
+        Ok(connector)
     }
 
     /// The state directory of a device.
@@ -495,15 +593,10 @@ impl Ground {
             Ok(resources.iter().any(|resource| resource["path"]["kind"] == "direct").then_some(()))
         })?;
         wait_until("the connector's direct path, by the host's counters", START, &self.interrupt, || {
-            let before = self.host_received()?;
+            let before = self.pops_received()?;
             std::thread::sleep(QUIET);
-            Ok((self.host_received()?.saturating_sub(before) < QUIET_BYTES).then_some(()))
+            Ok((self.pops_received()?.saturating_sub(before) < QUIET_BYTES).then_some(()))
         })
-    }
-
-    fn host_received(&self) -> Result<u64> {
-        let counter = "/sys/class/net/eth0/statistics/rx_bytes";
-        Ok(self.net.server.run(START, "cat", &[counter])?.stdout.trim().parse()?)
     }
 
     /// The API as people reach it: HTTPS to the host's public address, from the client's network.

@@ -89,8 +89,10 @@ pub fn write(file: &Path, cells: &Cells, cures: &Cures) -> Result<()> {
 }
 
 fn read(seen: &Value, cells: &mut Cells, cures: &mut Cures) -> Result<()> {
-    let column =
-        |name: &Value| Column::ALL.into_iter().find(|column| *name == column.name()).context("a column");
+    let column = |name: &Value| {
+        let mut all = Column::OF_A.into_iter().chain(Column::OF_B);
+        all.find(|column| *name == column.name()).context("a column")
+    };
     for cell in seen["cells"].as_array().context("cells")? {
         let row = Row::ALL.into_iter().find(|row| cell[0] == row.name()).context("a row")?;
         let detail = cell[3].as_str().unwrap_or_default().to_owned();
@@ -108,10 +110,13 @@ fn read(seen: &Value, cells: &mut Cells, cures: &mut Cures) -> Result<()> {
 }
 
 /// The arguments of a lane, which are its parent's.
-pub fn arguments(choice: Option<&str>, binary: &Path, is_json: Json) -> Vec<String> {
+pub fn arguments(words: Option<&str>, choice: &Choice, binary: &Path, is_json: Json) -> Vec<String> {
     let mut arguments = vec!["--binary".to_owned(), binary.display().to_string()];
-    if let Some(choice) = choice {
-        arguments.extend(["--only".to_owned(), choice.to_owned()]);
+    arguments.extend(["--installation".to_owned(), choice.installation().letter().to_owned()]);
+    if let Some(words) = words {
+        arguments.extend(["--only".to_owned(), words.to_owned()]);
+    } else if *choice == Choice::cover(choice.installation()) {
+        arguments.push("--cover".to_owned());
     }
     if is_json == Json::Yes {
         arguments.push("--json".to_owned());

@@ -10,13 +10,16 @@ mod lanes;
 mod long;
 mod long_report;
 mod long_worker;
+mod proxy;
 mod rows;
 mod sqlite;
 mod table;
+mod zones;
 
 pub use disk::clean_leftovers;
 pub use flow::serve as ticker;
 pub use long::{Options as LongOptions, line_echo, run_long};
+pub use proxy::{garbage, serve as fault_proxy};
 
 use super::report::{Form, Outcome, Report, Seen};
 use crate::{process::Interrupt, test::release_binary};
@@ -30,7 +33,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use table::{Choice, Column, Expected, Row};
+use table::{Choice, Column, Expected, Installation, Row};
 
 /// After each fault a write and a page work within this.
 const CURED_WITHIN: Duration = Duration::from_secs(30);
@@ -41,7 +44,13 @@ pub struct Options {
     /// Only columns, or rows, with this in their name; or COLUMN/ROW.
     #[arg(long, value_name = "WORD", conflicts_with = "write")]
     only: Option<String>,
-    /// Writes what was seen to docs/outage-matrix.md.
+    /// Which installation: a in two zones, b on one host.
+    #[arg(long, value_enum, default_value_t = Installation::B)]
+    installation: Installation,
+    /// Every row and every column once, instead of every cell.
+    #[arg(long, conflicts_with_all = ["only", "write"])]
+    cover: bool,
+    /// Writes what was seen to docs/outage-matrix.md, or docs/outage-matrix-a.md.
     #[arg(long)]
     write: bool,
     /// The program under test; target/release/tidegate when absent.
@@ -65,15 +74,20 @@ pub fn has_faketime() -> bool {
 /// The table cannot be read or the document not be written. Cells that are not as expected are counted in the
 /// outcome.
 pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
-    let expected = Expected::committed()?;
-    let choice = options.only.as_deref().map_or_else(|| Ok(Choice::all()), str::parse)?;
+    let of = options.installation;
+    let expected = Expected::committed(of)?;
+    let choice = match &options.only {
+        Some(words) => Choice::named(of, words)?,
+        None if options.cover => Choice::cover(of),
+        None => Choice::all(of),
+    };
     let binary = options.binary.clone().unwrap_or_else(release_binary);
     ground::require(&binary)?;
     let began = Instant::now();
     let lanes = options.lanes.clamp(1, choice.columns().len());
     if options.lane.lane.is_none() && lanes > 1 {
         let json = if form == Form::Json { lanes::Json::Yes } else { lanes::Json::No };
-        let arguments = lanes::arguments(options.only.as_deref(), &binary, json);
+        let arguments = lanes::arguments(options.only.as_deref(), &choice, &binary, json);
         let directory = super::directory()?;
         let (cells, cures) = lanes::run(&arguments, lanes, directory.path(), interrupt)?;
         let outcome = judge(&expected, &choice, &cells, &cures)?;
@@ -91,7 +105,7 @@ pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outco
         let mut ground = match kept.take() {
             Some(ground) => ground,
             // What it says is printed already.
-            None => match Ground::create(&mut report, binary.clone(), interrupt) {
+            None => match Ground::create(&mut report, of, binary.clone(), interrupt) {
                 Ok(ground) => ground,
                 Err(_) => break,
             },
@@ -118,7 +132,7 @@ fn judge(expected: &Expected, choice: &Choice, cells: &Cells, cures: &Cures) -> 
     let mut outcome = Outcome { passed: 0, failed: 0 };
     let mut count = |holds: bool| if holds { outcome.passed += 1 } else { outcome.failed += 1 };
     for column in choice.columns() {
-        for row in Row::ALL.into_iter().filter(|row| choice.takes(*row)) {
+        for row in Row::ALL.into_iter().filter(|row| choice.takes(*column, *row)) {
             let wanted = expected.of(row, *column)?;
             count(matches!(cells.get(&(row, *column)), Some(Ok(cell)) if cell.word == wanted));
         }
@@ -151,13 +165,13 @@ impl Matrix {
         let choice = self.choice.clone();
         let mut scene = report.step(&format!("{name}: everything works before"), || {
             fault::make_ready(ground, column)?;
-            Ok(Seen::new(Scene::set(ground, column, number, |row| choice.takes(row))?))
+            Ok(Seen::new(Scene::set(ground, column, number, |row| choice.takes(column, row))?))
         })?;
         scene.mark();
         let fault =
             report.step(&format!("{name}: begins"), || Ok(Seen::new(Fault::begin(ground, column)?)))?;
         for row in Scene::order(column) {
-            if !choice.takes(row) {
+            if !choice.takes(column, row) {
                 continue;
             }
             ground.interrupt.check()?;

@@ -23,11 +23,14 @@ const TRY: Duration = Duration::from_secs(8);
 /// Silence of a running flow that nobody notices, and while TCP 443 is being found.
 const SILENCE: Duration = Duration::from_secs(1);
 const SILENCE_TO_TCP: Duration = Duration::from_secs(5);
+/// While the path gets narrower under it, and while a third of what it sends is lost (docs/outage-expected.md).
+const SILENCE_TO_SMALL: Duration = Duration::from_millis(3500);
+const SILENCE_IN_LOSS: Duration = Duration::from_secs(10);
 /// A running flow is watched for at least this long after the fault began.
 const WATCHED: Duration = Duration::from_secs(6);
-/// A beacon is stale after 15 s (architecture); a client hears one with each keepalive, 25 s apart, whose answer
-/// may take 8 s.
-const STALE_AFTER: Duration = Duration::from_secs(50);
+/// A beacon is stale after 15 s (architecture), and a client that is asked says so then: two seconds for the last one
+/// on its way.
+const STALE_AFTER: Duration = Duration::from_secs(17);
 /// A client that hears the control plane says so within this.
 const FRESH_WITHIN: Duration = Duration::from_secs(8);
 /// Strict resources take no new flow this long after the fault (guarantees), and a little later it is looked at.
@@ -37,6 +40,8 @@ const STRIKE_WITHIN: Duration = Duration::from_secs(5);
 const TIGHTENED_WITHIN: Duration = Duration::from_secs(15);
 /// Grants are renewed each 5 s ± 25 %, with a try or two more.
 const RENEWED_WITHIN: Duration = Duration::from_secs(15);
+/// And by another PoP, when the one in use falls silent (docs/outage-expected-a.md).
+const RENEWED_ELSEWHERE: Duration = Duration::from_secs(30);
 /// What was under way when the fault began is over.
 const UNDER_WAY: Duration = Duration::from_millis(2500);
 /// A command that does not end by itself.
@@ -214,7 +219,12 @@ impl Scene {
         self.wait_stale(ground, fault)?;
         Self::wait_age(ground, fault, WATCHED)?;
         let flow = self.running.as_ref().context("the running flow")?;
-        let allowed = if self.column == Column::UdpBlocked { SILENCE_TO_TCP } else { SILENCE };
+        let allowed = match self.column {
+            Column::UdpBlocked => SILENCE_TO_TCP,
+            Column::SmallMtu => SILENCE_TO_SMALL,
+            Column::Lossy => SILENCE_IN_LOSS,
+            _ => SILENCE,
+        };
         if flow.silent_for() > allowed {
             // Once more for a flow that comes back late: then the silence is known.
             thread::sleep(Duration::from_secs(5));
@@ -245,7 +255,7 @@ impl Scene {
 
     fn everybody(&self, ground: &mut Ground) -> Result<Cell> {
         let began = Instant::now();
-        ground.connector = None;
+        ground.end_connectors();
         ground.alice.process = None;
         let connector = ground.start_connector(None);
         restart_client(ground)?;
@@ -299,7 +309,10 @@ impl Scene {
         };
         let (before, until) = (ground.grant_issued(&ground.alice)?, access_until()?);
         let began = Instant::now();
-        let deadline = RENEWED_WITHIN.max(self.patience());
+        let deadline = match self.column {
+            Column::PopBlackHole | Column::PopGarbage => RENEWED_ELSEWHERE,
+            _ => RENEWED_WITHIN.max(self.patience()),
+        };
         while began.elapsed() < deadline {
             ground.interrupt.check()?;
             if ground.grant_issued(&ground.alice)? > before {
@@ -405,7 +418,7 @@ impl Scene {
         if word == Word::Gone {
             let said = match &self.cli_said {
                 Some(_) => "admin as in the rows before",
-                None => self.cli_said.insert(cli_says_so(ground)?),
+                None => self.cli_said.insert(cli_says_so(ground, self.column)?),
             };
             return Ok(Cell::new(word, format!("{}; {said}", answer.words())));
         }
@@ -658,9 +671,15 @@ fn word(ground: &Ground, answer: &Answer) -> Result<Word> {
 }
 
 /// Where nobody answers a person is told so by the command line.
-fn cli_says_so(ground: &Ground) -> Result<String> {
+fn cli_says_so(ground: &Ground, column: Column) -> Result<String> {
     let began = Instant::now();
-    let said = ground.try_admin(&["list", "groups"]).context("tidegate admin")?;
+    // On the controller's own host there is another way, which no proxy stands in.
+    let said = if column.is_https() {
+        ground.try_admin_by_https(&["list", "groups"])
+    } else {
+        ground.try_admin(&["list", "groups"])
+    };
+    let said = said.context("tidegate admin")?;
     let text = words(&said);
     ensure!(!said.status.success() && !text.is_empty(), "nobody answers, and tidegate admin says: {text:?}");
     let ms = began.elapsed().as_millis();

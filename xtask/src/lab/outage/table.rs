@@ -65,6 +65,49 @@ impl Row {
     }
 }
 
+/// What is laid out, and which table is about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Installation {
+    /// Two zones: a controller, two PoPs, two connectors of one site.
+    A,
+    /// One host with `tidegate serve`, one connector.
+    B,
+}
+
+impl Installation {
+    /// Its columns, in the order of its document.
+    pub const fn columns(self) -> &'static [Column] {
+        match self {
+            Self::A => &Column::OF_A,
+            Self::B => &Column::OF_B,
+        }
+    }
+
+    /// Its letter, as an argument has it.
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// The file in docs with what was seen last.
+    pub const fn document(self) -> &'static str {
+        match self {
+            Self::A => "outage-matrix-a.md",
+            Self::B => "outage-matrix.md",
+        }
+    }
+
+    /// The file in docs with what should be seen, and what it says.
+    pub const fn expected(self) -> (&'static str, &'static str) {
+        match self {
+            Self::A => ("outage-expected-a.md", include_str!("../../../../docs/outage-expected-a.md")),
+            Self::B => ("outage-expected.md", include_str!("../../../../docs/outage-expected.md")),
+        }
+    }
+}
+
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Column {
@@ -86,11 +129,45 @@ pub enum Column {
     ConnectorBehind,
     HostAhead,
     HostBehind,
+    PopDead,
+    PopBlackHole,
+    PopGarbage,
+    PopDiskFull,
+    PopAhead,
+    PopBehind,
+    Lossy,
+    HttpsHalfOpen,
+    HttpsTrickles,
+    HttpsLate,
 }
 
 impl Column {
-    /// In the order of the document.
-    pub const ALL: [Self; 18] = [
+    /// Of installation A, in the order of the document.
+    pub const OF_A: [Self; 20] = [
+        Self::ControllerDead,
+        Self::PopDead,
+        Self::PopBlackHole,
+        Self::PopGarbage,
+        Self::UdpBlocked,
+        Self::SmallMtu,
+        Self::Lossy,
+        Self::ClientAhead,
+        Self::ClientBehind,
+        Self::ConnectorAhead,
+        Self::ConnectorBehind,
+        Self::PopAhead,
+        Self::PopBehind,
+        Self::HostDiskFull,
+        Self::PopDiskFull,
+        Self::ClientDiskFull,
+        Self::ConnectorDiskFull,
+        Self::HttpsHalfOpen,
+        Self::HttpsTrickles,
+        Self::HttpsLate,
+    ];
+
+    /// Of installation B, in the order of the document.
+    pub const OF_B: [Self; 18] = [
         Self::DatabaseLocked,
         Self::DatabaseGone,
         Self::ControllerFrozen,
@@ -132,6 +209,16 @@ impl Column {
             Self::ConnectorBehind => "connector's clock -1 day",
             Self::HostAhead => "host's clock +1 day",
             Self::HostBehind => "host's clock -1 day",
+            Self::PopDead => "one PoP dead",
+            Self::PopBlackHole => "one PoP black-holes UDP",
+            Self::PopGarbage => "one PoP returns garbage",
+            Self::PopDiskFull => "PoP's disk full",
+            Self::PopAhead => "PoP's clock +1 day",
+            Self::PopBehind => "PoP's clock -1 day",
+            Self::Lossy => "30 % loss at the client",
+            Self::HttpsHalfOpen => "HTTPS half-open",
+            Self::HttpsTrickles => "HTTPS one byte a second",
+            Self::HttpsLate => "HTTPS 2 s late",
         }
     }
 
@@ -154,7 +241,36 @@ impl Column {
             Self::ServeDead => 200,
             Self::ControllerFrozen => 130,
             Self::ControllerDead | Self::HostAhead | Self::HostBehind => 110,
+            Self::HttpsHalfOpen | Self::HttpsTrickles | Self::Lossy => 60,
             _ => 30,
+        }
+    }
+
+    /// Whether people's own way to the controller is broken, and nothing else.
+    pub const fn is_https(self) -> bool {
+        matches!(self, Self::HttpsHalfOpen | Self::HttpsTrickles | Self::HttpsLate)
+    }
+
+    /// The one row that `--cover` looks at: together every row and every column of installation B once, each where it
+    /// takes little time.
+    pub const fn covering(self) -> Row {
+        match self {
+            Self::DatabaseLocked => Row::RemoveFromGroup,
+            Self::DatabaseGone | Self::HttpsLate => Row::Reads,
+            Self::ControllerFrozen | Self::HostAhead => Row::Writes,
+            Self::ControllerDead | Self::HostBehind => Row::Revoke,
+            Self::PopKilled | Self::PopDead => Row::NewFlow,
+            Self::ServeDead => Row::Tighten,
+            Self::HostRebooted | Self::PopGarbage => Row::ConnectorRestarts,
+            Self::HostDiskFull | Self::ClientBehind | Self::PopDiskFull => Row::Enrol,
+            Self::ClientDiskFull | Self::PopAhead => Row::ClientRestarts,
+            Self::ConnectorDiskFull | Self::PopBehind => Row::EverybodyReconnects,
+            Self::UdpBlocked | Self::PopBlackHole => Row::RunningFlow,
+            Self::SmallMtu => Row::ClientRoams,
+            Self::ClientAhead => Row::NoValidGrant,
+            Self::ConnectorAhead | Self::Lossy => Row::GrantRenewal,
+            Self::ConnectorBehind => Row::Strict,
+            Self::HttpsHalfOpen | Self::HttpsTrickles => Row::Writes,
         }
     }
 
@@ -227,12 +343,12 @@ impl Cell {
 pub struct Expected(BTreeMap<(Row, Column), Word>);
 
 impl Expected {
-    /// What docs/outage-expected.md says.
+    /// What the committed table of an installation says.
     ///
     /// # Errors
     /// The table is not whole.
-    pub fn committed() -> Result<Self> {
-        Self::parse(include_str!("../../../../docs/outage-expected.md"))
+    pub fn committed(of: Installation) -> Result<Self> {
+        Self::parse(of.expected().1, of.columns())
     }
 
     /// The word of a cell.
@@ -243,7 +359,7 @@ impl Expected {
         self.0.get(&(row, column)).copied().context("a cell of the expected table")
     }
 
-    fn parse(document: &str) -> Result<Self> {
+    fn parse(document: &str, columns: &[Column]) -> Result<Self> {
         let cells = |line: &str| -> Vec<String> {
             let inner = line.trim().trim_start_matches('|').trim_end_matches('|').to_owned();
             inner.split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -251,32 +367,52 @@ impl Expected {
         let mut lines = document.lines().filter(|line| line.starts_with('|'));
         let head = cells(lines.next().context("a table")?);
         let names: Vec<&str> = head.iter().skip(1).map(String::as_str).collect();
-        ensure!(names == Column::ALL.map(Column::name), "the table's columns are {names:?}");
+        let expected: Vec<&str> = columns.iter().map(|column| column.name()).collect();
+        ensure!(names == expected, "the table's columns are {names:?}");
         let mut words = BTreeMap::new();
         for (line, row) in lines.skip(1).zip(Row::ALL) {
             let line = cells(line);
             ensure!(line.first().is_some_and(|name| name == row.name()), "expected {}: {line:?}", row.name());
-            ensure!(line.len() == Column::ALL.len() + 1, "{} has {} cells", row.name(), line.len() - 1);
-            for (cell, column) in line.iter().skip(1).zip(Column::ALL) {
-                words.insert((row, column), cell.parse().with_context(|| row.name())?);
+            ensure!(line.len() == columns.len() + 1, "{} has {} cells", row.name(), line.len() - 1);
+            for (cell, column) in line.iter().skip(1).zip(columns) {
+                words.insert((row, *column), cell.parse().with_context(|| row.name())?);
             }
         }
-        ensure!(words.len() == Row::ALL.len() * Column::ALL.len(), "the table has {} cells", words.len());
+        ensure!(words.len() == Row::ALL.len() * columns.len(), "the table has {} cells", words.len());
         Ok(Self(words))
     }
+}
+
+/// Which rows of the chosen columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rows {
+    These(Vec<Row>),
+    /// One of each column: [`Column::covering`].
+    Cover,
 }
 
 /// Which cells to run: words of a column's or a row's name, or `COLUMN/ROW`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
+    of: Installation,
     columns: Vec<Column>,
-    rows: Vec<Row>,
+    rows: Rows,
 }
 
 impl Choice {
     /// Everything.
-    pub fn all() -> Self {
-        Self { columns: Column::ALL.to_vec(), rows: Row::ALL.to_vec() }
+    pub fn all(of: Installation) -> Self {
+        Self { of, columns: of.columns().to_vec(), rows: Rows::These(Row::ALL.to_vec()) }
+    }
+
+    /// Every row and every column once.
+    pub fn cover(of: Installation) -> Self {
+        Self { rows: Rows::Cover, ..Self::all(of) }
+    }
+
+    /// Whose cells.
+    pub const fn installation(&self) -> Installation {
+        self.of
     }
 
     /// The columns of one of some lanes of about the same length: the longest first, each to the lane that has
@@ -301,38 +437,41 @@ impl Choice {
         &self.columns
     }
 
-    /// Whether a row is chosen.
-    pub fn takes(&self, row: Row) -> bool {
-        self.rows.contains(&row)
+    /// Whether a cell is chosen.
+    pub fn takes(&self, column: Column, row: Row) -> bool {
+        match &self.rows {
+            Rows::These(rows) => rows.contains(&row),
+            Rows::Cover => column.covering() == row,
+        }
     }
 
     /// Whether it is everything.
     pub fn is_all(&self) -> bool {
-        *self == Self::all()
+        *self == Self::all(self.of)
     }
-}
 
-impl FromStr for Choice {
-    type Err = anyhow::Error;
-
-    fn from_str(words: &str) -> Result<Self> {
+    /// What these words name.
+    ///
+    /// # Errors
+    /// Nothing.
+    pub fn named(of: Installation, words: &str) -> Result<Self> {
         let columns = |word: &str| -> Vec<Column> {
-            Column::ALL.into_iter().filter(|column| column.name().contains(word)).collect()
+            of.columns().iter().copied().filter(|column| column.name().contains(word)).collect()
         };
         let rows = |word: &str| -> Vec<Row> {
             Row::ALL.into_iter().filter(|row| row.name().contains(word)).collect()
         };
-        let all = Self::all();
-        let choice = match words.split_once('/') {
-            Some((column, row)) => Self { columns: columns(column), rows: rows(row) },
-            None if !columns(words).is_empty() => Self { columns: columns(words), ..all },
-            None => Self { rows: rows(words), ..all },
+        let (columns, rows) = match words.split_once('/') {
+            Some((column, row)) => (columns(column), rows(row)),
+            None if !columns(words).is_empty() => (columns(words), Row::ALL.to_vec()),
+            None => (of.columns().to_vec(), rows(words)),
         };
         ensure!(
-            !choice.columns.is_empty() && !choice.rows.is_empty(),
-            "{words:?} is in no column's and no row's name"
+            !columns.is_empty() && !rows.is_empty(),
+            "{words:?} is in no column's and no row's name of installation {}",
+            of.letter()
         );
-        Ok(choice)
+        Ok(Self { of, columns, rows: Rows::These(rows) })
     }
 }
 
@@ -340,36 +479,59 @@ impl FromStr for Choice {
 mod tests {
     use super::*;
 
+    use Installation::{A, B};
+
     #[test]
-    fn the_committed_table_is_whole() {
-        let expected = Expected::committed().expect("the table is whole");
+    fn the_committed_tables_are_whole() {
+        let expected = Expected::committed(B).expect("the table is whole");
         assert_eq!(expected.of(Row::Writes, Column::ControllerDead).expect("a cell"), Word::Gone);
+        let expected = Expected::committed(A).expect("the table is whole");
+        assert_eq!(expected.of(Row::Strict, Column::ControllerDead).expect("a cell"), Word::Refused);
     }
 
     #[test]
     fn a_table_without_a_row_is_refused() {
-        let document = include_str!("../../../../docs/outage-expected.md");
-        let short: Vec<&str> = document.lines().filter(|line| !line.starts_with("| API reads ")).collect();
-        Expected::parse(&short.join("\n")).expect_err("a row is missing");
-        Expected::parse(&document.replace("| refused |", "| perhaps |")).expect_err("no word");
+        for of in [A, B] {
+            let document = of.expected().1;
+            let short: Vec<&str> =
+                document.lines().filter(|line| !line.starts_with("| API reads ")).collect();
+            Expected::parse(&short.join("\n"), of.columns()).expect_err("a row is missing");
+            Expected::parse(&document.replace("| refused |", "| perhaps |"), of.columns())
+                .expect_err("no word");
+        }
     }
 
     #[test]
     fn lanes_have_every_column_once() {
-        let mut all: Vec<Column> = (0..3).flat_map(|lane| Choice::all().lane(lane, 3)).collect();
+        let mut all: Vec<Column> = (0..3).flat_map(|lane| Choice::all(B).lane(lane, 3)).collect();
         all.sort();
-        assert_eq!(all, Column::ALL);
+        assert_eq!(all, Column::OF_B);
+    }
+
+    #[test]
+    fn the_cover_has_every_row_and_every_column() {
+        let cover = Choice::cover(B);
+        assert_eq!(cover.columns(), Column::OF_B);
+        for row in Row::ALL {
+            assert!(cover.columns().iter().any(|column| cover.takes(*column, row)), "{}", row.name());
+        }
+        for column in cover.columns() {
+            let rows = Row::ALL.into_iter().filter(|row| cover.takes(*column, *row)).count();
+            assert_eq!(rows, 1, "{}", column.name());
+        }
     }
 
     #[test]
     fn a_choice_names_columns_or_rows_or_both() {
         let count = |words: &str| {
-            let choice: Choice = words.parse().expect(words);
-            (choice.columns.len(), choice.rows.len())
+            let choice = Choice::named(B, words).expect(words);
+            let rows = Row::ALL.into_iter().filter(|row| choice.takes(choice.columns()[0], *row)).count();
+            (choice.columns().len(), rows)
         };
         assert_eq!(count("clock"), (6, 15));
         assert_eq!(count("strict"), (18, 1));
         assert_eq!(count("database locked/API writes"), (1, 1));
-        "nothing like it".parse::<Choice>().expect_err("no such name");
+        Choice::named(B, "nothing like it").expect_err("no such name");
+        Choice::named(A, "database locked").expect_err("B's");
     }
 }
