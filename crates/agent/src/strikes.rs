@@ -87,10 +87,17 @@ impl Strikes {
     /// From a PoP, who is believed in nothing.
     pub(crate) fn learn(&mut self, documents: &[Document], bundle: &TrustBundle, wall: UnixMs) -> Learned {
         let mut learned = Learned::default();
+        if planted::is("the-last-list-of-strikes-counts") {
+            *self = Self::default();
+        }
         for document in documents {
             let text = std::str::from_utf8(document.as_slice()).unwrap_or_default();
-            let entry =
-                Unverified::<Revocation>::parse(text).and_then(|entry| entry.verify_at_any_time(bundle));
+            let entry = Unverified::<Revocation>::parse(text).and_then(|entry| {
+                if planted::is("strikes-need-no-signature") {
+                    return entry.verified_before(bundle.installation());
+                }
+                entry.verify_at_any_time(bundle)
+            });
             match entry {
                 Ok(entry) => self.take(text, &entry, &mut learned),
                 Err(_) => learned.refused += 1,
@@ -143,7 +150,7 @@ impl Strikes {
     /// A beacon names the heads that its controller knows. Of its own chain a controller knows best: after a
     /// restore it goes back. Of another's, the highest counts.
     pub(crate) fn heard(&mut self, by: ControllerId, heads: &BTreeMap<ControllerId, Head>) {
-        if !heads.contains_key(&by) {
+        if !heads.contains_key(&by) && !planted::is("a-first-strike-is-not-missed") {
             // It has struck nobody yet: its first strike is one of this run.
             self.chains.entry(by).or_default().first_head.get_or_insert(0);
         }

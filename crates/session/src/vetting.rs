@@ -94,6 +94,7 @@ impl Vetting {
         };
         let peer = Certificate::verify(der, &bundle, wall)?;
         match (expected, peer.identity().subject()) {
+            _ if planted::is("any-certificate-at-any-end") => {}
             (Expected::Pop(expected), Subject::Pop(got))
                 if expected != got && !planted::is("any-pop-will-do") =>
             {

@@ -238,6 +238,10 @@ impl ConnectorCore {
             }
         };
         session.flows.insert(flow);
+        let device = session.grant.device;
+        let own = self.flows_of.entry(device).or_default();
+        *own += 1;
+        let has_its_share = *own > self.flows_per_device && !planted::is("a-device-takes-every-flow");
         let (stage, next) = match &target {
             Target::Literal(address) | Target::InRange(address) => {
                 let addresses = vec![SocketAddr::new(*address, destination.port())];
@@ -248,6 +252,7 @@ impl ConnectorCore {
             }
         };
         let refused = match &next {
+            _ if has_its_share => Some(Refusal::Full),
             Output::Dial { addresses, .. } => {
                 addresses.first().and_then(|address| self.address_fault(knowledge.rules, &target, *address))
             }
@@ -257,6 +262,7 @@ impl ConnectorCore {
             flow,
             Active {
                 peer,
+                device,
                 destination,
                 resource: ruling.resource,
                 target,
@@ -298,6 +304,12 @@ impl ConnectorCore {
         let Some(active) = self.active.remove(&flow) else {
             return;
         };
+        if let Some(own) = self.flows_of.get_mut(&active.device) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                self.flows_of.remove(&active.device);
+            }
+        }
         let record = self.record(active.peer, active.destination, wall, verdict, reason, explanation);
         if let Some(mut record) = record {
             if let Some(resource) = active.resource {

@@ -57,6 +57,9 @@ pub struct ConnectorCore {
     outputs: VecDeque<Output>,
     own_listeners: Vec<SocketAddr>,
     run: u64,
+    /// How many of those flows each device has, through all of its tunnels.
+    flows_of: BTreeMap<DeviceId, usize>,
+    flows_per_device: usize,
     next_record: u64,
     status: CoreStatus,
 }
@@ -96,6 +99,10 @@ impl ConnectorCore {
             deadlines: BTreeSet::new(),
             active: BTreeMap::new(),
             outputs: VecDeque::new(),
+            flows_of: BTreeMap::new(),
+            // A link has its own bound, and each process of a client is a link: of two devices one has half at the most,
+            // also while the flows of a process that was killed are still here.
+            flows_per_device: limits.flows / 2,
             own_listeners,
             run: wall.as_millis(),
             next_record: 0,

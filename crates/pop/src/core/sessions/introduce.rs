@@ -74,6 +74,9 @@ impl Sessions {
             _ => {
                 // Nobody is told that another organization has such a connector.
                 self.counters.refused.add(Refusal::OtherOrganization.label());
+                if planted::is("tells-of-other-organizations-connectors") {
+                    return Err(Refusal::OtherOrganization);
+                }
                 return Err(Refusal::NotAttached);
             }
         }

@@ -461,6 +461,7 @@ impl Sessions {
                     Ok(None) => self.hear_unknown(now, id),
                     Err(_) => self.refuse_peer(now, id, "malformed", CloseCode::Malformed),
                 },
+                32..256 if planted::is("agents-say-what-they-like") => {}
                 32..256 => self.refuse_peer(now, id, "wrong_role", CloseCode::WrongRole),
             },
             Subject::Controller(controller) => match frame_type {

@@ -52,7 +52,9 @@ impl Sessions {
         let cost = if matches!(message, FromAgent::GetRevocations(_)) { limits::SEARCH_COST } else { 1 };
         let budget = session.frames.take(allowed, now, cost);
         let (stage, subject) = (session.stage, session.identity.subject());
-        if let Err(empty) = budget {
+        if let Err(empty) = budget
+            && !planted::is("no-budget-for-frames")
+        {
             return self.over_budget(now, id, &message, limits::millis(empty.wait(allowed)).max(1));
         }
         session.over_budget = session.over_budget.saturating_sub(1);
@@ -131,7 +133,9 @@ impl Sessions {
         let Some(session) = self.sessions.get(&id) else { return };
         let uri = session.identity.to_string();
         self.registrations.add(now, uri.as_bytes());
-        if self.registrations.count(now, uri.as_bytes()) > limits::MAX_REGISTRATIONS {
+        if self.registrations.count(now, uri.as_bytes()) > limits::MAX_REGISTRATIONS
+            && !planted::is("registers-as-often-as-it-likes")
+        {
             return self.refuse_peer(now, id, "too_often", CloseCode::TooOften);
         }
         let Some(session) = self.sessions.get(&id) else { return };
