@@ -67,6 +67,7 @@ pub struct Fleet {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     schedules: Vec<Schedule>,
     wall_at: Instant,
+    asleep: Duration,
     scratch: Vec<u8>,
     report: Report,
     waits: Vec<u32>,
@@ -113,6 +114,7 @@ impl Fleet {
             timers: BinaryHeap::new(),
             schedules: Vec::new(),
             wall_at: clock::now(),
+            asleep: clock::asleep(),
             scratch: vec![0; 64 * 1024],
             report: Report::default(),
             waits: Vec::new(),
@@ -310,7 +312,18 @@ impl Fleet {
         }
     }
 
+    /// What was scheduled for a night asleep is not made up for in the morning.
+    fn skip_sleep(&mut self) {
+        let asleep = clock::asleep();
+        let slept = asleep.saturating_sub(self.asleep);
+        self.asleep = asleep;
+        for schedule in &mut self.schedules {
+            schedule.next += slept;
+        }
+    }
+
     fn run_schedules(&mut self, now: Instant) {
+        self.skip_sleep();
         let mut schedules = std::mem::take(&mut self.schedules);
         for schedule in &mut schedules {
             while schedule.next <= now {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
     sync::Semaphore,
     time::timeout,
@@ -29,6 +29,12 @@ use tokio::{
 const MAX_CLIENT_HELLO: usize = 16 * 1024;
 /// How long a connection has for its ClientHello.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read at once in one direction.
+const BUFFER: usize = 8 * 1024;
+/// How long a person has to notice that the controller has said its last; the controller lingers as long.
+const LINGER: Duration = Duration::from_secs(5);
+/// Most of what a person still sends to a controller that takes nothing more.
+const MAX_LINGER: usize = 8 << 20;
 /// How long the controller has to take a connection; it is on the same host.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -190,7 +196,46 @@ async fn connection(
     drop(hello);
     count(&counters.passed);
     // However it ends, both ends are closed with it.
-    let _ = copy_bidirectional(&mut stream, &mut inner).await;
+    pass_on(&mut stream, &mut inner).await;
+}
+
+/// Passes both directions on until both have ended. A controller that takes no more, or has gone, does not end what it
+/// has said before: the answer goes out, and what the person still sends is thrown away for a while. A socket that is
+/// closed with something unread resets the connection, and with it the answer that says why (RFC 9293 section 3.10.4).
+async fn pass_on(stream: &mut TcpStream, inner: &mut UnixStream) {
+    let (mut from_person, mut to_person) = stream.split();
+    let (mut from_console, mut to_console) = inner.split();
+    let asks = async {
+        let mut buffer = vec![0; BUFFER];
+        while let Ok(length @ 1..) = from_person.read(&mut buffer).await {
+            if to_console.write_all(&buffer[..length]).await.is_err() {
+                return discard(&mut from_person, &mut buffer).await;
+            }
+        }
+        let _ = to_console.shutdown().await;
+    };
+    let answers = async {
+        let _ = tokio::io::copy(&mut from_console, &mut to_person).await;
+        let _ = to_person.shutdown().await;
+    };
+    tokio::pin!(asks);
+    tokio::pin!(answers);
+    tokio::select! {
+        () = &mut asks => answers.await,
+        () = &mut answers => {
+            let _ = timeout(LINGER, asks).await;
+        }
+    }
+}
+
+async fn discard(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) {
+    let mut left = MAX_LINGER;
+    while let Ok(length @ 1..) = from.read(buffer).await {
+        left = left.saturating_sub(length);
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

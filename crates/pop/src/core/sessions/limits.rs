@@ -79,10 +79,13 @@ pub const CONTROLLER_FRAMES: Allowance = Allowance { per_second: 10_000, burst: 
 pub const RETRY_LATER: Duration = Duration::from_secs(2);
 /// And when the connector is not attached: one that was left by a restart of either is back within its keepalive, and
 /// clients double their own pause.
-pub const RETRY_NOT_ATTACHED: Duration = Duration::from_millis(500);
+pub const RETRY_NOT_ATTACHED: Duration = Duration::from_millis(250);
 
 /// How far a beacon may set the clock of a PoP forward that is behind.
 pub const MOST_BEHIND: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// How far a PoP follows its own clock ahead of what a controller has signed.
+pub const MOST_AHEAD: Duration = MOST_BEHIND;
 
 /// Over how long `sessions` agents spread a reconnect, when so many are admitted a second.
 #[must_use]

@@ -340,7 +340,7 @@ impl Sessions {
             revocations: self.revocations.len(),
             slice: self.allowed.version().map(|version| (version.incarnation, version.version)),
             draining: self.is_draining(),
-            newest_beacon_ms: self.beacons.newest_time().map(UnixMs::as_millis),
+            newest_beacon_ms: self.beacons.newest_time().map(|(time, _)| time.as_millis()),
             retries: stats.retries,
             turned_away: stats.full,
             given_up: stats.given_up,
@@ -350,13 +350,27 @@ impl Sessions {
 
     /// The wall clock, for judging certificates; about once a second. A clock that is behind what a controller has
     /// signed is set right by it, so that certificates made today are not refused as made tomorrow; by two days at
-    /// most, so that no controller alone can make a fleet's certificates expire.
+    /// most, so that no controller alone can make a fleet's certificates expire. One that is ahead by more than two days
+    /// of what was signed is not followed any further, and one that has not reached the beginning of this PoP's own
+    /// certificate is wrong for sure, and does not count.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
-        let signed = self.beacons.newest_time().unwrap_or(wall);
-        let wall = wall.max(signed.min(wall.plus(limits::MOST_BEHIND)));
+        let wall = self.believed(now, wall);
+        self.renew_after_sleep(now, wall);
         self.wall = wall;
         self.acceptor.set_wall(now, wall);
         self.revocations.forget_old(wall);
+    }
+
+    fn believed(&self, now: Instant, wall: UnixMs) -> UnixMs {
+        let Some((signed, heard)) = self.beacons.newest_time() else { return wall };
+        let own = Certificate::verify_at_any_time(self.renewal.certificate(), &self.bundle);
+        let began = own.map(|own| own.not_before()).unwrap_or_default();
+        if wall.plus(limits::MOST_BEHIND) < began {
+            return signed.max(began);
+        }
+        let wall = wall.max(signed.min(wall.plus(limits::MOST_BEHIND)));
+        let is_followed = signed.plus(now.saturating_duration_since(heard)).plus(limits::MOST_AHEAD);
+        if planted::is("pop-follows-its-clock-anywhere") { wall } else { wall.min(is_followed) }
     }
 
     /// Takes one datagram that [`wire::classify`] calls QUIC.

@@ -39,6 +39,21 @@ pub(super) fn due_after(certificate: &Certificate, wall: UnixMs) -> Duration {
 }
 
 impl Sessions {
+    /// Timers stand still while the machine sleeps, and the certificate ends all the same.
+    pub(super) fn renew_after_sleep(&mut self, now: Instant, wall: UnixMs) {
+        let Ok(own) = Certificate::verify_at_any_time(&self.renewal.certificate, &self.bundle) else {
+            return;
+        };
+        let soon = now + limits::RENEWAL_RETRY;
+        let is_late = |deadline: &&(Instant, Due)| deadline.1 == Due::Renewal && deadline.0 > soon;
+        if due_after(&own, wall).is_zero()
+            && let Some(late) = self.deadlines.iter().find(is_late).copied()
+        {
+            self.deadlines.remove(&late);
+            self.deadlines.insert((now, Due::Renewal));
+        }
+    }
+
     /// Asks for a new certificate, and again later for as long as none has come.
     pub(super) fn renewal_due(&mut self, now: Instant) {
         self.deadlines.insert((now + limits::RENEWAL_RETRY, Due::Renewal));

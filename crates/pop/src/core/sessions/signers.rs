@@ -27,17 +27,19 @@ const KEEP_LONGER: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug, Default)]
 pub(super) struct Beacons {
     by_signer: BTreeMap<ControllerId, (UnixMs, Document)>,
-    /// Whose came last.
-    latest: Option<ControllerId>,
+    /// Whose came last, and when.
+    latest: Option<(ControllerId, Instant)>,
 }
 
 impl Beacons {
     pub(super) fn newest(&self) -> Option<Document> {
-        self.by_signer.get(&self.latest?).map(|(_, document)| document.clone())
+        self.by_signer.get(&self.latest?.0).map(|(_, document)| document.clone())
     }
 
-    pub(super) fn newest_time(&self) -> Option<UnixMs> {
-        self.by_signer.get(&self.latest?).map(|(time, _)| *time)
+    /// What the one that came last says, and when it came.
+    pub(super) fn newest_time(&self) -> Option<(UnixMs, Instant)> {
+        let (signer, heard) = self.latest?;
+        self.by_signer.get(&signer).map(|(time, _)| (*time, heard))
     }
 }
 
@@ -268,7 +270,7 @@ impl Sessions {
         }
         let first = self.beacons.latest.is_none();
         self.beacons.by_signer.insert(beacon.controller, (beacon.time, publish.beacon.clone()));
-        self.beacons.latest = Some(beacon.controller);
+        self.beacons.latest = Some((beacon.controller, now));
         if first {
             // Whoever registered before the first controller came has waited long enough.
             self.push_beacons(now);

@@ -750,6 +750,28 @@ fn a_clock_that_falls_a_day_behind_refuses_nobody_whom_a_controller_has_just_cer
 }
 
 #[test]
+fn a_clock_that_is_off_by_ten_years_expires_nobody_while_a_controller_has_signed_the_time() {
+    let mut world = World::new();
+    let (now, true_wall) = (world.now, world.installation.wall);
+    let years = Duration::from_secs(3_652 * 24 * 3600);
+    let device_at_home = world.agent(device(1, 10), CLIENT);
+    let signer = world.signer();
+    let beacon = world.installation.beacon(true_wall);
+    world.say_signer(signer, &PublishBeacon { beacon }.into());
+    for wrong in [true_wall.plus(years), true_wall.minus(years)] {
+        world.sessions.set_wall(now, wrong);
+        world.settle();
+        assert_eq!(world.closed_with(device_at_home), None, "{wrong}");
+        let newcomer = world.agent(device(1, 11), "192.0.2.77:5000");
+        assert_eq!(world.closed_with(newcomer), None, "{wrong}");
+    }
+    // Nobody has signed anything since for a month: what this PoP counts itself has gone on.
+    let month = Duration::from_secs(30 * 24 * 3600);
+    world.sessions.set_wall(now + month, true_wall.plus(years));
+    assert_eq!(world.sessions.wall, true_wall.plus(month).plus(limits::MOST_AHEAD));
+}
+
+#[test]
 fn a_controller_that_comes_late_is_told_of_everybody_in_pages() {
     let mut world = World::new();
     let agents = 7_u8;
