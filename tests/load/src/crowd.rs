@@ -70,6 +70,7 @@ pub struct Crowd {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     up: usize,
     tally: Tally,
+    recorded: Option<Vec<Vec<u8>>>,
 }
 
 impl Crowd {
@@ -102,6 +103,7 @@ impl Crowd {
             timers: BinaryHeap::new(),
             up: 0,
             tally: Tally::default(),
+            recorded: None,
         })
     }
 
@@ -121,6 +123,16 @@ impl Crowd {
     #[must_use]
     pub const fn up(&self) -> usize {
         self.up
+    }
+
+    /// Keeps what is sent from now on, for floods that replay it.
+    pub fn record(&mut self) {
+        self.recorded = Some(Vec::new());
+    }
+
+    /// What was sent since [`Self::record`].
+    pub fn recorded(&mut self) -> Vec<Vec<u8>> {
+        self.recorded.take().unwrap_or_default()
     }
 
     /// What was seen since the last call.
@@ -276,13 +288,16 @@ impl Crowd {
     }
 
     fn drain(&mut self, now: Instant, number: usize) {
-        let Self { socket, members, tally, timers, up, .. } = self;
+        let Self { socket, members, tally, timers, up, recorded, .. } = self;
         let member = &mut members[number];
         let quic_due = loop {
             match member.dialler.poll_output(now) {
                 Output::Transmit { to, payload } => {
                     if !socket.send(number, to, &payload) {
                         tally.not_sent += 1;
+                    }
+                    if let Some(recorded) = recorded {
+                        recorded.push(payload);
                     }
                 }
                 Output::Event(Event::Connected { id, .. }) => {

@@ -7,6 +7,7 @@ use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TransportConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::RandomConnectionIdGenerator;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SignatureAlgorithm,
@@ -106,7 +107,9 @@ fn transport() -> Arc<TransportConfig> {
 fn endpoint(server: Option<ServerConfig>) -> Result<Endpoint> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut config = EndpointConfig::default();
-    config.grease_quic_bit(false);
+    // The ids by default have 24 random bits: among thousands of connections some meet, and those handshakes stand
+    // still for as long as they are allowed to.
+    config.grease_quic_bit(false).cid_generator(|| Box::new(RandomConnectionIdGenerator::new(8)));
     Ok(Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))?)
 }
 
