@@ -493,6 +493,7 @@ impl Flows {
     /// once: what they send from now on, again or for the first time, is no longer.
     pub fn set_link_mtu(&mut self, now: Instant, link: LinkId, mtu: usize) {
         self.advance(now);
+        let before = self.link_mtu(link);
         if mtu > FLOW_MTU {
             self.link_mtu.insert(link, mtu);
         } else {
@@ -502,6 +503,10 @@ impl Flows {
             if let Some(Flow { stage: Stage::Open(open), .. }) = self.flows.get_mut(flow) {
                 open.stack.set_link_mtu(mtu);
             }
+        }
+        if mtu < before {
+            // What was longer than the way carries was lost, and does not wait for its timer.
+            self.link_moved(now, link);
         }
     }
 

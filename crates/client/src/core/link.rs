@@ -100,14 +100,15 @@ impl Link {
         }
     }
 
-    /// The pause before the next try: 0.5 s, doubled up to 2 s, and never before the time that was asked for; `None`
+    /// The pause before the next try: 0.25 s, doubled with every second try up to 2 s, because a connector that was left
+    /// by a restart of its PoP is back within two seconds; and never before the time that was asked for; `None`
     /// when flows have waited long enough.
     pub(super) fn pause(&mut self, asked: Duration) -> Option<Duration> {
         self.attempts += 1;
         if self.attempts > MAX_REOPENS {
             return None;
         }
-        let doubled = Duration::from_millis(500 << (self.attempts - 1).min(2));
+        let doubled = Duration::from_millis(250 << (self.attempts / 2).min(3));
         Some(doubled.max(asked.min(LONGEST_PAUSE)))
     }
 }

@@ -834,8 +834,11 @@ impl Direct {
 
     fn size_patience(&self) -> Duration {
         match self.route() {
-            Route::Direct(_) => SIZE_PATIENCE.max(self.round_trip().unwrap_or_default() * 2),
-            Route::Relay => SIZE_PATIENCE_RELAY,
+            Route::Direct(_) => {
+                let most = SIZE_PATIENCE.max(self.round_trip().unwrap_or_default() * 2);
+                self.direct_sizes.patience(most)
+            }
+            Route::Relay => self.relay_sizes.patience(SIZE_PATIENCE_RELAY),
         }
     }
 

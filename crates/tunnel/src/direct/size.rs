@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_millis(300);
 const ANSWER_APART: Duration = Duration::from_millis(500);
 /// PMTU_RAISE_TIMER of RFC 8899, section 5.1.1: what did not pass is tried again.
 const RAISE: Duration = Duration::from_secs(600);
+/// A question is not asked again sooner, however short the round trip is: a busy machine answers late.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
 /// An answer counts for this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Questions whose answers count.
@@ -81,6 +83,8 @@ pub(super) struct Sizes {
     long: Option<Instant>,
     /// One longer than the least went out, and nothing came in since.
     unheard: Option<Instant>,
+    /// How long an answer took, smoothed like TCP's (RFC 6298, section 2).
+    trip: Option<Duration>,
 }
 
 impl Sizes {
@@ -96,7 +100,15 @@ impl Sizes {
             raise_at: None,
             long: None,
             unheard: None,
+            trip: None,
         }
+    }
+
+    /// How long an answer is waited for before the question is asked again: three round trips, when answers have come,
+    /// but no longer than `most`, or two. RFC 8899 (section 4.6.1) wants PROBE_TIMER longer than a round trip, and a
+    /// second where nothing measures it; an answer that is late after all counts as well.
+    pub fn patience(&self, most: Duration) -> Duration {
+        self.trip.map_or(most, |trip| (trip * 3).max(SHORTEST_PATIENCE).min(most.max(trip * 2)))
     }
 
     /// The longest inner packet that may go this way.
@@ -170,6 +182,8 @@ impl Sizes {
         if now > sent + ANSWER_WITHIN {
             return true;
         }
+        let took = now.saturating_duration_since(sent);
+        self.trip = Some(self.trip.map_or(took, |trip| (trip * 7 + took) / 8));
         self.search = self.search.filter(|asked| asked.step > step);
         self.check = self.check.filter(|asked| asked.step > step);
         if self.proven.is_none_or(|proven| proven <= step) {
