@@ -81,7 +81,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("load-rig", &["wire", "trust", "state", "session", "pop"]),
-    ("bench", &["client", "enrol", "pop", "portmap", "trust"]),
+    ("bench", &["wire", "trust", "state", "agent", "client", "enrol", "pop", "portmap", "store"]),
     ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
     ("hostile-session", &["session", "trust"]),
     ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net", "planted"]),
