@@ -812,3 +812,40 @@ fn shutting_down_resets_the_flows_and_says_so() {
     assert_eq!(world.client_end(client), Some(CloseReason::Reset));
     assert!(world.records.last().expect("a record").is_because_of(Refusal::ShuttingDown));
 }
+
+#[test]
+fn one_device_has_half_of_the_flows_at_the_most_through_however_many_tunnels() {
+    let mut world = World::new(literal(WEB));
+    let dials =
+        |world: &World| world.asked.iter().filter(|asked| matches!(asked, Output::Dial { .. })).count();
+    // Three processes of one client, each with a key of its own.
+    for process in 0..3_u8 {
+        let key = WireGuardPrivateKey::from_bytes([0x30 + process; 32]);
+        world.tunnels = Tunnels::new(&key, u64::from(process), world.now);
+        world.flows = Flows::new(FlowLimits::DEFAULT, 3, world.now);
+        let inner = world.enter();
+        for _ in 0..FlowLimits::DEFAULT.flows_per_link {
+            world.dial(inner, WEB);
+        }
+    }
+    assert_eq!(dials(&world), FlowLimits::DEFAULT.flows / 2);
+    assert!(world.records.iter().any(|record| record.reason == Refusal::Full.label()), "and it is said why");
+    // Another device finds room.
+    let other = SigningKey::from_seed(&[8; 32]);
+    world.tunnels = Tunnels::new(&WireGuardPrivateKey::from_bytes([0x40; 32]), 9, world.now);
+    world.flows = Flows::new(FlowLimits::DEFAULT, 3, world.now);
+    let grant =
+        Grant { device: DeviceId::from_bytes([0x50; 16]), key: other.verifying_key(), ..world.grant() };
+    let accept =
+        world.introduce(Intro { grant, device: other, ..world.intro() }).expect("a true introduction");
+    let path = Path::relay(POP, ChannelId::from_random(world.next_intro * 2));
+    let peer = world.peer.expect("introduced");
+    world
+        .tunnels
+        .accept_response(world.now, peer, accept.response.as_slice(), path)
+        .expect("a true response");
+    world.settle();
+    let before = dials(&world);
+    world.dial(accept.inner_v4.into(), WEB);
+    assert_eq!(dials(&world), before + 1);
+}

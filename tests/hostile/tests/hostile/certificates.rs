@@ -19,7 +19,8 @@ const NOT_HERE: u8 = 49;
 /// 48, unknown_ca.
 const NOT_TRUSTED: u8 = 48;
 
-/// Keeps: `Vetting::judge` in `session`: a dialler expects exactly the PoP that it dialled.
+/// Keeps: `Vetting::judge` in `session`: a dialler expects exactly the PoP that it dialled. Red with
+/// `any-certificate-at-any-end`, `any-pop-will-do`.
 #[test]
 fn a_pop_that_shows_another_certificate_is_no_pop() {
     let own = Installation::new(Vec::new(), 0);
@@ -48,7 +49,7 @@ fn a_pop_that_shows_another_certificate_is_no_pop() {
     }
 }
 
-/// Keeps: the other half of the same judgement: `Expected::Callers`.
+/// Keeps: the other half of the same judgement: `Expected::Callers`. Red with `any-certificate-at-any-end`.
 #[test]
 fn a_pop_certificate_is_no_agent_and_no_controller() {
     let mut world = Plan::new(11).build();
@@ -66,7 +67,8 @@ fn a_pop_certificate_is_no_agent_and_no_controller() {
     assert_eq!(world.pops[0].sessions.status().sessions, before);
 }
 
-/// Keeps: the ranges of frame types of each role in `Sessions::handle_frame`, and the roles in `hear_agent`.
+/// Keeps: the ranges of frame types of each role in `Sessions::handle_frame`, and the roles in `hear_agent`. Red with
+/// `agents-say-what-they-like`.
 #[test]
 fn an_agent_that_speaks_as_another_role_is_shown_the_door() {
     let mut world = Plan::new(12).build();
@@ -166,7 +168,7 @@ fn packets(dialler: &mut session::Dialler, now: std::time::Instant) -> Vec<Vec<u
 }
 
 /// Keeps: tokens are sealed under a key of this PoP's process, for one address and ten seconds
-/// (`session::acceptor::server_config`).
+/// (`session::acceptor::server_config`). Red with `one-token-key-for-all`, `tokens-for-ever`.
 #[test]
 fn an_address_token_of_another_pop_another_address_or_another_time_opens_nothing() {
     let installation = Installation::new(Vec::new(), 0);
@@ -191,8 +193,7 @@ fn an_address_token_of_another_pop_another_address_or_another_time_opens_nothing
         dialler.dial(gives.now, pop_id(0), pop_address(0)).expect("room");
         let first = packets(&mut dialler, gives.now);
         let retry: Vec<Vec<u8>> = first.iter().flat_map(|packet| gives.give(mine, packet)).collect();
-        // One for each packet of a first flight that is longer than one.
-        assert_eq!(retry.len(), first.len(), "{what}: a Retry");
+        assert!((1..=first.len()).contains(&retry.len()), "{what}: {} answers", retry.len());
         dialler.handle_input(gives.now, pop_address(0), &retry[0]);
         let second = packets(&mut dialler, gives.now);
         honest.now += after;

@@ -2,13 +2,12 @@
 
 use crate::cheats::{Shared, Switch, from_agent, instead, meddling, saying, to_agent};
 use hostile::installation::{
-    INSTALLATION, MINUTE, SECOND, STANDARD, connector_id, connector_key, device_id, organization,
+    INSTALLATION, MINUTE, SECOND, STANDARD, connector_id, connector_key, device_id, device_key, organization,
 };
 use hostile::world::{Plan, Tenant, World};
 use hostile_session::{Cheat, Frame, Verdict, Way};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
-use trust::{Identity, RevokedSubject, Role, SigningKey, Subject, seal_open, sign_open, unseal_open};
+use trust::{Identity, RevokedSubject, SigningKey, Subject, seal_open, sign_open, unseal_open};
 use wire::{
     Bounded, ChannelId, ChannelSecret, FromAgent, Introduce, OpenBody, Opened, ToAgent, WG_RESPONSE_LEN,
 };
@@ -132,7 +131,8 @@ fn an_open_said_again_to_a_connector_that_started_anew_opens_no_flow_and_shuts_n
 /// A connector of the same organization that works with the PoP: it opens what was sealed to it, and the PoP says it to
 /// the other connector, sealed anew.
 ///
-/// Keeps: `OpenProof::check`: the device's signature names the connector, the key and the initiation.
+/// Keeps: `OpenProof::check`: the device's signature names the connector, the key and the initiation. Red with
+/// `an-open-needs-no-signature`.
 #[test]
 fn a_grant_that_one_connector_saw_opens_nothing_at_another() {
     let (kept, says) = (Kept::new(), Shared::new());
@@ -150,25 +150,68 @@ fn a_grant_that_one_connector_saw_opens_nothing_at_another() {
     let seal = |body: &[u8]| {
         Bounded::new(seal_open(&victims_key, connector_id(victim), body).expect("seals")).expect("fits")
     };
-    // As it is; with the traitor's own key and signature; with the device's grant and a stranger's signature.
+    // As it is; and with a handshake of the forger's own, which the victim would answer: the grant is the device's, the
+    // signature a stranger's, or the device's for the traitor.
     let decoded: OpenBody = minicbor::decode(&body).expect("decodes");
     let own = SigningKey::from_seed(&[123; 32]);
-    let initiation = introduce.initiation.as_slice();
+    let (client_key, initiation) = handshake(&world, victim);
     let forged = OpenBody {
-        client_key: [9; 32],
-        signature: sign_open(&own, connector_id(victim), &[9; 32], initiation),
+        client_key,
+        signature: sign_open(&own, connector_id(victim), &client_key, initiation.as_slice()),
         ..decoded.clone()
     };
-    let half = OpenBody { client_key: [9; 32], ..decoded };
-    let bodies =
-        [body, minicbor::to_vec(&forged).expect("encodes"), minicbor::to_vec(&half).expect("encodes")];
-    for (number, body) in bodies.iter().enumerate() {
-        let said = Introduce { sealed: seal(body), ..renumbered(&introduce, number as u64) };
+    let half = OpenBody { client_key, ..decoded };
+    let said = [
+        (body, introduce.initiation.clone()),
+        (minicbor::to_vec(&forged).expect("encodes"), initiation.clone()),
+        (minicbor::to_vec(&half).expect("encodes"), initiation),
+    ];
+    for (number, (body, initiation)) in said.into_iter().enumerate() {
+        let said = Introduce { sealed: seal(&body), initiation, ..renumbered(&introduce, number as u64) };
         says.with(|says| says.push((connector(0, victim), said)));
     }
     world.pass(SECOND * 2);
     assert_eq!((accepted(&world, victim), refused(&world, victim)), (0, 3));
     assert!(world.connectors[victim].dials.is_empty());
+}
+
+/// The beginning of a handshake with a connector that a stranger makes: a key of its own, and an initiation.
+fn handshake(world: &World, with: usize) -> ([u8; 32], Bounded<{ wire::WG_INITIATION_LEN }>) {
+    let key = tunnel::WireGuardPrivateKey::from_bytes([9; 32]);
+    let mut tunnels = tunnel::Tunnels::new(&key, 1, world.now);
+    let public = *world.installation.connectors[with].wireguard.seal_key().as_bytes();
+    let connector = tunnel::WireGuardPublicKey::from_bytes(public);
+    let (_, initiation) = tunnels.connect(world.now, connector).expect("room");
+    (*tunnels.public_key().as_bytes(), Bounded::new(initiation.to_vec()).expect("fits"))
+}
+
+/// A device that has everything but belongs to another organization, and a PoP that leads it in.
+///
+/// Keeps: the organization in a grant is the connector's own (`Doorkeeper::verify`). Red with `other-organizations-grant`.
+#[test]
+fn a_device_of_another_organization_that_a_pop_leads_in_is_refused() {
+    let (kept, says) = (Kept::new(), Shared::new());
+    let tenants = [Tenant { connectors: 1, clients: 1 }, Tenant { connectors: 1, clients: 1 }];
+    let mut world = Plan::new(25).tenants(&tenants).pops([keeping(&kept, &says)]).build();
+    world.settle();
+    let (client_key, initiation) = handshake(&world, 0);
+    let grant = world.installation.grant(1, 1, hostile::installation::WALL);
+    let signature = sign_open(&device_key(1), connector_id(0), &client_key, initiation.as_slice());
+    let grant = Bounded::new(grant.into_bytes()).expect("short");
+    let body = minicbor::to_vec(OpenBody { grant, client_key, signature }).expect("encodes");
+    let seal_key = world.installation.connectors[0].seal.seal_key();
+    let sealed = Bounded::new(seal_open(&seal_key, connector_id(0), &body).expect("seals")).expect("fits");
+    let introduce = Introduce {
+        intro: 1,
+        channel: ChannelId::from_random(1),
+        secret: ChannelSecret::from_random([1; 32]),
+        sealed,
+        initiation,
+    };
+    says.with(|says| says.push((connector(0, 0), introduce)));
+    world.pass(SECOND * 2);
+    assert_eq!((accepted(&world, 0), refused(&world, 0)), (0, 1));
+    assert!(world.connectors[0].dials.is_empty());
 }
 
 /// Keeps: the client's handshake is with the connector's key of its slice, whoever answers.
@@ -250,6 +293,4 @@ fn an_open_led_to_another_connector_is_not_read_there_and_not_answered_in_the_ot
     assert!(!matches!(world.clients[0].dialled.get(&dial), Some(Ok(_))));
     assert!(world.clients[0].node.links().iter().all(|link| link.way.is_none()), "no tunnel stands");
     assert_eq!(world.connectors[0].bytes(), 0);
-    let _ = Role::Connector;
-    let _ = Duration::ZERO;
 }
