@@ -540,7 +540,10 @@ impl Direct {
         }
         let pair = &self.pairs[&from];
         let is_asked = pair.waiting_since().is_some_and(|since| now < since + DOUBT_EVERY);
-        if pair.proofs < PROOFS && !is_asked && self.may_probe_seen(now) {
+        // One that was proven while promotion had to wait is asked again as soon as its peer uses it: the bursts may be
+        // spent.
+        let is_wanted = pair.proofs < PROOFS || self.current.is_none() && now >= self.hold_until;
+        if is_wanted && !is_asked && self.may_probe_seen(now) {
             self.probe(now, from, outcome);
         }
     }
