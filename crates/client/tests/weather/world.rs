@@ -439,7 +439,7 @@ impl World {
 
     /// A PoP asks everybody to leave: what its process says when it drains.
     pub fn ask_to_leave(&mut self, index: usize, within: Duration) {
-        self.pops[index].sessions.go_away(self.now, within);
+        self.pops[index].sessions.drain(self.now, within);
         self.drain(Node::Pop(index));
     }
 

@@ -72,7 +72,7 @@ fn replies_given_to_another_agent_or_said_again_later_bring_nothing_back() {
                 // An older one of the same agent, or one of another.
                 let other = replies
                     .iter()
-                    .filter(|(of, _)| (*of == frame.peer) == (turn % 2 == 0))
+                    .filter(|(of, _)| (*of == frame.peer) == turn.is_multiple_of(2))
                     .nth(turn % replies.len().max(1) % 3)
                     .map_or_else(|| reply.clone(), |(_, other)| other.clone());
                 FromController { seq: reply.seq, ..other }

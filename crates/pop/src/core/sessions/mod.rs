@@ -30,7 +30,7 @@ use signers::{Beacons, Revocations};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 use trust::{
     Certificate, CertificateError, ChainError, Identity, Role, RootHash, SigningKey, Subject, TrustBundle,
@@ -390,16 +390,6 @@ impl Sessions {
     pub fn shut_down(&mut self, now: Instant) {
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.close(now, id, CloseCode::ShuttingDown);
-        }
-    }
-
-    /// Asks every agent to go to the next PoP of its order within this time. They spread themselves over it; what is
-    /// here carries on until they have gone.
-    pub fn go_away(&mut self, now: Instant, within: Duration) {
-        let message = ToAgent::from(wire::GoAway { within_ms: limits::millis(within) });
-        let body = message.encode_body();
-        for session in self.agents.values().filter_map(|agent| agent.session).collect::<Vec<_>>() {
-            self.send_frame(now, session, message.frame_type(), &body);
         }
     }
 
