@@ -1,5 +1,7 @@
 //! `tidegate admin`: the REST API from the shell.
 
+mod losses;
+
 use crate::{
     cli::{AdminArgs, AdminCommand, CreateCommand, KeyArgs, Kind, RootCommand},
     output::{CommandResult, Failure, Format, Outcome, cell, note, table},
@@ -34,8 +36,12 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Create(create) => return self::create(&api, create, format).await,
-        AdminCommand::Delete { kind, id, allow_shrink } => {
-            let id = resolve(&api, *kind, id).await?;
+        AdminCommand::Delete { kind, id: named, allow_shrink, yes } => {
+            let id = resolve(&api, *kind, named).await?;
+            if losses::takes_access(*kind) {
+                let lost = access(&api).await?.lost_with(*kind, &id);
+                losses::confirm(named, &lost, *yes)?;
+            }
             let query = if *allow_shrink { "?allow_shrink=true" } else { "" };
             let answer: Value =
                 api.delete(&format!("/api/v1/{}/{id}{query}", kind.path())).await.map_err(refused)?;
@@ -66,6 +72,11 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         AdminCommand::Strike { subject } => {
             let answer: Value =
                 api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Restore { subject } => {
+            let answer: Value =
+                api.post("/api/v1/restores", &json!({"subject": subject})).await.map_err(refused)?;
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Status => {
@@ -208,6 +219,17 @@ async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Fail
             kind.path()
         ),
     ))
+}
+
+/// Who reaches what, for saying what a removal takes away.
+async fn access(api: &ApiClient) -> Result<losses::Access, Failure> {
+    Ok(losses::Access {
+        groups: items(api, Kind::Groups).await?,
+        resources: items(api, Kind::Resources).await?,
+        policies: items(api, Kind::Policies).await?,
+        devices: items(api, Kind::Devices).await?,
+        connectors: items(api, Kind::Connectors).await?,
+    })
 }
 
 async fn resolve_member(api: &ApiClient, text: &str) -> Result<String, Failure> {
@@ -357,6 +379,29 @@ fn export_root(
     Ok(Outcome::Done)
 }
 
+/// Of a connector's records (`connector::FlowRecord`); a column that a record does not fill has another to fall back to.
+const FLOW_COLUMNS: &[&str] = &[
+    "started",
+    "owner_name",
+    "device_name",
+    "resource_name",
+    "target",
+    "verdict",
+    "reason",
+    "bytes_up",
+    "bytes_down",
+];
+
+/// What stands for an empty column: a flow that reached no target shows what was asked for.
+fn instead_of(column: &str) -> Option<&'static str> {
+    match column {
+        "owner_name" => Some("owner"),
+        "resource_name" => Some("resource"),
+        "target" => Some("destination"),
+        _ => None,
+    }
+}
+
 const fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Organizations => &["name", "id", "grant_life_seconds", "renew_after_seconds"],
@@ -370,17 +415,7 @@ const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Keys => &["name", "id", "kind", "uses", "cap", "expires"],
         Kind::Tokens => &["name", "id", "scopes", "expires"],
         Kind::Strikes => &["subject", "generation", "at"],
-        Kind::Flows => &[
-            "started",
-            "owner",
-            "device_name",
-            "resource",
-            "destination",
-            "verdict",
-            "reason",
-            "bytes_to_target",
-            "bytes_to_client",
-        ],
+        Kind::Flows => FLOW_COLUMNS,
     }
 }
 
@@ -392,7 +427,13 @@ fn list_text(kind: Kind, answer: &Value) -> String {
     let columns = columns(kind);
     let rows: Vec<Vec<String>> = items
         .iter()
-        .map(|item| columns.iter().map(|column| column_text(column, &item[*column])).collect())
+        .map(|item| {
+            let value = |column: &str| match instead_of(column) {
+                Some(other) if item[column].as_str().is_none_or(str::is_empty) => &item[other],
+                _ => &item[column],
+            };
+            columns.iter().map(|column| column_text(column, value(column))).collect()
+        })
         .collect();
     let headings: Vec<String> =
         columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
@@ -411,4 +452,76 @@ fn object_text(object: &Value) -> String {
     let Value::Object(map) = object else { return cell(object) };
     let rows: Vec<Vec<String>> = map.iter().map(|(key, value)| vec![key.clone(), cell(value)]).collect();
     table(&["FIELD", "VALUE"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum as _;
+
+    fn record() -> Value {
+        let record = connector::FlowRecord {
+            id: "1-1".into(),
+            organization: wire::OrganizationId::from_bytes([1; 16]),
+            connector: wire::ConnectorId::from_bytes([2; 16]),
+            device: wire::DeviceId::from_bytes([3; 16]),
+            device_name: "laptop".into(),
+            owner: trust::Owner::User(wire::UserId::from_bytes([4; 16])),
+            owner_name: "Ada".into(),
+            resource: Some(wire::ResourceId::from_bytes([5; 16])),
+            resource_name: Some("wiki".into()),
+            protocol: "tcp".into(),
+            destination: "[fd74::7]:80".parse().unwrap(),
+            target: Some("10.0.2.9:80".parse().unwrap()),
+            relay: None,
+            verdict: connector::Verdict::Allowed,
+            reason: "closed".into(),
+            explanation: String::new(),
+            bytes_up: 123,
+            bytes_down: 45_678,
+            started: trust::UnixMs::from_millis(1_000),
+            ended: trust::UnixMs::from_millis(2_000),
+        };
+        serde_json::to_value(record).unwrap()
+    }
+
+    #[test]
+    fn the_flow_log_shows_names_the_real_target_and_how_much_went() {
+        let text = list_text(Kind::Flows, &json!({"items": [record()]}));
+        for shown in ["Ada", "laptop", "wiki", "10.0.2.9:80", "123", "45678", "1970-01-01 00:00:01"] {
+            assert!(text.contains(shown), "{shown} in {text}");
+        }
+        for hidden in ["usr-", "res-", "fd74:", "–"] {
+            assert!(!text.contains(hidden), "{hidden} in {text}");
+        }
+        // A flow that reached nothing shows what was asked for.
+        let mut denied = record();
+        denied["target"] = Value::Null;
+        assert!(list_text(Kind::Flows, &json!({"items": [denied]})).contains("[fd74::7]:80"));
+    }
+
+    #[test]
+    fn every_column_of_a_list_is_a_member_of_what_is_listed() {
+        let document: Value = serde_json::from_str(&controller::openapi_json()).unwrap();
+        for kind in Kind::value_variants() {
+            if *kind == Kind::Flows {
+                for column in FLOW_COLUMNS {
+                    assert!(record().get(column).is_some(), "a record has no {column}");
+                    assert!(instead_of(column).is_none_or(|other| record().get(other).is_some()), "{column}");
+                }
+                continue;
+            }
+            let path = &document["paths"][format!("/api/v1/{}", kind.path())]["get"];
+            let page = &path["responses"]["200"]["content"]["application/json"]["schema"];
+            let page = page["$ref"].as_str().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+            let item = &document["components"]["schemas"][page]["properties"]["items"]["items"];
+            let members = match item["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+                Some(name) => &document["components"]["schemas"][name]["properties"],
+                None => &item["properties"],
+            };
+            for column in columns(*kind) {
+                assert!(members.get(column).is_some(), "{kind:?} have no {column}: {members}");
+            }
+        }
+    }
 }

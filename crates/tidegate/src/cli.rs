@@ -558,6 +558,9 @@ pub enum AdminCommand {
         /// Remove it also when more than ten objects, and more than a fifth of their kind, go with it.
         #[arg(long)]
         allow_shrink: bool,
+        /// Do not ask. On a terminal it is asked otherwise whenever somebody loses access.
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Put a user or service account into a group, or take them out.
     Member {
@@ -574,6 +577,12 @@ pub enum AdminCommand {
     /// End all access of a device, user, service account, connector, PoP or token, now.
     Strike {
         /// Its id, or `MEMBER/GROUP`.
+        subject: String,
+    },
+    /// Give access back that a strike ended. Certificates and grants from before stay revoked: a device, connector or
+    /// PoP enrols again.
+    Restore {
+        /// The id of a device, user, service account, connector or PoP.
         subject: String,
     },
     /// Say how the installation is.
