@@ -3,6 +3,7 @@
 //! The data plane must go on when every database and controller is gone; what it cannot link it
 //! cannot wait for. This check reads what cargo resolved, not what somebody intended.
 
+mod architecture;
 mod metadata;
 mod sources;
 mod table;
@@ -26,6 +27,10 @@ pub enum Violation {
     ForbiddenDirect { from: String, to: String },
     /// A core's source names something that does I/O.
     ForbiddenWord { file: String, line: usize, word: &'static str, why: &'static str },
+    /// ARCHITECTURE.md names a file or crate that is not there.
+    NamesNothing { line: usize, named: String },
+    /// ARCHITECTURE.md has no row for a crate.
+    NotDescribed { name: String },
 }
 
 impl fmt::Display for Violation {
@@ -47,6 +52,12 @@ impl fmt::Display for Violation {
             Self::ForbiddenWord { file, line, word, why } => {
                 write!(f, "{file}:{line}: names `{word}`: {why}")
             }
+            Self::NamesNothing { line, named } => {
+                write!(f, "ARCHITECTURE.md:{line}: names `{named}`, which does not exist")
+            }
+            Self::NotDescribed { name } => {
+                write!(f, "crate `{name}` has no row in the table of ARCHITECTURE.md: say what it owns")
+            }
         }
     }
 }
@@ -59,11 +70,12 @@ pub fn run() -> Result<()> {
     let metadata = Metadata::load()?;
     let mut violations = check(&metadata);
     violations.extend(sources::check_workspace(&metadata)?);
+    violations.extend(architecture::check_workspace(&metadata)?);
     for violation in &violations {
         println!("layers: {violation}");
     }
     if !violations.is_empty() {
-        bail!("{} forbidden dependencies or names", violations.len());
+        bail!("{} forbidden dependencies or names, or gaps in ARCHITECTURE.md", violations.len());
     }
     println!("layers: {} crates, every edge allowed", metadata.workspace_members.len());
     Ok(())
