@@ -98,6 +98,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "flow",
             "connector",
             "client",
+            "planted",
             "hostile-pop",
             "hostile-session",
         ],
