@@ -380,7 +380,11 @@ fn server_config(
     server
         .transport_config(transport(End::Acceptor))
         .validation_token_config(tokens)
-        .retry_token_lifetime(if planted::is("tokens-for-ever") { TOKEN_LIFETIME * 1_000 } else { TOKEN_LIFETIME })
+        .retry_token_lifetime(if planted::is("tokens-for-ever") {
+            TOKEN_LIFETIME * 1_000
+        } else {
+            TOKEN_LIFETIME
+        })
         .time_source(Arc::clone(clock) as Arc<dyn quinn_proto::TimeSource>)
         .migration(true)
         // Each first packet is decided in the call that brings it: none waits, none is buffered.

@@ -145,6 +145,7 @@ fn tls_error(refused: &PeerRefused) -> TlsError {
 }
 
 fn check_signature(
+    vetting: &Vetting,
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
@@ -152,10 +153,13 @@ fn check_signature(
     if signed.scheme != SignatureScheme::ED25519 {
         return Err(PeerIncompatible::NoSignatureSchemesInCommon.into());
     }
-    let key = trust::subject_public_key(certificate)
-        .ok()
-        .and_then(|key| key.try_into().ok())
-        .map(VerifyingKey::from_bytes)
+    let parse = || {
+        let key = trust::subject_public_key(certificate).ok().and_then(|key| key.try_into().ok());
+        key.map(VerifyingKey::from_bytes)
+    };
+    let key = vetting
+        .key_of(certificate)
+        .or_else(parse)
         .ok_or(TlsError::InvalidCertificate(TlsCertificateError::BadEncoding))?;
     key.verify(message, signed.signature())
         .map(|()| HandshakeSignatureValid::assertion())
@@ -194,7 +198,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        check_signature(message, certificate, signed)
+        check_signature(&self.vetting, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -231,7 +235,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        check_signature(message, certificate, signed)
+        check_signature(&self.vetting, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

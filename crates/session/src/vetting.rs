@@ -1,8 +1,12 @@
 //! Who may be at the other end.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use trust::{
     Certificate, CertificateError, RevocationSet, RevokedSubject, Role, Subject, TrustBundle, UnixMs,
+    VerifyingKey,
 };
 use wire::PopId;
 
@@ -40,11 +44,17 @@ pub(crate) enum Expected {
     Callers,
 }
 
+/// Certificates whose signature is remembered. TLS asks about one, then about its key, and when the handshake is
+/// complete the session asks again: all within the call that brought the packet.
+const REMEMBERED: usize = 4;
+
 #[derive(Debug)]
 struct Held {
     bundle: Arc<TrustBundle>,
     revocations: Arc<RevocationSet>,
     wall: UnixMs,
+    /// The newest certificates that verify under `bundle`. Times, roles and strikes are asked each time.
+    verified: VecDeque<Certificate>,
 }
 
 /// What certificates are judged by, shared between a core and the TLS verifiers it gave away, so that a
@@ -55,7 +65,8 @@ pub(crate) struct Vetting(Mutex<Held>);
 impl Vetting {
     pub(crate) fn new(bundle: TrustBundle, wall: UnixMs) -> Self {
         let revocations = Arc::new(RevocationSet::new());
-        Self(Mutex::new(Held { bundle: Arc::new(bundle), revocations, wall }))
+        let verified = VecDeque::new();
+        Self(Mutex::new(Held { bundle: Arc::new(bundle), revocations, wall, verified }))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -68,7 +79,9 @@ impl Vetting {
     }
 
     pub(crate) fn set_bundle(&self, bundle: TrustBundle) {
-        self.held().bundle = Arc::new(bundle);
+        let mut held = self.held();
+        held.bundle = Arc::new(bundle);
+        held.verified.clear();
     }
 
     pub(crate) fn set_revocations(&self, revocations: Arc<RevocationSet>) {
@@ -88,11 +101,7 @@ impl Vetting {
     /// The one judgement on a peer, used by the TLS verifiers, after the handshake and when something
     /// changed.
     pub(crate) fn judge(&self, der: &[u8], expected: Expected) -> Result<Certificate, PeerRefused> {
-        let (bundle, wall) = {
-            let held = self.held();
-            (Arc::clone(&held.bundle), held.wall)
-        };
-        let peer = Certificate::verify(der, &bundle, wall)?;
+        let peer = self.verified(der)?;
         match (expected, peer.identity().subject()) {
             _ if planted::is("any-certificate-at-any-end") => {}
             (Expected::Pop(expected), Subject::Pop(got))
@@ -106,5 +115,30 @@ impl Vetting {
         }
         self.is_struck(&peer)?;
         Ok(peer)
+    }
+
+    /// The certificate, if it verifies now.
+    fn verified(&self, der: &[u8]) -> Result<Certificate, CertificateError> {
+        let (bundle, wall) = {
+            let held = self.held();
+            if let Some(known) = held.verified.iter().find(|known| known.der() == der) {
+                known.check_time(held.wall)?;
+                return Ok(known.clone());
+            }
+            (Arc::clone(&held.bundle), held.wall)
+        };
+        let peer = Certificate::verify(der, &bundle, wall)?;
+        let mut held = self.held();
+        // Another bundle may have come while the signature was checked.
+        if Arc::ptr_eq(&held.bundle, &bundle) {
+            held.verified.truncate(REMEMBERED - 1);
+            held.verified.push_front(peer.clone());
+        }
+        Ok(peer)
+    }
+
+    /// The key of a certificate that was judged just now.
+    pub(crate) fn key_of(&self, der: &[u8]) -> Option<VerifyingKey> {
+        self.held().verified.iter().find(|known| known.der() == der).map(Certificate::public_key)
     }
 }

@@ -139,13 +139,22 @@ impl Certificate {
     /// The first reason found.
     pub fn verify(der: &[u8], bundle: &TrustBundle, wall: UnixMs) -> Result<Self, CertificateError> {
         let certificate = Self::verify_at_any_time(der, bundle)?;
-        if certificate.not_before > wall.plus(MAX_CLOCK_SKEW) {
+        certificate.check_time(wall)?;
+        Ok(certificate)
+    }
+
+    /// Whether it is valid now.
+    ///
+    /// # Errors
+    /// Not yet, or not any more.
+    pub fn check_time(&self, wall: UnixMs) -> Result<(), CertificateError> {
+        if self.not_before > wall.plus(MAX_CLOCK_SKEW) {
             return Err(CertificateError::NotYetValid);
         }
-        if certificate.not_after <= wall {
+        if self.not_after <= wall {
             return Err(CertificateError::Expired);
         }
-        Ok(certificate)
+        Ok(())
     }
 
     /// As [`Self::verify`], without asking whether it is valid *now*: for saying since when it is not.

@@ -84,9 +84,16 @@ impl Lab {
         let rules = "table ip edge {
             set came { type ipv4_addr; size 131072; flags dynamic; }
             set went { type ipv4_addr; size 131072; flags dynamic; }
-            chain in { type filter hook input priority 0; meta l4proto udp add @came { ip saddr counter } }
-            chain out { type filter hook output priority 0; meta l4proto udp add @went { ip daddr counter } }
-        }";
+            chain in {
+                type filter hook input priority 0;
+                meta l4proto udp add @came { ip saddr counter }
+            }
+            chain out {
+                type filter hook output priority 0;
+                meta l4proto udp add @went { ip daddr counter }
+            }
+        }
+        ";
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), rules)?;
         run("ip", &format!("netns exec {} nft -f {}", self.inside, file.path().display()))?;

@@ -1,8 +1,8 @@
 //! The shell: sockets, threads, clocks and files around the cores. It moves values and decides
 //! nothing.
 //!
-//! Three threads: the session loop (on the caller's runtime), the relay with a runtime of its own, so
-//! that a flood of one does not starve the other, and the disk. The TCP front, where there is one,
+//! Three threads: the session loop and the relay, each with a runtime of its own, so that a flood of one does not
+//! starve the other and no packet wakes two threads, and the disk. The TCP front, where there is one,
 //! has a fourth.
 
 mod disk;
@@ -33,6 +33,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -239,7 +240,7 @@ impl Pop {
             None => None,
         };
         let status_task = tokio::spawn(status.serve(question_sender));
-        let result = session_loop::SessionLoop {
+        let session_loop = session_loop::SessionLoop {
             sessions,
             intake,
             port: ports.session,
@@ -253,13 +254,26 @@ impl Pop {
             front: front_counters,
             streams,
             started,
-        }
-        .run(leave, within, shutdown)
-        .await;
+        };
+        let session_loop::Running { asked, mut ended, thread: session_thread } =
+            session_loop.start(within).map_err(PopError::Thread)?;
+        let (mut leave, mut shutdown) = (pin!(leave), pin!(shutdown));
+        let session_loop::Asked { leave: to_leave, stop: to_stop } = asked;
+        let (mut to_leave, mut to_stop) = (Some(to_leave), Some(to_stop));
+        let result = loop {
+            tokio::select! {
+                ended = &mut ended => {
+                    break ended.unwrap_or_else(|_| Err(PopError::Socket(io::Error::other("the session loop has ended"))));
+                }
+                () = &mut leave, if to_leave.is_some() => drop(to_leave.take().map(|sender| sender.send(()))),
+                () = &mut shutdown, if to_stop.is_some() => drop(to_stop.take().map(|sender| sender.send(()))),
+            }
+        };
         status_task.abort();
-        // Both end when the session loop has dropped its ends of the queues; who starts again in this
+        // All end when the session loop has dropped its ends of the queues; who starts again in this
         // state directory and on this port then finds both free, and everything written.
         let joined = tokio::task::spawn_blocking(move || {
+            let _ = session_thread.join();
             let _ = relay_thread.join();
             let _ = disk_thread.join();
         });

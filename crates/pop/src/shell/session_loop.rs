@@ -19,6 +19,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, mpsc::SyncSender},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -76,8 +77,46 @@ enum Woken {
     Turn,
 }
 
+/// What the loop's thread can be asked for, once each. Dropping `stop` stops it as well.
+pub(super) struct Asked {
+    pub(super) leave: oneshot::Sender<()>,
+    pub(super) stop: oneshot::Sender<()>,
+}
+
+/// The session loop at work.
+pub(super) struct Running {
+    pub(super) asked: Asked,
+    pub(super) ended: oneshot::Receiver<Result<(), PopError>>,
+    pub(super) thread: JoinHandle<()>,
+}
+
 impl SessionLoop {
-    pub(super) async fn run(
+    /// Starts it in a thread and runtime of its own: in a runtime with several threads each packet wakes one that looks
+    /// at the socket, and that one wakes the loop.
+    pub(super) fn start(mut self, within: Duration) -> io::Result<Running> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (leave, left) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name("pop-sessions".to_owned()).spawn(move || {
+            let result = runtime.block_on(async {
+                self.port = self.port.into_current_runtime()?;
+                let leave = async {
+                    if left.await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                let stop = async {
+                    let _ = stopped.await;
+                };
+                self.run(leave, within, stop).await
+            });
+            let _ = end.send(result);
+        })?;
+        Ok(Running { asked: Asked { leave, stop }, ended, thread })
+    }
+
+    async fn run(
         mut self,
         leave: impl Future<Output = ()>,
         within: Duration,

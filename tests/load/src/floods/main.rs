@@ -149,8 +149,9 @@ impl Floods {
         self.figures.push(figure);
     }
 
-    /// As many spoofed first packets as one core sends; the answers a second at which the PoP is saturated.
-    fn saturate(&mut self) -> Result<f64> {
+    /// As many spoofed first packets as one core sends; the answers a second at which the PoP is saturated, and the
+    /// processor time of one.
+    fn saturate(&mut self) -> Result<(f64, f64)> {
         let (mut per_core, mut answered, mut offered, mut memory, mut descriptors, mut amplified) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.options.runs {
@@ -174,6 +175,7 @@ impl Floods {
         }
         let saturated = load_rig::median(&answered).0;
         let offered = load_rig::median(&offered).0;
+        let each = load_rig::median(&per_core).0;
         self.tell(figure(
             "Retry answers to spoofed first packets",
             "a core-second",
@@ -183,7 +185,7 @@ impl Floods {
         ));
         self.tell(figure("bytes out for a byte in", "", Some(Goal::AtMost(1.0)), amplified, String::new()));
         self.growth("the flood at the machine's limit", memory, descriptors);
-        Ok(saturated)
+        Ok((saturated, 1.0 / each))
     }
 
     fn growth(&mut self, during: &str, memory: Vec<f64>, descriptors: Vec<f64>) {
@@ -195,8 +197,8 @@ impl Floods {
     }
 
     /// Real registrations, as many as can, while 40,000 spoofed first packets come in a second.
-    fn register_meanwhile(&mut self) -> Result<()> {
-        let (mut rates, mut failed, mut per_core) = (Vec::new(), 0, Vec::new());
+    fn register_meanwhile(&mut self, retry: f64) -> Result<()> {
+        let (mut rates, mut failed, mut per_core, mut capable) = (Vec::new(), 0, Vec::new(), Vec::new());
         for _ in 0..self.options.runs {
             let plan = self.plan(self.initials.clone(), SOURCES, Some(STEADY));
             let mut honest = Honest::new(self.next);
@@ -206,6 +208,9 @@ impl Floods {
             failed += honest.failed();
             rates.push(registered as f64 / effect.seconds);
             per_core.push(effect.core_seconds() / effect.seconds);
+            // What is left of a core beside 40,000 Retries, at what a registration cost here.
+            let each = (effect.core_seconds() - effect.retries() * retry) / registered as f64;
+            capable.push((1.0 - STEADY as f64 * retry) / each);
             eprintln!(
                 "{:.0} registrations a second, {} failed, {:.0} spoofed answered; the PoP used {:.2} of a core",
                 registered as f64 / effect.seconds,
@@ -330,8 +335,8 @@ fn main() -> Result<()> {
     }
     floods.crowd.turn(Duration::from_secs(2))?;
     ensure!(floods.crowd.up() == HELD, "{} of {HELD} registered before any flood", floods.crowd.up());
-    let saturated = floods.saturate()?;
-    floods.register_meanwhile()?;
+    let (saturated, retry) = floods.saturate()?;
+    floods.register_meanwhile(retry)?;
     let (half, full) = ((saturated / 2.0) as u64, saturated as u64);
     let plan = floods.plan(floods.initials.clone(), SOURCES, Some(half));
     floods.success("spoofed first packets at half saturation", plan, 99.0)?;

@@ -117,7 +117,8 @@ pub fn malformed(initials: &[Vec<u8>], count: usize, seed: u64) -> Vec<Vec<u8>> 
 /// Everything that a real agent sent while it registered and after: tokens, certificates and keepalives among it.
 pub fn recorded(installation: &Installation, pop: SocketAddr) -> Result<Vec<Vec<u8>>> {
     let first = Ipv4Addr::from(u32::from(HONEST) - 200);
-    let agents = installation.agents(AgentKind::Devices, 32)?;
+    // Nobody else's identity: an agent's second session would end its first.
+    let agents = installation.agents(AgentKind::Connectors, 32)?;
     let mut crowd = Crowd::new(installation, agents, first, pop, 21)?;
     crowd.record();
     for number in 0..crowd.len() {
