@@ -1,4 +1,4 @@
-//! How many failures an address may make: a bounded table of counts.
+//! How many failures an address may make: bounded tables of counts.
 
 use std::{
     collections::BTreeMap,
@@ -6,71 +6,47 @@ use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
+use trust::sha256;
 
-/// Address blocks that are remembered at once; when it is full the strangers share one count.
-const MAX_BLOCKS: usize = 4096;
+/// Keys that are remembered at once in a table; when it is full the strangers share one count.
+const MAX_KEYS: usize = 4096;
+/// A neighbourhood may fail as often as so many of its parties: one of them does not keep the others out, and whoever
+/// has all of its addresses does not get a budget for each.
+const NEIGHBOURS: u32 = 20;
 
-/// The part of an address that one party usually holds: an IPv4 /24 or an IPv6 /64 (libraries.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Block {
-    V4([u8; 3]),
-    V6([u8; 8]),
-    Others,
-}
-
-impl Block {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => {
-                let [a, b, c, _] = v4.octets();
-                Self::V4([a, b, c])
-            }
-            IpAddr::V6(v6) => Self::V6(v6.octets()[..8].try_into().expect("8 of 16 bytes")),
-        }
-    }
-}
-
-/// Counts failures in windows of fixed length.
+/// Failures by key, in windows of fixed length.
 #[derive(Debug)]
-pub(crate) struct FailureLimit {
-    most: u32,
+struct Counts<K> {
     window: Duration,
-    counts: Mutex<BTreeMap<Block, (Instant, u32)>>,
+    /// `None` is every stranger to a full table.
+    counts: BTreeMap<Option<K>, (Instant, u32)>,
 }
 
-impl FailureLimit {
-    pub(crate) const fn new(most: u32, window: Duration) -> Self {
-        Self { most, window, counts: Mutex::new(BTreeMap::new()) }
+impl<K: Ord> Counts<K> {
+    const fn new(window: Duration) -> Self {
+        Self { window, counts: BTreeMap::new() }
     }
 
-    /// Whether another try may be made; when not, how long to wait.
-    pub(crate) fn check(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let counts = self.counts.lock().expect("nothing panics while it holds the counts");
-        let block = Block::of(from);
-        let count =
-            counts.get(&block).or_else(|| counts.get(&Block::Others).filter(|_| counts.len() >= MAX_BLOCKS));
-        match count {
-            Some((since, failures)) if *failures >= self.most => {
-                match self.window.checked_sub(now.saturating_duration_since(*since)) {
-                    Some(wait) if !wait.is_zero() => Err(wait),
-                    _ => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        }
+    /// The failures in this window, and how long it still goes on.
+    fn of(&self, key: K, now: Instant) -> Option<(u32, Duration)> {
+        let known = self.counts.get(&Some(key)).copied();
+        let strangers = || self.counts.get(&None).filter(|_| self.counts.len() >= MAX_KEYS);
+        // Many share that one count.
+        let (since, failures) =
+            known.or_else(|| strangers().map(|(since, all)| (*since, all / NEIGHBOURS)))?;
+        let left = self.window.checked_sub(now.saturating_duration_since(since))?;
+        (!left.is_zero()).then_some((failures, left))
     }
 
-    /// Counts a failure.
-    pub(crate) fn failed(&self, from: IpAddr, now: Instant) {
-        let mut counts = self.counts.lock().expect("nothing panics while it holds the counts");
-        let mut block = Block::of(from);
-        if counts.len() >= MAX_BLOCKS && !counts.contains_key(&block) {
-            counts.retain(|_, (since, _)| now.saturating_duration_since(*since) < self.window);
-            if counts.len() >= MAX_BLOCKS {
-                block = Block::Others;
+    fn add(&mut self, key: K, now: Instant) {
+        let mut key = Some(key);
+        if self.counts.len() >= MAX_KEYS && !self.counts.contains_key(&key) {
+            self.counts.retain(|_, (since, _)| now.saturating_duration_since(*since) < self.window);
+            if self.counts.len() >= MAX_KEYS {
+                key = None;
             }
         }
-        let count = counts.entry(block).or_insert((now, 0));
+        let count = self.counts.entry(key).or_insert((now, 0));
         if now.saturating_duration_since(count.0) >= self.window {
             *count = (now, 0);
         }
@@ -78,33 +54,182 @@ impl FailureLimit {
     }
 }
 
+/// The part of an address that one party holds: an IPv4 address or an IPv6 /64 (RFC 6177).
+fn party(address: IpAddr) -> [u8; 8] {
+    match address.to_canonical() {
+        // No global unicast IPv6 prefix begins with zeros (RFC 4291 section 2.5).
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [0, 0, 0, 0, a, b, c, d]
+        }
+        IpAddr::V6(v6) => v6.octets()[..8].try_into().expect("8 of 16 bytes"),
+    }
+}
+
+/// What is around it: an IPv4 /24, or the IPv6 /48 of a site.
+fn neighbourhood(address: IpAddr) -> [u8; 8] {
+    let mut prefix = party(address);
+    let kept = if address.to_canonical().is_ipv4() { 7 } else { 6 };
+    prefix[kept..].fill(0);
+    prefix
+}
+
+/// Counts failures of addresses.
+#[derive(Debug)]
+pub(crate) struct FailureLimit {
+    most: u32,
+    counts: Mutex<Tables>,
+}
+
+#[derive(Debug)]
+struct Tables {
+    parties: Counts<[u8; 8]>,
+    neighbourhoods: Counts<[u8; 8]>,
+}
+
+impl FailureLimit {
+    pub(crate) const fn new(most: u32, window: Duration) -> Self {
+        let tables = Tables { parties: Counts::new(window), neighbourhoods: Counts::new(window) };
+        Self { most, counts: Mutex::new(tables) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.counts.lock().expect("nothing panics while it holds the counts")
+    }
+
+    /// Whether another try may be made; when not, how long to wait.
+    pub(crate) fn check(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
+        let tables = self.lock();
+        let around = self.most.saturating_mul(NEIGHBOURS);
+        let of_party = tables.parties.of(party(from), now).filter(|(failures, _)| *failures >= self.most);
+        let of_others = tables.neighbourhoods.of(neighbourhood(from), now);
+        let of_others = of_others.filter(|(failures, _)| *failures >= around);
+        match of_party.max(of_others) {
+            Some((_, wait)) => Err(wait),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a failure.
+    pub(crate) fn failed(&self, from: IpAddr, now: Instant) {
+        let mut tables = self.lock();
+        tables.parties.add(party(from), now);
+        tables.neighbourhoods.add(neighbourhood(from), now);
+    }
+}
+
+/// Slows tries at one account down, wherever they come from, and never refuses one: nobody is kept out of an account
+/// by who guesses at it.
+#[derive(Debug)]
+pub(crate) struct Slowing {
+    /// Failures that cost nothing.
+    free: u32,
+    counts: Mutex<Counts<[u8; 32]>>,
+}
+
+/// The first delay; it doubles with each further failure.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// The longest: a person waits this long when somebody guesses all the time.
+const LONGEST_DELAY: Duration = Duration::from_secs(4);
+
+impl Slowing {
+    pub(crate) const fn new(free: u32, window: Duration) -> Self {
+        Self { free, counts: Mutex::new(Counts::new(window)) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts<[u8; 32]>> {
+        self.counts.lock().expect("nothing panics while it holds the counts")
+    }
+
+    /// How long the next try has to wait. Names that nobody has are counted too: the delay tells nothing.
+    pub(crate) fn delay(&self, name: &str, now: Instant) -> Duration {
+        let failures = self.lock().of(account(name), now).map_or(0, |(failures, _)| failures);
+        match failures.checked_sub(self.free) {
+            None => Duration::ZERO,
+            Some(doublings) => FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY),
+        }
+    }
+
+    /// Counts a failure.
+    pub(crate) fn failed(&self, name: &str, now: Instant) {
+        self.lock().add(account(name), now);
+    }
+}
+
+fn account(name: &str) -> [u8; 32] {
+    sha256(&[b"tidegate/console-account/1", name.to_ascii_lowercase().as_bytes()])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn failures_of_one_block_stop_that_block_for_the_rest_of_the_window() {
-        let limit = FailureLimit::new(3, Duration::from_secs(60));
-        let start = crate::clock::now();
-        let here: IpAddr = "203.0.113.7".parse().unwrap();
-        for _ in 0..3 {
-            assert_eq!(limit.check(here, start), Ok(()));
-            limit.failed(here, start);
-        }
-        let later = start + Duration::from_secs(20);
-        assert_eq!(limit.check("203.0.113.8".parse().unwrap(), later), Err(Duration::from_secs(40)));
-        assert_eq!(limit.check("198.51.100.1".parse().unwrap(), later), Ok(()));
-        assert_eq!(limit.check(here, start + Duration::from_secs(60)), Ok(()));
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
-    fn the_table_is_bounded_whoever_tries() {
+    fn failures_of_one_address_stop_that_address_for_the_rest_of_the_window_and_not_its_neighbours() {
         let limit = FailureLimit::new(3, Duration::from_secs(60));
+        let start = crate::clock::now();
+        for here in ["203.0.113.7", "2001:db8::7"] {
+            for _ in 0..3 {
+                assert_eq!(limit.check(at(here), start), Ok(()));
+                limit.failed(at(here), start);
+            }
+            let later = start + Duration::from_secs(20);
+            assert_eq!(limit.check(at(here), later), Err(Duration::from_secs(40)));
+            assert_eq!(limit.check(at(here), start + Duration::from_secs(60)), Ok(()));
+        }
+        for neighbour in ["203.0.113.8", "198.51.100.7", "2001:db8:0:1::7", "2001:db8:1::7"] {
+            assert_eq!(limit.check(at(neighbour), start), Ok(()), "{neighbour}");
+        }
+        // Whoever is behind one IPv6 host has all of its /64.
+        assert!(limit.check(at("2001:db8::8"), start).is_err());
+        assert!(limit.check(at("::ffff:203.0.113.7"), start).is_err());
+    }
+
+    #[test]
+    fn who_has_a_whole_neighbourhood_does_not_get_a_budget_for_each_address() {
+        let limit = FailureLimit::new(3, Duration::from_secs(60));
+        let now = crate::clock::now();
+        for last in 0..60 {
+            limit.failed(IpAddr::from([203, 0, 113, last]), now);
+            limit.failed(format!("2001:db8::{last}:0:0:0:1").parse().unwrap(), now);
+        }
+        assert!(limit.check(at("203.0.113.200"), now).is_err());
+        assert!(limit.check(at("2001:db8:0:ff::1"), now).is_err());
+        assert_eq!(limit.check(at("203.0.114.200"), now), Ok(()));
+        assert_eq!(limit.check(at("2001:db8:1::1"), now), Ok(()));
+    }
+
+    #[test]
+    fn the_tables_are_bounded_whoever_tries() {
+        let limit = FailureLimit::new(3, Duration::from_secs(60));
+        let slowing = Slowing::new(3, Duration::from_secs(60));
         let now = crate::clock::now();
         for index in 0..10_000_u32 {
             limit.failed(IpAddr::from((index << 8).to_be_bytes()), now);
+            slowing.failed(&index.to_string(), now);
         }
-        assert!(limit.counts.lock().unwrap().len() <= MAX_BLOCKS + 1);
-        assert!(limit.check("255.1.1.1".parse().unwrap(), now).is_err());
+        assert!(limit.lock().parties.counts.len() <= MAX_KEYS + 1);
+        assert!(limit.lock().neighbourhoods.counts.len() <= MAX_KEYS + 1);
+        assert!(slowing.lock().counts.len() <= MAX_KEYS + 1);
+        assert!(limit.check(at("255.1.1.1"), now).is_err());
+    }
+
+    #[test]
+    fn guesses_at_an_account_slow_it_down_up_to_a_bound_and_no_other_account() {
+        let slowing = Slowing::new(2, Duration::from_secs(60));
+        let now = crate::clock::now();
+        let mut delays = Vec::new();
+        for _ in 0..40 {
+            delays.push(slowing.delay("lena", now));
+            slowing.failed("Lena", now);
+        }
+        assert_eq!(delays[..4], [Duration::ZERO, Duration::ZERO, FIRST_DELAY, 2 * FIRST_DELAY]);
+        assert_eq!(delays.last(), Some(&LONGEST_DELAY));
+        assert_eq!(slowing.delay("ada", now), Duration::ZERO);
+        assert_eq!(slowing.delay("lena", now + Duration::from_secs(60)), Duration::ZERO);
     }
 }

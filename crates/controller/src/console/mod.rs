@@ -7,7 +7,7 @@ mod session;
 use crate::{
     api::{self, Peer},
     clock,
-    limiter::FailureLimit,
+    limiter::{FailureLimit, Slowing},
     parts::Core,
 };
 use askama::Template;
@@ -40,7 +40,8 @@ static STYLE_PATH: LazyLock<String> = LazyLock::new(|| {
     let digest = encode_base64url(&sha256(&[STYLE.as_bytes()]));
     format!("/assets/console-{}.css", &digest[..16])
 });
-/// Wrong passphrases in five minutes of one address block.
+/// Wrong passphrases in five minutes: of one address, after which it waits, and for one account, after which every
+/// try at it is slower.
 const FAILURES: u32 = 10;
 const FAILURE_WINDOW: Duration = Duration::from_secs(300);
 /// A form has a name, two passphrases and a token.
@@ -51,11 +52,16 @@ const MAX_FORM: usize = 8 * 1024;
 pub(crate) struct Console {
     sessions: Sessions,
     failures: FailureLimit,
+    slowing: Slowing,
 }
 
 impl Console {
     pub(crate) fn new() -> Self {
-        Self { sessions: Sessions::default(), failures: FailureLimit::new(FAILURES, FAILURE_WINDOW) }
+        Self {
+            sessions: Sessions::default(),
+            failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
+            slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
+        }
     }
 }
 
@@ -214,12 +220,14 @@ async fn sign_in(
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         return answer;
     }
+    tokio::time::sleep(core.console.slowing.delay(&name, clock::now())).await;
     let snapshot = core.snapshot();
     let administrator = snapshot.dataset.administrators.iter().find(|a| a.name.eq_ignore_ascii_case(&name));
     let kept = administrator.map(|administrator| administrator.passphrase_hash.clone());
     let long = form.passphrase.len() > passphrase::MAX_BYTES;
     if long || !passphrase::matches(form.passphrase, kept).await {
         core.console.failures.failed(from, clock::now());
+        core.console.slowing.failed(&name, clock::now());
         let error = "That passphrase does not match this name. Nothing is locked.";
         return sign_in_answer(&core, &headers, StatusCode::FORBIDDEN, &name, error);
     }

@@ -1,6 +1,7 @@
 //! The console as a browser without script sees it.
 
 use super::{Reply, World, stranger};
+use crate::api::Peer;
 use axum::body::Body;
 use http::{Request, header};
 use serde_json::json;
@@ -11,6 +12,10 @@ async fn get(world: &World, path: &str, cookies: &str) -> Reply {
 }
 
 async fn submit(world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
+    submit_from(stranger(), world, path, cookies, fields).await
+}
+
+async fn submit_from(peer: Peer, world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
     let encode = |text: &str| -> String {
         text.bytes()
             .map(|byte| {
@@ -29,7 +34,7 @@ async fn submit(world: &World, path: &str, cookies: &str, fields: &[(&str, &str)
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(Body::from(body))
         .unwrap();
-    world.send(stranger(), request).await
+    world.send(peer, request).await
 }
 
 /// The `name=value` of every cookie an answer sets.
@@ -142,6 +147,13 @@ async fn signing_in_needs_the_passphrase_and_ten_wrong_ones_cost_five_minutes() 
     let limited = with(PASSPHRASE).await;
     assert_eq!(limited.status, 429);
     assert!(limited.headers.contains_key(header::RETRY_AFTER));
+    // A neighbour who guesses does not keep the owner out: the next address of the same /24 signs in, slower.
+    let fields = [("name", "lena brandt"), ("passphrase", PASSPHRASE), ("form_token", token.as_str())];
+    let neighbour = Peer::Network(std::net::IpAddr::from([203, 0, 113, 8]));
+    let began = crate::clock::now();
+    let done = submit_from(neighbour, &world, "/signin", &jar, &fields).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    assert!(began.elapsed() >= std::time::Duration::from_millis(250), "guesses at an account slow it down");
 
     let overview = get(&world, "/", &session).await;
     submit(&world, "/signout", &session, &[("form_token", "forged")]).await;
