@@ -1,7 +1,7 @@
 //! First enrolment by HTTPS: the only place where a stranger with a key becomes an agent.
 
 use crate::{
-    api::{self, Body, Params, Peer, Problem},
+    api::{self, Body, MaxBody, Params, Peer, Problem},
     clock, control,
     gate::Withheld,
     issue::{IssueError, Issuer},
@@ -12,6 +12,7 @@ use crate::{
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, State},
+    middleware,
     routing::{get, post},
 };
 use http::StatusCode;
@@ -38,6 +39,8 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .route("/enrol/v1/connector", post(connector))
         .route("/enrol/v1/pop", post(pop))
         .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(middleware::from_fn(api::complete))
+        .layer(Extension(MaxBody(MAX_REQUEST)))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(Arc::clone(core))
 }

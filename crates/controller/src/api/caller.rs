@@ -6,7 +6,10 @@
 //! | `strike` | `POST /strikes` |
 //! | `enrol` | `POST` and `DELETE` under `/enrolment-keys` |
 //! | `write` | every other change of the token's own organization |
-//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, `/restored-database`, keys for PoPs, and naming another organization |
+//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, `/restored-database`, `/key-rotations`, keys for PoPs, and naming another organization |
+//!
+//! Nothing of the installation as a whole is read without `installation`: keys for PoPs and the database's diagnostics.
+//! A token is made with scopes that its maker has, and no others.
 //!
 //! The local socket may do everything: who may open it is root or the controller's own user.
 
@@ -87,6 +90,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 fn needed(method: &Method, path: &str) -> Scope {
     let collection = path.split('/').find(|part| !part.is_empty() && !matches!(*part, "api" | "v1"));
     match (method, collection.unwrap_or_default()) {
+        (&Method::GET | &Method::HEAD, "diagnostics") => Scope::Installation,
         (&Method::GET | &Method::HEAD, _) => Scope::Read,
         (_, "strikes") => Scope::Strike,
         (_, "enrolment-keys") => Scope::Enrol,
@@ -191,7 +195,7 @@ fn other_organization(
     let text = value.to_str().unwrap_or_default();
     let id: OrganizationId = text
         .parse()
-        .map_err(|error: wire::IdError| Problem::invalid(ORGANIZATION_HEADER, error.to_string(), text))?;
+        .map_err(|error: wire::IdError| Problem::refused(ORGANIZATION_HEADER, &error.to_string(), text))?;
     if id != caller.organization {
         if !planted::is("token-crosses-organizations") {
             caller.need(Scope::Installation)?;
@@ -232,6 +236,7 @@ mod tests {
             (Method::DELETE, "/api/v1/pops/a", Scope::Installation),
             (Method::PATCH, "/api/v1/organizations/a", Scope::Installation),
             (Method::POST, "/sites", Scope::Write),
+            (Method::GET, "/api/v1/diagnostics/database", Scope::Installation),
             (Method::POST, "/api/v1/restored-database", Scope::Installation),
         ] {
             assert_eq!(needed(&method, path), scope, "{method} {path}");

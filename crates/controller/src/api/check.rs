@@ -39,9 +39,9 @@ pub(crate) fn email(field: &str, value: &str) -> Result<String, Problem> {
     Ok(value.to_ascii_lowercase())
 }
 
-/// A text that another type parses; the rule is the parser's message.
+/// A text that another type parses; the rule is what the parser says that it expects.
 pub(crate) fn parsed<T: FromStr<Err: Display>>(field: &str, value: &str) -> Result<T, Problem> {
-    value.parse().map_err(|error: T::Err| Problem::invalid(field, error.to_string(), shown(value)))
+    value.parse().map_err(|error: T::Err| Problem::refused(field, &error.to_string(), shown(value)))
 }
 
 pub(crate) fn list_length(field: &str, length: usize) -> Result<(), Problem> {

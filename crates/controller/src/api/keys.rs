@@ -3,21 +3,20 @@
 use super::{
     Answer, Made, Problem, Removed, Views,
     caller::{Caller, new_token},
-    check, fresh, page,
-    problem::{Body, Id, Params},
-    reads,
+    check, fresh, page, reads,
+    request::{Body, Id, Params},
     types::{
         EnrolmentKey, EnrolmentKeyCreated, EnrolmentKeyInput, EnrolmentKind, Organization, OrganizationInput,
         OrganizationPatch, Page, PageQuery, Scope as ApiScope, Token, TokenCreated, TokenInput,
     },
     view,
 };
-use crate::{clock, parts::Core};
+use crate::{clock, parts::Core, snapshot::Snapshot};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
-use store::{EnrolmentTarget, Member, Scope, SecretHash, StoreError, Version};
+use store::{EnrolmentTarget, Member, OrganizationData, Scope, SecretHash, StoreError, Version};
 use trust::{JoinKey, JoinKind, JoinSecret};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{EnrolmentKeyId, OrganizationId, TokenId};
@@ -40,7 +39,18 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 
 reads!(list_tokens, get_token, "/tokens", "/tokens/{id}", "tokens", "token", TokenId, Token, tokens, token);
 
-/// Lists every enrolment key, those for PoPs included.
+/// Keys that the caller may see: those of its organization, and with the scope `installation` those for PoPs.
+fn visible<'s>(
+    caller: &Caller,
+    snapshot: &'s Snapshot,
+    data: &'s OrganizationData,
+) -> impl Iterator<Item = &'s store::EnrolmentKey> {
+    let of_installation =
+        caller.need(ApiScope::Installation).is_ok().then_some(&snapshot.dataset.enrolment_keys);
+    data.enrolment_keys.iter().chain(of_installation.into_iter().flatten())
+}
+
+/// Lists every enrolment key; with the scope `installation` those for PoPs too.
 #[utoipa::path(get, path = "/enrolment-keys", tag = "enrolment keys", params(PageQuery), responses((status = 200, description = "One page", body = Page<EnrolmentKey>)))]
 async fn list_enrolment_keys(
     State(core): State<Arc<Core>>,
@@ -49,7 +59,7 @@ async fn list_enrolment_keys(
 ) -> Answer<Page<EnrolmentKey>> {
     let snapshot = core.snapshot();
     let views = Views::new(&core, caller.data(&snapshot)?);
-    let mut rows: Vec<_> = views.data.enrolment_keys.iter().chain(&snapshot.dataset.enrolment_keys).collect();
+    let mut rows: Vec<_> = visible(&caller, &snapshot, views.data).collect();
     rows.sort_by_key(|key| key.id);
     page(&rows, &query, |key| key.id.to_string(), |key| views.enrolment_key(key)).map(Json)
 }
@@ -63,9 +73,9 @@ async fn get_enrolment_key(
 ) -> Answer<EnrolmentKey> {
     let snapshot = core.snapshot();
     let views = Views::new(&core, caller.data(&snapshot)?);
-    let mut keys = views.data.enrolment_keys.iter().chain(&snapshot.dataset.enrolment_keys);
-    let key =
-        keys.find(|key| key.id == id).ok_or_else(|| Problem::not_found("enrolment key", id.to_string()))?;
+    let key = visible(&caller, &snapshot, views.data)
+        .find(|key| key.id == id)
+        .ok_or_else(|| Problem::not_found("enrolment key", id.to_string()))?;
     Ok(Json(views.enrolment_key(key)))
 }
 
@@ -186,7 +196,7 @@ async fn delete_enrolment_key(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Makes an API token. The secret is in this answer and nowhere else.
+/// Makes an API token with scopes that its maker has. The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/tokens", tag = "tokens", request_body = TokenInput, responses((status = 201, description = "Made", body = TokenCreated)))]
 async fn create_token(
     State(core): State<Arc<Core>>,
@@ -202,6 +212,8 @@ async fn create_token(
             json!([]),
         ));
     }
+    // Whoever may make tokens does not get by one what it was not given.
+    scopes.iter().try_for_each(|scope| caller.need(*scope))?;
     let lifetime = input.lifetime_seconds.unwrap_or(90 * 24 * 3600);
     let lifetime = check::within("lifetime_seconds", lifetime, 60..=YEAR_SECONDS)?;
     let id = fresh(TokenId::from_time_and_random);

@@ -9,6 +9,7 @@ mod people;
 mod policies;
 mod problem;
 mod removal;
+mod request;
 mod shrink;
 pub mod types;
 mod view;
@@ -16,22 +17,27 @@ mod view;
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{host_port, name};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
-pub(crate) use problem::{Body, MAX_BODY, Params};
+pub(crate) use problem::{MAX_BODY, complete};
 pub use problem::{Problem, ProblemDocument};
+pub use request::read_body;
+pub(crate) use request::{Body, MaxBody, Params};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
 
 use crate::{clock, parts::Core};
 use axum::{
     Json, Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, MatchedPath},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{Method, StatusCode, Uri, header};
 use serde::Serialize;
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 use types::{Page, PageQuery};
 use utoipa::openapi::{
     Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
@@ -75,11 +81,16 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
     let document = openapi_json();
     api.layer(DefaultBodyLimit::max(MAX_BODY))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(complete))
         .layer(middleware::from_fn_with_state(Arc::clone(core), caller::authenticate))
         .with_state(Arc::clone(core))
-        .route(
-            "/api/v1/openapi.json",
-            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
+        .merge(
+            Router::new()
+                .route(
+                    "/api/v1/openapi.json",
+                    get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
+                )
+                .method_not_allowed_fallback(method_not_allowed),
         )
 }
 
@@ -158,14 +169,41 @@ pub(crate) async fn no_such_path(uri: Uri) -> Response {
     Problem::not_found("path", uri.path().chars().take(200).collect::<String>()).into_response()
 }
 
-pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+/// The methods of each path, for who used another.
+static METHODS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let (_, mut document) = OpenApiRouter::<Arc<Core>>::new().nest("/api/v1", routes()).split_for_parts();
+    let of_document = document.paths.paths.iter_mut().map(|(path, item)| {
+        let methods = operations_of(item).map(|(method, _)| match method {
+            HttpMethod::Get => "GET, HEAD",
+            HttpMethod::Put => "PUT",
+            HttpMethod::Post => "POST",
+            HttpMethod::Delete => "DELETE",
+            _ => "PATCH",
+        });
+        (path.clone(), methods.collect::<Vec<_>>().join(", "))
+    });
+    // What the document does not have: itself, and enrolment.
+    let others = [
+        ("/api/v1/openapi.json", "GET, HEAD"),
+        ("/enrol/v1/trust", "GET, HEAD"),
+        ("/enrol/v1/device", "POST"),
+        ("/enrol/v1/connector", "POST"),
+        ("/enrol/v1/pop", "POST"),
+    ];
+    let others = others.map(|(path, methods)| (path.to_owned(), methods.to_owned()));
+    of_document.chain(others).collect()
+});
+
+pub(crate) async fn method_not_allowed(path: Option<MatchedPath>, method: Method, uri: Uri) -> Response {
     let mut problem = Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method-not-allowed",
         "The path does not have this method",
         format!("{method} is not possible on {}", uri.path().chars().take(200).collect::<String>()),
     );
+    let methods = path.and_then(|path| METHODS.get(path.as_str()));
     problem.field = Some("method".into());
+    problem.rule = Some(format!("one of: {}", methods.map_or("the methods of this path", String::as_str)));
     problem.value = Some(method.as_str().into());
     problem.into_response()
 }
@@ -210,7 +248,7 @@ macro_rules! reads {
         async fn $list(
             axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
-            super::problem::Params(query): super::problem::Params<PageQuery>,
+            super::request::Params(query): super::request::Params<PageQuery>,
         ) -> super::Answer<Page<$view>> {
             let snapshot = core.snapshot();
             let views = super::Views::new(&core, caller.data(&snapshot)?);
@@ -223,7 +261,7 @@ macro_rules! reads {
         async fn $get(
             axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
-            super::problem::Id(id): super::problem::Id<$id>,
+            super::request::Id(id): super::request::Id<$id>,
         ) -> super::Answer<$view> {
             let snapshot = core.snapshot();
             let views = super::Views::new(&core, caller.data(&snapshot)?);

@@ -3,10 +3,9 @@
 use super::{
     Answer, Made, Problem, Removed, Views,
     caller::Caller,
-    check, fresh, page,
-    problem::{Body, Id, Params},
-    reads,
+    check, fresh, page, reads,
     removal::{Removal, strike_and_remove},
+    request::{Body, Id, Params},
     shrink::ShrinkParams,
     types::{
         Connector, Mode, Page, PageQuery, Pop, PopInput, Resource, ResourceInput, Site, SiteInput,
@@ -18,7 +17,7 @@ use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
-use store::{ResourceMode, Scope};
+use store::{OrganizationData, ResourceMode, Scope, StoreError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{ConnectorId, PopId, ResourceId, SiteId};
 
@@ -106,12 +105,35 @@ async fn replace_site(
     Ok(Json(Views::new(&core, caller.data(&snapshot)?).site(&site)))
 }
 
+/// What refers to a site, by name.
+fn site_in_use(data: &OrganizationData, id: SiteId) -> Problem {
+    let connectors = data.connectors.iter().filter(|connector| connector.site == id);
+    let connectors: Vec<&str> = connectors.map(|connector| connector.name.as_str()).collect();
+    let resources = data.resources.iter().filter(|resource| resource.site == id);
+    let resources: Vec<&str> = resources.map(|resource| resource.name.as_str()).collect();
+    let detail = format!(
+        "remove what is in the site first: connectors [{}], resources [{}]",
+        connectors.join(", "),
+        resources.join(", ")
+    );
+    let mut problem = Problem::new(StatusCode::CONFLICT, "in-use", "Other objects are in the way", detail);
+    problem.field = Some("id".into());
+    problem.rule = Some("a site without connectors and resources".into());
+    problem.value = Some(json!({"connectors": connectors, "resources": resources}));
+    problem
+}
+
 /// Removes a site without connectors and resources.
 #[utoipa::path(delete, path = "/sites/{id}", tag = "sites", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Removed")))]
 async fn delete_site(State(core): State<Arc<Core>>, caller: Caller, Id(id): Id<SiteId>) -> Removed {
     let (store, mut change) =
         core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.delete_site(id).await?;
+    let snapshot = core.snapshot();
+    let data = caller.data(&snapshot)?;
+    change.delete_site(id).await.map_err(|error| match error {
+        StoreError::Reference { .. } => site_in_use(data, id),
+        other => other.into(),
+    })?;
     core.commit(&store, change, "delete site", &id.to_string(), &json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -217,9 +239,9 @@ async fn create_resource(
 }
 
 /// A site named in a body is a field, not the object of the request.
-fn unknown_site(error: store::StoreError) -> Problem {
+fn unknown_site(error: StoreError) -> Problem {
     match error {
-        store::StoreError::NotFound { kind: "site", id } => {
+        StoreError::NotFound { kind: "site", id } => {
             Problem::invalid("site", "the id of a site of this organization", id)
         }
         other => other.into(),

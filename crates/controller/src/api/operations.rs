@@ -4,7 +4,7 @@ use super::{
     Answer, Made, Problem, Views,
     caller::Caller,
     check, limit, page,
-    problem::{Body, Params},
+    request::{Body, Params},
     types::{
         AcceptedDatabase, Alarm, Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus,
         Durable, FlowParams, Flows, KeyRotation, KeyRotationInput, KeysStatus, OwnerLink, Page, PageQuery,

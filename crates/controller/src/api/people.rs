@@ -3,10 +3,9 @@
 use super::{
     Answer, Made, Problem, Removed, Views,
     caller::Caller,
-    check, fresh, page,
-    problem::{Body, Id, Params, TwoIds},
-    reads,
+    check, fresh, page, reads,
     removal::{Removal, strike_and_remove},
+    request::{Body, Id, Params, TwoIds},
     shrink::{Shrink, ShrinkParams},
     types::{
         Device, Group, GroupMember, NameInput, Page, PageQuery, ServiceAccount, StrikeOutcome, User,

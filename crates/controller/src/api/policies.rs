@@ -3,9 +3,8 @@
 use super::{
     Answer, Made, Problem, Removed, Views,
     caller::Caller,
-    check, fresh,
-    problem::{Body, Id, Params},
-    reads,
+    check, fresh, reads,
+    request::{Body, Id, Params},
     shrink::ShrinkParams,
     types::{Page, PageQuery, Policy, PolicyInput},
 };

@@ -1,13 +1,13 @@
 //! Every error as `application/problem+json` (RFC 9457), naming field, rule and value.
 
-use crate::server::BodyTooSlow;
+use super::request::Said;
 use axum::{
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
+    extract::Request,
+    middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header, request::Parts};
-use serde::{Serialize, de::DeserializeOwned};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 use serde_json::Value;
 use store::StoreError;
 use utoipa::ToSchema;
@@ -90,6 +90,15 @@ impl Problem {
         problem
     }
 
+    /// A member of the request that a parser refused: the rule is what the parser expects, without what it got.
+    pub(crate) fn refused(field: &str, message: &str, value: impl Into<Value>) -> Self {
+        let mut problem = Self::invalid(field, rule_of(message), value);
+        if message.starts_with("expected ") {
+            problem.detail = format!("{field}: {message}");
+        }
+        problem
+    }
+
     pub(crate) fn not_found(kind: &str, id: impl Into<String>) -> Self {
         let id = id.into();
         let mut problem = Self::new(
@@ -98,6 +107,15 @@ impl Problem {
             "There is no such object",
             format!("no {kind} {id}"),
         );
+        problem.field = Some(if kind == "path" { "path" } else { "id" }.to_owned());
+        problem.rule = Some(match kind {
+            "path" => "a path of the OpenAPI document, /api/v1/openapi.json".to_owned(),
+            "organization" => "the id of an organization that the caller may name".to_owned(),
+            "PoP" => "the id of a PoP".to_owned(),
+            kind => {
+                format!("the id of a {kind} of the caller's organization").replace(" a enrol", " an enrol")
+            }
+        });
         problem.value = Some(id.into());
         problem
     }
@@ -177,6 +195,8 @@ impl From<crate::strikes::StrikeError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // For who completes it on its way out ([`complete`]).
+        let kept = self.clone();
         let body = serde_json::to_vec(&*self.0).expect("a problem always serializes");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
@@ -189,176 +209,89 @@ impl IntoResponse for Problem {
             // RFC 6750 section 3.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(kept);
         response
     }
 }
 
-/// A JSON body, decoded strictly.
-pub(crate) struct Body<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media = content_type.and_then(|value| value.split(';').next()).map(str::trim).unwrap_or_default();
-        if !media.eq_ignore_ascii_case("application/json") {
-            let mut problem = Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "media-type",
-                "The body is not JSON",
-                "expected the header content-type: application/json",
-            );
-            problem.field = Some("content-type".into());
-            problem.rule = Some("application/json".into());
-            problem.value = Some(media.chars().take(80).collect::<String>().into());
-            return Err(problem);
-        }
-        let bytes = Bytes::from_request(request, state).await.map_err(bytes_problem)?;
-        let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| body_problem(&error))?;
-        reader.end().map_err(|error| malformed(&error.to_string()))?;
-        Ok(Self(value))
+/// Adds what a handler does not know: the value that is in the way of another object.
+pub(crate) async fn complete(mut request: Request, next: Next) -> Response {
+    let said = Said::default();
+    request.extensions_mut().insert(said.clone());
+    let mut answer = next.run(request).await;
+    let Some(mut problem) = answer.extensions_mut().remove::<Problem>() else { return answer };
+    if answer.status() != StatusCode::CONFLICT || problem.value.is_some() {
+        return answer;
     }
+    problem.value = problem.field.as_deref().and_then(|field| said.member(field));
+    problem.into_response()
 }
 
-fn malformed(detail: &str) -> Problem {
-    let mut problem = Problem::new(StatusCode::BAD_REQUEST, "malformed", "The body is not JSON", detail);
-    problem.field = Some("body".into());
-    problem.rule = Some("JSON (RFC 8259)".into());
-    problem
-}
+/// Longest text of a value that is shown again.
+const MAX_SHOWN: usize = 120;
 
-fn body_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let inner = error.inner();
-    if !inner.is_data() {
-        return malformed(&inner.to_string());
-    }
-    let message = inner.to_string();
-    let rule = message.split(" at line ").next().unwrap_or(&message).to_owned();
-    // serde names a missing or unknown member in its message and not in its path.
-    let quoted = ["missing field `", "unknown field `"]
-        .iter()
-        .find_map(|start| rule.strip_prefix(start))
-        .and_then(|rest| rest.split('`').next());
-    let path = error.path().to_string();
-    let field = match (path.as_str(), quoted) {
-        (".", Some(name)) => name.to_owned(),
-        (path, Some(name)) if !path.ends_with(name) => format!("{path}.{name}"),
-        (".", None) => "body".to_owned(),
-        (path, _) => path.to_owned(),
+/// A value as a problem shows it: as it is, or the beginning of its text.
+pub(super) fn shown(value: &Value) -> Value {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
+        plain => return plain.clone(),
     };
-    let mut problem = Problem::invalid(&field, rule, Value::Null);
-    problem.value = None;
-    problem
+    text.chars().take(MAX_SHOWN).collect::<String>().into()
 }
 
-fn bytes_problem(rejection: BytesRejection) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let mut problem = Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
-            "The body is too large",
-            format!("expected at most {MAX_BODY} bytes"),
-        );
-        problem.field = Some("body".into());
-        problem.rule = Some(format!("at most {MAX_BODY} bytes"));
-        return problem;
+/// What a parser's message says is expected, in words of the API: neither Rust's types nor what was given.
+pub(super) fn rule_of(message: &str) -> String {
+    if message.starts_with("missing field") {
+        return "required".into();
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&rejection);
-    while let Some(error) = cause {
-        if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
-            let mut problem = Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body-too-slow",
-                "The body took too long",
-                slow.to_string(),
-            );
-            problem.field = Some("body".into());
-            problem.rule = Some(format!("whole within {} s", slow.0.as_secs()));
-            return problem;
-        }
-        cause = error.source();
+    if message.starts_with("duplicate field") {
+        return "each member once".into();
     }
-    malformed("the body did not arrive whole")
-}
-
-/// A query string, decoded strictly.
-pub(crate) struct Params<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Query::<T>::from_request_parts(parts, state).await {
-            Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason).to_owned();
-                let field = reason
-                    .split_once(": ")
-                    .map(|(field, _)| field)
-                    .or_else(|| reason.split('`').nth(1))
-                    .unwrap_or("query")
-                    .to_owned();
-                let mut problem = Problem::new(
-                    StatusCode::BAD_REQUEST,
-                    "invalid-query",
-                    "The query string is not valid",
-                    &reason,
-                );
-                problem.field = Some(field);
-                problem.rule = Some(reason);
-                problem.value =
-                    parts.uri.query().map(|query| query.chars().take(200).collect::<String>().into());
-                Err(problem)
-            }
-        }
-    }
-}
-
-/// The id in the path.
-pub(crate) struct Id<T>(pub(crate) T);
-
-impl<S: Send + Sync, T> FromRequestParts<S> for Id<T>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let text = match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(text)) => text,
-            Err(rejection) => return Err(bad_id("id", rejection.body_text(), "")),
+    if message.starts_with("unknown field") || message.starts_with("unknown variant") {
+        // The first quoted word is what was given; the rest is what there is. What was given may itself have quotes.
+        let rest = message.rsplit_once("`, expected ").map_or("", |(_, rest)| rest);
+        let words: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        return if words.is_empty() {
+            "no such member".into()
+        } else {
+            format!("one of: {}", words.join(", "))
         };
-        text.parse().map(Self).map_err(|error: T::Err| bad_id("id", error.to_string(), &text))
     }
+    if message.starts_with("invalid type: ")
+        || message.starts_with("invalid value: ")
+        || message.starts_with("invalid length ")
+    {
+        let expected = message.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
+        return plainly(expected);
+    }
+    match message {
+        "invalid digit found in string"
+        | "cannot parse integer from empty string"
+        | "number too small to fit in target type" => return WHOLE_NUMBER.into(),
+        "number too large to fit in target type" => return "a smaller number".into(),
+        "provided string was not `true` or `false`" => return "true or false".into(),
+        _ => {}
+    }
+    let expected = message.strip_prefix("expected ").unwrap_or(message);
+    let cut = [", got ", "; got "].iter().filter_map(|got| expected.find(got)).min();
+    expected[..cut.unwrap_or(expected.len())].to_owned()
 }
 
-/// The two ids in the path of a membership.
-pub(crate) struct TwoIds<A, B>(pub(crate) A, pub(crate) B);
+const WHOLE_NUMBER: &str = "a whole number, 0 or more";
 
-impl<S: Send + Sync, A, B> FromRequestParts<S> for TwoIds<A, B>
-where
-    A: std::str::FromStr<Err: std::fmt::Display>,
-    B: std::str::FromStr<Err: std::fmt::Display>,
-{
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let (a, b) = match Path::<(String, String)>::from_request_parts(parts, state).await {
-            Ok(Path(both)) => both,
-            Err(rejection) => return Err(bad_id("id", rejection.body_text(), "")),
-        };
-        let first = a.parse().map_err(|error: A::Err| bad_id("id", error.to_string(), &a))?;
-        let second = b.parse().map_err(|error: B::Err| bad_id("member", error.to_string(), &b))?;
-        Ok(Self(first, second))
+/// serde's word for a type.
+fn plainly(expected: &str) -> String {
+    match expected {
+        "u64" | "usize" => WHOLE_NUMBER.into(),
+        "u32" => format!("a whole number from 0 to {}", u32::MAX),
+        "u16" => format!("a whole number from 0 to {}", u16::MAX),
+        "u8" => format!("a whole number from 0 to {}", u8::MAX),
+        "i64" => "a whole number".into(),
+        "a string" | "a borrowed string" | "str" | "string" => "a text".into(),
+        "a sequence" => "a list".into(),
+        "a boolean" => "true or false".into(),
+        _ if expected.starts_with("struct ") || expected == "a map" => "an object".into(),
+        other => other.to_owned(),
     }
-}
-
-fn bad_id(field: &str, rule: String, value: &str) -> Problem {
-    let value: String = value.chars().take(80).collect();
-    let mut problem = Problem::invalid(field, rule, value);
-    problem.status = StatusCode::BAD_REQUEST.as_u16();
-    problem
 }

@@ -29,6 +29,8 @@ pub(crate) struct Patience {
     pub(crate) write: Duration,
     /// The connection as a whole; a request that is under way is finished first.
     pub(crate) life: Duration,
+    /// What still comes after the last answer, so that its sender gets to reading the answer.
+    pub(crate) linger: Duration,
 }
 
 impl Patience {
@@ -39,22 +41,38 @@ impl Patience {
         idle: Duration::from_secs(60),
         write: Duration::from_secs(20),
         life: Duration::from_secs(600),
+        linger: Duration::from_secs(5),
     };
 }
 
-/// A stream that ends when nothing moves.
+/// Most of what comes after the last answer that is read and thrown away: many times the longest body. A socket that is
+/// closed with something unread resets the connection, and the peer loses the answer that says why (RFC 9112 section 9.6).
+const MAX_LINGER: usize = 8 << 20;
+
+/// How the end of a stream goes.
+enum Closing {
+    /// It is open.
+    Not,
+    /// Our side is closed; so much more may come.
+    Lingering(usize, Pin<Box<Sleep>>),
+}
+
+/// A stream that ends when nothing moves, and that is closed so that the peer reads the last answer.
 pub(super) struct Moving<S> {
     inner: S,
     patience: Patience,
     idle: Pin<Box<Sleep>>,
     write: Pin<Box<Sleep>>,
     writing: bool,
+    /// The peer has said its last.
+    ended: bool,
+    closing: Closing,
 }
 
 impl<S> Moving<S> {
     pub(super) fn new(inner: S, patience: Patience) -> Self {
         let (idle, write) = (Box::pin(sleep(patience.idle)), Box::pin(sleep(patience.write)));
-        Self { inner, patience, idle, write, writing: false }
+        Self { inner, patience, idle, write, writing: false, ended: false, closing: Closing::Not }
     }
 
     fn moved(&mut self) {
@@ -83,17 +101,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Moving<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let (had, room) = (buf.filled().len(), buf.remaining());
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if read.is_ready() {
+        if let Poll::Ready(outcome) = read {
+            self.ended |= outcome.is_err() || (room > 0 && buf.filled().len() == had);
             self.moved();
-            return read;
+            return Poll::Ready(outcome);
         }
         ready!(self.idle.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came")))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Moving<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.wrote(cx, outcome)
@@ -105,8 +125,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.wrote(cx, outcome)
+        let this = &mut *self;
+        if matches!(this.closing, Closing::Not) {
+            let outcome = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.wrote(cx, outcome))?;
+            this.closing = Closing::Lingering(MAX_LINGER, Box::pin(sleep(this.patience.linger)));
+        }
+        let Closing::Lingering(left, until) = &mut this.closing else { return Poll::Ready(Ok(())) };
+        while !this.ended && *left > 0 {
+            let mut scratch = [0; 8192];
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.inner).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    *left = left.saturating_sub(buf.filled().len())
+                }
+                Poll::Ready(_) => this.ended = true,
+                Poll::Pending => {
+                    ready!(until.as_mut().poll(cx));
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

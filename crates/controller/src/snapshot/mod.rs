@@ -235,6 +235,14 @@ impl Snapshot {
 }
 
 /// The same version for those who verify it.
+/// Reads a copy on disk as a controller does that starts without its database: for trying it with other bytes.
+///
+/// # Errors
+/// Why it would not be used.
+pub fn check_snapshot_copy(bytes: &[u8], installation: InstallationId) -> Result<(), SnapshotError> {
+    copy::decode(bytes, installation).map(drop)
+}
+
 pub(crate) const fn slice_version(version: store::Version) -> SliceVersion {
     SliceVersion { incarnation: version.incarnation, version: version.version }
 }

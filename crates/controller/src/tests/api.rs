@@ -47,11 +47,27 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
             Request::post(format!("/api/v1{path}")).header(header::CONTENT_TYPE, "application/json");
         builder.body(Body::from(body.to_owned())).unwrap()
     };
-    world.get("/nothing").await.problem(404);
-    world.send(LOCAL, request("GET", "/enrol/v1/nothing")).await.problem(404);
-    world.send(LOCAL, request("GET", "/enrol/v1/device")).await.problem(405);
-    assert_eq!(world.call(Method::PATCH, "/sites", None).await.problem(405)["value"], "PATCH");
-    world.get("/sites/site-00000000000000000000000000").await.problem(404);
+    let named = |problem: &Value, field: &str, rule: &str, value: Value| {
+        assert_eq!((&problem["field"], &problem["rule"]), (&json!(field), &json!(rule)), "{problem}");
+        assert_eq!(problem.get("value"), Some(&value), "{problem}");
+    };
+    let path = "a path of the OpenAPI document, /api/v1/openapi.json";
+    named(&world.get("/nothing").await.problem(404), "path", path, json!("/api/v1/nothing"));
+    let enrol = |method: &'static str, path: &'static str| world.send(LOCAL, request(method, path));
+    named(&enrol("GET", "/enrol/v1/nothing").await.problem(404), "path", path, json!("/enrol/v1/nothing"));
+    named(&enrol("GET", "/enrol/v1/device").await.problem(405), "method", "one of: POST", json!("GET"));
+    named(
+        &enrol("PUT", "/api/v1/openapi.json").await.problem(405),
+        "method",
+        "one of: GET, HEAD",
+        json!("PUT"),
+    );
+    let patched = world.call(Method::PATCH, "/sites", None).await;
+    named(&patched.problem(405), "method", "one of: GET, HEAD, POST", json!("PATCH"));
+    assert_eq!(patched.headers[header::ALLOW], "GET,HEAD,POST");
+    let nobody = "site-00000000000000000000000000";
+    let missing = world.get(&format!("/sites/{nobody}")).await.problem(404);
+    named(&missing, "id", "the id of a site of the caller's organization", json!(nobody));
     let problem = world.get("/sites/dev-00000000000000000000000000").await.problem(400);
     assert_eq!(
         (&problem["field"], &problem["value"]),
@@ -62,32 +78,50 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
         (&problem["field"], &problem["rule"], &problem["value"]),
         (&json!("limit"), &json!("1 to 1000"), &json!(0))
     );
-    assert_eq!(world.get("/sites?colour=red").await.problem(400)["field"], "colour");
-    assert_eq!(world.get("/sites?limit=many").await.problem(400)["field"], "limit");
+    let query = |query: &'static str| world.get(query);
+    named(&query("/sites?colour=red").await.problem(400), "colour", "one of: limit, after", json!("red"));
+    let whole = "a whole number, 0 or more";
+    named(&query("/sites?limit=ma%20ny").await.problem(400), "limit", whole, json!("ma ny"));
+    named(&query("/sites?limit=1&limit=2").await.problem(400), "limit", "each member once", json!("2"));
 
     let no_type = Request::post("/api/v1/sites").body(Body::from("{}")).unwrap();
     assert_eq!(world.send(LOCAL, no_type).await.problem(415)["field"], "content-type");
     world.send(LOCAL, json_body("/sites", "{\"name\":")).await.problem(400);
     world.send(LOCAL, json_body("/sites", "{\"name\":\"a\"} trailing")).await.problem(400);
-    assert_eq!(world.send(LOCAL, json_body("/sites", "{}")).await.problem(422)["field"], "name");
-    let problem = world.send(LOCAL, json_body("/sites", "{\"name\":\"a\",\"colour\":1}")).await.problem(422);
-    assert_eq!(problem["field"], "colour");
-    let problem =
-        world.send(LOCAL, json_body("/sites", "{\"name\":\"a\",\"prefixes\":[1]}")).await.problem(422);
-    assert_eq!(problem["field"], "prefixes[0]");
-    let large = format!("{{\"name\":\"{}\"}}", "x".repeat(300_000));
-    assert_eq!(world.send(LOCAL, json_body("/sites", &large)).await.problem(413)["field"], "body");
+    let sites = |body: &'static str| world.send(LOCAL, json_body("/sites", body));
+    named(&sites("{}").await.problem(422), "name", "required", Value::Null);
+    let array = r#"["arr",["10.0.0.0/8"],[]]"#;
+    named(&sites(r#"["arr",["10.0.0.0/8"],[]]"#).await.problem(422), "body", "an object", json!(array));
+    let rule = "one of: name, prefixes, regions";
+    named(&sites(r#"{"name":"a","colour":1}"#).await.problem(422), "colour", rule, json!(1));
+    let rule = "each member once";
+    named(&sites(r#"{"name":"a","name":"b"}"#).await.problem(422), "name", rule, json!("b"));
+    named(&sites(r#"{"name":"a","prefixes":[1]}"#).await.problem(422), "prefixes[0]", "a text", json!(1));
+    for (path, limit) in
+        [("/api/v1/sites", "at most 262144 bytes"), ("/enrol/v1/device", "at most 8192 bytes")]
+    {
+        let large = format!("{{\"name\":\"{}\"}}", "x".repeat(300_000));
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+        let request = request.header(header::CONTENT_LENGTH, large.len()).body(Body::from(large)).unwrap();
+        named(&world.send(LOCAL, request).await.problem(413), "body", limit, json!(300_011));
+    }
 
     let problem = world.post("/sites", json!({"name": "a", "prefixes": ["10.0.0.1/8"]})).await.problem(422);
-    assert_eq!((&problem["field"], &problem["value"]), (&json!("prefixes[0]"), &json!("10.0.0.1/8")));
+    let rule = "an IP address, a prefix like 10.0.2.0/24 or a host name";
+    named(&problem, "prefixes[0]", rule, json!("10.0.0.1/8"));
+    assert!(problem["detail"].as_str().unwrap().contains("bits behind the prefix length"), "{problem}");
     world.post("/sites", json!({"name": "a"})).await.made();
-    let problem = world.post("/sites", json!({"name": "a"})).await.problem(409);
-    assert_eq!((&problem["field"], &problem["rule"]), (&json!("name"), &json!("unique")));
+    named(&world.post("/sites", json!({"name": "a"})).await.problem(409), "name", "unique", json!("a"));
     let resource = json!({"site": "site-00000000000000000000000000", "name": "r", "address": "10.0.0.1", "ports": ["1"]});
     assert_eq!(world.post("/resources", resource).await.problem(422)["field"], "site");
     let ports = json!({"site": "site-00000000000000000000000000", "name": "r", "address": "10.0.0.1", "ports": ["70000"]});
     let problem = world.post("/resources", ports).await.problem(422);
-    assert_eq!((&problem["field"], &problem["value"]), (&json!("ports[0]"), &json!("70000")));
+    named(&problem, "ports[0]", "ports from 1 to 65535 like 443 or 8000-8999", json!("70000"));
+    let problem = world.post("/strikes", json!({"subject": "nobody"})).await.problem(422);
+    let rule = "the id of a device, user, service account, connector, PoP, controller or token, or a member and a group as \"usr-…/grp-…\"";
+    named(&problem, "subject", rule, json!("nobody"));
+    let enrolment = world.post("/enrolment-keys", json!({"kind": "router"})).await.problem(422);
+    named(&enrolment, "kind", "one of: pop, connector, device", json!("router"));
 }
 
 #[tokio::test]
@@ -119,7 +153,9 @@ async fn objects_are_made_listed_changed_and_removed() {
     put(format!("/groups/{}", f.group), json!({"name": "eng"})).await;
     put(format!("/policies/{}", f.policy), json!({"name": "p"})).await;
     assert_eq!(world.get(&format!("/policies/{}", f.policy)).await.ok()["groups"], json!([]));
-    world.delete(&format!("/sites/{}", f.site)).await.problem(409);
+    let in_use = world.delete(&format!("/sites/{}", f.site)).await.problem(409);
+    assert_eq!(in_use["value"], json!({"connectors": [], "resources": ["orders"]}));
+    assert!(in_use["detail"].as_str().unwrap().contains("resources [orders]"), "{in_use}");
     let ids = [
         ("resources", &f.resource),
         ("sites", &f.site),
@@ -199,6 +235,20 @@ async fn a_token_does_what_its_scopes_say_and_no_more() {
     let pop_key = pop_key.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
     assert_eq!(world.send(stranger(), pop_key).await.problem(403)["value"], "installation");
 
+    // Who may make tokens gives no scope that it does not have.
+    let (_, maker) = token(json!(["installation", "read"])).await;
+    let make = |scopes: Value| {
+        let body = Body::from(json!({"name": scopes.to_string() + " again", "scopes": scopes}).to_string());
+        let request =
+            Request::post("/api/v1/tokens").header(header::AUTHORIZATION, format!("Bearer {maker}"));
+        world.send(stranger(), request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap())
+    };
+    for scope in ["write", "strike", "enrol"] {
+        assert_eq!(make(json!(["read", scope])).await.problem(403)["value"], scope);
+    }
+    make(json!(["read"])).await.made();
+    make(json!(["read", "installation"])).await.made();
+
     world.post("/strikes", json!({"subject": read_id})).await.made();
     assert_eq!(status("GET", "/api/v1/sites".into(), read.clone()).await, 401);
     let mut wrong = write.clone();
@@ -237,6 +287,16 @@ async fn nothing_of_another_organization_is_seen_or_changed() {
     assert_eq!(ask("POST", "/strikes", json!({"subject": f.user})).await.problem(422)["field"], "subject");
     let token = json!({"name": "t", "scopes": ["read", "write"]});
     let token = ask("POST", "/tokens", token).await.made()["token"].as_str().unwrap().to_owned();
+    // What the installation has is no organization's: neither its keys nor what its database does.
+    let pop_key = world.post("/enrolment-keys", json!({"kind": "pop"})).await.made()["key"].clone();
+    let by_token = |path: String| {
+        let request = with_token("GET", &format!("/api/v1{path}"), &token);
+        world.send(stranger(), request)
+    };
+    assert_eq!(by_token("/enrolment-keys".into()).await.ok()["items"], json!([]));
+    by_token(format!("/enrolment-keys/{}", pop_key["id"].as_str().unwrap())).await.problem(404);
+    assert_eq!(by_token("/diagnostics/database".into()).await.problem(403)["value"], "installation");
+    assert_eq!(world.get("/enrolment-keys").await.ok()["items"][0]["id"], pop_key["id"]);
     let organizations = world.send(stranger(), with_token("GET", "/api/v1/organizations", &token)).await.ok();
     assert_eq!(organizations["items"].as_array().unwrap().len(), 1);
     assert_eq!(organizations["items"][0]["id"], other);

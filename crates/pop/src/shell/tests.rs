@@ -420,6 +420,25 @@ async fn a_browsers_connection_reaches_the_console_unchanged_behind_one_line() {
 }
 
 #[tokio::test]
+async fn what_the_console_said_before_it_closed_arrives_also_at_a_browser_that_is_still_sending() {
+    let running = start_with(front);
+    let console = UnixListener::bind(running.directory.path().join("console.sock")).expect("console");
+    let mut browser = TcpStream::connect(running.tcp.expect("front")).await.expect("connects");
+    browser.write_all(&client_hello(&[b"http/1.1"])).await.expect("sent");
+    let (mut inner, _) = timeout(DEADLINE, console.accept()).await.expect("passed on").expect("accepted");
+    let mut some = [0; 100];
+    inner.read_exact(&mut some).await.expect("read");
+    // It answers, and is gone with most of what was sent unread.
+    inner.write_all(&[7; 5000]).await.expect("sent");
+    drop(inner);
+    let sent = timeout(DEADLINE, browser.write_all(&vec![9; 3_000_000])).await.expect("it is taken");
+    sent.expect("not reset");
+    let mut answer = Vec::new();
+    timeout(DEADLINE, browser.read_to_end(&mut answer)).await.expect("in time").expect("not reset");
+    assert_eq!(answer, [7; 5000]);
+}
+
+#[tokio::test]
 async fn what_the_front_does_not_pass_is_closed_and_counted() {
     let running = start_with(front);
     let web = client_hello(&[]);
