@@ -14,6 +14,7 @@ mod sim;
 mod test;
 mod tools;
 mod vectors;
+mod weather;
 
 use clap::{Parser, Subcommand};
 use process::Interrupt;
@@ -66,6 +67,37 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// What one core of a PoP carries: registrations beside bare QUIC handshakes, idle sessions, a relay flood.
+    Pop {
+        /// Options of the bench; `-- --help` names them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// What a PoP does while it is flooded with spoofed, malformed and replayed datagrams (root).
+    Floods {
+        /// Options of the bench; `-- --help` names them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Strikes at a thousand connectors with the database alive, locked and gone; a controller with 10,000 devices and
+    /// no database.
+    Weather(weather::Options),
+}
+
+/// Runs a bench of `tests/load` against the release build.
+fn bench_load(program: &str, options: &[String]) -> anyhow::Result<()> {
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--package", "tidegate", "--package", "load-rig"])
+        .status()?;
+    anyhow::ensure!(status.success(), "cargo build: {status}");
+    let release = target_directory().join("release");
+    let status = std::process::Command::new(release.join(program))
+        .arg("--tidegate")
+        .arg(release.join("tidegate"))
+        .args(options)
+        .status()?;
+    anyhow::ensure!(status.success(), "{program}: {status}");
+    Ok(())
 }
 
 fn bench_idle(clients: u32, minutes: f64, json: bool) -> anyhow::Result<()> {
@@ -95,6 +127,9 @@ fn main() -> ExitCode {
         Command::Vectors => vectors::run(&interrupt).map(|said| println!("{said}")),
         Command::Openapi => openapi(),
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
+        Command::Bench(Bench::Pop { options }) => bench_load("bench-pop", &options),
+        Command::Bench(Bench::Floods { options }) => bench_load("load-floods", &options),
+        Command::Bench(Bench::Weather(options)) => weather::bench(&options),
         Command::Lab(lab) => lab::run(lab, &interrupt),
         Command::Planted(options) => planted::run(&options, &interrupt),
         Command::OutageMatrix { options, output } => {

@@ -190,6 +190,11 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn tick_control(&mut self, now: Instant) {
         let due: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| pending.until <= now).map(|(seq, _)| *seq).collect();
+        // No answer, and no word that there is no controller: the PoP itself may be gone, and nobody else asks it soon.
+        let silent: Vec<SessionId> = due.iter().filter_map(|seq| self.pending.get(seq)?.on).collect();
+        for session in silent {
+            self.ask_sign_of_life(now, session);
+        }
         for seq in due {
             self.again(now, seq, Refusal::Timeout);
         }

@@ -284,6 +284,15 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
+    /// One session has to answer within 8 s now, or is lost.
+    pub(crate) fn ask_sign_of_life(&mut self, now: Instant, id: SessionId) {
+        if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id)
+            && standing.alive_by.is_none()
+        {
+            standing.next_keepalive = now;
+        }
+    }
+
     /// Somebody asks how fresh the control plane's word is, and it is older than it may be: each PoP is asked for its
     /// newest beacon now, and not with the next keepalive. A client hears one with those alone, 25 s apart. Says
     /// whether an answer is on its way; see [`Self::awaits_pop`].

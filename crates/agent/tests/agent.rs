@@ -287,6 +287,25 @@ fn all_pops_dead_is_tried_for_ever_at_a_bounded_rate() {
 }
 
 #[test]
+fn a_pop_that_leaves_a_renewal_without_a_word_is_found_silent_long_before_its_next_keepalive() {
+    let mut world = World::client(2);
+    world.wait_registered(1);
+    world.run(SECOND * 60);
+    let first = world.order()[0];
+    let keepalives = world.keepalives;
+    // Just after a keepalive, so that the next one is 25 s away.
+    assert!(world.run_until(SECOND * 30, |world| world.keepalives > keepalives));
+    world.run(SECOND);
+    world.pops[first].is_alive = false;
+    world.agent.force_renew(world.now);
+    let began = world.now;
+    assert!(world.run_until(SECOND * 20, |world| !world.registered().is_empty()
+        && !world.registered().contains(&first)));
+    assert!(world.now - began <= SECOND * 15, "{:?}", world.now - began);
+    assert!(world.run_until(SECOND * 15, |world| !world.controller.renewals.is_empty()), "by the other one");
+}
+
+#[test]
 fn a_draining_pop_is_left_after_the_next_one_is_up() {
     let mut world = World::client(2);
     world.wait_registered(1);

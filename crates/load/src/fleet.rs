@@ -251,6 +251,7 @@ impl Fleet {
             }
             Seen::Cut => report.flows_cut += 1,
             Seen::Roamed => report.roamed += 1,
+            Seen::RoamCut => report.roams_cut += 1,
             Seen::RoamAnswered(wait) => {
                 report.roam_answers.push(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
             }
@@ -397,9 +398,9 @@ impl Fleet {
         let mut counts = (0, 0, 0);
         let mut waiting = 0;
         for member in &self.members {
-            let (dials, requests, retries) = member.counts();
-            counts = (counts.0 + dials, counts.1 + requests, counts.2 + retries);
             if matches!(member.task, Task::Hold | Task::Flow { .. }) {
+                let (dials, requests, retries) = member.counts();
+                counts = (counts.0 + dials, counts.1 + requests, counts.2 + retries);
                 report.held += 1;
                 report.up += usize::from(member.is_up());
             }
@@ -457,6 +458,7 @@ impl std::iter::Sum for Report {
             sum.retries += report.retries;
             sum.visits.extend(report.visits);
             sum.roamed += report.roamed;
+            sum.roams_cut += report.roams_cut;
             sum.roam_answers.extend(report.roam_answers);
             sum.surged += report.surged;
             sum.surge_registered += report.surge_registered;

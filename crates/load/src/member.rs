@@ -48,6 +48,7 @@ pub(crate) enum Seen {
     Cut,
     Roamed,
     RoamAnswered(Duration),
+    RoamCut,
     VisitEnded { registered_ms: Option<u32>, first_byte_ms: Option<u32>, failed: Option<String> },
     Surged,
     SurgeRegistered,
@@ -338,7 +339,9 @@ impl Member {
                 }
             }
             (Task::Flow { .. }, Step::Cut) => {
-                self.moved_at = None;
+                if self.moved_at.take().is_some() {
+                    seen.push(Seen::RoamCut);
+                }
                 seen.push(Seen::Cut);
             }
             (Task::Visit { asked, registered_ms, .. }, Step::Answered(_)) => {

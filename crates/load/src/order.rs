@@ -121,6 +121,8 @@ pub struct Report {
     pub visits: Vec<Visit>,
     /// Members with a running connection that changed their network.
     pub roamed: u64,
+    /// Of these, connections that were cut before they were answered again.
+    pub roams_cut: u64,
     /// Milliseconds from such a change to the next answer on the same connection; a connection that was cut has none.
     pub roam_answers: Vec<u32>,
     /// Starts of broken members.

@@ -587,15 +587,23 @@ impl Ground {
     /// # Errors
     /// They do not.
     pub fn wait_direct(&self, device: &Device) -> Result<()> {
-        wait_until("the direct path", START, &self.interrupt, || {
-            let status = self.status(device)?;
-            let resources = status["resources"].as_array().context("resources")?;
-            Ok(resources.iter().any(|resource| resource["path"]["kind"] == "direct").then_some(()))
-        })?;
+        self.wait_own_path(device)?;
         wait_until("the connector's direct path, by the host's counters", START, &self.interrupt, || {
             let before = self.pops_received()?;
             std::thread::sleep(QUIET);
             Ok((self.pops_received()?.saturating_sub(before) < QUIET_BYTES).then_some(()))
+        })
+    }
+
+    /// Waits until a device says that its packets go straight.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn wait_own_path(&self, device: &Device) -> Result<()> {
+        wait_until("the direct path", START, &self.interrupt, || {
+            let status = self.status(device)?;
+            let resources = status["resources"].as_array().context("resources")?;
+            Ok(resources.iter().any(|resource| resource["path"]["kind"] == "direct").then_some(()))
         })
     }
 

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, time::Duration};
 
 /// A first byte that comes later than this is as good as none (guarantees).
 const IN_TIME_MS: u64 = 5_000;
+/// A running connection that waits longer for an answer hangs: it neither goes on nor ends.
+const HANGS_MS: u64 = 15_000;
 /// A connector that was killed is back within this.
 const CONNECTOR_BACK: Duration = Duration::from_secs(5);
 /// At least this many of a thousand.
@@ -39,6 +41,8 @@ pub struct Tally {
     pub failed_visits: BTreeMap<String, u64>,
     /// Changes of network.
     pub roamed: u64,
+    /// Of these, connections that were cut before that, with their connector.
+    pub roams_cut: u64,
     /// Milliseconds from one to the next answer.
     pub roam_answers: Vec<u64>,
     /// Control requests that were sent again.
@@ -84,6 +88,9 @@ impl Tally {
             }
         }
         self.roamed += count("roamed");
+        if in_shadow {
+            self.roams_cut += count("roams_cut");
+        }
         self.roam_answers.extend(list("roam_answers").iter().filter_map(Value::as_u64));
         self.retries += count("retries");
         self.renewed += count("renewed");
@@ -203,11 +210,14 @@ impl Verdict {
             Self::new(
                 "running connections cut, without those of a connector that was killed",
                 "0",
-                format!(
-                    "{} of {}; {} lines answered, longest wait {} ms",
-                    tally.cut, limits.connections, tally.answered, tally.longest_ms
-                ),
+                format!("{} of {}; {} lines answered", tally.cut, limits.connections, tally.answered),
                 tally.cut == 0 && tally.answered > 0,
+            ),
+            Self::new(
+                "longest wait of a running connection for an answer, roams included",
+                "≤ 15 s",
+                format!("{} ms", tally.longest_ms),
+                tally.answered > 0 && tally.longest_ms <= HANGS_MS,
             ),
             Self::new(
                 "clients that start from their disk and open a new connection, first byte within 5 s",

@@ -121,6 +121,10 @@ impl Scene {
         reach(ground, &ground.alice, STRICT, SLOWLY)?.map_err(anyhow::Error::msg).context("strict")?;
         // It shows by which way its bytes come, also where no row is about it.
         scene.running = Some(ground.flow(&ground.alice).context("the running flow")?);
+        for device in scene.victim.iter().map(|(device, _)| device).chain(scene.leaver.iter().map(|it| &it.0))
+        {
+            ground.wait_own_path(device)?;
+        }
         ground.wait_direct(&ground.alice)?;
         Ok(scene)
     }
