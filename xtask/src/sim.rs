@@ -79,6 +79,28 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The first failure of the simulation with this bug in it, as `(scenario and seed, what was wrong)`; none when it was not
+/// found.
+///
+/// # Errors
+/// It cannot be built or run.
+pub fn seek(feature: &str) -> Result<Option<(String, String)>> {
+    let arguments = ["--json".to_owned(), "--seeds".to_owned(), PLANTED_SEEDS.to_string()];
+    let output = sim(&["--features", feature], &arguments).stderr(Stdio::inherit()).output();
+    let output = output.context("starting cargo")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let report: serde_json::Value = serde_json::from_str(said.trim())
+        .with_context(|| format!("the simulation with {feature} said {said:?}"))?;
+    let failures = report["failures"].as_array().context("no failures in its report")?;
+    Ok(failures.first().map(|first| {
+        let wrong = first["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
+        (
+            format!("{} at seed {}", first["scenario"].as_str().unwrap_or_default(), first["seed"]),
+            wrong.to_owned(),
+        )
+    }))
+}
+
 fn planted(options: &Options) -> Result<()> {
     let seeds = options.seeds.unwrap_or(PLANTED_SEEDS);
     let arguments = ["--json".to_owned(), "--seeds".to_owned(), seeds.to_string()];

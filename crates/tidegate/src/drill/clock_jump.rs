@@ -29,7 +29,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(45);
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 fn name(owner: Owner, words: &str) -> String {
-    format!("{} is {words}", owner.words())
+    format!("{}: {words}", owner.words())
 }
 
 /// Runs it.
@@ -41,7 +41,7 @@ pub async fn drill(run: &mut Run<'_>, clocks: &Clocks) -> anyhow::Result<()> {
     let mut fenced = 0;
     for owner in Owner::ALL {
         for (words, by) in JUMPS {
-            run.enter(&format!("{} jumps", owner.words()), Weather::Fault);
+            run.enter(&format!("a jump of {}", owner.words()), Weather::Fault);
             clocks.set(owner, *by, Duration::ZERO)?;
             run.go_on(NOTICED).await?;
             run.enter(&name(owner, words), Weather::Fault);
@@ -77,7 +77,7 @@ fn judge_jumps(run: &mut Run<'_>, fenced: usize) {
         text,
         visits.all > 0 && percent >= 99.9,
     );
-    let is_controllers = |phase: &Phase| phase.name.starts_with("the controller's clock is ");
+    let is_controllers = |phase: &Phase| phase.name.starts_with("the controller's clock: ");
     let grants = run.seen(is_controllers).renewed();
     let text = format!("{grants} grants in {} jumps; it said why in {fenced}", JUMPS.len());
     run.level(
@@ -87,7 +87,7 @@ fn judge_jumps(run: &mut Run<'_>, fenced: usize) {
         grants == 0 && fenced == JUMPS.len(),
     );
     let others = run
-        .seen(|phase| phase.weather == Weather::Fault && !phase.name.starts_with("the controller's"))
+        .seen(|phase| phase.weather == Weather::Fault && !phase.name.contains("the controller's clock"))
         .renewed();
     let text = others.to_string();
     run.level("re-authentications while another's clock is wrong", "they go on", text, others > 0);

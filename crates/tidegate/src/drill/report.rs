@@ -68,6 +68,8 @@ const CHARTS: &[Chart] = &[
     },
 ];
 
+/// More stretches than this are listed in two columns.
+const LONG_LIST: usize = 24;
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 150.0;
 const LEFT: f64 = 52.0;
@@ -92,7 +94,8 @@ td.good{color:var(--good)}td.bad{color:var(--bad)}svg{display:block;width:100%;h
 svg text{font-size:11px;fill:var(--text-2)}.grid{stroke:var(--line)}.fault{fill:var(--far-soft)}
 .s0{stroke:var(--a)}.s1{stroke:var(--b);stroke-dasharray:5 3}.s2{stroke:var(--c);stroke-dasharray:1.5 3}
 .s0,.s1,.s2{fill:none;stroke-width:1.8;stroke-linejoin:round}ul.key{list-style:none;display:flex;gap:20px;margin:6px 0 0;padding:0;font-size:12px;color:var(--text-2)}
-ul.key svg{display:inline-block;width:28px;min-width:0;height:8px;margin-right:6px;vertical-align:middle}ol{margin:0;padding-left:22px}";
+ul.key svg{display:inline-block;width:28px;min-width:0;height:8px;margin-right:6px;vertical-align:middle}ol{margin:0;padding-left:26px}
+ol.long{columns:2;column-gap:32px}";
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -229,7 +232,8 @@ pub fn render(args: &DrillArgs, outcome: &Outcome, took: Duration) -> String {
             escape(&level.measured)
         );
     }
-    page.push_str("</table></section><section><h2>What happened</h2><ol>");
+    page.push_str("</table></section><section><h2>What happened</h2>");
+    page.push_str(if outcome.phases.len() > LONG_LIST { "<ol class=\"long\">" } else { "<ol>" });
     for phase in &outcome.phases {
         let _ = write!(page, "<li>{:.0}–{:.0} s: {}</li>", phase.from_s, phase.to_s, escape(&phase.name));
     }
