@@ -113,7 +113,7 @@ pub enum HttpError {
         address: String,
     },
     /// The server is not the one it should be, or does not speak TLS 1.3.
-    #[error("the server at {address} is not believed: {source}")]
+    #[error("the server at {address} is not believed: {}", disbelief(source))]
     Tls {
         /// What was tried.
         address: String,
@@ -139,6 +139,32 @@ pub enum HttpError {
     /// The request itself cannot be written.
     #[error("this is no valid request: {0}")]
     Request(String),
+}
+
+/// Why a server is not believed, and what helps.
+fn disbelief(source: &std::io::Error) -> String {
+    use rustls::{CertificateError as E, Error::InvalidCertificate};
+    let error = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(InvalidCertificate(reason)) = error else { return source.to_string() };
+    match reason {
+        E::UnknownIssuer => {
+            "its certificate was issued by nobody whom this machine knows; if it has a CA of its own, give that CA's \
+             certificate with --ca FILE, or to the machine"
+                .to_owned()
+        }
+        E::Expired | E::ExpiredContext { .. } => {
+            "its certificate has expired, or this machine's clock is ahead".to_owned()
+        }
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, or this machine's clock is behind".to_owned()
+        }
+        E::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is a CA's own, and a server needs one that says CA:FALSE; have the CA issue one for the \
+             server's name"
+                .to_owned()
+        }
+        _ => source.to_string(),
+    }
 }
 
 /// An answer.

@@ -84,7 +84,9 @@ pub async fn enrol_connector(key: &JoinKey, state: &Path, name: &str) -> Result<
     joining.finish::<ConnectorSlice>("connector", &request).await
 }
 
-/// Enrols a PoP that agents and controllers dial at `advertise` (`HOST:PORT`).
+/// Enrols a PoP that agents and controllers dial at `advertise` (`HOST:PORT`). With `socket`, the controller is
+/// asked there, at its local admin socket, and not at the address in the key: nobody passes connections on to it
+/// before this PoP does.
 ///
 /// # Errors
 /// [`EnrolError`].
@@ -93,9 +95,10 @@ pub async fn enrol_pop(
     state: &Path,
     name: &str,
     advertise: &str,
+    socket: Option<&Path>,
 ) -> Result<EnrolledAgent, EnrolError> {
     check_text("address to advertise", advertise, MAX_ADVERTISE)?;
-    let joining = Joining::begin(key, JoinKind::Pop, state, name).await?;
+    let joining = Joining::begin_at(key, JoinKind::Pop, state, name, socket).await?;
     let request = PopEnrolment::new(key.secret.clone(), &joining.identity, advertise, name);
     joining.finish::<PopSlice>("pop", &request).await
 }
@@ -123,7 +126,7 @@ pub async fn discover_trust(
     url: &ServerUrl,
     root: &RootHash,
 ) -> Result<(TrustBundle, ServerTrust), EnrolError> {
-    let learnt = learn_trust(url, root).await?;
+    let learnt = learn_trust(HttpsClient::provisional(url.clone()), root).await?;
     Ok((learnt.bundle, learnt.servers))
 }
 
@@ -136,8 +139,8 @@ struct Learnt {
     theirs: Option<UnixMs>,
 }
 
-async fn learn_trust(url: &ServerUrl, root: &RootHash) -> Result<Learnt, EnrolError> {
-    let client = ApiClient::over(HttpsClient::provisional(url.clone()));
+async fn learn_trust(http: HttpsClient, root: &RootHash) -> Result<Learnt, EnrolError> {
+    let client = ApiClient::over(http);
     let (nonce, asked) = (anchor::nonce(), Instant::now());
     let path = format!("/enrol/v1/trust?nonce={}", encode_base64url(&nonce));
     let answer = client.call(Method::GET, &path, Bytes::new()).await?;
@@ -171,6 +174,7 @@ struct Joining<'a> {
     key: &'a JoinKey,
     kind: JoinKind,
     url: ServerUrl,
+    socket: Option<&'a Path>,
     learnt: Learnt,
     state: StateDir,
     identity: SigningKey,
@@ -178,6 +182,16 @@ struct Joining<'a> {
 
 impl<'a> Joining<'a> {
     async fn begin(key: &'a JoinKey, kind: JoinKind, path: &Path, name: &str) -> Result<Self, EnrolError> {
+        Self::begin_at(key, kind, path, name, None).await
+    }
+
+    async fn begin_at(
+        key: &'a JoinKey,
+        kind: JoinKind,
+        path: &Path,
+        name: &str,
+        socket: Option<&'a Path>,
+    ) -> Result<Self, EnrolError> {
         if key.kind != kind {
             return Err(EnrolError::OtherKind { expected: kind, got: key.kind });
         }
@@ -186,7 +200,11 @@ impl<'a> Joining<'a> {
         if let Some(identity) = already_enrolled(path, role_of(kind), &key.root)? {
             return Err(EnrolError::AlreadyEnrolled { path: path.to_owned(), identity });
         }
-        let learnt = learn_trust(&url, &key.root).await?;
+        let http = match socket {
+            Some(socket) => HttpsClient::unix(socket.to_owned()),
+            None => HttpsClient::provisional(url.clone()),
+        };
+        let learnt = learn_trust(http, &key.root).await?;
         let about = About::new(learnt.bundle.installation(), role_of(kind), key.root);
         let state = StateDir::create(path, &about)?;
         // By the time that a controller signed: nothing is over because this machine's clock says so.
@@ -209,7 +227,7 @@ impl<'a> Joining<'a> {
                 identity
             }
         };
-        Ok(Self { key, kind, url, learnt, state, identity })
+        Ok(Self { key, kind, url, socket, learnt, state, identity })
     }
 
     /// An X25519 key, the same one when an earlier attempt made it already.
@@ -230,7 +248,10 @@ impl<'a> Joining<'a> {
         path: &str,
         request: &impl Serialize,
     ) -> Result<EnrolledAgent, EnrolError> {
-        let client = ApiClient::https(self.url.clone(), self.learnt.servers.clone(), None);
+        let client = match self.socket {
+            Some(socket) => ApiClient::unix(socket.to_owned()),
+            None => ApiClient::https(self.url.clone(), self.learnt.servers.clone(), None),
+        };
         let answer: Result<Enrolled, _> = client.post(&format!("/enrol/v1/{path}"), request).await;
         let wall = self.learnt.time.now();
         let blame = |error: EnrolError| error.blame_clock(wall, self.learnt.theirs);

@@ -40,7 +40,7 @@ impl BindStep {
         match self {
             Self::Create => "no UDP socket could be made",
             Self::Options => "its options could not be set",
-            Self::Bind => "the address cannot be bound; is another process on this port?",
+            Self::Bind => "the address cannot be bound",
             Self::Filter => "the kernel refused the first-byte filter (SO_ATTACH_REUSEPORT_CBPF)",
             Self::Register => "the runtime refused the socket",
         }
@@ -49,7 +49,7 @@ impl BindStep {
 
 /// A UDP port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open UDP {address}: {}", step.words())]
+#[error("cannot open UDP {address}: {}{}", step.words(), hint(*step, source))]
 pub struct BindError {
     /// The address wanted.
     pub address: SocketAddr,
@@ -58,6 +58,22 @@ pub struct BindError {
     /// What the kernel said.
     #[source]
     pub source: io::Error,
+}
+
+/// What to do about an address that cannot be bound.
+fn hint(step: BindStep, source: &io::Error) -> &'static str {
+    match (step, source.kind()) {
+        (BindStep::Bind, io::ErrorKind::AddrInUse) => {
+            "; another process is on this port: stop it, or choose another port"
+        }
+        (BindStep::Bind, io::ErrorKind::PermissionDenied) => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE: grant it, or choose a port above"
+        }
+        (BindStep::Bind, io::ErrorKind::AddrNotAvailable) => {
+            "; this machine has no such address: choose one of its own, or 0.0.0.0 for all"
+        }
+        _ => "",
+    }
 }
 
 /// A bound, non-blocking UDP socket of one runtime.

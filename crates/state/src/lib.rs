@@ -163,11 +163,27 @@ impl StateDir {
         Ok(Some(about))
     }
 
-    /// Opens what enrolment wrote.
+    /// Whether enrolment wrote this directory, for this role. Locks nothing.
     ///
     /// # Errors
-    /// Nothing there, another role, in use, damaged.
-    pub fn open(path: &Path, role: Role) -> Result<Self, StateError> {
+    /// Nothing there, another role, damaged.
+    pub fn expect(path: &Path, role: Role) -> Result<(), StateError> {
+        Self::checked(path, role).map(|_| ())
+    }
+
+    /// Whether a process runs on a directory.
+    ///
+    /// # Errors
+    /// The machine says no.
+    pub fn is_in_use(path: &Path) -> Result<bool, StateError> {
+        match lock(path) {
+            Ok(_) => Ok(false),
+            Err(StateError::InUse { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn checked(path: &Path, role: Role) -> Result<About, StateError> {
         let about = Self::about(path)?
             .ok_or_else(|| StateError::NotEnrolled { path: path.to_owned(), hint: enrol_hint(role) })?;
         if about.role != role {
@@ -177,6 +193,15 @@ impl StateDir {
                 expected: role.word(),
             });
         }
+        Ok(about)
+    }
+
+    /// Opens what enrolment wrote.
+    ///
+    /// # Errors
+    /// Nothing there, another role, in use, damaged.
+    pub fn open(path: &Path, role: Role) -> Result<Self, StateError> {
+        let about = Self::checked(path, role)?;
         let lock = lock(path)?;
         let sealer = Sealer::open(path, &SealSource::from_environment(path))?;
         Ok(Self { path: path.to_owned(), about, sealer, _lock: lock })

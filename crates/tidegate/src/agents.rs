@@ -45,7 +45,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     let name = args.name.clone().unwrap_or_else(places::host_name);
     enrol_once(key.as_ref(), &state, Role::Pop, async |key| {
         let advertise = args.advertise.as_deref().unwrap_or_default();
-        enrol::enrol_pop(key, &state, &name, advertise).await
+        enrol::enrol_pop(key, &state, &name, advertise, args.join_socket.as_deref()).await
     })
     .await?;
     let mut options = pop::PopOptions::new(state.clone(), args.listen);

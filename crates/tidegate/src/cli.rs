@@ -283,6 +283,10 @@ pub struct PopArgs {
     /// Pass console connections to the controller's Unix socket.
     #[arg(long, value_name = "PATH")]
     pub console_socket: Option<PathBuf>,
+    /// Enrol by the admin socket of a controller on this host: `serve` does, whose controller is reached from
+    /// elsewhere only through this PoP.
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub join_socket: Option<PathBuf>,
     /// How long a SIGTERM gives agents to go to their next PoP, in seconds. The only PoP of an installation ends at once.
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub drain: u32,

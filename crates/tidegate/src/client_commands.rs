@@ -17,19 +17,35 @@ use serde_json::json;
 use std::{ffi::OsString, path::Path};
 use trust::UnixMs;
 
+/// How long a client may take to end: it writes what it holds and says goodbye to its PoPs.
+const DOWN_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn running(state: &Path) -> ControlClient {
     ControlClient::in_run_dir(state)
 }
 
-fn asked(error: ControlError) -> Failure {
-    let outcome =
-        if matches!(error, ControlError::NotRunning { .. }) { Outcome::NotRunning } else { Outcome::Failed };
-    Failure::new(outcome, error)
+/// A question that the running client did not answer. Where there is no client because nobody enrolled here, that is
+/// what is said.
+fn asked(state: &Path) -> impl Fn(ControlError) -> Failure {
+    move |error| match error {
+        ControlError::NotRunning { .. } => match enrolled(state) {
+            Ok(()) => Failure::new(Outcome::NotRunning, error),
+            Err(failure) => failure,
+        },
+        ControlError::Ending => Failure::new(Outcome::NotRunning, error),
+        error => Failure::new(Outcome::Failed, error),
+    }
+}
+
+/// Whether a client can be started here.
+fn enrolled(state: &Path) -> Result<(), Failure> {
+    Ok(state::StateDir::expect(state, trust::Role::Device)?)
 }
 
 /// `tidegate up`.
 pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
+    enrolled(&state)?;
     if args.foreground {
         return foreground(args, &state, format).await;
     }
@@ -54,7 +70,7 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     let mut daemon = Role::start_to_stay("client", &arguments, Some(&log))?;
     daemon.wait_for("ready").await?;
     daemon.leave_running();
-    let status = running(&state).status().await.map_err(asked)?;
+    let status = running(&state).status().await.map_err(asked(&state))?;
     format.print(&json!({"event": "up", "status": status}), || up_text(&status));
     Ok(Outcome::Done)
 }
@@ -68,7 +84,7 @@ async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResul
         port_mapping: places::port_mapping(args.no_port_mapping),
     };
     let client = client::Client::start(options).await?;
-    let status = running(state).status().await.map_err(asked)?;
+    let status = running(state).status().await.map_err(asked(state))?;
     let ready = json!({"event": "ready", "role": "client", "status": status});
     format.print(&ready, || up_text(&status));
     diagnostics::start(args.diagnostics, Watched::Client(state.to_owned())).await?;
@@ -82,6 +98,12 @@ async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResul
 
 fn up_text(status: &Status) -> String {
     let who = status.owner.as_deref().unwrap_or("nobody");
+    if status.revoked {
+        return format!(
+            "The client is up, but access of this device ({who} at {}) was revoked; ask your administrator.",
+            status.organization
+        );
+    }
     if status.resources.is_empty() {
         return format!(
             "The client is up. No policy gives this device anything yet; it is signed in as {who} at {}.",
@@ -98,7 +120,22 @@ fn up_text(status: &Status) -> String {
 /// `tidegate down`.
 pub async fn down(args: &ClientArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    running(&state).down().await.map_err(asked)?;
+    running(&state).down().await.map_err(asked(&state))?;
+    // The answer comes before the end: whoever starts it again next finds the directory free.
+    let until = process::now() + DOWN_WITHIN;
+    while state::StateDir::is_in_use(&state)? {
+        if process::now() >= until {
+            return Err(Failure::say(
+                Outcome::Failed,
+                format_args!(
+                    "the client was told to end and still runs after {} s; see {}",
+                    DOWN_WITHIN.as_secs(),
+                    state.join("client.log").display()
+                ),
+            ));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     format.print(&json!({"event": "down"}), || "The client is down.".to_owned());
     Ok(Outcome::Done)
 }
@@ -107,15 +144,20 @@ pub async fn down(args: &ClientArgs, format: Format) -> CommandResult {
 pub async fn status(args: &StatusArgs, format: Format) -> CommandResult {
     if args.connector {
         let state = places::state_dir(args.state.as_deref(), "connector")?;
-        let status = connector::ask_status(&state).await.map_err(|error| {
-            let is_away = matches!(error, connector::StatusError::NotRunning { .. });
-            Failure::new(if is_away { Outcome::NotRunning } else { Outcome::Failed }, error)
+        let status = connector::ask_status(&state).await.map_err(|error| match error {
+            connector::StatusError::NotRunning { .. } => {
+                match state::StateDir::expect(&state, trust::Role::Connector) {
+                    Ok(()) => Failure::new(Outcome::NotRunning, error),
+                    Err(not_enrolled) => not_enrolled.into(),
+                }
+            }
+            error => Failure::new(Outcome::Failed, error),
         })?;
         format.print(&json!(status), || connector_text(&status));
         return Ok(if status.access_until <= status.now { Outcome::Denied } else { Outcome::Done });
     }
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    let status = running(&state).status().await.map_err(asked)?;
+    let status = running(&state).status().await.map_err(asked(&state))?;
     format.print(&json!(status), || status_text(&status));
     Ok(if status.access_expired || status.revoked { Outcome::Denied } else { Outcome::Done })
 }
@@ -123,7 +165,7 @@ pub async fn status(args: &StatusArgs, format: Format) -> CommandResult {
 /// `tidegate resources`.
 pub async fn resources(args: &ClientArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    let resources = running(&state).resources().await.map_err(asked)?;
+    let resources = running(&state).resources().await.map_err(asked(&state))?;
     format.print(&json!({"items": resources}), || {
         if resources.is_empty() {
             "No policy gives this device anything yet.".to_owned()
@@ -137,7 +179,7 @@ pub async fn resources(args: &ClientArgs, format: Format) -> CommandResult {
 /// `tidegate why`.
 pub async fn why(args: &WhyArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    let answer = running(&state).why(&args.resource).await.map_err(asked)?;
+    let answer = running(&state).why(&args.resource).await.map_err(asked(&state))?;
     format.print(&json!(answer), || why_text(&answer));
     Ok(if answer.holds { Outcome::Done } else { Outcome::Denied })
 }
@@ -148,12 +190,12 @@ pub async fn forward(args: &ForwardArgs, format: Format) -> CommandResult {
     let target: Target =
         args.target.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
     let client = running(&state);
-    let before = client.forward_list().await.map_err(asked)?;
+    let before = client.forward_list().await.map_err(asked(&state))?;
     let listen = match &args.socket {
         Some(path) => Listen::Unix(std::path::absolute(path)?),
         None => Listen::Tcp(args.listen),
     };
-    let after = client.forward_add(listen.clone(), target.clone()).await.map_err(asked)?;
+    let after = client.forward_add(listen.clone(), target.clone()).await.map_err(asked(&state))?;
     let Some(added) = after.iter().find(|forward| !before.contains(forward)) else {
         return Err(Failure::say(Outcome::Failed, format_args!("{listen} is forwarded already")));
     };
@@ -162,7 +204,7 @@ pub async fn forward(args: &ForwardArgs, format: Format) -> CommandResult {
         || format!("{} leads to {} until Ctrl-C", added.listen, added.target),
     );
     process::shutdown().await;
-    client.forward_remove(added.listen.clone()).await.map_err(asked)?;
+    client.forward_remove(added.listen.clone()).await.map_err(asked(&state))?;
     Ok(Outcome::Done)
 }
 

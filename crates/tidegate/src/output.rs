@@ -49,8 +49,27 @@ pub struct Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { outcome: Outcome::Failed, error: error.into() }
+        let error = error.into();
+        let is_not_enrolled = error
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref(), Some(state::StateError::NotEnrolled { .. })));
+        let outcome = if is_not_enrolled { Outcome::NotRunning } else { Outcome::Failed };
+        Self { outcome, error }
     }
+}
+
+/// An error and its causes, each said once: many an error's own words hold its cause already.
+fn said(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 impl Failure {
@@ -66,7 +85,7 @@ impl Failure {
 
     /// Prints itself and gives its code.
     pub fn report(self, format: Format) -> ExitCode {
-        let text = format!("{:#}", self.error);
+        let text = said(&self.error);
         match format {
             Format::Text => eprintln!("tidegate: {text}"),
             Format::Json => {
@@ -153,6 +172,7 @@ pub fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::Context as _;
 
     #[test]
     fn a_table_lines_its_columns_up() {
@@ -166,5 +186,22 @@ mod tests {
     #[test]
     fn control_characters_in_names_do_not_reach_the_terminal() {
         assert_eq!(cell(&Value::String("a\u{1b}[31mb".into())), "a·[31mb");
+    }
+
+    #[test]
+    fn a_cause_that_its_error_names_already_is_said_once() {
+        let error: anyhow::Error = Err::<(), _>(std::io::Error::other("no such host"))
+            .context("https://a.example cannot be reached: no such host")
+            .context("the pop process")
+            .unwrap_err();
+        assert_eq!(said(&error), "the pop process: https://a.example cannot be reached: no such host");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_enrolled_has_its_own_exit_code_however_deep_it_is_said() {
+        let scratch = tempfile::tempdir().unwrap();
+        let error = state::StateDir::expect(scratch.path(), trust::Role::Device).unwrap_err();
+        let failure = Failure::from(anyhow::Error::new(error).context("the client"));
+        assert_eq!(failure.outcome, Outcome::NotRunning);
     }
 }

@@ -11,13 +11,9 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::{
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
-};
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::{TcpListener, UnixStream},
 };
 
 /// How long to wait before starting a role again: the first time, and at most.
@@ -194,14 +190,16 @@ async fn start(
         controller::first_start_was_shown(&layout.controller)?;
     }
     let mut environment = Vec::new();
+    let mut arguments = layout.pop_arguments(args);
     // A directory is not enough: a start that was interrupted leaves one that is only half enrolled.
     let about = state::StateDir::about(&layout.controller)?.context("the controller's state directory")?;
     if enrol::already_enrolled(&layout.pop, trust::Role::Pop, &about.root)?.is_none() {
-        environment.push(("TIDEGATE_JOIN", pop_join_key(layout).await?));
+        // The controller's listener is the PoP's own: until there is one, the admin socket stands in for it.
+        let admin_socket = layout.controller.join("admin.sock");
+        environment.push(("TIDEGATE_JOIN", pop_join_key(&admin_socket).await?));
+        arguments.extend(["--join-socket".into(), admin_socket.into()]);
     }
-    // The PoP's first start talks to the controller, whose listener the PoP itself will own: until then a
-    // loopback port stands in for it.
-    let pop = roles.pop.insert(Role::start("pop", &layout.pop_arguments(args), &environment, None)?);
+    let pop = roles.pop.insert(Role::start("pop", &arguments, &environment, None)?);
     Ok(pop.wait_for("ready").await?)
 }
 
@@ -218,47 +216,12 @@ fn announce_first_start(first: &Value, format: Format) {
     }
 }
 
-/// Makes the join key of this host's own PoP, aimed at a loopback port that leads to the controller's
-/// Unix socket.
-async fn pop_join_key(layout: &Layout) -> Result<String, Failure> {
-    let admin = enrol::ApiClient::unix(layout.controller.join("admin.sock"));
-    let made: Value = admin
-        .post(
-            "/api/v1/enrolment-keys",
-            &json!({"kind": "pop", "name": "this host's PoP", "lifetime_seconds": 600}),
-        )
-        .await?;
-    let mut key: trust::JoinKey = made["join_key"]
-        .as_str()
-        .unwrap_or_default()
-        .parse()
-        .context("the controller's answer has no join key")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    key.controller = format!("https://localhost:{}", listener.local_addr()?.port());
-    tokio::spawn(bridge(listener, layout.console_socket.clone()));
-    Ok(key.to_secret_text())
-}
-
-/// Carries a few connections from a loopback port to the controller's socket, for one enrolment.
-async fn bridge(listener: TcpListener, socket: PathBuf) {
-    let serve = async {
-        while let Ok((mut stream, from)) = listener.accept().await {
-            let socket = socket.clone();
-            tokio::spawn(async move {
-                let mut console = UnixStream::connect(&socket).await?;
-                let to = stream.local_addr()?;
-                console.write_all(proxy_header(from, to).as_bytes()).await?;
-                tokio::io::copy_bidirectional(&mut stream, &mut console).await
-            });
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(60), serve).await;
-}
-
-/// The PROXY protocol's version 1 line.
-fn proxy_header(from: SocketAddr, to: SocketAddr) -> String {
-    let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
-    format!("PROXY {family} {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port())
+/// Makes the join key of this host's own PoP.
+async fn pop_join_key(admin_socket: &Path) -> Result<String, Failure> {
+    let admin = enrol::ApiClient::unix(admin_socket.to_owned());
+    let key = json!({"kind": "pop", "name": "this host's PoP", "lifetime_seconds": 600});
+    let made: Value = admin.post("/api/v1/enrolment-keys", &key).await?;
+    Ok(made["join_key"].as_str().context("the controller's answer has no join key")?.to_owned())
 }
 
 /// Restarts a role whenever it ends, until told to stop.

@@ -26,6 +26,10 @@ fn free_port() -> u16 {
 
 impl Serve {
     fn start(state: &Path, port: u16) -> Self {
+        Self::start_with(state, port, &[])
+    }
+
+    fn start_with(state: &Path, port: u16, more: &[&Path]) -> Self {
         let address = format!("127.0.0.1:{port}");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args([
@@ -38,6 +42,7 @@ impl Serve {
                 "--state",
             ])
             .arg(state)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -156,4 +161,24 @@ fn a_signal_in_the_middle_of_the_start_ends_everything_and_the_next_start_says_w
         again.end(Signal::TERM);
         nobody_is_left(&state);
     }
+}
+
+#[test]
+fn a_first_start_with_a_certificate_of_somebody_elses_ca_enrols_its_pop() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (chain, key) = (scratch.path().join("chain.pem"), scratch.path().join("key.pem"));
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::Issuer::new(ca, rcgen::KeyPair::generate().unwrap());
+    let leaf = rcgen::KeyPair::generate().unwrap();
+    let named = rcgen::CertificateParams::new(vec!["tide.example.org".into()]).unwrap();
+    std::fs::write(&chain, named.signed_by(&leaf, &issuer).unwrap().pem()).unwrap();
+    std::fs::write(&key, leaf.serialize_pem()).unwrap();
+    let state = scratch.path().join("state");
+    let files = [Path::new("--tls-certificate"), &chain, Path::new("--tls-key"), &key];
+    let mut serve = Serve::start_with(&state, free_port(), &files);
+    serve.event("first_start");
+    serve.event("ready");
+    assert!(serve.end(Signal::TERM));
+    nobody_is_left(&state);
 }

@@ -35,7 +35,7 @@ pub enum ControlError {
         path: PathBuf,
     },
     /// It broke.
-    #[error("the connection to the client at {}: {source}", path.display())]
+    #[error("the connection to the client at {} broke", path.display())]
     Io {
         /// The socket.
         path: PathBuf,
@@ -45,6 +45,9 @@ pub enum ControlError {
     /// Silence.
     #[error("the client did not answer within {} s", DEADLINE.as_secs())]
     Timeout,
+    /// It is on its way out.
+    #[error("the client is just ending; start it again with `tidegate up`")]
+    Ending,
     /// The client refused.
     #[error("{0}")]
     Refused(String),
@@ -99,6 +102,7 @@ impl ControlClient {
         };
         match timeout(DEADLINE, exchange).await.map_err(|_| ControlError::Timeout)?? {
             LocalAnswer::Error { message } => Err(ControlError::Refused(message)),
+            LocalAnswer::Ending => Err(ControlError::Ending),
             answer => Ok(answer),
         }
     }

@@ -82,6 +82,8 @@ pub enum LocalAnswer {
     },
     /// Done, or begun.
     Done,
+    /// Not done: the client is ending.
+    Ending,
     /// Not done.
     Error {
         /// In a sentence.

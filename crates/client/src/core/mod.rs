@@ -476,7 +476,13 @@ fn ending_of(reason: CloseReason) -> Result<(), DialFault> {
     let reason = match reason {
         CloseReason::Finished => return Ok(()),
         CloseReason::Refused | CloseReason::Reset => Refusal::TargetRefused,
-        CloseReason::Unreachable(Unreachable::Host) => Refusal::TargetUnreachable,
+        CloseReason::Unreachable(Unreachable::Host) => {
+            let detail =
+                "the target does not answer the connector, or its name does not resolve in the site; the \
+                          connector's flow log says which"
+                    .to_owned();
+            return Err(DialFault { reason: Refusal::TargetUnreachable, detail, retry_after: None });
+        }
         CloseReason::Unreachable(Unreachable::Prohibited) => {
             let detail = "the connector does not allow it: its policy says no, the name leads outside its site, or the resource is strict and the connector has not heard from a controller; its flow log has the reason".to_owned();
             return Err(DialFault { reason: Refusal::NoPolicy, detail, retry_after: None });

@@ -266,7 +266,7 @@ impl Client {
 
 impl Hub {
     pub(crate) async fn answer(&self, request: LocalRequest) -> LocalAnswer {
-        let ended = || LocalAnswer::Error { message: "the client is ending".to_owned() };
+        let ended = || LocalAnswer::Ending;
         let failed = |error: ClientError| LocalAnswer::Error { message: error.to_string() };
         match request {
             LocalRequest::Status => match self.ask(Command::Status).await {

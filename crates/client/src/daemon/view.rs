@@ -52,14 +52,7 @@ pub(super) fn status(
             made: slice.header.iat,
             expires: slice.header.exp,
         }),
-        revoked: !is_registered
-            && agent.last_lost().is_some_and(|reason| {
-                matches!(
-                    reason,
-                    LostReason::ClosedByPeer(CloseCode::Struck)
-                        | LostReason::RefusedByPeer(CERTIFICATE_REVOKED)
-                )
-            }),
+        revoked: is_revoked(node),
         last_session_problem: agent.last_lost().filter(|_| !is_registered).map(|reason| reason.to_string()),
         pops,
         proxy: proxy.clone(),
@@ -287,14 +280,36 @@ fn grant_step(node: &ClientNode, now: Instant) -> Step {
             let left = grant.exp.since(node.agent().wall(now)).as_secs();
             let detail =
                 format!("of {} on {}, {left} s left without a renewal", grant.owner_name, grant.device_name);
-            let outcome = if left > 0 { StepOutcome::Held } else { StepOutcome::Failed };
-            Step::new(what, outcome, detail)
+            match left {
+                0 => Step::new(what, StepOutcome::Failed, detail),
+                _ if is_revoked(node) => Step::new(
+                    what,
+                    StepOutcome::Failed,
+                    format!("it would be: {detail}; but access was revoked"),
+                ),
+                _ => Step::new(what, StepOutcome::Held, detail),
+            }
         }
     }
 }
 
+/// Whether the last word of a PoP is that this device's access was revoked.
+fn is_revoked(node: &ClientNode) -> bool {
+    let is_registered = node.agent().pops().any(|pop| pop.phase == agent::PopPhaseWord::Registered);
+    !is_registered
+        && node.agent().last_lost().is_some_and(|reason| {
+            matches!(
+                reason,
+                LostReason::ClosedByPeer(CloseCode::Struck) | LostReason::RefusedByPeer(CERTIFICATE_REVOKED)
+            )
+        })
+}
+
 fn session_step(node: &ClientNode) -> Step {
     let what = "this device is registered at a PoP";
+    if is_revoked(node) {
+        return Step::new(what, StepOutcome::Failed, "its access was revoked; ask your administrator");
+    }
     let registered = node.agent().pops().find(|pop| pop.phase == agent::PopPhaseWord::Registered);
     match (registered, node.agent().last_lost()) {
         (Some(pop), _) => Step::new(what, StepOutcome::Held, pop.pop.to_string()),

@@ -4,7 +4,7 @@ mod world;
 
 use agent::Freshness;
 use std::time::Duration;
-use world::{HOUR, MINUTE, SECOND, STANDARD, STRICT, World};
+use world::{DAY, HOUR, MINUTE, Off, SECOND, STANDARD, STRICT, World};
 
 #[test]
 fn a_standard_resource_goes_on_until_the_grants_hard_expiry_and_no_longer() {
@@ -185,6 +185,152 @@ fn controllers_dead_and_a_pop_dead_as_well_stop_no_standard_resource() {
     world.restart_connector();
     world.pass(SECOND * 5);
     world.connect(STANDARD);
+}
+
+/// Controllers dead for ten minutes, then something else happens as well: the flow of before (where both its ends
+/// stay) and twenty new ones.
+fn controllers_dead_and(seeds: std::ops::Range<u64>, answer_within: Duration, also: impl Fn(&mut World)) {
+    for seed in seeds {
+        let mut world = World::new(seed, 3);
+        world.settle();
+        let flow = world.connect(STANDARD);
+        world.kill_controller();
+        world.pass(MINUTE * 10);
+        assert!(world.echo(flow, SECOND), "seed {seed}");
+        also(&mut world);
+        world.pass(SECOND * 5);
+        for number in 0..20 {
+            // Where a third of all packets is lost a person presses twice.
+            let tries = if world.loss > 0 { 3 } else { 1 };
+            let new = (0..tries).find_map(|_| world.try_to(STANDARD).ok());
+            let new = new.unwrap_or_else(|| panic!("seed {seed}, {number}: no connection"));
+            let asked = world.now;
+            assert!(world.echo(new, answer_within), "seed {seed}, {number}, {:?}", world.now - asked);
+            world.pass(SECOND * 10);
+        }
+        assert_eq!(world.client.agent().freshness(world.now), Freshness::Isolated, "seed {seed}");
+    }
+}
+
+/// As [`controllers_dead_and`], and the flow of before goes on.
+fn controllers_dead_and_flows_go_on(
+    seeds: std::ops::Range<u64>,
+    answer_within: Duration,
+    also: impl Fn(&mut World),
+) {
+    controllers_dead_and(seeds.clone(), answer_within, &also);
+    for seed in seeds {
+        let mut world = World::new(seed, 3);
+        world.settle();
+        let flow = world.connect(STANDARD);
+        world.kill_controller();
+        world.pass(MINUTE * 10);
+        also(&mut world);
+        for minute in 0..30 {
+            world.pass(MINUTE);
+            assert!(world.echo(flow, answer_within), "seed {seed}, minute {minute}");
+        }
+        assert!(world.ended.is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn controllers_dead_and_the_connector_restarts() {
+    controllers_dead_and(500..506, SECOND, World::restart_connector);
+}
+
+#[test]
+fn a_flow_whose_client_roams_while_its_connector_dies_ends_or_goes_on_and_never_hangs() {
+    let mut hung = Vec::new();
+    for seed in 600..660 {
+        let mut world = World::new(seed, 2);
+        world.settle();
+        let flow = world.connect(STANDARD);
+        world.kill_controller();
+        world.pass(SECOND * 40 + Duration::from_millis(seed * 7_919 % 25_000));
+        assert!(world.echo(flow, SECOND), "seed {seed}");
+        // From two seconds before to two seconds after.
+        let apart = Duration::from_millis(seed * 1_009 % 2_000);
+        if seed % 2 == 0 {
+            world.roam();
+            world.pass(apart);
+            world.say(flow, b"x");
+            world.restart_connector();
+        } else {
+            world.restart_connector();
+            world.pass(apart);
+            world.say(flow, b"x");
+            world.roam();
+        }
+        let began = world.now;
+        let before = world.echoed[&flow];
+        while world.echoed[&flow] == before && !world.ended.contains(&flow) {
+            world.pass(SECOND);
+            if world.now > began + MINUTE {
+                hung.push(seed);
+                break;
+            }
+        }
+    }
+    assert!(hung.is_empty(), "seeds {hung:?}: a minute without a word");
+}
+
+#[test]
+fn controllers_dead_and_the_client_restarts() {
+    controllers_dead_and(510..516, SECOND, World::restart_client);
+}
+
+#[test]
+fn controllers_dead_and_thirty_percent_of_all_packets_are_lost() {
+    // By way of a PoP each packet has two hops: 16 of 100 on each are 30 of 100 between the two ends.
+    controllers_dead_and_flows_go_on(520..524, SECOND * 15, |world| world.loss = 160);
+}
+
+#[test]
+fn controllers_dead_and_a_clock_a_minute_off_or_a_day_behind() {
+    for off in [Off::Ahead(MINUTE), Off::Behind(MINUTE), Off::Behind(DAY)] {
+        controllers_dead_and_flows_go_on(530..532, SECOND, |world| world.client_clock = off);
+        controllers_dead_and_flows_go_on(532..534, SECOND, |world| world.connector_clock = off);
+    }
+}
+
+#[test]
+fn controllers_dead_and_a_connectors_clock_a_day_ahead_closes_it_and_set_right_it_is_open_again() {
+    let mut world = World::new(540, 2);
+    world.settle();
+    world.kill_controller();
+    world.pass(MINUTE * 10);
+    world.connector_clock = Off::Ahead(DAY);
+    world.pass(MINUTE);
+    // Nobody is there who knows better: by its clock every grant is over.
+    let dials = world.site_dials;
+    world.try_to(STANDARD).expect_err("closed");
+    assert_eq!(world.site_dials, dials);
+    world.connector_clock = Off::Right;
+    world.pass(MINUTE);
+    world.try_to(STANDARD).expect("open again");
+}
+
+#[test]
+fn controllers_dead_and_a_clients_clock_a_day_ahead_takes_nothing_from_it() {
+    // Its connector decides, by a clock that is right.
+    controllers_dead_and_flows_go_on(541..543, SECOND, |world| world.client_clock = Off::Ahead(DAY));
+}
+
+#[test]
+fn controllers_dead_and_a_clock_behind_lengthens_no_lease() {
+    let mut world = World::with_life(550, 2, HOUR, HOUR);
+    world.settle();
+    let flow = world.connect(STANDARD);
+    world.kill_controller();
+    world.pass(MINUTE * 10);
+    (world.client_clock, world.connector_clock) = (Off::Behind(DAY), Off::Behind(DAY));
+    world.pass(MINUTE * 40);
+    assert!(world.echo(flow, SECOND));
+    world.pass(MINUTE * 11);
+    let bytes = world.site_bytes;
+    assert!(!world.echo(flow, SECOND * 5) && world.try_to(STANDARD).is_err());
+    assert_eq!(world.site_bytes, bytes);
 }
 
 #[test]

@@ -306,7 +306,30 @@ pub struct World {
     pub site_bytes: usize,
     /// Of a thousand packets so many are lost.
     pub loss: u64,
+    /// How far the clocks of client and connector are off.
+    pub client_clock: Off,
+    pub connector_clock: Off,
+    /// How often the client has changed its network.
+    moves: u16,
     random: u64,
+}
+
+/// What a machine's clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Off {
+    Right,
+    Ahead(Duration),
+    Behind(Duration),
+}
+
+impl Off {
+    fn shows(self, wall: UnixMs) -> UnixMs {
+        match self {
+            Self::Right => wall,
+            Self::Ahead(by) => wall.plus(by),
+            Self::Behind(by) => wall.minus(by),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -373,6 +396,9 @@ impl World {
             site_dials: 0,
             site_bytes: 0,
             loss: 0,
+            client_clock: Off::Right,
+            connector_clock: Off::Right,
+            moves: 0,
             random: seed,
         };
         for index in 0..world.pops.len() {
@@ -454,7 +480,14 @@ impl World {
     /// The client's process ends and starts again, from what enrolment wrote.
     pub fn restart_client(&mut self) {
         self.seed += 1;
+        self.client.shutdown(self.now);
+        self.drain(Node::Client);
         self.client = Self::client(&self.installation, self.seed, self.now, self.wall());
+        // A new process has another port.
+        self.moves += 1;
+        // The numbers begin anew: what the one before did is not this one's answer.
+        self.dialled.clear();
+        self.echoed.clear();
         self.drain(Node::Client);
     }
 
@@ -463,6 +496,19 @@ impl World {
         self.seed += 1;
         self.connector = Self::connector(&self.installation, self.seed, self.now, self.wall());
         self.drain(Node::Connector);
+    }
+
+    /// The client is in another network: its packets have another address, and what comes to the old one is lost.
+    pub fn roam(&mut self) {
+        self.moves += 1;
+        self.client.network_changed(self.now);
+        self.drain(Node::Client);
+    }
+
+    fn client_address(&self) -> SocketAddr {
+        let mut here = address(CLIENT_AT);
+        here.set_port(here.port() + self.moves);
+        here
     }
 
     pub fn dial(&mut self, to: &str) -> DialId {
@@ -580,11 +626,11 @@ impl World {
                     self.beacon();
                 }
                 Node::Connector => {
-                    self.connector.set_wall(now, wall);
+                    self.connector.set_wall(now, self.connector_clock.shows(wall));
                     self.connector.handle_timeout(now);
                 }
                 Node::Client => {
-                    self.client.set_wall(now, wall);
+                    self.client.set_wall(now, self.client_clock.shows(wall));
                     self.client.handle_timeout(now);
                 }
             }
@@ -618,7 +664,7 @@ impl World {
                 self.post(Node::Connector, to, payload);
             }
             self.drain(Node::Connector);
-        } else if to == address(CLIENT_AT) {
+        } else if to == self.client_address() {
             self.client.handle_input(now, [(from, payload.as_slice())].into_iter());
             self.drain(Node::Client);
         } else if to == address(CONTROLLER_AT) && !self.controller.is_dead {
@@ -634,10 +680,10 @@ impl World {
             Node::Pop(index) => pop_address(index),
             Node::Controller => address(CONTROLLER_AT),
             Node::Connector => address(CONNECTOR_AT),
-            Node::Client => address(CLIENT_AT),
+            Node::Client => self.client_address(),
         };
         let is_between_agents = matches!(node, Node::Client | Node::Connector)
-            && [CLIENT_AT, CONNECTOR_AT].iter().any(|at| address(at) == to);
+            && [self.client_address(), address(CONNECTOR_AT)].contains(&to);
         // Knuth's constants (MMIX): a stream of the seed.
         self.random =
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -184,9 +184,10 @@ pub(crate) fn network_router(core: &Arc<Core>) -> Router {
     api::router(core).merge(enrolment::router(core)).merge(console::router(core)).fallback(api::no_such_path)
 }
 
-/// What the local socket serves: the API alone.
+/// What the local socket serves: the API, and enrolment for the PoP of this host, which passes connections on
+/// only once it is enrolled.
 pub(crate) fn local_router(core: &Arc<Core>) -> Router {
-    api::router(core).fallback(api::no_such_path)
+    api::router(core).merge(enrolment::router(core)).fallback(api::no_such_path)
 }
 
 /// The open listeners.

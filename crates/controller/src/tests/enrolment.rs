@@ -33,7 +33,7 @@ async fn a_pop_a_connector_and_a_device_enrol_over_tls_and_a_used_key_is_refused
     let running = tokio::spawn(world.controller.run(pending()));
     let path = |name: &str| directory.path().join(name);
 
-    enrol_pop(&keys.0, &path("pop"), "pop-1", "127.0.0.1:4433").await.unwrap();
+    enrol_pop(&keys.0, &path("pop"), "pop-1", "127.0.0.1:4433", None).await.unwrap();
     enrol_connector(&keys.1, &path("connector"), "hh-1").await.unwrap();
     let agent = enrol_device(&keys.2, &path("device"), "ada's laptop").await.unwrap();
     assert_eq!((agent.belongs_to.as_str(), agent.owner.as_deref()), ("default", Some("Ada")));

@@ -68,7 +68,7 @@ async fn a_controller_attaches_to_its_pop_a_strike_becomes_durable_there_and_out
 
     let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let key = join(&core, port, json!({"kind": "pop"})).await;
-    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &free.to_string()).await.unwrap();
+    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &free.to_string(), None).await.unwrap();
     let (stop_pop, pop_thread) = run_pop(&directory.path().join("pop"), free);
     until("the controller attaches to the PoP", || core.presence().attached_pops().len() == 1).await;
 
@@ -188,7 +188,7 @@ async fn a_state_directory_copied_back_from_an_earlier_day_never_revives_a_struc
     let first = Running::start(options(directory.path())).await;
     let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let key = join(&first.core, first.port, json!({"kind": "pop"})).await;
-    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &free.to_string()).await.unwrap();
+    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &free.to_string(), None).await.unwrap();
     let (stop_pop, pop_thread) = run_pop(&directory.path().join("pop"), free);
     let core = &first.core;
     until("the controller attaches to the PoP", || core.presence().attached_pops().len() == 1).await;
@@ -252,7 +252,7 @@ async fn alone_with_a_state_of_two_days_ago_nothing_is_issued_unless_it_is_told_
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let key = join(&first.core, first.port, json!({"kind": "pop"})).await;
     let address = silent.local_addr().unwrap().to_string();
-    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &address).await.unwrap();
+    enrol_pop(&key, &directory.path().join("pop"), "pop-1", &address, None).await.unwrap();
     let user = ask(&first.core, "POST", "/users", json!({"name": "Ada", "email": "ada@example.com"})).await;
     let laptop = Asking::enrol(&first.core, &user["id"]).await;
     first.stop().await;

@@ -124,7 +124,11 @@ async fn steps(
             let fetched = fetch::fetch(&alice, stage.web, "/download").await?;
             ensure!(fetched.sha256 == expected, "the SHA-256 differs");
             let rate = fetched.bytes as f64 * 8.0 / 1e6 / fetched.whole.as_secs_f64().max(0.001);
-            Ok(((), format!("{} MiB over the relay, SHA-256 equal, {rate:.0} Mbit/s", fetched.bytes >> 20)))
+            let path = alice.path().await?;
+            Ok((
+                (),
+                format!("{} MiB by the {path} path, SHA-256 equal, {rate:.0} Mbit/s", fetched.bytes >> 20),
+            ))
         })
         .await;
     let bob = check
@@ -267,7 +271,11 @@ async fn revocation(stage: &Stage, alice: &Device) -> anyhow::Result<((), String
         tokio::time::timeout(STRIKE_WITHIN, running.read(&mut byte)).await.context("the session went on")?;
     ensure!(!matches!(ended, Ok(1..)), "the session went on");
     let ended = start.elapsed();
-    ensure!(open_echo(alice, stage.echo).await.is_err(), "a revoked device was let in again");
+    let code = match open_echo(alice, stage.echo).await {
+        Ok(_) => bail!("a revoked device was let in again"),
+        Err(error) => error.downcast::<Refused>().map(|Refused(code)| code)?,
+    };
+    ensure!(code == 2, "the proxy gave SOCKS reply {code}, not 2 (not allowed)");
     Ok((
         (),
         format!(

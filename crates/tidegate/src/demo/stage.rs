@@ -333,7 +333,16 @@ impl PopProcess {
             "pop",
             // A stage is taken down at once: nobody waits for anybody to leave.
             &words(&[
-                "pop", "--state", &state, "--listen", &listen, "--advertise", &listen, "--name", name, "--drain",
+                "pop",
+                "--state",
+                &state,
+                "--listen",
+                &listen,
+                "--advertise",
+                &listen,
+                "--name",
+                name,
+                "--drain",
                 "0",
             ]),
             &environment,
@@ -371,6 +380,15 @@ impl Device {
         client.wait_for("ready").await?;
         self.client = Some(client);
         Ok(())
+    }
+
+    /// By which kind of path its packets go, as its client says.
+    pub async fn path(&self) -> anyhow::Result<String> {
+        let status = client::ControlClient::in_run_dir(&self.state).status().await?;
+        let status = serde_json::to_value(status)?;
+        let resources = status["resources"].as_array().context("resources")?;
+        let kind = resources.iter().find_map(|resource| resource["path"]["kind"].as_str());
+        Ok(kind.context("no path is in use")?.to_owned())
     }
 
     /// Stops the client process.

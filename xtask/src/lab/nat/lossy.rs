@@ -1,5 +1,5 @@
-//! A cable that loses packets: two interfaces of one namespace, and this process between them. Which packet
-//! goes is decided by a seed and the packet's number in its direction, so that a run can be had again.
+//! A cable that loses packets and is long: two interfaces of one namespace, and this process between them. Which
+//! packet goes is decided by a seed and the packet's number in its direction, so that a run can be had again.
 
 use crate::process::Interrupt;
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +10,9 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     mem::size_of,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    sync::mpsc,
     thread,
+    time::{Duration, Instant},
 };
 
 /// A network header of the kernel's (virtio 1.1, section 5.1.6) and the largest frame it hands over.
@@ -20,6 +22,8 @@ const PACKET_VNET_HDR: i32 = 15;
 const PACKET_IGNORE_OUTGOING: i32 = 23;
 /// EtherType of ARP: neighbours are found on a cable that is good enough for that.
 const ARP: [u8; 2] = [0x08, 0x06];
+/// Packets on their way in one direction of a long cable: 100 ms of 1 Gbit/s in packets of 1,500 bytes.
+const UNDER_WAY: usize = 8_192;
 /// How often a direction without packets looks whether it shall end.
 const TICK: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
 
@@ -38,6 +42,9 @@ pub struct LossyLink {
     /// What decides which.
     #[arg(long)]
     seed: u64,
+    /// How long each packet is on its way, in each direction.
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
 }
 
 /// Passes frames until it is asked to end.
@@ -47,8 +54,9 @@ pub struct LossyLink {
 pub fn run(link: &LossyLink, interrupt: &Interrupt) -> Result<()> {
     ensure!(link.percent <= 100, "--percent: at most 100");
     let (one, other) = (open(&link.one)?, open(&link.other)?);
-    let there = Direction::new(one.try_clone()?, other.try_clone()?, link.percent, link.seed);
-    let back = Direction::new(other, one, link.percent, !link.seed);
+    let delay = Duration::from_millis(link.delay_ms);
+    let there = Direction::new(one.try_clone()?, other.try_clone()?, link.percent, link.seed, delay);
+    let back = Direction::new(other, one, link.percent, !link.seed, delay);
     println!("link up");
     let stop = interrupt.clone();
     let back = thread::spawn(move || back.run(&stop));
@@ -60,7 +68,7 @@ pub fn run(link: &LossyLink, interrupt: &Interrupt) -> Result<()> {
 
 struct Direction {
     from: File,
-    to: File,
+    to: Sink,
     percent: u8,
     state: u64,
 }
@@ -72,9 +80,9 @@ struct Counted {
 }
 
 impl Direction {
-    fn new(from: File, to: File, percent: u8, seed: u64) -> Self {
+    fn new(from: File, to: File, percent: u8, seed: u64, delay: Duration) -> Self {
         // Zero is the one state that the generator never leaves.
-        Self { from, to, percent, state: seed | 1 << 63 }
+        Self { from, to: Sink::new(to, delay), percent, state: seed | 1 << 63 }
     }
 
     fn run(mut self, interrupt: &Interrupt) -> Result<Counted> {
@@ -99,8 +107,7 @@ impl Direction {
                     continue;
                 }
             }
-            // A full queue on the other side is one more loss, as on any cable.
-            let _ = self.to.write(frame);
+            self.to.send(frame);
         }
         Ok(counted)
     }
@@ -113,6 +120,38 @@ impl Direction {
         let drawn = self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
         // drawn / 2^32 < percent / 100
         drawn * 100 < u64::from(self.percent) << 32
+    }
+}
+
+/// The other end of a direction, at once or after a time that is the same for every packet.
+enum Sink {
+    Near(File),
+    Far { delay: Duration, under_way: mpsc::SyncSender<(Instant, Vec<u8>)> },
+}
+
+impl Sink {
+    fn new(mut to: File, delay: Duration) -> Self {
+        if delay.is_zero() {
+            return Self::Near(to);
+        }
+        let (under_way, arrivals) = mpsc::sync_channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+        thread::spawn(move || {
+            for (due, frame) in arrivals {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let _ = to.write(&frame);
+            }
+        });
+        Self::Far { delay, under_way }
+    }
+
+    /// A full queue on the other side is one more loss, as on any cable.
+    fn send(&mut self, frame: &[u8]) {
+        match self {
+            Self::Near(to) => drop(to.write(frame)),
+            Self::Far { delay, under_way } => {
+                drop(under_way.try_send((Instant::now() + *delay, frame.to_vec())));
+            }
+        }
     }
 }
 
@@ -173,7 +212,7 @@ mod tests {
 
     fn direction(percent: u8, seed: u64) -> Direction {
         let nothing = || File::open("/dev/null").expect("/dev/null");
-        Direction::new(nothing(), nothing(), percent, seed)
+        Direction::new(nothing(), nothing(), percent, seed, Duration::ZERO)
     }
 
     #[test]
@@ -184,6 +223,19 @@ mod tests {
             let said = usize::from(percent) * 1000;
             assert!(lost.abs_diff(said) < 500, "{percent} %: {lost} of 100000");
         }
+    }
+
+    #[test]
+    fn a_long_cable_delivers_in_order_and_late() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut sink = Sink::new(File::from(OwnedFd::from(writer)), Duration::from_millis(60));
+        let began = Instant::now();
+        sink.send(b"a");
+        sink.send(b"b");
+        let mut came = [0; 2];
+        reader.read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"ab");
+        assert!(began.elapsed() >= Duration::from_millis(60));
     }
 
     #[test]

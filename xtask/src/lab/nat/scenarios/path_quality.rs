@@ -17,6 +17,7 @@ use super::{
     },
     Figures, Scenario, pair,
 };
+use crate::process::wait_until;
 use anyhow::{Context as _, Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "1 % of the client's packets lost each way", run: |bench| lossy(bench, 1) },
     Scenario { name: "10 % of the client's packets lost each way", run: |bench| lossy(bench, 10) },
     Scenario { name: "30 % of the client's packets lost each way", run: |bench| lossy(bench, 30) },
+    Scenario { name: "first byte of a registered client over a long uplink", run: long_uplink },
 ];
 
 const SHORT: Duration = Duration::from_secs(10);
@@ -105,7 +107,7 @@ fn uplink_carried(pair: &mut Pair) -> Result<()> {
 
 fn lossy(bench: &mut Bench, percent: u8) -> Result<Figures> {
     let mut pair = pair(bench, Kind::Home, Kind::Home, Path::Direct)?;
-    let link = LossyCable::insert(bench, &mut pair, percent)?;
+    let link = LossyCable::insert(bench, &mut pair, percent, Duration::ZERO)?;
     let by_kernel = kernel_tcp(bench, &pair)?;
     let expected = bench.web.small_file_sha256(&bench.interrupt)?;
     // The connection is opened, and the path kept or found, in spite of the loss.
@@ -123,6 +125,52 @@ fn lossy(bench: &mut Bench, percent: u8) -> Result<Figures> {
         ("kernel_tcp_ms", by_kernel.into()),
         ("path", path.into()),
         ("packets", lost.into()),
+    ])
+}
+
+/// How long a packet takes over the long uplink, each way: three round trips stand out from everything else.
+const UPLINK: Duration = Duration::from_millis(50);
+/// What the figure allows beside the three round trips.
+const BESIDE: Duration = Duration::from_millis(50);
+
+/// A registered client that has no tunnel yet: from its first packet to the first byte it takes three round trips at
+/// most, one for the introduction, one for the connection, one for the request.
+fn long_uplink(bench: &mut Bench) -> Result<Figures> {
+    let mut pair = pair(bench, Kind::Home, Kind::Home, Path::Direct)?;
+    let _cable = LossyCable::insert(bench, &mut pair, 0, UPLINK)?;
+    let said =
+        pair.client.host.run(SHORT, "ping", &["-c", "5", "-i", "0.2", "-q", &SERVER.to_string()])?.stdout;
+    // rtt min/avg/max/mdev = 100.1/100.3/…
+    let average = said
+        .rsplit_once("= ")
+        .and_then(|(_, figures)| figures.split('/').nth(1))
+        .context("ping's figures")?;
+    let round_trip = Duration::from_secs_f64(average.parse::<f64>()? / 1e3);
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        pair.client_process.terminate(SHORT, &bench.interrupt)?;
+        pair.client_process = bench.fleet.client(&pair.client.host)?;
+        wait_until("the client's registration", SHORT, &bench.interrupt, || {
+            let status = bench.fleet.status()?;
+            let pops = status["pops"].as_array().context("pops")?;
+            Ok(pops.iter().any(|pop| pop["session"] == "registered").then_some(()))
+        })?;
+        took.push(bench.fleet.fetch_within(MEGABYTE_WITHIN, &pair.client.host, SMALL)?.first);
+    }
+    took.sort_unstable();
+    let median = took[took.len() / 2];
+    let limit = round_trip * 3 + BESIDE;
+    ensure!(
+        median <= limit,
+        "{} ms, and three round trips of {} ms and 50 ms are {} ms",
+        whole_ms(median),
+        whole_ms(round_trip),
+        whole_ms(limit)
+    );
+    Ok(vec![
+        ("round_trip_ms", whole_ms(round_trip).into()),
+        ("first_byte_ms", whole_ms(median).into()),
+        ("limit_ms", whole_ms(limit).into()),
     ])
 }
 
@@ -144,7 +192,7 @@ struct LossyCable {
 }
 
 impl LossyCable {
-    fn insert(bench: &mut Bench, pair: &mut Pair, percent: u8) -> Result<Self> {
+    fn insert(bench: &mut Bench, pair: &mut Pair, percent: u8, delay: Duration) -> Result<Self> {
         let wire = Namespace::create("wire", &bench.interrupt)?;
         let internet = bench.net.internet.namespace();
         let router = pair.client.router()?.namespace();
@@ -173,6 +221,7 @@ impl LossyCable {
         let mut command = wire.command(this_program());
         command.args(["lab", "lossy-link", "--one", "one", "--other", "other"]);
         command.args(["--percent", &percent.to_string(), "--seed", &SEED.to_string()]);
+        command.args(["--delay-ms", &whole_ms(delay).to_string()]);
         let mut process = Daemon::start(command, &bench.fleet.place().join("lossy.log"))?;
         process.wait_line("the link", SHORT, &bench.interrupt, |line| (line == "link up").then_some(()))?;
         Ok(Self { process, _namespace: wire })

@@ -1,0 +1,124 @@
+//! The client's commands as a person types them: real processes, exit codes, words.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits for conditions with deadlines"
+)]
+
+use serde_json::Value;
+use std::{
+    io::{BufRead as _, BufReader},
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+fn tidegate(state: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(arguments)
+        .arg("--state")
+        .arg(state)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn whoever_has_not_enrolled_is_told_so_by_every_command_and_gets_exit_code_3() {
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["there is no such directory", "."] {
+        let state = scratch.path().join(name);
+        for arguments in
+            [&["up"][..], &["up", "--foreground"], &["status"], &["resources"], &["why", "web"], &["down"]]
+        {
+            let output = tidegate(&state, arguments);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", words(&output));
+            assert!(words(&output).contains("enrol first"), "{arguments:?}: {}", words(&output));
+            assert!(words(&output).contains("tidegate login"), "{arguments:?}: {}", words(&output));
+        }
+        for arguments in [&["connector"][..], &["pop", "--listen", "127.0.0.1:0"]] {
+            let output = tidegate(&state, arguments);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", words(&output));
+        }
+    }
+}
+
+/// A small installation with one enrolled device.
+struct Installation {
+    serve: Child,
+    client: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Installation {
+    fn start() -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let (state, client) = (scratch.path().join("serve"), scratch.path().join("client"));
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["--json", "serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--advertise", &format!("localhost:{port}"), "--state"])
+            .arg(&state)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["event"] == "ready"));
+        // What it says later is read and forgotten, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        let admin = |arguments: &[&str]| {
+            let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+                .args(["--json", "admin", "--state"])
+                .arg(&state)
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", words(&output));
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        };
+        admin(&["create", "user", "--name", "ann", "--email", "ann@example.org"]);
+        let key = admin(&["create", "enrolment-key", "--device", "--user", "ann"]);
+        let file = scratch.path().join("key");
+        std::fs::write(&file, key["join_key"].as_str().unwrap()).unwrap();
+        let login = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["login", "--key-file"])
+            .arg(&file)
+            .arg("--state")
+            .arg(&client)
+            .output()
+            .unwrap();
+        assert!(login.status.success(), "{}", words(&login));
+        Self { serve, client, _scratch: scratch }
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        let _ = tidegate(&self.client, &["down"]);
+        let pid = rustix::process::Pid::from_child(&self.serve);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.serve.wait();
+    }
+}
+
+#[test]
+fn a_client_that_was_ended_starts_again_at_once() {
+    let installation = Installation::start();
+    for _ in 0..6 {
+        for command in ["up", "down"] {
+            let output = tidegate(
+                &installation.client,
+                &[command, "--proxy", "127.0.0.1:0"][..if command == "up" { 3 } else { 1 }],
+            );
+            assert!(output.status.success(), "{command}: {}", words(&output));
+        }
+    }
+    let output = tidegate(&installation.client, &["status"]);
+    assert_eq!(output.status.code(), Some(3), "{}", words(&output));
+    assert!(words(&output).contains("tidegate up"), "{}", words(&output));
+}
