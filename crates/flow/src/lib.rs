@@ -53,6 +53,7 @@
 
 mod craft;
 mod device;
+mod event;
 mod flows;
 pub mod ip;
 mod limits;

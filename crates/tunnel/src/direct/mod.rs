@@ -4,170 +4,32 @@
 //! it what was sent, what was heard and what time it is, and sends the messages it gives out. The same
 //! calls with the same seed give the same decisions. The reasons for the numbers are in ADR 0006.
 
+mod bursts;
 mod candidate;
 mod message;
+mod numbers;
+mod outcome;
 mod pair;
 mod size;
 
 pub use candidate::{Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, Surroundings};
 pub use message::{MIN_PROBE_LEN, MessageError, PathMessage};
+pub use outcome::{MoveReason, PairReport};
+pub(crate) use outcome::{Outcome, Part, Route};
 pub use size::BASE_MTU;
 
 use aws_lc_rs::hmac;
+use numbers::{
+    BETTER_BY, BETTER_PROOFS, DOUBT_EVERY, DOUBT_PROBES, DOUBT_TOLD, ECHO, FRESH, HELD_WELL, HOLD_FIRST,
+    HOLD_LAST, IDLE_LIFETIME, IDLE_PROBE, IN_USE, LEFT_BY_PEER, MAX_PINGS, MAX_SEEN, NO_HYSTERESIS, NOWHERE,
+    PATIENCE, PROOF_APART, PROOF_EVERY, PROOFS, QUICK, READY, SAY_AGAIN, SILENCE, SIZE_PATIENCE,
+    SIZE_PATIENCE_RELAY, SLOW_FIRST, STALE, STREAM, STREAM_ENDED,
+};
 use pair::{Pair, Source};
 use size::Sizes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
-
-/// Bursts in a minute.
-const MAX_BURSTS: usize = 5;
-const BURST_WINDOW: Duration = Duration::from_secs(60);
-/// When the bursts after a new list come, counted from the first.
-const QUICK: [Duration; 4] =
-    [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
-const SLOW_FIRST: Duration = Duration::from_secs(30);
-const SLOW_LAST: Duration = Duration::from_secs(600);
-/// A slow burst without a path is followed by another one after this: at 30 % loss each way, one alone meets no answer
-/// in a quarter of all cases, and the next would be minutes away.
-const SLOW_TWICE: Duration = Duration::from_secs(1);
-/// Addresses that a peer did not name and was seen at.
-const MAX_SEEN: usize = 4;
-/// Probes to such addresses in a minute.
-const MAX_SEEN_PROBES: usize = 10;
-/// Proofs before a path carries data.
-const PROOFS: u32 = 2;
-/// Better proofs in a row before one direct path takes the place of another.
-const BETTER_PROOFS: u32 = if cfg!(feature = "planted-no-hysteresis") { 1 } else { 3 };
-const BETTER_BY: Duration = Duration::from_millis(5);
-/// How often a path that carries data is asked for a proof.
-const PROOF_EVERY: Duration = Duration::from_secs(5);
-/// Data out and nothing in for this long: a proof is asked for.
-const SILENCE: Duration = Duration::from_millis(300);
-/// And no earlier than this after the last proof: who only sends is asked twice a second.
-const PROOF_APART: Duration = Duration::from_millis(500);
-/// Data comes by the relay, and nothing for this long by the path in use.
-const LEFT_BY_PEER: Duration = Duration::from_secs(1);
-/// Who was sent much, and then nothing for this long, asks for a proof: a download that ended, or a path that did. Who
-/// receives sends little, and would not notice.
-const STREAM: u32 = 16;
-const STREAM_ENDED: Duration = Duration::from_millis(500);
-/// An address from which the peer said something within this may take a doubtful one's place.
-const FRESH: Duration = Duration::from_secs(5);
-/// And one that proved itself twice, the last time within this, takes it without a further question.
-const READY: Duration = Duration::from_secs(1);
-/// So many questions of a doubt without an answer: the relay is looked at too.
-const DOUBT_TOLD: u32 = 2;
-/// A proof later than this (or two round trips) makes the path doubtful.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// A question about a length that was not answered within this (or two round trips) is asked again. An answer that
-/// comes later counts as well.
-const SIZE_PATIENCE: Duration = Duration::from_millis(300);
-const SIZE_PATIENCE_RELAY: Duration = Duration::from_millis(500);
-/// How often and how many times a doubtful path is asked.
-const DOUBT_EVERY: Duration = Duration::from_millis(150);
-const DOUBT_PROBES: u32 = 12;
-/// A path on which nothing was heard for this long is doubtful before the next packet.
-const STALE: Duration = Duration::from_secs(12);
-/// A path is kept alive while idle.
-const IDLE_PROBE: Duration = Duration::from_secs(25);
-/// And forgotten after this, before the session of three minutes that the probes are sealed with.
-const IDLE_LIFETIME: Duration = Duration::from_secs(150);
-/// A tunnel in use: data went or came within this.
-const IN_USE: Duration = Duration::from_secs(30);
-/// After a path was lost.
-const HOLD_FIRST: Duration = Duration::from_secs(2);
-const HOLD_LAST: Duration = Duration::from_secs(300);
-/// A path that held for this long was no mistake.
-const HELD_WELL: Duration = Duration::from_secs(60);
-/// A list that was not heard is said again: after 0.5 s, doubled.
-const SAY_AGAIN: Duration = Duration::from_millis(500);
-const SAY_TIMES: u32 = 7;
-/// A new list is no earlier than this after the last: whose address changes each second tells every fourth.
-const SAY_INTERVAL: Duration =
-    Duration::from_secs(if cfg!(feature = "planted-echo-on-change") { 0 } else { 4 });
-/// Pings that wait for an answer.
-const MAX_PINGS: usize = 16;
-/// Where a probe was seen from that the relay brought.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
-const NO_HYSTERESIS: bool = cfg!(feature = "planted-no-hysteresis");
-const ECHO: bool = cfg!(feature = "planted-echo-on-change");
-
-/// Which side keeps idle paths alive and asks for another try: the one that wanted the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// It opened the tunnel.
-    Asker,
-    /// It was opened to.
-    Answerer,
-}
-
-/// By which way a message of ours goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
-    Relay,
-    Direct(SocketAddr),
-}
-
-/// A message to seal and send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Say {
-    pub route: Route,
-    pub message: PathMessage,
-}
-
-/// What came of a call.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub say: Vec<Say>,
-    /// The way that data takes is another: the new one.
-    pub moved: Option<(Route, MoveReason)>,
-    /// A ping was answered: which, and how long it took.
-    pub pong: Option<(u64, Duration)>,
-    /// What took data here may be gone with the network it came by: the session to the PoP is worth a question.
-    pub is_quiet: bool,
-}
-
-impl Outcome {
-    fn say(&mut self, route: Route, message: PathMessage) {
-        self.say.push(Say { route, message });
-    }
-}
-
-/// Why data takes another way. Doubles as a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MoveReason {
-    /// An address proved itself.
-    Proven,
-    /// A better one did.
-    Better,
-    /// It answered again before it was given up.
-    AnsweredAgain,
-    /// Nothing comes back; it is being asked.
-    Doubtful,
-    /// It did not answer.
-    Silent,
-    /// Nobody needed it for long.
-    Idle,
-    /// This machine changed its network.
-    NetworkChanged,
-}
-
-impl MoveReason {
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Proven => "proven",
-            Self::Better => "better",
-            Self::AnsweredAgain => "answered_again",
-            Self::Doubtful => "doubtful",
-            Self::Silent => "silent",
-            Self::Idle => "idle",
-            Self::NetworkChanged => "network_changed",
-        }
-    }
-}
 
 /// What is wrong with the path in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,23 +49,6 @@ struct Current {
     unheard_since: Option<Instant>,
     /// Data packets that came since the last question.
     came: u32,
-}
-
-/// What people may see of one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PairReport {
-    /// The address.
-    pub address: SocketAddr,
-    /// Whether the peer named it.
-    pub told: bool,
-    /// The round trip of its proofs.
-    pub round_trip: Option<Duration>,
-    /// Probes sent.
-    pub probes: u64,
-    /// Proofs that came.
-    pub proofs: u64,
-    /// Where the peer sees this side, as it says.
-    pub seen: Option<SocketAddr>,
 }
 
 /// See the module.
@@ -765,13 +610,6 @@ impl Direct {
         }
     }
 
-    fn may_burst(&mut self, now: Instant) -> bool {
-        while self.bursts.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
-            self.bursts.pop_front();
-        }
-        self.bursts.len() < MAX_BURSTS
-    }
-
     fn lose(&mut self, now: Instant, reason: MoveReason) {
         let Some(current) = self.current.take() else { return };
         if let Some(pair) = self.pairs.get_mut(&current.address) {
@@ -929,122 +767,6 @@ impl Direct {
     }
 
     // ---- details -------------------------------------------------------------------------------------
-
-    fn plan_saying(&mut self, now: Instant) {
-        self.says_left = SAY_TIMES;
-        self.say_pause = SAY_AGAIN;
-        self.say_at = Some(self.said_at.map_or(now, |at| now.max(at + SAY_INTERVAL)));
-    }
-
-    fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {
-        if self.says_left == 0 {
-            self.say_at = None;
-            return;
-        }
-        self.says_left -= 1;
-        self.say_at = (self.says_left > 0).then_some(now + self.say_pause);
-        self.say_pause *= 2;
-        self.said_at = Some(now);
-        outcome.say(Route::Relay, self.list());
-    }
-
-    fn list(&self) -> PathMessage {
-        let (epoch, sequence, round) = (self.epoch, self.sequence, self.round);
-        PathMessage::Candidates { epoch, sequence, round, list: self.own.clone() }
-    }
-
-    /// The quick bursts, from now.
-    fn plan_series(&mut self, now: Instant) {
-        self.quick = 0;
-        self.series_began = now;
-        self.slow = SLOW_FIRST;
-        self.is_second = false;
-        self.next_burst = Some(now);
-    }
-
-    /// One burst now, then the slow ones.
-    fn plan_one(&mut self, now: Instant) {
-        self.next_burst = Some(now);
-    }
-
-    fn burst(&mut self, now: Instant, outcome: &mut Outcome) {
-        if !self.may_burst(now) {
-            self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
-            return;
-        }
-        if self.pairs.is_empty() || !self.is_awake(now) {
-            self.next_burst = None;
-            return;
-        }
-        self.bursts.push_back(now);
-        let is_slow = self.quick >= QUICK.len();
-        let addresses: Vec<SocketAddr> = self.pairs.keys().copied().collect();
-        for address in addresses {
-            self.probe(now, address, outcome);
-        }
-        let is_second = std::mem::take(&mut self.is_second);
-        let is_first = is_slow && !is_second && self.current.is_none() && self.part == Part::Asker;
-        if is_first && self.say_at.is_none() {
-            // The peer is asked to try in the same moment.
-            self.round = self.round.wrapping_add(1);
-            outcome.say(Route::Relay, self.list());
-        }
-        self.quick = (self.quick + 1).min(QUICK.len());
-        let settled = self.current.is_some_and(|current| current.doubt == Doubt::None);
-        self.next_burst = match QUICK.get(self.quick).filter(|_| !settled) {
-            Some(after) => Some((self.series_began + *after).max(now)),
-            None if is_first => {
-                self.is_second = true;
-                Some(now + SLOW_TWICE)
-            }
-            None => self.plan_slow(now),
-        };
-    }
-
-    /// An address that answered once, and whose second answer was lost, is a way for all that is known. It is asked
-    /// again before the next burst, and in its place in the budget.
-    fn ask_once_more(&mut self, now: Instant, outcome: &mut Outcome) {
-        self.once_more = None;
-        if self.current.is_some() || self.next_burst.is_some_and(|at| at < now + SLOW_TWICE * 2) {
-            return;
-        }
-        let half = self.pairs.iter().filter(|(_, pair)| {
-            (1..PROOFS).contains(&pair.proofs) && pair.proven.is_some_and(|at| now < at + FRESH)
-        });
-        let half: Vec<(SocketAddr, Duration)> =
-            half.map(|(address, pair)| (*address, patience(pair))).collect();
-        let Some(longest) = half.iter().map(|(_, patience)| *patience).max() else { return };
-        if !self.may_burst(now) {
-            return;
-        }
-        self.bursts.push_back(now);
-        for (address, _) in half {
-            self.probe(now, address, outcome);
-        }
-        self.once_more = Some(now + longest);
-    }
-
-    /// The slow bursts are the asker's, and only while the tunnel is used.
-    fn plan_slow(&mut self, now: Instant) -> Option<Instant> {
-        let in_use = self.last_data.is_some_and(|at| now < at + IN_USE);
-        if self.part == Part::Answerer || !in_use {
-            return None;
-        }
-        let at = now + self.slow;
-        self.slow = (self.slow * 2).min(SLOW_LAST);
-        Some(at)
-    }
-
-    fn may_probe_seen(&mut self, now: Instant) -> bool {
-        while self.seen_probes.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
-            self.seen_probes.pop_front();
-        }
-        if self.seen_probes.len() >= MAX_SEEN_PROBES {
-            return false;
-        }
-        self.seen_probes.push_back(now);
-        true
-    }
 
     fn probe(&mut self, now: Instant, address: SocketAddr, outcome: &mut Outcome) {
         let id = self.next_random();

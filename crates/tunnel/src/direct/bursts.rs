@@ -1,0 +1,134 @@
+//! When a choice tells its peer where it is, and when it tries the peer's addresses: in bursts, inside a budget.
+
+use super::numbers::{
+    BURST_WINDOW, FRESH, IN_USE, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL,
+    SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE,
+};
+use super::{Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+impl Direct {
+    pub(super) fn may_burst(&mut self, now: Instant) -> bool {
+        while self.bursts.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+            self.bursts.pop_front();
+        }
+        self.bursts.len() < MAX_BURSTS
+    }
+
+    pub(super) fn plan_saying(&mut self, now: Instant) {
+        self.says_left = SAY_TIMES;
+        self.say_pause = SAY_AGAIN;
+        self.say_at = Some(self.said_at.map_or(now, |at| now.max(at + SAY_INTERVAL)));
+    }
+
+    pub(super) fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {
+        if self.says_left == 0 {
+            self.say_at = None;
+            return;
+        }
+        self.says_left -= 1;
+        self.say_at = (self.says_left > 0).then_some(now + self.say_pause);
+        self.say_pause *= 2;
+        self.said_at = Some(now);
+        outcome.say(Route::Relay, self.list());
+    }
+
+    pub(super) fn list(&self) -> PathMessage {
+        let (epoch, sequence, round) = (self.epoch, self.sequence, self.round);
+        PathMessage::Candidates { epoch, sequence, round, list: self.own.clone() }
+    }
+
+    /// The quick bursts, from now.
+    pub(super) fn plan_series(&mut self, now: Instant) {
+        self.quick = 0;
+        self.series_began = now;
+        self.slow = SLOW_FIRST;
+        self.is_second = false;
+        self.next_burst = Some(now);
+    }
+
+    /// One burst now, then the slow ones.
+    pub(super) fn plan_one(&mut self, now: Instant) {
+        self.next_burst = Some(now);
+    }
+
+    pub(super) fn burst(&mut self, now: Instant, outcome: &mut Outcome) {
+        if !self.may_burst(now) {
+            self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
+            return;
+        }
+        if self.pairs.is_empty() || !self.is_awake(now) {
+            self.next_burst = None;
+            return;
+        }
+        self.bursts.push_back(now);
+        let is_slow = self.quick >= QUICK.len();
+        let addresses: Vec<SocketAddr> = self.pairs.keys().copied().collect();
+        for address in addresses {
+            self.probe(now, address, outcome);
+        }
+        let is_second = std::mem::take(&mut self.is_second);
+        let is_first = is_slow && !is_second && self.current.is_none() && self.part == Part::Asker;
+        if is_first && self.say_at.is_none() {
+            // The peer is asked to try in the same moment.
+            self.round = self.round.wrapping_add(1);
+            outcome.say(Route::Relay, self.list());
+        }
+        self.quick = (self.quick + 1).min(QUICK.len());
+        let settled = self.current.is_some_and(|current| current.doubt == Doubt::None);
+        self.next_burst = match QUICK.get(self.quick).filter(|_| !settled) {
+            Some(after) => Some((self.series_began + *after).max(now)),
+            None if is_first => {
+                self.is_second = true;
+                Some(now + SLOW_TWICE)
+            }
+            None => self.plan_slow(now),
+        };
+    }
+
+    /// An address that answered once, and whose second answer was lost, is a way for all that is known. It is asked
+    /// again before the next burst, and in its place in the budget.
+    pub(super) fn ask_once_more(&mut self, now: Instant, outcome: &mut Outcome) {
+        self.once_more = None;
+        if self.current.is_some() || self.next_burst.is_some_and(|at| at < now + SLOW_TWICE * 2) {
+            return;
+        }
+        let half = self.pairs.iter().filter(|(_, pair)| {
+            (1..PROOFS).contains(&pair.proofs) && pair.proven.is_some_and(|at| now < at + FRESH)
+        });
+        let half: Vec<(SocketAddr, Duration)> =
+            half.map(|(address, pair)| (*address, patience(pair))).collect();
+        let Some(longest) = half.iter().map(|(_, patience)| *patience).max() else { return };
+        if !self.may_burst(now) {
+            return;
+        }
+        self.bursts.push_back(now);
+        for (address, _) in half {
+            self.probe(now, address, outcome);
+        }
+        self.once_more = Some(now + longest);
+    }
+
+    /// The slow bursts are the asker's, and only while the tunnel is used.
+    pub(super) fn plan_slow(&mut self, now: Instant) -> Option<Instant> {
+        let in_use = self.last_data.is_some_and(|at| now < at + IN_USE);
+        if self.part == Part::Answerer || !in_use {
+            return None;
+        }
+        let at = now + self.slow;
+        self.slow = (self.slow * 2).min(SLOW_LAST);
+        Some(at)
+    }
+
+    pub(super) fn may_probe_seen(&mut self, now: Instant) -> bool {
+        while self.seen_probes.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+            self.seen_probes.pop_front();
+        }
+        if self.seen_probes.len() >= MAX_SEEN_PROBES {
+            return false;
+        }
+        self.seen_probes.push_back(now);
+        true
+    }
+}
