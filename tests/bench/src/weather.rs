@@ -198,12 +198,7 @@ impl Struck {
     }
 }
 
-async fn strike_all(
-    state: &'static str,
-    api: &ApiClient,
-    fleet: &Fleet,
-    users: &[String],
-) -> Result<Struck> {
+async fn strike_all(state: &'static str, api: &ApiClient, fleet: &Fleet, users: &[String]) -> Result<Struck> {
     let mut struck = Struck { state, enforced: Vec::new(), of: users.len() * fleet.count(), answered: 0 };
     let mut asked = Vec::new();
     for user in users {
@@ -213,7 +208,7 @@ async fn strike_all(
         let outcome: Value = api.post("/api/v1/strikes", &json!({"subject": user})).await?;
         let took = u64::try_from(began.elapsed().as_millis())?;
         struck.answered = struck.answered.max(took);
-        ensure!(outcome["durable"] == "two_holders", "{state}: {outcome}");
+        ensure!(outcome["durable"] == "two holders", "{state}: {outcome}");
         asked.push((subject, began));
         tokio::time::sleep(APART).await;
     }
@@ -288,7 +283,8 @@ async fn main() -> Result<()> {
     let pop_state = place.join("pop").display().to_string();
     let pop = ["pop", "--state", &pop_state, "--listen", &udp, "--advertise", &udp];
     let pop = Role::start(&options.tidegate, &pop, Some(pop_key)).await?;
-    let site: Value = api.post("/api/v1/sites", &json!({"name": "bench", "prefixes": ["10.0.0.0/8"]})).await?;
+    let site: Value =
+        api.post("/api/v1/sites", &json!({"name": "bench", "prefixes": ["10.0.0.0/8"]})).await?;
     let mut users = Vec::new();
     for number in 0..options.strikes * 3 {
         let body = json!({"name": format!("user {number}"), "email": format!("u{number}@lab.example")});
@@ -304,10 +300,17 @@ async fn main() -> Result<()> {
     let fleet = Fleet::start(place, options.connectors)?;
     let end = Instant::now() + Duration::from_secs(120);
     while fleet.fresh() < options.connectors {
-        ensure!(Instant::now() < end, "only {} of {} connectors are fresh", fleet.fresh(), options.connectors);
+        ensure!(
+            Instant::now() < end,
+            "only {} of {} connectors are fresh",
+            fleet.fresh(),
+            options.connectors
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     controller.attached().await?;
+    // PoPs tell who is attached once a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
 
     let mut phases = users.chunks(options.strikes);
     let mut next = || phases.next().context("users for every phase");
@@ -329,7 +332,7 @@ async fn main() -> Result<()> {
     let owner = users.last().context("a user")?;
     let body = json!({"kind": "device", "owner": owner});
     let made: Value = controller.api().post("/api/v1/enrolment-keys", &body).await?;
-    let key_id = made["id"].as_str().context("the key's id")?.to_owned();
+    let key_id = made["key"]["id"].as_str().context("the key's id")?.to_owned();
     controller.kill().await?;
     add_devices(&controller, owner, &key_id, options.devices).await?;
     controller.start().await?;
@@ -361,13 +364,23 @@ async fn main() -> Result<()> {
         for it in phases {
             println!(
                 "{}: {} strikes at {} connectors, enforced p50 {} ms, p99 {} ms, longest {} ms ({} of {}); answered within {} ms",
-                it.state, options.strikes, options.connectors, it.p(500), it.p(990),
-                it.enforced.last().copied().unwrap_or(0), it.enforced.len(), it.of, it.answered
+                it.state,
+                options.strikes,
+                options.connectors,
+                it.p(500),
+                it.p(990),
+                it.enforced.last().copied().unwrap_or(0),
+                it.enforced.len(),
+                it.of,
+                it.answered
             );
         }
         println!(
             "controller with {} devices and no database, from exec to its first answer: p50 {} ms, longest {} ms of {}",
-            options.devices, middle.as_millis(), worst.as_millis(), cold.len()
+            options.devices,
+            middle.as_millis(),
+            worst.as_millis(),
+            cold.len()
         );
     }
     for it in phases {

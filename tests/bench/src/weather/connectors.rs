@@ -1,6 +1,6 @@
 //! Many connectors' cores in one thread, each with a socket, and when each knew of a strike.
 
-use agent::{ConnectorAgent, Freshness, Output, Persisted, StoredState};
+use agent::{ConnectorAgent, Freshness, Output, StoredState};
 use anyhow::{Context as _, Result};
 use mio::{Events, Interest, Poll, Token, net::UdpSocket};
 use state::{StateDir, names};
@@ -165,7 +165,8 @@ fn carry(mut poll: Poll, mut members: Vec<Member>, shared: &Shared) -> Result<()
                 drain(&mut members[index], index, &mut timers, shared);
             }
         }
-        let next = timers.peek().map_or(TURN, |Reverse((at, _))| at.saturating_duration_since(Instant::now()));
+        let next =
+            timers.peek().map_or(TURN, |Reverse((at, _))| at.saturating_duration_since(Instant::now()));
         match poll.poll(&mut events, Some(next.min(TURN))) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
@@ -202,7 +203,7 @@ fn drain(
                 member.agent.handle_resolved(now, pop, name.parse().into_iter().collect());
             }
             // Nothing restarts from its disk here.
-            Output::Persist { what: Persisted::Revocations, .. } | Output::Event(_) | Output::Persist { .. } => {}
+            Output::Event(_) | Output::Persist { .. } => {}
             Output::Timeout { at, .. } => {
                 if member.due != Some(at) {
                     member.due = Some(at);
