@@ -56,5 +56,11 @@ mod tests {
             seen.insert(quarter);
         }
         assert!(seen.len() > 90);
+        // Those that failed as often, at the same time, do not come back at the same time: not the first time either.
+        for failures in [0, 3] {
+            let waits = (0..100).map(|_| jitter.backoff(second, failures, second * 60));
+            let different: std::collections::BTreeSet<_> = waits.collect();
+            assert!(different.len() > 80, "{failures}: {} of 100", different.len());
+        }
     }
 }

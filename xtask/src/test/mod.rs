@@ -60,6 +60,9 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         let release = ["build", "--release", "--locked", "--package", "tidegate"];
         suite.program("release build", Runs::Always, cargo(&release), None);
         suite.step("binary size", Runs::Always, || binary_size().map(|said| (Count::ONE_PASSED, said)));
+        suite.step("nothing of a test build", Runs::Always, || {
+            nothing_of_a_test_build().map(|()| (Count::ONE_PASSED, String::new()))
+        });
         // The lab mostly waits, the checks mostly compute.
         thread::scope(|lanes| {
             lanes.spawn(|| lab(&suite));
@@ -177,6 +180,18 @@ fn binary_size() -> Result<String> {
     let size = fs::metadata(&binary).with_context(|| format!("no binary at {}", binary.display()))?.len();
     ensure!(size <= BINARY_LIMIT, "{size} bytes, the limit is {BINARY_LIMIT}");
     Ok(format!("{:.1} MB", size as f64 / 1e6))
+}
+
+/// Clocks that can be set and bugs on purpose are in no binary that ships.
+fn nothing_of_a_test_build() -> Result<()> {
+    let binary = fs::read(release_binary()).context("the release binary")?;
+    for word in ["TIDEGATE_TEST_CLOCK", "TIDEGATE_PLANTED"] {
+        ensure!(
+            !binary.windows(word.len()).any(|window| window == word.as_bytes()),
+            "{word} is in the release binary"
+        );
+    }
+    Ok(())
 }
 
 /// The same question as `cargo xtask layers` asks of the graph, put to `cargo tree` as a person would.
