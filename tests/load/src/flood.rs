@@ -115,15 +115,11 @@ fn send_until(plan: &FloodPlan, socket: &UdpSocket, over: &AtomicBool, sent: &At
             // with an in_pktinfo (32 of 64 bytes), and CMSG_FIRSTHDR and CMSG_DATA stay within it.
             unsafe {
                 let length = u32::try_from(size_of::<libc::in_pktinfo>()).expect("12 bytes");
-                header.msg_controllen = usize::try_from(libc::CMSG_SPACE(length))
-                    .expect("32 bytes")
-                    .try_into()
-                    .expect("32 bytes");
+                header.msg_controllen = usize::try_from(libc::CMSG_SPACE(length)).expect("32 bytes");
                 let control = libc::CMSG_FIRSTHDR(&raw const *header);
                 (*control).cmsg_level = libc::IPPROTO_IP;
                 (*control).cmsg_type = libc::IP_PKTINFO;
-                (*control).cmsg_len =
-                    usize::try_from(libc::CMSG_LEN(length)).expect("28 bytes").try_into().expect("28 bytes");
+                (*control).cmsg_len = usize::try_from(libc::CMSG_LEN(length)).expect("28 bytes");
                 let from = u32::from(plan.first).wrapping_add(offset);
                 let info = libc::in_pktinfo {
                     ipi_ifindex: 0,

@@ -114,7 +114,7 @@ fn main() -> Result<()> {
             return runtime.block_on(async {
                 let pop = pop::Pop::open(pop::PopOptions::new(state.clone(), *listen))?;
                 println!("{}", json!({"event": "ready"}));
-                Ok(pop.run(std::future::pending()).await?)
+                Ok(Box::pin(pop.run(std::future::pending())).await?)
             });
         }
         None => {}
