@@ -48,6 +48,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
         enrol::enrol_pop(key, &state, &name, advertise, args.join_socket.as_deref()).await
     })
     .await?;
+    state::StateDir::expect(&state, Role::Pop)?;
     let mut options = pop::PopOptions::new(state.clone(), args.listen);
     if !args.no_tcp {
         options.tcp_front = Some(pop::TcpFrontOptions {
@@ -92,6 +93,7 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
         enrol::enrol_connector(key, &state, &name).await
     })
     .await?;
+    state::StateDir::expect(&state, Role::Connector)?;
     let options = connector::ConnectorOptions {
         port_mapping: places::port_mapping(args.no_port_mapping),
         ..connector::ConnectorOptions::new(state.clone())

@@ -82,9 +82,9 @@ impl Installation {
             serde_json::from_slice::<Value>(&output.stdout).unwrap()
         };
         admin(&["create", "user", "--name", "ann", "--email", "ann@example.org"]);
-        let key = admin(&["create", "enrolment-key", "--device", "--user", "ann"]);
+        let key = admin(&["create", "key", "--device", "--user", "ann"]);
         let file = scratch.path().join("key");
-        std::fs::write(&file, key["join_key"].as_str().unwrap()).unwrap();
+        std::fs::write(&file, key["key"].as_str().unwrap()).unwrap();
         let login = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["login", "--key-file"])
             .arg(&file)
