@@ -74,6 +74,9 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "connector",
             "client",
             "portmap",
+            "controller",
+            "dns",
+            "planted",
         ],
     ),
     (

@@ -1,0 +1,87 @@
+//! What strangers and callers post: enrolment before anybody is known, and the bodies of the API.
+
+use controller::api::{read_body, types};
+use policy::enrolment::{ConnectorEnrolment, DeviceEnrolment, PopEnrolment};
+use serde::de::DeserializeOwned;
+use trust::{JoinSecret, Role, SealKey};
+
+/// A body is taken, or refused with words for field, rule and value.
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match read_body::<T>(bytes) {
+        Ok(body) => Some(body),
+        Err(problem) => {
+            assert!(matches!(problem.status, 400 | 422), "{problem:?}");
+            assert!(
+                problem.field.is_some() && problem.rule.is_some() && problem.value.is_some(),
+                "{problem:?}"
+            );
+            let rule = problem.rule.clone().unwrap_or_default();
+            let raw = ["struct ", "u64", "invalid type", "unknown field", "unknown variant", "missing field"];
+            assert!(!raw.iter().any(|word| rule.starts_with(word)), "a decoder's own words: {rule}");
+            None
+        }
+    }
+}
+
+pub(crate) fn enrolment(bytes: &[u8]) {
+    let own = crate::HOME.device_key().verifying_key();
+    if let Some(request) = body::<DeviceEnrolment>(bytes) {
+        assert!(request.check_proof().is_err() || request.identity_key == own, "proven by nobody");
+    }
+    if let Some(request) = body::<ConnectorEnrolment>(bytes) {
+        assert!(request.check_proof().is_err() || request.identity_key == own, "proven by nobody");
+    }
+    if let Some(request) = body::<PopEnrolment>(bytes) {
+        assert!(request.check_proof().is_err() || request.identity_key == own, "proven by nobody");
+    }
+}
+
+pub(crate) fn api_body(bytes: &[u8]) {
+    macro_rules! each {
+        ($($input:ident),*) => {$(let _ = body::<types::$input>(bytes);)*};
+    }
+    each!(
+        SiteInput,
+        PopInput,
+        ResourceInput,
+        NameInput,
+        UserInput,
+        PolicyInput,
+        EnrolmentKeyInput,
+        TokenInput,
+        OrganizationInput,
+        OrganizationPatch,
+        StrikeInput,
+        KeyRotationInput
+    );
+}
+
+/// Genuine bodies.
+pub(crate) fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let key = crate::HOME.device_key();
+    let secret = || JoinSecret::from_random([5; 32]);
+    let point = SealKey::from_bytes([9; 32]);
+    let json = |value: Result<Vec<u8>, serde_json::Error>| value.expect("a request serializes");
+    let device = json(serde_json::to_vec(&DeviceEnrolment::new(secret(), &key, "laptop")));
+    let connector = json(serde_json::to_vec(&ConnectorEnrolment::new(secret(), &key, point, point, "hh-1")));
+    let pop = json(serde_json::to_vec(&PopEnrolment::new(secret(), &key, "pop.example:443", "pop-1")));
+    let site = crate::HOME.identity(Role::Connector).to_string();
+    let bodies = [
+        ("site", r#"{"name":"a","prefixes":["10.0.0.0/8"],"regions":["eu"]}"#.to_owned()),
+        ("array", r#"["arr",["10.0.0.0/8"],[]]"#.to_owned()),
+        ("twice", r#"{"name":"a","name":"b"}"#.to_owned()),
+        ("unknown", format!(r#"{{"name":"a","colour":"{site}"}}"#)),
+        ("resource", r#"{"site":"site-00000000000000000000000000","name":"r","address":"10.0.0.1","ports":["443"],"mode":"strict"}"#.to_owned()),
+        ("key", r#"{"kind":"device","owner":"usr-00000000000000000000000000","cap":3,"lifetime_seconds":60}"#.to_owned()),
+        ("token", r#"{"name":"t","scopes":["read","write"],"lifetime_seconds":60}"#.to_owned()),
+        ("policy", r#"{"name":"p","groups":["grp-00000000000000000000000000"],"resources":[]}"#.to_owned()),
+        ("nested", "[".repeat(100) + &"]".repeat(100)),
+    ];
+    let mut list = vec![
+        ("enrolment", "device", device),
+        ("enrolment", "connector", connector),
+        ("enrolment", "pop", pop),
+    ];
+    list.extend(bodies.into_iter().map(|(name, text)| ("api_body", name, text.into_bytes())));
+    list
+}
