@@ -112,9 +112,7 @@ impl Problem {
             "path" => "a path of the OpenAPI document, /api/v1/openapi.json".to_owned(),
             "organization" => "the id of an organization that the caller may name".to_owned(),
             "PoP" => "the id of a PoP".to_owned(),
-            kind => {
-                format!("the id of a {kind} of the caller's organization").replace(" a enrol", " an enrol")
-            }
+            kind => format!("the id of an existing {kind} of the caller's organization"),
         });
         problem.value = Some(id.into());
         problem

@@ -67,7 +67,7 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
     assert_eq!(patched.headers[header::ALLOW], "GET,HEAD,POST");
     let nobody = "site-00000000000000000000000000";
     let missing = world.get(&format!("/sites/{nobody}")).await.problem(404);
-    named(&missing, "id", "the id of a site of the caller's organization", json!(nobody));
+    named(&missing, "id", "the id of an existing site of the caller's organization", json!(nobody));
     let problem = world.get("/sites/dev-00000000000000000000000000").await.problem(400);
     assert_eq!(
         (&problem["field"], &problem["value"]),

@@ -8,6 +8,7 @@ mod enrolment;
 mod outage;
 mod slow;
 mod strikes;
+mod through_pop;
 mod with_pop;
 
 use crate::{Controller, ControllerOptions, FirstStart, TlsSource, api::Peer, server::network_router};
