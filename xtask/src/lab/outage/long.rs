@@ -223,8 +223,8 @@ impl Stage {
             stage.fleet.ready(&mut pop, name)?;
             stage._pops.push(pop);
         }
-        for index in 0..CONNECTORS.len() {
-            let key = stage.key(CONNECTORS[index], &["--connector", "--site", "lab"])?;
+        for (index, name) in CONNECTORS.iter().enumerate() {
+            let key = stage.key(name, &["--connector", "--site", "lab"])?;
             stage.connectors.push(None);
             stage.start_connector(index, Some(&key))?;
         }

@@ -92,8 +92,7 @@ impl Ground {
     /// # Errors
     /// They do not come up.
     pub fn enrol_pops(&mut self) -> Result<()> {
-        for index in 0..POPS.len() {
-            let (name, _, zone, _) = POPS[index];
+        for (index, (name, _, zone, _)) in POPS.into_iter().enumerate() {
             let key = ["--pop", "--region", "lab", "--zone", zone];
             let key = self.fleet.key(&self.net.server, &format!("{name}.key"), &key)?;
             self.start_pop(index, Some(&key))?;
