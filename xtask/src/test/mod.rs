@@ -134,9 +134,11 @@ fn lab(suite: &Suite) {
     suite.program("lab nat", PROGRAM, this(&["lab", "nat", "--quick"]), Some(count::plain));
 }
 
-/// The founding outages, each time: smaller than a person would run them, with the same pass levels, alone
-/// on the machine.
+/// The founding outages, each time, smaller than a person would run them and with the same pass levels, and one cell
+/// of every row and column of the outage matrix: alone on the machine.
 fn drills(suite: &Suite) {
+    let cover = ["outage-matrix", "--cover", "--lanes", "4"];
+    suite.program("outage matrix, each row and column once", PROGRAM, this(&cover), None);
     for name in ["database-brownout", "holepunch-surge"] {
         let report = crate::target_directory().join(format!("drill-{name}.html"));
         let mut drill = Command::new(release_binary());
