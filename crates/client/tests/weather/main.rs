@@ -183,7 +183,6 @@ fn controllers_dead_and_a_pop_dead_as_well_stop_no_standard_resource() {
 }
 
 #[test]
-#[ignore = "does not hold: the first connection of a client that was killed with a running flow finds no answer"]
 fn controllers_dead_a_pop_dead_and_both_ends_restart() {
     let mut world = World::new(5, 3);
     world.settle();
@@ -288,7 +287,6 @@ fn a_flow_whose_client_roams_while_its_connector_dies_ends_or_goes_on_and_never_
 }
 
 #[test]
-#[ignore = "does not hold: the first connection of a client that was killed with a running flow finds no answer"]
 fn controllers_dead_and_the_client_restarts() {
     controllers_dead_and(510..516, SECOND, World::restart_client);
 }

@@ -262,7 +262,9 @@ fn allow() -> Vec<Allow> {
 
 fn seed_of(seed: u64, byte: u8) -> [u8; 32] {
     let mut bytes = [byte; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    // Not in the first byte alone: X25519 leaves out its three lowest bits (RFC 7748 section 5), and neighbouring seeds
+    // would be one key.
+    bytes[8..16].copy_from_slice(&seed.to_le_bytes());
     bytes
 }
 

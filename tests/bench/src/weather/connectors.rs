@@ -63,11 +63,11 @@ fn wall() -> UnixMs {
 /// What enrolment wrote.
 fn stored(state: &StateDir) -> Result<StoredState> {
     let text = |name: &str| -> Result<Option<String>> {
-        Ok(state.read(name)?.map(String::from_utf8).transpose().context("a text")?)
+        state.read(name)?.map(String::from_utf8).transpose().context("a text")
     };
     let generation = |name: &str| -> Result<Option<String>> {
         let newest = state.read_generations(name)?.into_iter().next();
-        Ok(newest.map(String::from_utf8).transpose().context("a text")?)
+        newest.map(String::from_utf8).transpose().context("a text")
     };
     Ok(StoredState {
         identity_key: SigningKey::from_seed(&state.require_secret(names::IDENTITY_KEY)?),
