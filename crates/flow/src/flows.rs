@@ -343,6 +343,20 @@ impl Flows {
         }
     }
 
+    /// Whoever is at the other end of a link may have forgotten its flows: those that wait for an answer and have
+    /// nothing to send would wait for ever, so each asks. A flow that is not known there is reset.
+    pub fn ask_link(&mut self, now: Instant, link: LinkId) {
+        self.advance(now);
+        let stack_now = self.stack_now();
+        for flow in self.by_link.get(&link).cloned().unwrap_or_default() {
+            if let Some(Flow { stage: Stage::Open(open), .. }) = self.flows.get_mut(&flow) {
+                open.stack.ask(stack_now, &mut self.scratch);
+                self.send_scratch(link);
+                self.touch(flow);
+            }
+        }
+    }
+
     fn link_mtu(&self, link: LinkId) -> usize {
         self.link_mtu.get(&link).copied().unwrap_or(FLOW_MTU)
     }

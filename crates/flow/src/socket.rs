@@ -130,6 +130,17 @@ impl TcpStack {
         self.egress(now + DAY * times, 1, output);
     }
 
+    /// Asks the other side whether it still knows the connection: with a keep-alive (RFC 9293, section 3.8.4) now and,
+    /// unless something comes back, once more after a second. Only a connection that has nothing under way asks.
+    pub fn ask(&mut self, now: Instant, output: &mut Vec<Vec<u8>>) {
+        if self.state() == State::Established && !self.awaits_acknowledgement() {
+            self.socket_mut().set_keep_alive(Some(Duration::from_secs(1)));
+            self.egress(now, 1, output);
+            // What was set in motion for the second time still comes; after it, nothing.
+            self.socket_mut().set_keep_alive(None);
+        }
+    }
+
     /// When the stack wants [`Self::egress`] again.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         self.interface.poll_at(now, &self.sockets)

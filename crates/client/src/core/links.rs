@@ -245,6 +245,11 @@ impl ClientCore {
             // The connector gave other addresses: it does not know the flows of the old ones.
             self.cut_flows(now, id);
         }
+        let link = self.links.get(&id);
+        if let Some(peer) = link.filter(|link| link.renewing.is_none()).and_then(|link| link.peer) {
+            // The way was gone: perhaps the connector was, and knows nothing of these flows.
+            self.flows.ask_link(now, LinkId(peer.number()));
+        }
         if let Some(link) = self.links.get_mut(&id) {
             link.stage = Stage::Up { path };
             link.inner = Some(inner);

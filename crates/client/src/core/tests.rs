@@ -448,6 +448,36 @@ fn a_connector_that_never_answers_ends_in_a_timeout() {
 }
 
 #[test]
+fn a_flow_that_waits_for_an_answer_hears_that_its_connector_has_started_anew() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let dial = world.dial("10.1.2.3:80");
+    let flow = world.result(dial).unwrap();
+    assert_eq!(world.echo(flow, b"hello"), b"hello");
+    // Everything that was said is acknowledged: nothing is sent again that a reset could answer.
+    let fresh = Connector::new(10, Manners::Accepts, world.now);
+    world.connectors[0].tunnels = fresh.tunnels;
+    world.connectors[0].flows = fresh.flows;
+    let path = world.connectors[0].there();
+    world.core.path_lost(world.now, path, Refusal::SessionLost);
+    world.run();
+    assert_eq!(world.ended.get(&flow), Some(&Ending::Cut));
+}
+
+#[test]
+fn a_flow_that_waits_for_an_answer_and_is_still_known_goes_on() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let dial = world.dial("10.1.2.3:80");
+    let flow = world.result(dial).unwrap();
+    assert_eq!(world.echo(flow, b"hello"), b"hello");
+    let path = world.connectors[0].there();
+    world.core.path_lost(world.now, path, Refusal::SessionLost);
+    world.run();
+    world.pass(Duration::from_secs(5));
+    assert!(world.ended.is_empty());
+    assert_eq!(world.echo(flow, b"still here"), b"still here");
+}
+
+#[test]
 fn a_flow_survives_the_loss_of_its_channel() {
     let mut world = World::new(&[Manners::Accepts]);
     let dial = world.dial("wiki:80");
