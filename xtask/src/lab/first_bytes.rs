@@ -196,8 +196,8 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     report.check("50 MB over the relay, while the two routers do not reach each other", || {
         // Both directions at one router: nothing else of the client's is between these two.
         lab.net.client_router.namespace().nft(&format!(
-            "table inet apart {{ chain forward {{ type filter hook forward priority 10; \
-             ip daddr {site} udp dport 1-65535 drop; ip saddr {site} udp sport 1-65535 drop; }} }}",
+            "table inet apart {{\n chain forward {{\n  type filter hook forward priority 10;\n  \
+             ip daddr {site} udp dport 1-65535 drop\n  ip saddr {site} udp sport 1-65535 drop\n }}\n}}\n",
             site = topology::SITE_ROUTER
         ))?;
         wait_until("the relay", START, interrupt, || {

@@ -271,11 +271,11 @@ async fn revocation(stage: &Stage, alice: &Device) -> anyhow::Result<((), String
         tokio::time::timeout(STRIKE_WITHIN, running.read(&mut byte)).await.context("the session went on")?;
     ensure!(!matches!(ended, Ok(1..)), "the session went on");
     let ended = start.elapsed();
-    let code = match open_echo(alice, stage.echo).await {
+    match open_echo(alice, stage.echo).await {
         Ok(_) => bail!("a revoked device was let in again"),
-        Err(error) => error.downcast::<Refused>().map(|Refused(code)| code)?,
-    };
-    ensure!(code == 2, "the proxy gave SOCKS reply {code}, not 2 (not allowed)");
+        // The proxy is there and says no; a proxy that is gone would be another error.
+        Err(error) => drop(error.downcast::<Refused>()?),
+    }
     Ok((
         (),
         format!(
