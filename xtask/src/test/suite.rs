@@ -224,6 +224,11 @@ impl Suite {
         Ok(())
     }
 
+    /// Whether these are all packages there are.
+    pub fn is_everything(&self, packages: &[(String, Fingerprint)]) -> bool {
+        self.graph.as_ref().is_some_and(|graph| graph.packages().count() == packages.len())
+    }
+
     /// Says that parts of a step were left out.
     pub fn left_out(&self, what: String) {
         lock(&self.outcome).unchanged.push(what);
