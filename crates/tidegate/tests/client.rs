@@ -51,7 +51,7 @@ fn whoever_has_not_enrolled_is_told_so_by_every_command_and_gets_exit_code_3() {
 struct Installation {
     serve: Child,
     client: PathBuf,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Installation {
@@ -59,7 +59,7 @@ impl Installation {
         let scratch = tempfile::tempdir().unwrap();
         let (state, client) = (scratch.path().join("serve"), scratch.path().join("client"));
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let serve = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["--json", "serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--advertise", &format!("localhost:{port}"), "--state"])
             .arg(&state)
@@ -67,7 +67,10 @@ impl Installation {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines();
+        // From here on it is ended whatever happens.
+        let mut installation = Self { serve, client, scratch };
+        let (scratch, client) = (installation.scratch.path().to_owned(), installation.client.clone());
+        let mut lines = BufReader::new(installation.serve.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["event"] == "ready"));
         // What it says later is read and forgotten, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
@@ -83,7 +86,7 @@ impl Installation {
         };
         admin(&["create", "user", "--name", "ann", "--email", "ann@example.org"]);
         let key = admin(&["create", "key", "--device", "--user", "ann"]);
-        let file = scratch.path().join("key");
+        let file = scratch.join("key");
         std::fs::write(&file, key["key"].as_str().unwrap()).unwrap();
         let login = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["login", "--key-file"])
@@ -93,7 +96,7 @@ impl Installation {
             .output()
             .unwrap();
         assert!(login.status.success(), "{}", words(&login));
-        Self { serve, client, _scratch: scratch }
+        installation
     }
 }
 

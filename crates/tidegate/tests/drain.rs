@@ -319,6 +319,9 @@ fn download(port: u16) -> std::thread::JoinHandle<Vec<u8>> {
     })
 }
 
+/// What has come by a relay when a download is under way: some seconds of it are still to come.
+const UNDER_WAY: u64 = 1 << 20;
+
 /// Somebody who types, and sees each line again: until told to stop, and how long the slowest answer took.
 fn typing(port: u16, stop: std::sync::mpsc::Receiver<()>) -> std::thread::JoinHandle<Duration> {
     let stream = eventually("the forwarded port", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -383,7 +386,10 @@ fn a_download_loses_nothing_when_its_pop_is_asked_to_end_and_the_pop_ends_when_i
     let (stop, stopped) = std::sync::mpsc::channel();
     let typing = typing(stage.echo.0, stopped);
     let relay = eventually("a tunnel by a relay", || stage.relay());
-    std::thread::sleep(Duration::from_secs(1));
+    eventually("the download under way by the relay", || {
+        let relayed = |pop| stage.pop_status(pop)?["relay"]["forwarded_bytes"].as_u64();
+        (relayed("serve/pop")? + relayed("pop")? > UNDER_WAY).then_some(())
+    });
     let asked = Instant::now();
     let is_second = relay == stage.second_id;
     if is_second {
