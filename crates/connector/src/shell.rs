@@ -185,7 +185,9 @@ impl Connector {
             batch: SendBatch::new(),
         };
         let result = Box::pin(shell.serve(Sources { site, pops, batches, questions }, shutdown)).await;
+        // Its socket is gone before the directory is free, so that it never takes a successor's away.
         status_task.abort();
+        let _ = status_task.await;
         // Both threads write what is queued and end.
         let keeper = shell.keeper;
         drop((shell.log, shell.disk));

@@ -5,10 +5,12 @@
     reason = "a test fails by panicking, and waits for conditions with deadlines"
 )]
 
+#[path = "../src/demo/ports.rs"]
+mod ports;
+
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader},
-    net::UdpSocket,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -58,7 +60,7 @@ impl Installation {
     fn start() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let (state, client) = (scratch.path().join("serve"), scratch.path().join("client"));
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free().unwrap().port();
         let serve = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["--json", "serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--advertise", &format!("localhost:{port}"), "--state"])

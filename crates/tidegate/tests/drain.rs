@@ -5,11 +5,14 @@
     reason = "a test fails by panicking, and waits for conditions with deadlines"
 )]
 
+#[path = "../src/demo/ports.rs"]
+mod ports;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -22,7 +25,7 @@ const A_SECOND: usize = 2 << 20;
 const DRAIN: u64 = 6;
 
 fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ports::free().unwrap().port()
 }
 
 /// A role that runs, killed when the test ends.

@@ -5,11 +5,13 @@
     reason = "a test fails by panicking, and waits for conditions with deadlines"
 )]
 
+#[path = "../src/demo/ports.rs"]
+mod ports;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
-    net::UdpSocket,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -21,7 +23,7 @@ struct Serve {
 }
 
 fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ports::free().unwrap().port()
 }
 
 impl Serve {

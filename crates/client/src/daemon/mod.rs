@@ -127,6 +127,9 @@ pub(crate) struct Hub {
 
 /// A client with its sockets bound and its tasks running.
 pub struct Client {
+    /// Held until the last file is gone: who starts next finds the directory free only then, so that two
+    /// clients never meet at one socket.
+    state: Arc<StateDir>,
     hub: Arc<Hub>,
     proxy: ProxyStatus,
     control: PathBuf,
@@ -193,7 +196,7 @@ impl Client {
             questions: BTreeMap::new(),
             waiting: Vec::new(),
         };
-        let writer = tokio::spawn(disk::write_all(state, document_queue));
+        let writer = tokio::spawn(disk::write_all(state.clone(), document_queue));
         let driver = tokio::spawn(driver.run(command_queue, signal_queue, stopped.clone()));
         let dialler = Dialler { commands };
         let limits = ProxyLimits::default();
@@ -208,7 +211,7 @@ impl Client {
         servers.spawn(control::serve(control_listener, uid, hub.clone()));
         servers.spawn(serve_tcp(tcp, Admission::Password(credential), dialler.clone(), limits.clone()));
         servers.spawn(serve_unix(proxy_listener, uid, dialler, limits));
-        let client = Self { hub, proxy, control, driver, writer, servers, stopped };
+        let client = Self { state, hub, proxy, control, driver, writer, servers, stopped };
         for (listen, target) in options.forwards {
             client.hub.forward(Listen::Tcp(listen), target).await?;
         }
@@ -261,6 +264,7 @@ impl Client {
         for path in [&self.control, &self.proxy.socket, &self.proxy.url_file] {
             let _ = std::fs::remove_file(path);
         }
+        drop(self.state);
     }
 }
 

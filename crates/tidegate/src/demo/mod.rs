@@ -2,6 +2,7 @@
 
 mod check;
 mod fetch;
+mod ports;
 mod socks;
 pub(crate) mod stage;
 

@@ -1,14 +1,14 @@
 //! The demo's stage: every role as its own process of this binary, each with its own state directory.
 //! They share sockets and nothing else.
 
-use super::socks::Proxy;
+use super::{ports, socks::Proxy};
 use crate::process::{Role, eventually};
 use anyhow::Context as _;
 use enrol::ApiClient;
 use serde_json::{Value, json};
 use std::{
     ffi::OsString,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,14 +48,6 @@ pub struct Stage {
     pub echo: SocketAddr,
 }
 
-fn free_tcp() -> std::io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
-}
-
-fn free_udp() -> std::io::Result<SocketAddr> {
-    UdpSocket::bind("127.0.0.1:0")?.local_addr()
-}
-
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
@@ -64,7 +56,7 @@ impl Stage {
     /// Starts the control plane, a PoP, a private site and its connector, and enrols them as in a real
     /// installation.
     pub async fn build(dir: &Path, download: &Path) -> anyhow::Result<Self> {
-        let controller_address = free_tcp()?;
+        let controller_address = ports::free()?;
         let mut stage = Self {
             dir: dir.to_owned(),
             controller: None,
@@ -112,7 +104,7 @@ impl Stage {
     pub async fn add_pop(&mut self) -> anyhow::Result<()> {
         let name = format!("pop-{}", self.pops.len() + 1);
         let key = self.key(&name, json!({"kind": "pop", "region": "here"})).await?;
-        let mut pop = PopProcess { state: self.dir.join(&name), name, address: free_udp()?, role: None };
+        let mut pop = PopProcess { state: self.dir.join(&name), name, address: ports::free()?, role: None };
         pop.start(Some(key), &self.dir).await?;
         self.pops.push(pop);
         Ok(())
