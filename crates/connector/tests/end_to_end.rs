@@ -428,7 +428,7 @@ impl Client {
                         self.flows.handle_input(now, LINK, &packet).expect("a packet");
                         moved = true;
                     }
-                    tunnel::Output::Event(_) => {}
+                    tunnel::Output::Event(_) | tunnel::Output::Bind { .. } => {}
                     tunnel::Output::Timeout(at) => {
                         wake = at.map_or(wake, |at| wake.min(at.at));
                         break;

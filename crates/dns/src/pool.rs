@@ -115,6 +115,15 @@ impl Pool {
         self.names.get(&self.slot(address)?).map(|slot| &slot.name)
     }
 
+    /// Both addresses and the name that an address stands for, for a packet that goes there: the name keeps them.
+    pub fn meaning(&mut self, now: Instant, address: IpAddr) -> Option<(Ipv4Addr, Ipv6Addr, &HostName)> {
+        let slot = self.slot(address)?;
+        let entry = self.names.get_mut(&slot)?;
+        entry.used = now;
+        let v6 = Ipv6Addr::from(self.base6 | u128::from(slot));
+        Some((Ipv4Addr::from(self.base4 | slot), v6, &entry.name))
+    }
+
     /// A packet was sent to or from the address: its name keeps it.
     pub fn touch(&mut self, now: Instant, address: IpAddr) {
         if let Some(slot) = self.slot(address).and_then(|slot| self.names.get_mut(&slot)) {
@@ -192,7 +201,10 @@ mod tests {
         let (v4, v6) = pool.assign(now, &name("db.example")).unwrap();
         assert_eq!(pool.name(v4.into()), Some(&name("db.example")));
         assert_eq!(pool.name(v6.into()), Some(&name("db.example")));
+        assert_eq!(pool.meaning(now, v4.into()), Some((v4, v6, &name("db.example"))));
+        assert_eq!(pool.meaning(now, v6.into()), Some((v4, v6, &name("db.example"))));
         assert_eq!(pool.name("192.0.2.1".parse().unwrap()), None);
+        assert_eq!(pool.meaning(now, "192.0.2.1".parse().unwrap()), None);
         assert_eq!(pool.name("fd7a:7467:6e61::1:0:0:1".parse().unwrap()), None);
     }
 

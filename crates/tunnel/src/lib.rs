@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+mod bind;
 mod direct;
 mod engine;
 mod gotatun_engine;
@@ -43,6 +44,7 @@ mod peer;
 mod timers;
 mod tunnels;
 
+pub use bind::{BindMessage, BoundPair, MAX_NAME_LEN, SYNTHETIC_V4, SYNTHETIC_V6};
 pub use direct::{
     BASE_MTU, Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, MIN_PROBE_LEN,
     MessageError, MoveReason, PairReport, PathMessage, Surroundings,

@@ -175,7 +175,7 @@ impl World {
                     Output::Event(Event::Pong { ping, round_trip, .. }) => {
                         self.pongs.push((ping, round_trip))
                     }
-                    Output::Event(_) => {}
+                    Output::Event(_) | Output::Bind { .. } => {}
                     Output::Timeout(_) => break,
                 }
             }

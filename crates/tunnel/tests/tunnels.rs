@@ -8,8 +8,8 @@
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 use tunnel::{
-    DropReason, Event, MAX_QUEUED_PACKETS, Output, Path, PeerId, SealError, TimeoutReason, Transmit,
-    TunnelError, Tunnels, WireGuardPrivateKey,
+    BindMessage, BoundPair, DropReason, Event, MAX_QUEUED_PACKETS, Output, Path, PeerId, SealError,
+    TimeoutReason, Transmit, TunnelError, Tunnels, WireGuardPrivateKey,
 };
 use wire::{ChannelId, PopId, RELAY_HEADER_LEN};
 
@@ -30,6 +30,7 @@ struct Drained {
     transmits: Vec<Transmit>,
     inner: Vec<Vec<u8>>,
     events: Vec<Event>,
+    binds: Vec<BindMessage>,
     timeout: Option<tunnel::Timeout>,
 }
 
@@ -40,6 +41,7 @@ fn drain(side: &mut Tunnels) -> Drained {
             Output::Transmit(transmit) => drained.transmits.push(transmit),
             Output::Inner { packet, .. } => drained.inner.push(packet),
             Output::Event(event) => drained.events.push(event),
+            Output::Bind { message, .. } => drained.binds.push(message),
             Output::Timeout(timeout) => {
                 drained.timeout = timeout;
                 return drained;
@@ -101,6 +103,7 @@ impl Pair {
                 sum.transmits.extend(part.transmits);
                 sum.inner.extend(part.inner);
                 sum.events.extend(part.events);
+                sum.binds.extend(part.binds);
                 sum.timeout = part.timeout;
             }
             if quiet {
@@ -495,4 +498,20 @@ proptest! {
         pair.exchange();
         pair.assert_data_flows();
     }
+}
+
+#[test]
+fn what_an_address_means_reaches_the_peer_beside_its_packets_and_a_bent_message_is_counted() {
+    let mut pair = Pair::proven();
+    let addresses = BoundPair { v4: [100, 97, 0, 9].into(), v6: "fd7a:7467:6e61::9".parse().expect("one") };
+    let bind = BindMessage::Bind { pair: addresses, name: b"db.example".to_vec() };
+    pair.client.send_bind(pair.now, pair.to_connector, &bind).expect("taken");
+    let mut bent = bind.encode();
+    bent[1] = 1;
+    pair.client.seal(pair.now, pair.to_connector, &bent).expect("taken");
+    pair.client.seal(pair.now, pair.to_connector, &ip_packet(60, 3)).expect("taken");
+    let (_, connector) = pair.exchange();
+    assert_eq!(connector.binds, [bind]);
+    assert_eq!(connector.inner, [ip_packet(60, 3)]);
+    assert_eq!(pair.connector.drops().get(&DropReason::Malformed), Some(&1));
 }

@@ -322,6 +322,8 @@ impl ConnectorCore {
                     self.inner_packet(now, knowledge.wall, peer, &packet);
                     continue;
                 }
+                // Names bound to addresses are not known here yet: packets to them meet no resource.
+                tunnel::Output::Bind { .. } => continue,
                 tunnel::Output::Event(event) => {
                     self.tunnel_event(now, knowledge.wall, event);
                     continue;

@@ -311,7 +311,7 @@ impl World {
                     tunnel::Output::Inner { packet, .. } => {
                         self.flows.handle_input(self.now, LinkId(1), &packet).expect("a packet");
                     }
-                    tunnel::Output::Event(_) => {}
+                    tunnel::Output::Event(_) | tunnel::Output::Bind { .. } => {}
                     tunnel::Output::Timeout(_) => break,
                 }
                 moved = true;

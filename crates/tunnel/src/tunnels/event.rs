@@ -1,6 +1,7 @@
 //! The words that tunnels and their owner share: refusals, events, outputs, counts.
 
 use super::{MAX_INNER_PACKET, MAX_PEERS};
+use crate::bind::BindMessage;
 use crate::peer::PeerId;
 use crate::timers::TimeoutReason;
 use crate::{MoveReason, Path, WireGuardPublicKey};
@@ -248,6 +249,13 @@ pub enum Output {
         /// The packet.
         packet: Vec<u8>,
     },
+    /// What the peer says about addresses inside the tunnel.
+    Bind {
+        /// Who says it.
+        peer: PeerId,
+        /// What.
+        message: BindMessage,
+    },
     /// Something happened.
     Event(Event),
     /// Nothing more until then, or until something comes in.
@@ -258,7 +266,7 @@ impl Output {
     pub(super) const fn peer(&self) -> Option<PeerId> {
         match self {
             Self::Transmit(transmit) => Some(transmit.peer),
-            Self::Inner { peer, .. } => Some(*peer),
+            Self::Inner { peer, .. } | Self::Bind { peer, .. } => Some(*peer),
             Self::Event(_) | Self::Timeout(_) => None,
         }
     }

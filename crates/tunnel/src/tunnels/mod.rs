@@ -7,6 +7,7 @@ pub use event::{
     Accepted, Count, DropReason, Event, Output, PingId, SealError, Timeout, Traffic, Transmit, TunnelError,
 };
 
+use crate::bind::BindMessage;
 use crate::direct::{Candidate, Direct, Part, PathMessage, Surroundings};
 use crate::engine::{Engine, LocalIndex, OpenError};
 use crate::inner::{pad, trim};
@@ -308,6 +309,14 @@ impl<E: Engine> Tunnels<E> {
         result
     }
 
+    /// Says to a peer what addresses inside the tunnel mean. Like any inner packet it may be lost.
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub fn send_bind(&mut self, now: Instant, id: PeerId, message: &BindMessage) -> Result<(), SealError> {
+        self.seal(now, id, &message.encode())
+    }
+
     /// Takes one WireGuard message that came by a path. See [`Self::handle_batch`].
     pub fn handle_input(&mut self, now: Instant, path: Path, message: &[u8]) {
         self.handle_batch(now, path, &[message]);
@@ -540,6 +549,14 @@ impl<E: Engine> Tunnels<E> {
             }
             has_data = true;
             renew |= state.on_data_received(now);
+            if BindMessage::is_claimed_by(inner) {
+                match BindMessage::parse(inner) {
+                    Ok(_) if outputs.len() >= MAX_PENDING_OUTPUTS => count(DropReason::Full),
+                    Ok(message) => outputs.push_back(Output::Bind { peer: id, message }),
+                    Err(_) => count(DropReason::Malformed),
+                }
+                return;
+            }
             if !trim(inner) {
                 return count(DropReason::NotIp);
             }

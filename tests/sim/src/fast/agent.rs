@@ -498,6 +498,8 @@ impl Agent {
                         let _ = self.tunnels.seal(self.base + now, peer, &packet);
                     }
                 }
+                // Here the packets inside are numbers: no name is bound to any.
+                Output::Bind { .. } => {}
                 Output::Event(event) => {
                     self.events.push(event);
                     self.event(now, event);
