@@ -29,6 +29,9 @@ pub struct Options {
     /// Measures, in release mode, how fast virtual time passes.
     #[arg(long, conflicts_with_all = ["seeds", "hours", "seed", "scenario", "first"])]
     throughput: bool,
+    /// Prints what whole nodes sent before it says what came of it.
+    #[arg(long, requires = "seed", conflicts_with = "json")]
+    datagrams: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -71,6 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
     pass("first", options.first.map(|value| value.to_string()));
     pass("seed", options.seed.map(|value| value.to_string()));
     pass("scenario", options.scenario.clone());
+    arguments.extend(options.datagrams.then(|| "--datagrams".to_owned()));
     arguments.extend(options.json.then(|| "--json".to_owned()));
     arguments.extend(options.throughput.then(|| "--throughput".to_owned()));
     let build: &[&str] = if options.throughput { &["--release"] } else { &[] };

@@ -7,7 +7,8 @@ use std::{
     net::SocketAddr,
 };
 use wire::{
-    CHALLENGE_LEN, ChannelId, ChannelSecret, RelayError, RelayKind, encode_relay_header, parse_relay,
+    CHALLENGE_LEN, ChannelId, ChannelSecret, RELAY_HEADER_LEN, RelayError, RelayKind, encode_relay_header,
+    parse_relay,
 };
 
 /// Channels of one agent.
@@ -66,6 +67,8 @@ impl RelayRefused {
 struct Channel {
     session: SessionId,
     pop: SocketAddr,
+    /// By which address of the PoP it went before: what the PoP sends there until it has heard of the new one.
+    before: Option<SocketAddr>,
     secret: ChannelSecret,
 }
 
@@ -94,7 +97,7 @@ impl RelayLinks {
         if self.channels.len() >= MAX_CHANNELS && !self.channels.contains_key(&channel) {
             return false;
         }
-        self.channels.insert(channel, Channel { session, pop, secret });
+        self.channels.insert(channel, Channel { session, pop, before: None, secret });
         true
     }
 
@@ -130,10 +133,12 @@ impl RelayLinks {
         of_it.map(|(id, _)| *id).collect()
     }
 
-    /// Gives the channels of one session to another to the same PoP.
+    /// Gives the channels of one session to another to the same PoP. What still comes by the old way is taken; only
+    /// challenges are not answered there any more, so that the PoP follows.
     pub fn move_session(&mut self, from: SessionId, to: SessionId, pop: SocketAddr) {
         for channel in self.channels.values_mut().filter(|channel| channel.session == from) {
             channel.session = to;
+            channel.before = Some(channel.pop).filter(|before| *before != pop);
             channel.pop = pop;
         }
     }
@@ -152,12 +157,13 @@ impl RelayLinks {
     }
 
     /// One `Hello` for each channel of a session: after the own address changed, so that the PoP challenges
-    /// the new one.
+    /// the new one. It is as long as a challenge, for which it is sent.
     pub fn hellos(&self, session: SessionId) -> impl Iterator<Item = (SocketAddr, Vec<u8>)> {
-        self.channels
-            .iter()
-            .filter(move |(_, channel)| channel.session == session)
-            .map(|(id, channel)| (channel.pop, encode_relay_header(RelayKind::Hello, *id).to_vec()))
+        self.channels.iter().filter(move |(_, channel)| channel.session == session).map(|(id, channel)| {
+            let mut hello = encode_relay_header(RelayKind::Hello, *id).to_vec();
+            hello.resize(RELAY_HEADER_LEN + CHALLENGE_LEN, 0);
+            (channel.pop, hello)
+        })
     }
 
     /// Takes one datagram that [`wire::classify`] calls a relay frame.
@@ -172,7 +178,8 @@ impl RelayLinks {
     ) -> Result<RelayInput<'a>, RelayRefused> {
         let frame = parse_relay(datagram)?;
         let channel = self.channels.get(&frame.channel).ok_or(RelayRefused::UnknownChannel)?;
-        if channel.pop != from {
+        let is_late = channel.before == Some(from) && frame.kind == RelayKind::Data;
+        if channel.pop != from && !is_late {
             return Err(RelayRefused::OtherSource);
         }
         match frame.kind {
@@ -235,5 +242,32 @@ mod tests {
         assert_eq!(links.hellos(session).count(), 1);
         assert_eq!(links.remove_session(session), [CHANNEL]);
         assert_eq!(links.handle_input(pop, &frame), Err(RelayRefused::UnknownChannel));
+    }
+
+    #[test]
+    fn a_hello_is_as_long_as_the_challenge_that_it_is_sent_for() {
+        let (links, pop, session) = links();
+        let [(to, hello)] = &links.hellos(session).collect::<Vec<_>>()[..] else { panic!("one channel") };
+        assert_eq!(*to, pop);
+        assert_eq!(parse_relay(hello).map(|frame| frame.kind), Ok(RelayKind::Hello));
+        assert_eq!(hello.len(), RELAY_HEADER_LEN + CHALLENGE_LEN);
+    }
+
+    #[test]
+    fn after_a_change_of_the_way_data_of_the_old_one_is_taken_and_no_challenge_is_answered_there() {
+        let (mut links, pop, session) = links();
+        let (stream, other) = (wire::stream_address(1, 443), SessionId::from_u64(2));
+        links.move_session(session, other, stream);
+        let (to, frame) = links.encode_data(CHANNEL, &[1; 40]).expect("a channel");
+        assert_eq!(to, stream);
+        let data = Ok(RelayInput::Data { channel: CHANNEL, packet: &[1; 40] });
+        assert_eq!(links.handle_input(pop, &frame), data);
+        assert_eq!(links.handle_input(stream, &frame), data);
+        let stranger = SocketAddr::from(([198, 51, 100, 1], 443));
+        assert_eq!(links.handle_input(stranger, &frame), Err(RelayRefused::OtherSource));
+        let challenge =
+            [&encode_relay_header(RelayKind::Challenge, CHANNEL)[..], &[9; CHALLENGE_LEN]].concat();
+        assert_eq!(links.handle_input(pop, &challenge), Err(RelayRefused::OtherSource));
+        assert!(matches!(links.handle_input(stream, &challenge), Ok(RelayInput::Answer { .. })));
     }
 }

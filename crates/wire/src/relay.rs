@@ -106,7 +106,8 @@ pub enum RelayKind {
     Challenge = 0x81,
     /// Agent → PoP. Body: the challenge token, then its answer (twice [`CHALLENGE_LEN`]).
     Answer = 0x82,
-    /// Agent → PoP, after it changed its address and has nothing to send. Body: empty.
+    /// Agent → PoP, after it changed its address and has nothing to send. Body: empty, or [`CHALLENGE_LEN`] bytes that
+    /// mean nothing: an address that has proven nothing gets no more than it sent, and a challenge is so long.
     Hello = 0x83,
 }
 
@@ -162,7 +163,7 @@ pub fn parse_relay(datagram: &[u8]) -> Result<RelayFrame<'_>, RelayError> {
         RelayKind::Data => body.len() >= SMALLEST_WIREGUARD_MESSAGE,
         RelayKind::Challenge => body.len() == CHALLENGE_LEN,
         RelayKind::Answer => body.len() == 2 * CHALLENGE_LEN,
-        RelayKind::Hello => body.is_empty(),
+        RelayKind::Hello => body.is_empty() || body.len() == CHALLENGE_LEN,
     };
     if !fits {
         return Err(RelayError::WrongLength);

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use serde_json::json;
 use sim::scenarios::{self, Scenario};
-use sim::throughput;
+use sim::{stack::Datagram, throughput};
 use std::{
     process::ExitCode,
     time::{Duration, Instant},
@@ -33,6 +33,9 @@ struct Options {
     /// Measures how fast virtual time passes instead.
     #[arg(long)]
     throughput: bool,
+    /// Prints what whole nodes sent before it says what came of it.
+    #[arg(long, requires = "seed", conflicts_with = "json")]
+    datagrams: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -84,6 +87,12 @@ fn run(options: &Options) -> Result<()> {
         }
         for scenario in &chosen {
             runs += 1;
+            if options.datagrams {
+                for sent in (scenario.run)(seed).sent {
+                    let Datagram { at, by, to, kind, length, first } = sent;
+                    println!("{:10.4} {by:9} -> {to} {kind:?} {length} ({first:02x})", at.as_secs_f64());
+                }
+            }
             match scenario.check(seed) {
                 Ok(report) => {
                     virtual_time += report.time;

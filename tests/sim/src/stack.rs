@@ -231,6 +231,26 @@ fn allow() -> Vec<Allow> {
     }]
 }
 
+/// Something that a node sent, for who reads what went wrong.
+#[derive(Debug, Clone)]
+pub struct Datagram {
+    /// When.
+    pub at: Time,
+    /// Which node.
+    pub by: &'static str,
+    /// Where to.
+    pub to: SocketAddr,
+    /// What it is.
+    pub kind: DatagramKind,
+    /// How long it is.
+    pub length: usize,
+    /// Its first byte, which says more about some kinds.
+    pub first: u8,
+}
+
+/// As many as are kept: an hour asleep is short, and a minute of a download has 5,000.
+const MAX_DATAGRAMS: usize = 100_000;
+
 struct PopNode {
     sessions: Sessions,
     relay: Relay,
@@ -244,6 +264,8 @@ pub struct Stack {
     pub echoed: Vec<u8>,
     /// The first address where nothing may go that something was sent to.
     pub forbidden: Option<SocketAddr>,
+    /// What was sent, the first of it.
+    pub sent: Vec<Datagram>,
     installation: Installation,
     base: Instant,
     now: Time,
@@ -333,6 +355,7 @@ impl Stack {
             net,
             echoed: Vec::new(),
             forbidden: None,
+            sent: Vec::new(),
             installation,
             base,
             now: Time::ZERO,
@@ -552,6 +575,12 @@ impl Stack {
     fn transmit(&mut self, node: usize, to: SocketAddr, payload: Vec<u8>) {
         if is_forbidden(to) {
             self.forbidden.get_or_insert(to);
+        }
+        if self.sent.len() < MAX_DATAGRAMS {
+            let by = ["pop", "connector", "client"][node];
+            let (kind, length) = (classify(&payload), payload.len());
+            let first = payload.first().copied().unwrap_or_default();
+            self.sent.push(Datagram { at: self.now, by, to, kind, length, first });
         }
         self.net.send(self.now, self.hosts[node], to, payload);
     }

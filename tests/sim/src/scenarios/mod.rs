@@ -8,6 +8,7 @@ mod trouble;
 mod whole;
 
 use crate::fast::{Kind, Trace, Watch, World};
+use crate::stack::Datagram;
 use crate::world::Time;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,6 +25,8 @@ pub struct Report {
     pub time: Time,
     /// What does not hold; nothing when all does.
     pub wrong: Vec<String>,
+    /// What whole nodes sent.
+    pub sent: Vec<Datagram>,
 }
 
 /// One kind of world and what must hold in it.
@@ -141,7 +144,7 @@ fn report(world: &World, mut wrong: Vec<String>) -> Report {
         wrong.push(format!("agent {agent} sent {kind:?} to {to} at {at:?}, which had not proven itself"));
     }
     wrong.extend(over_budget(&world.watch));
-    Report { trace: world.watch.trace, time: world.now(), wrong }
+    Report { trace: world.watch.trace, time: world.now(), wrong, sent: Vec::new() }
 }
 
 /// A burst asks the addresses of a peer in one instant. Questions to the address that carries data, and to one that

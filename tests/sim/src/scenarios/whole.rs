@@ -199,5 +199,5 @@ pub(super) fn run(seed: u64) -> Report {
     let mut stack = Stack::new(seed, net, &connector, &client);
     let mut wrong: Vec<String> = play(&mut stack, &mut chance, seed).err().into_iter().collect();
     wrong.extend(stack.forbidden.map(|to| format!("something was sent to {to}")));
-    Report { trace: Trace { hash: 0, decisions: 0 }, time: stack.now(), wrong }
+    Report { trace: Trace { hash: 0, decisions: 0 }, time: stack.now(), wrong, sent: stack.sent }
 }

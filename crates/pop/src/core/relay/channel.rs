@@ -114,7 +114,7 @@ pub(super) struct Side {
     pub(super) asked_at: Option<Instant>,
     /// The last answer from `address`.
     pub(super) old_alive_at: Option<Instant>,
-    /// A new address that has answered, while the old one still has time.
+    /// A new address that has answered, while the old one still has time to say that it lives.
     pub(super) trial: Option<Trial>,
     /// Questions to an agent that came back.
     pub(super) probe: Option<Probe>,
@@ -123,6 +123,7 @@ pub(super) struct Side {
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) candidate: SocketAddr,
+    pub(super) old: SocketAddr,
     /// When the old address is asked again.
     pub(super) at: Instant,
     /// When its silence counts.
@@ -134,21 +135,42 @@ pub(super) struct Probe {
     pub(super) address: SocketAddr,
     pub(super) attempts: u8,
     pub(super) at: Instant,
-    pub(super) silence: Silence,
+    pub(super) cause: Cause,
 }
 
-/// What it means when nobody answers a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Silence {
-    Keep,
-    Close,
+/// Why a side is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its session moved.
+    Moved,
+    /// Its session ended.
+    Lost,
+    /// Its agent registered anew, at the address that is asked.
+    Registered,
+}
+
+impl Cause {
+    /// Whether a side that answers nowhere is closed.
+    pub(super) const fn closes(self) -> bool {
+        matches!(self, Self::Lost | Self::Registered)
+    }
+
+    /// Of a cause that comes while this one is under way. A probe that would close stays one: a roam behind it proves
+    /// nothing about the process. But nobody registered where the roam leads.
+    pub(super) const fn followed_by(self, later: Self) -> Self {
+        match later {
+            Self::Moved if self.closes() => Self::Lost,
+            other => other,
+        }
+    }
 }
 
 impl Side {
-    /// The proven address, or one that has answered and waits for the old one's silence: it holds
-    /// the secret, so its frames are taken; only ours to it wait.
+    /// The proven address, or either of a trial's: both hold the secret, so their frames are taken; only ours go to one
+    /// of them.
     pub(super) fn may_send_from(&self, source: SocketAddr) -> bool {
-        source == self.address || self.trial.as_ref().is_some_and(|trial| trial.candidate == source)
+        let is_of = |trial: &Trial| trial.candidate == source || trial.old == source;
+        source == self.address || self.trial.as_ref().is_some_and(is_of)
     }
 
     /// Unanswered bytes of `source`, with `received` more. One address at a time is remembered.

@@ -101,6 +101,8 @@ pub struct RelayCounters {
     pub moves: u64,
     /// New addresses that answered and were refused because the old one answered too.
     pub moves_refused: u64,
+    /// Of these, sides that had moved with their agent's registration, and went back.
+    pub moves_undone: u64,
     /// Frames dropped, by reason.
     pub dropped: DropCounters,
 }

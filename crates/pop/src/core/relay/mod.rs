@@ -11,6 +11,10 @@
 //! silent (the same reasoning as RFC 9000 section 9.3.3). Once the old address has been silent for
 //! [`OLD_ADDRESS_WINDOW`] and the new one has answered, the side moves.
 //!
+//! **An agent that registered anew** has shown who it is, at its new address, in a handshake whose token is good for that
+//! address alone: no captured frame does that. Its sides move with their answer, and the window runs after it: an old
+//! address that answers in it takes the side back.
+//!
 //! **No amplification.** An address that has proven nothing gets a challenge only when the frames
 //! it sent are at least as long as the challenge.
 
@@ -28,7 +32,7 @@ use crate::core::{
     bucket::{Allowance, Bucket},
     random::{Random, Seed},
 };
-use channel::{Channel, Probe, Silence, Trial, Which};
+use channel::{Cause, Channel, Probe, Trial, Which};
 use proof::{CHALLENGE_FRAME_LEN, ProofError, ProofKey};
 use slab::Slab;
 use std::{
@@ -142,7 +146,14 @@ pub enum RelayCommand {
     Reattached {
         /// Whose session.
         owner: OwnerId,
-        /// Where it is.
+        /// Where it is, by its handshake.
+        address: SocketAddr,
+    },
+    /// The agent has no session any more, and may be gone: sides that answer nowhere are closed.
+    Detached {
+        /// Whose session.
+        owner: OwnerId,
+        /// Where it was.
         address: SocketAddr,
     },
 }
@@ -337,15 +348,21 @@ impl Relay {
         let channel = self.channels.get_mut(index).ok_or(DropReason::UnknownChannel)?;
         channel.last_used = now;
         let side = channel.side_mut(which);
+        let mut has_registered = false;
         if let Some(probe) = side.probe.take() {
             self.deadlines.remove(&(probe.at, Due::Probe, index, which));
+            has_registered = probe.cause == Cause::Registered && probe.address == source;
+        }
+        if let Some(trial) = side.trial.take_if(|trial| trial.old == source) {
+            self.deadlines.remove(&(trial.at, Due::Trial, index, which));
+            self.counters.moves_refused += 1;
+            if side.address != source {
+                side.move_to(source);
+                self.counters.moves_undone += 1;
+            }
         }
         if source == side.address {
             side.old_alive_at = Some(now);
-            if let Some(trial) = side.trial.take() {
-                self.deadlines.remove(&(trial.at, Due::Trial, index, which));
-                self.counters.moves_refused += 1;
-            }
             return Ok(Handled::Consumed);
         }
         let alive =
@@ -358,9 +375,14 @@ impl Relay {
             // One candidate at a time; the first that answered has it.
             return Ok(Handled::Consumed);
         }
+        let old = side.address;
+        if has_registered {
+            side.move_to(source);
+            self.counters.moves += 1;
+        }
         // The time runs from here, and the old address is asked all through it: one lost challenge
         // must not look like silence.
-        side.trial = Some(Trial { candidate: source, at: now, until: now + OLD_ADDRESS_WINDOW });
+        side.trial = Some(Trial { candidate: source, old, at: now, until: now + OLD_ADDRESS_WINDOW });
         self.deadlines.insert((now, Due::Trial, index, which));
         Ok(Handled::Consumed)
     }
@@ -386,10 +408,13 @@ impl Relay {
                 }
             }
             RelayCommand::AddressChanged { owner, address } => {
-                self.probe_owner(now, owner, address, Silence::Keep);
+                self.probe_owner(now, owner, address, Cause::Moved);
             }
             RelayCommand::Reattached { owner, address } => {
-                self.probe_owner(now, owner, address, Silence::Close);
+                self.probe_owner(now, owner, address, Cause::Registered);
+            }
+            RelayCommand::Detached { owner, address } => {
+                self.probe_owner(now, owner, address, Cause::Lost);
             }
         }
     }
@@ -459,7 +484,7 @@ impl Relay {
         self.ended.push_back(ChannelEnded { sides, reason, bytes: channel.bytes });
     }
 
-    fn probe_owner(&mut self, now: Instant, owner: OwnerId, address: SocketAddr, silence: Silence) {
+    fn probe_owner(&mut self, now: Instant, owner: OwnerId, address: SocketAddr, cause: Cause) {
         let mut at = now;
         for (position, (index, which)) in (0_u32..).zip(self.sides_of(owner)) {
             if position > 0 && position % PROBE_BATCH == 0 {
@@ -467,18 +492,17 @@ impl Relay {
             }
             let Some(channel) = self.channels.get_mut(index) else { continue };
             let side = channel.side_mut(which);
-            if silence == Silence::Keep && side.address == address {
+            if cause == Cause::Moved && side.address == address {
                 continue;
             }
-            // A probe that would close stays one: a roam behind it proves nothing about the process.
-            let silence = match side.probe.take() {
+            let cause = match side.probe.take() {
                 Some(old) => {
                     self.deadlines.remove(&(old.at, Due::Probe, index, which));
-                    old.silence.max(silence)
+                    old.cause.followed_by(cause)
                 }
-                None => silence,
+                None => cause,
             };
-            side.probe = Some(Probe { address, attempts: 0, at, silence });
+            side.probe = Some(Probe { address, attempts: 0, at, cause });
             self.deadlines.insert((at, Due::Probe, index, which));
         }
     }
@@ -505,13 +529,15 @@ impl Relay {
         let Some(trial) = side.trial.as_mut() else { return };
         if trial.until <= now {
             let candidate = trial.candidate;
-            side.move_to(candidate);
-            self.counters.moves += 1;
+            side.trial = None;
+            if side.address != candidate {
+                side.move_to(candidate);
+                self.counters.moves += 1;
+            }
             return;
         }
         trial.at = (now + TRIAL_INTERVAL).min(trial.until);
-        let at = trial.at;
-        let (id, old) = (side.id, side.address);
+        let (at, old, id) = (trial.at, trial.old, side.id);
         self.deadlines.insert((at, Due::Trial, index, which));
         self.challenge(now, id, old);
     }
@@ -521,9 +547,9 @@ impl Relay {
         let side = channel.side_mut(which);
         let Some(probe) = side.probe.as_mut() else { return };
         if probe.attempts == PROBE_ATTEMPTS {
-            let silence = probe.silence;
+            let closes = probe.cause.closes();
             side.probe = None;
-            if silence == Silence::Close {
+            if closes {
                 self.close(index, Refusal::SessionLost);
             }
             return;

@@ -268,6 +268,111 @@ fn an_agent_that_came_back_as_a_new_process_loses_the_channels_it_knows_nothing_
     assert_eq!(bench.relay.counters().channels, 0);
 }
 
+/// What the relay asked, by whom.
+fn asked(outputs: &[RelayOutput]) -> Vec<SocketAddr> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            RelayOutput::Transmit { to, .. } => Some(*to),
+            _ => None,
+        })
+        .collect()
+}
+
+fn reattached(at: &str) -> RelayCommand {
+    RelayCommand::Reattached { owner: OwnerId::from_number(1), address: addr(at) }
+}
+
+#[test]
+fn a_side_moves_at_once_with_an_agent_that_registered_anew_and_answers_there() {
+    let mut bench = Bench::new();
+    bench.relay.handle_command(bench.now, reattached(ELSEWHERE));
+    let challenges = bench.challenges();
+    let (_, frame) = challenges.iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    assert_eq!(bench.client_address(), addr(CLIENT), "not before it has answered");
+    bench.input(ELSEWHERE, answer(frame, &secret(0xA)));
+    assert_eq!(bench.input(CONNECTOR, data(0xB, 60)), Handled::Forward(addr(ELSEWHERE)));
+    // The old address is asked all the same, and stays silent.
+    let outputs = bench.pass(OLD_ADDRESS_WINDOW);
+    assert!(
+        asked(&outputs).len() >= 4 && asked(&outputs).iter().all(|to| *to == addr(CLIENT)),
+        "{outputs:?}"
+    );
+    assert_eq!(bench.client_address(), addr(ELSEWHERE));
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), dropped(DropReason::UnprovenSource));
+    let counters = bench.relay.counters();
+    assert_eq!((counters.moves, counters.moves_undone), (1, 0));
+}
+
+#[test]
+fn a_side_that_moved_with_a_registration_goes_back_when_the_old_address_answers() {
+    let mut bench = Bench::new();
+    bench.relay.handle_command(bench.now, reattached(ELSEWHERE));
+    let challenges = bench.challenges();
+    let of = |at: &str| challenges.iter().find(|(to, _)| *to == addr(at)).expect("asked").1;
+    // Somebody on the way is faster than the owner is, and forwards everything.
+    bench.input(ELSEWHERE, answer(&of(ELSEWHERE), &secret(0xA)));
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.client_address(), addr(ELSEWHERE));
+    // The owner never left: what it sends is taken, and its answer brings the side back.
+    assert_eq!(bench.input(CLIENT, data(0xA, 100)), Handled::Forward(addr(CONNECTOR)));
+    bench.input(CLIENT, answer(&of(CLIENT), &secret(0xA)));
+    assert_eq!(bench.client_address(), addr(CLIENT));
+    bench.input(ELSEWHERE, answer(&of(ELSEWHERE), &secret(0xA)));
+    bench.pass(OLD_ADDRESS_WINDOW * 2);
+    assert_eq!(bench.client_address(), addr(CLIENT));
+    let counters = bench.relay.counters();
+    assert_eq!((counters.moves, counters.moves_undone), (1, 1));
+}
+
+#[test]
+fn nothing_short_of_a_registration_moves_a_side_before_the_old_address_had_its_time() {
+    let detached =
+        |address| RelayCommand::Detached { owner: OwnerId::from_number(1), address: addr(address) };
+    let moved =
+        |address| RelayCommand::AddressChanged { owner: OwnerId::from_number(1), address: addr(address) };
+    let third = "198.51.100.90:4003";
+    // A session that ended, one that moved, and one that moved after its agent had registered elsewhere.
+    for commands in
+        [vec![detached(ELSEWHERE)], vec![moved(ELSEWHERE)], vec![reattached(third), moved(ELSEWHERE)]]
+    {
+        let mut bench = Bench::new();
+        for command in commands {
+            bench.relay.handle_command(bench.now, command);
+        }
+        let challenges = bench.challenges();
+        let (_, frame) = challenges.iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+        bench.input(ELSEWHERE, answer(frame, &secret(0xA)));
+        bench.pass(OLD_ADDRESS_WINDOW - Duration::from_millis(1));
+        assert_eq!(bench.client_address(), addr(CLIENT));
+        bench.pass(Duration::from_millis(2));
+        assert_eq!(bench.client_address(), addr(ELSEWHERE));
+    }
+}
+
+#[test]
+fn a_registration_lets_no_other_address_move_a_side() {
+    let mut bench = Bench::new();
+    bench.relay.handle_command(bench.now, reattached(ELSEWHERE));
+    bench.challenges();
+    let thief = "198.51.100.90:4003";
+    bench.pass(CHALLENGE_INTERVAL);
+    bench.input(thief, data(0xA, 100));
+    let challenges = bench.challenges();
+    let (_, frame) = challenges.iter().find(|(to, _)| *to == addr(thief)).expect("asked");
+    bench.input(thief, answer(frame, &secret(0xA)));
+    assert_eq!(bench.client_address(), addr(CLIENT));
+}
+
+#[test]
+fn a_hello_of_an_agent_is_long_enough_to_be_asked() {
+    let mut bench = Bench::new();
+    let mut hello = encode_relay_header(RelayKind::Hello, id(0xA)).to_vec();
+    hello.resize(RELAY_HEADER_LEN + CHALLENGE_LEN, 0);
+    bench.input(ELSEWHERE, hello);
+    assert_eq!(bench.challenges().len(), 2);
+}
+
 #[test]
 fn an_agent_that_only_dialled_again_keeps_its_channels() {
     let mut bench = Bench::new();

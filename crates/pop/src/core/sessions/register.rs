@@ -308,7 +308,7 @@ impl Sessions {
                 LostReason::ClosedHere(CloseCode::NotTrusted | CloseCode::Expired) => {
                     self.close_channels(owner, Refusal::SessionLost);
                 }
-                _ => self.relay(RelayCommand::Reattached { owner, address: session.settled }),
+                _ => self.relay(RelayCommand::Detached { owner, address: session.settled }),
             }
         }
         self.went(now, session.identity);
