@@ -4,12 +4,14 @@ use sim::fast::{Place, Site};
 use sim::stack::Stack;
 use sim::world::{LinkRules, Network, Time};
 use tunnel::Path;
+use wire::DatagramKind;
 
 const SECOND: Time = Time::from_secs(1);
 
-fn stack(seed: u64, connector: Place, client: Place) -> Stack {
+/// Each link loses so many packets of a thousand.
+fn stack(seed: u64, connector: Place, client: Place, loss: u32) -> Stack {
     let mut net = Network::new(seed);
-    let link = LinkRules { loss: 5, ..LinkRules::of_delay(Time::from_millis(10 + seed % 20)) };
+    let link = LinkRules { loss, ..LinkRules::of_delay(Time::from_millis(10 + seed % 20)) };
     let connector = Site::build(&mut net, connector, 1, link).address();
     let client = Site::build(&mut net, client, 2, link).address();
     Stack::new(seed, net, &connector, &client)
@@ -17,7 +19,11 @@ fn stack(seed: u64, connector: Place, client: Place) -> Stack {
 
 /// Registers, dials, and hears an answer.
 fn connected(seed: u64, connector: Place, client: Place) -> Stack {
-    let mut stack = stack(seed, connector, client);
+    connected_over(seed, connector, client, 5)
+}
+
+fn connected_over(seed: u64, connector: Place, client: Place, loss: u32) -> Stack {
+    let mut stack = stack(seed, connector, client, loss);
     stack.wait(SECOND * 5, |_| false);
     stack.dial();
     let is_up = stack.wait(SECOND * 15, Stack::is_connected);
@@ -77,5 +83,36 @@ fn a_relayed_connection_of_whole_nodes_survives_a_restart_of_the_pop() {
     for byte in 10..16 {
         echoes(&mut stack, byte, SECOND * 20);
         stack.wait(SECOND, |_| false);
+    }
+}
+
+/// Figure to reach: one packet in 20 s for a peer (issue 3).
+const IDLE_PACKETS: usize = 3;
+
+#[test]
+fn an_idle_tunnel_of_whole_nodes_sends_its_peer_at_most_three_packets_in_any_minute() {
+    for (seed, place) in (0..12).flat_map(|seed| [(seed, Place::Home), (seed, Place::Symmetric)]) {
+        // What is lost is asked again, and that is another figure.
+        let mut stack = connected_over(seed, place, place, 0);
+        // Used for another while each time, so that bursts and proofs fall differently.
+        for byte in 0..u8::try_from(seed).expect("few") * 4 {
+            echoes(&mut stack, byte, SECOND * 3);
+            stack.wait(SECOND, |_| false);
+        }
+        // What the last data caused comes to its end: WireGuard's keepalive after ten seconds.
+        stack.wait(SECOND * 15, |_| false);
+        let began = stack.now();
+        stack.wait(SECOND * 240, |_| false);
+        for by in ["client", "connector"] {
+            let is_to_peer = |kind| matches!(kind, DatagramKind::WireGuard | DatagramKind::Relay);
+            let sent =
+                stack.sent.iter().filter(|sent| sent.by == by && sent.at >= began && is_to_peer(sent.kind));
+            let at: Vec<Time> = sent.map(|sent| sent.at).collect();
+            // A direct path is kept by the client's probes; by the relay nothing has to be sent.
+            assert_eq!(at.len() > 3, place == Place::Home, "seed {seed}: {by} sends {at:?}");
+            let crowd =
+                at.windows(IDLE_PACKETS + 1).find(|crowd| crowd[IDLE_PACKETS] < crowd[0] + SECOND * 60);
+            assert_eq!(crowd, None, "seed {seed}: {by} in {:?}", at);
+        }
     }
 }

@@ -180,6 +180,8 @@ pub const PLANTED: &[Planted] = &[
         "no_introduction_channel_packet_or_answer_crosses_organizations"),
     test("tenant isolation", "tells-of-other-organizations-connectors", "hostile", "hostile",
         "no_introduction_channel_packet_or_answer_crosses_organizations"),
+    test("bounded work", "bursts-into-silence", "tunnel", "direct",
+        "an_idle_tunnel_sends_at_most_three_packets_in_any_minute_and_side"),
     sim("no echo", "planted-echo-on-change"),
     sim("no metastability", "planted-no-hysteresis"),
     sim("bounded work", "planted-probe-loopback"),

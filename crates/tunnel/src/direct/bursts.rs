@@ -1,8 +1,8 @@
 //! When a choice tells its peer where it is, and when it tries the peer's addresses: in bursts, inside a budget.
 
 use super::numbers::{
-    BURST_WINDOW, FRESH, IN_USE, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL,
-    SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE,
+    BURST_WINDOW, FRESH, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL, SAY_TIMES,
+    SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
 };
 use super::{Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
 use std::net::SocketAddr;
@@ -58,12 +58,21 @@ impl Direct {
             self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
             return;
         }
+        let is_slow = self.quick >= QUICK.len();
         if self.pairs.is_empty() || !self.is_awake(now) {
             self.next_burst = None;
             return;
         }
+        if is_slow
+            && self.last_data.is_none_or(|at| now >= at + UNDER_WAY)
+            && !planted::is("bursts-into-silence")
+        {
+            // Planned while the tunnel was used, and due when it is not: nobody waits for a better way.
+            self.next_burst = None;
+            self.waits_for_use = true;
+            return;
+        }
         self.bursts.push_back(now);
-        let is_slow = self.quick >= QUICK.len();
         let addresses: Vec<SocketAddr> = self.pairs.keys().copied().collect();
         for address in addresses {
             self.probe(now, address, outcome);
@@ -112,8 +121,7 @@ impl Direct {
 
     /// The slow bursts are the asker's, and only while the tunnel is used.
     pub(super) fn plan_slow(&mut self, now: Instant) -> Option<Instant> {
-        let in_use = self.last_data.is_some_and(|at| now < at + IN_USE);
-        if self.part == Part::Answerer || !in_use {
+        if self.part == Part::Answerer || !self.is_in_use(now) {
             return None;
         }
         let at = now + self.slow;

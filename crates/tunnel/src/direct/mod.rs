@@ -86,6 +86,8 @@ pub(crate) struct Direct {
     slow: Duration,
     /// The next burst is the second of a slow pair.
     is_second: bool,
+    /// A slow burst came due while the tunnel was not used.
+    waits_for_use: bool,
     /// When addresses that answered once are asked again, because their second answer is late.
     once_more: Option<Instant>,
 
@@ -126,6 +128,7 @@ impl Direct {
             series_began: now,
             slow: SLOW_FIRST,
             is_second: false,
+            waits_for_use: false,
             once_more: None,
             hold_until: now,
             hold: HOLD_FIRST,
@@ -560,10 +563,17 @@ impl Direct {
         self.last_data.is_some_and(|at| now < at + IDLE_LIFETIME)
     }
 
+    /// Whether it is worth looking for something better.
+    fn is_in_use(&self, now: Instant) -> bool {
+        self.last_data.is_some_and(|at| now < at + IN_USE)
+    }
+
     fn used(&mut self, now: Instant) {
-        let was_idle = self.last_data.is_none_or(|at| now >= at + IN_USE);
+        let was_idle = !self.is_in_use(now);
         self.last_data = Some(now);
-        if was_idle && self.is_open && self.part == Part::Asker && self.next_burst.is_none() {
+        let has_waited = std::mem::take(&mut self.waits_for_use);
+        let is_due = has_waited || (was_idle && self.part == Part::Asker);
+        if is_due && self.is_open && self.next_burst.is_none() {
             self.plan_one(now);
         }
     }

@@ -58,6 +58,9 @@ pub(super) const IDLE_PROBE: Duration = Duration::from_secs(25);
 pub(super) const IDLE_LIFETIME: Duration = Duration::from_secs(150);
 /// A tunnel in use: data went or came within this.
 pub(super) const IN_USE: Duration = Duration::from_secs(30);
+/// Data under way: after as long WireGuard itself has said what it had to (its keepalive, white paper section 6.5). A slow
+/// burst that comes due later is sent with the next data: an idle tunnel sends a packet in 20 s, and no more.
+pub(super) const UNDER_WAY: Duration = Duration::from_secs(10);
 /// After a path was lost.
 pub(super) const HOLD_FIRST: Duration = Duration::from_secs(2);
 pub(super) const HOLD_LAST: Duration = Duration::from_secs(300);
