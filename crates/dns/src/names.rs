@@ -8,21 +8,33 @@ use std::collections::BTreeSet;
 pub struct Names {
     exact: BTreeSet<HostName>,
     below: BTreeSet<HostName>,
+    public: BTreeSet<HostName>,
 }
 
 impl Names {
     /// No private name.
-    pub const EMPTY: Self = Self { exact: BTreeSet::new(), below: BTreeSet::new() };
+    pub const EMPTY: Self = Self { exact: BTreeSet::new(), below: BTreeSet::new(), public: BTreeSet::new() };
 
     /// `exact` names themselves; of `below`, every name with at least one label more.
     pub fn new(exact: impl IntoIterator<Item = HostName>, below: impl IntoIterator<Item = HostName>) -> Self {
-        Self { exact: exact.into_iter().collect(), below: below.into_iter().collect() }
+        let (exact, below) = (exact.into_iter().collect(), below.into_iter().collect());
+        Self { exact, below, public: BTreeSet::new() }
+    }
+
+    /// The same without `public` names, whatever is below what: a PoP's own name has to lead to the PoP, also where
+    /// a wildcard covers it.
+    #[must_use]
+    pub fn without(mut self, public: impl IntoIterator<Item = HostName>) -> Self {
+        self.public.extend(public);
+        self.exact.retain(|name| !self.public.contains(name));
+        self
     }
 
     /// Whether a name has an address here.
     #[must_use]
     pub fn has(&self, name: &HostName) -> bool {
-        self.exact.contains(name) || self.parents(name).any(|parent| self.below.contains(parent))
+        !self.public.contains(name)
+            && (self.exact.contains(name) || self.parents(name).any(|parent| self.below.contains(parent)))
     }
 
     /// Whether a question about a name is answered here: also for names that have no address but stand
@@ -30,7 +42,7 @@ impl Names {
     /// a resolver that minimizes names (RFC 9156) asks for those first.
     #[must_use]
     pub fn covers(&self, name: &HostName) -> bool {
-        self.has(name) || self.below.contains(name)
+        self.has(name) || (self.below.contains(name) && !self.public.contains(name))
     }
 
     /// Whether every name that ends so is private, odd ones too.
@@ -83,6 +95,15 @@ mod tests {
         ] {
             assert_eq!(names.has(&name(text)), has, "{text}");
         }
+    }
+
+    #[test]
+    fn a_public_name_stays_public_whatever_covers_it() {
+        let names = names().without([name("pop.corp.example"), name("wiki"), name("corp.example")]);
+        for public in ["pop.corp.example", "wiki", "corp.example"] {
+            assert!(!names.has(&name(public)) && !names.covers(&name(public)), "{public}");
+        }
+        assert!(names.has(&name("other.corp.example")) && names.has(&name("db.lab.internal")));
     }
 
     #[test]

@@ -1,0 +1,42 @@
+//! The machine side of TUN mode: one interface, its addresses and routes, the machine's resolver settings, and the
+//! process that takes all of it back.
+//!
+//! This crate owns: making the interface, which routes may lead into it, what `/etc/resolv.conf` says meanwhile, the
+//! journal from which it is restored, and the small privileged process, the *guardian*, that does these things on
+//! behalf of a worker without privileges. It refuses to know: tunnels, resources, policy, and what a packet or a
+//! question means.
+//!
+//! Two processes:
+//!
+//! ```text
+//! guardian (privileged) ──starts──► worker (the client; no capability, no new privileges)
+//!     │  Unix socket: seat (interface and DNS sockets as descriptors) ──►
+//!     │                              ◄── which routes and domains are wanted
+//!     │                                  what came of it ──►
+//!     └─ routes, resolv.conf, journal
+//! ```
+//!
+//! The interface lives as long as the worker holds its descriptor: routes and addresses go with it, whoever dies. What
+//! does not go by itself is `/etc/resolv.conf`: the guardian puts it back when the worker is gone, and if the guardian
+//! is killed too, the next start or [`cleanup`] does, from the journal.
+
+mod confine;
+mod guardian;
+mod journal;
+mod link;
+mod message;
+mod netlink;
+mod plan;
+mod resolver;
+mod tun;
+
+pub use confine::{Privileges, confine, may_administer, privileges};
+pub use guardian::{Cleaned, Ended, GuardianError, Options, Prepared, Unavailable, cleanup, prepare};
+pub use link::{GuardianSays, LinkError, Seat, WorkerVoice, take_seat};
+pub use message::{
+    Applied, Conflict, DnsMode, DnsStanding, FromGuardian, FromWorker, MAX_FRAME, MessageError, Network,
+    SeatFacts,
+};
+pub use plan::{KnownRoute, Plan, choose_range, plan};
+pub use resolver::conf::{ResolvConf, render};
+pub use tun::{PacketBatch, Tun};
