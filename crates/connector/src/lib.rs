@@ -18,7 +18,10 @@ mod ship;
 mod spool;
 mod status;
 
-pub use crate::core::{ConnectorCore, CoreStatus, DialFault, Ending, NotAConnector, Parts as ConnectorParts};
+pub use crate::core::{
+    ConnectorCore, CoreStatus, DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest,
+    DialFault, Ending, NotAConnector, OpenFault, Parts as ConnectorParts,
+};
 pub use node::{Node as ConnectorNode, NodeStats, Output as ConnectorOutput};
 pub use record::{FlowRecord, Verdict};
 pub use shell::{Connector, ConnectorError, ConnectorOptions};

@@ -2,8 +2,8 @@
 //! shipping of the flow log, tied together. Sans-IO like its parts.
 
 use crate::core::{
-    ConnectorCore, Contact, CoreStatus, DialFault, Ending, Knowledge, Output as CoreOutput, SliceRules,
-    TimeWord,
+    ConnectorCore, Contact, CoreStatus, DatagramNews, DatagramRequest, DialFault, Ending, Knowledge,
+    Output as CoreOutput, SliceRules, TimeWord,
 };
 use crate::record::FlowRecord;
 use crate::ship::{Shipper, Step};
@@ -81,6 +81,8 @@ pub enum Output {
         /// How it ended.
         ending: Ending,
     },
+    /// Something of a UDP or ICMP conversation; [`Node::datagram_news`] takes what becomes of it.
+    Datagrams(DatagramRequest),
     /// Put a record into the spool.
     Record {
         /// The record.
@@ -368,6 +370,11 @@ impl Node {
         self.core.dialled(now, wall, flow, result)
     }
 
+    /// The shell's answer to [`Output::Datagrams`].
+    pub fn datagram_news(&mut self, now: Instant, news: DatagramNews) {
+        self.with_core(now, |core, knowledge| core.datagram_news(now, knowledge, news));
+    }
+
     /// The shell's answer to [`Output::ReadBatch`].
     pub fn batch_read(&mut self, now: Instant, batch: Option<(u64, Vec<u8>)>) {
         let Some((batch, lines)) = batch else {
@@ -456,6 +463,7 @@ impl Node {
                 CoreOutput::Readable(flow) => Output::Readable(flow),
                 CoreOutput::Writable(flow) => Output::Writable(flow),
                 CoreOutput::Ended { flow, ending } => Output::Ended { flow, ending },
+                CoreOutput::Datagrams(request) => Output::Datagrams(request),
                 CoreOutput::Record(record) => {
                     self.shipper.recorded(now);
                     Output::Record { record, wall: self.agent.wall(now) }

@@ -40,10 +40,13 @@ pub struct FlowRecord {
     pub resource: Option<ResourceId>,
     /// Its name at the time.
     pub resource_name: Option<String>,
-    /// `tcp`, or the number of a protocol that is not forwarded.
+    /// `tcp`, `udp`, `icmp`, or the number of a protocol that is not forwarded.
     pub protocol: String,
-    /// What the client asked for, inside the tunnel.
+    /// What the client asked for, inside the tunnel; the port is 0 where the protocol has none.
     pub destination: SocketAddr,
+    /// The name that the client asked for, where it bound one to the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What the connector connected to.
     pub target: Option<SocketAddr>,
     /// The PoP that relayed.

@@ -136,7 +136,7 @@ impl Connector {
             identity: agent.identity(),
             open_key: material.open_key,
             wireguard_key: material.wireguard_key,
-            // UDP only, and a Unix socket: nothing that a TCP flow could reach.
+            // A Unix socket, and UDP, which the core learns with the machine's addresses: nothing that TCP could reach.
             own_listeners: Vec::new(),
             limits: options.limits,
         };
@@ -378,6 +378,11 @@ impl Shell {
                 Output::Readable(flow) => self.userspace.client_to_target(self.node.core(), now, flow),
                 Output::Writable(flow) => self.userspace.target_to_client(self.node.core(), now, flow),
                 Output::Ended { flow, ending } => self.userspace.end(flow, ending),
+                Output::Datagrams(request) => {
+                    if let Some(news) = self.userspace.datagrams.handle(request) {
+                        self.node.datagram_news(now, news);
+                    }
+                }
                 Output::Record { record, wall } => self.log.append(record, wall),
                 Output::ReadBatch => {
                     if !self.log.ask_next() {
@@ -405,6 +410,7 @@ impl Shell {
             SiteEvent::Dialled { flow, result: Err(fault) } => {
                 self.node.dialled(now, flow, Err(fault));
             }
+            SiteEvent::Datagrams(news) => self.node.datagram_news(now, news),
             event => {
                 let wall = self.node.wall(now);
                 self.userspace.take_from_target(self.node.core(), now, wall, event);
@@ -478,6 +484,8 @@ impl Shell {
             access: self.node.core_status(),
             dropped: self.node.stats(),
             targets: self.userspace.len(),
+            datagram_sockets: self.userspace.datagrams.len(),
+            datagrams_unsent: self.userspace.datagrams.unsent(),
             streams: self.streams.totals(),
             flow_segments_waiting: self.log.waiting(),
             flow_records_dropped: self.log.dropped(),

@@ -198,6 +198,7 @@ mod tests {
             resource_name: None,
             protocol: "tcp".into(),
             destination: "10.0.0.1:80".parse().expect("address"),
+            name: None,
             target: None,
             relay: None,
             verdict: Verdict::Denied,

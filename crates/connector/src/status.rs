@@ -110,8 +110,14 @@ pub struct ConnectorStatus {
     pub access: CoreStatus,
     /// What was dropped before it was looked at.
     pub dropped: NodeStats,
-    /// Connections into the site that are open.
+    /// TCP connections into the site that are open.
     pub targets: usize,
+    /// Sockets of UDP and ICMP conversations that are open.
+    #[serde(default)]
+    pub datagram_sockets: usize,
+    /// Datagrams that the kernel had no room for.
+    #[serde(default)]
+    pub datagrams_unsent: u64,
     /// Streams to PoPs by TCP 443.
     #[serde(default)]
     pub streams: net::StreamTotals,

@@ -1,6 +1,7 @@
 //! The few packets that no TCP state machine makes: resets and acknowledgements for flows that are gone,
 //! and ICMP errors.
 
+use crate::echo::EchoKind;
 use crate::ip::{IpPacket, Protocol, TcpFlags, TcpSegment};
 use crate::limits::INNER_MTU;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,8 @@ pub enum Unreachable {
     /// The host does not answer: "host unreachable" (RFC 792 code 1), "address unreachable" (RFC 4443
     /// section 3.1 code 3).
     Host,
+    /// Nothing listens: "port unreachable" (RFC 792 code 3, RFC 4443 section 3.1 code 4).
+    Port,
 }
 
 impl Unreachable {
@@ -24,6 +27,7 @@ impl Unreachable {
         match self {
             Self::Prohibited => 13,
             Self::Host => 1,
+            Self::Port => 3,
         }
     }
 
@@ -31,29 +35,50 @@ impl Unreachable {
         match self {
             Self::Prohibited => 1,
             Self::Host => 3,
+            Self::Port => 4,
         }
     }
 }
 
 const ICMP_V4_UNREACHABLE: u8 = 3;
+const ICMP_V4_FRAGMENTATION_NEEDED: u8 = 4;
 const ICMP_V6_UNREACHABLE: u8 = 1;
+const ICMP_V6_TOO_BIG: u8 = 2;
 
-/// The ICMP error that answers a packet; none for ICMP itself, so that errors breed no errors
-/// (RFC 1122 section 3.2.2).
+/// The ICMP error that answers a packet; none for ICMP but echo requests, so that errors breed no errors (RFC 1122
+/// section 3.2.2).
 #[must_use]
 pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable) -> Option<Vec<u8>> {
-    if packet.protocol == Protocol::Icmp {
+    match packet.dst {
+        IpAddr::V4(_) => error(packet, ICMP_V4_UNREACHABLE, why.code_v4(), [0; 4]),
+        IpAddr::V6(_) => error(packet, ICMP_V6_UNREACHABLE, why.code_v6(), [0; 4]),
+    }
+}
+
+/// The ICMP error that says how long packets to there may be (RFC 1191 section 4, RFC 4443 section 3.2).
+#[must_use]
+pub fn too_big(packet: &IpPacket<'_>, mtu: u16) -> Option<Vec<u8>> {
+    let [high, low] = mtu.to_be_bytes();
+    match packet.dst {
+        IpAddr::V4(_) => error(packet, ICMP_V4_UNREACHABLE, ICMP_V4_FRAGMENTATION_NEEDED, [0, 0, high, low]),
+        IpAddr::V6(_) => error(packet, ICMP_V6_TOO_BIG, 0, [0, 0, high, low]),
+    }
+}
+
+fn error(packet: &IpPacket<'_>, kind: u8, code: u8, rest: [u8; 4]) -> Option<Vec<u8>> {
+    if packet.protocol == Protocol::Icmp && packet.echo().is_none_or(|echo| echo.kind == EchoKind::Reply) {
         return None;
     }
-    let (kind, code, header_len, protocol) = match packet.dst {
-        IpAddr::V4(_) => (ICMP_V4_UNREACHABLE, why.code_v4(), 20, 1),
-        IpAddr::V6(_) => (ICMP_V6_UNREACHABLE, why.code_v6(), 40, 58),
+    let (header_len, protocol) = match packet.dst {
+        IpAddr::V4(_) => (20, 1),
+        IpAddr::V6(_) => (40, 58),
     };
     // Quoted: as much as fits into 576 bytes (RFC 1812 section 4.3.2.3) or the minimum MTU (RFC 4443
     // section 2.4 (c)).
     let most = if header_len == 20 { 576 } else { INNER_MTU };
     let quoted = &packet.bytes[..packet.bytes.len().min(most - header_len - 8)];
-    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(&rest);
     message.extend_from_slice(quoted);
     // ICMPv6 sums the pseudo-header too (RFC 4443 section 2.3).
     let pseudo =
@@ -114,11 +139,11 @@ pub(crate) fn segment(src: SocketAddr, dst: SocketAddr, seq: u32, ack: u32, flag
 }
 
 /// An IP packet around a payload; both addresses are of one family.
-fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::with_capacity(40 + payload.len());
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total = u16::try_from(20 + payload.len()).expect("payloads here fit the MTU");
+            let total = u16::try_from(20 + payload.len()).expect("payloads here fit a packet");
             packet.extend_from_slice(&[0x45, 0]);
             packet.extend_from_slice(&total.to_be_bytes());
             // No identification, don't fragment (RFC 6864 section 4.1).
@@ -129,7 +154,7 @@ fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> 
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (src, dst) => {
-            let length = u16::try_from(payload.len()).expect("payloads here fit the MTU");
+            let length = u16::try_from(payload.len()).expect("payloads here fit a packet");
             packet.extend_from_slice(&[0x60, 0, 0, 0]);
             packet.extend_from_slice(&length.to_be_bytes());
             packet.extend_from_slice(&[protocol, HOP_LIMIT]);
@@ -147,7 +172,7 @@ fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> 
 }
 
 /// The sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
-fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u32 {
+pub(crate) fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u32 {
     let addresses = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => sum(&src.octets()) + sum(&dst.octets()),
         (IpAddr::V6(src), IpAddr::V6(dst)) => sum(&src.octets()) + sum(&dst.octets()),
@@ -157,7 +182,7 @@ fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u32 {
 }
 
 /// The internet checksum (RFC 1071) on top of a sum.
-fn checksum(start: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(start: u32, bytes: &[u8]) -> u16 {
     let mut total = start + sum(bytes);
     while total > 0xFFFF {
         total = (total & 0xFFFF) + (total >> 16);
@@ -165,7 +190,7 @@ fn checksum(start: u32, bytes: &[u8]) -> u16 {
     !u16::try_from(total).expect("folded to 16 bits")
 }
 
-/// Sums 16-bit words; at most 1,280 bytes, so 32 bits cannot overflow.
+/// Sums 16-bit words; at most 65,535 bytes are 2³¹, so 32 bits cannot overflow.
 fn sum(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
@@ -218,18 +243,45 @@ mod tests {
     #[test]
     fn an_error_quotes_the_packet_it_answers() {
         for (src, dst) in pairs() {
-            for why in [Unreachable::Prohibited, Unreachable::Host] {
+            for why in [Unreachable::Prohibited, Unreachable::Host, Unreachable::Port] {
                 let bytes = segment(src, dst, 1, 2, TcpFlags::SYN);
                 let error =
                     unreachable(&IpPacket::parse(&bytes).expect("own packet"), why).expect("not ICMP");
                 let error = IpPacket::parse(&error).expect("own packet");
                 assert_eq!((error.src, error.dst), (dst.ip(), src.ip()));
                 let (quoted, said) = quoted_error(&error).expect("an error");
-                assert_eq!(said, why);
+                // For a TCP flow a port that nobody listens at is a host that does not answer.
+                assert_eq!(said, if why == Unreachable::Port { Unreachable::Host } else { why });
                 let tuple = quoted.tuple().expect("ports are quoted");
                 assert_eq!((tuple.src, tuple.dst), (src, dst));
                 assert_eq!(unreachable(&error, why), None, "an error breeds no error");
             }
+        }
+    }
+
+    #[test]
+    fn a_question_is_answered_with_an_error_and_an_answer_is_not() {
+        for (src, dst) in pairs() {
+            for (kind, told) in [(EchoKind::Request, true), (EchoKind::Reply, false)] {
+                let echo = crate::Echo { kind, identifier: 1, sequence: 1, data: b"" };
+                let packet = echo.packet(src.ip(), dst.ip()).expect("fits");
+                let packet = IpPacket::parse(&packet).expect("own packet");
+                assert_eq!(unreachable(&packet, Unreachable::Prohibited).is_some(), told);
+            }
+        }
+    }
+
+    #[test]
+    fn how_long_packets_may_be_is_said_where_hosts_look_for_it() {
+        for (src, dst) in pairs() {
+            let packet = crate::udp(src, dst, &[0; 1400]).expect("fits");
+            let told = too_big(&IpPacket::parse(&packet).expect("own packet"), 1_280).expect("not ICMP");
+            let told = IpPacket::parse(&told).expect("own packet");
+            let (kind, code) = if src.is_ipv4() { (3, 4) } else { (2, 0) };
+            assert_eq!(told.payload[..2], [kind, code]);
+            assert_eq!(told.payload[4..8], [0, 0, 5, 0]);
+            let quoted = IpPacket::quoted(&told.payload[8..]).expect("quoted").tuple().expect("ports");
+            assert_eq!((quoted.src, quoted.dst), (src, dst));
         }
     }
 }

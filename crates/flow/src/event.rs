@@ -62,7 +62,7 @@ impl CloseReason {
             Self::Reset => "reset",
             Self::Refused => "refused",
             Self::Unreachable(Unreachable::Prohibited) => "prohibited",
-            Self::Unreachable(Unreachable::Host) => "unreachable",
+            Self::Unreachable(Unreachable::Host | Unreachable::Port) => "unreachable",
             Self::TimedOut => "timed_out",
         }
     }

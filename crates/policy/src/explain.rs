@@ -1,7 +1,10 @@
 //! Why: a chain of checks that ends at the first that failed.
 
-use crate::{address::Address, slices::ClientSlice};
-use std::net::IpAddr;
+use crate::{
+    address::{Address, HostName},
+    slices::{ClientResource, ClientSlice},
+};
+use std::{cmp::Reverse, net::IpAddr};
 
 /// How one check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,19 +64,29 @@ impl Explanation {
 pub fn explain_client(slice: &ClientSlice, asked: &str) -> Option<Explanation> {
     let asked = asked.trim();
     let ip: Option<IpAddr> = asked.parse().ok();
-    let resource = slice.resources.iter().find(|resource| {
-        resource.name.eq_ignore_ascii_case(asked)
+    let name: Option<HostName> = asked.parse().ok();
+    let fit = |resource: &ClientResource| {
+        let is_called = resource.name.eq_ignore_ascii_case(asked)
             || resource.alias.as_deref().is_some_and(|alias| alias.eq_ignore_ascii_case(asked))
-            || resource.id.to_string() == asked
-            || match (&resource.address, ip) {
-                (Address::Host(name), None) => {
-                    name.as_str().eq_ignore_ascii_case(asked.strip_suffix('.').unwrap_or(asked))
-                }
-                (Address::Ip(address), Some(ip)) => *address == ip.to_canonical(),
-                (Address::Cidr(prefix), Some(ip)) => prefix.contains(ip),
-                _ => false,
+            || resource.id.to_string() == asked;
+        match &resource.address {
+            _ if is_called => Some(usize::MAX),
+            Address::Host(host) => (name.as_ref() == Some(host)).then_some(usize::MAX - 1),
+            Address::Wildcard(names) => {
+                name.as_ref().filter(|name| names.contains(name)).map(|_| names.suffix().as_str().len())
             }
-    })?;
+            Address::Ip(address) => ip.filter(|ip| ip.to_canonical() == *address).map(|_| usize::MAX - 1),
+            Address::Cidr(prefix) => {
+                ip.filter(|ip| prefix.contains(*ip)).map(|_| usize::from(prefix.length()))
+            }
+        }
+    };
+    // The closest, and of equals the first: as the connector decides, as far as no port is asked for.
+    let (_, resource) = slice
+        .resources
+        .iter()
+        .filter_map(|resource| fit(resource).map(|fit| (fit, resource)))
+        .max_by_key(|(fit, resource)| (*fit, Reverse(resource.id)))?;
     let mut steps = vec![Step::new(
         format!("{asked} is resource {}", resource.name),
         StepOutcome::Held,

@@ -20,17 +20,21 @@ pub mod enrolment;
 mod explain;
 mod inner;
 mod model;
+mod ports;
 mod slices;
 
-pub use address::{Address, AddressError, HostName, PortRange, Prefix};
+pub use address::{Address, AddressError, HostName, Prefix, Wildcard};
 pub use build::{client_slice, connector_slice, relevant_groups};
-pub use decide::{Decision, Destination, GrantFacts, Verdict, decide, is_refused_range, resolve_resource};
+pub use decide::{
+    Decision, Destination, GrantFacts, Place, Verdict, decide, is_refused_range, resolve_resource,
+};
 pub use explain::{Explanation, Step, StepOutcome, explain_client};
 pub use inner::{INNER_V4, inner_address, inner_device_address, is_inner_resource_address};
 pub use model::{
     ConnectorModel, GroupModel, Member, MembershipModel, Mode, OrganizationModel, PolicyModel, ResourceModel,
     SiteModel,
 };
+pub use ports::{PortRange, Protocol};
 pub use slices::{
     Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, OrganizationShare,
     PopEntry, PopSlice, SliceResource,

@@ -1,6 +1,9 @@
 //! One organization's configuration, as the builder of slices reads it.
 
-use crate::address::{Address, PortRange, Prefix};
+use crate::{
+    address::{Address, Prefix},
+    ports::PortRange,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use trust::{Owner, SealKey};
 use wire::{ConnectorId, GroupId, OrganizationId, PolicyId, ResourceId, SiteId};
@@ -56,7 +59,7 @@ pub struct ResourceModel {
     pub site: SiteId,
     /// Where it is.
     pub address: Address,
-    /// Which TCP ports.
+    /// Which protocols and ports.
     pub ports: Vec<PortRange>,
     /// What isolation does.
     pub mode: Mode,

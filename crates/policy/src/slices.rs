@@ -1,9 +1,10 @@
 //! The bodies of the three slices.
 
 use crate::{
-    address::{Address, PortRange, Prefix},
+    address::{Address, Prefix},
     inner::inner_address,
     model::Mode,
+    ports::PortRange,
 };
 use std::collections::BTreeSet;
 use trust::{Audience, RootHash, SealKey, SliceBody};
@@ -52,7 +53,7 @@ pub struct SliceResource {
     pub name: String,
     /// Where it is.
     pub address: Address,
-    /// Which TCP ports.
+    /// Which protocols and ports.
     pub ports: Vec<PortRange>,
     /// What isolation does.
     pub mode: Mode,
@@ -91,7 +92,7 @@ pub struct ClientResource {
     pub alias: Option<String>,
     /// Where it is.
     pub address: Address,
-    /// Which TCP ports.
+    /// Which protocols and ports.
     pub ports: Vec<PortRange>,
     /// What isolation does.
     pub mode: Mode,

@@ -1,10 +1,10 @@
 //! The decision and the slices it is made from.
 
 use policy::{
-    Address, ConnectorModel, ConnectorSlice, Decision, Destination, GrantFacts, GroupModel, MembershipModel,
-    Mode, OrganizationModel, PolicyModel, PopEntry, PortRange, ResourceModel, SiteModel, StepOutcome,
-    Verdict, client_slice, connector_slice, decide, explain_client, inner_address, is_refused_range,
-    relevant_groups,
+    Address, ConnectorModel, ConnectorSlice, Decision, Destination, GrantFacts, GroupModel, HostName,
+    MembershipModel, Mode, OrganizationModel, Place, PolicyModel, PopEntry, PortRange, Protocol,
+    ResourceModel, SiteModel, StepOutcome, Verdict, client_slice, connector_slice, decide, explain_client,
+    inner_address, is_refused_range, relevant_groups,
 };
 use proptest::prelude::*;
 use std::{
@@ -98,8 +98,8 @@ fn facts(model: &OrganizationModel, struck: &RevocationSet) -> GrantFacts {
     GrantFacts::of(&grant, struck)
 }
 
-fn to(address: &str, port: u16) -> Destination {
-    Destination { address: address.parse().expect("an address"), port }
+fn to(address: &str, port: u16) -> Destination<'static> {
+    Destination::tcp(address.parse().expect("an address"), port)
 }
 
 fn slice(model: &OrganizationModel) -> ConnectorSlice {
@@ -108,7 +108,7 @@ fn slice(model: &OrganizationModel) -> ConnectorSlice {
     slice
 }
 
-fn verdict(model: &OrganizationModel, destination: Destination) -> Verdict {
+fn verdict(model: &OrganizationModel, destination: Destination<'_>) -> Verdict {
     decide(&slice(model), &facts(model, &RevocationSet::new()), destination).verdict
 }
 
@@ -210,13 +210,90 @@ fn a_named_resource_is_reached_at_its_derived_address_and_at_no_other() {
         ],
         &[(CREW, &[1])],
     );
-    let derived = Destination { address: inner_address(resource(1)).into(), port: 443 };
+    let derived = Destination::tcp(inner_address(resource(1)).into(), 443);
     assert_eq!(verdict(&model, derived), Verdict::Allow);
     // The derived range is ours: a prefix over everything does not reach into it.
-    let of_nobody = Destination { address: inner_address(resource(9)).into(), port: 443 };
+    let of_nobody = Destination::tcp(inner_address(resource(9)).into(), 443);
     assert_eq!(verdict(&model, of_nobody), Verdict::Deny(Refusal::NoResource));
-    let cidr = Destination { address: inner_address(resource(2)).into(), port: 443 };
+    let cidr = Destination::tcp(inner_address(resource(2)).into(), 443);
     assert_eq!(verdict(&model, cidr), Verdict::Deny(Refusal::NoResource));
+}
+
+fn by(protocol: Protocol, address: &str, port: u16) -> Destination<'static> {
+    Destination { protocol, ..to(address, port) }
+}
+
+#[test]
+fn a_resource_has_the_protocols_that_it_names_and_no_other() {
+    use Protocol::{Icmp, Tcp, Udp};
+    let model = model(
+        &[
+            (1, SITE, "10.0.0.1", "443,udp/53,icmp", Mode::Standard),
+            (2, SITE, "10.0.0.2", "53", Mode::Standard),
+            (3, SITE, "10.0.0.3", "icmp", Mode::Standard),
+        ],
+        &[(CREW, &[1, 2, 3])],
+    );
+    for (destination, allowed) in [
+        (by(Tcp, "10.0.0.1", 443), true),
+        (by(Udp, "10.0.0.1", 53), true),
+        (by(Icmp, "10.0.0.1", 0), true),
+        (by(Udp, "10.0.0.1", 443), false),
+        (by(Tcp, "10.0.0.1", 53), false),
+        (by(Udp, "10.0.0.2", 53), false),
+        (by(Icmp, "10.0.0.2", 0), false),
+        (by(Icmp, "10.0.0.3", 0), true),
+        (by(Tcp, "10.0.0.3", 0), false),
+    ] {
+        let expected = if allowed { Verdict::Allow } else { Verdict::Deny(Refusal::PortNotAllowed) };
+        assert_eq!(verdict(&model, destination), expected, "{destination:?}");
+    }
+    let slice = slice(&model);
+    let refused = decide(&slice, &facts(&model, &RevocationSet::new()), by(Udp, "10.0.0.2", 53));
+    let step = refused.explanation.steps.last().expect("steps");
+    assert_eq!((step.what.as_str(), step.detail.as_str()), ("UDP port 53 is part of it", "it has 53"));
+}
+
+fn named<'a>(name: &'a HostName, port: u16) -> Destination<'a> {
+    Destination { place: Place::Name(name), protocol: Protocol::Tcp, port }
+}
+
+#[test]
+fn a_name_means_its_host_before_the_longest_wildcard_and_keeps_to_it() {
+    let model = model(
+        &[
+            (1, SITE, "*.harbour.internal", "443", Mode::Standard),
+            (2, SITE, "*.lab.harbour.internal", "443", Mode::Standard),
+            (3, SITE, "db.lab.harbour.internal", "5432", Mode::Standard),
+            (4, SITE, "*.lab.harbour.internal", "8443", Mode::Standard),
+            (5, SITE, "10.0.0.0/8", "443", Mode::Standard),
+        ],
+        &[(CREW, &[1, 3, 4])],
+    );
+    let decided = |name: &str, port| {
+        let name: HostName = name.parse().expect("a name");
+        let slice = slice(&model);
+        let decision = decide(&slice, &facts(&model, &RevocationSet::new()), named(&name, port));
+        (decision.verdict, decision.resource.map(|found| found.id.as_bytes()[0]))
+    };
+    let denied = Verdict::Deny;
+    assert_eq!(decided("wiki.harbour.internal", 443), (Verdict::Allow, Some(1)));
+    assert_eq!(decided("a.b.harbour.internal", 443), (Verdict::Allow, Some(1)));
+    assert_eq!(decided("db.lab.harbour.internal", 5432), (Verdict::Allow, Some(3)));
+    // The most specific decides, also where it lacks the port or nobody may.
+    assert_eq!(decided("db.lab.harbour.internal", 443), (denied(Refusal::PortNotAllowed), Some(3)));
+    assert_eq!(decided("x.lab.harbour.internal", 443), (denied(Refusal::NoPolicy), Some(2)));
+    // Of two equal wildcards the one with the port.
+    assert_eq!(decided("x.lab.harbour.internal", 8443), (Verdict::Allow, Some(4)));
+    assert_eq!(decided("harbour.internal", 443), (denied(Refusal::NoResource), None));
+    assert_eq!(decided("evilharbour.internal", 443), (denied(Refusal::NoResource), None));
+}
+
+#[test]
+fn a_wildcard_has_no_address_inside_a_tunnel() {
+    let model = model(&[(1, SITE, "*.harbour.internal", "443", Mode::Standard)], &[(CREW, &[1])]);
+    let derived = Destination::tcp(inner_address(resource(1)).into(), 443);
+    assert_eq!(verdict(&model, derived), Verdict::Deny(Refusal::NoResource));
 }
 
 #[test]
@@ -306,7 +383,7 @@ proptest! {
         for (number, prefix, ports, mode, _) in &described {
             let Address::Cidr(prefix) = prefix.parse::<Address>().expect("a prefix") else { unreachable!() };
             if !prefix.contains(address) { continue; }
-            let has_port = ports.parse::<PortRange>().expect("ports").contains(port);
+            let has_port = ports.parse::<PortRange>().expect("ports").contains(Protocol::Tcp, port);
             let rank = (prefix.length(), has_port, *mode == Mode::Strict, u8::MAX - number);
             if best.is_none_or(|held| rank > held) { best = Some(rank); }
         }
@@ -316,7 +393,7 @@ proptest! {
             Some((_, true, _, inverse)) if opened.contains(&(u8::MAX - inverse)) => Verdict::Allow,
             Some(_) => Verdict::Deny(Refusal::NoPolicy),
         };
-        prop_assert_eq!(verdict(&model, Destination { address, port }), expected);
+        prop_assert_eq!(verdict(&model, Destination::tcp(address, port)), expected);
     }
 
     #[test]

@@ -116,13 +116,65 @@ pub struct Connector {
     pub created_ms: u64,
 }
 
-/// Ports from `first` to `last`, both included.
+/// A protocol that resources have ports of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo, without ports.
+    Icmp,
+}
+
+/// Ports from `first` to `last` of a protocol, both included; 0 to 0 where it has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "StoredPorts", from = "StoredPorts")]
 pub struct Ports {
+    /// Whose.
+    pub protocol: PortProtocol,
     /// First port.
     pub first: u16,
     /// Last port.
     pub last: u16,
+}
+
+impl Ports {
+    /// Ports of TCP.
+    #[must_use]
+    pub const fn tcp(first: u16, last: u16) -> Self {
+        Self { protocol: PortProtocol::Tcp, first, last }
+    }
+}
+
+/// As they are written. TCP's are written as they were when there was nothing else; a version that knows nothing else
+/// finds no `first` in the others and refuses them, where it would take `udp/53` for TCP's 53 otherwise.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum StoredPorts {
+    Tcp { first: u16, last: u16 },
+    Of { protocol: PortProtocol, range: (u16, u16) },
+}
+
+impl From<Ports> for StoredPorts {
+    fn from(ports: Ports) -> Self {
+        let Ports { protocol, first, last } = ports;
+        match protocol {
+            PortProtocol::Tcp => Self::Tcp { first, last },
+            PortProtocol::Udp | PortProtocol::Icmp => Self::Of { protocol, range: (first, last) },
+        }
+    }
+}
+
+impl From<StoredPorts> for Ports {
+    fn from(stored: StoredPorts) -> Self {
+        match stored {
+            StoredPorts::Tcp { first, last } => Self::tcp(first, last),
+            StoredPorts::Of { protocol, range: (first, last) } => Self { protocol, first, last },
+        }
+    }
 }
 
 /// What happens to a resource when its connector is isolated.
@@ -146,9 +198,9 @@ pub struct Resource {
     pub name: String,
     /// A short name for people, unique in the organization.
     pub alias: Option<String>,
-    /// Host name, IP address or CIDR prefix; parsed by the policy crate.
+    /// Host name, wildcard, IP address or CIDR prefix; parsed by the policy crate.
     pub address: String,
-    /// TCP ports.
+    /// Protocols and their ports.
     pub ports: Vec<Ports>,
     /// What isolation does.
     pub mode: ResourceMode,

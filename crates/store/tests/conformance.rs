@@ -85,7 +85,7 @@ fn resource(seed: u8, site: SiteId) -> Resource {
         name: format!("resource {seed}"),
         alias: None,
         address: "10.1.2.3".into(),
-        ports: vec![Ports { first: 443, last: 443 }],
+        ports: vec![Ports::tcp(443, 443)],
         mode: ResourceMode::Strict,
         created_ms: NOW,
     }
@@ -138,6 +138,29 @@ async fn a_taken_name_is_a_conflict_that_names_the_field() {
     change.insert_site(&site(1, "hamburg")).await.unwrap();
     let error = change.insert_site(&site(2, "hamburg")).await.unwrap_err();
     assert!(matches!(&error, StoreError::Conflict { kind: "site", field } if field == "name"), "{error}");
+}
+
+#[tokio::test]
+async fn ports_of_every_protocol_come_back_as_they_were_and_those_of_tcp_are_written_as_ever() {
+    let f = fixture().await;
+    let mut change = f.change().await;
+    change.insert_site(&site(1, "here")).await.unwrap();
+    let mut resource = resource(2, SiteId::from_bytes([1; 16]));
+    resource.ports = vec![
+        Ports::tcp(443, 443),
+        Ports { protocol: PortProtocol::Udp, first: 53, last: 54 },
+        Ports { protocol: PortProtocol::Icmp, first: 0, last: 0 },
+    ];
+    change.insert_resource(&resource).await.unwrap();
+    change.commit("create", "resource", "{}").await.unwrap();
+    assert_eq!(f.data().await.resources, [resource.clone()]);
+    let text = serde_json::to_string(&resource.ports).unwrap();
+    assert_eq!(
+        text,
+        r#"[{"first":443,"last":443},{"protocol":"udp","range":[53,54]},{"protocol":"icmp","range":[0,0]}]"#
+    );
+    let mixed = r#"{"first":53,"last":53,"protocol":"udp"}"#;
+    assert!(serde_json::from_str::<Ports>(mixed).is_err(), "read as TCP by a reader that looks at half");
 }
 
 #[tokio::test]

@@ -472,6 +472,7 @@ mod tests {
             resource_name: Some("wiki".into()),
             protocol: "tcp".into(),
             destination: "[fd74::7]:80".parse().unwrap(),
+            name: None,
             target: Some("10.0.2.9:80".parse().unwrap()),
             relay: None,
             verdict: connector::Verdict::Allowed,

@@ -688,6 +688,7 @@ impl Stack {
                 }
                 ConnectorOutput::ReadBatch => self.connector.batch_read(now, None),
                 ConnectorOutput::Resolve { .. }
+                | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
                 | ConnectorOutput::Record { .. }
                 | ConnectorOutput::ForgetBatch(_) => {}

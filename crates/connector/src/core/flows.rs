@@ -2,39 +2,39 @@
 
 use super::{ConnectorCore, DialFault, Ending, MAX_ADDRESSES, Output};
 use crate::core::ranges;
-use crate::core::rules::{FlowAge, Knowledge, Rules, Target};
-use crate::core::session::{Active, Stage};
+use crate::core::rules::{FlowAge, Knowledge, Rules, Ruling, Target};
+use crate::core::session::{Active, Stage, Wanted};
 use crate::record::Verdict;
 use flow::{CloseReason, FlowId, LinkId, Read, Unreachable};
+use policy::Protocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::UnixMs;
-use wire::Refusal;
+use tunnel::PeerId;
+use wire::{DeviceId, Refusal};
 
 impl ConnectorCore {
-    /// Why a flow that was allowed would not be now.
+    /// Why a flow that was allowed would not be now; `open` is what it is connected to, if it is yet.
     pub(super) fn flow_fault<R: Rules>(
         &self,
         knowledge: &Knowledge<'_, R>,
-        active: &Active,
+        peer: PeerId,
+        wanted: &Wanted,
+        allowed: &Target,
+        open: Option<SocketAddr>,
     ) -> Option<(Refusal, String)> {
-        let Some(session) = self.sessions.get(&active.peer) else {
+        let Some(session) = self.sessions.get(&peer) else {
             return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
         };
-        let ruling = session.ask(knowledge, active.destination, FlowAge::Running);
+        let ruling = session.ask(knowledge, wanted, FlowAge::Running);
         match ruling.verdict {
             Err(refusal) => Some((refusal, ruling.explanation)),
             // The same destination means something else now.
-            Ok(target) if target != active.target => {
-                Some((Refusal::NoResource, Refusal::NoResource.to_string()))
+            Ok(target) if target != *allowed => Some((Refusal::NoResource, Refusal::NoResource.to_string())),
+            Ok(target) => {
+                let refusal = self.address_fault(knowledge.rules, &target, wanted.protocol, open?)?;
+                Some((refusal, refusal.to_string()))
             }
-            Ok(target) => match active.stage {
-                Stage::Open { target: address } => {
-                    let refusal = self.address_fault(knowledge.rules, &target, address)?;
-                    Some((refusal, refusal.to_string()))
-                }
-                Stage::Resolving { .. } | Stage::Dialling { .. } => None,
-            },
         }
     }
 
@@ -43,19 +43,45 @@ impl ConnectorCore {
         &self,
         rules: Option<&R>,
         target: &Target,
+        protocol: Protocol,
         address: SocketAddr,
     ) -> Option<Refusal> {
         match target {
             Target::Literal(_) => None,
-            Target::InRange(_) | Target::Name(_) if self.is_refused(address) => Some(Refusal::RefusedRange),
+            Target::InRange(_) | Target::Name(_) if self.is_refused(protocol, address) => {
+                Some(Refusal::RefusedRange)
+            }
             Target::InRange(_) => None,
             Target::Name(_) if rules.is_some_and(|rules| rules.in_site(address.ip())) => None,
             Target::Name(_) => Some(Refusal::OutsideSite),
         }
     }
 
-    pub(super) fn is_refused(&self, address: SocketAddr) -> bool {
-        ranges::is_refused(address.ip()) || self.own_listeners.contains(&address)
+    /// Those of a name's addresses that may be connected to, or why none may.
+    pub(super) fn usable<R: Rules>(
+        &self,
+        rules: Option<&R>,
+        (target, protocol): (&Target, Protocol),
+        addresses: &[IpAddr],
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
+        let mut fault = Refusal::NameNotResolved;
+        let mut usable = Vec::new();
+        for address in addresses {
+            let address = SocketAddr::new(*address, port);
+            match self.address_fault(rules, target, protocol, address) {
+                None if usable.len() < MAX_ADDRESSES => usable.push(address),
+                None => {}
+                Some(refusal) => fault = refusal,
+            }
+        }
+        if usable.is_empty() { Err(fault) } else { Ok(usable) }
+    }
+
+    fn is_refused(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        ranges::is_refused(address.ip())
+            || self.own_listeners.contains(&address)
+            || (protocol == Protocol::Udp && self.own_port.contains(&address))
     }
 
     /// The system's resolver answered for a flow; an empty list when it did not.
@@ -72,19 +98,10 @@ impl ConnectorCore {
         let Stage::Resolving { port } = active.stage else {
             return;
         };
-        let mut fault = Refusal::NameNotResolved;
-        let mut usable = Vec::new();
-        for address in addresses {
-            let address = SocketAddr::new(*address, port);
-            match self.address_fault(knowledge.rules, &active.target, address) {
-                None if usable.len() < MAX_ADDRESSES => usable.push(address),
-                None => {}
-                Some(refusal) => fault = refusal,
-            }
-        }
-        if usable.is_empty() {
-            return self.refuse(now, knowledge.wall, flow, fault);
-        }
+        let usable = match self.usable(knowledge.rules, (&active.target, Protocol::Tcp), addresses, port) {
+            Ok(usable) => usable,
+            Err(fault) => return self.refuse(now, knowledge.wall, flow, fault),
+        };
         if let Some(active) = self.active.get_mut(&flow) {
             active.stage = Stage::Dialling { addresses: usable.clone() };
         }
@@ -211,37 +228,22 @@ impl ConnectorCore {
             return;
         };
         let peer = session.peer;
-        let ruling = session.ask(knowledge, destination, FlowAge::New);
+        let wanted = session.wanted(Protocol::Tcp, destination);
+        let ruling = session.ask(knowledge, &wanted, FlowAge::New);
         let target = match ruling.verdict {
             Ok(target) => target,
             Err(refusal) => {
-                let logged = session.may_log(now);
-                let mut record = self.record(
-                    peer,
-                    destination,
-                    knowledge.wall,
-                    Verdict::Denied,
-                    refusal.label(),
-                    &ruling.explanation,
-                );
-                if let (Some(record), Some(resource)) = (&mut record, ruling.resource) {
-                    record.resource = Some(resource.id);
-                    record.resource_name = Some(resource.name);
-                }
-                if logged {
-                    self.log(record);
-                } else {
-                    self.status.refusals_not_logged += 1;
-                }
+                self.log_denied(now, knowledge.wall, peer, &wanted, refusal, ruling);
                 let _ = self.flows.reject_unreachable(now, flow, Unreachable::Prohibited);
                 return;
             }
         };
         session.flows.insert(flow);
         let device = session.grant.device;
-        let own = self.flows_of.entry(device).or_default();
-        *own += 1;
-        let has_its_share = *own > self.flows_per_device && !planted::is("a-device-takes-every-flow");
+        if wanted.meaning.is_some() {
+            session.bindings.hold(now, destination.ip());
+        }
+        let has_its_share = self.takes_more_than_its_share(device);
         let (stage, next) = match &target {
             Target::Literal(address) | Target::InRange(address) => {
                 let addresses = vec![SocketAddr::new(*address, destination.port())];
@@ -253,9 +255,9 @@ impl ConnectorCore {
         };
         let refused = match &next {
             _ if has_its_share => Some(Refusal::Full),
-            Output::Dial { addresses, .. } => {
-                addresses.first().and_then(|address| self.address_fault(knowledge.rules, &target, *address))
-            }
+            Output::Dial { addresses, .. } => addresses
+                .first()
+                .and_then(|address| self.address_fault(knowledge.rules, &target, Protocol::Tcp, *address)),
             _ => None,
         };
         self.active.insert(
@@ -263,7 +265,7 @@ impl ConnectorCore {
             Active {
                 peer,
                 device,
-                destination,
+                wanted,
                 resource: ruling.resource,
                 target,
                 stage,
@@ -276,6 +278,47 @@ impl ConnectorCore {
             Some(refusal) => self.refuse(now, knowledge.wall, flow, refusal),
             None => self.outputs.push_back(next),
         }
+    }
+
+    /// One more flow of a device; whether it has too many now.
+    pub(super) fn takes_more_than_its_share(&mut self, device: DeviceId) -> bool {
+        let own = self.flows_of.entry(device).or_default();
+        *own += 1;
+        *own > self.flows_per_device && !planted::is("a-device-takes-every-flow")
+    }
+
+    /// One flow of a device less.
+    pub(super) fn gives_back(&mut self, device: DeviceId) {
+        if let Some(own) = self.flows_of.get_mut(&device) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                self.flows_of.remove(&device);
+            }
+        }
+    }
+
+    /// A line for a flow that policy does not allow, unless there were too many; whether there is one.
+    pub(super) fn log_denied(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        peer: PeerId,
+        wanted: &Wanted,
+        refusal: Refusal,
+        ruling: Ruling,
+    ) -> bool {
+        if !self.sessions.get_mut(&peer).is_some_and(|session| session.may_log(now)) {
+            self.status.refusals_not_logged += 1;
+            return false;
+        }
+        let verdict = if refusal == Refusal::Full { Verdict::Failed } else { Verdict::Denied };
+        let mut record = self.record(peer, wanted, wall, verdict, refusal.label(), &ruling.explanation);
+        if let (Some(record), Some(resource)) = (&mut record, ruling.resource) {
+            record.resource = Some(resource.id);
+            record.resource_name = Some(resource.name);
+        }
+        self.log(record);
+        true
     }
 
     /// Rejects a flow whose SYN is held, in the way that tells the client most.
@@ -304,13 +347,8 @@ impl ConnectorCore {
         let Some(active) = self.active.remove(&flow) else {
             return;
         };
-        if let Some(own) = self.flows_of.get_mut(&active.device) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                self.flows_of.remove(&active.device);
-            }
-        }
-        let record = self.record(active.peer, active.destination, wall, verdict, reason, explanation);
+        self.gives_back(active.device);
+        let record = self.record(active.peer, &active.wanted, wall, verdict, reason, explanation);
         if let Some(mut record) = record {
             if let Some(resource) = active.resource {
                 record.resource = Some(resource.id);
@@ -326,6 +364,9 @@ impl ConnectorCore {
         }
         if let Some(session) = self.sessions.get_mut(&active.peer) {
             session.flows.remove(&flow);
+            if active.wanted.meaning.is_some() {
+                session.bindings.release(active.wanted.address.ip());
+            }
         }
     }
 }

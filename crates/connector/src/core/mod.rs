@@ -5,9 +5,12 @@
 //! the core remembers what it let in, and [`ConnectorCore::recheck`] judges that again whenever something
 //! in the knowledge changed.
 
+mod bindings;
+mod datagrams;
 mod flows;
 mod introduction;
 mod output;
+mod packets;
 mod ranges;
 mod rules;
 mod session;
@@ -16,6 +19,7 @@ mod slice;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use datagrams::{DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest, OpenFault};
 pub use output::{CoreStatus, DialFault, Ending, Output, Timeout};
 pub use rules::{Contact, Knowledge, Rules, TimeWord};
 
@@ -24,11 +28,11 @@ use rules::{Question, ResourceName, Ruling, Target};
 pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};
-use flow::ip::{IpPacket, Protocol};
-use flow::{FlowId, FlowLimits, Flows, LinkId, Unreachable};
+use datagrams::Datagrams;
+use flow::{FlowId, FlowLimits, Flows, LinkId};
 use introduction::Doorkeeper;
 use output::ByPath;
-use session::{Active, Session};
+use session::{Active, Session, Stage, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -54,8 +58,11 @@ pub struct ConnectorCore {
     by_link: BTreeMap<LinkId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
     active: BTreeMap<FlowId, Active>,
+    datagrams: Datagrams,
     outputs: VecDeque<Output>,
     own_listeners: Vec<SocketAddr>,
+    /// The UDP port of this process, at each of the machine's addresses.
+    own_port: Vec<SocketAddr>,
     run: u64,
     /// How many of those flows each device has, through all of its tunnels.
     flows_of: BTreeMap<DeviceId, usize>,
@@ -98,12 +105,14 @@ impl ConnectorCore {
             by_link: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             active: BTreeMap::new(),
+            datagrams: Datagrams::new(limits.flows),
             outputs: VecDeque::new(),
             flows_of: BTreeMap::new(),
             // A link has its own bound, and each process of a client is a link: of two devices one has half at the most,
             // also while the flows of a process that was killed are still here.
             flows_per_device: limits.flows / 2,
             own_listeners,
+            own_port: Vec::new(),
             run: wall.as_millis(),
             next_record: 0,
             status: CoreStatus::default(),
@@ -117,6 +126,9 @@ impl ConnectorCore {
         CoreStatus {
             sessions: self.sessions.len(),
             flows: self.active.len(),
+            datagram_flows: self.datagrams.len(),
+            datagrams_no_room: self.datagrams.no_room,
+            fragments_dropped: self.datagrams.fragments.drops().values().sum(),
             direct: self.sessions.keys().filter(is_direct).count(),
             packets: ByPath::of(self.tunnels.traffic(), |count| count.packets),
             bytes: ByPath::of(self.tunnels.traffic(), |count| count.bytes),
@@ -238,6 +250,8 @@ impl ConnectorCore {
 
     /// Where this machine stands: told to every client that changes by it.
     pub fn set_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
+        let at = |ip| SocketAddr::new(ip, surroundings.port);
+        self.own_port = surroundings.local.iter().map(|local| at(local.ip)).collect();
         self.tunnels.set_surroundings(now, surroundings);
     }
 
@@ -265,7 +279,12 @@ impl ConnectorCore {
             .active
             .iter()
             .filter_map(|(flow, active)| {
-                let (refusal, explanation) = self.flow_fault(knowledge, active)?;
+                let open = match active.stage {
+                    Stage::Open { target } => Some(target),
+                    Stage::Resolving { .. } | Stage::Dialling { .. } => None,
+                };
+                let Active { peer, wanted, target, .. } = active;
+                let (refusal, explanation) = self.flow_fault(knowledge, *peer, wanted, target, open)?;
                 Some((*flow, refusal, explanation))
             })
             .collect();
@@ -274,6 +293,7 @@ impl ConnectorCore {
             self.end_flow(flow, knowledge.wall, Verdict::Withdrawn, refusal.label(), &explanation);
             self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
         }
+        self.recheck_datagrams(now, knowledge);
         // The clocks may have moved apart since the grants were verified.
         let deadlines: Vec<(PeerId, Instant)> = self
             .sessions
@@ -298,6 +318,7 @@ impl ConnectorCore {
         self.end_overdue(now, knowledge);
         self.tunnels.handle_timeout(now);
         self.flows.handle_timeout(now);
+        self.datagrams_due(now, knowledge.wall);
     }
 
     fn end_overdue<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
@@ -319,11 +340,13 @@ impl ConnectorCore {
                     return Output::Transmit { path: transmit.path, bytes: transmit.bytes };
                 }
                 tunnel::Output::Inner { peer, packet } => {
-                    self.inner_packet(now, knowledge.wall, peer, &packet);
+                    self.inner_packet(now, knowledge, peer, &packet);
                     continue;
                 }
-                // Names bound to addresses are not known here yet: packets to them meet no resource.
-                tunnel::Output::Bind { .. } => continue,
+                tunnel::Output::Bind { peer, message } => {
+                    self.bind(now, knowledge.wall, peer, &message);
+                    continue;
+                }
                 tunnel::Output::Event(event) => {
                     self.tunnel_event(now, knowledge.wall, event);
                     continue;
@@ -347,7 +370,9 @@ impl ConnectorCore {
             let tunnels = tunnels.map(|due| Timeout { at: due.at, reason: due.reason.label() });
             let flows = flows.map(|due| Timeout { at: due.at, reason: due.reason.label() });
             let grants = self.deadlines.first().map(|(at, _)| Timeout { at: *at, reason: "grant_end" });
-            return Output::Timeout([tunnels, flows, grants].into_iter().flatten().min_by_key(|due| due.at));
+            let datagrams = self.datagrams.deadline().map(|at| Timeout { at, reason: "idle_datagrams" });
+            let all = [tunnels, flows, grants, datagrams];
+            return Output::Timeout(all.into_iter().flatten().min_by_key(|due| due.at));
         }
     }
 
@@ -358,55 +383,6 @@ impl ConnectorCore {
             self.deadlines.remove(&(session.deadline, peer));
             session.deadline = deadline;
             self.deadlines.insert((deadline, peer));
-        }
-    }
-
-    fn inner_packet(&mut self, now: Instant, wall: UnixMs, peer: PeerId, bytes: &[u8]) {
-        let Some(session) = self.sessions.get(&peer) else {
-            return;
-        };
-        let link = session.link();
-        let Ok(packet) = IpPacket::parse(bytes) else {
-            self.status.malformed += 1;
-            return;
-        };
-        if !session.owns(packet.src) {
-            self.status.wrong_source += 1;
-            return;
-        }
-        match packet.protocol {
-            Protocol::Tcp | Protocol::Icmp => {
-                if self.flows.handle_input(now, link, bytes).is_err() {
-                    self.status.malformed += 1;
-                }
-            }
-            Protocol::Udp | Protocol::Other(_) => self.protocol_not_forwarded(now, wall, peer, &packet),
-        }
-    }
-
-    fn protocol_not_forwarded(&mut self, now: Instant, wall: UnixMs, peer: PeerId, packet: &IpPacket<'_>) {
-        let Some(session) = self.sessions.get_mut(&peer) else {
-            return;
-        };
-        if !session.may_log(now) {
-            self.status.refusals_not_logged += 1;
-            return;
-        }
-        let destination = packet.tuple().map_or(SocketAddr::new(packet.dst, 0), |tuple| tuple.dst);
-        let protocol = match packet.protocol {
-            Protocol::Udp => "udp".to_owned(),
-            Protocol::Other(number) => number.to_string(),
-            Protocol::Tcp | Protocol::Icmp => return,
-        };
-        let refusal = Refusal::ProtocolNotForwarded;
-        let mut record =
-            self.record(peer, destination, wall, Verdict::Denied, refusal.label(), &refusal.to_string());
-        if let Some(record) = &mut record {
-            record.protocol = protocol;
-        }
-        self.log(record);
-        if let Some(answer) = flow::unreachable(packet, Unreachable::Prohibited) {
-            let _ = self.tunnels.seal(now, peer, &answer);
         }
     }
 
@@ -429,7 +405,10 @@ impl ConnectorCore {
                 }
                 tracing::debug!(?path, reason = reason.label(), "packets take another way");
             }
-            tunnel::Event::Mtu { peer, mtu } => self.flows.set_link_mtu(now, LinkId(peer.number()), mtu),
+            tunnel::Event::Mtu { peer, mtu } => {
+                self.flows.set_link_mtu(now, LinkId(peer.number()), mtu);
+                self.datagrams.set_link_mtu(LinkId(peer.number()), mtu);
+            }
             // A connector asks nobody.
             tunnel::Event::Pong { .. } => {}
             tunnel::Event::Quiet { .. } => self.outputs.push_back(Output::RelayQuiet),
@@ -444,7 +423,11 @@ impl ConnectorCore {
             return;
         };
         let (link, deadline) = (session.link(), session.deadline);
-        for flow in session.flows.clone() {
+        let (flows, datagrams) = (session.flows.clone(), session.datagrams.clone());
+        for id in datagrams {
+            self.end_datagrams(id, wall, Verdict::Withdrawn, refusal.label(), &refusal.to_string());
+        }
+        for flow in flows {
             let _ = self.flows.abort(now, flow);
             self.end_flow(flow, wall, Verdict::Withdrawn, refusal.label(), &refusal.to_string());
             self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
@@ -454,6 +437,7 @@ impl ConnectorCore {
             let _ = self.tunnels.seal(now, peer, &reset);
         }
         self.flows.drop_link(link);
+        self.datagrams.drop_link(link);
         self.sessions.remove(&peer);
         self.by_link.remove(&link);
         self.deadlines.remove(&(deadline, peer));
@@ -475,7 +459,7 @@ impl ConnectorCore {
     fn record(
         &mut self,
         peer: PeerId,
-        destination: SocketAddr,
+        wanted: &Wanted,
         wall: UnixMs,
         verdict: Verdict,
         reason: &str,
@@ -494,8 +478,9 @@ impl ConnectorCore {
             owner_name: grant.owner_name.clone(),
             resource: None,
             resource_name: None,
-            protocol: "tcp".to_owned(),
-            destination,
+            protocol: wanted.protocol.label().to_owned(),
+            destination: wanted.address,
+            name: wanted.meaning.as_ref().and_then(|meaning| meaning.name()).map(ToString::to_string),
             target: None,
             relay: match self.tunnels.way_of(peer) {
                 Some(Path::Direct { .. }) => None,

@@ -2,6 +2,7 @@
 
 #[cfg(doc)]
 use super::ConnectorCore;
+use crate::core::datagrams::DatagramRequest;
 use crate::record::FlowRecord;
 use flow::FlowId;
 use std::net::SocketAddr;
@@ -53,6 +54,8 @@ pub enum Output {
         /// How.
         ending: Ending,
     },
+    /// Something of a UDP or ICMP conversation; [`ConnectorCore::datagram_news`] takes what becomes of it.
+    Datagrams(DatagramRequest),
     /// A line for the flow log.
     Record(Box<FlowRecord>),
     /// Nothing more until then, or until something comes in.
@@ -93,8 +96,20 @@ pub enum DialFault {
 pub struct CoreStatus {
     /// Devices let in.
     pub sessions: usize,
-    /// Flows open or being opened.
+    /// TCP flows open or being opened.
     pub flows: usize,
+    /// UDP and ICMP conversations.
+    #[serde(default)]
+    pub datagram_flows: usize,
+    /// Datagrams that waited for a name or a socket and were too many.
+    #[serde(default)]
+    pub datagrams_no_room: u64,
+    /// Packets in pieces that were not put together: too long, overlapping, or not complete.
+    #[serde(default)]
+    pub fragments_dropped: u64,
+    /// Names that clients wanted for addresses and did not get.
+    #[serde(default)]
+    pub bindings_refused: u64,
     /// Introductions accepted since the start.
     pub introductions_accepted: u64,
     /// Introductions refused since the start.

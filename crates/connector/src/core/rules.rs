@@ -1,6 +1,7 @@
 //! What the core asks its policy, and what it is told. `slice.rs` answers from the connector's slice.
 
-use std::net::{IpAddr, SocketAddr};
+use policy::Destination;
+use std::net::IpAddr;
 use trust::{Grant, RevocationSet, UnixMs};
 use wire::{Refusal, ResourceId};
 
@@ -40,8 +41,8 @@ pub struct Question<'a> {
     pub grant: &'a Grant,
     /// What is struck; memberships in it do not count.
     pub revocations: &'a RevocationSet,
-    /// Where to, inside the tunnel: a real address, or the one that stands for a name.
-    pub destination: SocketAddr,
+    /// Where to: a real address, one that is derived from a resource, or a name, and by which protocol.
+    pub destination: Destination<'a>,
     /// Whether controllers are heard.
     pub contact: Contact,
     /// Whether it is carried already.

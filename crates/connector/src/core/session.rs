@@ -1,8 +1,11 @@
 //! A device that was let in, and its flows.
 
+use crate::core::bindings::{Bindings, Meaning};
+use crate::core::datagrams::DatagramId;
 use crate::core::introduction::Admitted;
 use crate::core::rules::{FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 use flow::{FlowId, LinkId};
+use policy::{Destination, Place, Protocol};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -26,6 +29,9 @@ pub(crate) struct Session {
     pub deadline: Instant,
     pub pop: PopId,
     pub flows: BTreeSet<FlowId>,
+    pub datagrams: BTreeSet<DatagramId>,
+    /// What its client's synthetic addresses stand for.
+    pub bindings: Bindings,
     window: Instant,
     logged: u32,
 }
@@ -34,7 +40,29 @@ impl Session {
     pub fn new(peer: PeerId, admitted: Admitted, pop: PopId, deadline: Instant, now: Instant) -> Self {
         let Admitted { grant, signer, .. } = admitted;
         let inner_v6 = policy::inner_device_address(grant.device);
-        Self { peer, grant, signer, inner_v6, deadline, pop, flows: BTreeSet::new(), window: now, logged: 0 }
+        Self {
+            peer,
+            grant,
+            signer,
+            inner_v6,
+            deadline,
+            pop,
+            flows: BTreeSet::new(),
+            datagrams: BTreeSet::new(),
+            bindings: Bindings::default(),
+            window: now,
+            logged: 0,
+        }
+    }
+
+    /// The device's own addresses inside.
+    pub fn own(&self) -> [IpAddr; 2] {
+        [policy::INNER_V4.into(), self.inner_v6.into()]
+    }
+
+    /// What a packet to an address asks for, as things are bound now.
+    pub fn wanted(&self, protocol: Protocol, address: SocketAddr) -> Wanted {
+        Wanted { protocol, address, meaning: self.bindings.meaning(address.ip()).cloned() }
     }
 
     pub const fn link(&self) -> LinkId {
@@ -68,12 +96,7 @@ impl Session {
     }
 
     /// Asks the policy. Without one the answer is no, for now.
-    pub fn ask<R: Rules>(
-        &self,
-        knowledge: &Knowledge<'_, R>,
-        destination: SocketAddr,
-        age: FlowAge,
-    ) -> Ruling {
+    pub fn ask<R: Rules>(&self, knowledge: &Knowledge<'_, R>, wanted: &Wanted, age: FlowAge) -> Ruling {
         let denied = |refusal: Refusal| Ruling {
             resource: None,
             verdict: Err(refusal),
@@ -85,7 +108,7 @@ impl Session {
         if planted::is("a-connector-believes-the-client") {
             return Ruling {
                 resource: None,
-                verdict: Ok(Target::Literal(destination.ip())),
+                verdict: Ok(Target::Literal(wanted.address.ip())),
                 explanation: String::new(),
             };
         }
@@ -95,7 +118,7 @@ impl Session {
                 rules.decide(&Question {
                     grant: &self.grant,
                     revocations: knowledge.revocations,
-                    destination,
+                    destination: wanted.destination(),
                     contact: knowledge.contact,
                     age,
                 })
@@ -111,6 +134,24 @@ impl Session {
         }
         self.logged += 1;
         self.logged <= LOGGED_REFUSALS_PER_SECOND
+    }
+}
+
+/// What a flow was begun for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub protocol: Protocol,
+    /// Inside the tunnel; the port is 0 where the protocol has none.
+    pub address: SocketAddr,
+    /// What the address was bound to then.
+    pub meaning: Option<Meaning>,
+}
+
+impl Wanted {
+    /// What policy is asked about.
+    pub fn destination(&self) -> Destination<'_> {
+        let place = self.meaning.as_ref().map_or(Place::Address(self.address.ip()), Meaning::place);
+        Destination { place, protocol: self.protocol, port: self.address.port() }
     }
 }
 
@@ -130,7 +171,7 @@ pub(crate) struct Active {
     pub peer: PeerId,
     /// Whose, also when its session has ended.
     pub device: DeviceId,
-    pub destination: SocketAddr,
+    pub wanted: Wanted,
     pub resource: Option<ResourceName>,
     /// What the policy named: by name, an answer outside the site is refused, also later.
     pub target: Target,

@@ -1,7 +1,7 @@
 //! The connector's slice as the core's policy.
 
 use crate::core::rules::{Contact, FlowAge, Question, ResourceName, Rules, Ruling, Target};
-use policy::{Address, ConnectorSlice, Destination, GrantFacts, Mode, StepOutcome, Verdict, decide};
+use policy::{Address, ConnectorSlice, GrantFacts, Mode, Place, StepOutcome, Verdict, decide};
 use std::net::IpAddr;
 use wire::Refusal;
 
@@ -11,7 +11,7 @@ pub struct SliceRules<'a>(pub &'a ConnectorSlice);
 
 impl Rules for SliceRules<'_> {
     fn decide(&self, question: &Question<'_>) -> Ruling {
-        let to = Destination { address: question.destination.ip(), port: question.destination.port() };
+        let to = question.destination;
         let facts = GrantFacts::of(question.grant, question.revocations);
         let decision = decide(self.0, &facts, to);
         let resource =
@@ -23,8 +23,11 @@ impl Rules for SliceRules<'_> {
             (Verdict::Allow, Some(resource)) if is_closed(resource.mode, question) => Err(Refusal::Isolated),
             (Verdict::Allow, Some(resource)) => Ok(match &resource.address {
                 Address::Ip(address) => Target::Literal(*address),
-                Address::Cidr(_) => Target::InRange(to.address.to_canonical()),
                 Address::Host(name) => Target::Name(name.as_str().to_owned()),
+                Address::Cidr(_) | Address::Wildcard(_) => match to.place {
+                    Place::Address(address) => Target::InRange(address.to_canonical()),
+                    Place::Name(name) => Target::Name(name.as_str().to_owned()),
+                },
             }),
         };
         let explanation = match verdict {
@@ -70,7 +73,7 @@ fn is_closed(mode: Mode, question: &Question<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::{Allow, PortRange, SliceResource, inner_address};
+    use policy::{Allow, Destination, HostName, PortRange, Protocol, SliceResource, inner_address};
     use std::time::Duration;
     use trust::{Grant, GroupRef, Owner, PostureClass, RevocationSet, SigningKey, UnixMs};
     use wire::{DeviceId, GroupId, InstallationId, OrganizationId, PolicyId, ResourceId, SiteId, UserId};
@@ -102,6 +105,7 @@ mod tests {
                 resource(1, "10.0.0.5", Mode::Standard),
                 resource(2, "10.0.9.0/24", Mode::Strict),
                 resource(3, "db.internal", Mode::Standard),
+                resource(4, "*.lab.internal", Mode::Standard),
             ],
             pops: vec![],
             regions: vec![],
@@ -130,16 +134,19 @@ mod tests {
         }
     }
 
+    fn to(destination: &str) -> Destination<'static> {
+        let destination: std::net::SocketAddr = destination.parse().expect("address");
+        Destination::tcp(destination.ip(), destination.port())
+    }
+
     fn ask(destination: &str, contact: Contact, age: FlowAge) -> Result<Target, Refusal> {
+        ask_for(to(destination), contact, age)
+    }
+
+    fn ask_for(destination: Destination<'_>, contact: Contact, age: FlowAge) -> Result<Target, Refusal> {
         let (slice, revocations) = (slice(), RevocationSet::new());
         let grant = grant(vec![GroupRef { id: STAFF, generation: 1 }]);
-        let question = Question {
-            grant: &grant,
-            revocations: &revocations,
-            destination: destination.parse().expect("address"),
-            contact,
-            age,
-        };
+        let question = Question { grant: &grant, revocations: &revocations, destination, contact, age };
         SliceRules(&slice).decide(&question).verdict
     }
 
@@ -153,6 +160,25 @@ mod tests {
         assert_eq!(ask(&format!("[{inner}]:80")), Ok(Target::Name("db.internal".into())));
         assert_eq!(ask("10.0.0.5:81"), Err(Refusal::PortNotAllowed));
         assert_eq!(ask("10.0.0.6:80"), Err(Refusal::NoResource));
+    }
+
+    #[test]
+    fn a_name_below_a_wildcard_is_resolved_itself() {
+        let name: HostName = "pc7.lab.internal".parse().expect("a name");
+        let by = |protocol| Destination { place: Place::Name(&name), protocol, port: 80 };
+        let ask = |to: Destination<'_>| ask_for(to, Contact::Connected, FlowAge::New);
+        assert_eq!(ask(by(Protocol::Tcp)), Ok(Target::Name("pc7.lab.internal".into())));
+        assert_eq!(ask(by(Protocol::Udp)), Err(Refusal::PortNotAllowed));
+        let (elsewhere, host): (HostName, HostName) =
+            ("lab.internal".parse().expect("a name"), "db.internal".parse().expect("a name"));
+        assert_eq!(
+            ask(Destination { place: Place::Name(&elsewhere), ..by(Protocol::Tcp) }),
+            Err(Refusal::NoResource)
+        );
+        assert_eq!(
+            ask(Destination { place: Place::Name(&host), ..by(Protocol::Tcp) }),
+            Ok(Target::Name("db.internal".into()))
+        );
     }
 
     #[test]
@@ -175,7 +201,7 @@ mod tests {
         let question = Question {
             grant: &grant,
             revocations: &revocations,
-            destination: "10.0.0.5:80".parse().expect("address"),
+            destination: to("10.0.0.5:80"),
             contact: Contact::Connected,
             age: FlowAge::New,
         };

@@ -6,7 +6,7 @@
 )]
 
 use super::*;
-use flow::{CloseReason, Event as FlowEvent, Read};
+use flow::{CloseReason, Event as FlowEvent, Read, Unreachable};
 use std::net::IpAddr;
 use std::time::Duration;
 use trust::{
@@ -14,10 +14,14 @@ use trust::{
     RevokedSubject, RootHash, RotationStatement, SigningKey, TrustBundle, TrustChain, seal_open,
     sign_document, sign_open,
 };
+use tunnel::BindMessage;
 use wire::{
     ChannelSecret, ConnectorId, ControllerId, DeviceId, InstallationId, OpenBody, OrganizationId, ResourceId,
     UserId,
 };
+
+mod bound;
+mod datagrams;
 
 const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
 const POP: PopId = PopId::from_bytes([0x70; 16]);
@@ -31,14 +35,16 @@ const WEB: &str = "10.0.0.5:80";
 /// What the tests' policy allows, by destination.
 #[derive(Clone, Default)]
 pub(crate) struct TestRules {
-    allowed: BTreeMap<SocketAddr, Target>,
-    prefix: [u8; 2],
+    /// By `tcp://place:port`, or `icmp://place:0`.
+    pub(crate) allowed: BTreeMap<String, Target>,
+    pub(crate) prefix: [u8; 2],
 }
 
 impl Rules for TestRules {
     fn decide(&self, question: &Question<'_>) -> Ruling {
         let resource = ResourceName { id: ResourceId::from_bytes([9; 16]), name: "web".into() };
-        match self.allowed.get(&question.destination) {
+        let policy::Destination { place, protocol, port } = question.destination;
+        match self.allowed.get(&format!("{protocol}://{place}:{port}")) {
             Some(target) => Ruling {
                 resource: Some(resource),
                 verdict: Ok(target.clone()),
@@ -63,14 +69,17 @@ fn address(text: &str) -> SocketAddr {
 
 pub(crate) fn literal(text: &str) -> TestRules {
     let target = address(text);
-    TestRules { allowed: BTreeMap::from([(target, Target::Literal(target.ip()))]), prefix: [10, 0] }
+    allowing(&format!("tcp://{}:{}", target.ip(), target.port()), Target::Literal(target.ip()))
 }
 
 fn named(destination: &str, host: &str) -> TestRules {
-    TestRules {
-        allowed: BTreeMap::from([(address(destination), Target::Name(host.into()))]),
-        prefix: [10, 0],
-    }
+    let destination = address(destination);
+    let target = Target::Name(host.into());
+    allowing(&format!("tcp://{}:{}", destination.ip(), destination.port()), target)
+}
+
+pub(crate) fn allowing(what: &str, target: Target) -> TestRules {
+    TestRules { allowed: BTreeMap::from([(what.to_owned(), target)]), prefix: [10, 0] }
 }
 
 fn installation() -> (SigningKey, TrustBundle) {
@@ -150,6 +159,10 @@ pub(crate) struct World {
     pub(crate) asked: Vec<Output>,
     to_pop: Vec<FromAgent>,
     pub(crate) client_events: Vec<(FlowId, FlowEvent)>,
+    /// Packets that the client was sent.
+    pub(crate) inner: Vec<Vec<u8>>,
+    /// What it was told of its addresses.
+    told: Vec<BindMessage>,
 }
 
 /// What a test changes about an introduction.
@@ -197,7 +210,23 @@ impl World {
             asked: Vec::new(),
             to_pop: Vec::new(),
             client_events: Vec::new(),
+            inner: Vec::new(),
+            told: Vec::new(),
         }
+    }
+
+    /// The client sends a packet of its own making.
+    pub(crate) fn send(&mut self, packet: &[u8]) {
+        let peer = self.peer.expect("a client");
+        self.tunnels.seal(self.now, peer, packet).expect("room");
+        self.settle();
+    }
+
+    /// The shell says something of a conversation.
+    pub(crate) fn news(&mut self, news: DatagramNews) {
+        let knowledge = knowledge!(self);
+        self.core.datagram_news(self.now, &knowledge, news);
+        self.settle();
     }
 
     fn grant(&self) -> Grant {
@@ -309,9 +338,12 @@ impl World {
                         );
                     }
                     tunnel::Output::Inner { packet, .. } => {
-                        self.flows.handle_input(self.now, LinkId(1), &packet).expect("a packet");
+                        // UDP, echoes and pieces are a kernel's at a real client.
+                        let _ = self.flows.handle_input(self.now, LinkId(1), &packet);
+                        self.inner.push(packet);
                     }
-                    tunnel::Output::Event(_) | tunnel::Output::Bind { .. } => {}
+                    tunnel::Output::Bind { message, .. } => self.told.push(message),
+                    tunnel::Output::Event(_) => {}
                     tunnel::Output::Timeout(_) => break,
                 }
                 moved = true;
@@ -728,7 +760,7 @@ fn refused_ranges_open_only_for_a_resource_that_names_the_address() {
         (Target::InRange("127.0.0.1".parse().expect("address")), false),
     ] {
         let destination = address("127.0.0.1:8080");
-        let rules = TestRules { allowed: BTreeMap::from([(destination, target)]), prefix: [10, 0] };
+        let rules = allowing(&format!("tcp://{}:{}", destination.ip(), destination.port()), target);
         let mut world = World::new(rules);
         let inner = world.enter();
         world.dial(inner, "127.0.0.1:8080");
@@ -741,7 +773,7 @@ fn refused_ranges_open_only_for_a_resource_that_names_the_address() {
 fn the_connectors_own_listeners_are_no_targets_of_a_range() {
     let destination = address("10.0.0.9:9");
     let target = Target::InRange(destination.ip());
-    let rules = TestRules { allowed: BTreeMap::from([(destination, target)]), prefix: [10, 0] };
+    let rules = allowing(&format!("tcp://{}:{}", destination.ip(), destination.port()), target);
     let mut world = World::new(rules);
     let inner = world.enter();
     world.dial(inner, "10.0.0.9:9");
@@ -761,7 +793,7 @@ fn a_packet_from_a_source_that_is_not_the_devices_goes_nowhere() {
 fn a_protocol_that_is_not_forwarded_is_refused_and_logged() {
     let mut world = World::new(literal(WEB));
     let IpAddr::V4(inner) = world.enter() else { panic!("IPv4") };
-    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 132, 0, 0];
     packet.extend_from_slice(&inner.octets());
     packet.extend_from_slice(&[10, 0, 0, 5, 0x9C, 0x40, 0, 53, 0, 8, 0, 0]);
     let peer = world.peer.expect("in");
@@ -769,7 +801,7 @@ fn a_protocol_that_is_not_forwarded_is_refused_and_logged() {
     world.settle();
     let record = &world.records[0];
     assert!(record.is_because_of(Refusal::ProtocolNotForwarded));
-    assert_eq!((record.protocol.as_str(), record.destination), ("udp", address("10.0.0.5:53")));
+    assert_eq!((record.protocol.as_str(), record.destination), ("132", address("10.0.0.5:0")));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //!
 //! Nothing here decides: which addresses may be connected to comes from the core.
 
-use crate::core::{ConnectorCore, DialFault, Ending};
+use crate::core::{ConnectorCore, DatagramNews, DialFault, Ending};
+use crate::forward::datagrams::DatagramSockets;
 use flow::{FlowId, Read};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -51,6 +52,8 @@ pub(crate) enum SiteEvent {
     Lost { flow: FlowId },
     /// The target took a chunk.
     Room { flow: FlowId },
+    /// Something of a UDP or ICMP conversation.
+    Datagrams(DatagramNews),
 }
 
 struct Pipe {
@@ -73,16 +76,20 @@ pub(crate) struct Userspace {
     lookups: Arc<Semaphore>,
     pipes: BTreeMap<FlowId, Pipe>,
     buffer: Vec<u8>,
+    /// UDP and ICMP echo.
+    pub datagrams: DatagramSockets,
 }
 
 impl Userspace {
     /// No connections, and where their news will come from.
     pub fn new() -> (Self, mpsc::Receiver<SiteEvent>) {
         let (events, news) = mpsc::channel(EVENTS);
+        let lookups = Arc::new(Semaphore::new(LOOKUPS));
         let userspace = Self {
+            datagrams: DatagramSockets::new(events.clone(), Arc::clone(&lookups)),
             events,
             dials: Arc::new(Semaphore::new(DIALS)),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups,
             pipes: BTreeMap::new(),
             buffer: vec![0; CHUNK],
         };
@@ -93,12 +100,7 @@ impl Userspace {
     pub fn resolve(&self, flow: FlowId, host: String) {
         let (events, lookups) = (self.events.clone(), Arc::clone(&self.lookups));
         tokio::spawn(async move {
-            let lookup = async {
-                let _slot = lookups.acquire().await.ok()?;
-                let found = lookup_host((host.as_str(), 0)).await.ok()?;
-                Some(found.map(|address| address.ip()).collect())
-            };
-            let addresses = timeout(LOOKUP_DEADLINE, lookup).await.ok().flatten().unwrap_or_default();
+            let addresses = lookup(&lookups, &host).await;
             let _ = events.send(SiteEvent::Resolved { flow, addresses }).await;
         });
     }
@@ -214,7 +216,7 @@ impl Userspace {
                     self.client_to_target(core, now, flow);
                 }
             }
-            SiteEvent::Resolved { .. } | SiteEvent::Dialled { .. } => {}
+            SiteEvent::Resolved { .. } | SiteEvent::Dialled { .. } | SiteEvent::Datagrams(_) => {}
         }
     }
 
@@ -257,8 +259,18 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(SocketAddr, TcpStream), Di
     Err(fault)
 }
 
+/// The addresses of a name by the system's resolver; none when it did not answer in time.
+pub(super) async fn lookup(lookups: &Semaphore, host: &str) -> Vec<IpAddr> {
+    let lookup = async {
+        let _slot = lookups.acquire().await.ok()?;
+        let found = lookup_host((host, 0)).await.ok()?;
+        Some(found.map(|address| address.ip()).collect())
+    };
+    timeout(LOOKUP_DEADLINE, lookup).await.ok().flatten().unwrap_or_default()
+}
+
 /// EMFILE and ENFILE have no kind of their own in std.
-fn is_out_of_descriptors(error: &io::Error) -> bool {
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 

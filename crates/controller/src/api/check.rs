@@ -1,8 +1,9 @@
 //! The rules of values that people type. Each refusal names field, rule and value.
 
 use super::problem::Problem;
-use policy::{Address, PortRange, Prefix};
+use policy::{Address, PortRange, Prefix, Protocol};
 use std::{fmt::Display, str::FromStr};
+use store::PortProtocol;
 
 /// Longest name of anything.
 const MAX_NAME: usize = 64;
@@ -80,12 +81,21 @@ pub(crate) fn address(value: &str) -> Result<String, Problem> {
 
 pub(crate) fn ports(values: &[String]) -> Result<Vec<store::Ports>, Problem> {
     if values.is_empty() {
-        return Err(Problem::invalid("ports", "at least one port from 1 to 65535", Vec::<String>::new()));
+        return Err(Problem::invalid(
+            "ports",
+            "at least one port like 443 or udp/53, or icmp",
+            Vec::<String>::new(),
+        ));
     }
     list_length("ports", values.len())?;
     let each = values.iter().enumerate().map(|(index, value)| {
         let range: PortRange = parsed(&format!("ports[{index}]"), value)?;
-        Ok(store::Ports { first: range.first(), last: range.last() })
+        let protocol = match range.protocol() {
+            Protocol::Tcp => PortProtocol::Tcp,
+            Protocol::Udp => PortProtocol::Udp,
+            Protocol::Icmp => PortProtocol::Icmp,
+        };
+        Ok(store::Ports { protocol, first: range.first(), last: range.last() })
     });
     let mut ports = each.collect::<Result<Vec<_>, Problem>>()?;
     ports.sort();
@@ -103,11 +113,11 @@ pub(crate) fn host_port(field: &str, value: &str) -> Result<String, Problem> {
     }
     let (host, port) = value.rsplit_once(':').ok_or_else(wrong)?;
     let host: policy::HostName = host.parse().map_err(|_| wrong())?;
-    let port: PortRange = port.parse().map_err(|_| wrong())?;
-    if port.first() != port.last() {
-        return Err(wrong());
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 && digits => Ok(format!("{host}:{port}")),
+        _ => Err(wrong()),
     }
-    Ok(format!("{host}:{port}"))
 }
 
 /// A number within bounds.
@@ -131,7 +141,17 @@ mod tests {
         for good in ["203.0.113.7:443", "[2001:db8::1]:443", "pop.example.com:443"] {
             assert_eq!(host_port("address", good).unwrap(), good);
         }
-        for bad in ["203.0.113.7", "0.0.0.0:443", "host:0", "host:1-2", "a b:1", ":443", "203.0.113.7:0"] {
+        for bad in [
+            "203.0.113.7",
+            "0.0.0.0:443",
+            "host:0",
+            "host:1-2",
+            "host:udp/53",
+            "host:+5",
+            "a b:1",
+            ":443",
+            "203.0.113.7:0",
+        ] {
             assert!(host_port("address", bad).is_err(), "{bad}");
         }
         assert_eq!(within("cap", 0, 1..=3).unwrap_err().rule.as_deref(), Some("1 to 3"));

@@ -167,9 +167,9 @@ pub struct Resource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub alias: Option<String>,
-    /// IP address, prefix or host name.
+    /// IP address, prefix, host name or wildcard like `*.corp.example`.
     pub address: String,
-    /// TCP ports like `443` or `8000-8999`.
+    /// Protocols and ports: `443` or `8000-8999` for TCP, `udp/53` for UDP, `icmp` for echo (ping).
     pub ports: Vec<String>,
     /// What isolation does.
     pub mode: Mode,
@@ -189,9 +189,9 @@ pub struct ResourceInput {
     /// A short name, unique in the organization.
     #[serde(default)]
     pub alias: Option<String>,
-    /// IP address, prefix or host name.
+    /// IP address, prefix, host name or wildcard like `*.corp.example`.
     pub address: String,
-    /// TCP ports like `443` or `8000-8999`; at least one.
+    /// Protocols and ports: `443` or `8000-8999` for TCP, `udp/53` for UDP, `icmp` for echo (ping); at least one.
     pub ports: Vec<String>,
     /// What isolation does.
     #[serde(default)]

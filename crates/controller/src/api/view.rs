@@ -81,11 +81,11 @@ impl<'a> Views<'a> {
     }
 
     pub(crate) fn resource(&self, resource: &store::Resource) -> api::Resource {
-        let ports =
-            resource.ports.iter().map(|ports| match policy::PortRange::new(ports.first, ports.last) {
-                Ok(range) => range.to_string(),
-                Err(_) => format!("{}-{}", ports.first, ports.last),
-            });
+        let ports = resource.ports.iter().map(|ports| match crate::snapshot::port_range(*ports) {
+            Ok(range) => range.to_string(),
+            // No snapshot with these is ever served.
+            Err(_) => format!("{}-{}", ports.first, ports.last),
+        });
         api::Resource {
             id: resource.id,
             site: resource.site,

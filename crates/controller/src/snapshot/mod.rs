@@ -12,6 +12,7 @@ mod shrink;
 mod tests;
 mod validate;
 
+pub(crate) use model::port_range;
 pub(crate) use shrink::large_shrink;
 
 use crate::{clock, gate::Gate};

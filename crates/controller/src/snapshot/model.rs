@@ -2,11 +2,11 @@
 
 use super::{SnapshotError, owner};
 use policy::{
-    ConnectorModel, GroupModel, MembershipModel, Mode, OrganizationModel, PolicyModel, PortRange,
+    ConnectorModel, GroupModel, MembershipModel, Mode, OrganizationModel, PolicyModel, PortRange, Protocol,
     ResourceModel, SiteModel,
 };
 use std::collections::BTreeMap;
-use store::{OrganizationData, ResourceMode};
+use store::{OrganizationData, PortProtocol, ResourceMode};
 use trust::SealKey;
 
 pub(super) fn model(data: &OrganizationData) -> Result<OrganizationModel, SnapshotError> {
@@ -22,7 +22,7 @@ pub(super) fn model(data: &OrganizationData) -> Result<OrganizationModel, Snapsh
     let mut resources = BTreeMap::new();
     for resource in &data.resources {
         let address = resource.address.parse().map_err(|error| wrong("resource", resource.id, error))?;
-        let ports = resource.ports.iter().map(|ports| PortRange::new(ports.first, ports.last));
+        let ports = resource.ports.iter().map(|ports| port_range(*ports));
         let ports = ports.collect::<Result<_, _>>().map_err(|error| wrong("resource", resource.id, error))?;
         let mode = match resource.mode {
             ResourceMode::Standard => Mode::Standard,
@@ -57,4 +57,15 @@ pub(super) fn model(data: &OrganizationData) -> Result<OrganizationModel, Snapsh
         memberships: memberships.collect(),
         policies: policies.collect(),
     })
+}
+
+/// # Errors
+/// Ports that the protocol does not have.
+pub(crate) fn port_range(ports: store::Ports) -> Result<PortRange, policy::AddressError> {
+    let protocol = match ports.protocol {
+        PortProtocol::Tcp => Protocol::Tcp,
+        PortProtocol::Udp => Protocol::Udp,
+        PortProtocol::Icmp => Protocol::Icmp,
+    };
+    PortRange::of(protocol, ports.first, ports.last)
 }

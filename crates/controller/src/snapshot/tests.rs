@@ -41,7 +41,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         name: format!("resource {n}"),
         alias: Some(format!("r{n}")),
         address: format!("10.0.0.{n}"),
-        ports: vec![Ports { first: 443, last: 443 }],
+        ports: vec![Ports::tcp(443, 443)],
         mode: ResourceMode::Standard,
         created_ms: 1,
     });
@@ -218,8 +218,12 @@ const BAD_DATASETS: &[Damage] = &[
     ("a resource with an address that does not parse", "resource", |d| {
         d.organizations[0].resources[0].address = "10.0.0.300".into();
     }),
+    ("ports of ping", "resource", |d| {
+        d.organizations[0].resources[0].ports =
+            vec![Ports { protocol: PortProtocol::Icmp, first: 7, last: 7 }];
+    }),
     ("ports upside down", "resource", |d| {
-        d.organizations[0].resources[0].ports = vec![Ports { first: 9, last: 8 }];
+        d.organizations[0].resources[0].ports = vec![Ports::tcp(9, 8)];
     }),
     ("a prefix that does not parse", "site", |d| {
         d.organizations[0].sites[0].prefixes = vec!["10.0.0.1/8".into()];

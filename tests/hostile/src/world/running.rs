@@ -346,6 +346,7 @@ impl World {
                 ConnectorOutput::ReadBatch => part.node.batch_read(now, None),
                 ConnectorOutput::Record { record, .. } => part.records.push(*record),
                 ConnectorOutput::Resolve { .. }
+                | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
                 | ConnectorOutput::ForgetBatch(_) => {}
                 ConnectorOutput::Timeout { at, .. } => return at,

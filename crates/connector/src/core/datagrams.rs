@@ -1,0 +1,727 @@
+//! UDP and ICMP echo: from a conversation's first packet to the record that it leaves.
+//!
+//! Neither says when it begins or ends. A conversation is all packets of a session between two addresses and ports (an
+//! echo's identifier stands for the port of who asks). It is judged when its first packet comes and whenever something
+//! in the knowledge changes, as a TCP flow is, and has one connected socket to one target. It ends when nothing came
+//! either way for a while. All there is to wait for is a name's address and a socket; as much as fits a few bursts
+//! waits with it, the rest is lost, as in any network.
+
+use super::{ConnectorCore, MAX_ADDRESSES, Output};
+use crate::core::rules::{FlowAge, Knowledge, ResourceName, Rules, Ruling, Target};
+use crate::core::session::Wanted;
+use crate::record::Verdict;
+use flow::ip::IpPacket;
+use flow::{Echo, EchoKind, LinkId, Reassembly, Unreachable, split, too_big, udp, unreachable};
+use policy::Protocol;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use trust::UnixMs;
+use tunnel::PeerId;
+use wire::{DeviceId, Refusal};
+
+/// A UDP conversation without a packet either way (RFC 4787 REQ-5: not below 2 min, 5 min recommended).
+const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
+/// One with a resolver: a question, an answer, and the same port hardly ever again (RFC 4787 REQ-5 c allows less for
+/// well-known ports).
+const DNS_IDLE: Duration = Duration::from_secs(30);
+const DNS: u16 = 53;
+/// Echoes (RFC 5508 REQ-2: not below 60 s).
+const ECHO_IDLE: Duration = Duration::from_secs(60);
+/// Datagrams of one conversation that wait for its socket: a QUIC client's first flight, a resolver's retries.
+const WAITING: usize = 8;
+/// Bytes that wait for sockets altogether.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+/// The shortest MTU that IPv6 allows (RFC 8200 section 5): what is said to who sent more than a target's network takes.
+const SMALLEST_MTU: u16 = 1_280;
+
+/// A conversation's number; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DatagramId(u64);
+
+impl DatagramId {
+    /// The number, for a log line.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The identifier that echoes of this conversation have in the site, unless the kernel chooses one.
+    #[must_use]
+    pub const fn echo_identifier(self) -> u16 {
+        (self.0 & 0xFFFF) as u16
+    }
+}
+
+/// Which socket a conversation needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramKind {
+    /// UDP: what is sent and received is the payload.
+    Udp,
+    /// ICMP echo: what is sent and received is the message.
+    Echo,
+}
+
+/// What the core wants done for conversations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatagramRequest {
+    /// Resolve a name in the site; [`DatagramNews::Resolved`] is expected.
+    Resolve {
+        /// For which conversation.
+        flow: DatagramId,
+        /// The name.
+        host: String,
+    },
+    /// Open a socket and connect it to the first of these that there is a way to; [`DatagramNews::Opened`] is expected.
+    Open {
+        /// For which conversation.
+        flow: DatagramId,
+        /// Which socket.
+        kind: DatagramKind,
+        /// Where to, in order; the port of an echo's is 0.
+        targets: Vec<SocketAddr>,
+    },
+    /// Send.
+    Send {
+        /// Of which conversation.
+        flow: DatagramId,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Close the socket.
+    Close(DatagramId),
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatagramNews {
+    /// The system's resolver answered; an empty list when it did not.
+    Resolved {
+        /// For which conversation.
+        flow: DatagramId,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// There is a socket, or none.
+    Opened {
+        /// For which conversation.
+        flow: DatagramId,
+        /// What it is connected to.
+        result: Result<SocketAddr, OpenFault>,
+    },
+    /// Something came from the site.
+    Received {
+        /// For which conversation.
+        flow: DatagramId,
+        /// Each with where it came from.
+        datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    },
+    /// The site's network says something about what was sent.
+    Fault {
+        /// In which conversation.
+        flow: DatagramId,
+        /// What.
+        fault: DatagramFault,
+    },
+}
+
+/// Why there is no socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenFault {
+    /// No way leads there.
+    Unreachable,
+    /// This process may have no more of them.
+    Full,
+    /// This process may not have one of this kind.
+    NotPermitted,
+}
+
+/// What came back instead of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramFault {
+    /// Nobody listens at the port.
+    PortUnreachable,
+    /// The host does not answer, or no way leads there.
+    Unreachable,
+    /// It was longer than the way carries.
+    TooLong,
+}
+
+/// The two ends inside a tunnel, and whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ends {
+    pub peer: PeerId,
+    pub protocol: Protocol,
+    pub client: SocketAddr,
+    pub resource: SocketAddr,
+}
+
+/// One datagram; the number is an echo's, 0 for UDP.
+struct Item {
+    sequence: u16,
+    data: Vec<u8>,
+}
+
+enum Stage {
+    /// The name is being resolved in the site.
+    Resolving(VecDeque<Item>),
+    /// A socket is being opened.
+    Opening { targets: Vec<SocketAddr>, waiting: VecDeque<Item> },
+    /// It goes both ways.
+    Open(SocketAddr),
+}
+
+struct Conversation {
+    ends: Ends,
+    device: DeviceId,
+    wanted: Wanted,
+    resource: Option<ResourceName>,
+    target: Target,
+    stage: Stage,
+    started: UnixMs,
+    used: Instant,
+    /// When the end is looked at: a packet changes `used` alone.
+    due: Instant,
+    /// Nobody listened, and nobody answered since.
+    refused: bool,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+impl Conversation {
+    fn idle(&self) -> Duration {
+        match self.ends.protocol {
+            Protocol::Icmp => ECHO_IDLE,
+            Protocol::Udp if self.ends.resource.port() == DNS => DNS_IDLE,
+            Protocol::Udp | Protocol::Tcp => UDP_IDLE,
+        }
+    }
+
+    const fn open(&self) -> Option<SocketAddr> {
+        match self.stage {
+            Stage::Open(target) => Some(target),
+            Stage::Resolving(_) | Stage::Opening { .. } => None,
+        }
+    }
+
+    /// A packet as the client sent it, for an error to quote.
+    fn question(&self) -> Option<Vec<u8>> {
+        let (from, to) = (self.ends.client, self.ends.resource);
+        match self.ends.protocol {
+            Protocol::Icmp => {
+                let (kind, identifier) = (EchoKind::Request, from.port());
+                Echo { kind, identifier, sequence: 0, data: &[] }.packet(from.ip(), to.ip())
+            }
+            Protocol::Udp | Protocol::Tcp => udp(from, to, &[]),
+        }
+    }
+}
+
+/// All conversations of a connector.
+pub(super) struct Datagrams {
+    conversations: BTreeMap<DatagramId, Conversation>,
+    by_ends: BTreeMap<Ends, DatagramId>,
+    due: BTreeSet<(Instant, DatagramId)>,
+    next: u64,
+    waiting_bytes: usize,
+    most: usize,
+    pub fragments: Reassembly,
+    next_fragment: u32,
+    /// Links that carry more than every link does.
+    mtu: BTreeMap<LinkId, usize>,
+    /// Packets that there was no room for.
+    pub no_room: u64,
+}
+
+impl Datagrams {
+    pub fn new(most: usize) -> Self {
+        Self {
+            conversations: BTreeMap::new(),
+            by_ends: BTreeMap::new(),
+            due: BTreeSet::new(),
+            next: 0,
+            waiting_bytes: 0,
+            most,
+            fragments: Reassembly::new(),
+            next_fragment: 0,
+            mtu: BTreeMap::new(),
+            no_room: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.conversations.len()
+    }
+
+    /// When something here is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let idle = self.due.first().map(|(at, _)| *at);
+        idle.into_iter().chain(self.fragments.deadline()).min()
+    }
+
+    pub fn set_link_mtu(&mut self, link: LinkId, mtu: usize) {
+        if mtu > flow::INNER_MTU {
+            self.mtu.insert(link, mtu);
+        } else {
+            self.mtu.remove(&link);
+        }
+    }
+
+    pub fn drop_link(&mut self, link: LinkId) {
+        self.mtu.remove(&link);
+        self.fragments.drop_link(link);
+    }
+
+    /// Cuts a packet to what a link carries.
+    fn fit(&mut self, link: LinkId, packet: Vec<u8>) -> Vec<Vec<u8>> {
+        let mtu = self.mtu.get(&link).copied().unwrap_or(flow::INNER_MTU);
+        self.next_fragment = self.next_fragment.wrapping_add(1);
+        split(packet, mtu, self.next_fragment)
+    }
+
+    /// Whether it was taken.
+    fn wait(waiting: &mut VecDeque<Item>, bytes: &mut usize, item: Item) -> bool {
+        let fits = waiting.len() < WAITING && *bytes + item.data.len() <= MAX_WAITING_BYTES;
+        if fits {
+            *bytes += item.data.len();
+            waiting.push_back(item);
+        }
+        fits
+    }
+
+    fn insert(&mut self, now: Instant, conversation: Conversation) -> DatagramId {
+        let id = DatagramId(self.next);
+        self.next += 1;
+        self.by_ends.insert(conversation.ends, id);
+        let due = now + conversation.idle();
+        self.due.insert((due, id));
+        self.conversations.insert(id, Conversation { due, ..conversation });
+        id
+    }
+
+    fn remove(&mut self, id: DatagramId) -> Option<Conversation> {
+        let conversation = self.conversations.remove(&id)?;
+        self.by_ends.remove(&conversation.ends);
+        self.due.remove(&(conversation.due, id));
+        if let Stage::Resolving(waiting) | Stage::Opening { waiting, .. } = &conversation.stage {
+            self.waiting_bytes -= waiting.iter().map(|item| item.data.len()).sum::<usize>();
+        }
+        Some(conversation)
+    }
+
+    /// Those that nothing was sent in for too long.
+    fn idle(&mut self, now: Instant) -> Vec<DatagramId> {
+        let mut idle = Vec::new();
+        while let Some((at, id)) = self.due.first().copied()
+            && at <= now
+        {
+            self.due.remove(&(at, id));
+            let Some(conversation) = self.conversations.get_mut(&id) else { continue };
+            let end = conversation.used + conversation.idle();
+            if end <= now {
+                idle.push(id);
+            } else {
+                conversation.due = end;
+                self.due.insert((end, id));
+            }
+        }
+        idle
+    }
+}
+
+impl ConnectorCore {
+    /// A datagram or an echo from a client.
+    pub(super) fn datagram<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        ends: Ends,
+        packet: &IpPacket<'_>,
+        (sequence, data): (u16, &[u8]),
+    ) {
+        let id = match self.datagrams.by_ends.get(&ends).copied() {
+            Some(id) => id,
+            None => match self.begin_conversation(now, knowledge, ends, packet) {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        let Datagrams { conversations, waiting_bytes, .. } = &mut self.datagrams;
+        let Some(conversation) = conversations.get_mut(&id) else { return };
+        conversation.used = now;
+        let item = Item { sequence, data: data.to_vec() };
+        let taken = match &mut conversation.stage {
+            Stage::Resolving(waiting) | Stage::Opening { waiting, .. } => {
+                Datagrams::wait(waiting, waiting_bytes, item)
+            }
+            Stage::Open(target) => {
+                let target = *target;
+                let bytes = outward(conversation, id, target, item);
+                self.outputs.push_back(Output::Datagrams(DatagramRequest::Send { flow: id, bytes }));
+                true
+            }
+        };
+        if !taken {
+            self.datagrams.no_room += 1;
+        }
+    }
+
+    fn begin_conversation<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        ends: Ends,
+        packet: &IpPacket<'_>,
+    ) -> Option<DatagramId> {
+        let session = self.sessions.get(&ends.peer)?;
+        let device = session.grant.device;
+        let wanted = session.wanted(ends.protocol, ends.resource);
+        let ruling = session.ask(knowledge, &wanted, FlowAge::New);
+        let refused = |error: Refusal| (Unreachable::Prohibited, error);
+        let target = match &ruling.verdict {
+            Err(refusal) => Err(refused(*refusal)),
+            Ok(_) if self.datagrams.len() >= self.datagrams.most => Err((Unreachable::Host, Refusal::Full)),
+            Ok(Target::Name(_)) => ruling.verdict.clone().map_err(refused),
+            Ok(target @ (Target::Literal(address) | Target::InRange(address))) => {
+                let address = SocketAddr::new(*address, ends.resource.port());
+                match self.address_fault(knowledge.rules, target, ends.protocol, address) {
+                    Some(refusal) => Err(refused(refusal)),
+                    None => Ok(target.clone()),
+                }
+            }
+        };
+        let target = match target {
+            Ok(_) if self.takes_more_than_its_share(device) => {
+                self.gives_back(device);
+                Err((Unreachable::Host, Refusal::Full))
+            }
+            target => target,
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err((told, refusal)) => {
+                let explanation = match &ruling.verdict {
+                    Err(_) => ruling.explanation.clone(),
+                    Ok(_) => refusal.to_string(),
+                };
+                let ruling = Ruling { explanation, ..ruling };
+                if self.log_denied(now, knowledge.wall, ends.peer, &wanted, refusal, ruling)
+                    && let Some(answer) = unreachable(packet, told)
+                {
+                    let _ = self.tunnels.seal(now, ends.peer, &answer);
+                }
+                return None;
+            }
+        };
+        let (stage, request) = match &target {
+            Target::Name(host) => (Stage::Resolving(VecDeque::new()), Err(host.clone())),
+            Target::Literal(address) | Target::InRange(address) => {
+                let targets = vec![SocketAddr::new(*address, ends.resource.port())];
+                (Stage::Opening { targets: targets.clone(), waiting: VecDeque::new() }, Ok(targets))
+            }
+        };
+        if let Some(session) = self.sessions.get_mut(&ends.peer)
+            && wanted.meaning.is_some()
+        {
+            session.bindings.hold(now, ends.resource.ip());
+        }
+        let id = self.datagrams.insert(
+            now,
+            Conversation {
+                ends,
+                device,
+                wanted,
+                resource: ruling.resource,
+                target,
+                stage,
+                started: knowledge.wall,
+                used: now,
+                due: now,
+                refused: false,
+                bytes_up: 0,
+                bytes_down: 0,
+            },
+        );
+        if let Some(session) = self.sessions.get_mut(&ends.peer) {
+            session.datagrams.insert(id);
+        }
+        let kind = kind(ends.protocol);
+        self.outputs.push_back(Output::Datagrams(match request {
+            Ok(targets) => DatagramRequest::Open { flow: id, kind, targets },
+            Err(host) => DatagramRequest::Resolve { flow: id, host },
+        }));
+        Some(id)
+    }
+
+    /// What became of a [`DatagramRequest`].
+    pub fn datagram_news<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        news: DatagramNews,
+    ) {
+        match news {
+            DatagramNews::Resolved { flow, addresses } => {
+                self.datagram_resolved(now, knowledge, flow, &addresses)
+            }
+            DatagramNews::Opened { flow, result } => self.datagram_opened(now, knowledge.wall, flow, result),
+            DatagramNews::Received { flow, datagrams } => self.datagrams_received(now, flow, datagrams),
+            DatagramNews::Fault { flow, fault } => self.datagram_fault(now, flow, fault),
+        }
+    }
+
+    fn datagram_resolved<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        id: DatagramId,
+        addresses: &[IpAddr],
+    ) {
+        let Some(conversation) = self.datagrams.conversations.get(&id) else { return };
+        let Stage::Resolving(_) = conversation.stage else { return };
+        let (port, protocol) = (conversation.ends.resource.port(), conversation.ends.protocol);
+        let targets = match self.usable(knowledge.rules, (&conversation.target, protocol), addresses, port) {
+            Ok(targets) => targets,
+            Err(refusal) => return self.refuse_datagrams(now, knowledge.wall, id, refusal),
+        };
+        debug_assert!(targets.len() <= MAX_ADDRESSES, "usable() keeps to it");
+        if let Some(conversation) = self.datagrams.conversations.get_mut(&id)
+            && let Stage::Resolving(waiting) = &mut conversation.stage
+        {
+            let waiting = std::mem::take(waiting);
+            conversation.stage = Stage::Opening { targets: targets.clone(), waiting };
+        }
+        let kind = kind(protocol);
+        self.outputs.push_back(Output::Datagrams(DatagramRequest::Open { flow: id, kind, targets }));
+    }
+
+    fn datagram_opened(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        id: DatagramId,
+        result: Result<SocketAddr, OpenFault>,
+    ) {
+        let close = Output::Datagrams(DatagramRequest::Close(id));
+        let Some(conversation) = self.datagrams.conversations.get_mut(&id) else {
+            // It ended meanwhile.
+            return self.outputs.push_back(close);
+        };
+        let Stage::Opening { targets, waiting } = &mut conversation.stage else { return };
+        let target = match result {
+            Ok(target) if targets.contains(&target) => target,
+            Ok(_) | Err(OpenFault::Unreachable) => {
+                return self.refuse_datagrams(now, wall, id, Refusal::TargetUnreachable);
+            }
+            Err(OpenFault::Full) => return self.refuse_datagrams(now, wall, id, Refusal::Full),
+            Err(OpenFault::NotPermitted) => {
+                return self.refuse_datagrams(now, wall, id, Refusal::ProtocolNotForwarded);
+            }
+        };
+        let waiting = std::mem::take(waiting);
+        conversation.stage = Stage::Open(target);
+        for item in waiting {
+            self.datagrams.waiting_bytes -= item.data.len();
+            let bytes = outward(conversation, id, target, item);
+            self.outputs.push_back(Output::Datagrams(DatagramRequest::Send { flow: id, bytes }));
+        }
+    }
+
+    fn datagrams_received(&mut self, now: Instant, id: DatagramId, datagrams: Vec<(SocketAddr, Vec<u8>)>) {
+        let Some(conversation) = self.datagrams.conversations.get_mut(&id) else { return };
+        let Some(target) = conversation.open() else { return };
+        let ends = conversation.ends;
+        // After a sleep this may be the first that is done: what came before it came too late.
+        let Some(session) = self.sessions.get(&ends.peer).filter(|session| session.deadline > now) else {
+            return;
+        };
+        let link = session.link();
+        conversation.used = now;
+        let mut packets = Vec::with_capacity(datagrams.len());
+        for (from, bytes) in datagrams {
+            // The kernel looked already where it can: others' packets are not this conversation's.
+            let is_from_target = match ends.protocol {
+                Protocol::Icmp => from.ip().to_canonical() == target.ip().to_canonical(),
+                Protocol::Udp | Protocol::Tcp => from == target,
+            };
+            if !is_from_target && !planted::is("anybody-answers-a-datagram") {
+                self.status.wrong_source += 1;
+                continue;
+            }
+            let (packet, length) = match ends.protocol {
+                Protocol::Icmp => match Echo::parse(&bytes, target.is_ipv4()) {
+                    Some(Echo { kind: EchoKind::Reply, sequence, data, .. }) => {
+                        let (kind, identifier) = (EchoKind::Reply, ends.client.port());
+                        let reply = Echo { kind, identifier, sequence, data };
+                        (reply.packet(ends.resource.ip(), ends.client.ip()), data.len())
+                    }
+                    _ => continue,
+                },
+                Protocol::Udp | Protocol::Tcp => (udp(ends.resource, ends.client, &bytes), bytes.len()),
+            };
+            conversation.refused = false;
+            conversation.bytes_down += u64::try_from(length).unwrap_or(0);
+            packets.extend(packet);
+        }
+        let fitting: Vec<Vec<u8>> =
+            packets.into_iter().flat_map(|packet| self.datagrams.fit(link, packet)).collect();
+        let fitting: Vec<&[u8]> = fitting.iter().map(Vec::as_slice).collect();
+        // A full queue is a lossy link.
+        let _ = self.tunnels.seal_batch(now, ends.peer, &fitting);
+    }
+
+    fn datagram_fault(&mut self, now: Instant, id: DatagramId, fault: DatagramFault) {
+        let Some(conversation) = self.datagrams.conversations.get_mut(&id) else { return };
+        let peer = conversation.ends.peer;
+        conversation.refused |= fault == DatagramFault::PortUnreachable;
+        let Some(question) = conversation.question() else { return };
+        let Ok(question) = IpPacket::parse(&question) else { return };
+        let answer = match fault {
+            DatagramFault::PortUnreachable => unreachable(&question, Unreachable::Port),
+            DatagramFault::Unreachable => unreachable(&question, Unreachable::Host),
+            DatagramFault::TooLong => too_big(&question, SMALLEST_MTU),
+        };
+        if let Some(answer) = answer {
+            let _ = self.tunnels.seal(now, peer, &answer);
+        }
+    }
+
+    /// An ICMP error of a client's own machine about what we sent it: whoever asked is gone. Whether it was about a
+    /// conversation.
+    pub(super) fn datagram_unwanted(&mut self, wall: UnixMs, ends: Ends) -> bool {
+        let Some(id) = self.datagrams.by_ends.get(&ends).copied() else { return false };
+        self.end_datagrams(
+            id,
+            wall,
+            Verdict::Allowed,
+            "client_gone",
+            "nobody waits for answers at the client",
+        );
+        true
+    }
+
+    /// Ends a conversation that was allowed and cannot be, and says so to the client.
+    fn refuse_datagrams(&mut self, now: Instant, wall: UnixMs, id: DatagramId, refusal: Refusal) {
+        let (verdict, told) = match refusal {
+            Refusal::TargetUnreachable | Refusal::NameNotResolved | Refusal::Full => {
+                (Verdict::Failed, Unreachable::Host)
+            }
+            Refusal::ProtocolNotForwarded => (Verdict::Failed, Unreachable::Prohibited),
+            _ => (Verdict::Denied, Unreachable::Prohibited),
+        };
+        self.tell_unreachable(now, id, told);
+        let explanation = match refusal {
+            Refusal::ProtocolNotForwarded => {
+                "this connector may not send ICMP echo: net.ipv4.ping_group_range does not include its group, and it \
+                 has no CAP_NET_RAW"
+                    .to_owned()
+            }
+            other => other.to_string(),
+        };
+        self.end_datagrams(id, wall, verdict, refusal.label(), &explanation);
+    }
+
+    fn tell_unreachable(&mut self, now: Instant, id: DatagramId, why: Unreachable) {
+        let Some(conversation) = self.datagrams.conversations.get(&id) else { return };
+        let question = conversation.question();
+        let answer = question.as_deref().and_then(|bytes| unreachable(&IpPacket::parse(bytes).ok()?, why));
+        if let Some(answer) = answer {
+            let _ = self.tunnels.seal(now, conversation.ends.peer, &answer);
+        }
+    }
+
+    /// Logs a conversation that is over and forgets it.
+    pub(super) fn end_datagrams(
+        &mut self,
+        id: DatagramId,
+        wall: UnixMs,
+        verdict: Verdict,
+        reason: &str,
+        explanation: &str,
+    ) {
+        let Some(conversation) = self.datagrams.remove(id) else { return };
+        self.gives_back(conversation.device);
+        let peer = conversation.ends.peer;
+        if let Some(mut record) = self.record(peer, &conversation.wanted, wall, verdict, reason, explanation)
+        {
+            record.target = conversation.open();
+            if let Some(resource) = conversation.resource {
+                record.resource = Some(resource.id);
+                record.resource_name = Some(resource.name);
+            }
+            record.started = conversation.started;
+            record.bytes_up = conversation.bytes_up;
+            record.bytes_down = conversation.bytes_down;
+            self.log(Some(record));
+        }
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            session.datagrams.remove(&id);
+            if conversation.wanted.meaning.is_some() {
+                session.bindings.release(conversation.ends.resource.ip());
+            }
+        }
+        self.outputs.push_back(Output::Datagrams(DatagramRequest::Close(id)));
+    }
+
+    /// Judges every conversation again.
+    pub(super) fn recheck_datagrams<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+        if planted::is("datagrams-outlive-their-policy") {
+            return;
+        }
+        let faults: Vec<(DatagramId, Refusal, String)> = self
+            .datagrams
+            .conversations
+            .iter()
+            .filter_map(|(id, conversation)| {
+                let Conversation { wanted, target, ends, .. } = conversation;
+                let (refusal, explanation) =
+                    self.flow_fault(knowledge, ends.peer, wanted, target, conversation.open())?;
+                Some((*id, refusal, explanation))
+            })
+            .collect();
+        for (id, refusal, explanation) in faults {
+            self.tell_unreachable(now, id, Unreachable::Prohibited);
+            self.end_datagrams(id, knowledge.wall, Verdict::Withdrawn, refusal.label(), &explanation);
+        }
+    }
+
+    /// Ends what nobody has used for long, and gives up pieces that wait for others.
+    pub(super) fn datagrams_due(&mut self, now: Instant, wall: UnixMs) {
+        self.datagrams.fragments.expire(now);
+        for id in self.datagrams.idle(now) {
+            let Some(conversation) = self.datagrams.conversations.get(&id) else { continue };
+            if conversation.refused {
+                let refusal = Refusal::TargetRefused;
+                self.end_datagrams(id, wall, Verdict::Failed, refusal.label(), &refusal.to_string());
+            } else {
+                let explanation = format!("nothing was sent for {} s", conversation.idle().as_secs());
+                self.end_datagrams(id, wall, Verdict::Allowed, "idle", &explanation);
+            }
+        }
+    }
+
+    /// Conversations of a session at these addresses.
+    pub(super) fn conversations_of(&self, peer: PeerId) -> Vec<(DatagramId, &Wanted)> {
+        let ids = self.sessions.get(&peer).into_iter().flat_map(|session| &session.datagrams);
+        ids.filter_map(|id| Some((*id, &self.datagrams.conversations.get(id)?.wanted))).collect()
+    }
+}
+
+/// What is sent to the target, and counted.
+fn outward(conversation: &mut Conversation, id: DatagramId, target: SocketAddr, item: Item) -> Vec<u8> {
+    conversation.bytes_up += u64::try_from(item.data.len()).unwrap_or(0);
+    match conversation.ends.protocol {
+        Protocol::Icmp => {
+            let (kind, identifier) = (EchoKind::Request, id.echo_identifier());
+            Echo { kind, identifier, sequence: item.sequence, data: &item.data }.message(target.is_ipv4())
+        }
+        Protocol::Udp | Protocol::Tcp => item.data,
+    }
+}
+
+const fn kind(protocol: Protocol) -> DatagramKind {
+    match protocol {
+        Protocol::Icmp => DatagramKind::Echo,
+        Protocol::Udp | Protocol::Tcp => DatagramKind::Udp,
+    }
+}

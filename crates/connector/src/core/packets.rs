@@ -1,0 +1,182 @@
+//! What comes out of a tunnel: whose packet it is, and which part of the core it is for.
+
+use super::{ConnectorCore, Ending, Output};
+use crate::core::bindings::Noted;
+use crate::core::datagrams::{DatagramId, Ends};
+use crate::core::rules::{Knowledge, Rules};
+use crate::core::session::Wanted;
+use crate::record::Verdict;
+use flow::ip::{IpPacket, Protocol};
+use flow::{EchoKind, FlowId, Fragment, Unreachable};
+use std::net::SocketAddr;
+use std::time::Instant;
+use trust::UnixMs;
+use tunnel::{BindMessage, PeerId};
+use wire::Refusal;
+
+impl ConnectorCore {
+    /// One inner packet of a client: a whole one, or a piece.
+    pub(super) fn inner_packet<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        peer: PeerId,
+        bytes: &[u8],
+    ) {
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        match Fragment::parse(bytes) {
+            Err(_) => self.status.malformed += 1,
+            Ok(None) => self.whole_packet(now, knowledge, peer, bytes),
+            Ok(Some(piece)) if !session.owns(piece.src) => self.status.wrong_source += 1,
+            Ok(Some(piece)) => {
+                let link = session.link();
+                if let Some(whole) = self.datagrams.fragments.push(now, link, &piece) {
+                    self.whole_packet(now, knowledge, peer, &whole);
+                }
+            }
+        }
+    }
+
+    fn whole_packet<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        peer: PeerId,
+        bytes: &[u8],
+    ) {
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        let link = session.link();
+        let Ok(packet) = IpPacket::parse(bytes) else {
+            self.status.malformed += 1;
+            return;
+        };
+        if !session.owns(packet.src) {
+            self.status.wrong_source += 1;
+            return;
+        }
+        match (packet.protocol, packet.echo()) {
+            (Protocol::Udp, _) => match packet.udp() {
+                Ok(datagram) => {
+                    let (client, resource) = (datagram.tuple.src, datagram.tuple.dst);
+                    let ends = Ends { peer, protocol: policy::Protocol::Udp, client, resource };
+                    self.datagram(now, knowledge, ends, &packet, (0, datagram.data));
+                }
+                Err(_) => self.status.malformed += 1,
+            },
+            (Protocol::Icmp, Some(echo)) if echo.kind == EchoKind::Request => {
+                let client = SocketAddr::new(packet.src, echo.identifier);
+                let resource = SocketAddr::new(packet.dst, 0);
+                let ends = Ends { peer, protocol: policy::Protocol::Icmp, client, resource };
+                self.datagram(now, knowledge, ends, &packet, (echo.sequence, echo.data));
+            }
+            // Nobody here asks clients anything.
+            (Protocol::Icmp, Some(_)) => {}
+            (Protocol::Icmp, None) if self.is_about_a_datagram(knowledge.wall, peer, &packet) => {}
+            (Protocol::Tcp | Protocol::Icmp, _) => {
+                if self.flows.handle_input(now, link, bytes).is_err() {
+                    self.status.malformed += 1;
+                }
+            }
+            (Protocol::Other(number), _) => {
+                self.protocol_not_forwarded(now, knowledge.wall, peer, &packet, number)
+            }
+        }
+    }
+
+    /// Whether an ICMP error of the client's machine is about something that UDP brought there, which ends then.
+    fn is_about_a_datagram(&mut self, wall: UnixMs, peer: PeerId, packet: &IpPacket<'_>) -> bool {
+        // Port unreachable, and nothing else: the other errors are about the way, and pass (RFC 1122 section 3.2.2.1).
+        if !matches!((packet.payload, packet.src.is_ipv4()), ([3, 3, ..], true) | ([1, 4, ..], false)) {
+            return false;
+        }
+        let quoted = packet.payload.get(8..).and_then(IpPacket::quoted).and_then(|quoted| quoted.tuple());
+        let Some(tuple) = quoted.filter(|tuple| tuple.protocol == Protocol::Udp) else { return false };
+        let ends = Ends { peer, protocol: policy::Protocol::Udp, client: tuple.dst, resource: tuple.src };
+        self.datagram_unwanted(wall, ends)
+    }
+
+    fn protocol_not_forwarded(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        peer: PeerId,
+        packet: &IpPacket<'_>,
+        number: u8,
+    ) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        if !session.may_log(now) {
+            self.status.refusals_not_logged += 1;
+            return;
+        }
+        let refusal = Refusal::ProtocolNotForwarded;
+        // Its ports, if it has any, are nothing that is known here.
+        let wanted = session.wanted(policy::Protocol::Tcp, SocketAddr::new(packet.dst, 0));
+        let mut record =
+            self.record(peer, &wanted, wall, Verdict::Denied, refusal.label(), &refusal.to_string());
+        if let Some(record) = &mut record {
+            record.protocol = number.to_string();
+        }
+        self.log(record);
+        if let Some(answer) = flow::unreachable(packet, Unreachable::Prohibited) {
+            let _ = self.tunnels.seal(now, peer, &answer);
+        }
+    }
+
+    /// A client says what two addresses mean from now on.
+    pub(super) fn bind(&mut self, now: Instant, wall: UnixMs, peer: PeerId, message: &BindMessage) {
+        // A connector binds nothing at its clients.
+        let BindMessage::Bind { pair, name } = message else { return };
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        let own = session.own();
+        let answers = match session.bindings.bind(now, *pair, name, &own) {
+            Ok(Noted::Already) => vec![BindMessage::Bound(*pair)],
+            Ok(Noted::Anew { forgotten }) => {
+                self.end_rebound(now, wall, peer);
+                let forgotten = forgotten.into_iter().map(BindMessage::Unbound);
+                [BindMessage::Bound(*pair)].into_iter().chain(forgotten).collect()
+            }
+            Err(refused) => {
+                tracing::debug!(reason = refused.label(), "a client's addresses are not bound");
+                self.status.bindings_refused += 1;
+                vec![BindMessage::Unbound(*pair)]
+            }
+        };
+        for answer in &answers {
+            // Lost, it is asked for again with the next packet.
+            let _ = self.tunnels.send_bind(now, peer, answer);
+        }
+    }
+
+    /// Ends what runs to an address of a session that means something else now.
+    fn end_rebound(&mut self, now: Instant, wall: UnixMs, peer: PeerId) {
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        let is_other =
+            |wanted: &Wanted| session.bindings.meaning(wanted.address.ip()) != wanted.meaning.as_ref();
+        let streams = session
+            .flows
+            .iter()
+            .filter(|flow| self.active.get(flow).is_some_and(|active| is_other(&active.wanted)));
+        let streams: Vec<FlowId> = streams.copied().collect();
+        let datagrams = self.conversations_of(peer).into_iter().filter(|(_, wanted)| is_other(wanted));
+        let datagrams: Vec<DatagramId> = datagrams.map(|(id, _)| id).collect();
+        let why = "the client uses the address for something else now";
+        for flow in streams {
+            let _ = self.flows.abort(now, flow);
+            self.end_flow(flow, wall, Verdict::Allowed, "rebound", why);
+            self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
+        }
+        for id in datagrams {
+            self.end_datagrams(id, wall, Verdict::Allowed, "rebound", why);
+        }
+    }
+}
