@@ -429,7 +429,7 @@ impl Guardian {
         loop {
             tokio::select! {
                 message = self.link.recv() => match message {
-                    Ok(FromWorker::Alive) => heard = now(),
+                    Ok(FromWorker::Alive {}) => heard = now(),
                     Ok(FromWorker::Network(wanted)) => {
                         heard = now();
                         self.apply(wanted).await?;

@@ -44,7 +44,7 @@ pub enum FromWorker {
     /// What is wanted from now on; replaces what was wanted before.
     Network(Network),
     /// The worker's loop goes round.
-    Alive,
+    Alive {},
 }
 
 /// What a worker wants of the machine.
@@ -215,7 +215,7 @@ mod tests {
         for message in [
             FromWorker::Hello { v6: "fd00::1".parse().unwrap() },
             FromWorker::Network(network),
-            FromWorker::Alive,
+            FromWorker::Alive {},
         ] {
             assert_eq!(FromWorker::parse(&serde_json::to_vec(&message).unwrap()).unwrap(), message);
         }

@@ -95,12 +95,8 @@ pub fn render(old: &ResolvConf, own: Ipv4Addr, interface: &str, search: &[String
          # Should this ever be left behind, this puts the old one back: tidegate cleanup\n\
          nameserver {own}\n"
     );
-    let mut domains: Vec<&String> = Vec::new();
-    for domain in old.search.iter().chain(search) {
-        if !domains.contains(&domain) {
-            domains.push(domain);
-        }
-    }
+    let mut domains: Vec<&String> = old.search.iter().collect();
+    domains.extend(search.iter().filter(|domain| !old.search.contains(domain)));
     if !domains.is_empty() {
         text.push_str("search");
         for domain in domains {
