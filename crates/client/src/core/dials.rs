@@ -50,7 +50,7 @@ impl ClientCore {
         dial
     }
 
-    pub(super) fn begin(&self, now: Instant, target: &Target) -> Result<Dialling, DialFault> {
+    pub(super) fn begin(&mut self, now: Instant, target: &Target) -> Result<Dialling, DialFault> {
         if self.dials.len() >= MAX_DIALS {
             return Err(DialFault {
                 retry_after: Some(Duration::from_secs(1)),
@@ -58,11 +58,19 @@ impl ClientCore {
                 ..DialFault::new(Refusal::Full)
             });
         }
-        let route = route(&self.slice, target).map_err(|none| DialFault {
+        let mut route = route(&self.slice, target).map_err(|none| DialFault {
             reason: none.reason,
             detail: none.detail,
             retry_after: None,
         })?;
+        if let Some(name) = &route.bind {
+            let address = self.proxy_names.assign(now, name).ok_or_else(|| DialFault {
+                retry_after: Some(Duration::from_secs(60)),
+                detail: "too many names are in use".to_owned(),
+                ..DialFault::new(Refusal::Full)
+            })?;
+            route.destination.set_ip(address.into());
+        }
         let mut rest = VecDeque::from(self.connectors_of(route.site));
         let Some(first) = rest.pop_front() else {
             return Err(DialFault {
@@ -122,7 +130,7 @@ impl ClientCore {
     pub(super) fn advance_dial(&mut self, now: Instant, dial: DialId) {
         let Some(dialling) = self.dials.get(&dial) else { return };
         let DialStage::Link(connector) = dialling.stage else { return };
-        let route = dialling.route;
+        let destination = dialling.route.destination;
         self.ensure_link(now, connector);
         let Some(link) = self.links.get(&connector) else {
             return self.next_connector(now, dial, DialFault::new(Refusal::NoResource));
@@ -131,11 +139,11 @@ impl ClientCore {
         let (Some(_), Some(peer), Some(inner)) = (self.way_of(link), link.peer, link.inner) else {
             return;
         };
-        let source = inner.for_family_of(route.destination.ip());
+        let source = inner.for_family_of(destination.ip());
         for _ in 0..PORT_TRIES {
             let Some(link) = self.links.get_mut(&connector) else { return };
             let source = SocketAddr::new(source, link.take_port());
-            match self.flows.dial(now, LinkId(peer.number()), source, route.destination) {
+            match self.flows.dial(now, LinkId(peer.number()), source, destination) {
                 Ok(flow) => {
                     self.entries.insert(flow, FlowEntry { connector, dial: Some(dial) });
                     if let Some(dialling) = self.dials.get_mut(&dial) {

@@ -264,6 +264,8 @@ impl ClientCore {
             }
         }
         self.own_v6 = Some(inner.v6);
+        // Perhaps another process answers there, which was told nothing.
+        self.bound.forget(id);
         self.release_packets(now, id);
         self.send_pings(now, id);
         for dial in self.waiting_for(id) {

@@ -1,15 +1,15 @@
 //! From what somebody typed to a resource and an address inside a tunnel.
 
 use crate::target::{Host, Target};
-use policy::{Address, ClientResource, ClientSlice, Mode, inner_address};
+use policy::{Address, ClientResource, ClientSlice, HostName, Mode, Protocol, Wildcard, inner_address};
 use std::{
     cmp::Reverse,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 use wire::{Refusal, ResourceId, SiteId};
 
 /// Where a connection goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The resource.
     pub resource: ResourceId,
@@ -17,6 +17,9 @@ pub struct Route {
     pub site: SiteId,
     /// Where to, as seen inside the tunnel.
     pub destination: SocketAddr,
+    /// One name of many that are one resource: it has no address before one is bound to it, and `destination` has its
+    /// port alone.
+    pub bind: Option<HostName>,
 }
 
 /// Why there is no way, from this device's own slice.
@@ -34,14 +37,15 @@ pub struct NoRoute {
 /// # Errors
 /// [`NoRoute`].
 pub fn route(slice: &ClientSlice, target: &Target) -> Result<Route, NoRoute> {
-    let Some(resource) = find(slice, &target.host, Some(target.port)) else {
+    let to = (Protocol::Tcp, target.port);
+    let Some(resource) = find(slice, &target.host, Some(to)) else {
         let detail = format!(
             "{} is not a resource that a policy gives this device; `tidegate resources` lists those, `tidegate why {}` says more",
             target.host, target.host
         );
         return Err(NoRoute { reason: Refusal::NoResource, detail });
     };
-    if !has_port(resource, target.port) {
+    if !has_port(resource, to) {
         let ports: Vec<String> = resource.ports.iter().map(ToString::to_string).collect();
         let detail = format!(
             "resource {} does not include port {}; it has {}",
@@ -51,6 +55,11 @@ pub fn route(slice: &ClientSlice, target: &Target) -> Result<Route, NoRoute> {
         );
         return Err(NoRoute { reason: Refusal::PortNotAllowed, detail });
     }
+    let mut bind = None;
+    let not_one = |resource: &ClientResource| NoRoute {
+        reason: Refusal::NoResource,
+        detail: format!("resource {} is {}; ask for a name below it", resource.name, resource.address),
+    };
     let address = match (&resource.address, &target.host) {
         (Address::Host(_), _) => IpAddr::V6(inner_address(resource.id)),
         (Address::Ip(address), _) => *address,
@@ -60,18 +69,32 @@ pub fn route(slice: &ClientSlice, target: &Target) -> Result<Route, NoRoute> {
                 format!("resource {} is the range {prefix}; ask for an address inside it", resource.name);
             return Err(NoRoute { reason: Refusal::NoResource, detail });
         }
+        (Address::Wildcard(names), Host::Name(name)) => {
+            // Not when all of them are asked for at once, by the resource's own name.
+            bind = name.parse().ok().filter(|name| names.contains(name));
+            if bind.is_none() {
+                return Err(not_one(resource));
+            }
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        }
+        (Address::Wildcard(_), Host::Ip(_)) => return Err(not_one(resource)),
     };
     Ok(Route {
         resource: resource.id,
         site: resource.site,
         destination: SocketAddr::new(address, target.port),
+        bind,
     })
 }
 
 /// The resource that is meant. A name means an alias before a resource's name before a host name; an
 /// address means the most specific resource, as at the connector: then the one with the port, then
 /// the stricter, then the lower id.
-pub fn find<'a>(slice: &'a ClientSlice, host: &Host, port: Option<u16>) -> Option<&'a ClientResource> {
+pub fn find<'a>(
+    slice: &'a ClientSlice,
+    host: &Host,
+    port: Option<(Protocol, u16)>,
+) -> Option<&'a ClientResource> {
     slice
         .resources
         .iter()
@@ -88,26 +111,64 @@ pub fn find<'a>(slice: &'a ClientSlice, host: &Host, port: Option<u16>) -> Optio
         .map(|(_, resource)| resource)
 }
 
+/// The resource that a name of the machine's resolver means, of those that have the port: by alias before by host
+/// name before by the longest wildcard, then the stricter, then the lower id.
+pub fn find_named<'a>(
+    slice: &'a ClientSlice,
+    name: &HostName,
+    port: (Protocol, u16),
+) -> Option<&'a ClientResource> {
+    slice
+        .resources
+        .iter()
+        .filter_map(|resource| {
+            let fit = match (&resource.alias, &resource.address) {
+                (Some(alias), _) if alias.eq_ignore_ascii_case(name.as_str()) => 255,
+                (_, Address::Host(host)) if host == name => EXACT,
+                (_, Address::Wildcard(names)) => below(names, name)?,
+                _ => return None,
+            };
+            Some((fit, resource))
+        })
+        .filter(|(_, resource)| has_port(resource, port))
+        .max_by_key(|(fit, resource)| (*fit, resource.mode == Mode::Strict, Reverse(resource.id)))
+        .map(|(_, resource)| resource)
+}
+
 fn fit(resource: &ClientResource, host: &Host) -> Option<u8> {
     match (host, &resource.address) {
         (Host::Name(name), address) => {
             let same = |text: &str| text.to_lowercase() == *name;
             if resource.alias.as_deref().is_some_and(same) {
-                Some(3)
+                Some(255)
             } else if same(&resource.name) {
-                Some(2)
+                Some(254)
             } else {
-                matches!(address, Address::Host(host) if host.as_str() == name).then_some(1)
+                match address {
+                    Address::Host(host) => (host.as_str() == name).then_some(EXACT),
+                    Address::Wildcard(names) => below(names, &name.parse().ok()?),
+                    Address::Ip(_) | Address::Cidr(_) => None,
+                }
             }
         }
         (Host::Ip(asked), Address::Ip(address)) => (asked == address).then_some(129),
         (Host::Ip(asked), Address::Cidr(prefix)) => prefix.contains(*asked).then(|| prefix.length()),
-        (Host::Ip(_), Address::Host(_)) => None,
+        (Host::Ip(_), Address::Host(_) | Address::Wildcard(_)) => None,
     }
 }
 
-fn has_port(resource: &ClientResource, port: u16) -> bool {
-    resource.ports.iter().any(|range| range.contains(port))
+/// How well a host name fits itself; more than any wildcard.
+const EXACT: u8 = 253;
+
+/// How well a wildcard fits a name below it: the longer, the better.
+fn below(names: &Wildcard, name: &HostName) -> Option<u8> {
+    let length = u8::try_from(names.suffix().as_str().len()).unwrap_or(u8::MAX).min(EXACT - 1);
+    names.contains(name).then_some(length)
+}
+
+/// Whether a resource has a port of a protocol.
+pub(super) fn has_port(resource: &ClientResource, (protocol, port): (Protocol, u16)) -> bool {
+    resource.ports.iter().any(|range| range.contains(protocol, port))
 }
 
 #[cfg(test)]
@@ -136,6 +197,9 @@ mod tests {
                 resource(3, "Database", None, "10.0.0.5", "5432"),
                 resource(4, "Lab", None, "10.0.2.0/24", "80"),
                 resource(5, "wiki.corp.example", None, "10.9.9.9", "22"),
+                resource(6, "Apps", None, "*.apps.example", "443"),
+                resource(7, "Shop", None, "*.shop.apps.example", "443"),
+                resource(8, "One", None, "one.apps.example", "443"),
             ],
             sites: vec![],
             pops: vec![],
@@ -168,6 +232,21 @@ mod tests {
         assert_eq!(routed("10.1.2.3:80"), Ok((2, "10.1.2.3:80".into())));
         // The more specific one decides, also where it lacks the port, as at the connector.
         assert_eq!(routed("10.0.2.7:81"), Err(Refusal::PortNotAllowed));
+    }
+
+    #[test]
+    fn a_name_below_a_wildcard_is_bound_and_the_exact_name_and_the_longer_wildcard_come_first() {
+        let bound = |target: &str| {
+            let route = route(&slice(), &target.parse().expect("a target")).expect("a route");
+            (route.resource.as_bytes()[0], route.bind.map(|name| name.to_string()))
+        };
+        assert_eq!(bound("Any.apps.example:443"), (6, Some("any.apps.example".into())));
+        assert_eq!(bound("a.b.apps.example:443"), (6, Some("a.b.apps.example".into())));
+        assert_eq!(bound("a.shop.apps.example:443"), (7, Some("a.shop.apps.example".into())));
+        assert_eq!(bound("one.apps.example:443"), (8, None));
+        assert_eq!(routed("apps.example:443"), Err(Refusal::NoResource));
+        let error = route(&slice(), &"apps:443".parse().expect("a target")).expect_err("many names");
+        assert!(error.detail.contains("*.apps.example"), "{error}");
     }
 
     #[test]

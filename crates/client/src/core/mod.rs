@@ -4,10 +4,12 @@
 //! PoPs are the agent's business: this core asks for an introduction with [`Output::Open`] and is told by
 //! [`ClientCore::opened`] or [`ClientCore::open_refused`] what came of it.
 
+mod bound;
 mod dials;
 mod link;
 mod links;
 mod lookup;
+mod names;
 mod node;
 mod output;
 mod packets;
@@ -16,7 +18,8 @@ mod ping;
 #[cfg(test)]
 mod tests;
 
-pub use lookup::{NoRoute, Route, find, route};
+pub use lookup::{NoRoute, Route, find, find_named, route};
+pub use names::names_of;
 pub use node::{ClientNode, NodeEvent, NodeOutput, NodeParts, SharedSlice, Unstartable};
 pub use output::{DialFault, DialId, Ending, LinkReport, OpenToken, Output, Timeout, link_of};
 pub use packets::PacketDrop;
@@ -68,6 +71,9 @@ pub struct ClientCore {
     deadlines: BTreeSet<(Instant, DialId)>,
     entries: BTreeMap<FlowId, FlowEntry>,
     packets: packets::Packets,
+    /// What connectors were told about addresses, for those packets and for flows alike.
+    bound: bound::Bound,
+    proxy_names: bound::ProxyNames,
     /// This device's IPv6 address inside tunnels, once a connector has told it.
     own_v6: Option<Ipv6Addr>,
     next_dial: u64,
@@ -106,6 +112,8 @@ impl ClientCore {
             deadlines: BTreeSet::new(),
             entries: BTreeMap::new(),
             packets: packets::Packets::default(),
+            bound: bound::Bound::default(),
+            proxy_names: bound::ProxyNames::default(),
             own_v6: None,
             next_dial: 0,
             next_token: 0,
@@ -349,6 +357,7 @@ impl ClientCore {
                         moved = true;
                         self.inner_packet(now, peer, packet);
                     }
+                    tunnel::Output::Bind { peer, message } => self.bind_answered(peer, &message),
                     tunnel::Output::Event(event) => self.tunnel_event(now, event),
                     tunnel::Output::Timeout(_) => break,
                 }
@@ -397,9 +406,12 @@ impl ClientCore {
 
     fn seal(&mut self, now: Instant, link: Option<LinkId>, packets: &[Vec<u8>]) {
         let Some(link) = link else { return };
-        let peer = self.by_peer.keys().find(|peer| peer.number() == link.0).copied();
-        if let Some(peer) = peer {
-            let packets: Vec<&[u8]> = packets.iter().map(Vec::as_slice).collect();
+        let peer = self.by_peer.iter().find(|(peer, _)| peer.number() == link.0);
+        if let Some((peer, connector)) = peer.map(|(peer, connector)| (*peer, *connector)) {
+            let meant = packets.iter().filter_map(|packet| self.proxy_names.meaning(now, packet));
+            let mut told: Vec<_> = meant.filter_map(|meaning| self.bound.tell(connector, &meaning)).collect();
+            told.dedup();
+            let packets: Vec<&[u8]> = told.iter().chain(packets).map(Vec::as_slice).collect();
             // What does not fit is lost, as on any full path; TCP sends it again.
             let _ = self.tunnels.seal_batch(now, peer, &packets);
         }
@@ -475,7 +487,9 @@ impl ClientCore {
 fn ending_of(reason: CloseReason) -> Result<(), DialFault> {
     let reason = match reason {
         CloseReason::Finished => return Ok(()),
-        CloseReason::Refused | CloseReason::Reset => Refusal::TargetRefused,
+        CloseReason::Refused | CloseReason::Reset | CloseReason::Unreachable(Unreachable::Port) => {
+            Refusal::TargetRefused
+        }
         CloseReason::Unreachable(Unreachable::Host) => {
             let detail =
                 "the target does not answer the connector, or its name does not resolve in the site; the \

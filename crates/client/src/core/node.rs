@@ -307,10 +307,15 @@ impl ClientNode {
         self.settle(now);
     }
 
-    /// Takes packets of the machine's own stack, in order.
-    pub fn handle_packets<'a>(&mut self, now: Instant, packets: impl Iterator<Item = &'a [u8]>) {
+    /// Takes packets of the machine's own stack, in order; `pool` says which names their addresses stand for.
+    pub fn handle_packets<'a>(
+        &mut self,
+        now: Instant,
+        pool: &mut dns::Pool,
+        packets: impl Iterator<Item = &'a [u8]>,
+    ) {
         for packet in packets {
-            self.core.handle_packet(now, packet);
+            self.core.handle_packet(now, pool, packet);
         }
         self.settle(now);
     }

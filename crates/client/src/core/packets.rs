@@ -4,19 +4,27 @@
 //! conversation goes, holds its first packets while the tunnel is opened, and answers what leads nowhere with
 //! the ICMP error that a router would send. A conversation stays with its connector, which knows it.
 
-use super::{ClientCore, Output, find};
+use super::{
+    ClientCore, Output,
+    bound::{BoundName, Meaning},
+    find, find_named,
+    lookup::has_port,
+};
 use crate::target::Host;
+use dns::Pool;
 use flow::{
     Unreachable,
     ip::{FiveTuple, IpError, IpPacket, Protocol},
     unreachable,
 };
+use policy::Address;
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
-use wire::ConnectorId;
+use tunnel::{BindMessage, BoundPair, PeerId};
+use wire::{ConnectorId, SiteId};
 
 /// Conversations at once. An entry is about 300 bytes: 5 MB.
 const MAX_CONVERSATIONS: usize = 16_384;
@@ -41,8 +49,8 @@ pub enum PacketDrop {
     /// Not a packet.
     #[error("{0}")]
     Malformed(IpError),
-    /// Neither TCP nor UDP.
-    #[error("neither TCP nor UDP")]
+    /// Neither TCP nor UDP nor an ICMP echo.
+    #[error("neither TCP nor UDP nor an ICMP echo")]
     Protocol,
     /// Not from one of this device's own addresses inside tunnels.
     #[error("not from this device's address in the tunnel")]
@@ -78,6 +86,8 @@ struct Conversation {
     connector: ConnectorId,
     /// The site's other connectors, to be tried when this one cannot be reached.
     rest: VecDeque<ConnectorId>,
+    /// What its destination stands for, unless it is the address itself.
+    meaning: Option<Meaning>,
     used: Instant,
     held: Vec<Vec<u8>>,
 }
@@ -103,7 +113,7 @@ impl Packets {
 
     /// Whether a packet from a connector belongs to the machine's stack; the rest belongs to the flows here.
     pub(super) fn claims(&mut self, now: Instant, connector: ConnectorId, packet: &IpPacket<'_>) -> bool {
-        let Some(tuple) = packet.tuple().or_else(|| quoted(packet)) else { return false };
+        let Some(tuple) = ends(packet).or_else(|| quoted(packet)) else { return false };
         let sent = FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src };
         let Some(conversation) = self.conversations.get_mut(&sent) else { return false };
         conversation.used = now;
@@ -119,7 +129,7 @@ impl Packets {
             return;
         }
         self.conversations.retain(|tuple, conversation| {
-            let idle = if tuple.protocol == Protocol::Udp { UDP_IDLE } else { TCP_IDLE };
+            let idle = if tuple.protocol == Protocol::Tcp { TCP_IDLE } else { UDP_IDLE };
             !conversation.held.is_empty() || now.saturating_duration_since(conversation.used) < idle
         });
         self.sweep = (!self.conversations.is_empty()).then_some(now + SWEEP);
@@ -146,20 +156,41 @@ impl Packets {
     }
 }
 
+/// The two ends of a conversation as a packet says them. Echoes of one program share their identifier: it stands for a
+/// port at the asking end.
+fn ends(packet: &IpPacket<'_>) -> Option<FiveTuple> {
+    if packet.protocol != Protocol::Icmp {
+        return packet.tuple();
+    }
+    let [kind, 0, _, _, high, low] = *packet.payload.first_chunk::<6>()? else { return None };
+    let (asks, answers) = match packet.src {
+        IpAddr::V4(_) => (8, 0),
+        IpAddr::V6(_) => (128, 129),
+    };
+    let identifier = u16::from_be_bytes([high, low]);
+    let (from, to) = match kind {
+        _ if kind == asks => (identifier, 0),
+        _ if kind == answers => (0, identifier),
+        _ => return None,
+    };
+    let (src, dst) = (SocketAddr::new(packet.src, from), SocketAddr::new(packet.dst, to));
+    Some(FiveTuple { protocol: Protocol::Icmp, src, dst })
+}
+
 /// The conversation that an ICMP error is about, turned so that it reads like a packet from there.
 fn quoted(packet: &IpPacket<'_>) -> Option<FiveTuple> {
     if packet.protocol != Protocol::Icmp {
         return None;
     }
     let (_, quoted) = packet.payload.split_at_checked(8)?;
-    let tuple = IpPacket::quoted(quoted)?.tuple()?;
+    let tuple = ends(&IpPacket::quoted(quoted)?)?;
     Some(FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src })
 }
 
 impl ClientCore {
-    /// Takes a packet of the machine's own stack. What it cannot reach is answered by [`Output::Packet`] as a router
-    /// would.
-    pub fn handle_packet(&mut self, now: Instant, bytes: &[u8]) {
+    /// Takes a packet of the machine's own stack; `pool` says which names its addresses stand for. What it cannot reach
+    /// is answered by [`Output::Packet`] as a router would.
+    pub fn handle_packet(&mut self, now: Instant, pool: &mut Pool, bytes: &[u8]) {
         let packet = match IpPacket::parse(bytes) {
             Ok(packet) => packet,
             Err(error) => return self.drop_packet(PacketDrop::Malformed(error)),
@@ -167,8 +198,8 @@ impl ClientCore {
         if !self.is_own(packet.src) {
             return self.drop_packet(PacketDrop::Source);
         }
-        let Some(tuple) = packet.tuple() else { return self.drop_packet(PacketDrop::Protocol) };
-        if let Err(why) = self.packet(now, tuple, &packet) {
+        let Some(tuple) = ends(&packet) else { return self.drop_packet(PacketDrop::Protocol) };
+        if let Err(why) = self.packet(now, pool, tuple, &packet) {
             self.drop_packet(why);
             let icmp = match why {
                 PacketDrop::NoResource => unreachable(&packet, Unreachable::Prohibited),
@@ -197,17 +228,52 @@ impl ClientCore {
         }
     }
 
-    fn packet(&mut self, now: Instant, tuple: FiveTuple, packet: &IpPacket<'_>) -> Result<(), PacketDrop> {
+    /// The site behind a destination, and what it stands for there.
+    fn meaning(
+        &self,
+        now: Instant,
+        pool: &mut Pool,
+        tuple: FiveTuple,
+    ) -> Result<(SiteId, Option<Meaning>), PacketDrop> {
+        let destination = tuple.dst.ip();
+        let protocol = match tuple.protocol {
+            Protocol::Tcp => policy::Protocol::Tcp,
+            Protocol::Udp => policy::Protocol::Udp,
+            Protocol::Icmp => policy::Protocol::Icmp,
+            Protocol::Other(_) => return Err(PacketDrop::Protocol),
+        };
+        let port = (protocol, tuple.dst.port());
+        if !pool.contains(destination) {
+            let resource = find(&self.slice, &Host::Ip(destination), Some(port))
+                .filter(|resource| has_port(resource, port));
+            return Ok((resource.ok_or(PacketDrop::NoResource)?.site, None));
+        }
+        let (v4, v6, name) = pool.meaning(now, destination).ok_or(PacketDrop::NoResource)?;
+        let resource = find_named(&self.slice, name, port).ok_or(PacketDrop::NoResource)?;
+        let name = match &resource.address {
+            Address::Host(host) => BoundName::Host(host.clone()),
+            Address::Ip(address) => BoundName::Address(*address),
+            Address::Wildcard(_) => BoundName::Host(name.clone()),
+            Address::Cidr(_) => return Err(PacketDrop::NoResource),
+        };
+        Ok((resource.site, Some(Meaning { pair: BoundPair { v4, v6 }, name })))
+    }
+
+    fn packet(
+        &mut self,
+        now: Instant,
+        pool: &mut Pool,
+        tuple: FiveTuple,
+        packet: &IpPacket<'_>,
+    ) -> Result<(), PacketDrop> {
         if !self.packets.conversations.contains_key(&tuple) {
-            let resource = find(&self.slice, &Host::Ip(tuple.dst.ip()), Some(tuple.dst.port()))
-                .filter(|resource| resource.ports.iter().any(|range| range.contains(tuple.dst.port())))
-                .ok_or(PacketDrop::NoResource)?;
-            let mut rest = VecDeque::from(self.connectors_of(resource.site));
+            let (site, meaning) = self.meaning(now, pool, tuple)?;
+            let mut rest = VecDeque::from(self.connectors_of(site));
             let connector = rest.pop_front().ok_or(PacketDrop::NoConnector)?;
             if !self.packets.make_room(now) {
                 return Err(PacketDrop::Full);
             }
-            let conversation = Conversation { connector, rest, used: now, held: Vec::new() };
+            let conversation = Conversation { connector, rest, meaning, used: now, held: Vec::new() };
             self.packets.conversations.insert(tuple, conversation);
             self.packets.sweep.get_or_insert(now + SWEEP);
         }
@@ -216,11 +282,17 @@ impl ClientCore {
         };
         conversation.used = now;
         let connector = conversation.connector;
+        if let Some(meaning) = &conversation.meaning {
+            pool.touch(now, meaning.pair.v4.into());
+        }
+        let conversation = self.packets.conversations.get(&tuple).ok_or(PacketDrop::Full)?;
         if let Some(peer) =
             self.links.get(&connector).filter(|link| self.way_of(link).is_some()).and_then(|link| link.peer)
         {
+            let bind = conversation.meaning.as_ref().and_then(|meaning| self.bound.tell(connector, meaning));
+            let packets: Vec<&[u8]> = bind.as_deref().into_iter().chain([packet.bytes]).collect();
             // What does not fit is lost, as on any full path.
-            let _ = self.tunnels.seal_batch(now, peer, &[packet.bytes]);
+            let _ = self.tunnels.seal_batch(now, peer, &packets);
             return Ok(());
         }
         let conversation = self.packets.conversations.get_mut(&tuple).ok_or(PacketDrop::Full)?;
@@ -236,12 +308,31 @@ impl ClientCore {
     /// The way to a connector stands: what waited for it goes.
     pub(super) fn release_packets(&mut self, now: Instant, id: ConnectorId) {
         let Some(peer) = self.links.get(&id).and_then(|link| link.peer) else { return };
-        let waiting = self.packets.conversations.values_mut().filter(|held| held.connector == id);
-        let held: Vec<Vec<u8>> = waiting.flat_map(|conversation| conversation.held.drain(..)).collect();
-        self.packets.held -= held.len();
+        let waiting = self
+            .packets
+            .conversations
+            .values_mut()
+            .filter(|conversation| conversation.connector == id && !conversation.held.is_empty());
+        let mut held: Vec<Vec<u8>> = Vec::new();
+        for conversation in waiting {
+            held.extend(conversation.meaning.as_ref().and_then(|meaning| self.bound.tell(id, meaning)));
+            self.packets.held -= conversation.held.len();
+            held.append(&mut conversation.held);
+        }
         for batch in held.chunks(64) {
             let packets: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
             let _ = self.tunnels.seal_batch(now, peer, &packets);
+        }
+    }
+
+    /// A connector says what it knows about addresses inside the tunnel.
+    pub(super) fn bind_answered(&mut self, peer: PeerId, message: &BindMessage) {
+        let Some(connector) = self.by_peer.get(&peer).copied() else { return };
+        match message {
+            // Only clients bind.
+            BindMessage::Bind { .. } => {}
+            BindMessage::Unbound(pair) => self.bound.unbound(connector, *pair),
+            BindMessage::Bound(pair) => self.bound.answered(connector, *pair),
         }
     }
 

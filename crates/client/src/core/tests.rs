@@ -11,6 +11,7 @@ use super::*;
 use policy::{ClientResource, ClientSite, Mode, inner_address};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use trust::{OpenKey, OpenProof, SealKey, unseal_open};
+use tunnel::{BindMessage, BoundPair};
 use wire::{ChannelId, OpenBody, PopId, RELAY_HEADER_LEN, ResourceId, SiteId};
 
 mod packets;
@@ -39,6 +40,9 @@ struct Connector {
     /// Our channel id at the client is `channel`, at the connector `channel + 1`.
     channel: u64,
     echoed: BTreeMap<FlowId, SocketAddr>,
+    /// What it was told about addresses, and whether it answers.
+    binds: Vec<BindMessage>,
+    answers_binds: bool,
 }
 
 impl Connector {
@@ -54,6 +58,8 @@ impl Connector {
             opens: 0,
             channel: u64::from(byte) * 1000,
             echoed: BTreeMap::new(),
+            binds: Vec::new(),
+            answers_binds: true,
         }
     }
 
@@ -90,6 +96,14 @@ impl Connector {
                     tunnel::Output::Inner { peer, packet } => {
                         quiet = false;
                         self.flows.handle_input(now, LinkId(peer.number()), &packet).expect("a packet");
+                    }
+                    tunnel::Output::Bind { peer, message } => {
+                        quiet = false;
+                        if let (BindMessage::Bind { pair, .. }, true) = (&message, self.answers_binds) {
+                            let answer = BindMessage::Bound(*pair);
+                            self.tunnels.send_bind(now, peer, &answer).expect("room");
+                        }
+                        self.binds.push(message);
                     }
                     tunnel::Output::Event(_) => {}
                     tunnel::Output::Timeout(_) => break,
@@ -205,6 +219,11 @@ impl World {
             resources: vec![
                 resource(NAMED, "wiki", "wiki.example"),
                 resource(ResourceId::from_bytes([4; 16]), "lan", "10.0.0.0/8"),
+                ClientResource {
+                    alias: Some("printer".into()),
+                    ..resource(ResourceId::from_bytes([5; 16]), "Printer", "10.9.9.9")
+                },
+                resource(ResourceId::from_bytes([6; 16]), "Apps", "*.apps.example"),
             ],
             sites: vec![ClientSite {
                 id: SITE,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::PacketDrop;
+use dns::Pool;
 
 const MACHINE: LinkId = LinkId(1);
 const SOURCE: &str = "100.64.0.2:40000";
@@ -9,6 +10,7 @@ const SOURCE: &str = "100.64.0.2:40000";
 /// The machine's stack: what a kernel does with a TUN interface.
 struct Machine {
     stack: Flows,
+    pool: Pool,
     closed: BTreeMap<FlowId, CloseReason>,
     established: BTreeSet<FlowId>,
 }
@@ -16,7 +18,15 @@ struct Machine {
 impl Machine {
     fn new(now: Instant) -> Self {
         let stack = Flows::new(FlowLimits::DEFAULT, 99, now);
-        Self { stack, closed: BTreeMap::new(), established: BTreeSet::new() }
+        let pool =
+            Pool::new("100.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()).unwrap();
+        Self { stack, pool, closed: BTreeMap::new(), established: BTreeSet::new() }
+    }
+
+    /// The addresses of a name, as the machine's resolver answers.
+    fn resolve(&mut self, world: &World, name: &str) -> BoundPair {
+        let (v4, v6) = self.pool.assign(world.now, &name.parse().unwrap()).unwrap();
+        BoundPair { v4, v6 }
     }
 
     fn dial(&mut self, world: &mut World, from: &str, to: &str) -> FlowId {
@@ -34,7 +44,7 @@ impl Machine {
                 match self.stack.poll_output() {
                     flow::Output::Packet { bytes, .. } => {
                         quiet = false;
-                        world.core.handle_packet(world.now, &bytes);
+                        world.core.handle_packet(world.now, &mut self.pool, &bytes);
                     }
                     flow::Output::Event { flow, event, .. } => match event {
                         flow::Event::Closed(reason) => {
@@ -174,7 +184,7 @@ fn packets_from_foreign_addresses_and_of_other_protocols_go_nowhere() {
     let from: SocketAddr = "192.168.1.5:40000".parse().unwrap();
     machine.stack.dial(world.now, MACHINE, from, "10.1.2.3:80".parse().unwrap()).unwrap();
     machine.run(&mut world);
-    world.core.handle_packet(world.now, &[0x45; 19]);
+    world.core.handle_packet(world.now, &mut machine.pool, &[0x45; 19]);
     let drops: BTreeMap<PacketDrop, u64> = world.core.packet_drops().collect();
     assert!(drops.contains_key(&PacketDrop::Source));
     assert!(drops.keys().any(|why| matches!(why, PacketDrop::Malformed(_))));
@@ -195,4 +205,165 @@ fn a_flood_of_first_packets_holds_a_bounded_number_and_ends_no_running_conversat
     }
     machine.run(&mut world);
     assert!(world.core.packet_drops().any(|(why, count)| why == PacketDrop::Full && count > 0));
+}
+
+fn bind(pair: BoundPair, name: &str) -> BindMessage {
+    BindMessage::Bind { pair, name: name.as_bytes().to_vec() }
+}
+
+#[test]
+fn a_connector_is_told_once_what_an_address_stands_for_and_ahead_of_the_first_packet() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "wiki.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    assert!(machine.established.contains(&flow));
+    assert_eq!(machine.echo(&mut world, flow, b"hello"), b"hello");
+    let second = machine.dial(&mut world, "100.64.0.2:40001", &format!("{}:80", pair.v4));
+    assert!(machine.established.contains(&second));
+    let own = "[fd00::2]:40000";
+    let third = machine.dial(&mut world, own, &format!("[{}]:80", pair.v6));
+    assert!(machine.established.contains(&third));
+    assert_eq!(world.connectors[0].binds, [bind(pair, "wiki.example")]);
+}
+
+#[test]
+fn until_a_connector_has_answered_each_packet_says_what_its_address_stands_for() {
+    let mut world = World::new(&[Manners::Accepts]);
+    world.connectors[0].answers_binds = false;
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "wiki.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    assert_eq!(machine.echo(&mut world, flow, b"hello"), b"hello");
+    let unanswered = world.connectors[0].binds.len();
+    assert!(unanswered >= 3, "one with each packet, not {unanswered}");
+    world.connectors[0].answers_binds = true;
+    assert_eq!(machine.echo(&mut world, flow, b"more"), b"more");
+    let answered = world.connectors[0].binds.len();
+    assert_eq!(machine.echo(&mut world, flow, b"most"), b"most");
+    assert_eq!(world.connectors[0].binds.len(), answered);
+}
+
+#[test]
+fn a_tunnel_that_is_opened_anew_is_told_anew() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "wiki.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    let path = world.connectors[0].there();
+    world.core.path_lost(world.now, path, Refusal::SessionLost);
+    machine.run(&mut world);
+    assert_eq!(machine.echo(&mut world, flow, b"again"), b"again");
+    assert_eq!(world.connectors[0].binds, [bind(pair, "wiki.example"), bind(pair, "wiki.example")]);
+}
+
+#[test]
+fn a_connector_that_had_to_forget_is_told_again() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "wiki.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    let connector = &mut world.connectors[0];
+    let peer = connector.tunnels.peer_of(CLIENT_KEY.public_key()).expect("the client");
+    connector.tunnels.send_bind(world.now, peer, &BindMessage::Unbound(pair)).expect("room");
+    machine.run(&mut world);
+    assert_eq!(machine.echo(&mut world, flow, b"again"), b"again");
+    assert_eq!(world.connectors[0].binds.len(), 2);
+}
+
+#[test]
+fn the_alias_of_an_address_stands_for_that_address_at_its_own_site() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "printer");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    assert!(machine.established.contains(&flow));
+    assert_eq!(world.connectors[0].binds, [bind(pair, "10.9.9.9")]);
+}
+
+#[test]
+fn a_synthetic_address_without_a_name_leads_nowhere_even_inside_a_range_that_is_a_resource() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    machine.pool =
+        Pool::new("10.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()).unwrap();
+    let flow = machine.dial(&mut world, SOURCE, "10.97.3.4:80");
+    assert_eq!(machine.closed[&flow], CloseReason::Unreachable(Unreachable::Prohibited));
+    assert_eq!(world.opens(), 0);
+}
+
+#[test]
+fn a_port_that_the_resource_behind_a_name_lacks_is_prohibited_without_asking_anybody() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "wiki.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:99", pair.v4));
+    assert_eq!(machine.closed[&flow], CloseReason::Unreachable(Unreachable::Prohibited));
+    assert!(world.connectors[0].binds.is_empty());
+}
+
+#[test]
+fn only_aliases_and_host_names_are_private_not_what_people_call_a_resource() {
+    let world = World::new(&[Manners::Accepts]);
+    let names = names_of(&world.slice());
+    let has = |name: &str| names.has(&name.parse().unwrap());
+    assert!(has("wiki.example") && has("printer"));
+    assert!(!has("wiki") && !has("lan"));
+}
+
+#[test]
+fn a_proxy_reaches_any_name_below_a_wildcard_and_each_by_an_address_of_its_own() {
+    let mut world = World::new(&[Manners::Accepts]);
+    for (name, text) in [("a.apps.example", "one"), ("b.apps.example", "two"), ("a.apps.example", "three")] {
+        let dial = world.dial(&format!("{name}:80"));
+        let flow = world.result(dial).unwrap();
+        assert_eq!(world.echo(flow, text.as_bytes()), text.as_bytes());
+    }
+    let told: Vec<String> = world.connectors[0]
+        .binds
+        .iter()
+        .map(|bind| match bind {
+            BindMessage::Bind { name, .. } => String::from_utf8(name.clone()).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, ["a.apps.example", "b.apps.example"]);
+    let addresses: BTreeSet<SocketAddr> = world.connectors[0].echoed.values().copied().collect();
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+}
+
+/// An ICMP echo request or reply, IPv4.
+fn echo_packet(from: [u8; 4], to: [u8; 4], kind: u8, identifier: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, 1, 0, 0];
+    packet.extend(from);
+    packet.extend(to);
+    packet.extend([kind, 0, 0, 0]);
+    packet.extend(identifier.to_be_bytes());
+    packet.extend([0, 1, b'p', b'i', b'n', b'g']);
+    packet
+}
+
+#[test]
+fn an_echo_goes_where_a_policy_gives_it_and_its_answer_comes_back_to_the_machine() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let own = [100, 64, 0, 2];
+    world.core.handle_packet(world.now, &mut machine.pool, &echo_packet(own, [10, 1, 2, 3], 8, 77));
+    let mut slice = (*world.slice()).clone();
+    slice.resources[1].ports = vec!["icmp".parse().unwrap()];
+    world.core.set_slice(world.now, Arc::new(slice));
+    assert_eq!(world.core.packet_drops().collect::<Vec<_>>(), [(PacketDrop::NoResource, 1)]);
+    world.run();
+    assert_eq!(world.machine.len(), 1, "the refusal as a router says it");
+    world.machine.clear();
+    world.core.handle_packet(world.now, &mut machine.pool, &echo_packet(own, [10, 1, 2, 3], 8, 77));
+    world.run();
+    assert_eq!(world.opens(), 1);
+    let connector = &mut world.connectors[0];
+    let peer = connector.tunnels.peer_of(CLIENT_KEY.public_key()).expect("the client");
+    let answer = echo_packet([10, 1, 2, 3], own, 0, 77);
+    let foreign = echo_packet([10, 1, 2, 3], own, 0, 78);
+    connector.tunnels.seal_batch(world.now, peer, &[&answer, &foreign]).expect("room");
+    world.run();
+    assert_eq!(world.machine, [answer]);
 }
