@@ -5,12 +5,12 @@
 #[path = "../../../session/tests/support/mod.rs"]
 pub mod pki;
 
-use agent::{Agent, AgentEvent, AgentSlice, Output, Persisted, StoredState};
+use agent::{Agent, AgentEvent, AgentSlice, Output, Persisted, StoredState, Transport};
 use pki::{CONTROLLER, DAY, Installation, ORGANIZATION, WALL};
 use policy::{ClientSite, ClientSlice, ConnectorSlice, PopEntry};
 use session::{Acceptor, AcceptorLimits, CloseCode, Event, LocalIdentity, SessionId};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -40,6 +40,8 @@ pub fn document(text: &str) -> Document {
 pub struct FakePop {
     pub id: PopId,
     pub address: SocketAddr,
+    /// With a name, it is found at these addresses, in this order, and `address` means nothing.
+    pub name: Option<(String, Vec<SocketAddr>)>,
     acceptor: Acceptor,
     pub is_alive: bool,
     pub refuses_opens: Option<Refusal>,
@@ -76,13 +78,16 @@ pub struct World<B> {
     /// How often PoPs were asked for a sign of life.
     pub keepalives: usize,
     pub resolves: bool,
+    /// Addresses of PoPs by which nothing passes, and how much longer it takes by some.
+    pub deaf: BTreeSet<(Transport, SocketAddr)>,
+    pub delays: BTreeMap<SocketAddr, Duration>,
     /// Whether UDP and TCP 443 pass between the agent and its PoPs.
     pub udp_passes: bool,
     pub tcp_passes: bool,
     /// The streams that the agent opened, by the address that stands for each, with where they lead.
     pub streams: BTreeMap<SocketAddr, SocketAddr>,
     /// Datagrams for a stream that has died: a stream is never dialled again.
-    pub dead_streams: std::collections::BTreeSet<SocketAddr>,
+    pub dead_streams: BTreeSet<SocketAddr>,
     pub sent_to_dead_streams: usize,
     wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     sent: u64,
@@ -177,7 +182,15 @@ impl World<ClientSlice> {
     pub fn client(pops: usize) -> Self {
         let installation = Installation::new(1);
         let identity = installation.device(1);
-        Self::new(installation, identity, pops, client_slice)
+        Self::new(installation, identity, pops, client_slice, None)
+    }
+
+    /// A client of one PoP that has a name, which leads to these addresses.
+    pub fn client_of_name(addresses: &[SocketAddr]) -> Self {
+        let installation = Installation::new(1);
+        let identity = installation.device(1);
+        let name = ("pop.example.org:443".to_owned(), addresses.to_vec());
+        Self::new(installation, identity, 1, client_slice, Some(name))
     }
 }
 
@@ -185,7 +198,7 @@ impl World<ConnectorSlice> {
     pub fn connector(pops: usize) -> Self {
         let installation = Installation::new(1);
         let identity = installation.connector(1);
-        Self::new(installation, identity, pops, connector_slice)
+        Self::new(installation, identity, pops, connector_slice, None)
     }
 }
 
@@ -195,13 +208,14 @@ impl<B: AgentSlice> World<B> {
         identity: Identity,
         count: usize,
         make_slice: fn(&Installation, Identity, SliceVersion, UnixMs, &[PopEntry]) -> String,
+        name: Option<(String, Vec<SocketAddr>)>,
     ) -> Self {
         let now = start();
         let key = SigningKey::from_seed(&[42; 32]);
         let pops: Vec<FakePop> = (0..count)
             .map(|index| {
                 let byte = u8::try_from(index).expect("few") + 10;
-                fake_pop(&installation, byte, now, 1)
+                FakePop { name: name.clone(), ..fake_pop(&installation, byte, now, 1) }
             })
             .collect();
         let entries: Vec<PopEntry> = pops.iter().map(entry).collect();
@@ -229,10 +243,12 @@ impl<B: AgentSlice> World<B> {
             sends_beacons: true,
             keepalives: 0,
             resolves: true,
+            deaf: BTreeSet::new(),
+            delays: BTreeMap::new(),
             udp_passes: true,
             tcp_passes: true,
             streams: BTreeMap::new(),
-            dead_streams: std::collections::BTreeSet::new(),
+            dead_streams: BTreeSet::new(),
             sent_to_dead_streams: 0,
             wire: BTreeMap::new(),
             sent: 0,
@@ -358,21 +374,60 @@ impl<B: AgentSlice> World<B> {
 
     fn post(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         self.sent += 1;
-        self.wire.insert((self.now + LATENCY, self.sent), (from, to, payload));
+        let place = if self.is_agents(to) { from } else { to };
+        let place = self.agent.stream_target(place).map_or(place, |(target, _)| target);
+        let delay = LATENCY + self.delays.get(&place).copied().unwrap_or_default();
+        self.wire.insert((self.now + delay, self.sent), (from, to, payload));
+    }
+
+    /// The address that the agent's packets to this address of a PoP come from: another for each, so that the PoP's
+    /// answers leave by the one that was asked.
+    fn source_for(&self, to: SocketAddr) -> SocketAddr {
+        let named = self.pops.iter().filter_map(|pop| pop.name.as_ref()).flat_map(|(_, addresses)| addresses);
+        match (1..).zip(named).find(|(_, address)| **address == to) {
+            Some((number, _)) => {
+                SocketAddr::new(self.agent_address.ip(), self.agent_address.port() + 1_000 + number)
+            }
+            None => self.agent_address,
+        }
+    }
+
+    fn is_agents(&self, address: SocketAddr) -> bool {
+        address.ip() == self.agent_address.ip()
+    }
+
+    /// By which of its addresses a PoP answers the agent there.
+    fn answers_from(&self, index: usize, to: SocketAddr) -> SocketAddr {
+        let pop = &self.pops[index];
+        let addresses = pop.name.iter().flat_map(|(_, addresses)| addresses).copied();
+        addresses.into_iter().find(|address| self.source_for(*address) == to).unwrap_or(pop.address)
+    }
+
+    fn pop_at(&self, address: SocketAddr) -> Option<usize> {
+        self.pops.iter().position(|pop| {
+            let is_there = match &pop.name {
+                Some((_, addresses)) => addresses.contains(&address),
+                None => pop.address == address,
+            };
+            is_there && pop.is_alive
+        })
     }
 
     fn drain_agent(&mut self) -> Instant {
         loop {
             match self.agent.poll_output(self.now) {
-                Output::Transmit { to, payload } => self.post(self.agent_address, to, payload),
+                Output::Transmit { to, payload } => self.post(self.source_for(to), to, payload),
                 Output::Persist { what, bytes } => {
                     self.writes.push(what);
                     self.persisted.insert(what, bytes);
                 }
                 Output::Resolve { pop, name } => {
-                    let known = self.pops.iter().find(|known| known.id == pop).map(|known| known.address);
+                    let known = self.pops.iter().find(|known| known.id == pop).filter(|_| self.resolves);
                     self.lookups.push(name);
-                    let addresses = if self.resolves { known.into_iter().collect() } else { Vec::new() };
+                    let addresses = known.map_or_else(Vec::new, |known| match &known.name {
+                        Some((_, addresses)) => addresses.clone(),
+                        None => vec![known.address],
+                    });
                     self.agent.handle_resolved(self.now, pop, addresses);
                 }
                 Output::Event(event) => self.events.push(event),
@@ -386,7 +441,7 @@ impl<B: AgentSlice> World<B> {
             let pop = &mut self.pops[index];
             match pop.acceptor.poll_output(self.now) {
                 session::Output::Transmit { to, payload } => {
-                    let from = pop.address;
+                    let from = self.answers_from(index, to);
                     if self.pops[index].is_alive {
                         self.post(from, to, payload);
                     }
@@ -525,13 +580,14 @@ impl<B: AgentSlice> World<B> {
                 let (from, to, payload) = message.remove();
                 if wire::is_stream_address(to) {
                     self.by_stream(from, to, &payload);
-                } else if !self.udp_passes {
+                } else if !self.udp_passes
+                    || [from, to].iter().any(|at| self.deaf.contains(&(Transport::Udp, *at)))
+                {
                     // Nobody hears of it.
-                } else if to == self.agent_address {
+                } else if self.is_agents(to) {
                     self.agent.handle_input(self.now, from, &payload);
                     self.drain_agent();
-                } else if let Some(index) = self.pops.iter().position(|pop| pop.address == to && pop.is_alive)
-                {
+                } else if let Some(index) = self.pop_at(to) {
                     self.pops[index].acceptor.handle_input(self.now, from, &payload);
                     self.drain_pop(index);
                 }
@@ -547,18 +603,18 @@ impl<B: AgentSlice> World<B> {
     /// A datagram on a stream, up or down. Its address is the same at both ends here.
     fn by_stream(&mut self, from: SocketAddr, stream: SocketAddr, payload: &[u8]) {
         if self.dead_streams.contains(&stream) {
-            self.sent_to_dead_streams += usize::from(from == self.agent_address);
+            self.sent_to_dead_streams += usize::from(self.is_agents(from));
             return;
         }
         if !self.tcp_passes {
             return;
         }
-        if from != self.agent_address {
+        if !self.is_agents(from) {
             self.agent.handle_input(self.now, stream, payload);
             self.drain_agent();
         } else if let Some((to, _)) = self.agent.stream_target(stream) {
             self.streams.insert(stream, to);
-            if let Some(index) = self.pops.iter().position(|pop| pop.address == to && pop.is_alive) {
+            if let Some(index) = self.pop_at(to).filter(|_| !self.deaf.contains(&(Transport::Tcp, to))) {
                 self.pops[index].acceptor.handle_input(self.now, stream, payload);
                 self.drain_pop(index);
             }
@@ -571,7 +627,7 @@ impl<B: AgentSlice> World<B> {
     }
 
     /// What carries the sessions that are registered.
-    pub fn transports(&self) -> Vec<agent::Transport> {
+    pub fn transports(&self) -> Vec<Transport> {
         let registered = |status: &agent::PopStatus| status.phase == agent::PopPhaseWord::Registered;
         self.agent.pops().filter(registered).filter_map(|status| status.transport).collect()
     }
@@ -617,7 +673,8 @@ impl<B: AgentSlice> World<B> {
 }
 
 fn entry(pop: &FakePop) -> PopEntry {
-    PopEntry { id: pop.id, address: pop.address.to_string(), region: "r".into(), zone: "z".into() }
+    let address = pop.name.as_ref().map_or_else(|| pop.address.to_string(), |(name, _)| name.clone());
+    PopEntry { id: pop.id, address, region: "r".into(), zone: "z".into() }
 }
 
 fn fake_pop(installation: &Installation, byte: u8, now: Instant, seed: u8) -> FakePop {
@@ -630,6 +687,7 @@ fn fake_pop(installation: &Installation, byte: u8, now: Instant, seed: u8) -> Fa
     FakePop {
         id: PopId::from_bytes([byte; 16]),
         address: SocketAddr::from(([203, 0, 113, byte], 443)),
+        name: None,
         acceptor,
         is_alive: true,
         refuses_opens: None,
