@@ -22,9 +22,9 @@ mod target;
 pub use control::{
     ConnectorView, ControlClient, ControlError, Forward, Listen, LocalAnswer, LocalRequest, NetcheckAnswer,
     PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView,
-    TriedView, WhyAnswer, WhySource,
+    TriedView, TunDns, TunState, TunStatus, WhyAnswer, WhySource,
 };
-pub use daemon::{Client, ClientError, ClientOptions, Dialler, stored_state};
+pub use daemon::{Client, ClientError, ClientOptions, Dialler, MachineSide, stored_state};
 pub use dial::{Dial, DialError};
 pub use stream::FlowStream;
 pub use target::{Host, Target, TargetError};

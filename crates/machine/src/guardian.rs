@@ -286,8 +286,8 @@ pub async fn prepare(options: Options) -> Result<Prepared, Unavailable> {
     let interface_error = |source| Unavailable::Interface { name: options.interface.clone(), source };
     netlink.add_address(index, address).await.map_err(interface_error)?;
     netlink.set_up(index).await.map_err(interface_error)?;
-    let udp = listen(options.v4, Type::DGRAM)?;
-    let tcp = listen(options.v4, Type::STREAM)?;
+    let udp = listen(&options.interface, options.v4, Type::DGRAM)?;
+    let tcp = listen(&options.interface, options.v4, Type::STREAM)?;
     Ok(Prepared { options, journal, netlink, index, tun, udp, tcp, synthetic_v4, synthetic_v6, cleaned })
 }
 
@@ -313,9 +313,9 @@ fn range(candidates: &[Prefix], known: &[KnownRoute], option: &'static str) -> R
     choose_range(candidates, known).ok_or_else(|| Unavailable::NoRange { tried: candidates.to_vec(), option })
 }
 
-/// A DNS socket on the interface's own address that this machine alone reaches: packets to an own address travel by
-/// the loopback interface, those of a neighbour who tries do not.
-fn listen(address: Ipv4Addr, kind: Type) -> Result<Socket, Unavailable> {
+/// A DNS socket on the interface's own address that this machine alone reaches. What the machine sends to its own
+/// address counts as coming in by the interface that has it; what a neighbour sends there comes in by another one.
+fn listen(interface: &str, address: Ipv4Addr, kind: Type) -> Result<Socket, Unavailable> {
     let (protocol, name) = if kind == Type::DGRAM { (Protocol::UDP, "UDP") } else { (Protocol::TCP, "TCP") };
     let make = || {
         let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
@@ -323,7 +323,7 @@ fn listen(address: Ipv4Addr, kind: Type) -> Result<Socket, Unavailable> {
             // Connections of a run before may still be in TIME-WAIT.
             socket.set_reuse_address(true)?;
         }
-        socket.bind_device(Some(b"lo"))?;
+        socket.bind_device(Some(interface.as_bytes()))?;
         socket.bind(&SocketAddr::from((address, 53)).into())?;
         if kind == Type::STREAM {
             socket.listen(64)?;

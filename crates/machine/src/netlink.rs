@@ -7,7 +7,7 @@ use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        address::AddressAttribute,
+        address::{AddressAttribute, AddressHeaderFlags},
         link::LinkAttribute,
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
@@ -103,7 +103,10 @@ impl Netlink {
 
     pub async fn add_address(&self, index: u32, address: IpAddr) -> io::Result<()> {
         let length = if address.is_ipv4() { 32 } else { 128 };
-        self.handle.address().add(index, address, length).execute().await.map_err(error)
+        let mut request = self.handle.address().add(index, address, length);
+        // Nobody else can be on this link: the address can be used at once, not after it was looked for (RFC 4862).
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.execute().await.map_err(error)
     }
 
     pub async fn set_up(&self, index: u32) -> io::Result<()> {

@@ -38,8 +38,8 @@ fn device_error(name: &str, source: io::Error) -> Unavailable {
     match source.kind() {
         io::ErrorKind::PermissionDenied => Unavailable::NoCapability,
         io::ErrorKind::ResourceBusy => Unavailable::InterfaceTaken(name.to_owned()),
-        // ENODEV, ENXIO: the node is there and the kernel has no driver for it.
-        _ if matches!(source.raw_os_error(), Some(6 | 19)) => Unavailable::NoDevice,
+        // ENXIO, ENODEV, ENOTTY: the node is there, and no driver or another one behind it.
+        _ if matches!(source.raw_os_error(), Some(6 | 19 | 25)) => Unavailable::NoDevice,
         _ => Unavailable::Interface { name: name.to_owned(), source },
     }
 }

@@ -53,6 +53,8 @@ pub enum Command {
     Up(UpArgs),
     /// Stop the client.
     Down(ClientArgs),
+    /// Put back resolver settings that a killed client left behind (root).
+    Cleanup,
     /// Say what works, over which path, and until when.
     Status(StatusArgs),
     /// List the resources this device may reach.
@@ -342,7 +344,7 @@ pub struct LoginArgs {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/"
+    after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/\n  sudo tidegate up --tun --state ~/.local/state/tidegate/client    every program, no proxy"
 )]
 pub struct UpArgs {
     /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
@@ -360,6 +362,42 @@ pub struct UpArgs {
     /// Ask no router for a port mapping (PCP, NAT-PMP, UPnP).
     #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
     pub no_port_mapping: bool,
+    /// Reach resources without a proxy: every program finds their names and addresses by an interface of this
+    /// machine (root or CAP_NET_ADMIN). `auto` goes on with the proxy alone where that is not possible.
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub tun: Option<TunWhen>,
+    /// The interface's name.
+    #[arg(long, requires = "tun", default_value = "tidegate0", value_name = "NAME", value_parser = interface_name)]
+    pub interface: String,
+    /// Where the IPv4 addresses of private names are taken from, if not from the first usual range that is free.
+    #[arg(long, requires = "tun", value_name = "PREFIX")]
+    pub synthetic_v4: Option<policy::Prefix>,
+    /// The same for IPv6.
+    #[arg(long, requires = "tun", value_name = "PREFIX")]
+    pub synthetic_v6: Option<policy::Prefix>,
+    /// A domain that short names are tried in, behind this machine's own; may be said up to six times.
+    #[arg(long, value_name = "DOMAIN")]
+    pub search: Vec<policy::HostName>,
+    /// This process was started by a guardian, which offers an interface on standard input.
+    #[arg(long, hide = true, conflicts_with = "tun")]
+    pub seat: bool,
+}
+
+/// When an interface is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TunWhen {
+    /// Always; where it is not possible, the client does not start.
+    On,
+    /// Where it is possible.
+    Auto,
+}
+
+/// What the kernel takes as a name (IFNAMSIZ), without what shells and paths make something else of.
+fn interface_name(text: &str) -> Result<String, String> {
+    let is_fine = (1..=15).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && !text.starts_with('-');
+    if is_fine { Ok(text.to_owned()) } else { Err("expected 1 to 15 letters, digits, - or _".to_owned()) }
 }
 
 /// Arguments of commands that ask the running client.
@@ -652,10 +690,11 @@ pub enum CreateCommand {
         /// Its site.
         #[arg(long)]
         site: String,
-        /// An IP address, a prefix or a host name.
+        /// An IP address, a prefix, a host name or a wildcard like `*.corp.example`.
         #[arg(long)]
         address: String,
-        /// TCP ports, as in `443` or `8000-8999`; may be given more than once.
+        /// Ports, as in `443` or `8000-8999` for TCP and `udp/53` for UDP, or `icmp` for ping; may be given more than
+        /// once.
         #[arg(long, required = true, value_delimiter = ',')]
         ports: Vec<String>,
         /// A short name for people.

@@ -1,11 +1,12 @@
 //! `tidegate up`, `down`, `status`, `resources`, `why`, `forward`.
 
 use crate::{
-    cli::{ClientArgs, ForwardArgs, StatusArgs, UpArgs, WhyArgs},
+    cli::{ClientArgs, ForwardArgs, StatusArgs, TunWhen, UpArgs, WhyArgs},
     diagnostics::{self, Watched},
-    output::{CommandResult, Failure, Format, Outcome, table},
+    output::{self, CommandResult, Failure, Format, Outcome, table},
     places,
     process::{self, Role},
+    tun,
 };
 use client::{
     ControlClient, ControlError, Listen, Reachable, ResourceStatus, Status, Target, WhyAnswer, WhySource,
@@ -19,6 +20,8 @@ use trust::UnixMs;
 
 /// How long a client may take to end: it writes what it holds and says goodbye to its PoPs.
 const DOWN_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long the guardian may take to set routes and resolver.
+const MACHINE_WITHIN: std::time::Duration = std::time::Duration::from_secs(15);
 
 fn running(state: &Path) -> ControlClient {
     ControlClient::in_run_dir(state)
@@ -46,26 +49,30 @@ fn enrolled(state: &Path) -> Result<(), Failure> {
 pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
     enrolled(&state)?;
+    if args.seat {
+        let side = client::MachineSide::Guardian { search: args.search.clone() };
+        return foreground(args, &state, side, format).await;
+    }
     if args.foreground {
-        return foreground(args, &state, format).await;
+        return match args.tun {
+            None => foreground(args, &state, client::MachineSide::Proxy, format).await,
+            Some(when) => match tun::prepare(args).await {
+                Ok(prepared) => tun::guard(prepared, args, &state, format).await,
+                Err(error) if when == TunWhen::Auto => {
+                    let reason = error.to_string();
+                    output::note(&format!("tidegate: no interface, the proxy alone: {reason}"));
+                    foreground(args, &state, client::MachineSide::Unavailable(reason), format).await
+                }
+                Err(error) => Err(Failure::new(Outcome::Failed, error)),
+            },
+        };
     }
     if running(&state).status().await.is_ok() {
         return Err(Failure::say(Outcome::Failed, "the client runs already; see: tidegate status"));
     }
-    let mut arguments: Vec<OsString> = vec![
-        "up".into(),
-        "--foreground".into(),
-        "--state".into(),
-        state.clone().into(),
-        "--proxy".into(),
-        args.proxy.to_string().into(),
-    ];
-    if args.no_port_mapping {
-        arguments.push("--no-port-mapping".into());
-    }
-    if let Some(address) = args.diagnostics {
-        arguments.extend(["--diagnostics".into(), address.to_string().into()]);
-    }
+    let mut arguments = common_arguments(args, &state);
+    arguments.push("--foreground".into());
+    arguments.extend(tun::arguments(args));
     let log = state.join("client.log");
     let mut daemon = Role::start_to_stay("client", &arguments, Some(&log))?;
     daemon.wait_for("ready").await?;
@@ -75,7 +82,25 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     Ok(Outcome::Done)
 }
 
-async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResult {
+/// What the process that stays is told, whichever it is.
+pub fn common_arguments(args: &UpArgs, state: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
+        vec!["up".into(), "--state".into(), state.into(), "--proxy".into(), args.proxy.to_string().into()];
+    if args.no_port_mapping {
+        arguments.push("--no-port-mapping".into());
+    }
+    if let Some(address) = args.diagnostics {
+        arguments.extend(["--diagnostics".into(), address.to_string().into()]);
+    }
+    arguments
+}
+
+async fn foreground(
+    args: &UpArgs,
+    state: &Path,
+    machine: client::MachineSide,
+    format: Format,
+) -> CommandResult {
     let options = client::ClientOptions {
         state: state.to_owned(),
         run_dir: state.to_owned(),
@@ -83,7 +108,17 @@ async fn foreground(args: &UpArgs, state: &Path, format: Format) -> CommandResul
         forwards: Vec::new(),
         port_mapping: places::port_mapping(args.no_port_mapping),
     };
-    let client = client::Client::start(options).await?;
+    let client = client::Client::start_with(options, machine).await?;
+    match tokio::time::timeout(MACHINE_WITHIN, client.machine_is_ready()).await {
+        Ok(true) => {}
+        Ok(false) => return Err(Failure::say(Outcome::Failed, "the guardian of the interface is gone")),
+        Err(_) => {
+            return Err(Failure::say(
+                Outcome::Failed,
+                format_args!("routes and resolver were not set up within {} s", MACHINE_WITHIN.as_secs()),
+            ));
+        }
+    }
     let status = running(state).status().await.map_err(asked(state))?;
     let ready = json!({"event": "ready", "role": "client", "status": status});
     format.print(&ready, || up_text(&status));
@@ -120,10 +155,13 @@ fn up_text(status: &Status) -> String {
 /// `tidegate down`.
 pub async fn down(args: &ClientArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    running(&state).down().await.map_err(asked(&state))?;
+    let client = running(&state);
+    // Who puts the machine's resolver back, after the client has ended.
+    let guardian = client.status().await.ok().and_then(|status| status.tun?.guardian);
+    client.down().await.map_err(asked(&state))?;
     // The answer comes before the end: whoever starts it again next finds the directory free.
     let until = process::now() + DOWN_WITHIN;
-    while state::StateDir::is_in_use(&state)? {
+    while state::StateDir::is_in_use(&state)? || guardian.is_some_and(process::is_running) {
         if process::now() >= until {
             return Err(Failure::say(
                 Outcome::Failed,
@@ -340,6 +378,7 @@ fn status_text(status: &Status) -> String {
         status.proxy.address,
         status.proxy.url_file.display()
     ));
+    text.push_str(&status.tun.as_ref().map(tun::status_text).unwrap_or_default());
     for forward in &status.forwards {
         text.push_str(&format!("Forward {} → {}\n", forward.listen, forward.target));
     }

@@ -19,6 +19,7 @@ mod places;
 mod process;
 mod serve;
 mod site;
+mod tun;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
@@ -34,6 +35,14 @@ fn main() -> ExitCode {
         return failure.report(format);
     }
     process::end_with_parent();
+    // While there is one thread: privileges are a thread's.
+    if let Command::Up(args) = &cli.command
+        && args.seat
+        && let Err(error) = machine::confine()
+    {
+        return Failure::say(Outcome::Failed, format_args!("privileges could not be given up: {error}"))
+            .report(format);
+    }
     // One provider for every TLS library that asks the process for a default.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Failure::say(Outcome::Failed, "another TLS provider is installed already").report(format);
@@ -70,6 +79,7 @@ async fn run(cli: &Cli, format: Format, exec: std::time::Instant) -> CommandResu
         Command::Login(args) => agents::login(args, format).await,
         Command::Up(args) => client_commands::up(args, format).await,
         Command::Down(args) => client_commands::down(args, format).await,
+        Command::Cleanup => tun::cleanup(format),
         Command::Status(args) => client_commands::status(args, format).await,
         Command::Resources(args) => client_commands::resources(args, format).await,
         Command::Why(args) => client_commands::why(args, format).await,

@@ -23,7 +23,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 pub static CLOCKS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
 
 /// Says to a process which one started it and must outlive it.
-const PARENT: &str = "TIDEGATE_PARENT";
+pub const PARENT: &str = "TIDEGATE_PARENT";
 
 /// Ends this process when the one that started it ends, however that happens. For roles under `serve` and
 /// `demo`; what is started to stay is not told.
@@ -260,6 +260,12 @@ impl Role {
             }
         }
     }
+}
+
+/// Whether a process runs; one that has ended and only waits to be collected does not (proc_pid_stat(5)).
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Whether a process stands still.

@@ -3,9 +3,11 @@
 
 mod client;
 mod server;
+mod tun;
 
 pub use client::{ControlClient, ControlError};
 pub(crate) use server::serve;
+pub use tun::{TunDns, TunState, TunStatus};
 
 use crate::target::Target;
 use policy::{Explanation, Mode};
@@ -189,6 +191,9 @@ pub struct Status {
     /// Streams to PoPs by TCP 443.
     #[serde(default)]
     pub streams: net::StreamTotals,
+    /// The interface of TUN mode; none where nobody asked for it.
+    #[serde(default)]
+    pub tun: Option<TunStatus>,
 }
 
 /// The slice in use.

@@ -1,6 +1,6 @@
 //! The task that owns the node: moves datagrams, bytes, documents and answers, and decides nothing.
 
-use super::view;
+use super::{tun::Side, view};
 use crate::{
     control::{NetcheckAnswer, PingAnswer, ProxyStatus, ResourceStatus, Status, WhyAnswer, WhySource},
     core::{ClientNode, DialFault, DialId, Ending, NodeEvent, NodeOutput, PingToken, Timeout},
@@ -10,6 +10,7 @@ use crate::{
 };
 use agent::{Persisted, RequestSeq};
 use flow::{FlowId, Read};
+use machine::PacketBatch;
 use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
 use policy::Explanation;
 use portmap::{Family, Keeper};
@@ -68,6 +69,8 @@ pub(super) struct Driver {
     pub(super) tls: StreamLinks,
     pub(super) keeper: Keeper,
     pub(super) proxy: ProxyStatus,
+    /// The machine's own programs.
+    pub(super) machine: Side,
     pub(super) documents: mpsc::UnboundedSender<(Persisted, Vec<u8>)>,
     pub(super) own_commands: mpsc::WeakSender<Command>,
     pub(super) signals: mpsc::UnboundedSender<FlowId>,
@@ -93,8 +96,12 @@ pub(super) fn wall_clock() -> UnixMs {
 impl Driver {
     fn tell_local(&mut self, interfaces: &Interfaces) {
         let at = self.port.local_addr();
-        let local = interfaces.of_socket(at).map(|local| LocalAddress { ip: local.ip, prefix: local.prefix });
-        self.node.set_local(clock(), at.port(), local.collect());
+        let local = interfaces
+            .of_socket(at)
+            .filter(|local| !self.machine.is_own(local.ip))
+            .map(|local| LocalAddress { ip: local.ip, prefix: local.prefix })
+            .collect();
+        self.node.set_local(clock(), at.port(), local);
     }
 
     pub(super) async fn run(
@@ -106,12 +113,14 @@ impl Driver {
         let mut incoming = RecvBatch::for_agent();
         let mut outgoing = SendBatch::new();
         let mut scratch = vec![0; SCRATCH];
+        let mut packets = PacketBatch::new();
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         wall.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut signalled = Vec::with_capacity(SIGNAL_BATCH);
         let mut slept = net::clock::asleep();
         let mut network = NetworkWatch::new();
         self.tell_local(network.known());
+        self.machine.refresh(&self.node);
         loop {
             self.answer_waiting();
             let timeout = self.drain(&mut outgoing, &mut scratch);
@@ -146,6 +155,13 @@ impl Driver {
                     let datagrams = came.iter().map(|(from, datagram)| (*from, datagram.as_slice()));
                     self.node.handle_input(clock(), datagrams);
                 }
+                received = self.machine.recv(&mut packets) => match received {
+                    Ok(()) => self.machine.carry(&mut self.node, &packets, self.port.local_addr().port()),
+                    Err(error) => {
+                        self.machine.lost(&error);
+                        break;
+                    }
+                },
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => break,
@@ -170,6 +186,7 @@ impl Driver {
                     self.keeper.network_changed();
                     self.node.network_changed(clock());
                     self.tell_local(found);
+                    self.machine.network_changed(&self.node);
                 }
                 mapped = self.keeper.changed() => self.node.set_mapped(clock(), mapped),
                 _ = wall.tick() => {
@@ -179,6 +196,7 @@ impl Driver {
                         self.node.resumed(clock());
                     }
                     self.node.set_wall(clock(), wall_clock());
+                    self.machine.tick(&self.node);
                     if self.node.is_behind_nat() {
                         let at = self.port.local_addr();
                         let families: &[Family] =
@@ -215,8 +233,7 @@ impl Driver {
                 }
                 NodeOutput::Resolve { pop, name } => self.resolve(pop, name),
                 NodeOutput::Event(event) => self.event(event, scratch),
-                // There is no interface of our own yet that it could have come from.
-                NodeOutput::Packet(_) => {}
+                NodeOutput::Packet(packet) => self.machine.deliver(&packet),
                 NodeOutput::Timeout(timeout) => return timeout,
             }
         }
@@ -252,7 +269,7 @@ impl Driver {
                     let _ = reply.send(view::ping(&self.node, result));
                 }
             }
-            NodeEvent::Changed => {}
+            NodeEvent::Changed => self.machine.refresh(&self.node),
         }
     }
 
@@ -283,13 +300,10 @@ impl Driver {
                 self.dials.insert(dial, (target, reply));
             }
             Command::Status(reply) => {
-                let _ = reply.send(view::status(
-                    &self.node,
-                    now,
-                    &self.proxy,
-                    self.streams.len(),
-                    self.tls.totals(),
-                ));
+                let (flows, streams) = (self.streams.len(), self.tls.totals());
+                let mut status = view::status(&self.node, now, &self.proxy, flows, streams);
+                status.tun = self.machine.status();
+                let _ = reply.send(status);
             }
             Command::Resources(reply) => {
                 let _ = reply.send(view::resources(&self.node, clock()));
@@ -303,7 +317,10 @@ impl Driver {
             }
             Command::Why { asked, reply } => self.why(now, asked, reply),
             Command::Renew => self.node.force_renew(now),
-            Command::Resolved { pop, addresses } => self.node.handle_resolved(now, pop, addresses),
+            Command::Resolved { pop, addresses } => {
+                self.machine.pop_resolved(&self.node, &addresses);
+                self.node.handle_resolved(now, pop, addresses);
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod disk;
 mod driver;
+mod names;
+mod tun;
 mod view;
 
 #[cfg(test)]
@@ -9,6 +11,7 @@ mod tests;
 
 pub use disk::load as stored_state;
 pub use driver::Dialler;
+pub use tun::MachineSide;
 
 use crate::{
     control::{self, Forward, Listen, LocalAnswer, LocalRequest, ProxyStatus},
@@ -99,6 +102,9 @@ pub enum ClientError {
     /// Another client serves this run directory.
     #[error("another client is running ({} answers); end it with `tidegate down`", .0.display())]
     Running(PathBuf),
+    /// The guardian's sockets.
+    #[error(transparent)]
+    Machine(#[from] machine::LinkError),
     /// Too many forwards.
     #[error("at most {MAX_FORWARDS} ports can be forwarded")]
     TooManyForwards,
@@ -137,6 +143,7 @@ pub struct Client {
     writer: JoinHandle<()>,
     servers: JoinSet<()>,
     stopped: watch::Receiver<bool>,
+    applied: Option<tun::AppliedWatch>,
 }
 
 impl Client {
@@ -146,6 +153,14 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn start(options: ClientOptions) -> Result<Self, ClientError> {
+        Self::start_with(options, MachineSide::Proxy).await
+    }
+
+    /// The same with an interface of the machine, if there is one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start_with(options: ClientOptions, machine: MachineSide) -> Result<Self, ClientError> {
         if !options.proxy.ip().is_loopback() {
             return Err(ClientError::NotLoopback(options.proxy));
         }
@@ -181,12 +196,15 @@ impl Client {
         let (signals, signal_queue) = mpsc::unbounded_channel();
         let (documents, document_queue) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        let (machine, applied) = tun::Side::open(machine, &node, random(), &stop, &mut servers).await?;
         let driver = Driver {
             node,
             port,
             tls: net::StreamLinks::new(),
             keeper: portmap::Keeper::new(options.port_mapping, random()),
             proxy: proxy.clone(),
+            machine,
             documents,
             own_commands: commands.downgrade(),
             signals,
@@ -207,11 +225,10 @@ impl Client {
             uid,
             stop,
         });
-        let mut servers = JoinSet::new();
         servers.spawn(control::serve(control_listener, uid, hub.clone()));
         servers.spawn(serve_tcp(tcp, Admission::Password(credential), dialler.clone(), limits.clone()));
         servers.spawn(serve_unix(proxy_listener, uid, dialler, limits));
-        let client = Self { state, hub, proxy, control, driver, writer, servers, stopped };
+        let client = Self { state, hub, proxy, control, driver, writer, servers, stopped, applied };
         for (listen, target) in options.forwards {
             client.hub.forward(Listen::Tcp(listen), target).await?;
         }
@@ -237,6 +254,15 @@ impl Client {
     #[must_use]
     pub fn control_socket(&self) -> &Path {
         &self.control
+    }
+
+    /// Resolves when the machine's routes and resolver are set up; at once where there is no interface. `false` when
+    /// the guardian is gone.
+    pub async fn machine_is_ready(&self) -> bool {
+        match self.applied.clone() {
+            Some(mut applied) => applied.wait_for(Option::is_some).await.is_ok(),
+            None => true,
+        }
     }
 
     /// Makes connections without a proxy, for callers in this process.

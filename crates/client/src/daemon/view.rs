@@ -60,6 +60,7 @@ pub(super) fn status(
         resources: resources(node, now),
         flows,
         streams,
+        tun: None,
     }
 }
 

@@ -140,6 +140,8 @@ struct Forward {
     query: Vec<u8>,
     /// How many of the servers have been asked.
     asked: usize,
+    /// How many of them cannot be reached.
+    unreachable: usize,
     next: Instant,
     deadline: Instant,
 }
@@ -250,8 +252,12 @@ impl Resolver {
 
     /// A server cannot be reached at all: the next one's turn has come.
     pub fn handle_unreachable(&mut self, now: Instant, id: ForwardId) {
-        if let Some(forward) = self.forwards.get_mut(&id) {
-            forward.next = now;
+        let Some(forward) = self.forwards.get_mut(&id) else { return };
+        forward.unreachable += 1;
+        forward.next = now;
+        if forward.unreachable >= self.settings.upstreams.len() {
+            // Nobody is left who could answer: the program is told now, as it was when it asked the servers itself.
+            forward.deadline = now;
         }
         self.handle_timeout(now);
     }
@@ -358,7 +364,10 @@ impl Resolver {
         let mut query = query.to_vec();
         set_id(&mut query, sent_id);
         let deadline = now + self.settings.deadline;
-        self.forwards.insert(id, Forward { origin, asked_id, sent_id, query, asked: 0, next: now, deadline });
+        self.forwards.insert(
+            id,
+            Forward { origin, asked_id, sent_id, query, asked: 0, unreachable: 0, next: now, deadline },
+        );
         self.ask_next(now, id);
     }
 

@@ -338,3 +338,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn when_no_server_can_be_reached_the_program_is_told_at_once() {
+    let now = Instant::now();
+    let mut resolver = resolver();
+    let first = ask(&mut resolver, now, &query("www.example.org.", RecordType::A));
+    let (id, ..) = forwarded(&first);
+    resolver.handle_unreachable(now, id);
+    let second = outputs(&mut resolver);
+    assert_eq!(forwarded(&second).1, "192.0.2.2:53".parse().unwrap());
+    resolver.handle_unreachable(now, id);
+    let told = outputs(&mut resolver);
+    let [Output::Reply { bytes, .. }, Output::Done(done)] = told.as_slice() else {
+        panic!("told, got {told:?}")
+    };
+    assert_eq!(*done, id);
+    assert_eq!(Message::from_vec(bytes).unwrap().metadata.response_code, ResponseCode::ServFail);
+}
