@@ -4,12 +4,13 @@ use crate::{
     close::CloseCode,
     connection_id::KeyedConnectionIds,
     engine::{Engine, Side},
+    first_contact::{FirstPacket, Retries, TokenKey},
     output::{Event, Output, SendError, SessionId},
     tls::{IdentityError, LocalIdentity, acceptor_config},
     transport::{End, QUIC_V1, TokenClock, transport},
     vetting::{Expected, PeerRefused, Vetting},
 };
-use aws_lc_rs::{hkdf, hmac};
+use aws_lc_rs::hmac;
 use quinn_proto::{Endpoint, EndpointConfig, Incoming, ServerConfig, ValidationTokenConfig};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -72,6 +73,7 @@ pub struct Acceptor {
     engine: Engine,
     vetting: Arc<Vetting>,
     server: ServerConfig,
+    retries: Retries,
     clock: Arc<TokenClock>,
     limits: AcceptorLimits,
     stats: AcceptorStats,
@@ -99,7 +101,13 @@ impl Acceptor {
     ) -> Result<Self, IdentityError> {
         let vetting = Arc::new(Vetting::new(bundle, wall));
         let clock = Arc::new(TokenClock::new(now));
-        let server = server_config(local, &vetting, &clock, &seed)?;
+        let token_key =
+            Arc::new(TokenKey::new(if planted::is("one-token-key-for-all") { &[0; 32] } else { &seed }));
+        let server = server_config(local, &vetting, &clock, Arc::clone(&token_key))?;
+        // Other ids than the library draws: the same key recognises them, another seed chooses them.
+        let ids_seed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &seed), b"tidegate/pop/retry-id/1");
+        let ids = KeyedConnectionIds::new(connection_id_key(key, &seed).as_ref(), ids_seed.as_ref());
+        let retries = Retries::new(token_key, ids, Arc::clone(&clock));
         let endpoint =
             Endpoint::new(Arc::new(endpoint_config(key, seed)), Some(Arc::new(server.clone())), false, None);
         let engine = Engine::new(Side::Acceptor, endpoint, Arc::clone(&vetting));
@@ -107,6 +115,7 @@ impl Acceptor {
             engine,
             vetting,
             server,
+            retries,
             clock,
             limits,
             stats: AcceptorStats::default(),
@@ -223,6 +232,13 @@ impl Acceptor {
             return;
         }
         self.clock.advance(now);
+        if let Some(packet) = FirstPacket::read(datagram)
+            && !planted::is("unproven-source-admitted")
+        {
+            self.stats.retries += 1;
+            let answer = self.retries.answer(&*self.server.crypto, from, packet);
+            return self.engine.answer(from, answer);
+        }
         if let Some(incoming) = self.engine.handle_input(now, from, datagram) {
             self.admit(now, incoming);
         }
@@ -344,15 +360,22 @@ fn is_short_first_packet(datagram: &[u8]) -> bool {
     }
 }
 
-fn endpoint_config(key: &SigningKey, seed: [u8; 32]) -> EndpointConfig {
-    // One secret, two uses, told apart by their labels (NIST SP 800-108: key derivation by HMAC).
-    let master = hmac::Key::new(hmac::HMAC_SHA256, key.expose_seed());
+/// What outlives a restart: one secret, several uses, told apart by their labels (NIST SP 800-108: key derivation by
+/// HMAC).
+fn derive(key: &SigningKey, seed: &[u8; 32], label: &[u8]) -> hmac::Tag {
     // Planted: a key that dies with the process: after a restart nobody learns that they were forgotten.
-    let master =
-        if planted::is("forgets-its-reset-key") { hmac::Key::new(hmac::HMAC_SHA256, &seed) } else { master };
-    let derive = |label: &[u8]| hmac::sign(&master, label);
-    let reset = hmac::Key::new(hmac::HMAC_SHA256, derive(b"tidegate/pop/stateless-reset/1").as_ref());
-    let id = derive(b"tidegate/pop/connection-id/1");
+    let secret = if planted::is("forgets-its-reset-key") { seed } else { key.expose_seed() };
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), label)
+}
+
+fn connection_id_key(key: &SigningKey, seed: &[u8; 32]) -> hmac::Tag {
+    derive(key, seed, b"tidegate/pop/connection-id/1")
+}
+
+fn endpoint_config(key: &SigningKey, seed: [u8; 32]) -> EndpointConfig {
+    let reset = derive(key, &seed, b"tidegate/pop/stateless-reset/1");
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref());
+    let id = connection_id_key(key, &seed);
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
         .cid_generator(move || Box::new(KeyedConnectionIds::new(id.as_ref(), &seed)))
@@ -369,11 +392,9 @@ fn server_config(
     local: &LocalIdentity,
     vetting: &Arc<Vetting>,
     clock: &Arc<TokenClock>,
-    seed: &[u8; 32],
+    token_key: Arc<TokenKey>,
 ) -> Result<ServerConfig, IdentityError> {
-    let seed = if planted::is("one-token-key-for-all") { &[0; 32] } else { seed };
-    let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidegate/pop/retry-token/1").extract(seed);
-    let mut server = ServerConfig::new(acceptor_config(local, vetting)?, Arc::new(token_key));
+    let mut server = ServerConfig::new(acceptor_config(local, vetting)?, token_key);
     // Tokens only from Retry: a later contact is a first contact again.
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0);

@@ -246,6 +246,11 @@ impl Engine {
         result
     }
 
+    /// Queues a packet that belongs to no session.
+    pub(crate) fn answer(&mut self, to: SocketAddr, payload: Option<Vec<u8>>) {
+        self.out.extend(payload.map(|payload| Output::Transmit { to, payload }));
+    }
+
     fn respond(&mut self, transmit: &Transmit) {
         let payload = self.scratch[..transmit.size].to_vec();
         self.out.push_back(Output::Transmit { to: transmit.destination, payload });

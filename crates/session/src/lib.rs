@@ -42,6 +42,7 @@ mod close;
 mod connection_id;
 mod dialler;
 mod engine;
+mod first_contact;
 mod output;
 mod tls;
 mod transport;
