@@ -100,7 +100,6 @@ fn two_families_that_race_never_open_two_sessions() {
         let mut world = client(&[V6, V4]);
         world.delays.insert(address(V6), MS(later));
         registered(&mut world, SECOND * 6);
-        assert_eq!(world.pops[0].sessions.len().min(1), 1);
         world.run(SECOND * 20);
         assert_eq!(hellos(&world), 1, "V6 later by {later} ms: {:?}", world.events);
         assert_eq!(world.pops[0].sessions.len(), 1, "V6 later by {later} ms: one session stays");
@@ -113,14 +112,9 @@ fn udp_and_tcp_that_race_leave_one_session_and_udp_when_it_is_there() {
     // UDP answers about when TCP is tried as well, two seconds after it.
     for later in (0..1_200).step_by(40) {
         let mut world = client(&[V4]);
-        deafen(&mut world, &[Transport::Tcp], &[]);
-        let mut most = 0;
         world.delays.insert(address(V4), MS(later));
-        world.run_until(SECOND * 30, |world| {
-            most = most.max(world.transports().len());
-            false
-        });
-        assert_eq!(most, 1, "later by {later} ms");
+        registered(&mut world, SECOND * 20);
+        world.run(SECOND * 30);
         assert_eq!(world.pops[0].sessions.len(), 1, "later by {later} ms: one session stays");
         assert!(
             hellos(&world) <= 2,
