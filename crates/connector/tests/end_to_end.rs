@@ -9,7 +9,7 @@ use flow::{CloseReason, Event as FlowEvent, FlowId, FlowLimits, Flows, LinkId, R
 use net::{RecvBatch, SendBatch, UdpPort};
 use policy::{
     Address, Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, Mode, PopEntry,
-    PortRange, SliceResource,
+    PortRange, Protocol, SliceResource,
 };
 use pop::{Pop, PopOptions};
 use state::{About, StateDir, names};
@@ -32,6 +32,9 @@ use wire::{
     OrganizationId, PolicyId, PopId, RELAY_HEADER_LEN, ResourceId, SiteId, UserId, classify,
 };
 
+#[path = "end_to_end/datagrams.rs"]
+mod datagrams;
+
 const DAY: Duration = Duration::from_secs(86_400);
 const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
 const ORGANIZATION: OrganizationId = OrganizationId::from_bytes([2; 16]);
@@ -41,6 +44,7 @@ const SITE: SiteId = SiteId::from_bytes([5; 16]);
 const DEVICE: DeviceId = DeviceId::from_bytes([6; 16]);
 const STAFF: GroupId = GroupId::from_bytes([7; 16]);
 const RESOURCE: ResourceId = ResourceId::from_bytes([8; 16]);
+const NAMES: ResourceId = ResourceId::from_bytes([9; 16]);
 const LINK: LinkId = LinkId(1);
 
 fn wall() -> UnixMs {
@@ -175,6 +179,8 @@ struct Lab {
     wireguard_key: WireGuardPublicKey,
     seal_key: SealKey,
     target: SocketAddr,
+    /// The same host's UDP service.
+    udp: SocketAddr,
 }
 
 impl Lab {
@@ -190,6 +196,7 @@ impl Lab {
             Box::pin(pop.run(async { drop(stopped.await) })).await.expect("the PoP runs");
         });
         let target = service().await;
+        let udp = datagrams::service().await;
 
         let identity = Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR);
         let state = installation.state(&directory.path().join("connector"), identity);
@@ -200,15 +207,29 @@ impl Lab {
             site: SITE,
             site_name: "lab".into(),
             prefixes: vec!["10.0.0.0/8".parse().expect("prefix")],
-            resources: vec![SliceResource {
-                id: RESOURCE,
-                name: "service".into(),
-                // Loopback, because the resource names it literally.
-                address: Address::Ip(target.ip()),
-                ports: vec![PortRange::new(target.port(), target.port()).expect("a port")],
-                mode: Mode::Standard,
-                allow: allow(),
-            }],
+            resources: vec![
+                SliceResource {
+                    id: RESOURCE,
+                    name: "service".into(),
+                    // Loopback, because the resource names it literally.
+                    address: Address::Ip(target.ip()),
+                    ports: vec![
+                        PortRange::new(target.port(), target.port()).expect("a port"),
+                        PortRange::of(Protocol::Udp, udp.port(), udp.port()).expect("a port"),
+                        PortRange::ICMP,
+                    ],
+                    mode: Mode::Standard,
+                    allow: allow(),
+                },
+                SliceResource {
+                    id: NAMES,
+                    name: "names".into(),
+                    address: "*.lab.invalid".parse().expect("a wildcard"),
+                    ports: vec!["80".parse().expect("a port")],
+                    mode: Mode::Standard,
+                    allow: allow(),
+                },
+            ],
             pops: pops(pop_address),
             regions: vec![],
         };
@@ -222,6 +243,7 @@ impl Lab {
             pop_address,
             _pop: Running { stop, task },
             target,
+            udp,
         }
     }
 
@@ -345,6 +367,8 @@ impl Lab {
             peer: None,
             inner: None,
             next_port: 40_000,
+            packets: Vec::new(),
+            told: Vec::new(),
         }
     }
 }
@@ -389,6 +413,9 @@ struct Client {
     peer: Option<PeerId>,
     inner: Option<SocketAddr>,
     next_port: u16,
+    /// What a kernel would have been given.
+    packets: Vec<Vec<u8>>,
+    told: Vec<tunnel::BindMessage>,
 }
 
 impl Client {
@@ -425,10 +452,12 @@ impl Client {
                         self.outgoing.push(to, &transmit.bytes);
                     }
                     tunnel::Output::Inner { packet, .. } => {
-                        self.flows.handle_input(now, LINK, &packet).expect("a packet");
+                        let _ = self.flows.handle_input(now, LINK, &packet);
+                        self.packets.push(packet);
                         moved = true;
                     }
-                    tunnel::Output::Event(_) | tunnel::Output::Bind { .. } => {}
+                    tunnel::Output::Bind { message, .. } => self.told.push(message),
+                    tunnel::Output::Event(_) => {}
                     tunnel::Output::Timeout(at) => {
                         wake = at.map_or(wake, |at| wake.min(at.at));
                         break;

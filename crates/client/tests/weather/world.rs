@@ -851,6 +851,7 @@ impl World {
                 }
                 ConnectorOutput::ReadBatch => self.connector.batch_read(now, None),
                 ConnectorOutput::Resolve { .. }
+                | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
                 | ConnectorOutput::Record { .. }
                 | ConnectorOutput::ForgetBatch(_) => {}

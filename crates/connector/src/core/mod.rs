@@ -24,7 +24,9 @@ pub use output::{CoreStatus, DialFault, Ending, Output, Timeout};
 pub use rules::{Contact, Knowledge, Rules, TimeWord};
 
 #[cfg(test)]
-use rules::{Question, ResourceName, Ruling, Target};
+pub(crate) use rules::Target;
+#[cfg(test)]
+use rules::{Question, ResourceName, Ruling};
 pub use slice::SliceRules;
 
 use crate::record::{FlowRecord, Verdict};

@@ -15,15 +15,20 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// The longest datagram that there is.
 const LONGEST: usize = 65_536;
 /// Datagrams that are handed over at once.
 const BATCH: usize = 32;
-/// Errors in a row, with nothing read between, after which a socket is left alone.
+/// How long a socket is left alone after each error in a row but the first few: one that has nothing else to say must not
+/// keep a thread busy.
+const REST: Duration = Duration::from_millis(100);
 const ERRORS: usize = 16;
 
 thread_local! {
@@ -212,8 +217,15 @@ fn fault(error: &io::Error) -> Option<DatagramFault> {
 /// Hands over what comes in, until the socket is closed.
 async fn read(flow: DatagramId, socket: Arc<UdpSocket>, shape: Shape, events: mpsc::Sender<SiteEvent>) {
     let mut errors = 0;
-    while errors < ERRORS && socket.readable().await.is_ok() {
-        let (datagrams, found) = take(&socket, shape);
+    // What is told of what was sent makes a socket no readable one.
+    let interest = Interest::READABLE | Interest::ERROR;
+    loop {
+        if errors > ERRORS {
+            sleep(REST).await;
+        }
+        let Ok((datagrams, found)) = socket.async_io(interest, || take(&socket, shape)).await else {
+            return;
+        };
         if !datagrams.is_empty() {
             errors = 0;
             let news = DatagramNews::Received { flow, datagrams };
@@ -230,20 +242,33 @@ async fn read(flow: DatagramId, socket: Arc<UdpSocket>, shape: Shape, events: mp
     }
 }
 
-/// What is there now, and what is wrong.
-fn take(socket: &UdpSocket, shape: Shape) -> (Vec<(SocketAddr, Vec<u8>)>, Option<DatagramFault>) {
+/// What a socket had, and what is wrong with what was sent.
+type Taken = (Vec<(SocketAddr, Vec<u8>)>, Option<DatagramFault>);
+
+/// Takes what is there now.
+///
+/// # Errors
+/// Nothing is.
+fn take(socket: &UdpSocket, shape: Shape) -> io::Result<Taken> {
     SCRATCH.with_borrow_mut(|buffer| {
         let mut datagrams = Vec::new();
-        for _ in 0..BATCH {
-            match socket.try_recv_from(buffer) {
+        for read in 0..BATCH {
+            let error = match socket.try_recv_from(buffer) {
                 Ok((length, from)) => {
                     let bytes = strip(&buffer[..length], shape);
                     datagrams.extend(bytes.map(|bytes| (from, bytes.to_vec())));
+                    continue;
                 }
-                Err(error) => return (datagrams, fault(&error)),
-            }
+                Err(error) => error,
+            };
+            let is_empty = error.kind() == io::ErrorKind::WouldBlock;
+            let error = if is_empty { socket.take_error()? } else { Some(error) };
+            return match error.as_ref().and_then(fault) {
+                None if is_empty && read == 0 => Err(io::ErrorKind::WouldBlock.into()),
+                found => Ok((datagrams, found)),
+            };
         }
-        (datagrams, None)
+        Ok((datagrams, None))
     })
 }
 
@@ -258,4 +283,170 @@ fn strip(bytes: &[u8], shape: Shape) -> Option<&[u8]> {
         bytes
     };
     (message.get(4..6)? == identifier.to_be_bytes()).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::{World, allowing};
+    use crate::core::{Output, Target};
+    use flow::ip::IpPacket;
+    use flow::{Echo, EchoKind};
+    use std::net::IpAddr;
+    use std::time::Instant;
+    use tokio::time::timeout;
+
+    /// The world of the core's tests with real sockets into a real site.
+    struct Site {
+        world: World,
+        sockets: DatagramSockets,
+        news: mpsc::Receiver<SiteEvent>,
+    }
+
+    impl Site {
+        fn new(allowed: &str, target: IpAddr) -> Self {
+            let (events, news) = mpsc::channel(16);
+            let sockets = DatagramSockets::new(events, Arc::new(Semaphore::new(1)));
+            let mut world = World::new(allowing(allowed, Target::Literal(target)));
+            world.enter();
+            Self { world, sockets, news }
+        }
+
+        /// Does everything that is due, then waits for the site a little.
+        async fn turn(&mut self) {
+            #[allow(clippy::disallowed_methods, reason = "the sockets are real, so is the clock")]
+            let now = Instant::now();
+            self.world.advance(now.saturating_duration_since(self.world.now));
+            loop {
+                let asked = std::mem::take(&mut self.world.asked);
+                if asked.is_empty() {
+                    break;
+                }
+                for output in asked {
+                    let request = match output {
+                        Output::Datagrams(request) => request,
+                        Output::RelayQuiet => continue,
+                        other => panic!("{other:?}"),
+                    };
+                    if let Some(news) = self.sockets.handle(request) {
+                        self.world.news(news);
+                    }
+                }
+            }
+            if let Ok(Some(SiteEvent::Datagrams(news))) =
+                timeout(Duration::from_millis(5), self.news.recv()).await
+            {
+                self.world.news(news);
+            }
+        }
+
+        async fn until<T>(&mut self, what: &str, mut found: impl FnMut(&mut World) -> Option<T>) -> T {
+            let waited = timeout(Duration::from_secs(20), async {
+                loop {
+                    if let Some(found) = found(&mut self.world) {
+                        return found;
+                    }
+                    self.turn().await;
+                }
+            });
+            waited.await.unwrap_or_else(|_| panic!("no {what}: {:?}", self.world.records))
+        }
+
+        fn ask(&mut self, from: u16, to: SocketAddr, data: &[u8]) {
+            let from = SocketAddr::new(policy::INNER_V4.into(), from);
+            self.world.send(&flow::udp(from, to, data).expect("one family"));
+        }
+    }
+
+    /// The first packet that the client was sent and `read` makes something of.
+    fn packet<T>(world: &mut World, read: impl Fn(&IpPacket<'_>) -> Option<T>) -> Option<T> {
+        let inner = std::mem::take(&mut world.inner);
+        inner.iter().find_map(|bytes| read(&IpPacket::parse(bytes).ok()?))
+    }
+
+    fn answer(world: &mut World) -> Option<Vec<u8>> {
+        packet(world, |packet| packet.udp().ok().map(|datagram| datagram.data.to_vec()))
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_to_a_real_server_and_come_back_each_program_by_its_own_socket() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let target = server.local_addr().expect("bound");
+        let mut site = Site::new(&format!("udp://{}:{}", target.ip(), target.port()), target.ip());
+        let mut sources = Vec::new();
+        for (from, length) in [(1_000, 10), (1_001, 1_200), (1_000, 0)] {
+            let data = vec![7; length];
+            site.ask(from, target, &data);
+            site.turn().await;
+            let mut buffer = [0; 2_000];
+            let (read, source) = server.recv_from(&mut buffer).await.expect("a datagram");
+            assert_eq!(buffer[..read], data);
+            server.send_to(&[data.as_slice(), b"!"].concat(), source).await.expect("sends");
+            let back = site.until("answer", answer).await;
+            assert_eq!(back.len(), length + 1);
+            sources.push(source);
+        }
+        assert!(sources[0] == sources[2] && sources[0] != sources[1]);
+        assert_eq!(site.sockets.len(), 2);
+        // A stranger in the site does not get in.
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        stranger.send_to(b"forged", sources[0]).await.expect("sends");
+        server.send_to(b"true", sources[0]).await.expect("sends");
+        assert_eq!(site.until("answer", answer).await, b"true");
+        let now = site.world.now + Duration::from_secs(301);
+        site.world.advance(now - site.world.now);
+        site.turn().await;
+        assert_eq!((site.sockets.len(), site.world.records.len()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_nobody_listens_at_is_told_to_the_client() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let target = server.local_addr().expect("bound");
+        drop(server);
+        let mut site = Site::new(&format!("udp://{}:{}", target.ip(), target.port()), target.ip());
+        site.ask(1_000, target, b"?");
+        let told = site
+            .until("error", |world| {
+                packet(world, |packet| (packet.payload[..2] == [3, 3]).then_some(packet.dst))
+            })
+            .await;
+        assert_eq!(told, IpAddr::from(policy::INNER_V4));
+    }
+
+    #[tokio::test]
+    async fn a_real_kernel_answers_ping_or_says_that_nobody_may_ask() {
+        let target: IpAddr = "127.0.0.1".parse().expect("address");
+        let mut site = Site::new("icmp://127.0.0.1:0", target);
+        for sequence in 1..=3 {
+            let echo = Echo { kind: EchoKind::Request, identifier: 99, sequence, data: b"are you there" };
+            site.world.send(&echo.packet(policy::INNER_V4.into(), target).expect("one family"));
+            let read = |packet: &IpPacket<'_>| match packet.echo() {
+                Some(echo) => Some(Ok((echo.kind, echo.identifier, echo.sequence, echo.data.to_vec()))),
+                None => (packet.payload[..2] == [3, 13]).then_some(Err(())),
+            };
+            match site.until("answer", |world| packet(world, read)).await {
+                Ok(answer) => {
+                    assert_eq!(answer, (EchoKind::Reply, 99, sequence, b"are you there".to_vec()));
+                }
+                // Without the right to it, the reason is in the log.
+                Err(()) => assert!(site.world.records[0].explanation.contains("ping_group_range")),
+            }
+        }
+    }
+
+    #[test]
+    fn another_programs_echoes_are_left_alone() {
+        let v4 = Shape::Raw { identifier: 0x0102, v4: true };
+        let mut packet = vec![0x46; 24];
+        packet.extend_from_slice(&[0, 0, 9, 9, 1, 2, 0, 1, 7]);
+        assert_eq!(strip(&packet, v4), Some(&packet[24..]));
+        assert_eq!(strip(&packet[24..], Shape::Raw { identifier: 0x0102, v4: false }), Some(&packet[24..]));
+        packet[28] = 9;
+        assert_eq!(strip(&packet, v4), None);
+        for length in 0..30 {
+            assert_eq!(strip(&packet[..length], v4), None, "{length}");
+        }
+        assert_eq!(strip(b"ab", Shape::Plain), Some(&b"ab"[..]));
+    }
 }

@@ -206,12 +206,16 @@ fn checked_resource(
     created_ms: u64,
     input: &ResourceInput,
 ) -> Result<store::Resource, Problem> {
+    let address = check::address(&input.address)?;
+    if let (Some(alias), true) = (&input.alias, address.starts_with("*.")) {
+        return Err(Problem::invalid("alias", "none for a wildcard, which is many hosts", alias.as_str()));
+    }
     Ok(store::Resource {
         id,
         site: input.site,
         name: check::name("name", &input.name)?,
         alias: input.alias.as_deref().map(|alias| check::name("alias", alias)).transpose()?,
-        address: check::address(&input.address)?,
+        address,
         ports: check::ports(&input.ports)?,
         mode: match input.mode {
             Mode::Standard => ResourceMode::Standard,

@@ -107,7 +107,7 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
     }
 
     let problem = world.post("/sites", json!({"name": "a", "prefixes": ["10.0.0.1/8"]})).await.problem(422);
-    let rule = "an IP address, a prefix like 10.0.2.0/24 or a host name";
+    let rule = "an IP address, a prefix like 10.0.2.0/24, a host name or a wildcard like *.corp.example";
     named(&problem, "prefixes[0]", rule, json!("10.0.0.1/8"));
     assert!(problem["detail"].as_str().unwrap().contains("bits behind the prefix length"), "{problem}");
     world.post("/sites", json!({"name": "a"})).await.made();
@@ -116,7 +116,10 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
     assert_eq!(world.post("/resources", resource).await.problem(422)["field"], "site");
     let ports = json!({"site": "site-00000000000000000000000000", "name": "r", "address": "10.0.0.1", "ports": ["70000"]});
     let problem = world.post("/resources", ports).await.problem(422);
-    named(&problem, "ports[0]", "ports from 1 to 65535 like 443 or 8000-8999", json!("70000"));
+    named(&problem, "ports[0]", "ports from 1 to 65535 like 443 or 8000-8999, udp/53 for UDP, or icmp", json!("70000"));
+    let alias = json!({"site": "site-00000000000000000000000000", "name": "r", "alias": "all", "address": "*.corp.example", "ports": ["1"]});
+    let problem = world.post("/resources", alias).await.problem(422);
+    named(&problem, "alias", "none for a wildcard, which is many hosts", json!("all"));
     let problem = world.post("/strikes", json!({"subject": "nobody"})).await.problem(422);
     let rule = "the id of a device, user, service account, connector, PoP, controller or token, or a member and a group as \"usr-…/grp-…\"";
     named(&problem, "subject", rule, json!("nobody"));
@@ -149,13 +152,19 @@ async fn objects_are_made_listed_changed_and_removed() {
         (&resource["address"], &resource["ports"]),
         (&json!("db.lab.internal"), &json!(["1-2", "443"]))
     );
+    let many = json!({"site": f.site, "name": "lab", "address": "*.Lab.internal", "ports": ["icmp", "udp/53", "tcp/80", "udp/500-600", "443"]});
+    let many = put(format!("/resources/{}", f.resource), many).await;
+    assert_eq!(
+        (&many["address"], &many["ports"]),
+        (&json!("*.lab.internal"), &json!(["80", "443", "udp/53", "udp/500-600", "icmp"]))
+    );
     put(format!("/users/{}", f.user), json!({"name": "Ada L", "email": "ADA@example.com"})).await;
     put(format!("/groups/{}", f.group), json!({"name": "eng"})).await;
     put(format!("/policies/{}", f.policy), json!({"name": "p"})).await;
     assert_eq!(world.get(&format!("/policies/{}", f.policy)).await.ok()["groups"], json!([]));
     let in_use = world.delete(&format!("/sites/{}", f.site)).await.problem(409);
-    assert_eq!(in_use["value"], json!({"connectors": [], "resources": ["orders"]}));
-    assert!(in_use["detail"].as_str().unwrap().contains("resources [orders]"), "{in_use}");
+    assert_eq!(in_use["value"], json!({"connectors": [], "resources": ["lab"]}));
+    assert!(in_use["detail"].as_str().unwrap().contains("resources [lab]"), "{in_use}");
     let ids = [
         ("resources", &f.resource),
         ("sites", &f.site),
