@@ -348,6 +348,58 @@ fn a_packet_sent_again_from_elsewhere_moves_nothing() {
     assert!(to_thief.len() <= 60, "{}", to_thief.len());
 }
 
+/// Proofs are answers, each to one question; what is asked of an address that nobody named has a budget (ADR 0006).
+const SEEN_PROBES_A_MINUTE: usize = 10;
+
+#[test]
+fn a_flood_of_probes_from_invented_addresses_gets_no_more_back_than_it_sent_and_few_questions() {
+    let mut world = World::homes();
+    world.run(SECOND * 2, OFTEN);
+    assert!(world.is_direct());
+    let (way, moves, began) = (world.way(Side::Connector), world.moves.len(), world.now);
+    // A peer that means harm asks from addresses that are not its own: 200 a second for two minutes, of 500 places.
+    let mut came: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    for number in 0..24_000_u16 {
+        let peer = world.peers[&Side::Client];
+        let client = world.sides.get_mut(&Side::Client).expect("both");
+        client.ping(world.now, peer).expect("a way");
+        let mut said = Vec::new();
+        loop {
+            match client.poll_output() {
+                Output::Transmit(transmit) => said.push(transmit.bytes),
+                Output::Timeout(_) => break,
+                _ => {}
+            }
+        }
+        let invented = SocketAddr::from(([198, 18, 0, 1], 20_000 + number % 500));
+        for bytes in said {
+            *came.entry(invented).or_default() += bytes.len();
+            let connector = world.sides.get_mut(&Side::Connector).expect("both");
+            connector.handle_direct(world.now, invented, &[&bytes]);
+        }
+        world.run(Duration::from_millis(5), None);
+    }
+    assert_eq!(came.len(), 500);
+    let mut went: BTreeMap<SocketAddr, Vec<usize>> = BTreeMap::new();
+    for (at, side, to, length) in &world.sent {
+        if *side == Side::Connector && came.contains_key(to) && *at >= began {
+            went.entry(*to).or_default().push(*length);
+        }
+    }
+    let answers: usize = went.values().map(Vec::len).sum();
+    assert!(answers >= 24_000 - 500, "{answers} answers: nothing was tested");
+    let asked = answers.saturating_sub(24_000);
+    assert!(asked <= SEEN_PROBES_A_MINUTE * 3, "{asked} questions in two minutes");
+    let mut more = 0;
+    for (to, lengths) in &went {
+        more += lengths.iter().sum::<usize>().saturating_sub(came[to]);
+    }
+    assert!(more <= asked * 96, "{more} bytes more than came in, of {asked} questions");
+    // None of it carries data, and the path stays where it was.
+    assert!(went.values().flatten().all(|length| *length <= 96));
+    assert_eq!((world.way(Side::Connector), world.moves.len()), (way, moves), "{:?}", world.moves);
+}
+
 #[test]
 fn candidates_where_no_peer_can_be_are_never_written_to() {
     let mut world = World::homes();
