@@ -125,8 +125,8 @@ pub(crate) fn grant_body(bytes: &[u8]) {
     }
 }
 
-const DESTINATION: Destination =
-    Destination { address: std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 2, 9)), port: 443 };
+const DESTINATION: Destination<'_> =
+    Destination::tcp(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 2, 9)), 443);
 
 pub(crate) fn beacon_body(bytes: &[u8]) {
     let _ = signed::<trust::Beacon>(bytes);
@@ -152,7 +152,7 @@ pub(crate) fn connector_slice(bytes: &[u8]) {
             assert!(!resource.allow.is_empty(), "allowed by no policy");
         }
         for resource in &slice.resources {
-            let to = Destination { address: policy::inner_address(resource.id).into(), port: 443 };
+            let to = Destination::tcp(policy::inner_address(resource.id).into(), 443);
             let _ = decide(&slice, &facts, to);
         }
         let again = serde_json::to_vec(&slice).expect("own value");
@@ -263,7 +263,7 @@ fn pop_body() -> String {
     .to_string()
 }
 
-const CONNECTOR_BODY: &str = r#"{"site":"site-060r30c1g60r30c1g60r30c1g6","site_name":"Hamburg","prefixes":["10.0.2.0/24"],"resources":[{"id":"res-09144gj289144gj289144gj289","name":"db","address":"10.0.2.9","ports":["443","5000-5010"],"mode":"standard","allow":[{"group":"grp-050m2ga1850m2ga1850m2ga185","group_name":"eng","policy":"pol-050m2ga1850m2ga1850m2ga185","policy_name":"p"}]}],"pops":[{"id":"pop-070w3ge1r70w3ge1r70w3ge1r7","address":"203.0.113.1:443","region":"eu","zone":"a"}],"regions":["eu"]}"#;
+const CONNECTOR_BODY: &str = r#"{"site":"site-060r30c1g60r30c1g60r30c1g6","site_name":"Hamburg","prefixes":["10.0.2.0/24"],"resources":[{"id":"res-09144gj289144gj289144gj289","name":"db","address":"10.0.2.9","ports":["443","5000-5010","udp/53","icmp"],"mode":"standard","allow":[{"group":"grp-050m2ga1850m2ga1850m2ga185","group_name":"eng","policy":"pol-050m2ga1850m2ga1850m2ga185","policy_name":"p"}]}],"pops":[{"id":"pop-070w3ge1r70w3ge1r70w3ge1r7","address":"203.0.113.1:443","region":"eu","zone":"a"}],"regions":["eu"]}"#;
 
 const CLIENT_BODY: &str = r#"{"organization_name":"Harbour","resources":[{"id":"res-09144gj289144gj289144gj289","name":"db","alias":"orders","address":"db.lab.internal","ports":["443"],"mode":"strict","site":"site-060r30c1g60r30c1g60r30c1g6","allow":[{"group":"grp-050m2ga1850m2ga1850m2ga185","group_name":"eng","policy":"pol-050m2ga1850m2ga1850m2ga185","policy_name":"p"}]}],"sites":[{"id":"site-060r30c1g60r30c1g60r30c1g6","name":"Hamburg","connectors":[],"regions":[]}],"pops":[{"id":"pop-070w3ge1r70w3ge1r70w3ge1r7","address":"pop.example:443","region":"eu","zone":"a"}]}"#;
 

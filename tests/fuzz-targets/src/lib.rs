@@ -34,6 +34,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("messages", messages),
     ("stun", stun),
     ("ip", ip),
+    ("fragments", fragments),
+    ("bind_message", bind_message),
     ("grant", grant),
     ("documents", documents),
     ("chain", chain),
@@ -44,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy", proxy),
     ("proxy_line", proxy_line),
     ("path_message", path_message),
+    ("bind_message", bind_message),
     ("stream", stream),
     ("gateway", gateway),
     ("ssdp", ssdp),
@@ -161,6 +164,17 @@ fn path_message(bytes: &[u8]) {
     }
 }
 
+/// What a client says about addresses inside its tunnel, and what its connector answers.
+fn bind_message(bytes: &[u8]) {
+    if let Ok(message) = tunnel::BindMessage::parse(bytes) {
+        assert!(bytes[0] >> 4 == 1, "an IP packet taken for a word about addresses");
+        assert!(tunnel::PathMessage::parse(bytes).is_err(), "claimed twice");
+        let again = message.encode();
+        assert!(bytes.starts_with(&again), "what it says is what came");
+        assert_eq!(tunnel::BindMessage::parse(&again), Ok(message));
+    }
+}
+
 /// No datagram is claimed twice: exactly one kind, and no other parser takes it.
 fn first_byte(bytes: &[u8]) {
     let kind = classify(bytes);
@@ -253,6 +267,61 @@ fn stun(bytes: &[u8]) {
 fn ip(bytes: &[u8]) {
     if let Ok(packet) = flow::ip::IpPacket::parse(bytes) {
         assert!(packet.bytes.len() <= bytes.len() && packet.payload.len() <= packet.bytes.len());
+        if let Ok(datagram) = packet.udp() {
+            assert!(datagram.data.len() + 8 <= packet.payload.len());
+            let again = flow::udp(datagram.tuple.src, datagram.tuple.dst, datagram.data).expect("fits again");
+            let again = flow::ip::IpPacket::parse(&again).expect("own packet");
+            assert_eq!(again.udp(), Ok(datagram));
+        }
+        if let Some(echo) = packet.echo() {
+            let again = echo.packet(packet.src, packet.dst).expect("fits again");
+            assert_eq!(flow::ip::IpPacket::parse(&again).expect("own packet").echo(), Some(echo));
+        }
+        for answer in [flow::unreachable(&packet, flow::Unreachable::Port), flow::too_big(&packet, 1_280)] {
+            // To an address that may be nobody's, an answer is not always one that this reader takes.
+            assert!(answer.is_none_or(|answer| answer.len() <= flow::INNER_MTU));
+        }
+    }
+}
+
+/// Pieces of packets, each with its length in front: what comes out whole is bounded, and what was cut here comes back.
+fn fragments(bytes: &[u8]) {
+    use flow::{Fragment, LinkId, MAX_WHOLE, Reassembly};
+    #[allow(clippy::disallowed_methods, reason = "one moment to count from; nothing depends on which")]
+    let now = std::time::Instant::now();
+    let mut waiting = Reassembly::new();
+    let mut rest = bytes;
+    while let Some(([length, link], behind)) = rest.split_first_chunk::<2>() {
+        let (piece, behind) = behind.split_at(behind.len().min(usize::from(*length)));
+        rest = behind;
+        if let Ok(Some(piece)) = Fragment::parse(piece)
+            && let Some(whole) = waiting.push(now, LinkId(u64::from(*link)), &piece)
+        {
+            assert!(whole.len() <= MAX_WHOLE);
+        }
+    }
+    let (src, dst) = (FRAGMENT_ENDS.0.parse().expect("address"), FRAGMENT_ENDS.1.parse().expect("address"));
+    let data = &bytes[..bytes.len().min(8_000)];
+    let whole = flow::udp(src, dst, data).expect("one family");
+    let mut waiting = Reassembly::new();
+    let pieces = flow::split(whole.clone(), 296, 7);
+    if pieces.len() == 1 || pieces.len() > 32 {
+        return;
+    }
+    let joined = pieces.iter().rev().find_map(|piece| {
+        waiting.push(now, LinkId(1), &Fragment::parse(piece).expect("own piece").expect("a piece"))
+    });
+    let joined = joined.expect("all pieces came");
+    assert_eq!(flow::ip::IpPacket::parse(&joined).expect("whole").udp().expect("a datagram").data, data);
+}
+
+const FRAGMENT_ENDS: (&str, &str) = ("[fd00::1]:9", "[fd00::2]:53");
+
+/// What a client says inside a tunnel about its addresses.
+fn bind_message(bytes: &[u8]) {
+    if let Ok(message) = tunnel::BindMessage::parse(bytes) {
+        assert!(tunnel::BindMessage::is_claimed_by(bytes));
+        assert_eq!(tunnel::BindMessage::parse(&message.encode()), Ok(message));
     }
 }
 
@@ -318,7 +387,9 @@ fn texts(bytes: &[u8]) {
     if let Ok(target) = text.parse::<client::Target>() {
         assert_eq!(target.to_string().parse(), Ok(target));
     }
-    let _ = text.parse::<policy::PortRange>();
+    if let Ok(ports) = text.parse::<policy::PortRange>() {
+        assert_eq!(ports.to_string().parse(), Ok(ports));
+    }
 }
 
 /// SOCKS 5 and HTTP, with and without a credential wanted.
@@ -346,6 +417,10 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         Candidate { kind: CandidateKind::Local, address: "[2001:db8::7]:40000".parse().expect("an address") },
         Candidate { kind: CandidateKind::Observed, address: seen },
     ];
+    let pair = tunnel::BoundPair {
+        v4: Ipv4Addr::new(100, 97, 0, 9),
+        v6: "fd7a:7467:6e61::9".parse().expect("an address"),
+    };
     let candidates = PathMessage::Candidates { epoch: 7, sequence: 1, round: 0, list };
     let sign = |text: Result<String, trust::DocumentError>| text.expect("keeps the rules").into_bytes();
     let keepalive = FromAgent::from(wire::Hello { oldest: 1, newest: 1, build: wire::Bounded::default() });
@@ -390,6 +465,9 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("path_message", "heard", PathMessage::Heard { epoch: 7, sequence: 1 }.encode()),
         ("path_message", "probe", PathMessage::Probe { id: 9, length: tunnel::MIN_PROBE_LEN }.encode()),
         ("path_message", "proof", PathMessage::Proof { id: 9, seen }.encode()),
+        ("bind_message", "bind", tunnel::BindMessage::Bind { pair, name: b"db.example".to_vec() }.encode()),
+        ("bind_message", "bound", tunnel::BindMessage::Bound(pair).encode()),
+        ("bind_message", "unbound", tunnel::BindMessage::Unbound(pair).encode()),
         ("stream", "two", [&[0, 3, 1, 2, 3, 0, 1][..], &[9]].concat()),
         ("stream", "longest", [&[0x08, 0][..], &[7; 2_048], &[0, 1, 5]].concat()),
         ("stream", "too-long", vec![0x08, 1, 7, 7]),
@@ -460,7 +538,43 @@ fn more() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("certificate", "connector", HOME.certificate(Role::Connector)),
         ("texts", "strike", b"usr-00000000000000000000000000/grp-00000000000000000000000000".to_vec()),
         ("texts", "ports", b"8000-8999".to_vec()),
+        ("texts", "udp-ports", b"udp/500-600".to_vec()),
+        ("texts", "icmp", b"icmp".to_vec()),
+        ("texts", "wildcard", b"*.lab.internal".to_vec()),
+        ("ip", "echo", echo_packet()),
+        ("fragments", "two-of-one", two_fragments()),
+        (
+            "bind_message",
+            "bind",
+            bind(&tunnel::BindMessage::Bind { pair: BOUND, name: b"wiki.example".to_vec() }),
+        ),
+        ("bind_message", "bound", bind(&tunnel::BindMessage::Bound(BOUND))),
     ]
+}
+
+const BOUND: tunnel::BoundPair = tunnel::BoundPair {
+    v4: Ipv4Addr::new(100, 97, 0, 9),
+    v6: std::net::Ipv6Addr::new(0xFD7A, 0x7467, 0x6E61, 0, 0, 0, 0, 9),
+};
+
+fn bind(message: &tunnel::BindMessage) -> Vec<u8> {
+    message.encode()
+}
+
+fn echo_packet() -> Vec<u8> {
+    let echo = flow::Echo { kind: flow::EchoKind::Request, identifier: 7, sequence: 1, data: b"abcdefgh" };
+    let ends = [Ipv4Addr::new(100, 64, 0, 2), Ipv4Addr::new(10, 0, 2, 9)].map(IpAddr::V4);
+    echo.packet(ends[0], ends[1]).expect("one family")
+}
+
+/// As the `fragments` target reads them.
+fn two_fragments() -> Vec<u8> {
+    let (src, dst) = (FRAGMENT_ENDS.0.parse().expect("address"), FRAGMENT_ENDS.1.parse().expect("address"));
+    let whole = flow::udp(src, dst, &[7; 150]).expect("one family");
+    let pieces = flow::split(whole, 136, 1);
+    let framed =
+        pieces.iter().map(|piece| [&[u8::try_from(piece.len()).expect("short"), 1], &piece[..]].concat());
+    framed.flatten().collect()
 }
 
 /// RFC 6887, section 11.1: a mapping of port 4660 to 198.51.100.7:22136.
