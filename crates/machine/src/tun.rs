@@ -71,7 +71,8 @@ impl Tun {
     /// The interface is gone.
     pub async fn recv(&self, batch: &mut PacketBatch) -> io::Result<()> {
         loop {
-            let mut ready = self.0.readable().await?;
+            // An interface that somebody removes has an error and nothing to read.
+            let mut ready = self.0.ready(Interest::READABLE | Interest::ERROR).await?;
             batch.lengths.clear();
             for room in batch.bytes.chunks_exact_mut(ROOM).take(BATCH) {
                 match rustix::io::read(ready.get_inner(), room) {

@@ -73,7 +73,7 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
     let mut arguments = common_arguments(args, &state);
     arguments.push("--foreground".into());
     arguments.extend(tun::arguments(args));
-    let log = state.join("client.log");
+    let log = tun::log_file(args, &state)?;
     let mut daemon = Role::start_to_stay("client", &arguments, Some(&log))?;
     daemon.wait_for("ready").await?;
     daemon.leave_running();

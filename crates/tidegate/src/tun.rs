@@ -10,7 +10,11 @@ use anyhow::Context as _;
 use client::{TunState, TunStatus};
 use machine::{Cleaned, DnsMode, Ended, Options, Prepared, Unavailable};
 use serde_json::json;
-use std::{ffi::OsString, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    ffi::OsString,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -46,6 +50,19 @@ pub fn arguments(args: &UpArgs) -> Vec<OsString> {
         arguments.extend(["--search".into(), domain.as_str().into()]);
     }
     arguments
+}
+
+/// Where a client in the background logs. Root writes nothing into a directory of another user, who could have made
+/// that name a link to anything.
+pub fn log_file(args: &UpArgs, state: &Path) -> std::io::Result<PathBuf> {
+    let is_foreign =
+        args.tun.is_some() && rustix::process::geteuid().is_root() && std::fs::metadata(state)?.uid() != 0;
+    if !is_foreign {
+        return Ok(state.join("client.log"));
+    }
+    let dir = options(args).journal;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    Ok(dir.join("client.log"))
 }
 
 /// Makes the interface.
