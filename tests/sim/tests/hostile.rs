@@ -1,9 +1,10 @@
 //! Peers and strangers that mean harm: where they cannot make anybody send anything, and what they cannot move.
 
 use sim::fast::{Kind, Part, Place, Program, Record, Sent, Site, World};
-use sim::world::{LinkRules, Time};
+use sim::stack::Stack;
+use sim::world::{LinkRules, Network, Time};
 use std::net::{IpAddr, SocketAddr};
-use tunnel::{Candidate, CandidateKind, MAX_CANDIDATES, PathMessage};
+use tunnel::{Candidate, CandidateKind, MAX_CANDIDATES, Path, PathMessage};
 
 const SECOND: Time = Time::from_secs(1);
 const KINDS: [CandidateKind; 3] = [CandidateKind::Local, CandidateKind::Observed, CandidateKind::Mapped];
@@ -175,5 +176,43 @@ fn a_list_of_seventeen_candidates_is_believed_in_nothing_and_one_of_sixteen_is_t
             .filter(|number| !victim.sent_to(SocketAddr::from(([192, 0, 2, 100 + number], 9_000))).is_empty())
             .count();
         assert_eq!(got, asked, "of {count}");
+    }
+}
+
+/// A connection of whole nodes by the relay alone.
+fn relayed(seed: u64) -> Stack {
+    let mut net = Network::new(seed);
+    let link = LinkRules::of_delay(Time::from_millis(10));
+    let [connector, client] =
+        [1, 2].map(|number| Site::build(&mut net, Place::Symmetric, number, link).address());
+    let mut stack = Stack::new(seed, net, &connector, &client);
+    stack.wait(SECOND * 5, |_| false);
+    stack.dial();
+    assert!(stack.wait(SECOND * 15, Stack::is_connected), "{:?}", stack.faults());
+    stack
+}
+
+#[test]
+fn who_captures_all_that_a_client_says_and_sends_it_from_elsewhere_is_sent_nothing_of_the_tunnel() {
+    // He is slower than the client, as fast, and faster.
+    for (seed, later) in [(1, 90), (2, 40), (3, 20), (4, 5), (5, 0)] {
+        let mut stack = relayed(seed);
+        let moves = stack.relay_moves();
+        stack.let_steal(LinkRules::of_delay(Time::from_millis(later)));
+        for byte in 0..60 {
+            let before = stack.echoed.len();
+            assert_eq!(stack.say(&[byte]), 1, "{:?}", stack.faults());
+            let is_back = stack.wait(SECOND * 3, |stack| stack.echoed.len() > before);
+            assert!(is_back, "byte {byte} beside a thief {later} ms away: {:?}", stack.faults());
+            stack.wait(SECOND, |_| false);
+        }
+        let from_thief =
+            stack.sent.iter().filter(|sent| sent.to.to_string() == "198.51.100.250:6666").count();
+        assert!(
+            from_thief > 10,
+            "the PoP answers what he sends with questions alone, and there were {from_thief}"
+        );
+        assert_eq!((stack.stolen, stack.relay_moves()), (0, moves), "{later} ms away");
+        assert!(matches!(stack.way(), Some(Path::Relay { .. })), "{:?}", stack.way());
     }
 }

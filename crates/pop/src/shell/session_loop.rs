@@ -109,7 +109,7 @@ impl SessionLoop {
                 let stop = async {
                     let _ = stopped.await;
                 };
-                self.run(leave, within, stop).await
+                Box::pin(self.run(leave, within, stop)).await
             });
             let _ = end.send(result);
         })?;
