@@ -47,9 +47,12 @@ impl FromStr for Host {
             return Ok(Self::Ip(address.to_canonical()));
         }
         let name = text.strip_suffix('.').unwrap_or(text);
-        // Resource names are free text that people chose; what can never be in one is refused here.
+        // Resource names are free text that people chose; what can never be in one is refused here, and so is what would
+        // mean something else without its last dot.
         let fits = !name.is_empty()
             && name.len() <= MAX_NAME
+            && !name.ends_with('.')
+            && name.parse::<IpAddr>().is_err()
             && !name.chars().any(|c| c.is_control() || c.is_whitespace() || "/\\@:[]\"<>".contains(c));
         if fits { Ok(Self::Name(name.to_lowercase())) } else { Err(TargetError::new(text)) }
     }

@@ -9,6 +9,7 @@ mod installation;
 mod asked;
 mod disk;
 mod inside;
+mod machine;
 mod names;
 
 use std::{
@@ -35,7 +36,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stun", stun),
     ("ip", ip),
     ("fragments", fragments),
-    ("bind_message", bind_message),
     ("grant", grant),
     ("documents", documents),
     ("chain", chain),
@@ -69,6 +69,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("flow_segment", disk::flow_segment),
     ("dns_question", names::dns_question),
     ("dns_answer", names::dns_answer),
+    ("machine_worker_message", machine::worker_message),
+    ("machine_resolver_file", machine::resolver_file),
 ];
 
 /// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
@@ -317,14 +319,6 @@ fn fragments(bytes: &[u8]) {
 
 const FRAGMENT_ENDS: (&str, &str) = ("[fd00::1]:9", "[fd00::2]:53");
 
-/// What a client says inside a tunnel about its addresses.
-fn bind_message(bytes: &[u8]) {
-    if let Ok(message) = tunnel::BindMessage::parse(bytes) {
-        assert!(tunnel::BindMessage::is_claimed_by(bytes));
-        assert_eq!(tunnel::BindMessage::parse(&message.encode()), Ok(message));
-    }
-}
-
 /// Nobody can sign by mutation, so what verifies is the corpus's own genuine document.
 fn verify<D: Document>(bytes: &[u8]) {
     let _ = Unverified::<D>::parse_bytes(bytes)
@@ -543,22 +537,7 @@ fn more() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("texts", "wildcard", b"*.lab.internal".to_vec()),
         ("ip", "echo", echo_packet()),
         ("fragments", "two-of-one", two_fragments()),
-        (
-            "bind_message",
-            "bind",
-            bind(&tunnel::BindMessage::Bind { pair: BOUND, name: b"wiki.example".to_vec() }),
-        ),
-        ("bind_message", "bound", bind(&tunnel::BindMessage::Bound(BOUND))),
     ]
-}
-
-const BOUND: tunnel::BoundPair = tunnel::BoundPair {
-    v4: Ipv4Addr::new(100, 97, 0, 9),
-    v6: std::net::Ipv6Addr::new(0xFD7A, 0x7467, 0x6E61, 0, 0, 0, 0, 9),
-};
-
-fn bind(message: &tunnel::BindMessage) -> Vec<u8> {
-    message.encode()
 }
 
 fn echo_packet() -> Vec<u8> {
