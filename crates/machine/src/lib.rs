@@ -37,6 +37,6 @@ pub use message::{
     Applied, Conflict, DnsMode, DnsStanding, FromGuardian, FromWorker, MAX_FRAME, MessageError, Network,
     SeatFacts,
 };
-pub use plan::{KnownRoute, Plan, choose_range, plan};
+pub use plan::{KnownKind, KnownRoute, Plan, choose_range, plan};
 pub use resolver::conf::{ResolvConf, render};
 pub use tun::{PacketBatch, Tun};
