@@ -10,6 +10,7 @@ mod lab;
 mod layers;
 mod planted;
 mod process;
+mod python;
 mod sim;
 mod test;
 mod tools;

@@ -52,6 +52,14 @@ const PACKAGES: &[Package] = &[
     Package { name: "mount", present: || on_path("mount"), needed_for: For::Lab },
     Package { name: "nginx-light", present: || on_path("nginx"), needed_for: For::Lab },
     Package { name: "postgresql", present: lab::services::has_database_programs, needed_for: For::Lab },
+    Package { name: "dnsmasq-base", present: || on_path("dnsmasq"), needed_for: For::Lab },
+    Package { name: "bind9-dnsutils", present: || on_path("dig"), needed_for: For::Lab },
+    Package { name: "openssh-server", present: || on_path("sshd"), needed_for: For::Lab },
+    Package { name: "openssh-client", present: || on_path("scp"), needed_for: For::Lab },
+    Package { name: "samba", present: || on_path("smbd"), needed_for: For::Lab },
+    Package { name: "smbclient", present: || on_path("smbclient"), needed_for: For::Lab },
+    Package { name: "iperf3", present: || on_path("iperf3"), needed_for: For::Lab },
+    Package { name: "openssl", present: || on_path("openssl"), needed_for: For::Lab },
     Package { name: "postgresql-client", present: || on_path("psql"), needed_for: For::Lab },
 ];
 

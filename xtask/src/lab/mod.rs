@@ -12,6 +12,7 @@ mod router;
 mod self_check;
 pub mod services;
 mod topology;
+mod whole_network;
 
 use crate::process::Interrupt;
 use anyhow::{Context as _, Result, ensure};
@@ -42,6 +43,12 @@ pub enum Lab {
     },
     /// Serve, connector and client in three networks; a real web server and a real PostgreSQL.
     FirstBytes {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// A client in TUN mode: programs that nobody here wrote reach real servers by name, and the machine is afterwards as
+    /// it was.
+    WholeNetwork {
         #[command(flatten)]
         output: Output,
     },
@@ -91,6 +98,16 @@ pub enum Lab {
         from: SocketAddr,
         #[arg(long)]
         server: SocketAddr,
+    },
+    /// Inside a namespace: asks a resolver, often.
+    #[command(hide = true)]
+    DnsAsk {
+        #[arg(long)]
+        server: std::net::IpAddr,
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        times: usize,
     },
     /// Inside a namespace: answers each HTTP request with a body that never ends.
     #[command(hide = true)]
@@ -146,6 +163,10 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             require_root()?;
             first_bytes::run(output.form(), interrupt)?
         }
+        Lab::WholeNetwork { output } => {
+            require_root()?;
+            whole_network::run(output.form(), interrupt)?
+        }
         Lab::Nat { options, output } => {
             require_root()?;
             nat::matrix(&options, output.form(), interrupt)?
@@ -168,6 +189,7 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
         }
         Lab::Garbage { listen } => return outage::garbage(listen, interrupt),
         Lab::Ticker { listen } => return outage::ticker(listen, interrupt),
+        Lab::DnsAsk { server, name, times } => return probe::dns(server, &name, times),
         Lab::StunAsk { from, server } => return probe::stun(from, server),
         Lab::LossyLink(link) => return nat::lossy_link(&link, interrupt),
         Lab::Clean => {

@@ -122,13 +122,22 @@ impl Namespace {
     /// # Errors
     /// `/etc/netns` cannot be written.
     pub fn hosts(&self, lines: &str) -> Result<()> {
+        self.etc_file("hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{lines}\n"))
+    }
+
+    /// Gives the host its own file in `/etc`, in the same way.
+    ///
+    /// # Errors
+    /// `/etc/netns` cannot be written.
+    pub fn etc_file(&self, name: &str, content: &str) -> Result<()> {
         let directory = self.etc();
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        fs::write(directory.join("hosts"), format!("127.0.0.1 localhost\n::1 localhost\n{lines}\n"))?;
+        fs::write(directory.join(name), content)?;
         Ok(())
     }
 
-    fn etc(&self) -> PathBuf {
+    /// Where the host's own files in `/etc` are.
+    pub fn etc(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(&self.name)
     }
 }

@@ -5,9 +5,9 @@ use super::{daemon::Daemon, namespace::Namespace};
 use crate::process::Interrupt;
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long a step of the lab waits for one of these processes.
@@ -118,6 +118,39 @@ pub fn stun_from(host: &Namespace, from: SocketAddr, server: SocketAddr) -> Resu
     let (from, server) = (from.to_string(), server.to_string());
     let said = host.run(SHORT, program, &["lab", "stun-ask", "--from", &from, "--server", &server])?.stdout;
     said.trim().parse().with_context(|| format!("{server} said {said:?}"))
+}
+
+/// Inside a namespace: asks a resolver for the IPv4 address of a name, again and again, and prints how many microseconds
+/// each answer took, as a JSON array.
+///
+/// # Errors
+/// A question was not answered.
+pub fn dns(server: IpAddr, name: &str, times: usize) -> Result<()> {
+    let any =
+        if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((server, 53))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut took = Vec::with_capacity(times);
+    for id in (0..=u16::MAX).take(times) {
+        // RFC 1035 section 4.1: one question, recursion desired.
+        let mut question = id.to_be_bytes().to_vec();
+        question.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        for label in name.split('.') {
+            question.push(u8::try_from(label.len())?);
+            question.extend(label.as_bytes());
+        }
+        question.extend([0, 0, 1, 0, 1]);
+        let began = Instant::now();
+        socket.send(&question)?;
+        let mut answer = [0; 1500];
+        let length = socket.recv(&mut answer).with_context(|| format!("{server} does not answer"))?;
+        took.push(u64::try_from(began.elapsed().as_micros())?);
+        ensure!(length >= 12 && answer[..2] == id.to_be_bytes(), "{server} answered another question");
+        ensure!(answer[3] & 0x0F == 0 && answer[6..8] != [0, 0], "{server} knows no address of {name}");
+    }
+    println!("{}", serde_json::to_string(&took)?);
+    Ok(())
 }
 
 /// This very program, for processes in namespaces: the running file, also when it was built anew meanwhile.

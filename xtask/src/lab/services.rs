@@ -113,7 +113,7 @@ pub fn sha256(file: &Path, interrupt: &Interrupt) -> Result<String> {
 }
 
 /// Bytes that do not compress and are the same in every run (xorshift64*, Marsaglia 2003).
-fn noise(bytes: usize) -> Vec<u8> {
+pub fn noise(bytes: usize) -> Vec<u8> {
     let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
     let words = std::iter::repeat_with(|| {
         state ^= state >> 12;

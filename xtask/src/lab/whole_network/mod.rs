@@ -1,0 +1,440 @@
+//! `cargo xtask lab whole-network`: a client in TUN mode at home, a site of real servers, and programs that nobody here
+//! wrote, which know names and nothing of Tidegate. And what is left of it on the client's machine: nothing.
+
+mod machine;
+mod site;
+
+use super::{
+    daemon::Daemon,
+    fleet::Fleet,
+    namespace::Namespace,
+    report::{Form, Outcome, Report, Seen, whole_ms},
+    router::Nat,
+    services::{self, Database, PAGE, WebServer},
+    topology::{self, Topology},
+};
+use crate::{
+    process::{Interrupt, run as run_program, wait_until},
+    python,
+    test::release_binary,
+};
+use anyhow::{Context as _, Result, ensure};
+use machine::Snapshot;
+use serde_json::Value;
+use site::{FILE, Resolver, Servers};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+const START: Duration = Duration::from_secs(30);
+/// The site's host with the other servers.
+const SERVERS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 30);
+/// The resolver of the client's own network: a stranger on the internet.
+const PUBLIC_RESOLVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
+/// What it says of `www.public.example`.
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+/// Figure to reach: a guardian has put everything back within this.
+const RESTORED: Duration = Duration::from_secs(2);
+/// Questions for the figures of the resolver.
+const QUESTIONS: usize = 200;
+
+struct Lab {
+    fleet: Fleet,
+    net: Topology,
+    resolver: Namespace,
+    servers: Namespace,
+    interrupt: Interrupt,
+}
+
+impl Lab {
+    fn create(interrupt: &Interrupt) -> Result<Self> {
+        let mut net = Topology::create(Nat::Home, Nat::Home, interrupt)?;
+        let resolver = net.public_host("dns", PUBLIC_RESOLVER, interrupt)?;
+        let servers = net.site_router.host("srv", SERVERS, interrupt)?;
+        // The connector asks the site's resolver and knows no name by itself.
+        net.connector.hosts("")?;
+        net.connector.etc_file("resolv.conf", &format!("nameserver {SERVERS}\n"))?;
+        net.client.etc_file(
+            "resolv.conf",
+            &format!("# of the network at home\nsearch home.example\nnameserver {PUBLIC_RESOLVER}\n"),
+        )?;
+        let fleet = Fleet::new(release_binary(), interrupt)?;
+        Ok(Self { fleet, net, resolver, servers, interrupt: interrupt.clone() })
+    }
+
+    fn admin(&self, arguments: &[&str]) -> Result<Value> {
+        self.fleet.admin(&self.net.server, arguments)
+    }
+
+    fn resource(&self, name: &str, address: &str, ports: &str) -> Result<()> {
+        self.admin(&[
+            "create",
+            "resource",
+            "--site",
+            "lab",
+            "--name",
+            name,
+            "--address",
+            address,
+            "--ports",
+            ports,
+        ])?;
+        Ok(())
+    }
+
+    /// A program on the client's machine, which knows nothing of Tidegate.
+    fn client(&self, seconds: u64, program: &str, arguments: &[&str]) -> Result<String> {
+        Ok(self.net.client.run(Duration::from_secs(seconds), program, arguments)?.stdout)
+    }
+
+    fn dig(&self, arguments: &[&str]) -> Result<String> {
+        let fixed = ["+time=3", "+tries=1", "+noall", "+answer", "+comments"];
+        self.client(10, "dig", &[&fixed[..], arguments].concat())
+    }
+
+    /// The records that dig prints of a name, without their names and times.
+    fn answers(&self, arguments: &[&str]) -> Result<Vec<String>> {
+        let said = self.client(10, "dig", &[&["+time=3", "+tries=1", "+short"][..], arguments].concat())?;
+        Ok(said.lines().map(str::to_owned).collect())
+    }
+
+    fn up(&self) -> Result<Daemon> {
+        let state = self.fleet.state("client").display().to_string();
+        let mut client = self.fleet.start(
+            &self.net.client,
+            "client",
+            &["up", "--foreground", "--tun", "--state", &state],
+        )?;
+        self.fleet.ready(&mut client, "client")?;
+        wait_until("TUN mode", START, &self.interrupt, || {
+            Ok((self.fleet.status()?["tun"]["state"] == "on").then_some(()))
+        })
+        .with_context(|| client.last_words())?;
+        Ok(client)
+    }
+
+    /// The process that does the client's work, without privileges.
+    fn worker(&self, guardian: &Daemon) -> Result<u32> {
+        let file = format!("/proc/{0}/task/{0}/children", guardian.pid());
+        let children = fs::read_to_string(&file).with_context(|| file.clone())?;
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok()).context("the guardian's worker")
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(&self.net.client)
+    }
+
+    /// How long it takes until everything is as it was.
+    fn restored(&self, before: &Snapshot) -> Result<Duration> {
+        let began = Instant::now();
+        let mut differs = String::new();
+        let found = wait_until("the machine as it was", Duration::from_secs(10), &self.interrupt, || {
+            let now = self.snapshot()?;
+            differs = before.differences(&now);
+            Ok(differs.is_empty().then(|| began.elapsed()))
+        });
+        found.with_context(|| differs)
+    }
+}
+
+/// Runs the lab.
+///
+/// # Errors
+/// The machine cannot hold it. Failed steps are counted in the outcome.
+pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
+    let mut report = Report::new(form);
+    // The steps end at the first one that later ones need; what it said is printed already.
+    let _ = steps(&mut report, interrupt);
+    Ok(report.finish())
+}
+
+fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
+    let lab = report.step("two home routers, a site, a resolver on the internet", || {
+        Ok(Seen::new(Lab::create(interrupt)?))
+    })?;
+    let place = lab.fleet.place().to_owned();
+    let web = report.step("nginx answers inside the site", || {
+        Ok(Seen::new(WebServer::start(&lab.net.web, &place.join("web"), services::SMALL, interrupt)?))
+    })?;
+    let _database = report.step("PostgreSQL answers inside the site", || {
+        let directory = place.join("database");
+        Ok(Seen::new(Database::start(&lab.net.database, topology::DATABASE, &directory, interrupt)?))
+    })?;
+    let (site_names, public_names) = report.step("the site's resolver, and a stranger's on the internet", || {
+        let records = format!(
+            "address=/web.lab.internal/{}\naddress=/db.lab.internal/{}\naddress=/srv.lab.internal/{SERVERS}\n\
+             address=/apps.lab.internal/{}\naddress=/rebound.lab.internal/169.254.169.254\n\
+             address=/outside.lab.internal/{}\naddress=/ready.test/{SERVERS}",
+            topology::WEB,
+            topology::DATABASE,
+            topology::WEB,
+            topology::SERVER,
+        );
+        let site = Resolver::start(&lab.servers, SERVERS, &place.join("site-names"), &records, interrupt)?;
+        let records = format!("address=/www.public.example/{PUBLIC}\naddress=/ready.test/{PUBLIC}");
+        let directory = place.join("public-names");
+        let public = Resolver::start(&lab.resolver, PUBLIC_RESOLVER, &directory, &records, interrupt)?;
+        Ok(Seen::new((site, public)))
+    })?;
+    let servers =
+        report.step("OpenSSH, Samba, iperf3 and an HTTP/3 server answer inside the site", || {
+            let directory = place.join("servers");
+            Ok(Seen::new(Servers::start(&lab.servers, SERVERS, "srv.lab.internal", &directory, interrupt)?))
+        })?;
+    let _installation = report
+        .step("an installation with resources of every kind, and its connector", || {
+            Ok(Seen::new(install(&lab)?))
+        })?;
+    let before = lab.snapshot()?;
+    let client = report.step("tidegate up --tun", || {
+        let began = Instant::now();
+        let client = lab.up()?;
+        let status = lab.fleet.status()?;
+        let conflicts = status["tun"]["conflicts"].as_array().map_or(0, Vec::len);
+        ensure!(conflicts == 0, "conflicts: {}", status["tun"]["conflicts"]);
+        let privileges = status["tun"]["privileges"].clone();
+        Ok(Seen::new(client).with("ms", whole_ms(began.elapsed())).with("privileges", privileges))
+    })?;
+    names(report, &lab, &public_names);
+    programs(report, &lab, &web, &servers, interrupt);
+    refusals(report, &lab, &site_names);
+    report.check("the stranger's resolver was asked for no private name, of any type", || {
+        let leaked = public_names.questions("lab.internal");
+        ensure!(leaked.is_empty(), "leaked: {}", leaked.join("; "));
+        ensure!(!public_names.questions("www.public.example").is_empty(), "it was asked for nothing at all");
+        Ok(Seen::new(()))
+    });
+    report.step("after its end, routes, rules, addresses and resolver are byte by byte as before", || {
+        client.terminate(START, interrupt)?;
+        Ok(Seen::new(()).with("ms", whole_ms(lab.restored(&before)?)))
+    })?;
+    let guardian = report.step("its worker is killed with SIGKILL: as before within 2 s", || {
+        let guardian = lab.up()?;
+        crate::process::signal_process(lab.worker(&guardian)?, libc::SIGKILL);
+        let took = lab.restored(&before)?;
+        ensure!(took <= RESTORED, "it took {} ms", took.as_millis());
+        Ok(Seen::new(guardian).with("ms", whole_ms(took)))
+    })?;
+    drop(guardian);
+    report.check("worker and guardian are killed: as before after tidegate cleanup", || {
+        let guardian = lab.up()?;
+        let worker = lab.worker(&guardian)?;
+        for pid in [guardian.pid(), worker] {
+            crate::process::signal_process(pid, libc::SIGKILL);
+        }
+        let mut cleanup = lab.fleet.tidegate(&lab.net.client, &["cleanup"]);
+        wait_until("the end of both", START, interrupt, || {
+            Ok((!std::path::Path::new(&format!("/proc/{worker}")).exists()).then_some(()))
+        })?;
+        run_program(&mut cleanup, START, interrupt)?.success("cleanup")?;
+        Ok(Seen::new(()).with("ms", whole_ms(lab.restored(&before)?)))
+    });
+    Ok(())
+}
+
+fn install(lab: &Lab) -> Result<(Daemon, Daemon)> {
+    let state = lab.fleet.state("serve").display().to_string();
+    let advertise = format!("{}:443", topology::SERVER);
+    let arguments = ["serve", "--state", &state, "--listen", "0.0.0.0:443", "--advertise", &advertise];
+    let mut serve = lab.fleet.start(&lab.net.server, "serve", &arguments)?;
+    lab.fleet.ready(&mut serve, "serve")?;
+    lab.admin(&["create", "site", "--name", "lab", "--prefix", "10.0.2.0/24"])?;
+    lab.resource("web", "web.lab.internal", "80,icmp")?;
+    lab.resource("db", "db.lab.internal", "5432")?;
+    lab.resource("servers", "srv.lab.internal", "22,445,5201,udp/443,udp/5201,icmp")?;
+    lab.resource("apps", "*.apps.lab.internal", "80")?;
+    lab.resource("rebound", "rebound.lab.internal", "80")?;
+    lab.resource("outside", "outside.lab.internal", "443")?;
+    lab.resource("lan", "10.0.2.0/24", "80,icmp")?;
+    lab.admin(&["create", "group", "--name", "ops"])?;
+    lab.admin(&["create", "user", "--name", "alice", "--email", "alice@lab.example", "--group", "ops"])?;
+    let mut policy = vec!["create", "policy", "--name", "ops reach the lab", "--group", "ops"];
+    for resource in ["web", "db", "servers", "apps", "rebound", "outside", "lan"] {
+        policy.extend(["--resource", resource]);
+    }
+    lab.admin(&policy)?;
+    let key = lab.fleet.key(&lab.net.server, "connector.key", &["--connector", "--site", "lab"])?;
+    let state = lab.fleet.state("connector").display().to_string();
+    let arguments = ["connector", "--state", &state, "--join-file", &key];
+    let mut connector = lab.fleet.start(&lab.net.connector, "connector", &arguments)?;
+    lab.fleet.ready(&mut connector, "connector")?;
+    wait_until("the connector at the PoP", START, &lab.interrupt, || {
+        let connectors = lab.admin(&["list", "connectors"])?;
+        Ok((connectors["items"][0]["live"]["attached"] == true).then_some(()))
+    })?;
+    let key = lab.fleet.key(&lab.net.server, "client.key", &["--device", "--user", "alice"])?;
+    let state = lab.fleet.state("client").display().to_string();
+    let mut login = lab.fleet.tidegate(&lab.net.client, &["login", "--state", &state, "--key-file", &key]);
+    run_program(&mut login, START, &lab.interrupt)?.success("login")?;
+    Ok((serve, connector))
+}
+
+/// What dig sees.
+fn names(report: &mut Report, lab: &Lab, public_names: &Resolver) {
+    report.check("dig: A, AAAA and PTR of a private name, over UDP and TCP, in any capitals", || {
+        let v4 = lab.answers(&["web.lab.internal", "A"])?;
+        let v6 = lab.answers(&["web.lab.internal", "AAAA"])?;
+        ensure!(v4.len() == 1 && v6.len() == 1, "{v4:?} {v6:?}");
+        ensure!(lab.answers(&["+tcp", "WEB.lab.Internal", "A"])? == v4, "over TCP another answer");
+        ensure!(lab.answers(&["-x", &v4[0]])? == ["web.lab.internal."], "the address leads back to no name");
+        ensure!(lab.answers(&["anything.apps.lab.internal", "A"])?.len() == 1, "below the wildcard");
+        ensure!(
+            lab.answers(&["web.lab.internal", "MX"])?.is_empty(),
+            "a record of a type that it has none of"
+        );
+        Ok(Seen::new(()).with("a", v4[0].clone()).with("aaaa", v6[0].clone()))
+    });
+    report.check("dig: a public name, and one that nobody has, as the stranger's resolver says it", || {
+        ensure!(lab.answers(&["www.public.example", "A"])? == [PUBLIC.to_string()], "another address");
+        let direct = lab.dig(&[&format!("@{PUBLIC_RESOLVER}"), "nobody.example"])?;
+        let ours = lab.dig(&["nobody.example"])?;
+        let status = |said: &str| {
+            said.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).map(str::to_owned)
+        };
+        ensure!(status(&direct) == status(&ours), "{:?}, and by us {:?}", status(&direct), status(&ours));
+        ensure!(!public_names.questions("nobody.example").is_empty(), "it was not asked");
+        Ok(Seen::new(()))
+    });
+    report.check(
+        "figures of the resolver: a private name p99 ≤ 2 ms; a public one ≤ 0.2 ms more",
+        || {
+            let ours =
+                lab.fleet.status()?["tun"]["dns"]["address"].as_str().context("its address")?.to_owned();
+            let ours: std::net::SocketAddr = ours.parse()?;
+            let own = machine::ask_often(&lab.net.client, ours.ip(), "web.lab.internal", QUESTIONS)?;
+            let through = machine::ask_often(&lab.net.client, ours.ip(), "www.public.example", QUESTIONS)?;
+            let direct = machine::ask_often(
+                &lab.net.client,
+                IpAddr::V4(PUBLIC_RESOLVER),
+                "www.public.example",
+                QUESTIONS,
+            )?;
+            let micros = |of: &[Duration], per_cent: usize| of[(of.len() - 1) * per_cent / 100].as_micros();
+            let added = micros(&through, 50).saturating_sub(micros(&direct, 50));
+            ensure!(micros(&own, 99) <= 2_000, "p99 of a private name is {} µs", micros(&own, 99));
+            ensure!(added <= 200, "{added} µs more for a public name");
+            let seen = Seen::new(()).with("private_p50_us", u64::try_from(micros(&own, 50))?);
+            Ok(seen
+                .with("private_p99_us", u64::try_from(micros(&own, 99))?)
+                .with("public_added_p50_us", u64::try_from(added)?))
+        },
+    );
+}
+
+/// Programs that know names and nothing else.
+fn programs(report: &mut Report, lab: &Lab, web: &WebServer, servers: &Servers, interrupt: &Interrupt) {
+    let out = lab.fleet.place().join("brought").display().to_string();
+    let same = |from: &std::path::Path| -> Result<()> {
+        let brought = services::sha256(std::path::Path::new(&out), interrupt)?;
+        ensure!(brought == services::sha256(from, interrupt)?, "the hash differs");
+        fs::remove_file(&out)?;
+        Ok(())
+    };
+    report.check("curl, by a name, by a name below the wildcard and by an address of the range", || {
+        let mut first = Duration::ZERO;
+        for url in ["http://web.lab.internal/", "http://shop.apps.lab.internal/", "http://10.0.2.10/"] {
+            let began = Instant::now();
+            let page = lab.client(20, "curl", &["--disable", "-sS", "--fail", "-m", "15", url])?;
+            ensure!(page == PAGE, "{url}: another page came");
+            first = first.max(began.elapsed());
+        }
+        ensure!(web.requests_from(topology::CONNECTOR) >= 3, "nginx did not see the connector");
+        Ok(Seen::new(()).with("longest_ms", whole_ms(first)))
+    });
+    report.check("psql, by a name", || {
+        let address = lab.answers(&["db.lab.internal", "A"])?;
+        let address = address.first().context("its address")?.parse()?;
+        let answer = services::query(&lab.net.client, address, 5432, "select inet_client_addr()")?;
+        ensure!(answer.starts_with(&topology::CONNECTOR.to_string()), "PostgreSQL sees {answer}");
+        let by_name = "host=db.lab.internal user=lab dbname=postgres connect_timeout=10 sslmode=disable";
+        let password = format!("PGPASSWORD={}", services::DATABASE_PASSWORD);
+        let said =
+            lab.client(20, "env", &[&password, "psql", "-XtA", "-d", by_name, "-c", "select 6 * 7"])?;
+        ensure!(said.trim() == "42", "psql said {said:?}");
+        Ok(Seen::new(()))
+    });
+    report.check("ping, by a name, by an address, IPv4 and IPv6", || {
+        let mut lost = 0;
+        for words in [&["-4", "web.lab.internal"][..], &["-6", "web.lab.internal"], &["10.0.2.10"]] {
+            let said = lab.client(20, "ping", &[&["-c", "5", "-i", "0.2", "-W", "2"][..], words].concat())?;
+            lost += usize::from(!said.contains(" 0% packet loss"));
+        }
+        ensure!(lost == 0, "packets were lost");
+        Ok(Seen::new(()))
+    });
+    report.check("ssh and scp of 5 MB, equal by SHA-256", || {
+        let (key, known) = servers.ssh_keys();
+        let (key, known) = (key.display().to_string(), format!("UserKnownHostsFile={}", known.display()));
+        let options =
+            ["-F", "none", "-i", &key, "-o", &known, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"];
+        let said = lab.client(
+            30,
+            "ssh",
+            &[&options[..], &["root@srv.lab.internal", "echo", "$SSH_CONNECTION"]].concat(),
+        )?;
+        ensure!(said.starts_with(&topology::CONNECTOR.to_string()), "sshd sees {said:?}");
+        let from = format!("root@srv.lab.internal:{}", servers.file().display());
+        lab.client(60, "scp", &[&options[..], &["-q", &from, &out]].concat())?;
+        same(&servers.file())?;
+        Ok(Seen::new(()).with("bytes", FILE))
+    });
+    report.check("smbclient gets 5 MB from Samba, equal by SHA-256", || {
+        let get = format!("get file {out}");
+        let share =
+            ["//srv.lab.internal/share", "--no-pass", "--port=445", "--option=client min protocol=SMB3"];
+        lab.client(60, "smbclient", &[&share[..], &["--command", &get]].concat())?;
+        same(&servers.file())?;
+        Ok(Seen::new(()))
+    });
+    report.check("an HTTP/3 client, with the server's own certificate", || {
+        let python = python::environment("http3", interrupt)?.display().to_string();
+        let fetch = crate::repository().join("tests/http3/fetch.py").display().to_string();
+        let certificate = servers.certificate().display().to_string();
+        let port = site::HTTP3.to_string();
+        lab.client(30, &python, &[&fetch, "srv.lab.internal", &port, &certificate, &out])?;
+        same(&servers.page())?;
+        Ok(Seen::new(()))
+    });
+    report.check("iperf3: 20 Mbit/s of UDP for three seconds", || {
+        let arguments = ["-c", "srv.lab.internal", "-u", "-b", "20M", "-l", "1000", "-t", "3", "-J"];
+        let said: Value = serde_json::from_str(&lab.client(40, "iperf3", &arguments)?)?;
+        let sum = &said["end"]["sum"];
+        let lost = sum["lost_percent"].as_f64().context("its loss")?;
+        ensure!(lost <= 1.0, "{lost} % were lost");
+        Ok(Seen::new(()).with("lost_per_cent", lost).with("jitter_ms", sum["jitter_ms"].clone()))
+    });
+}
+
+/// What must not work, and says so.
+fn refusals(report: &mut Report, lab: &Lab, site_names: &Resolver) {
+    report.check("a port without a policy is refused at once, not after a time-out", || {
+        let began = Instant::now();
+        let said = lab.net.client.attempt(
+            Duration::from_secs(20),
+            "curl",
+            &["--disable", "-sS", "-m", "15", "http://web.lab.internal:81/"],
+        )?;
+        ensure!(!said.status.success(), "it was allowed");
+        ensure!(began.elapsed() < Duration::from_secs(2), "it took {} ms", began.elapsed().as_millis());
+        Ok(Seen::new(()).with("ms", whole_ms(began.elapsed())))
+    });
+    report.check(
+        "names that the site leads to its metadata service, or out of its range, are refused",
+        || {
+            for (url, name) in
+                [("http://rebound.lab.internal/", "rebound"), ("https://outside.lab.internal/", "outside")]
+            {
+                let said = lab.net.client.attempt(
+                    Duration::from_secs(20),
+                    "curl",
+                    &["--disable", "-ksS", "-m", "10", url],
+                )?;
+                ensure!(!said.status.success(), "{url} was reached");
+                ensure!(!site_names.questions(name).is_empty(), "the site was not asked for {name}");
+            }
+            Ok(Seen::new(()))
+        },
+    );
+}
