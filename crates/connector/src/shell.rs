@@ -58,7 +58,7 @@ impl ConnectorOptions {
     /// The defaults around a state directory.
     #[must_use]
     pub const fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, listen: None, limits: FlowLimits::DEFAULT, port_mapping: Protocols::ALL }
+        Self { state_dir, listen: None, limits: FlowLimits::CONNECTOR, port_mapping: Protocols::ALL }
     }
 }
 

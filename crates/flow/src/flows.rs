@@ -148,8 +148,9 @@ impl Flows {
         }
         self.has_room(link)?;
         let seed = self.next_seed();
-        let mut stack = TcpStack::connecting(src, dst, self.limits.buffer, seed, self.stack_now())
-            .ok_or(FlowError::Address)?;
+        let buffer = self.limits.buffer_beside(self.flows.len());
+        let stack = TcpStack::connecting(src, dst, buffer, seed, self.stack_now());
+        let mut stack = stack.ok_or(FlowError::Address)?;
         stack.set_link_mtu(self.link_mtu(link));
         let flow = self.insert(ends, Stage::Open(Box::new(Open::new(stack))));
         self.touch(flow);
@@ -183,7 +184,8 @@ impl Flows {
         self.advance(now);
         let stack_now = self.stack_now();
         let seed = self.next_seed();
-        let buffer = self.limits.buffer;
+        // Itself is among them.
+        let buffer = self.limits.buffer_beside(self.flows.len().saturating_sub(1));
         let link = self.flows.get(&flow).ok_or(FlowError::Unknown)?.ends.link;
         let link_mtu = self.link_mtu(link);
         let entry = self.flows.get_mut(&flow).ok_or(FlowError::Unknown)?;
@@ -689,8 +691,7 @@ impl Flows {
         // A FIN alone is left to the stack: told that the first segment is missing it would forget its timer.
         open.recovery.awaits(self.now, open.stack.has_unacknowledged_data());
         open.awaits_since = awaits.then(|| open.awaits_since.unwrap_or(self.now));
-        let quarter = self.limits.buffer / 4;
-        let news = open.news(quarter);
+        let news = open.news();
         self.send_scratch(link);
         for event in news.into_iter().flatten() {
             self.tell(link, flow, event);
@@ -807,7 +808,8 @@ impl Open {
     }
 
     /// What the owner has not been told yet.
-    fn news(&mut self, room: usize) -> [Option<Event>; 3] {
+    fn news(&mut self) -> [Option<Event>; 3] {
+        let room = self.stack.send_capacity() / 4;
         let state = self.stack.state();
         let stands = !matches!(state, State::Listen | State::SynSent | State::SynReceived | State::Closed);
         let established = (stands && !self.established).then(|| {

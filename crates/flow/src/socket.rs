@@ -182,6 +182,10 @@ impl TcpStack {
         socket.send_capacity() - socket.send_queue()
     }
 
+    pub fn send_capacity(&self) -> usize {
+        self.socket().send_capacity()
+    }
+
     /// Whether data waits to be sent or acknowledged.
     pub fn has_unacknowledged_data(&self) -> bool {
         self.socket().send_queue() > 0

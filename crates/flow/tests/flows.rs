@@ -532,6 +532,23 @@ fn a_reader_that_stops_stops_the_writer_and_no_byte_is_lost() {
 }
 
 #[test]
+fn a_flow_in_a_crowd_has_less_room_and_carries_everything_all_the_same() {
+    let mut world = World::new(CALM, 5);
+    let limits = FlowLimits { full: 1, small: 8 * 1024, ..FlowLimits::DEFAULT };
+    world.acceptor = Flows::new(limits, 6, world.now);
+    let (_, first) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
+    let (second, accepted) = world.connected("100.64.0.2:40001", "10.0.0.5:80");
+    let chunk = vec![7; 512 * 1024];
+    assert_eq!(world.acceptor.write(world.now, first, &chunk), Ok(limits.buffer));
+    assert_eq!(world.acceptor.write(world.now, accepted, &chunk), Ok(limits.small));
+    world.until("room", |_, flow, event| ((flow, event) == (accepted, Event::Writable)).then_some(()));
+    world.for_a_while(Duration::from_secs(1));
+    let mut got = vec![0; 64 * 1024];
+    assert_eq!(world.dialler.read(world.now, second, &mut got), Ok(Read::Bytes(limits.small)));
+    transfer(&mut world, (Side::Dialler, second), (Side::Acceptor, accepted), 1_000_000);
+}
+
+#[test]
 fn an_idle_flow_costs_nothing_and_still_works() {
     let mut world = World::new(CALM, 6);
     let (dialled, accepted) = world.connected("100.64.0.2:40000", "10.0.0.5:80");
@@ -593,7 +610,7 @@ fn equal_addresses_on_different_links_are_strangers() {
 #[test]
 fn one_link_cannot_take_all_flows() {
     let now = Instant::now();
-    let limits = FlowLimits { flows: 8, flows_per_link: 3, buffer: 4096 };
+    let limits = FlowLimits { flows: 8, flows_per_link: 3, buffer: 4096, full: 8, small: 4096 };
     let mut flows = Flows::new(limits, 1, now);
     let mut dial = |link, port| {
         let src = SocketAddr::new("100.64.0.2".parse().expect("address"), port);

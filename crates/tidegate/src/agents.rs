@@ -98,6 +98,7 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
         port_mapping: places::port_mapping(args.no_port_mapping),
         ..connector::ConnectorOptions::new(state.clone())
     };
+    process::raise_descriptor_limit();
     let connector = connector::Connector::open(options)?;
     let ready = serde_json::json!({"event": "ready", "role": "connector"});
     format.print(&ready, || "connector ready".to_owned());

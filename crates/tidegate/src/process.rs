@@ -25,6 +25,17 @@ pub static CLOCKS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock
 /// Says to a process which one started it and must outlive it.
 pub const PARENT: &str = "TIDEGATE_PARENT";
 
+/// Lets this process have as many descriptors as the system allows it at the most: services are started with a soft limit
+/// of 1,024, which is for programs that still use select(2). A connector needs one for each flow.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of descriptors stays as low as it was");
+    }
+}
+
 /// Ends this process when the one that started it ends, however that happens. For roles under `serve` and
 /// `demo`; what is started to stay is not told.
 pub fn end_with_parent() {

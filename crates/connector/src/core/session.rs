@@ -112,6 +112,12 @@ impl Session {
                 explanation: String::new(),
             };
         }
+        if planted::is("a-binding-is-a-permission")
+            && let Some(name) = wanted.meaning.as_ref().and_then(Meaning::name)
+        {
+            let verdict = Ok(Target::Name(name.to_string()));
+            return Ruling { resource: None, verdict, explanation: String::new() };
+        }
         knowledge.rules.map_or_else(
             || denied(Refusal::NoSlice),
             |rules| {

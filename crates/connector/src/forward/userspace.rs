@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -283,7 +283,7 @@ async fn pump(
     was_cut: oneshot::Receiver<()>,
 ) {
     let lost = {
-        let (mut from_target, mut to_target) = stream.split();
+        let (from_target, mut to_target) = stream.split();
         let up = async {
             while let Some(chunk) = from_client.recv().await {
                 to_target.write_all(&chunk).await?;
@@ -296,10 +296,22 @@ async fn pump(
                 // Given back when the flow has taken the chunk.
                 let Ok(permit) = credit.acquire().await else { return Ok(()) };
                 permit.forget();
-                let mut bytes = Vec::with_capacity(CHUNK);
-                if from_target.read_buf(&mut bytes).await? == 0 {
+                // Nothing is kept for a flow that waits, and no more for one that got little than it got.
+                let mut bytes = loop {
+                    from_target.readable().await?;
+                    let mut bytes = Vec::with_capacity(CHUNK);
+                    match from_target.try_read_buf(&mut bytes) {
+                        Ok(_) => break bytes,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                };
+                if bytes.is_empty() {
                     let _ = events.send(SiteEvent::Finished { flow }).await;
                     return Ok(());
+                }
+                if bytes.len() < CHUNK / 2 {
+                    bytes.shrink_to_fit();
                 }
                 if events.send(SiteEvent::Data { flow, bytes }).await.is_err() {
                     return Ok(());
@@ -330,6 +342,7 @@ mod tests {
     use crate::core::tests::{World, literal};
     use crate::record::Verdict;
     use flow::{CloseReason, Event};
+    use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
     /// The world of the core's tests with real connections into a real site.

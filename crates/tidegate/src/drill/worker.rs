@@ -3,6 +3,7 @@
 use crate::{
     cli::LoadWorkerArgs,
     output::{CommandResult, Failure, Outcome, print_line},
+    process,
 };
 use load::{Fleet, Order};
 use serde_json::json;
@@ -16,22 +17,10 @@ use std::{
 pub const REPORT_EVERY: Duration = Duration::from_millis(250);
 const TURN: Duration = Duration::from_millis(20);
 
-/// Each client has a socket.
-#[expect(unsafe_code, reason = "the standard library does not set resource limits")]
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls take a pointer to a whole rlimit of this frame and keep none.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
-}
-
 /// Runs until its input ends.
 pub fn run(args: &LoadWorkerArgs) -> CommandResult {
-    raise_descriptor_limit();
+    // Each client has a socket.
+    process::raise_descriptor_limit();
     let target =
         args.target.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
     let mut fleet = Fleet::open(&args.states, args.from..args.to, target, args.seed)?;
@@ -49,7 +38,7 @@ pub fn run(args: &LoadWorkerArgs) -> CommandResult {
         }
     });
     print_line(&json!({"event": "ready", "role": "load-worker"}).to_string());
-    let mut report_at = crate::process::now() + REPORT_EVERY;
+    let mut report_at = process::now() + REPORT_EVERY;
     loop {
         loop {
             match orders.try_recv() {
@@ -61,9 +50,9 @@ pub fn run(args: &LoadWorkerArgs) -> CommandResult {
                 }
             }
         }
-        let left: Duration = report_at.saturating_duration_since(crate::process::now());
+        let left: Duration = report_at.saturating_duration_since(process::now());
         fleet.turn(left.min(TURN))?;
-        let now: Instant = crate::process::now();
+        let now: Instant = process::now();
         if now >= report_at {
             report_at = (report_at + REPORT_EVERY).max(now);
             print_line(&serde_json::to_string(&fleet.report())?);
