@@ -139,6 +139,8 @@ fn lab(suite: &Suite) {
 /// The founding outages, each time, smaller than a person would run them and with the same pass levels, and one cell
 /// of every row and column of the outage matrix: alone on the machine.
 fn drills(suite: &Suite) {
+    // Its resolver has figures to reach.
+    suite.program("lab whole-network", PROGRAM, this(&["lab", "whole-network"]), Some(count::plain));
     let cover = ["outage-matrix", "--cover", "--lanes", "4"];
     suite.program("outage matrix, each row and column once", PROGRAM, this(&cover), None);
     for name in ["database-brownout", "holepunch-surge"] {
