@@ -361,13 +361,14 @@ impl Prepared {
         // The command holds the worker's end of the socket; without it the link ends with the worker.
         drop(worker);
         let Self { options, journal, netlink, index, tun, udp, tcp, synthetic_v4, synthetic_v6, .. } = self;
-        let resolver = Resolver::new(&options.resolv_conf, options.v4, &options.interface);
+        let synthetic = [synthetic_v4, synthetic_v6];
+        let resolver = Resolver::new(&options.resolv_conf, options.v4, &options.interface, synthetic);
         let mut guardian = Guardian {
             options,
             journal,
             netlink,
             index,
-            synthetic: [synthetic_v4, synthetic_v6],
+            synthetic,
             v6: None,
             notes: Vec::new(),
             routes: BTreeSet::new(),

@@ -10,6 +10,7 @@ use crate::{
 };
 use conf::ResolvConf;
 use file::{FileError, HeldFile, Look};
+use policy::Prefix;
 use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
@@ -28,6 +29,8 @@ pub(crate) struct Resolver {
     path: PathBuf,
     own: Ipv4Addr,
     interface: String,
+    /// What reverse questions come here about.
+    synthetic: [Prefix; 2],
     state: State,
     /// When somebody else wrote the file, lately.
     rewrites: VecDeque<Instant>,
@@ -61,11 +64,12 @@ pub(crate) enum Seen {
 }
 
 impl Resolver {
-    pub fn new(path: &Path, own: Ipv4Addr, interface: &str) -> Self {
+    pub fn new(path: &Path, own: Ipv4Addr, interface: &str, synthetic: [Prefix; 2]) -> Self {
         Self {
             path: path.to_owned(),
             own,
             interface: interface.to_owned(),
+            synthetic,
             state: State::Untouched,
             rewrites: VecDeque::new(),
             rewritten: 0,
@@ -92,9 +96,10 @@ impl Resolver {
         match &mut self.state {
             State::Untouched => {
                 if resolved::serves(&self.path) {
-                    let domains = resolved::domains(wanted);
+                    let domains = resolved::domains(wanted, &self.synthetic);
                     match resolved::take(&self.interface, self.own, &domains).await {
                         Ok(()) => {
+                            self.note = resolved::unasked(wanted);
                             self.state = State::Resolved {
                                 upstreams: resolved::upstreams(self.own),
                                 search,
@@ -109,12 +114,12 @@ impl Resolver {
                 self.state = State::File { held, search };
             }
             State::Resolved { search: known, told, .. } => {
-                let domains = resolved::domains(wanted);
+                let domains = resolved::domains(wanted, &self.synthetic);
                 if *told != domains {
                     match resolved::take(&self.interface, self.own, &domains).await {
                         Ok(()) => {
                             *told = domains;
-                            self.note = None;
+                            self.note = resolved::unasked(wanted);
                         }
                         Err(why) => self.note = Some(format!("systemd-resolved was not told: {why}")),
                     }
