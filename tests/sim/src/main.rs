@@ -150,17 +150,21 @@ fn measure(as_json: bool) -> Result<()> {
                     "what": what,
                     "simulated_minutes": figure.minutes,
                     "seconds": figure.seconds,
+                    "processor_seconds": figure.processor,
                     "minutes_per_second": figure.minutes / figure.seconds,
+                    "minutes_per_processor_second": figure.minutes / figure.processor,
                     "packets": figure.arrived,
                     "debug_build": cfg!(debug_assertions),
                 })
             );
         } else {
             println!(
-                "{what}: {:.0} simulated minutes in {:.2} s: {:.0} a second ({} data packets arrived)",
+                "{what}: {:.0} simulated minutes in {:.2} s: {:.0} a second, {:.0} a second of one core's time ({} data \
+                 packets arrived)",
                 figure.minutes,
                 figure.seconds,
                 figure.minutes / figure.seconds,
+                figure.minutes / figure.processor,
                 figure.arrived
             );
         }

@@ -13,6 +13,8 @@ pub struct Figure {
     pub minutes: f64,
     /// Real seconds.
     pub seconds: f64,
+    /// Of these, seconds in which this thread had a processor: what it takes when nobody else wants one.
+    pub processor: f64,
     /// Data packets that arrived.
     pub arrived: u64,
 }
@@ -20,7 +22,7 @@ pub struct Figure {
 /// Runs for so many virtual hours, on the calling thread alone.
 #[must_use]
 pub fn measure(echo: Echo, hours: u64) -> Figure {
-    let began = Instant::now();
+    let (began, had) = (Instant::now(), processor_time());
     let mut world = World::new(1, Record::Counts);
     let link = LinkRules::of_delay(Time::from_millis(10));
     let connector_at = Site::build(&mut world.net, Place::Home, 1, link).address();
@@ -47,5 +49,13 @@ pub fn measure(echo: Echo, hours: u64) -> Figure {
         }
     }
     let arrived = (0..world.len()).map(|agent| world.agent(agent).experience.came).sum();
-    Figure { minutes: world.now().as_secs_f64() / 60.0, seconds: began.elapsed().as_secs_f64(), arrived }
+    let (seconds, processor) = (began.elapsed().as_secs_f64(), processor_time() - had);
+    Figure { minutes: world.now().as_secs_f64() / 60.0, seconds, processor, arrived }
+}
+
+/// For how many seconds this thread has run, as Linux counts it.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split_ascii_whitespace().next().and_then(|field| field.parse::<f64>().ok());
+    nanoseconds.unwrap_or(f64::NAN) / 1e9
 }

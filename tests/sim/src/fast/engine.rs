@@ -175,7 +175,8 @@ impl Engine for SimEngine {
         let Some(session) = peer.sessions.iter_mut().rev().find(|session| session.is_confirmed) else {
             return 0;
         };
-        let mut sealed = Vec::new();
+        let longest = packets.iter().map(|packet| packet.len()).max().unwrap_or_default();
+        let mut sealed = Vec::with_capacity(HEADER_LEN + longest + TAG_LEN);
         for packet in packets {
             sealed.clear();
             sealed.extend_from_slice(&[4, 0, 0, 0]);
