@@ -4,7 +4,7 @@ use crate::{
     admin,
     cli::{ConnectorArgs, LoginArgs, PopArgs},
     diagnostics::{self, Watched},
-    output::{CommandResult, Failure, Format, Outcome},
+    output::{CommandResult, Failure, Format, Outcome, note},
     places, process,
 };
 use anyhow::anyhow;
@@ -26,6 +26,7 @@ where
         return Ok(());
     }
     enrol(key).await.map_err(not_enrolled)?;
+    warn_of_passing_storage(state);
     Ok(())
 }
 
@@ -125,8 +126,7 @@ pub async fn login(args: &LoginArgs, format: Format) -> CommandResult {
             ),
         ));
     }
-    let name = args.name.clone().unwrap_or_else(places::host_name);
-    let enrolled = enrol::enrol_device(&key, &state, &name).await.map_err(not_enrolled)?;
+    let enrolled = enrol_device(&key, &state, args.name.clone()).await?;
     let owner = enrolled.owner.clone().unwrap_or_default();
     let value = serde_json::json!({
         "event": "enrolled",
@@ -144,4 +144,26 @@ pub async fn login(args: &LoginArgs, format: Format) -> CommandResult {
         )
     });
     Ok(Outcome::Done)
+}
+
+/// Enrols a device in a state directory.
+pub async fn enrol_device(
+    key: &JoinKey,
+    state: &Path,
+    name: Option<String>,
+) -> Result<enrol::EnrolledAgent, Failure> {
+    let name = name.unwrap_or_else(places::host_name);
+    let enrolled = enrol::enrol_device(key, state, &name).await.map_err(not_enrolled)?;
+    warn_of_passing_storage(state);
+    Ok(enrolled)
+}
+
+/// Says that an identity will be gone with its directory, if it will.
+fn warn_of_passing_storage(state: &Path) {
+    if let Some(kind) = places::passing_storage(state) {
+        note(&format!(
+            "This identity is not on persistent storage: {} is on {kind}. When it is gone, this has to be enrolled again with a new key. Put the state directory on a volume.",
+            state.display()
+        ));
+    }
 }

@@ -51,6 +51,8 @@ pub enum Command {
     Login(LoginArgs),
     /// Start the client.
     Up(UpArgs),
+    /// Run one command whose connections go to resources, without privileges.
+    Run(RunArgs),
     /// Stop the client.
     Down(ClientArgs),
     /// Put back resolver settings that a killed client left behind (root).
@@ -381,6 +383,29 @@ pub struct UpArgs {
     /// This process was started by a guardian, which offers an interface on standard input.
     #[arg(long, hide = true, conflicts_with = "tun")]
     pub seat: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidegate run -- curl http://wiki/\n  tidegate run --key-file /run/secrets/tidegate --state /var/lib/tidegate/client -- ./backup.sh\n\nThe command gets a SOCKS5 and HTTP proxy in ALL_PROXY, HTTP_PROXY and HTTPS_PROXY, in capitals and in small letters.\nA program that looks at none of them is not helped by it: tidegate up --tun helps every program. The exit code is the\ncommand's own."
+)]
+pub struct RunArgs {
+    /// The state directory.
+    #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// A file with a key to enrol with, where this state directory is not enrolled yet: best a service account's.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// The device's name when it enrols; this host's by default.
+    #[arg(long, requires = "key_file")]
+    pub name: Option<String>,
+    /// Ask no router for a port mapping (PCP, NAT-PMP, UPnP).
+    #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
+    pub no_port_mapping: bool,
+    /// What to run, behind two dashes.
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// When an interface is made.

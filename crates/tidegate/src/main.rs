@@ -17,6 +17,7 @@ mod network;
 mod output;
 mod places;
 mod process;
+mod run;
 mod serve;
 mod site;
 mod tun;
@@ -78,6 +79,7 @@ async fn run(cli: &Cli, format: Format, exec: std::time::Instant) -> CommandResu
         Command::Connector(args) => agents::connector(args, format).await,
         Command::Login(args) => agents::login(args, format).await,
         Command::Up(args) => client_commands::up(args, format).await,
+        Command::Run(args) => run::run(args).await,
         Command::Down(args) => client_commands::down(args, format).await,
         Command::Cleanup => tun::cleanup(format),
         Command::Status(args) => client_commands::status(args, format).await,

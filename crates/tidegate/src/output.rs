@@ -19,22 +19,38 @@ pub enum Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Done.
-    Done = 0,
+    Done,
     /// Failed.
-    Failed = 1,
+    Failed,
     /// Wrong usage (clap's own code as well).
-    Usage = 2,
+    Usage,
     /// Not enrolled, or not running.
-    NotRunning = 3,
+    NotRunning,
     /// Refused by policy, or revoked.
-    Denied = 4,
+    Denied,
     /// Not possible right now.
-    Later = 5,
+    Later,
+    /// What `tidegate run` ran ended so.
+    Command(u8),
+}
+
+impl Outcome {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotRunning => 3,
+            Self::Denied => 4,
+            Self::Later => 5,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        Self::from(outcome as u8)
+        Self::from(outcome.code())
     }
 }
 
@@ -89,7 +105,7 @@ impl Failure {
         match format {
             Format::Text => eprintln!("tidegate: {text}"),
             Format::Json => {
-                print_line(&serde_json::json!({"error": text, "exit": self.outcome as u8}).to_string());
+                print_line(&serde_json::json!({"error": text, "exit": self.outcome.code()}).to_string());
             }
         }
         self.outcome.into()

@@ -87,6 +87,21 @@ fn read_key_file(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// What kind of file system a directory is on, if that is one whose files go with the container or the machine's next
+/// start.
+pub fn passing_storage(dir: &Path) -> Option<&'static str> {
+    // Linux' own numbers (include/uapi/linux/magic.h).
+    const OVERLAY: u64 = 0x794C_7630;
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58F6;
+    let found = rustix::fs::statfs(dir).ok()?;
+    match u64::try_from(found.f_type).ok()? {
+        OVERLAY => Some("a container's own layer (overlay)"),
+        TMPFS | RAMFS => Some("memory (tmpfs)"),
+        _ => None,
+    }
+}
+
 /// How routers may be asked for port mappings.
 pub const fn port_mapping(is_off: bool) -> portmap::Protocols {
     if is_off { portmap::Protocols::NONE } else { portmap::Protocols::ALL }

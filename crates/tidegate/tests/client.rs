@@ -25,6 +25,17 @@ fn tidegate(state: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+fn tidegate_run(state: &Path, command: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["run", "--state"])
+        .arg(state)
+        .arg("--")
+        .args(command)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
 fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -126,4 +137,33 @@ fn a_client_that_was_ended_starts_again_at_once() {
     let output = tidegate(&installation.client, &["status"]);
     assert_eq!(output.status.code(), Some(3), "{}", words(&output));
     assert!(words(&output).contains("tidegate up"), "{}", words(&output));
+}
+
+#[test]
+fn a_command_runs_with_a_proxy_of_its_own_and_its_own_exit_code_beside_no_client_and_beside_one() {
+    let installation = Installation::start();
+    let script = "test \"$HTTP_PROXY\" = \"$http_proxy\" && printf %s \"$ALL_PROXY\"; exit 7";
+    let run = || tidegate_run(&installation.client, &["sh", "-c", script]);
+    let alone = run();
+    assert_eq!(alone.status.code(), Some(7), "{}", words(&alone));
+    let told = String::from_utf8(alone.stdout).unwrap();
+    assert!(told.starts_with("socks5h://") && told.contains("@127.0.0.1:"), "{told}");
+    assert!(!installation.client.join("proxy-url").exists(), "its client ended with it");
+    let up = tidegate(&installation.client, &["up"]);
+    assert!(up.status.success(), "{}", words(&up));
+    assert_eq!(run().status.code(), Some(7));
+    let status = tidegate(&installation.client, &["status"]);
+    assert!(status.status.success(), "the client that was there goes on: {}", words(&status));
+}
+
+#[test]
+fn a_command_that_is_not_there_and_a_directory_without_enrolment_are_said() {
+    let installation = Installation::start();
+    let missing = tidegate_run(&installation.client, &["no-such-program"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(words(&missing).contains("no-such-program"), "{}", words(&missing));
+    let nowhere = tidegate_run(&installation.client.join("elsewhere"), &["true"]);
+    assert_eq!(nowhere.status.code(), Some(3), "{}", words(&nowhere));
+    let killed = tidegate_run(&installation.client, &["sh", "-c", "kill -9 $$"]);
+    assert_eq!(killed.status.code(), Some(137), "{}", words(&killed));
 }

@@ -82,6 +82,70 @@ fn programs_reach_resources_by_name_and_address_without_a_proxy_and_no_private_n
 }
 
 #[test]
+fn a_pop_inside_a_range_of_a_resource_is_still_reached_outside_the_tunnel() {
+    in_own_machine(|machine| {
+        let before = machine.snapshot();
+        machine.up(&[]);
+        assert_eq!(machine::interface_to(machine::POP), "c0");
+        for neighbour in ["203.0.113.8", "203.0.113.10", "203.0.113.200"] {
+            assert_eq!(machine::interface_to(neighbour), "tidegate0", "{neighbour}: {}", machine.status());
+        }
+        let conflicts = machine.status()["tun"]["conflicts"].clone();
+        let said =
+            conflicts.as_array().unwrap().iter().find(|one| one["prefix"] == "203.0.113.0/24").unwrap();
+        assert_eq!(said["routed"], true);
+        assert!(said["why"].as_str().unwrap().contains(machine::POP), "{said}");
+        assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        machine.down();
+        machine.assert_same(&before, "down");
+    });
+}
+
+#[test]
+fn names_are_answered_by_tcp_too_and_after_any_rubbish() {
+    in_own_machine(|machine| {
+        machine.up(&[]);
+        let server = "100.64.0.2:53";
+        assert_eq!(machine::ask_by_tcp(server, "wiki.office.internal"), (0, 1));
+        assert_eq!(machine::ask_by_tcp(server, "public.example"), (0, 1));
+        let mut random = machine::Random::new(7);
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..2_000 {
+            let length = random.below(600) as usize;
+            let bytes: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
+            socket.send_to(&bytes, server).unwrap();
+        }
+        // Connections that begin and say nothing, more than it takes at once: they are closed after a while.
+        let idle: Vec<_> = (0..80).map(|_| std::net::TcpStream::connect(server).unwrap()).collect();
+        assert_eq!(machine::look_up("public.example:1"), ["198.51.100.7:1"]);
+        assert_eq!(machine::look_up("wiki.office.internal:1").len(), 1);
+        drop(idle);
+        wait_until("connections are taken again", Duration::from_secs(30), || {
+            std::panic::catch_unwind(|| machine::ask_by_tcp(server, "wiki.office.internal"))
+                .is_ok_and(|said| said == (0, 1))
+        });
+        machine.down();
+    });
+}
+
+#[test]
+fn a_machine_without_ipv6_reaches_resources_by_ipv4_and_says_so() {
+    in_own_machine(|machine| {
+        for setting in ["default", "all"] {
+            fs::write(format!("/proc/sys/net/ipv6/conf/{setting}/disable_ipv6"), "1").unwrap();
+        }
+        let before = machine.snapshot();
+        machine.up(&[]);
+        assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        let status = machine.status();
+        assert_eq!(status["tun"]["addresses"], serde_json::json!(["100.64.0.2"]));
+        assert!(status["tun"]["notes"][0].as_str().unwrap().contains("IPv6"), "{}", status["tun"]["notes"]);
+        machine.down();
+        machine.assert_same(&before, "down");
+    });
+}
+
+#[test]
 fn the_machine_is_as_it_was_after_every_way_to_end() {
     in_own_machine(|machine| {
         let before = machine.snapshot();

@@ -14,8 +14,10 @@ use std::{
 /// Says to the test binary that it runs inside the machine, in which test.
 const INSIDE: &str = "TIDEGATE_TUN_INSIDE";
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
-/// The site's end of the cable: PoP, controller and public name server.
+/// The site's end of the cable, and the machine's way out: the public name server.
 const SITE: &str = "192.0.2.1";
+/// PoP and controller, behind that, in a range that a resource has as well.
+pub const POP: &str = "203.0.113.9";
 
 /// Runs the body of a test on a machine of its own, which is gone afterwards with everything on it.
 pub fn in_own_machine(body: impl FnOnce(&mut Machine)) {
@@ -93,6 +95,35 @@ pub fn http(at: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// What the name server at an address says to one question for an IPv4 address, by TCP: the message's code and its
+/// number of answers.
+pub fn ask_by_tcp(server: &str, name: &str) -> (u8, u8) {
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(&u16::try_from(query.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&query).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..2], query[..2]);
+    (answer[3] & 0xf, answer[7])
+}
+
+/// By which interface the kernel sends to an address.
+pub fn interface_to(address: &str) -> String {
+    let output = Command::new("ip").args(["-o", "route", "get", address]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
+    words.nth(1).unwrap_or_else(|| panic!("{address}: {text}")).to_owned()
 }
 
 /// What the machine's resolver makes of a name, IPv4 only.
@@ -175,6 +206,7 @@ impl Machine {
             &["link", "set", "s0", "up"],
             &["link", "set", "lo", "up"],
             &["address", "add", "10.9.9.9/32", "dev", "lo"],
+            &["address", "add", "203.0.113.9/32", "dev", "lo"],
         ] {
             let mut all = vec!["-n", "site"];
             all.extend(arguments);
@@ -206,7 +238,7 @@ impl Machine {
             .unwrap();
         self.children.push(services);
         let serve = self.scratch.join("serve");
-        let listen = format!("{SITE}:8443");
+        let listen = format!("{POP}:8443");
         let arguments = ["--json", "serve", "--listen", &listen, "--advertise", &listen, "--state"];
         self.start_role(Self::in_site(TIDEGATE).args(arguments).arg(&serve));
         let admin = |arguments: &[&str]| -> Value {
@@ -230,24 +262,19 @@ impl Machine {
             "--ports",
             "80",
         ]);
+        let edge = ["--name", "edge", "--site", "office", "--address", "203.0.113.0/24", "--ports", "80"];
+        let mut create = vec!["create", "resource"];
+        create.extend(edge);
+        admin(&create);
         let wiki = ["--address", "wiki.office.internal", "--ports", "80", "--alias", "portal"];
         let mut create = vec!["create", "resource", "--name", "wiki", "--site", "office"];
         create.extend(wiki);
         admin(&create);
         admin(&["create", "group", "--name", "staff"]);
         admin(&["create", "user", "--name", "ann", "--email", "ann@example.org", "--group", "staff"]);
-        admin(&[
-            "create",
-            "policy",
-            "--name",
-            "all",
-            "--group",
-            "staff",
-            "--resource",
-            "web",
-            "--resource",
-            "wiki",
-        ]);
+        let mut create = vec!["create", "policy", "--name", "all", "--group", "staff"];
+        create.extend(["--resource", "web", "--resource", "wiki", "--resource", "edge"]);
+        admin(&create);
         let key = |name: &str, arguments: &[&str]| {
             let file = self.scratch.join(name);
             fs::write(&file, admin(arguments)["key"].as_str().unwrap()).unwrap();
@@ -433,23 +460,43 @@ pub fn serve_site() {
             let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         }
     });
+    let by_tcp = TcpListener::bind("0.0.0.0:53").unwrap();
+    let log = asked.clone();
+    std::thread::spawn(move || {
+        for stream in by_tcp.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let mut length = [0; 2];
+            let _ = stream.read_exact(&mut length);
+            let mut query = vec![0; u16::from_be_bytes(length).into()];
+            let _ = stream.read_exact(&mut query);
+            if let Some(answer) = public_answer(&log, &query) {
+                let _ = stream.write_all(&u16::try_from(answer.len()).unwrap().to_be_bytes());
+                let _ = stream.write_all(&answer);
+            }
+        }
+    });
     let names = UdpSocket::bind("0.0.0.0:53").unwrap();
     let mut query = [0; 4_096];
     while let Ok((length, from)) = names.recv_from(&mut query) {
-        let query = &query[..length];
-        let Some((name, question)) = question(query) else { continue };
-        let mut log = fs::OpenOptions::new().create(true).append(true).open(&asked).unwrap();
-        writeln!(log, "{name}").unwrap();
-        let is_a = question[question.len() - 4..] == [0, 1, 0, 1];
-        let mut answer = query[..2].to_vec();
-        // A recursive server's answer: one question, an address if one was asked for.
-        answer.extend_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-        answer.extend_from_slice(question);
-        if is_a {
-            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 198, 51, 100, 7]);
+        if let Some(answer) = public_answer(&asked, &query[..length]) {
+            let _ = names.send_to(&answer, from);
         }
-        let _ = names.send_to(&answer, from);
     }
+}
+
+/// A recursive server's answer: the question, and an address if one was asked for. What was asked is written down.
+fn public_answer(asked: &Path, query: &[u8]) -> Option<Vec<u8>> {
+    let (name, question) = question(query)?;
+    let mut log = fs::OpenOptions::new().create(true).append(true).open(asked).unwrap();
+    writeln!(log, "{name}").unwrap();
+    let is_a = question[question.len() - 4..] == [0, 1, 0, 1];
+    let mut answer = query[..2].to_vec();
+    answer.extend_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+    answer.extend_from_slice(question);
+    if is_a {
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 198, 51, 100, 7]);
+    }
+    Some(answer)
 }
 
 /// The name that is asked for, and the question's bytes.

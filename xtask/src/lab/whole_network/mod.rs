@@ -210,6 +210,30 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
         client.terminate(START, interrupt)?;
         Ok(Seen::new(()).with("ms", whole_ms(lab.restored(&before)?)))
     })?;
+    report.check(
+        "a service account's tidegate run -- curl, without an interface and without privileges",
+        || {
+            lab.admin(&["create", "service-account", "--name", "robot", "--group", "ops"])?;
+            let key =
+                lab.fleet.key(&lab.net.server, "robot.key", &["--device", "--service-account", "robot"])?;
+            let state = lab.fleet.place().join("robot");
+            let owner = ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"];
+            fs::create_dir(&state)?;
+            for path in [&state.display().to_string(), &key] {
+                lab.client(5, "chown", &["nobody", path])?;
+            }
+            let binary = release_binary().display().to_string();
+            let state = state.display().to_string();
+            let run =
+                ["run", "--state", &state, "--key-file", &key, "--", "curl", "-sS", "--fail", "-m", "20"];
+            for url in ["http://web.lab.internal/", "http://shop.apps.lab.internal/"] {
+                let page = lab.client(40, "setpriv", &[&owner[..], &[&binary], &run, &[url]].concat())?;
+                ensure!(page == PAGE, "another page came");
+            }
+            ensure!(lab.restored(&before)? < RESTORED, "the machine is not as it was");
+            Ok(Seen::new(()))
+        },
+    );
     let guardian = report.step("its worker is killed with SIGKILL: as before within 2 s", || {
         let guardian = lab.up()?;
         crate::process::signal_process(lab.worker(&guardian)?, libc::SIGKILL);
