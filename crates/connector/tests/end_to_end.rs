@@ -32,6 +32,8 @@ use wire::{
     OrganizationId, PolicyId, PopId, RELAY_HEADER_LEN, ResourceId, SiteId, UserId, classify,
 };
 
+#[path = "end_to_end/crowd.rs"]
+mod crowd;
 #[path = "end_to_end/datagrams.rs"]
 mod datagrams;
 
@@ -181,6 +183,8 @@ struct Lab {
     target: SocketAddr,
     /// The same host's UDP service.
     udp: SocketAddr,
+    /// And one that gives every byte back by TCP.
+    echo: SocketAddr,
 }
 
 impl Lab {
@@ -196,7 +200,7 @@ impl Lab {
             Box::pin(pop.run(async { drop(stopped.await) })).await.expect("the PoP runs");
         });
         let target = service().await;
-        let udp = datagrams::service().await;
+        let (udp, echo) = (datagrams::service().await, crowd::service().await);
 
         let identity = Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR);
         let state = installation.state(&directory.path().join("connector"), identity);
@@ -216,6 +220,7 @@ impl Lab {
                     ports: vec![
                         PortRange::new(target.port(), target.port()).expect("a port"),
                         PortRange::of(Protocol::Udp, udp.port(), udp.port()).expect("a port"),
+                        PortRange::new(echo.port(), echo.port()).expect("a port"),
                         PortRange::ICMP,
                     ],
                     mode: Mode::Standard,
@@ -244,6 +249,7 @@ impl Lab {
             _pop: Running { stop, task },
             target,
             udp,
+            echo,
         }
     }
 
@@ -294,13 +300,17 @@ impl Lab {
     }
 
     fn client(&self, groups: Vec<GroupRef>) -> Client {
+        self.client_of(DEVICE, groups, FlowLimits::DEFAULT)
+    }
+
+    fn client_of(&self, device: DeviceId, groups: Vec<GroupRef>, limits: FlowLimits) -> Client {
         let key = SigningKey::generate();
-        let identity = Identity::device(INSTALLATION, ORGANIZATION, DEVICE);
+        let identity = Identity::device(INSTALLATION, ORGANIZATION, device);
         let wall = wall();
         let grant = Grant {
             installation: INSTALLATION,
             organization: ORGANIZATION,
-            device: DEVICE,
+            device,
             device_generation: 1,
             owner: Owner::User(UserId::from_bytes([1; 16])),
             owner_generation: 1,
@@ -346,20 +356,21 @@ impl Lab {
             certificate: self.installation.certificate(identity, &key),
             identity_key: key.clone(),
             grant: Some(sign_document(&self.installation.keys[&KeyRole::Grant], &grant).expect("signs")),
-            slice: Some(self.installation.slice(Audience::Device(DEVICE), body)),
+            slice: Some(self.installation.slice(Audience::Device(device), body)),
             revocations: None,
             time_floor: None,
         };
         let now = Instant::now();
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&wall.as_millis().to_be_bytes());
+        seed[8..24].copy_from_slice(device.as_bytes());
         Client {
             agent: ClientAgent::new(stored, now, wall, seed).expect("an agent"),
             key,
             port: UdpPort::bind("127.0.0.1:0".parse().expect("address")).expect("a port"),
             links: RelayLinks::new(),
             tunnels: Tunnels::new(&WireGuardPrivateKey::from_bytes(seed), 1, now),
-            flows: Flows::new(FlowLimits::DEFAULT, 2, now),
+            flows: Flows::new(limits, 2, now),
             incoming: RecvBatch::for_agent(),
             outgoing: SendBatch::new(),
             events: Vec::new(),
@@ -484,7 +495,13 @@ impl Client {
     }
 
     async fn turn(&mut self) {
+        self.turn_before(None).await;
+    }
+
+    /// One turn that is over at a moment, if one is given.
+    async fn turn_before(&mut self, end: Option<Instant>) {
         let wake = self.pump();
+        let wake = end.map_or(wake, |end| wake.min(end));
         let _ = self.port.send_batch(&mut self.outgoing).await;
         tokio::select! {
             () = tokio::time::sleep_until(wake.into()) => {}
