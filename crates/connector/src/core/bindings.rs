@@ -8,9 +8,10 @@
 //! leave a name unreachable for as long as something idle hangs on its address; a flow that went on would have two
 //! names on one pair of addresses and ports, and nobody could say which bytes belong to which.
 
-use policy::{HostName, Place};
+use policy::{HostName, Place, Prefix};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 use std::time::Instant;
 use tunnel::BoundPair;
 
@@ -181,6 +182,16 @@ const fn addresses(pair: BoundPair) -> [IpAddr; 2] {
     [IpAddr::V4(pair.v4), IpAddr::V6(pair.v6)]
 }
 
+/// Whether an address is in the ranges that clients take addresses for names from.
+pub(crate) fn is_synthetic(address: IpAddr) -> bool {
+    static RANGES: LazyLock<[Prefix; 2]> = LazyLock::new(|| {
+        let (v4, v6) = (tunnel::SYNTHETIC_V4, tunnel::SYNTHETIC_V6);
+        [(IpAddr::V4(v4.0), v4.1), (IpAddr::V6(v6.0), v6.1)]
+            .map(|(network, length)| Prefix::new(network, length).expect("networks, without further bits"))
+    });
+    RANGES.iter().any(|range| range.contains(address))
+}
+
 /// No program sends to these through a tunnel and means a host.
 fn may_be_bound(address: IpAddr) -> bool {
     let broadcast = IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -275,6 +286,22 @@ mod tests {
         assert_eq!(refused, Err(BindRefused::Full), "all are in use");
         bindings.release(pair(7).v4.into());
         assert_eq!(bindings.bind(later, pair(many + 1), b"more.example", &[]), anew(&[pair(7)]));
+    }
+
+    #[test]
+    fn the_ranges_of_synthetic_addresses_are_those_that_both_sides_know() {
+        for (address, inside) in [
+            ("100.97.0.9", true),
+            ("100.127.255.255", true),
+            ("100.128.0.0", false),
+            ("10.0.0.5", false),
+            ("fd7a:7467:6e61::9", true),
+            ("fd7a:7467:6eff::1", true),
+            ("fd7a:7467:6f00::1", false),
+            ("::ffff:100.97.0.9", true),
+        ] {
+            assert_eq!(is_synthetic(address.parse().expect("address")), inside, "{address}");
+        }
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub struct CoreStatus {
     /// Packets in pieces that were not put together: too long, overlapping, or not complete.
     #[serde(default)]
     pub fragments_dropped: u64,
+    /// Packets to an address that a client took for a name and that means none here; the client is asked to say it again.
+    #[serde(default)]
+    pub packets_of_no_name: u64,
     /// Names that clients wanted for addresses and did not get.
     #[serde(default)]
     pub bindings_refused: u64,

@@ -1,17 +1,17 @@
 //! What comes out of a tunnel: whose packet it is, and which part of the core it is for.
 
 use super::{ConnectorCore, Ending, Output};
-use crate::core::bindings::Noted;
+use crate::core::bindings::{self, Noted};
 use crate::core::datagrams::{DatagramId, Ends};
-use crate::core::rules::{Knowledge, Rules};
+use crate::core::rules::{FlowAge, Knowledge, Rules};
 use crate::core::session::Wanted;
 use crate::record::Verdict;
 use flow::ip::{IpPacket, Protocol};
 use flow::{EchoKind, FlowId, Fragment, Unreachable};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 use trust::UnixMs;
-use tunnel::{BindMessage, PeerId};
+use tunnel::{BindMessage, BoundPair, PeerId};
 use wire::Refusal;
 
 impl ConnectorCore {
@@ -58,6 +58,9 @@ impl ConnectorCore {
             self.status.wrong_source += 1;
             return;
         }
+        if self.means_nothing_yet(knowledge, peer, &packet) {
+            return self.ask_for_binding(now, peer, packet.dst);
+        }
         match (packet.protocol, packet.echo()) {
             (Protocol::Udp, _) => match packet.udp() {
                 Ok(datagram) => {
@@ -85,6 +88,45 @@ impl ConnectorCore {
                 self.protocol_not_forwarded(now, knowledge.wall, peer, &packet, number)
             }
         }
+    }
+
+    /// Whether a packet begins something at an address that clients bind names to, and this one is bound to none: the
+    /// message that says what it means was lost, or forgotten here. A refusal would be believed.
+    fn means_nothing_yet<R: Rules>(
+        &self,
+        knowledge: &Knowledge<'_, R>,
+        peer: PeerId,
+        packet: &IpPacket<'_>,
+    ) -> bool {
+        let Some(session) = self.sessions.get(&peer).filter(|_| bindings::is_synthetic(packet.dst)) else {
+            return false;
+        };
+        let (protocol, port) = match packet.protocol {
+            // What is no first segment belongs to a connection that is gone, and hears so.
+            Protocol::Tcp => match packet.tcp() {
+                Ok(segment) if segment.flags.opens() => (policy::Protocol::Tcp, segment.tuple.dst.port()),
+                _ => return false,
+            },
+            Protocol::Udp => match packet.tuple() {
+                Some(tuple) => (policy::Protocol::Udp, tuple.dst.port()),
+                None => return false,
+            },
+            Protocol::Icmp if packet.echo().is_some() => (policy::Protocol::Icmp, 0),
+            Protocol::Icmp | Protocol::Other(_) => return false,
+        };
+        let wanted = session.wanted(protocol, SocketAddr::new(packet.dst, port));
+        wanted.meaning.is_none()
+            && session.ask(knowledge, &wanted, FlowAge::New).verdict == Err(Refusal::NoResource)
+    }
+
+    fn ask_for_binding(&mut self, now: Instant, peer: PeerId, address: IpAddr) {
+        self.status.packets_of_no_name += 1;
+        let half = match address {
+            IpAddr::V4(v4) => BoundPair { v4, v6: Ipv6Addr::UNSPECIFIED },
+            IpAddr::V6(v6) => BoundPair { v4: Ipv4Addr::UNSPECIFIED, v6 },
+        };
+        // Lost, it is said again at the next packet.
+        let _ = self.tunnels.send_bind(now, peer, &BindMessage::Unbound(half));
     }
 
     /// Whether an ICMP error of the client's machine is about something that UDP brought there, which ends then.

@@ -38,6 +38,8 @@ pub(crate) struct TestRules {
     /// By `tcp://place:port`, or `icmp://place:0`.
     pub(crate) allowed: BTreeMap<String, Target>,
     pub(crate) prefix: [u8; 2],
+    /// What the rest is refused for, unless it is a missing policy.
+    otherwise: Option<Refusal>,
 }
 
 impl Rules for TestRules {
@@ -52,7 +54,7 @@ impl Rules for TestRules {
             },
             None => Ruling {
                 resource: Some(resource),
-                verdict: Err(Refusal::NoPolicy),
+                verdict: Err(self.otherwise.unwrap_or(Refusal::NoPolicy)),
                 explanation: "no policy gives the groups of this device access".into(),
             },
         }
@@ -79,7 +81,7 @@ fn named(destination: &str, host: &str) -> TestRules {
 }
 
 pub(crate) fn allowing(what: &str, target: Target) -> TestRules {
-    TestRules { allowed: BTreeMap::from([(what.to_owned(), target)]), prefix: [10, 0] }
+    TestRules { allowed: BTreeMap::from([(what.to_owned(), target)]), prefix: [10, 0], otherwise: None }
 }
 
 fn installation() -> (SigningKey, TrustBundle) {

@@ -59,6 +59,29 @@ fn a_packet_to_a_bound_address_means_the_name_and_policy_is_asked_for_the_name()
 }
 
 #[test]
+fn a_packet_whose_binding_was_lost_is_not_refused_and_the_client_is_asked_to_say_it_again() {
+    let mut world = World::new(TestRules { otherwise: Some(Refusal::NoResource), ..wiki() });
+    let inner = world.enter();
+    let v6: IpAddr = policy::inner_device_address(DEVICE).into();
+    let client = world.dial(inner, "100.97.0.9:80");
+    let echo = flow::Echo { kind: flow::EchoKind::Request, identifier: 1, sequence: 1, data: b"" };
+    world.send(&echo.packet(v6, PAIR.v6.into()).expect("one family"));
+    world.send(&udp(address("100.64.0.2:9"), SocketAddr::new(PAIR.v4.into(), 80), b"?").expect("one family"));
+    assert_eq!((world.client_end(client), world.records.len(), world.asked.len()), (None, 0, 0));
+    let half_v4 = BindMessage::Unbound(BoundPair { v6: Ipv6Addr::UNSPECIFIED, ..PAIR });
+    let half_v6 = BindMessage::Unbound(BoundPair { v4: Ipv4Addr::UNSPECIFIED, ..PAIR });
+    assert_eq!(std::mem::take(&mut world.told), [half_v4.clone(), half_v6, half_v4]);
+    assert_eq!(world.core.status().packets_of_no_name, 3);
+    // With it the first packet, which comes again, finds its way.
+    world.bind(PAIR, "wiki.corp.example");
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.resolve_request().expect("a question").1, "wiki.corp.example");
+    // Anywhere else an address of nobody is refused.
+    let client = world.dial(inner, "10.97.0.9:80");
+    assert_eq!(world.client_end(client), Some(CloseReason::Unreachable(Unreachable::Prohibited)));
+}
+
+#[test]
 fn both_families_and_both_protocols_reach_the_name() {
     let mut world = World::new(wiki());
     world.enter();
