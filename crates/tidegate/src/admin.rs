@@ -385,6 +385,7 @@ const FLOW_COLUMNS: &[&str] = &[
     "owner_name",
     "device_name",
     "resource_name",
+    "protocol",
     "target",
     "verdict",
     "reason",
