@@ -8,11 +8,16 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 const NAME: &str = "resolver.json";
 /// A journal holds two resolver files of at most 64 KiB in base64.
 const MAX_BYTES: u64 = 256 * 1024;
+
+/// A guardian that was killed a moment ago still holds its lock: the kernel takes a process apart step by step.
+const RELEASED_WITHIN: Duration = Duration::from_millis(500);
+const RELEASE_LOOK: Duration = Duration::from_millis(10);
 
 /// What was changed, and how it was before.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -88,10 +93,19 @@ impl Journal {
         let error = |source| JournalError::Io { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
         let lock = File::open(dir).map_err(error)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(JournalError::Held(dir.to_owned())),
-            Err(TryLockError::Error(source)) => Err(error(source)),
+        let mut rest = RELEASED_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: lock }),
+                Err(TryLockError::WouldBlock) if rest.is_zero() => {
+                    return Err(JournalError::Held(dir.to_owned()));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::sleep(RELEASE_LOOK);
+                    rest = rest.saturating_sub(RELEASE_LOOK);
+                }
+                Err(TryLockError::Error(source)) => return Err(error(source)),
+            }
         }
     }
 

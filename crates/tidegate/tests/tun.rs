@@ -64,9 +64,10 @@ fn programs_reach_resources_by_name_and_address_without_a_proxy_and_no_private_n
         assert_eq!(tun["dns"]["upstreams"], serde_json::json!(["192.0.2.1:53"]));
         assert_eq!(tun["privileges"]["capabilities"], false);
         assert_eq!(tun["privileges"]["no_new_privileges"], true);
-        let routes: Vec<&str> =
-            tun["routes"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
-        assert_eq!(routes, ["10.9.9.9/32", "100.97.0.0/16", "fd7a:7467:6e61::/96"]);
+        let routes = tun["routes"].as_array().unwrap();
+        for expected in ["10.9.9.9/32", "100.97.0.0/16", "fd7a:7467:6e61::/96"] {
+            assert!(routes.contains(&expected.into()), "{routes:?}");
+        }
         // The kernel's own word on the worker, not only its own.
         let worker = machine.worker();
         let about = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
@@ -242,6 +243,8 @@ fn kills_at_random_moments_never_leave_a_changed_machine() {
             // What was not there yet when the signals were sent is ended in order.
             machine.end_whatever_runs();
             machine.tidegate(&["cleanup"]).success();
+            // The kernel takes a killed process apart step by step, its memory before its interface.
+            machine.settle(&before, RESTORED_WITHIN);
             machine.assert_same(&before, &format!("round {rounds}, form {form}, seed {seed}"));
             machine.unset_resolver(form);
             rounds += 1;

@@ -170,12 +170,11 @@ pub struct Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // What runs in this machine's own process namespace ends with it; the files are the test's to remove.
+        // What else runs in this machine's own process namespace ends with it.
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = fs::remove_dir_all(&self.scratch);
     }
 }
 
@@ -184,7 +183,9 @@ impl Machine {
         // Everything that a client writes to is this machine's own.
         run("mount", &["-t", "tmpfs", "none", "/run"]);
         run("mount", &["-t", "tmpfs", "none", "/var/lib"]);
-        let scratch = tempfile::tempdir().unwrap().keep();
+        // On a file system that goes with the machine.
+        let scratch = PathBuf::from("/run/test");
+        fs::create_dir(&scratch).unwrap();
         let mut machine = Self { scratch, children: Vec::new() };
         let etc = machine.scratch("etc");
         run("mount", &["-t", "tmpfs", "none", etc.to_str().unwrap()]);
@@ -437,6 +438,14 @@ impl Machine {
         found.push(("link of resolv.conf".into(), format!("{:?}", fs::read_link(path).ok())));
         found.push(("resolv.conf".into(), String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()));
         found
+    }
+
+    /// Waits until everything is as it was, at most so long; what is not is for [`Self::assert_same`] to say.
+    pub fn settle(&self, before: &[(String, String)], within: Duration) {
+        let until = Instant::now() + within;
+        while self.snapshot() != before && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn assert_same(&self, before: &[(String, String)], what: &str) {
