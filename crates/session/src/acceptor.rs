@@ -73,7 +73,7 @@ pub struct Acceptor {
     engine: Engine,
     vetting: Arc<Vetting>,
     server: ServerConfig,
-    retries: Retries,
+    retries: Box<Retries>,
     clock: Arc<TokenClock>,
     limits: AcceptorLimits,
     stats: AcceptorStats,
@@ -107,7 +107,7 @@ impl Acceptor {
         // Other ids than the library draws: the same key recognises them, another seed chooses them.
         let ids_seed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &seed), b"tidegate/pop/retry-id/1");
         let ids = KeyedConnectionIds::new(connection_id_key(key, &seed).as_ref(), ids_seed.as_ref());
-        let retries = Retries::new(token_key, ids, Arc::clone(&clock));
+        let retries = Box::new(Retries::new(token_key, ids, Arc::clone(&clock)));
         let endpoint =
             Endpoint::new(Arc::new(endpoint_config(key, seed)), Some(Arc::new(server.clone())), false, None);
         let engine = Engine::new(Side::Acceptor, endpoint, Arc::clone(&vetting));
