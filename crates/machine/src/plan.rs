@@ -69,7 +69,7 @@ pub fn plan(wanted: &Network, avoid: &[IpAddr], own: &[Prefix], known: &[KnownRo
             continue;
         }
         let same = known.iter().find(|known| known.prefix == prefix);
-        if let Some(same) = same {
+        if let Some(same) = same.filter(|_| !planted::is("takes-the-lan")) {
             let why = match same.kind {
                 KnownKind::Own => "it is an address of this machine".to_owned(),
                 KnownKind::Connected => format!(
@@ -85,6 +85,10 @@ pub fn plan(wanted: &Network, avoid: &[IpAddr], own: &[Prefix], known: &[KnownRo
             continue;
         }
         let mut rest = vec![prefix];
+        if planted::is("the-tunnel-through-itself") {
+            plan.routes.extend(rest);
+            continue;
+        }
         for hole in outside.iter().filter(|hole| prefix.contains(**hole)) {
             rest = rest.into_iter().flat_map(|part| without(part, *hole)).collect();
         }

@@ -14,7 +14,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("tunnel", &["wire", "planted"]),
     ("flow", &["wire"]),
     ("dns", &["trust", "policy"]),
-    ("machine", &["policy"]),
+    ("machine", &["policy", "planted"]),
     ("agent", &["wire", "trust", "policy", "session", "planted"]),
     ("pop", &["wire", "trust", "policy", "state", "session", "net", "planted"]),
     (

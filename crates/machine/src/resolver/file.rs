@@ -88,6 +88,9 @@ impl HeldFile {
         let ours = render(&old, own, interface, search);
         let mut entry =
             Entry { guardian: Process::own(), path: path.to_owned(), before, ours, in_place: false };
+        if planted::is("changed-before-it-is-written-down") {
+            replace(path, &fresh(&entry.ours)).map_err(error)?;
+        }
         journal.write(&entry)?;
         match replace(path, &fresh(&entry.ours)) {
             Ok(()) => {}
@@ -171,7 +174,7 @@ pub(crate) fn put_back(entry: &Entry) -> Result<PutBack, FileError> {
         let _ = fs::remove_file(dir.join(NEW));
     }
     let now = look_at(path).map_err(error)?;
-    if !is_ours(entry, &now) {
+    if !is_ours(entry, &now) && !planted::is("puts-back-over-others") {
         return Ok(PutBack::NotOurs);
     }
     let done = match &entry.before {
@@ -326,6 +329,17 @@ mod tests {
         held.give_back(&place.journal).unwrap();
         assert_eq!(fs::read_link(place.path()).unwrap(), Path::new("../target"));
         assert_eq!(fs::read(&target).unwrap(), b"nameserver 192.0.2.7\n");
+    }
+
+    #[test]
+    fn a_file_is_not_touched_when_the_journal_cannot_be_written() {
+        let place = Place::new();
+        fs::write(place.path(), "nameserver 192.0.2.1\n").unwrap();
+        let before = look_at(&place.path()).unwrap();
+        fs::remove_dir_all(place.dir.path().join("journal")).unwrap();
+        let refused = HeldFile::take(&place.journal, &place.path(), OWN, "tidegate0", &[]);
+        assert!(matches!(refused, Err(FileError::Journal(_))), "{refused:?}");
+        assert_eq!(look_at(&place.path()).unwrap(), before);
     }
 
     #[test]
