@@ -26,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 const CHUNKS: usize = 4;
 /// Events that wait for the loop; a pump waits when it is full.
 const EVENTS: usize = 1_024;
-/// Connection attempts at once. A site whose hosts drop SYNs must not eat all descriptors.
+/// Connection attempts at once, the others in turn. A site whose hosts drop SYNs must not eat all descriptors.
 const DIALS: usize = 256;
 /// Look-ups at once: each holds a thread of the blocking pool.
 const LOOKUPS: usize = 32;
@@ -34,7 +34,7 @@ const LOOKUPS: usize = 32;
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one address may take: two SYN retransmissions of Linux (1 s and 3 s) and a margin.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(5);
-/// How long all addresses together may take; the client's SYN is held 45 s.
+/// How long all addresses together may take, and the wait for a turn; the client's SYN is held 45 s.
 const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// What comes from the site.
@@ -107,19 +107,14 @@ impl Userspace {
 
     /// Connects to the first address that accepts.
     pub fn dial(&self, flow: FlowId, addresses: Vec<SocketAddr>) {
-        let events = self.events.clone();
-        let Ok(slot) = Arc::clone(&self.dials).try_acquire_owned() else {
-            // `try_send`: this is the loop itself, which must not wait for its own queue.
-            let full = SiteEvent::Dialled { flow, result: Err(DialFault::Full) };
-            if events.try_send(full).is_err() {
-                tracing::debug!(flow = flow.number(), "no room to say that no connection could be tried");
-            }
-            return;
-        };
+        let (events, dials) = (self.events.clone(), Arc::clone(&self.dials));
         tokio::spawn(async move {
-            let result = timeout(DIAL_DEADLINE, connect(&addresses)).await;
-            drop(slot);
-            let result = result.unwrap_or(Err(DialFault::Unreachable));
+            // In turn: many at once, as after the failure of another connector, are not too many.
+            let dial = async {
+                let Ok(_slot) = dials.acquire().await else { return Err(DialFault::Full) };
+                connect(&addresses).await
+            };
+            let result = timeout(DIAL_DEADLINE, dial).await.unwrap_or(Err(DialFault::Unreachable));
             let _ = events.send(SiteEvent::Dialled { flow, result }).await;
         });
     }
@@ -527,6 +522,29 @@ mod tests {
         // The kernel's buffers (a few MB on loopback) and ours; not without end.
         assert!(written < 16 << 20, "{written}");
         assert_eq!(site.world.client_end(client), None);
+    }
+
+    #[tokio::test]
+    async fn more_connections_at_once_than_are_tried_at_once_all_stand_in_the_end() {
+        let (listener, target) = listener().await;
+        let accepting = tokio::spawn(async move {
+            let mut streams = Vec::new();
+            while streams.len() < DIALS + 50 {
+                streams.push(listener.accept().await.expect("a connection"));
+            }
+        });
+        let (userspace, mut news) = Userspace::new();
+        let mut world = World::new(literal(&target.to_string()));
+        let inner = world.enter();
+        let flow = world.dial(inner, &target.to_string());
+        for _ in 0..DIALS + 50 {
+            userspace.dial(flow, vec![target]);
+        }
+        for _ in 0..DIALS + 50 {
+            let Some(SiteEvent::Dialled { result, .. }) = news.recv().await else { panic!("an answer") };
+            assert_eq!(result.expect("in turn").0, target);
+        }
+        accepting.await.expect("no panic");
     }
 
     #[tokio::test]

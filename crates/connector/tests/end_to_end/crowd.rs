@@ -121,9 +121,8 @@ async fn memory_of_a_crowd_of_tcp_flows_and_how_long_an_echo_takes() {
     let to = lab.echo;
     let opened = each(clients, |mut client| async move {
         let mut flows: Vec<FlowId> = Vec::new();
-        // A connector has 256 connection attempts under way at once, and refuses more.
-        for _ in 0..FLOWS / CLIENTS / 25 {
-            let batch: Vec<FlowId> = (0..25).map(|_| client.dial(to)).collect();
+        for _ in 0..FLOWS / CLIENTS / 50 {
+            let batch: Vec<FlowId> = (0..50).map(|_| client.dial(to)).collect();
             let mut open = 0;
             client
                 .until("connections", |client| {
