@@ -6,6 +6,7 @@
 //! either way for a while. All there is to wait for is a name's address and a socket; as much as fits a few bursts
 //! waits with it, the rest is lost, as in any network.
 
+use super::flows::Rulings;
 use super::{ConnectorCore, MAX_ADDRESSES, Output};
 use crate::core::rules::{FlowAge, Knowledge, ResourceName, Rules, Ruling, Target};
 use crate::core::session::Wanted;
@@ -664,7 +665,12 @@ impl ConnectorCore {
     }
 
     /// Judges every conversation again.
-    pub(super) fn recheck_datagrams<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
+    pub(super) fn recheck_datagrams<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        rulings: &mut Rulings,
+    ) {
         if planted::is("datagrams-outlive-their-policy") {
             return;
         }
@@ -675,7 +681,7 @@ impl ConnectorCore {
             .filter_map(|(id, conversation)| {
                 let Conversation { wanted, target, ends, .. } = conversation;
                 let (refusal, explanation) =
-                    self.flow_fault(knowledge, ends.peer, wanted, target, conversation.open())?;
+                    self.flow_fault(knowledge, rulings, (ends.peer, wanted), target, conversation.open())?;
                 Some((*id, refusal, explanation))
             })
             .collect();

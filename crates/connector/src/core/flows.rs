@@ -7,32 +7,38 @@ use crate::core::session::{Active, Stage, Wanted};
 use crate::record::Verdict;
 use flow::{CloseReason, FlowId, LinkId, Read, Unreachable};
 use policy::Protocol;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::UnixMs;
 use tunnel::PeerId;
 use wire::{DeviceId, Refusal};
 
+/// What was decided while everything is judged again: flows to one place are judged once.
+pub(super) type Rulings = BTreeMap<(PeerId, Protocol, SocketAddr), Ruling>;
+
 impl ConnectorCore {
     /// Why a flow that was allowed would not be now; `open` is what it is connected to, if it is yet.
     pub(super) fn flow_fault<R: Rules>(
         &self,
         knowledge: &Knowledge<'_, R>,
-        peer: PeerId,
-        wanted: &Wanted,
+        rulings: &mut Rulings,
+        (peer, wanted): (PeerId, &Wanted),
         allowed: &Target,
         open: Option<SocketAddr>,
     ) -> Option<(Refusal, String)> {
         let Some(session) = self.sessions.get(&peer) else {
             return Some((Refusal::SessionLost, Refusal::SessionLost.to_string()));
         };
-        let ruling = session.ask(knowledge, wanted, FlowAge::Running);
-        match ruling.verdict {
-            Err(refusal) => Some((refusal, ruling.explanation)),
+        // What an address means in a session is one thing: whatever meant another has ended.
+        let same = (peer, wanted.protocol, wanted.address);
+        let ruling = rulings.entry(same).or_insert_with(|| session.ask(knowledge, wanted, FlowAge::Running));
+        match &ruling.verdict {
+            Err(refusal) => Some((*refusal, ruling.explanation.clone())),
             // The same destination means something else now.
-            Ok(target) if target != *allowed => Some((Refusal::NoResource, Refusal::NoResource.to_string())),
+            Ok(target) if target != allowed => Some((Refusal::NoResource, Refusal::NoResource.to_string())),
             Ok(target) => {
-                let refusal = self.address_fault(knowledge.rules, &target, wanted.protocol, open?)?;
+                let refusal = self.address_fault(knowledge.rules, target, wanted.protocol, open?)?;
                 Some((refusal, refusal.to_string()))
             }
         }

@@ -277,6 +277,7 @@ impl ConnectorCore {
         for (peer, refusal) in faults {
             self.end_session(now, knowledge.wall, peer, refusal);
         }
+        let mut rulings = BTreeMap::new();
         let faults: Vec<(FlowId, Refusal, String)> = self
             .active
             .iter()
@@ -286,7 +287,8 @@ impl ConnectorCore {
                     Stage::Resolving { .. } | Stage::Dialling { .. } => None,
                 };
                 let Active { peer, wanted, target, .. } = active;
-                let (refusal, explanation) = self.flow_fault(knowledge, *peer, wanted, target, open)?;
+                let (refusal, explanation) =
+                    self.flow_fault(knowledge, &mut rulings, (*peer, wanted), target, open)?;
                 Some((*flow, refusal, explanation))
             })
             .collect();
@@ -295,7 +297,7 @@ impl ConnectorCore {
             self.end_flow(flow, knowledge.wall, Verdict::Withdrawn, refusal.label(), &explanation);
             self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
         }
-        self.recheck_datagrams(now, knowledge);
+        self.recheck_datagrams(now, knowledge, &mut rulings);
         // The clocks may have moved apart since the grants were verified.
         let deadlines: Vec<(PeerId, Instant)> = self
             .sessions
