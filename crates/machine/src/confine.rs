@@ -46,6 +46,38 @@ pub fn confine() -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps of a guardian's capabilities what a guardian needs, and gives up the rest for good: it changes interfaces and
+/// routes, binds port 53, writes files of others with their owner, starts a worker as another user and ends it. Has to
+/// be called while the process has one thread, as [`confine`].
+///
+/// # Errors
+/// The kernel refuses.
+pub fn restrain() -> io::Result<()> {
+    let needed = CapabilitySet::NET_ADMIN
+        | CapabilitySet::NET_BIND_SERVICE
+        // Binding to an interface, before Linux 5.7.
+        | CapabilitySet::NET_RAW
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::CHOWN
+        | CapabilitySet::FOWNER
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::KILL
+        // For the worker, which takes its bounding set away.
+        | CapabilitySet::SETPCAP;
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        if !needed.contains(one) {
+            let _ = remove_capability_from_bounding_set(one);
+        }
+    }
+    let _ = clear_ambient_capability_set();
+    set_no_new_privs(true)?;
+    let kept = capabilities(None)?.permitted & needed;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
+}
+
 /// What this thread may do.
 ///
 /// # Errors

@@ -30,7 +30,7 @@ mod plan;
 mod resolver;
 mod tun;
 
-pub use confine::{Privileges, confine, may_administer, privileges};
+pub use confine::{Privileges, confine, may_administer, privileges, restrain};
 pub use guardian::{Cleaned, Ended, GuardianError, Options, Prepared, Unavailable, cleanup, prepare};
 pub use link::{GuardianSays, LinkError, Seat, WorkerVoice, take_seat};
 pub use message::{

@@ -36,10 +36,8 @@ fn main() -> ExitCode {
         return failure.report(format);
     }
     process::end_with_parent();
-    // While there is one thread: privileges are a thread's.
     if let Command::Up(args) = &cli.command
-        && args.seat
-        && let Err(error) = machine::confine()
+        && let Err(error) = tun::give_up_privileges(args)
     {
         return Failure::say(Outcome::Failed, format_args!("privileges could not be given up: {error}"))
             .report(format);

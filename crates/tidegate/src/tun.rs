@@ -52,6 +52,15 @@ pub fn arguments(args: &UpArgs) -> Vec<OsString> {
     arguments
 }
 
+/// A worker gives up every privilege, a guardian what it does not need. While there is one thread: they are a thread's.
+pub fn give_up_privileges(args: &UpArgs) -> std::io::Result<()> {
+    match args {
+        UpArgs { seat: true, .. } => machine::confine(),
+        UpArgs { tun: Some(_), foreground: true, .. } => machine::restrain(),
+        _ => Ok(()),
+    }
+}
+
 /// Where a client in the background logs. Root writes nothing into a directory of another user, who could have made
 /// that name a link to anything.
 pub fn log_file(args: &UpArgs, state: &Path) -> std::io::Result<PathBuf> {

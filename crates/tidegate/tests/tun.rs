@@ -76,6 +76,14 @@ fn programs_reach_resources_by_name_and_address_without_a_proxy_and_no_private_n
             assert_eq!(value, "0000000000000000", "{line}");
         }
         assert!(about.contains("NoNewPrivs:\t1"));
+        // The guardian has what a guardian needs: not CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_MODULE.
+        let about = fs::read_to_string(format!("/proc/{}/status", machine.guardian())).unwrap();
+        for line in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            let value = about.lines().find_map(|text| text.strip_prefix(line)).unwrap().trim();
+            let value = u64::from_str_radix(value, 16).unwrap();
+            assert_eq!(value & (1 << 21 | 1 << 19 | 1 << 16), 0, "{line} {value:x}");
+            assert_ne!(value & (1 << 12), 0, "{line} {value:x}");
+        }
 
         machine.down();
         machine.assert_same(&before, "down");
@@ -105,7 +113,9 @@ fn a_pop_inside_a_range_of_a_resource_is_still_reached_outside_the_tunnel() {
 #[test]
 fn names_are_answered_by_tcp_too_and_after_any_rubbish() {
     in_own_machine(|machine| {
-        machine.up(&[]);
+        machine.up(&["--search", "office.internal"]);
+        // A short name, by the search domain that was asked for.
+        assert_eq!(machine::http("wiki:80"), "from the site");
         let server = "100.64.0.2:53";
         assert_eq!(machine::ask_by_tcp(server, "wiki.office.internal"), (0, 1));
         assert_eq!(machine::ask_by_tcp(server, "public.example"), (0, 1));
