@@ -500,6 +500,7 @@ pub struct ForwardArgs {
 #[command(after_help = "Examples:\n  \
     tidegate admin --state /var/lib/tidegate/serve create site --name office --prefix 10.0.2.0/24\n  \
     tidegate admin create resource --name wiki --site office --address wiki.office.internal --ports 443\n  \
+    tidegate admin create resource --name lab --site office --address '*.lab.office.internal' --ports 443,udp/53,icmp\n  \
     tidegate admin create key --device --user alice > key\n  \
     tidegate admin list devices --json\n  \
     tidegate admin strike dev-…\n\n\
