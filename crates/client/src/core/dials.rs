@@ -95,6 +95,7 @@ impl ClientCore {
             let is_up = link.is_some_and(|link| self.way_of(link).is_some());
             let was_refused = link.is_some_and(|link| link.refusal.is_some());
             (
+                self.failover.is_suspect(*id),
                 !is_up,
                 was_refused,
                 trust::sha256(&[b"tidegate/connector-choice/1", own.as_bytes(), id.as_bytes()]),

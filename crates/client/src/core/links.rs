@@ -264,6 +264,7 @@ impl ClientCore {
             }
         }
         self.own_v6 = Some(inner.v6);
+        self.failover.heard(id);
         // Perhaps another process answers there, which was told nothing.
         self.bound.forget(id);
         self.release_packets(now, id);

@@ -6,6 +6,7 @@
 
 mod bound;
 mod dials;
+mod failover;
 mod link;
 mod links;
 mod lookup;
@@ -74,6 +75,7 @@ pub struct ClientCore {
     /// What connectors were told about addresses, for those packets and for flows alike.
     bound: bound::Bound,
     proxy_names: bound::ProxyNames,
+    failover: failover::Failover,
     /// This device's IPv6 address inside tunnels, once a connector has told it.
     own_v6: Option<Ipv6Addr>,
     next_dial: u64,
@@ -114,6 +116,7 @@ impl ClientCore {
             packets: packets::Packets::default(),
             bound: bound::Bound::default(),
             proxy_names: bound::ProxyNames::default(),
+            failover: failover::Failover::default(),
             own_v6: None,
             next_dial: 0,
             next_token: 0,
@@ -286,6 +289,7 @@ impl ClientCore {
         }
         self.expire_pings(now);
         self.packets.sweep(now);
+        self.failover_due(now);
         if self.renew_at.is_some_and(|at| at <= now) {
             self.renew_next(now);
         }
@@ -335,7 +339,8 @@ impl ClientCore {
         let pings = self.next_ping_timeout().map(|at| (at, "a ping's answer"));
         let renew = self.renew_at.map(|at| (at, "a connector is shown the newer grant"));
         let packets = self.packets.sweep_at().map(|at| (at, "quiet conversations"));
-        let next = [tunnels, flows, dials, links, pings, renew, packets]
+        let failover = self.failover_at().map(|at| (at, "a connector that does not answer"));
+        let next = [tunnels, flows, dials, links, pings, renew, packets, failover]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at);
@@ -388,6 +393,7 @@ impl ClientCore {
 
     /// A packet came out of a tunnel: the machine's stack or a flow here waits for it.
     fn inner_packet(&mut self, now: Instant, peer: PeerId, packet: Vec<u8>) {
+        self.heard(peer);
         let is_the_machines = self.by_peer.get(&peer).copied().is_some_and(|connector| {
             IpPacket::parse(&packet).is_ok_and(|packet| self.packets.claims(now, connector, &packet))
         });
@@ -396,6 +402,12 @@ impl ClientCore {
         } else {
             // A packet that does not parse comes from a connector that is broken; TCP sends again.
             let _ = self.flows.handle_input(now, LinkId(peer.number()), &packet);
+        }
+    }
+
+    fn heard(&mut self, peer: PeerId) {
+        if let Some(connector) = self.by_peer.get(&peer) {
+            self.failover.heard(*connector);
         }
     }
 
@@ -457,8 +469,14 @@ impl ClientCore {
                 }
             }
             tunnel::Event::Mtu { peer, mtu } => self.flows.set_link_mtu(now, LinkId(peer.number()), mtu),
-            tunnel::Event::Pong { peer, ping, round_trip } => self.pong(peer, ping, round_trip),
-            tunnel::Event::Quiet { path, .. } => self.outputs.push_back(Output::RelayQuiet(path)),
+            tunnel::Event::Pong { peer, ping, round_trip } => {
+                self.heard(peer);
+                self.pong(peer, ping, round_trip);
+            }
+            tunnel::Event::Quiet { peer, path } => {
+                self.outputs.push_back(Output::RelayQuiet(path));
+                self.doubt(now, peer);
+            }
             tunnel::Event::Removed { peer, .. } => {
                 self.by_peer.remove(&peer);
             }

@@ -19,13 +19,15 @@ use flow::{
 };
 use policy::Address;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 use tunnel::{BindMessage, BoundPair, PeerId};
 use wire::{ConnectorId, SiteId};
 
+/// The longest first packet of TCP: IPv6 and 60 bytes of header, and no data.
+const MAX_OPENING: usize = 100;
 /// Conversations at once. An entry is about 300 bytes: 5 MB.
 const MAX_CONVERSATIONS: usize = 16_384;
 /// Packets of one conversation that wait for its tunnel: a TCP handshake sends one, a resolver some.
@@ -84,8 +86,14 @@ impl PacketDrop {
 #[derive(Debug)]
 struct Conversation {
     connector: ConnectorId,
+    site: SiteId,
     /// The site's other connectors, to be tried when this one cannot be reached.
     rest: VecDeque<ConnectorId>,
+    /// Whether its connector has sent anything back.
+    is_answered: bool,
+    /// What opened it, for another connector should this one not answer. TCP alone: the machine sends it again, but
+    /// later.
+    opening: Option<Vec<u8>>,
     /// What its destination stands for, unless it is the address itself.
     meaning: Option<Meaning>,
     used: Instant,
@@ -116,8 +124,13 @@ impl Packets {
         let Some(tuple) = ends(packet).or_else(|| quoted(packet)) else { return false };
         let sent = FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src };
         let Some(conversation) = self.conversations.get_mut(&sent) else { return false };
+        if conversation.connector != connector {
+            return false;
+        }
         conversation.used = now;
-        conversation.connector == connector
+        conversation.is_answered = true;
+        conversation.opening = None;
+        true
     }
 
     pub(super) const fn sweep_at(&self) -> Option<Instant> {
@@ -273,7 +286,17 @@ impl ClientCore {
             if !self.packets.make_room(now) {
                 return Err(PacketDrop::Full);
             }
-            let conversation = Conversation { connector, rest, meaning, used: now, held: Vec::new() };
+            let opening = tuple.protocol == Protocol::Tcp && packet.bytes.len() <= MAX_OPENING;
+            let conversation = Conversation {
+                connector,
+                site,
+                rest,
+                is_answered: false,
+                opening: opening.then(|| packet.bytes.to_vec()),
+                meaning,
+                used: now,
+                held: Vec::new(),
+            };
             self.packets.conversations.insert(tuple, conversation);
             self.packets.sweep.get_or_insert(now + SWEEP);
         }
@@ -345,7 +368,7 @@ impl ClientCore {
             .filter(|(_, held)| held.connector == id && !held.held.is_empty())
             .map(|(tuple, _)| *tuple)
             .collect();
-        let mut next_links = std::collections::BTreeSet::new();
+        let mut next_links = BTreeSet::new();
         for tuple in waiting {
             let Some(conversation) = self.packets.conversations.get_mut(&tuple) else { continue };
             if let Some(next) = conversation.rest.pop_front() {
@@ -363,6 +386,46 @@ impl ClientCore {
             }
         }
         for next in next_links {
+            match self.links.get(&next) {
+                Some(link) if self.way_of(link).is_some() => self.release_packets(now, next),
+                _ => self.ensure_link(now, next),
+            }
+        }
+    }
+
+    /// A connector does not answer: what it has not answered yet goes by another, and of what it has, all that has no
+    /// connection to lose.
+    pub(super) fn move_conversations(&mut self, now: Instant, id: ConnectorId) {
+        let may_move = |tuple: &FiveTuple, conversation: &Conversation| {
+            conversation.connector == id && !(tuple.protocol == Protocol::Tcp && conversation.is_answered)
+        };
+        let conversations = self.packets.conversations.iter();
+        let sites: BTreeSet<SiteId> = conversations
+            .filter(|(tuple, conversation)| may_move(tuple, conversation))
+            .map(|(_, conversation)| conversation.site)
+            .collect();
+        let next: BTreeMap<SiteId, ConnectorId> = sites
+            .into_iter()
+            .filter_map(|site| {
+                let mut others = self.connectors_of(site).into_iter();
+                Some((site, others.find(|other| *other != id && !self.failover.is_suspect(*other))?))
+            })
+            .collect();
+        for (tuple, conversation) in &mut self.packets.conversations {
+            let Some(next) = next.get(&conversation.site).filter(|_| may_move(tuple, conversation)) else {
+                continue;
+            };
+            conversation.connector = *next;
+            conversation.rest.retain(|other| other != next);
+            if let Some(opening) = &conversation.opening
+                && conversation.held.is_empty()
+                && self.packets.held < MAX_HELD
+            {
+                conversation.held.push(opening.clone());
+                self.packets.held += 1;
+            }
+        }
+        for next in next.into_values().collect::<BTreeSet<_>>() {
             match self.links.get(&next) {
                 Some(link) if self.way_of(link).is_some() => self.release_packets(now, next),
                 _ => self.ensure_link(now, next),

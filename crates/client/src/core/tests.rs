@@ -14,6 +14,7 @@ use trust::{OpenKey, OpenProof, SealKey, unseal_open};
 use tunnel::{BindMessage, BoundPair};
 use wire::{ChannelId, OpenBody, PopId, RELAY_HEADER_LEN, ResourceId, SiteId};
 
+mod failover;
 mod packets;
 
 const SITE: SiteId = SiteId::from_bytes([1; 16]);
@@ -43,6 +44,8 @@ struct Connector {
     /// What it was told about addresses, and whether it answers.
     binds: Vec<BindMessage>,
     answers_binds: bool,
+    /// Stopped: it takes nothing and says nothing.
+    is_frozen: bool,
 }
 
 impl Connector {
@@ -60,6 +63,7 @@ impl Connector {
             echoed: BTreeMap::new(),
             binds: Vec::new(),
             answers_binds: true,
+            is_frozen: false,
         }
     }
 
@@ -88,6 +92,9 @@ impl Connector {
     /// Port 80 echoes, 81 refuses, 82 is prohibited, 83 unreachable, 84 never answers.
     fn run(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
+        if self.is_frozen {
+            return out;
+        }
         loop {
             let mut quiet = true;
             loop {
@@ -292,7 +299,7 @@ impl World {
                     .iter_mut()
                     .find(|connector| connector.there() == path || connector.was_there() == path)
                     .expect("a channel");
-                if self.connected {
+                if self.connected && !to.is_frozen {
                     let here = to.here();
                     to.tunnels.handle_input(self.now, here, &bytes[RELAY_HEADER_LEN..]);
                 }
@@ -341,7 +348,7 @@ impl World {
         while self.now < end {
             self.now = (self.now + Duration::from_millis(50)).min(end);
             self.core.handle_timeout(self.now);
-            for connector in &mut self.connectors {
+            for connector in self.connectors.iter_mut().filter(|connector| !connector.is_frozen) {
                 connector.tunnels.handle_timeout(self.now);
                 connector.flows.handle_timeout(self.now);
             }

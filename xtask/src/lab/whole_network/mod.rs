@@ -31,12 +31,16 @@ use std::{
 const START: Duration = Duration::from_secs(30);
 /// The site's host with the other servers.
 const SERVERS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 30);
+/// The site's second connector.
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 6);
 /// The resolver of the client's own network: a stranger on the internet.
 const PUBLIC_RESOLVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
 /// What it says of `www.public.example`.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
 /// Figure to reach: a guardian has put everything back within this.
 const RESTORED: Duration = Duration::from_secs(2);
+/// Figure to reach: from a connector's death to an answer by the other.
+const FAILOVER: Duration = Duration::from_secs(5);
 /// Questions for the figures of the resolver.
 const QUESTIONS: usize = 200;
 
@@ -45,6 +49,8 @@ struct Lab {
     net: Topology,
     resolver: Namespace,
     servers: Namespace,
+    /// Where the site's second connector runs.
+    second: Namespace,
     interrupt: Interrupt,
 }
 
@@ -53,15 +59,18 @@ impl Lab {
         let mut net = Topology::create(Nat::Home, Nat::Home, interrupt)?;
         let resolver = net.public_host("dns", PUBLIC_RESOLVER, interrupt)?;
         let servers = net.site_router.host("srv", SERVERS, interrupt)?;
-        // The connector asks the site's resolver and knows no name by itself.
-        net.connector.hosts("")?;
-        net.connector.etc_file("resolv.conf", &format!("nameserver {SERVERS}\n"))?;
+        let second = net.site_router.host("conn2", SECOND, interrupt)?;
+        // The connectors ask the site's resolver and know no name by themselves.
+        for connector in [&net.connector, &second] {
+            connector.hosts("")?;
+            connector.etc_file("resolv.conf", &format!("nameserver {SERVERS}\n"))?;
+        }
         net.client.etc_file(
             "resolv.conf",
             &format!("# of the network at home\nsearch home.example\nnameserver {PUBLIC_RESOLVER}\n"),
         )?;
         let fleet = Fleet::new(release_binary(), interrupt)?;
-        Ok(Self { fleet, net, resolver, servers, interrupt: interrupt.clone() })
+        Ok(Self { fleet, net, resolver, servers, second, interrupt: interrupt.clone() })
     }
 
     fn admin(&self, arguments: &[&str]) -> Result<Value> {
@@ -183,7 +192,7 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
             let directory = place.join("servers");
             Ok(Seen::new(Servers::start(&lab.servers, SERVERS, "srv.lab.internal", &directory, interrupt)?))
         })?;
-    let _installation = report
+    let installation = report
         .step("an installation with resources of every kind, and its connector", || {
             Ok(Seen::new(install(&lab)?))
         })?;
@@ -200,6 +209,7 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     names(report, &lab, &public_names);
     programs(report, &lab, &web, &servers, interrupt);
     refusals(report, &lab, &site_names);
+    failover(report, &lab, &web, &installation);
     report.check("the stranger's resolver was asked for no private name, of any type", || {
         let leaked = public_names.questions("lab.internal");
         ensure!(leaked.is_empty(), "leaked: {}", leaked.join("; "));
@@ -258,7 +268,25 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn install(lab: &Lab) -> Result<(Daemon, Daemon)> {
+/// Enrols and starts a connector.
+fn connector(lab: &Lab, host: &Namespace, name: &str) -> Result<Daemon> {
+    let key = format!("{name}.key");
+    let key = lab.fleet.key(&lab.net.server, &key, &["--connector", "--site", "lab"])?;
+    let state = lab.fleet.state(name).display().to_string();
+    let arguments = ["connector", "--state", &state, "--name", name, "--join-file", &key];
+    let mut connector = lab.fleet.start(host, name, &arguments)?;
+    lab.fleet.ready(&mut connector, name)?;
+    Ok(connector)
+}
+
+/// An installation that runs.
+struct Installation {
+    _serve: Daemon,
+    /// The site's connectors, by the address that servers see.
+    connectors: [(Ipv4Addr, Daemon); 2],
+}
+
+fn install(lab: &Lab) -> Result<Installation> {
     let state = lab.fleet.state("serve").display().to_string();
     let advertise = format!("{}:443", topology::SERVER);
     let arguments = ["serve", "--state", &state, "--listen", "0.0.0.0:443", "--advertise", &advertise];
@@ -279,20 +307,25 @@ fn install(lab: &Lab) -> Result<(Daemon, Daemon)> {
         policy.extend(["--resource", resource]);
     }
     lab.admin(&policy)?;
-    let key = lab.fleet.key(&lab.net.server, "connector.key", &["--connector", "--site", "lab"])?;
-    let state = lab.fleet.state("connector").display().to_string();
-    let arguments = ["connector", "--state", &state, "--join-file", &key];
-    let mut connector = lab.fleet.start(&lab.net.connector, "connector", &arguments)?;
-    lab.fleet.ready(&mut connector, "connector")?;
-    wait_until("the connector at the PoP", START, &lab.interrupt, || {
+    let first = connector(lab, &lab.net.connector, "connector")?;
+    let second = connector(lab, &lab.second, "connector-2")?;
+    wait_until("the connectors at the PoP", START, &lab.interrupt, || {
         let connectors = lab.admin(&["list", "connectors"])?;
-        Ok((connectors["items"][0]["live"]["attached"] == true).then_some(()))
+        let items = connectors["items"].as_array().context("connectors")?;
+        Ok(items.iter().all(|item| item["live"]["attached"] == true).then_some(()))
     })?;
     let key = lab.fleet.key(&lab.net.server, "client.key", &["--device", "--user", "alice"])?;
     let state = lab.fleet.state("client").display().to_string();
     let mut login = lab.fleet.tidegate(&lab.net.client, &["login", "--state", &state, "--key-file", &key]);
     run_program(&mut login, START, &lab.interrupt)?.success("login")?;
-    Ok((serve, connector))
+    Ok(Installation { _serve: serve, connectors: [(topology::CONNECTOR, first), (SECOND, second)] })
+}
+
+/// The connectors as servers see them.
+const CONNECTORS: [Ipv4Addr; 2] = [topology::CONNECTOR, SECOND];
+
+fn is_a_connector(said: &str) -> bool {
+    CONNECTORS.iter().any(|address| said.starts_with(&address.to_string()))
 }
 
 /// What dig sees.
@@ -364,14 +397,15 @@ fn programs(report: &mut Report, lab: &Lab, web: &WebServer, servers: &Servers, 
             ensure!(page == PAGE, "{url}: another page came");
             first = first.max(began.elapsed());
         }
-        ensure!(web.requests_from(topology::CONNECTOR) >= 3, "nginx did not see the connector");
+        let seen: usize = CONNECTORS.map(|address| web.requests_from(address)).iter().sum();
+        ensure!(seen >= 3, "nginx did not see the connector");
         Ok(Seen::new(()).with("longest_ms", whole_ms(first)))
     });
     report.check("psql, by a name", || {
         let address = lab.answers(&["db.lab.internal", "A"])?;
         let address = address.first().context("its address")?.parse()?;
         let answer = services::query(&lab.net.client, address, 5432, "select inet_client_addr()")?;
-        ensure!(answer.starts_with(&topology::CONNECTOR.to_string()), "PostgreSQL sees {answer}");
+        ensure!(is_a_connector(&answer), "PostgreSQL sees {answer}");
         let by_name = "host=db.lab.internal user=lab dbname=postgres connect_timeout=10 sslmode=disable";
         let password = format!("PGPASSWORD={}", services::DATABASE_PASSWORD);
         let said =
@@ -398,7 +432,7 @@ fn programs(report: &mut Report, lab: &Lab, web: &WebServer, servers: &Servers, 
             "ssh",
             &[&options[..], &["root@srv.lab.internal", "echo", "$SSH_CONNECTION"]].concat(),
         )?;
-        ensure!(said.starts_with(&topology::CONNECTOR.to_string()), "sshd sees {said:?}");
+        ensure!(is_a_connector(&said), "sshd sees {said:?}");
         let from = format!("root@srv.lab.internal:{}", servers.file().display());
         lab.client(60, "scp", &[&options[..], &["-q", &from, &out]].concat())?;
         same(&servers.file())?;
@@ -461,4 +495,45 @@ fn refusals(report: &mut Report, lab: &Lab, site_names: &Resolver) {
             Ok(Seen::new(()))
         },
     );
+}
+
+/// The connector in use goes, in two ways.
+fn failover(report: &mut Report, lab: &Lab, web: &WebServer, installation: &Installation) {
+    let fetch = |seconds: u64| {
+        lab.client(
+            seconds + 5,
+            "curl",
+            &["--disable", "-sS", "--fail", "-m", &seconds.to_string(), "http://web.lab.internal/"],
+        )
+    };
+    for (what, signal) in [("stopped with SIGSTOP", libc::SIGSTOP), ("killed with SIGKILL", libc::SIGKILL)] {
+        report.check(
+            &format!("the connector in use is {what}: the next connection goes by the other within 5 s"),
+            || {
+                let before = CONNECTORS.map(|address| web.requests_from(address));
+                fetch(15)?;
+                let after = CONNECTORS.map(|address| web.requests_from(address));
+                let used = usize::from(after[1] > before[1]);
+                let (_, daemon) = &installation.connectors[used];
+                daemon.signal(signal);
+                let began = Instant::now();
+                let page = fetch(40);
+                let took = began.elapsed();
+                let began = Instant::now();
+                let next = fetch(40);
+                let next_took = began.elapsed();
+                daemon.signal(libc::SIGCONT);
+                ensure!(page? == PAGE && next? == PAGE, "another page came");
+                let now = CONNECTORS.map(|address| web.requests_from(address));
+                ensure!(now[1 - used] >= after[1 - used] + 2, "the other connector was not used");
+                ensure!(
+                    took <= FAILOVER,
+                    "it took {} ms, the next {} ms",
+                    took.as_millis(),
+                    next_took.as_millis()
+                );
+                Ok(Seen::new(()).with("ms", whole_ms(took)).with("the_next_ms", whole_ms(next_took)))
+            },
+        );
+    }
 }

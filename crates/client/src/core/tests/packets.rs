@@ -8,15 +8,15 @@ const MACHINE: LinkId = LinkId(1);
 const SOURCE: &str = "100.64.0.2:40000";
 
 /// The machine's stack: what a kernel does with a TUN interface.
-struct Machine {
+pub(super) struct Machine {
     stack: Flows,
     pool: Pool,
     closed: BTreeMap<FlowId, CloseReason>,
-    established: BTreeSet<FlowId>,
+    pub(super) established: BTreeSet<FlowId>,
 }
 
 impl Machine {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         let stack = Flows::new(FlowLimits::DEFAULT, 99, now);
         let pool =
             Pool::new("100.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()).unwrap();
@@ -29,7 +29,7 @@ impl Machine {
         BoundPair { v4, v6 }
     }
 
-    fn dial(&mut self, world: &mut World, from: &str, to: &str) -> FlowId {
+    pub(super) fn dial(&mut self, world: &mut World, from: &str, to: &str) -> FlowId {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
         let flow = self.stack.dial(world.now, MACHINE, from, to).unwrap();
         self.run(world);
@@ -69,7 +69,7 @@ impl Machine {
         }
     }
 
-    fn pass(&mut self, world: &mut World, time: Duration) {
+    pub(super) fn pass(&mut self, world: &mut World, time: Duration) {
         let end = world.now + time;
         while world.now < end {
             world.pass(Duration::from_millis(250));
@@ -78,7 +78,7 @@ impl Machine {
         }
     }
 
-    fn echo(&mut self, world: &mut World, flow: FlowId, text: &[u8]) -> Vec<u8> {
+    pub(super) fn echo(&mut self, world: &mut World, flow: FlowId, text: &[u8]) -> Vec<u8> {
         self.stack.write(world.now, flow, text).unwrap();
         self.run(world);
         let mut buffer = [0; 4096];
