@@ -143,6 +143,12 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Nothing can be written down, so nothing is changed.
+    #[error("what has to be put back cannot be written down: {0}")]
+    NoJournal(String),
+    /// Only root puts things back.
+    #[error("putting back what a killed client left behind needs root; use sudo")]
+    NotRoot,
     /// Another one runs.
     #[error("another client runs in TUN mode on this machine; end it with `tidegate down`")]
     Running,
@@ -164,12 +170,16 @@ impl From<JournalError> for Unavailable {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Held(_) => Self::Running,
-            JournalError::Io { ref source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Self::NoCapability
-            }
             other => Self::Journal(other.to_string()),
         }
     }
+}
+
+fn open_journal(dir: &Path) -> Result<Journal, Unavailable> {
+    Journal::open(dir).map_err(|error| match error {
+        JournalError::Held(_) => Unavailable::Running,
+        other => Unavailable::NoJournal(other.to_string()),
+    })
 }
 
 /// Why a guardian ended before its time, or could not put everything back.
@@ -220,10 +230,13 @@ pub enum Cleaned {
 /// # Errors
 /// A guardian runs, or what is in the journal cannot be put back.
 pub fn cleanup(journal: &Path) -> Result<Cleaned, Unavailable> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Unavailable::NotRoot);
+    }
     if !journal.exists() {
         return Ok(Cleaned::Nothing);
     }
-    replay(&Journal::open(journal)?)
+    replay(&open_journal(journal)?)
 }
 
 fn replay(journal: &Journal) -> Result<Cleaned, Unavailable> {
@@ -263,7 +276,7 @@ pub async fn prepare(options: Options) -> Result<Prepared, Unavailable> {
     if !confine::may_administer() {
         return Err(Unavailable::NoCapability);
     }
-    let journal = Journal::open(&options.journal)?;
+    let journal = open_journal(&options.journal)?;
     let cleaned = replay(&journal)?;
     let netlink = Netlink::open().map_err(Unavailable::Netlink)?;
     wait_for_name(&netlink, &options.interface).await?;

@@ -194,3 +194,48 @@ impl Resolver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test needs one moment to count from")]
+    async fn a_program_that_keeps_writing_the_file_gets_its_way_and_that_is_said() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let journal = Journal::open(&dir.path().join("journal")).unwrap();
+        let synthetic = ["100.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()];
+        let mut resolver = Resolver::new(&path, Ipv4Addr::new(100, 64, 0, 2), "tidegate0", synthetic);
+        resolver.apply(&journal, &Network::default()).await.unwrap();
+        assert_eq!(resolver.standing().mode, DnsMode::File);
+        let start = Instant::now();
+        assert_eq!(resolver.look(&journal, start).unwrap(), Seen::Same);
+        // As often as a DHCP client may: ours comes back each time.
+        for round in 0..20 {
+            let theirs = format!("nameserver 192.0.2.{round}\n");
+            std::fs::write(&path, &theirs).unwrap();
+            let now = start + FIGHT * round / 5;
+            assert_eq!(resolver.look(&journal, now).unwrap(), Seen::Changed);
+            assert_eq!(resolver.standing().mode, DnsMode::File, "{round}");
+            assert_eq!(resolver.upstreams(), [format!("192.0.2.{round}:53").parse().unwrap()]);
+        }
+        // Faster than that it is a fight.
+        let later = start + FIGHT * 100;
+        for round in 0..=MAX_REWRITES {
+            std::fs::write(&path, "nameserver 192.0.2.99\n").unwrap();
+            assert_eq!(resolver.look(&journal, later).unwrap(), Seen::Changed, "{round}");
+        }
+        let standing = resolver.standing();
+        assert_eq!(standing.mode, DnsMode::Off);
+        assert!(standing.note.unwrap().contains("another program"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nameserver 192.0.2.99\n");
+        assert_eq!(journal.read().unwrap(), None);
+        resolver.give_back(&journal).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nameserver 192.0.2.99\n");
+    }
+}

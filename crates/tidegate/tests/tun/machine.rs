@@ -218,7 +218,11 @@ impl Machine {
         fs::write("/etc/resolv.conf", text).unwrap();
         fs::write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n").unwrap();
         fs::create_dir_all("/etc/netns/site").unwrap();
-        fs::write("/etc/netns/site/hosts", "10.9.9.9 wiki.office.internal\n127.0.0.1 localhost\n").unwrap();
+        fs::write(
+            "/etc/netns/site/hosts",
+            "10.9.9.9 wiki.office.internal build.lab.internal\n127.0.0.1 localhost\n",
+        )
+        .unwrap();
         machine.start_site();
         machine
     }
@@ -273,8 +277,12 @@ impl Machine {
         admin(&create);
         admin(&["create", "group", "--name", "staff"]);
         admin(&["create", "user", "--name", "ann", "--email", "ann@example.org", "--group", "staff"]);
+        let lab = ["--name", "lab", "--site", "office", "--address", "*.lab.internal", "--ports", "80"];
+        let mut create = vec!["create", "resource"];
+        create.extend(lab);
+        admin(&create);
         let mut create = vec!["create", "policy", "--name", "all", "--group", "staff"];
-        create.extend(["--resource", "web", "--resource", "wiki", "--resource", "edge"]);
+        create.extend(["--resource", "web", "--resource", "wiki", "--resource", "edge", "--resource", "lab"]);
         admin(&create);
         let key = |name: &str, arguments: &[&str]| {
             let file = self.scratch.join(name);
