@@ -589,9 +589,17 @@ impl Guardian {
         let restored = self.resolver.give_back(&self.journal).await;
         // Whatever happens, no worker outlives its guardian.
         let _ = self.child.kill().await;
-        drop(self.link);
         restored.map_err(|error| GuardianError::Restore(error.to_string()))?;
         served
+    }
+}
+
+impl Drop for Guardian {
+    /// For an end that nobody foresaw, such as a panic: what was given back already is not touched again.
+    fn drop(&mut self) {
+        if let Err(error) = self.resolver.give_back_file(&self.journal) {
+            tracing::error!(%error, "the resolver file was not put back; `tidegate cleanup` tries again");
+        }
     }
 }
 

@@ -53,6 +53,9 @@ pub async fn up(args: &UpArgs, format: Format) -> CommandResult {
         let side = client::MachineSide::Guardian { search: args.search.clone() };
         return foreground(args, &state, side, format).await;
     }
+    if args.tun.is_none() {
+        tun::put_back_leftovers();
+    }
     if args.foreground {
         return match args.tun {
             None => foreground(args, &state, client::MachineSide::Proxy, format).await,

@@ -156,6 +156,18 @@ impl Stop {
     }
 }
 
+/// A client without an interface starts: if one with an interface was killed before, its resolver settings go first.
+/// Where this is not root's process, or another client runs, they are not ours to touch.
+pub fn put_back_leftovers() {
+    if rustix::process::geteuid().is_root()
+        && let Ok(Cleaned::Restored) = machine::cleanup(&Options::new("", policy::INNER_V4).journal)
+    {
+        tracing::warn!(
+            "an earlier client was killed and had left its resolver settings behind; they were put back"
+        );
+    }
+}
+
 /// `tidegate cleanup`.
 pub fn cleanup(format: Format) -> CommandResult {
     let options = Options::new("", policy::INNER_V4);

@@ -141,6 +141,37 @@ fn names_are_answered_by_tcp_too_and_after_any_rubbish() {
 }
 
 #[test]
+fn a_network_that_comes_and_goes_takes_its_range_along() {
+    in_own_machine(|machine| {
+        let before = machine.snapshot();
+        machine.up(&[]);
+        assert_eq!(machine::interface_to("10.9.9.9"), "tidegate0");
+        machine::run("ip", &["link", "add", "lan0", "type", "veth", "peer", "name", "lan1"]);
+        machine::run("ip", &["link", "set", "lan0", "up"]);
+        machine::run("ip", &["link", "set", "lan1", "up"]);
+        // By a router of that network; and an address, as that network's DHCP would give.
+        machine::run("ip", &["address", "add", "192.168.77.5/24", "dev", "lan0"]);
+        machine::run("ip", &["route", "append", "10.9.9.9/32", "via", "192.168.77.1", "dev", "lan0"]);
+        machine::run("ip", &["address", "add", "192.168.78.5/24", "dev", "lan0"]);
+        wait_until("the machine's own route has its way", Duration::from_secs(5), || {
+            machine::interface_to("10.9.9.9") == "lan0"
+        });
+        let conflicts = machine.status()["tun"]["conflicts"].clone();
+        let said = conflicts.as_array().unwrap().iter().find(|one| one["prefix"] == "10.9.9.9/32").unwrap();
+        assert_eq!(said["routed"], false, "{said}");
+        // Names go their own way: they have addresses of their own.
+        assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        machine::run("ip", &["link", "del", "lan0"]);
+        wait_until("the tunnel has it again", Duration::from_secs(5), || {
+            machine::interface_to("10.9.9.9") == "tidegate0"
+        });
+        assert_eq!(machine::http("10.9.9.9:80"), "from the site");
+        machine.down();
+        machine.assert_same(&before, "down");
+    });
+}
+
+#[test]
 fn a_machine_without_ipv6_reaches_resources_by_ipv4_and_says_so() {
     in_own_machine(|machine| {
         for setting in ["default", "all"] {
@@ -207,6 +238,16 @@ fn the_machine_is_as_it_was_after_every_way_to_end() {
         assert!(running.code != Some(0) && running.stderr.contains("tidegate down"), "{}", running.stderr);
         machine.down();
         machine.assert_same(&before, "both were killed, then a start and down");
+
+        // So does a start without an interface.
+        machine.up(&[]);
+        let (guardian, worker) = (machine.guardian(), machine.worker());
+        kill(guardian, rustix::process::Signal::KILL);
+        kill(worker, rustix::process::Signal::KILL);
+        machine.tidegate_with_state(&["up", "--no-port-mapping"]).success();
+        machine.settle(&before, RESTORED_WITHIN);
+        machine.assert_same(&before, "both were killed, then a start without an interface");
+        machine.down();
 
         // Somebody takes the interface away.
         machine.up(&[]);

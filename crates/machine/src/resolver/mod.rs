@@ -183,14 +183,18 @@ impl Resolver {
 
     /// Gives everything back.
     pub async fn give_back(&mut self, journal: &Journal) -> Result<(), FileError> {
+        if matches!(self.state, State::Resolved { .. }) {
+            // What resolved knows of an interface goes with it; this is for when it is slow to notice.
+            resolved::revert(&self.interface).await;
+        }
+        self.give_back_file(journal)
+    }
+
+    /// Gives the file back, if it is held.
+    pub fn give_back_file(&mut self, journal: &Journal) -> Result<(), FileError> {
         match std::mem::replace(&mut self.state, State::Untouched) {
-            State::Untouched | State::Lost => Ok(()),
-            State::Resolved { .. } => {
-                // What resolved knows of an interface goes with it; this is for when it is slow to notice.
-                resolved::revert(&self.interface).await;
-                Ok(())
-            }
             State::File { held, .. } => held.give_back(journal),
+            State::Untouched | State::Lost | State::Resolved { .. } => Ok(()),
         }
     }
 }
