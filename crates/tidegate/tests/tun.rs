@@ -171,6 +171,49 @@ fn a_network_that_comes_and_goes_takes_its_range_along() {
     });
 }
 
+/// Needs systemd-resolved, which the machine that runs the tests had better not run itself. `TIDEGATE_TEST_SYSTEMD` names
+/// a directory with its files: `apt-get download systemd-resolved libsystemd-shared`, then `dpkg -x` of both into it.
+#[test]
+fn where_systemd_resolved_runs_it_asks_for_private_names_only_and_is_left_as_it_was() {
+    in_own_machine(|machine| {
+        if !machine.start_resolved() {
+            eprintln!("left out, nothing checked: systemd-resolved and dbus-daemon are not here");
+            return;
+        }
+        let before = machine.snapshot();
+        machine.up(&[]);
+        let status = machine.status();
+        let dns = &status["tun"]["dns"];
+        assert_eq!(dns["mode"], "resolved");
+        // An alias of one label is nothing that it asks anybody for, and that is said.
+        assert!(dns["note"].as_str().unwrap().contains("portal"), "{dns}");
+        assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        assert_eq!(machine::http("build.lab.internal:80"), "from the site");
+        let passed_on = machine.status()["tun"]["dns"]["passed_on"].clone();
+        assert_eq!(machine::look_up("public.example:1"), ["198.51.100.7:1"]);
+        assert_eq!(machine.status()["tun"]["dns"]["passed_on"], passed_on, "a public name came by us");
+        let synthetic = machine::look_up("wiki.office.internal:1").remove(0);
+        let reverse =
+            Command::new("getent").args(["hosts", synthetic.trim_end_matches(":1")]).output().unwrap();
+        let reverse = String::from_utf8_lossy(&reverse.stdout).into_owned();
+        assert!(reverse.contains("wiki.office.internal"), "{reverse}");
+        let asked = machine.asked_upstream();
+        assert!(
+            !asked.iter().any(|name| name.contains("internal") || name.contains("100.in-addr")),
+            "{asked:?}"
+        );
+        let guardian = machine.guardian();
+        kill(machine.worker(), rustix::process::Signal::KILL);
+        wait_until("the guardian has ended", RESTORED_WITHIN, || !machine::is_running(guardian));
+        machine.assert_same(&before, "the worker was killed");
+        let links = Command::new("resolvectl").arg("domain").output().unwrap();
+        assert!(!String::from_utf8_lossy(&links.stdout).contains("internal"));
+        machine.up(&[]);
+        machine.down();
+        machine.assert_same(&before, "down");
+    });
+}
+
 #[test]
 fn a_machine_without_ipv6_reaches_resources_by_ipv4_and_says_so() {
     in_own_machine(|machine| {
