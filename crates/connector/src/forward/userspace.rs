@@ -2,13 +2,13 @@
 //!
 //! Back-pressure is end to end. Towards the target: a flow is read only while its pump has room, so the
 //! client's window closes when the target is slow. Towards the client: the target is read only while the
-//! flow has taken what was read before. A flow holds at most `2 × CHUNKS × CHUNK` bytes here.
+//! flow has taken what was read before. What a flow holds here at most is its [`Room`].
 //!
 //! Nothing here decides: which addresses may be connected to comes from the core.
 
 use crate::core::{ConnectorCore, DatagramNews, DialFault, Ending};
 use crate::forward::datagrams::DatagramSockets;
-use flow::{FlowId, Read};
+use flow::{FlowId, FlowLimits, Read};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,10 +20,32 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use trust::UnixMs;
 
-/// Bytes read from a flow or a target at once: some fifty segments.
-const CHUNK: usize = 64 * 1024;
-/// Chunks under way in each direction of a flow.
-const CHUNKS: usize = 4;
+/// What one flow may have between the loop and its connection, in each direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    /// Bytes read from a flow or a target at once.
+    chunk: usize,
+    /// Chunks under way.
+    chunks: usize,
+}
+
+impl Room {
+    /// Some fifty segments at once.
+    const FULL: Self = Self { chunk: 64 * 1024, chunks: 4 };
+    /// In a crowd.
+    const SMALL: Self = Self { chunk: 12 * 1024, chunks: 2 };
+
+    const fn bytes(self) -> usize {
+        2 * self.chunk * self.chunks
+    }
+}
+
+/// How many flows may have [`Room::FULL`]; what is opened while there are more of them is a crowd's.
+const FULL: usize = FlowLimits::CONNECTOR.full;
+const _: () = assert!(
+    FULL * Room::FULL.bytes() + (FlowLimits::CONNECTOR.flows - FULL) * Room::SMALL.bytes() <= 1 << 30,
+    "a GiB here, beside the flows' own"
+);
 /// Events that wait for the loop; a pump waits when it is full.
 const EVENTS: usize = 1_024;
 /// Connection attempts at once, the others in turn. A site whose hosts drop SYNs must not eat all descriptors.
@@ -67,6 +89,7 @@ struct Pipe {
     target_finished: bool,
     credit: Arc<Semaphore>,
     cut: Option<oneshot::Sender<()>>,
+    room: Room,
 }
 
 /// The connections into the site.
@@ -75,6 +98,7 @@ pub(crate) struct Userspace {
     dials: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     pipes: BTreeMap<FlowId, Pipe>,
+    full: usize,
     buffer: Vec<u8>,
     /// UDP and ICMP echo.
     pub datagrams: DatagramSockets,
@@ -91,7 +115,8 @@ impl Userspace {
             dials: Arc::new(Semaphore::new(DIALS)),
             lookups,
             pipes: BTreeMap::new(),
-            buffer: vec![0; CHUNK],
+            full: FULL,
+            buffer: vec![0; Room::FULL.chunk],
         };
         (userspace, news)
     }
@@ -121,10 +146,18 @@ impl Userspace {
 
     /// Starts pumping for a flow that was accepted.
     pub fn open(&mut self, flow: FlowId, stream: TcpStream) {
-        let (to_target, from_client) = mpsc::channel(CHUNKS);
-        let credit = Arc::new(Semaphore::new(CHUNKS));
+        let room = if self.pipes.len() < self.full { Room::FULL } else { Room::SMALL };
+        let (to_target, from_client) = mpsc::channel(room.chunks);
+        let credit = Arc::new(Semaphore::new(room.chunks));
         let (cut, was_cut) = oneshot::channel();
-        tokio::spawn(pump(flow, stream, from_client, self.events.clone(), Arc::clone(&credit), was_cut));
+        let pump = Pump {
+            flow,
+            chunk: room.chunk,
+            from_client,
+            events: self.events.clone(),
+            credit: Arc::clone(&credit),
+        };
+        tokio::spawn(pump.run(stream, was_cut));
         let pipe = Pipe {
             to_target: Some(to_target),
             blocked: false,
@@ -133,6 +166,7 @@ impl Userspace {
             target_finished: false,
             credit,
             cut: Some(cut),
+            room,
         };
         self.pipes.insert(flow, pipe);
     }
@@ -144,15 +178,15 @@ impl Userspace {
         };
         pipe.blocked = false;
         while let Some(to_target) = &pipe.to_target {
-            let Ok(room) = to_target.try_reserve() else {
+            let Ok(place) = to_target.try_reserve() else {
                 pipe.blocked = true;
                 return;
             };
-            match core.read(now, flow, &mut self.buffer) {
-                Read::Bytes(read) => room.send(self.buffer[..read].to_vec()),
+            match core.read(now, flow, &mut self.buffer[..pipe.room.chunk]) {
+                Read::Bytes(read) => place.send(self.buffer[..read].to_vec()),
                 Read::Empty => return,
                 Read::End => {
-                    drop(room);
+                    drop(place);
                     // The pump writes what it has and then says the same to the target.
                     pipe.to_target = None;
                 }
@@ -269,64 +303,70 @@ pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 
-async fn pump(
+/// Both ways of one connection.
+struct Pump {
     flow: FlowId,
-    mut stream: TcpStream,
-    mut from_client: mpsc::Receiver<Vec<u8>>,
+    chunk: usize,
+    from_client: mpsc::Receiver<Vec<u8>>,
     events: mpsc::Sender<SiteEvent>,
+    /// One for each chunk that the flow has taken.
     credit: Arc<Semaphore>,
-    was_cut: oneshot::Receiver<()>,
-) {
-    let lost = {
-        let (from_target, mut to_target) = stream.split();
-        let up = async {
-            while let Some(chunk) = from_client.recv().await {
-                to_target.write_all(&chunk).await?;
-                let _ = events.send(SiteEvent::Room { flow }).await;
-            }
-            to_target.shutdown().await
-        };
-        let down = async {
-            loop {
-                // Given back when the flow has taken the chunk.
-                let Ok(permit) = credit.acquire().await else { return Ok(()) };
-                permit.forget();
-                // Nothing is kept for a flow that waits, and no more for one that got little than it got.
-                let mut bytes = loop {
-                    from_target.readable().await?;
-                    let mut bytes = Vec::with_capacity(CHUNK);
-                    match from_target.try_read_buf(&mut bytes) {
-                        Ok(_) => break bytes,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Err(error),
+}
+
+impl Pump {
+    async fn run(self, mut stream: TcpStream, was_cut: oneshot::Receiver<()>) {
+        let Self { flow, chunk, mut from_client, events, credit } = self;
+        let lost = {
+            let (from_target, mut to_target) = stream.split();
+            let up = async {
+                while let Some(bytes) = from_client.recv().await {
+                    to_target.write_all(&bytes).await?;
+                    let _ = events.send(SiteEvent::Room { flow }).await;
+                }
+                to_target.shutdown().await
+            };
+            let down = async {
+                loop {
+                    // Given back when the flow has taken the chunk.
+                    let Ok(permit) = credit.acquire().await else { return Ok(()) };
+                    permit.forget();
+                    // Nothing is kept for a flow that waits, and no more for one that got little than it got.
+                    let mut bytes = loop {
+                        from_target.readable().await?;
+                        let mut bytes = Vec::with_capacity(chunk);
+                        match from_target.try_read_buf(&mut bytes) {
+                            Ok(_) => break bytes,
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            Err(error) => return Err(error),
+                        }
+                    };
+                    if bytes.is_empty() {
+                        let _ = events.send(SiteEvent::Finished { flow }).await;
+                        return Ok(());
                     }
-                };
-                if bytes.is_empty() {
-                    let _ = events.send(SiteEvent::Finished { flow }).await;
-                    return Ok(());
+                    if bytes.len() < chunk / 2 {
+                        bytes.shrink_to_fit();
+                    }
+                    if events.send(SiteEvent::Data { flow, bytes }).await.is_err() {
+                        return Ok(());
+                    }
                 }
-                if bytes.len() < CHUNK / 2 {
-                    bytes.shrink_to_fit();
+            };
+            let both = async { tokio::try_join!(up, down) };
+            tokio::select! {
+                // First, so that the end of the channel, which comes with it, is not taken for a close. A sender
+                // that is dropped says nothing; only a cut ends the pump here.
+                biased;
+                Ok(()) = was_cut => {
+                    let _ = stream.set_zero_linger();
+                    return;
                 }
-                if events.send(SiteEvent::Data { flow, bytes }).await.is_err() {
-                    return Ok(());
-                }
+                ended = both => ended.is_err(),
             }
         };
-        let both = async { tokio::try_join!(up, down) };
-        tokio::select! {
-            // First, so that the end of the channel, which comes with it, is not taken for a close. A sender
-            // that is dropped says nothing; only a cut ends the pump here.
-            biased;
-            Ok(()) = was_cut => {
-                let _ = stream.set_zero_linger();
-                return;
-            }
-            ended = both => ended.is_err(),
+        if lost {
+            let _ = events.send(SiteEvent::Lost { flow }).await;
         }
-    };
-    if lost {
-        let _ = events.send(SiteEvent::Lost { flow }).await;
     }
 }
 
@@ -424,6 +464,12 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_go_both_ways_and_both_ends_close() {
+        for full in [FULL, 0] {
+            carries_both_ways(full).await;
+        }
+    }
+
+    async fn carries_both_ways(full: usize) {
         let (listener, target) = listener().await;
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -434,6 +480,7 @@ mod tests {
             got
         });
         let mut site = Site::new(target);
+        site.userspace.full = full;
         let client = site.connected(target).await;
         let sent = pattern(3_000_000);
         let (mut written, mut back) = (0, Vec::new());
