@@ -440,6 +440,7 @@ impl Guardian {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = now();
+        let mut was_silent = false;
         loop {
             tokio::select! {
                 message = self.link.recv() => match message {
@@ -456,7 +457,10 @@ impl Guardian {
                 },
                 _ = self.child.wait() => return Ok(self.collect().await),
                 _ = look.tick() => {
-                    if now().saturating_duration_since(heard) > SILENCE {
+                    // Twice: after this process itself stood still (Ctrl-Z, a paused machine), what the worker said
+                    // meanwhile has to be read first.
+                    let is_silent = now().saturating_duration_since(heard) > SILENCE;
+                    if std::mem::replace(&mut was_silent, is_silent) && is_silent {
                         return Err(GuardianError::Worker(format!(
                             "it stood still for {} s", SILENCE.as_secs()
                         )));

@@ -410,6 +410,24 @@ fn a_worker_that_stands_still_is_ended_and_names_work_again() {
 }
 
 #[test]
+fn a_guardian_that_stood_still_goes_on_with_its_worker() {
+    in_own_machine(|machine| {
+        let before = machine.snapshot();
+        machine.up(&[]);
+        let guardian = machine.guardian();
+        kill(guardian, rustix::process::Signal::STOP);
+        // Longer than a worker may be silent.
+        std::thread::sleep(Duration::from_secs(17));
+        kill(guardian, rustix::process::Signal::CONT);
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(machine::is_running(guardian));
+        assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        machine.down();
+        machine.assert_same(&before, "down");
+    });
+}
+
+#[test]
 fn where_it_is_not_possible_it_says_what_to_do_and_changes_nothing() {
     in_own_machine(|machine| {
         let before = machine.snapshot();
