@@ -116,7 +116,7 @@ impl DatagramSockets {
         for target in targets {
             let opened = match kind {
                 DatagramKind::Udp => udp(*target).map(|socket| (socket, Shape::Plain)),
-                DatagramKind::Echo => echo(*target, flow.echo_identifier()),
+                DatagramKind::Echo { identifier } => echo(*target, identifier),
             };
             match opened.and_then(|(socket, shape)| Ok((UdpSocket::from_std(socket.into())?, shape))) {
                 Ok((socket, shape)) => {
@@ -194,7 +194,7 @@ fn is_not_permitted(error: &io::Error) -> bool {
 fn open_fault(error: &io::Error, kind: DatagramKind) -> OpenFault {
     if is_out_of_descriptors(error) {
         OpenFault::Full
-    } else if kind == DatagramKind::Echo && is_not_permitted(error) {
+    } else if kind != DatagramKind::Udp && is_not_permitted(error) {
         OpenFault::NotPermitted
     } else {
         OpenFault::Unreachable

@@ -377,7 +377,7 @@ fn ping_without_a_policy_or_a_permission_is_answered_and_logged_with_its_reason(
     assert_eq!(world.errors(), [(3, 13, address("10.0.0.6:0"))]);
     assert!(world.records.remove(0).is_because_of(Refusal::NoPolicy));
     world.send(&ping("10.0.0.5"));
-    let [DatagramRequest::Open { flow, kind: DatagramKind::Echo, .. }] = world.requests()[..] else {
+    let [DatagramRequest::Open { flow, kind: DatagramKind::Echo { .. }, .. }] = world.requests()[..] else {
         panic!("an open")
     };
     world.news(DatagramNews::Opened { flow, result: Err(OpenFault::NotPermitted) });

@@ -6,329 +6,31 @@
 //! either way for a while. All there is to wait for is a name's address and a socket; as much as fits a few bursts
 //! waits with it, the rest is lost, as in any network.
 
+mod table;
+mod words;
+
+pub use words::{DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest, OpenFault};
+
+pub(super) use table::{Datagrams, Ends};
+
 use super::flows::Rulings;
 use super::{ConnectorCore, MAX_ADDRESSES, Output};
-use crate::core::rules::{FlowAge, Knowledge, ResourceName, Rules, Ruling, Target};
+use crate::core::rules::{FlowAge, Knowledge, Rules, Ruling, Target};
 use crate::core::session::Wanted;
 use crate::record::Verdict;
 use flow::ip::IpPacket;
-use flow::{Echo, EchoKind, LinkId, Reassembly, Unreachable, split, too_big, udp, unreachable};
+use flow::{Echo, EchoKind, Unreachable, too_big, udp, unreachable};
 use policy::Protocol;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use table::{Conversation, Item, Stage};
 use trust::UnixMs;
 use tunnel::PeerId;
-use wire::{DeviceId, Refusal};
+use wire::Refusal;
 
-/// A UDP conversation without a packet either way (RFC 4787 REQ-5: not below 2 min, 5 min recommended).
-const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
-/// One with a resolver: a question, an answer, and the same port hardly ever again (RFC 4787 REQ-5 c allows less for
-/// well-known ports).
-const DNS_IDLE: Duration = Duration::from_secs(30);
-const DNS: u16 = 53;
-/// Echoes (RFC 5508 REQ-2: not below 60 s).
-const ECHO_IDLE: Duration = Duration::from_secs(60);
-/// Datagrams of one conversation that wait for its socket: a QUIC client's first flight, a resolver's retries.
-const WAITING: usize = 8;
-/// Bytes that wait for sockets altogether.
-const MAX_WAITING_BYTES: usize = 4 << 20;
 /// The shortest MTU that IPv6 allows (RFC 8200 section 5): what is said to who sent more than a target's network takes.
 const SMALLEST_MTU: u16 = 1_280;
-
-/// A conversation's number; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DatagramId(u64);
-
-impl DatagramId {
-    /// The number, for a log line.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-
-    /// The identifier that echoes of this conversation have in the site, unless the kernel chooses one.
-    #[must_use]
-    pub const fn echo_identifier(self) -> u16 {
-        (self.0 & 0xFFFF) as u16
-    }
-}
-
-/// Which socket a conversation needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DatagramKind {
-    /// UDP: what is sent and received is the payload.
-    Udp,
-    /// ICMP echo: what is sent and received is the message.
-    Echo,
-}
-
-/// What the core wants done for conversations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatagramRequest {
-    /// Resolve a name in the site; [`DatagramNews::Resolved`] is expected.
-    Resolve {
-        /// For which conversation.
-        flow: DatagramId,
-        /// The name.
-        host: String,
-    },
-    /// Open a socket and connect it to the first of these that there is a way to; [`DatagramNews::Opened`] is expected.
-    Open {
-        /// For which conversation.
-        flow: DatagramId,
-        /// Which socket.
-        kind: DatagramKind,
-        /// Where to, in order; the port of an echo's is 0.
-        targets: Vec<SocketAddr>,
-    },
-    /// Send.
-    Send {
-        /// Of which conversation.
-        flow: DatagramId,
-        /// What.
-        bytes: Vec<u8>,
-    },
-    /// Close the socket.
-    Close(DatagramId),
-}
-
-/// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatagramNews {
-    /// The system's resolver answered; an empty list when it did not.
-    Resolved {
-        /// For which conversation.
-        flow: DatagramId,
-        /// The addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// There is a socket, or none.
-    Opened {
-        /// For which conversation.
-        flow: DatagramId,
-        /// What it is connected to.
-        result: Result<SocketAddr, OpenFault>,
-    },
-    /// Something came from the site.
-    Received {
-        /// For which conversation.
-        flow: DatagramId,
-        /// Each with where it came from.
-        datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    },
-    /// The site's network says something about what was sent.
-    Fault {
-        /// In which conversation.
-        flow: DatagramId,
-        /// What.
-        fault: DatagramFault,
-    },
-}
-
-/// Why there is no socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpenFault {
-    /// No way leads there.
-    Unreachable,
-    /// This process may have no more of them.
-    Full,
-    /// This process may not have one of this kind.
-    NotPermitted,
-}
-
-/// What came back instead of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DatagramFault {
-    /// Nobody listens at the port.
-    PortUnreachable,
-    /// The host does not answer, or no way leads there.
-    Unreachable,
-    /// It was longer than the way carries.
-    TooLong,
-}
-
-/// The two ends inside a tunnel, and whose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ends {
-    pub peer: PeerId,
-    pub protocol: Protocol,
-    pub client: SocketAddr,
-    pub resource: SocketAddr,
-}
-
-/// One datagram; the number is an echo's, 0 for UDP.
-struct Item {
-    sequence: u16,
-    data: Vec<u8>,
-}
-
-enum Stage {
-    /// The name is being resolved in the site.
-    Resolving(VecDeque<Item>),
-    /// A socket is being opened.
-    Opening { targets: Vec<SocketAddr>, waiting: VecDeque<Item> },
-    /// It goes both ways.
-    Open(SocketAddr),
-}
-
-struct Conversation {
-    ends: Ends,
-    device: DeviceId,
-    wanted: Wanted,
-    resource: Option<ResourceName>,
-    target: Target,
-    stage: Stage,
-    started: UnixMs,
-    used: Instant,
-    /// When the end is looked at: a packet changes `used` alone.
-    due: Instant,
-    /// Nobody listened, and nobody answered since.
-    refused: bool,
-    bytes_up: u64,
-    bytes_down: u64,
-}
-
-impl Conversation {
-    fn idle(&self) -> Duration {
-        match self.ends.protocol {
-            Protocol::Icmp => ECHO_IDLE,
-            Protocol::Udp if self.ends.resource.port() == DNS => DNS_IDLE,
-            Protocol::Udp | Protocol::Tcp => UDP_IDLE,
-        }
-    }
-
-    const fn open(&self) -> Option<SocketAddr> {
-        match self.stage {
-            Stage::Open(target) => Some(target),
-            Stage::Resolving(_) | Stage::Opening { .. } => None,
-        }
-    }
-
-    /// A packet as the client sent it, for an error to quote.
-    fn question(&self) -> Option<Vec<u8>> {
-        let (from, to) = (self.ends.client, self.ends.resource);
-        match self.ends.protocol {
-            Protocol::Icmp => {
-                let (kind, identifier) = (EchoKind::Request, from.port());
-                Echo { kind, identifier, sequence: 0, data: &[] }.packet(from.ip(), to.ip())
-            }
-            Protocol::Udp | Protocol::Tcp => udp(from, to, &[]),
-        }
-    }
-}
-
-/// All conversations of a connector.
-pub(super) struct Datagrams {
-    conversations: BTreeMap<DatagramId, Conversation>,
-    by_ends: BTreeMap<Ends, DatagramId>,
-    due: BTreeSet<(Instant, DatagramId)>,
-    next: u64,
-    waiting_bytes: usize,
-    most: usize,
-    pub fragments: Reassembly,
-    next_fragment: u32,
-    /// Links that carry more than every link does.
-    mtu: BTreeMap<LinkId, usize>,
-    /// Packets that there was no room for.
-    pub no_room: u64,
-}
-
-impl Datagrams {
-    pub fn new(most: usize) -> Self {
-        Self {
-            conversations: BTreeMap::new(),
-            by_ends: BTreeMap::new(),
-            due: BTreeSet::new(),
-            next: 0,
-            waiting_bytes: 0,
-            most,
-            fragments: Reassembly::new(),
-            next_fragment: 0,
-            mtu: BTreeMap::new(),
-            no_room: 0,
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.conversations.len()
-    }
-
-    /// When something here is due.
-    pub fn deadline(&self) -> Option<Instant> {
-        let idle = self.due.first().map(|(at, _)| *at);
-        idle.into_iter().chain(self.fragments.deadline()).min()
-    }
-
-    pub fn set_link_mtu(&mut self, link: LinkId, mtu: usize) {
-        if mtu > flow::INNER_MTU {
-            self.mtu.insert(link, mtu);
-        } else {
-            self.mtu.remove(&link);
-        }
-    }
-
-    pub fn drop_link(&mut self, link: LinkId) {
-        self.mtu.remove(&link);
-        self.fragments.drop_link(link);
-    }
-
-    /// Cuts a packet to what a link carries.
-    fn fit(&mut self, link: LinkId, packet: Vec<u8>) -> Vec<Vec<u8>> {
-        let mtu = self.mtu.get(&link).copied().unwrap_or(flow::INNER_MTU);
-        self.next_fragment = self.next_fragment.wrapping_add(1);
-        split(packet, mtu, self.next_fragment)
-    }
-
-    /// Whether it was taken.
-    fn wait(waiting: &mut VecDeque<Item>, bytes: &mut usize, item: Item) -> bool {
-        let fits = waiting.len() < WAITING && *bytes + item.data.len() <= MAX_WAITING_BYTES;
-        if fits {
-            *bytes += item.data.len();
-            waiting.push_back(item);
-        }
-        fits
-    }
-
-    fn insert(&mut self, now: Instant, conversation: Conversation) -> DatagramId {
-        let id = DatagramId(self.next);
-        self.next += 1;
-        self.by_ends.insert(conversation.ends, id);
-        let due = now + conversation.idle();
-        self.due.insert((due, id));
-        self.conversations.insert(id, Conversation { due, ..conversation });
-        id
-    }
-
-    fn remove(&mut self, id: DatagramId) -> Option<Conversation> {
-        let conversation = self.conversations.remove(&id)?;
-        self.by_ends.remove(&conversation.ends);
-        self.due.remove(&(conversation.due, id));
-        if let Stage::Resolving(waiting) | Stage::Opening { waiting, .. } = &conversation.stage {
-            self.waiting_bytes -= waiting.iter().map(|item| item.data.len()).sum::<usize>();
-        }
-        Some(conversation)
-    }
-
-    /// Those that nothing was sent in for too long.
-    fn idle(&mut self, now: Instant) -> Vec<DatagramId> {
-        let mut idle = Vec::new();
-        while let Some((at, id)) = self.due.first().copied()
-            && at <= now
-        {
-            self.due.remove(&(at, id));
-            let Some(conversation) = self.conversations.get_mut(&id) else { continue };
-            let end = conversation.used + conversation.idle();
-            if end <= now {
-                idle.push(id);
-            } else {
-                conversation.due = end;
-                self.due.insert((end, id));
-            }
-        }
-        idle
-    }
-}
 
 impl ConnectorCore {
     /// A datagram or an echo from a client.
@@ -357,7 +59,7 @@ impl ConnectorCore {
             }
             Stage::Open(target) => {
                 let target = *target;
-                let bytes = outward(conversation, id, target, item);
+                let bytes = outward(conversation, target, item);
                 self.outputs.push_back(Output::Datagrams(DatagramRequest::Send { flow: id, bytes }));
                 true
             }
@@ -426,9 +128,11 @@ impl ConnectorCore {
         {
             session.bindings.hold(now, ends.resource.ip());
         }
+        let kind = self.datagrams.kind(ends.protocol);
         let id = self.datagrams.insert(
             now,
             Conversation {
+                kind,
                 ends,
                 device,
                 wanted,
@@ -446,7 +150,6 @@ impl ConnectorCore {
         if let Some(session) = self.sessions.get_mut(&ends.peer) {
             session.datagrams.insert(id);
         }
-        let kind = kind(ends.protocol);
         self.outputs.push_back(Output::Datagrams(match request {
             Ok(targets) => DatagramRequest::Open { flow: id, kind, targets },
             Err(host) => DatagramRequest::Resolve { flow: id, host },
@@ -481,6 +184,7 @@ impl ConnectorCore {
         let Some(conversation) = self.datagrams.conversations.get(&id) else { return };
         let Stage::Resolving(_) = conversation.stage else { return };
         let (port, protocol) = (conversation.ends.resource.port(), conversation.ends.protocol);
+        let kind = conversation.kind;
         let targets = match self.usable(knowledge.rules, (&conversation.target, protocol), addresses, port) {
             Ok(targets) => targets,
             Err(refusal) => return self.refuse_datagrams(now, knowledge.wall, id, refusal),
@@ -492,7 +196,6 @@ impl ConnectorCore {
             let waiting = std::mem::take(waiting);
             conversation.stage = Stage::Opening { targets: targets.clone(), waiting };
         }
-        let kind = kind(protocol);
         self.outputs.push_back(Output::Datagrams(DatagramRequest::Open { flow: id, kind, targets }));
     }
 
@@ -523,7 +226,7 @@ impl ConnectorCore {
         conversation.stage = Stage::Open(target);
         for item in waiting {
             self.datagrams.waiting_bytes -= item.data.len();
-            let bytes = outward(conversation, id, target, item);
+            let bytes = outward(conversation, target, item);
             self.outputs.push_back(Output::Datagrams(DatagramRequest::Send { flow: id, bytes }));
         }
     }
@@ -714,20 +417,14 @@ impl ConnectorCore {
 }
 
 /// What is sent to the target, and counted.
-fn outward(conversation: &mut Conversation, id: DatagramId, target: SocketAddr, item: Item) -> Vec<u8> {
+fn outward(conversation: &mut Conversation, target: SocketAddr, item: Item) -> Vec<u8> {
     conversation.bytes_up += u64::try_from(item.data.len()).unwrap_or(0);
-    match conversation.ends.protocol {
-        Protocol::Icmp => {
-            let (kind, identifier) = (EchoKind::Request, id.echo_identifier());
-            Echo { kind, identifier, sequence: item.sequence, data: &item.data }.message(target.is_ipv4())
+    match conversation.kind {
+        DatagramKind::Echo { identifier } => {
+            let echo =
+                Echo { kind: EchoKind::Request, identifier, sequence: item.sequence, data: &item.data };
+            echo.message(target.is_ipv4())
         }
-        Protocol::Udp | Protocol::Tcp => item.data,
-    }
-}
-
-const fn kind(protocol: Protocol) -> DatagramKind {
-    match protocol {
-        Protocol::Icmp => DatagramKind::Echo,
-        Protocol::Udp | Protocol::Tcp => DatagramKind::Udp,
+        DatagramKind::Udp => item.data,
     }
 }
