@@ -138,7 +138,9 @@ struct Forward {
     /// The id that the server sees.
     sent_id: u16,
     query: Vec<u8>,
-    /// How many of the servers have been asked.
+    /// Which server was the first.
+    first: usize,
+    /// How many of the servers have been asked, or passed over.
     asked: usize,
     /// How many of them cannot be reached.
     unreachable: usize,
@@ -255,7 +257,7 @@ impl Resolver {
         let Some(forward) = self.forwards.get_mut(&id) else { return };
         forward.unreachable += 1;
         forward.next = now;
-        if forward.unreachable >= self.settings.upstreams.len() {
+        if forward.unreachable >= self.settings.upstreams.len().saturating_sub(forward.first) {
             // Nobody is left who could answer: the program is told now, as it was when it asked the servers itself.
             forward.deadline = now;
         }
@@ -364,11 +366,33 @@ impl Resolver {
         let mut query = query.to_vec();
         set_id(&mut query, sent_id);
         let deadline = now + self.settings.deadline;
-        self.forwards.insert(
-            id,
-            Forward { origin, asked_id, sent_id, query, asked: 0, unreachable: 0, next: now, deadline },
-        );
+        let first = self.first_server(&query);
+        let forward = Forward {
+            origin,
+            asked_id,
+            sent_id,
+            query,
+            first,
+            asked: first,
+            unreachable: 0,
+            next: now,
+            deadline,
+        };
+        self.forwards.insert(id, forward);
         self.ask_next(now, id);
+    }
+
+    /// Who is asked first: the first server, but for a question that is under way already the next one. Either a program
+    /// asks again, because that server takes long; or the server asks us what we have asked it (a forwarder on this
+    /// machine that takes its own servers from the file that names us), and would wait for itself.
+    fn first_server(&self, query: &[u8]) -> usize {
+        let length = question_length(query);
+        let Some(question) = query.get(12..12 + length).filter(|_| length > 0) else { return 0 };
+        let under_way = self.forwards.values().filter(|forward| {
+            forward.query.get(12..12 + length).is_some_and(|other| other.eq_ignore_ascii_case(question))
+        });
+        let next = under_way.map(|forward| forward.asked).max().unwrap_or(0);
+        if next < self.settings.upstreams.len() { next } else { 0 }
     }
 
     /// Asks the next server, or gives up. Servers that were asked before may still answer.

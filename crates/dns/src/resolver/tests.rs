@@ -356,3 +356,27 @@ fn when_no_server_can_be_reached_the_program_is_told_at_once() {
     assert_eq!(*done, id);
     assert_eq!(Message::from_vec(bytes).unwrap().metadata.response_code, ResponseCode::ServFail);
 }
+
+#[test]
+fn a_server_that_asks_us_what_we_have_asked_it_does_not_wait_for_itself() {
+    let now = Instant::now();
+    let mut resolver = resolver();
+    let asked = query("www.example.org.", RecordType::A);
+    let first = ask(&mut resolver, now, &asked);
+    assert_eq!(forwarded(&first).1, "192.0.2.1:53".parse().unwrap());
+    // The same question, in other letters and by another id: the next server has its turn at once.
+    resolver.handle_query(now, Origin::udp(2), &query("WWW.example.org.", RecordType::A).to_vec().unwrap());
+    let again = outputs(&mut resolver);
+    let (id, server, _) = forwarded(&again);
+    assert_eq!(server, "192.0.2.2:53".parse().unwrap());
+    // A question of its own begins at the first.
+    let other = ask(&mut resolver, now, &query("www.example.org.", RecordType::AAAA));
+    assert_eq!(forwarded(&other).1, "192.0.2.1:53".parse().unwrap());
+    // Nobody is left to ask for the second one: it is told.
+    resolver.handle_unreachable(now, id);
+    let told = outputs(&mut resolver);
+    assert!(
+        matches!(told.as_slice(), [Output::Reply { to, .. }, Output::Done(_)] if *to == Origin::udp(2)),
+        "{told:?}"
+    );
+}
