@@ -29,7 +29,7 @@ const INSTALLATION: InstallationId = InstallationId::from_bytes([1; 16]);
 const ORGANIZATION: OrganizationId = OrganizationId::from_bytes([2; 16]);
 const CONNECTOR: ConnectorId = ConnectorId::from_bytes([3; 16]);
 const CONTROLLER: ControllerId = ControllerId::from_bytes([4; 16]);
-const DEVICE: DeviceId = DeviceId::from_bytes([5; 16]);
+pub(crate) const DEVICE: DeviceId = DeviceId::from_bytes([5; 16]);
 const WEB: &str = "10.0.0.5:80";
 
 /// What the tests' policy allows, by destination.
