@@ -61,6 +61,10 @@ impl ClientCore {
     pub(super) fn doubt(&mut self, now: Instant, peer: PeerId) {
         let Some(id) = self.by_peer.get(&peer).copied() else { return };
         let is_known = self.failover.doubts.contains_key(&id) || self.failover.is_suspect(id);
+        if planted::is("silence-is-death") {
+            self.failover.suspects.insert(id, now);
+            self.move_dials(now, id);
+        }
         if !is_known && self.has_another(id) && self.is_wanted(now, id) {
             self.failover.doubts.insert(id, Doubt { since: now, asked: now });
             let _ = self.tunnels.ping(now, peer);
@@ -114,6 +118,9 @@ impl ClientCore {
             if let Some(peer) = self.links.get(&id).and_then(|link| link.peer) {
                 let _ = self.tunnels.ping(now, peer);
             }
+        }
+        if planted::is("silence-is-patience") {
+            silent.clear();
         }
         for id in silent {
             self.failover.suspects.insert(id, now);
