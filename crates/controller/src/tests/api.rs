@@ -116,7 +116,12 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
     assert_eq!(world.post("/resources", resource).await.problem(422)["field"], "site");
     let ports = json!({"site": "site-00000000000000000000000000", "name": "r", "address": "10.0.0.1", "ports": ["70000"]});
     let problem = world.post("/resources", ports).await.problem(422);
-    named(&problem, "ports[0]", "ports from 1 to 65535 like 443 or 8000-8999, udp/53 for UDP, or icmp", json!("70000"));
+    named(
+        &problem,
+        "ports[0]",
+        "ports from 1 to 65535 like 443 or 8000-8999, udp/53 for UDP, or icmp",
+        json!("70000"),
+    );
     let alias = json!({"site": "site-00000000000000000000000000", "name": "r", "alias": "all", "address": "*.corp.example", "ports": ["1"]});
     let problem = world.post("/resources", alias).await.problem(422);
     named(&problem, "alias", "none for a wildcard, which is many hosts", json!("all"));
