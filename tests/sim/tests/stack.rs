@@ -1,6 +1,6 @@
 //! Whole nodes, without a controller: what the fast worlds replace is real here.
 
-use sim::fast::{Place, Site};
+use sim::fast::{Address, Place, Site};
 use sim::stack::Stack;
 use sim::world::{LinkRules, Network, Time};
 use tunnel::Path;
@@ -115,4 +115,30 @@ fn an_idle_tunnel_of_whole_nodes_sends_its_peer_at_most_three_packets_in_any_min
             assert_eq!(crowd, None, "seed {seed}: {by} in {:?}", at);
         }
     }
+}
+
+#[test]
+fn a_roam_that_is_noticed_late_leaves_a_direct_path_from_the_new_network() {
+    let mut wrong = Vec::new();
+    // A tunnel that is a few seconds old has spent bursts on the first path.
+    for (seed, late) in (0..4).flat_map(|seed| [0, 300, 700, 1_200, 2_000, 3_000].map(|late| (seed, late))) {
+        let mut stack = connected_over(seed, Place::Home, Place::Home, 0);
+        stack.wait(SECOND * 3, |_| false);
+        assert!(is_direct(stack.way()), "seed {seed}: {:?}", stack.way());
+        stack.pour();
+        stack.wait(SECOND * 2, |_| false);
+        let link = LinkRules::of_delay(Time::from_millis(1 + seed));
+        let elsewhere = Site::build(&mut stack.net, Place::Home, 9, link).address();
+        stack.carry(&elsewhere);
+        // The interface has no address first.
+        let nowhere = Address { addresses: Vec::new(), ..elsewhere.clone() };
+        stack.wait(Time::from_millis(late / 2), |_| false);
+        stack.notice(&nowhere);
+        stack.wait(Time::from_millis(late / 2), |_| false);
+        stack.notice(&elsewhere);
+        if !stack.wait(SECOND * 12, |stack| is_direct(stack.way())) {
+            wrong.push((seed, late));
+        }
+    }
+    assert!(wrong.is_empty(), "no direct path (seed, noticed ms late): {wrong:?}");
 }

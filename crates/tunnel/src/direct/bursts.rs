@@ -1,8 +1,8 @@
 //! When a choice tells its peer where it is, and when it tries the peer's addresses: in bursts, inside a budget.
 
 use super::numbers::{
-    BURST_WINDOW, FRESH, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL, SAY_TIMES,
-    SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
+    BURST_WINDOW, FRESH, KEPT_FOR, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL,
+    SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
 };
 use super::{Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
 use std::net::SocketAddr;
@@ -56,6 +56,12 @@ impl Direct {
     pub(super) fn burst(&mut self, now: Instant, outcome: &mut Outcome) {
         if !self.may_burst(now) {
             self.next_burst = self.bursts.front().map(|at| *at + BURST_WINDOW);
+            return;
+        }
+        let kept_until = self.series_began + KEPT_FOR;
+        let is_first_of_list = self.quick == 0;
+        if !is_first_of_list && now < kept_until && self.bursts.len() + 1 == MAX_BURSTS {
+            self.next_burst = Some(kept_until);
             return;
         }
         let is_slow = self.quick >= QUICK.len();

@@ -221,6 +221,8 @@ impl Direct {
         if self.own != own {
             self.own = own.to_vec();
             self.sequence = self.sequence.wrapping_add(1);
+            // What was lost from there says nothing of what is found from here.
+            self.hold_until = self.hold_until.min(now);
             if self.is_open {
                 self.plan_saying(now);
                 self.plan_series(now);
@@ -309,6 +311,7 @@ impl Direct {
                 self.relay_changed();
             }
             self.their_list = Some((epoch, sequence));
+            self.hold_until = self.hold_until.min(now);
             self.peer_observed = list
                 .iter()
                 .filter(|candidate| candidate.kind != CandidateKind::Local)

@@ -9,6 +9,9 @@ pub(super) const BURST_WINDOW: Duration = Duration::from_secs(60);
 /// When the bursts after a new list come, counted from the first.
 pub(super) const QUICK: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
+/// So long after a new list the last burst of the minute is kept for a newer one: a machine that changes its network tells
+/// first that its address is gone, then another, and then what PoPs see of it.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(10);
 pub(super) const SLOW_FIRST: Duration = Duration::from_secs(30);
 pub(super) const SLOW_LAST: Duration = Duration::from_secs(600);
 /// A slow burst without a path is followed by another one after this: at 30 % loss each way, one alone meets no answer

@@ -271,8 +271,18 @@ impl Stack {
 
     /// The client is at another place.
     pub fn roam(&mut self, to: &Address) {
+        self.carry(to);
+        self.notice(to);
+    }
+
+    /// The client is at another place, and does not know it yet.
+    pub fn carry(&mut self, to: &Address) {
         self.net.attach(self.hosts[CLIENT_HOST], to.realm, to.addresses.clone());
         *self.net.link_mut(self.hosts[CLIENT_HOST]) = to.link;
+    }
+
+    /// The client looks at its interfaces, and finds that it is there.
+    pub fn notice(&mut self, to: &Address) {
         let now = self.at();
         self.client.set_local(now, 42_000, locals(&to.addresses));
         self.client.network_changed(now);
