@@ -20,8 +20,20 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// Names the directory of journal and lock, for several network namespaces with resolver files of their own on one file
+/// system.
+const MACHINE_DIR: &str = "TIDEGATE_MACHINE_DIR";
+
+fn usual_options(interface: &str) -> Options {
+    let mut options = Options::new(interface, policy::INNER_V4);
+    if let Some(dir) = std::env::var_os(MACHINE_DIR).filter(|dir| !dir.is_empty()) {
+        options.journal = dir.into();
+    }
+    options
+}
+
 fn options(args: &UpArgs) -> Options {
-    let mut options = Options::new(&args.interface, policy::INNER_V4);
+    let mut options = usual_options(&args.interface);
     if let Some(range) = args.synthetic_v4 {
         options.synthetic_v4 = vec![range];
     }
@@ -160,7 +172,7 @@ impl Stop {
 /// Where this is not root's process, or another client runs, they are not ours to touch.
 pub fn put_back_leftovers() {
     if rustix::process::geteuid().is_root()
-        && let Ok(Cleaned::Restored) = machine::cleanup(&Options::new("", policy::INNER_V4).journal)
+        && let Ok(Cleaned::Restored) = machine::cleanup(&usual_options("").journal)
     {
         tracing::warn!(
             "an earlier client was killed and had left its resolver settings behind; they were put back"
@@ -170,7 +182,7 @@ pub fn put_back_leftovers() {
 
 /// `tidegate cleanup`.
 pub fn cleanup(format: Format) -> CommandResult {
-    let options = Options::new("", policy::INNER_V4);
+    let options = usual_options("");
     let cleaned = machine::cleanup(&options.journal).map_err(|error| Failure::new(Outcome::Failed, error))?;
     let (word, text) = match cleaned {
         Cleaned::Nothing => ("nothing", "Nothing was left behind."),

@@ -277,6 +277,13 @@ fn the_machine_is_as_it_was_after_every_way_to_end() {
         kill(worker, rustix::process::Signal::KILL);
         machine.up(&[]);
         assert_eq!(machine::http("wiki.office.internal:80"), "from the site");
+        // A directory of another namespace has nothing to do with this one.
+        let elsewhere = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg("cleanup")
+            .env("TIDEGATE_MACHINE_DIR", machine.scratch("elsewhere"))
+            .output()
+            .unwrap();
+        assert!(elsewhere.status.success(), "{elsewhere:?}");
         let running = machine.tidegate(&["cleanup"]);
         assert!(running.code != Some(0) && running.stderr.contains("tidegate down"), "{}", running.stderr);
         machine.down();
