@@ -17,7 +17,10 @@ pub(crate) fn worker_message(bytes: &[u8]) {
         assert!(!route.contains(server), "{route}");
         assert!(!route.address().is_loopback() && !route.address().is_multicast(), "{route}");
         assert!(wanted.avoid.iter().all(|outside| !route.contains(*outside)), "{route}");
-        assert!(own.iter().all(|own| !route.contains(own.address()) && !own.contains(route.address())), "{route}");
+        assert!(
+            own.iter().all(|own| !route.contains(own.address()) && !own.contains(route.address())),
+            "{route}"
+        );
     }
 }
 
