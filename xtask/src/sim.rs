@@ -23,7 +23,7 @@ pub struct Options {
     /// This scenario alone.
     #[arg(long)]
     scenario: Option<String>,
-    /// Builds the simulation with each planted bug and demands that it is found.
+    /// Runs the simulation with each planted bug and demands that it is found.
     #[arg(long, conflicts_with_all = ["hours", "seed", "scenario", "throughput", "first"])]
     planted: bool,
     /// Measures, in release mode, how fast virtual time passes.
@@ -37,13 +37,10 @@ pub struct Options {
     json: bool,
 }
 
-/// The bugs, by the feature that plants them.
-const PLANTED: [&str; 4] = [
-    "planted-no-hysteresis",
-    "planted-echo-on-change",
-    "planted-probe-loopback",
-    "planted-unvalidated-relay-move",
-];
+/// The bugs, by their names in the sources.
+const PLANTED: [&str; 4] = ["no-hysteresis", "echo-on-change", "probe-loopback", "unvalidated-relay-move"];
+/// One build has all of them; the environment says which is there.
+const WITH_BUGS: &[&str] = &["--features", "planted/bugs"];
 /// Seeds that each planted bug gets: every cell of the expected table once.
 const PLANTED_SEEDS: u64 = 52;
 
@@ -88,13 +85,13 @@ pub fn run(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be built or run.
-pub fn seek(feature: &str) -> Result<Option<(String, String)>> {
+pub fn seek(bug: &str) -> Result<Option<(String, String)>> {
     let arguments = ["--json".to_owned(), "--seeds".to_owned(), PLANTED_SEEDS.to_string()];
-    let output = sim(&["--features", feature], &arguments).stderr(Stdio::inherit()).output();
+    let output = sim(WITH_BUGS, &arguments).env("TIDEGATE_PLANTED", bug).stderr(Stdio::inherit()).output();
     let output = output.context("starting cargo")?;
     let said = String::from_utf8_lossy(&output.stdout);
     let report: serde_json::Value = serde_json::from_str(said.trim())
-        .with_context(|| format!("the simulation with {feature} said {said:?}"))?;
+        .with_context(|| format!("the simulation with {bug} said {said:?}"))?;
     let failures = report["failures"].as_array().context("no failures in its report")?;
     Ok(failures.first().map(|first| {
         let wrong = first["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
@@ -110,28 +107,29 @@ fn planted(options: &Options) -> Result<()> {
     let arguments = ["--json".to_owned(), "--seeds".to_owned(), seeds.to_string()];
     let mut found = serde_json::Map::new();
     // Without a bug all of it holds, or what follows would show nothing.
-    for feature in [None].into_iter().chain(PLANTED.map(Some)) {
-        let build: Vec<&str> = feature.map(|feature| ["--features", feature]).into_iter().flatten().collect();
-        let output = sim(&build, &arguments).stderr(Stdio::inherit()).output().context("starting cargo")?;
+    for bug in [None].into_iter().chain(PLANTED.map(Some)) {
+        let mut command = sim(WITH_BUGS, &arguments);
+        command.env("TIDEGATE_PLANTED", bug.unwrap_or_default()).stderr(Stdio::inherit());
+        let output = command.output().context("starting cargo")?;
         let last = String::from_utf8_lossy(&output.stdout);
         let report: serde_json::Value = serde_json::from_str(last.trim())
-            .with_context(|| format!("the simulation with {feature:?} said {last:?}"))?;
+            .with_context(|| format!("the simulation with {bug:?} said {last:?}"))?;
         let failures = report["failures"].as_array().context("no failures in its report")?;
         let first = failures.first();
-        match (feature, first) {
+        match (bug, first) {
             (None, None) => {
                 if !options.json {
                     println!("nothing planted: {} runs hold", report["runs"]);
                 }
             }
             (None, Some(wrong)) => bail!("nothing is planted, and this does not hold: {wrong}"),
-            (Some(feature), None) => bail!("{feature} was not found in {} runs", report["runs"]),
-            (Some(feature), Some(wrong)) => {
+            (Some(bug), None) => bail!("{bug} was not found in {} runs", report["runs"]),
+            (Some(bug), Some(wrong)) => {
                 if !options.json {
                     let said = wrong["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
-                    println!("{feature}: found by {} at seed {}: {said}", wrong["scenario"], wrong["seed"]);
+                    println!("{bug}: found by {} at seed {}: {said}", wrong["scenario"], wrong["seed"]);
                 }
-                found.insert(feature.to_owned(), wrong.clone());
+                found.insert(bug.to_owned(), wrong.clone());
             }
         }
     }

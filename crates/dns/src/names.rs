@@ -51,6 +51,13 @@ impl Names {
         self.below.contains(name) || self.parents(name).any(|parent| self.below.contains(parent))
     }
 
+    /// Whether a name is private that no host can have, by the longest part at its end that one could have: below a
+    /// wildcard, and what is said about a private name by labels in front of it (`_ldap._tcp` of a service, RFC 2782).
+    #[must_use]
+    pub fn owns_odd(&self, part: &HostName) -> bool {
+        self.owns(part) || self.exact.contains(part)
+    }
+
     /// The names that a resolver of this machine has to send here, shortest first: what a system with split
     /// DNS by domain is told.
     pub fn domains(&self) -> impl Iterator<Item = &HostName> {

@@ -15,6 +15,10 @@ const RESERVED: u32 = 4;
 /// than any program remembers an answer with our TTL, and than a person leaves a window open over lunch.
 const HOLD: Duration = Duration::from_secs(2 * 3600);
 
+/// The same for an address that was asked for and that no packet went to: longer than an answer may be remembered. A page
+/// can ask for any number of names below a wildcard.
+const HOLD_UNUSED: Duration = Duration::from_secs(2 * 60);
+
 /// Why ranges cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
@@ -43,6 +47,8 @@ pub struct Pool {
 struct Slot {
     name: HostName,
     used: Instant,
+    /// Whether a packet ever went there.
+    carried: bool,
 }
 
 impl Pool {
@@ -103,7 +109,8 @@ impl Pool {
             Some(slot) => *slot,
             None => self.free_slot(now, name)?,
         };
-        let entry = self.names.entry(slot).or_insert_with(|| Slot { name: name.clone(), used: now });
+        let entry =
+            self.names.entry(slot).or_insert_with(|| Slot { name: name.clone(), used: now, carried: false });
         entry.used = now;
         self.slots.insert(name.clone(), slot);
         Some((Ipv4Addr::from(self.base4 | slot), Ipv6Addr::from(self.base6 | u128::from(slot))))
@@ -120,6 +127,7 @@ impl Pool {
         let slot = self.slot(address)?;
         let entry = self.names.get_mut(&slot)?;
         entry.used = now;
+        entry.carried = true;
         let v6 = Ipv6Addr::from(self.base6 | u128::from(slot));
         Some((Ipv4Addr::from(self.base4 | slot), v6, &entry.name))
     }
@@ -128,6 +136,7 @@ impl Pool {
     pub fn touch(&mut self, now: Instant, address: IpAddr) {
         if let Some(slot) = self.slot(address).and_then(|slot| self.names.get_mut(&slot)) {
             slot.used = now;
+            slot.carried = true;
         }
     }
 
@@ -160,8 +169,9 @@ impl Pool {
     }
 
     fn give_up_oldest(&mut self, now: Instant) -> Option<()> {
-        let (slot, oldest) = self.names.iter().min_by_key(|(_, slot)| slot.used)?;
-        if now.saturating_duration_since(oldest.used) < HOLD {
+        let until = |slot: &Slot| slot.used + if slot.carried { HOLD } else { HOLD_UNUSED };
+        let (slot, oldest) = self.names.iter().min_by_key(|(_, slot)| until(slot))?;
+        if until(oldest) > now {
             return None;
         }
         let (slot, name) = (*slot, oldest.name.clone());
@@ -213,9 +223,10 @@ mod tests {
         let now = Instant::now();
         let mut pool = pool("100.97.0.0/28");
         for index in 0..pool.usable() {
-            assert!(pool.assign(now, &name(&format!("n{index}.example"))).is_some());
+            let (v4, _) = pool.assign(now, &name(&format!("n{index}.example"))).unwrap();
+            pool.touch(now, v4.into());
         }
-        assert_eq!(pool.assign(now, &name("late.example")), None);
+        assert_eq!(pool.assign(now + HOLD_UNUSED, &name("late.example")), None);
         let later = now + HOLD;
         let used = pool.assign(later, &name("n3.example")).unwrap().0;
         for index in 0..pool.usable() - 1 {
@@ -223,6 +234,23 @@ mod tests {
         }
         assert_eq!(pool.name(used.into()), Some(&name("n3.example")));
         assert_eq!(pool.assign(later, &name("n4.example")), None);
+    }
+
+    #[test]
+    fn names_that_were_only_asked_for_give_way_soon_and_those_in_use_do_not() {
+        let now = Instant::now();
+        let mut pool = pool("100.97.0.0/28");
+        let (used, _) = pool.assign(now, &name("used.example")).unwrap();
+        assert!(pool.meaning(now, used.into()).is_some());
+        for index in 1..pool.usable() {
+            assert!(pool.assign(now, &name(&format!("x{index}.example"))).is_some());
+        }
+        assert_eq!(pool.assign(now, &name("late.example")), None);
+        let later = now + HOLD_UNUSED;
+        for index in 1..pool.usable() {
+            assert!(pool.assign(later, &name(&format!("y{index}.example"))).is_some());
+        }
+        assert_eq!(pool.name(used.into()), Some(&name("used.example")));
     }
 
     #[test]

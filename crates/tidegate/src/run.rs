@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use client::{Client, ClientOptions, ControlClient};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    io::IsTerminal as _,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -91,6 +92,10 @@ async fn command(args: &RunArgs, url_file: &Path) -> anyhow::Result<ExitStatus> 
         tokio::select! {
             status = child.wait() => return Ok(status?),
             asked = shutdown.asked() => {
+                // Ctrl-C reaches the command from the terminal itself.
+                if asked == "SIGINT" && std::io::stdin().is_terminal() {
+                    continue;
+                }
                 // Passed on; the command decides what becomes of it.
                 let signal = if asked == "SIGINT" { Signal::INT } else { Signal::TERM };
                 if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {

@@ -88,7 +88,22 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ),
     ("load-rig", &["wire", "trust", "state", "session", "pop"]),
     ("bench", &["wire", "trust", "state", "agent", "client", "enrol", "pop", "portmap", "store"]),
-    ("sim", &["wire", "trust", "policy", "session", "agent", "tunnel", "flow", "pop", "connector", "client"]),
+    (
+        "sim",
+        &[
+            "wire",
+            "trust",
+            "policy",
+            "session",
+            "agent",
+            "tunnel",
+            "flow",
+            "pop",
+            "connector",
+            "client",
+            "planted",
+        ],
+    ),
     ("hostile-session", &["session", "trust"]),
     ("hostile-pop", &["wire", "trust", "policy", "state", "hostile-session", "net", "planted"]),
     (

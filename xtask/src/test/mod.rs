@@ -32,6 +32,9 @@ pub struct Options {
     /// Leaves out the release build, the demo, the drills and the lab.
     #[arg(long)]
     fast: bool,
+    /// Leaves out the outage matrix and the drills, which need the machine for themselves for three minutes.
+    #[arg(long, conflicts_with = "fast")]
+    without_drills: bool,
     /// Also runs the steps that passed before with the same files.
     #[arg(long)]
     all: bool,
@@ -68,7 +71,12 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
             lanes.spawn(|| lab(&suite));
             checks(&suite, interrupt);
         });
-        drills(&suite);
+        whole_network(&suite);
+        if options.without_drills {
+            suite.left_out("the outage matrix and the drills".to_owned());
+        } else {
+            drills(&suite);
+        }
     }
     interrupt.check()?;
     suite.conclude(began)
@@ -136,11 +144,14 @@ fn lab(suite: &Suite) {
     suite.program("lab nat", PROGRAM, this(&["lab", "nat", "--quick"]), Some(count::plain));
 }
 
+/// Alone on the machine: its resolver has figures to reach.
+fn whole_network(suite: &Suite) {
+    suite.program("lab whole-network", PROGRAM, this(&["lab", "whole-network"]), Some(count::plain));
+}
+
 /// The founding outages, each time, smaller than a person would run them and with the same pass levels, and one cell
 /// of every row and column of the outage matrix: alone on the machine.
 fn drills(suite: &Suite) {
-    // Its resolver has figures to reach.
-    suite.program("lab whole-network", PROGRAM, this(&["lab", "whole-network"]), Some(count::plain));
     let cover = ["outage-matrix", "--cover", "--lanes", "4"];
     suite.program("outage matrix, each row and column once", PROGRAM, this(&cover), None);
     for name in ["database-brownout", "holepunch-surge"] {

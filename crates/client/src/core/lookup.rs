@@ -111,8 +111,9 @@ pub fn find<'a>(
         .map(|(_, resource)| resource)
 }
 
-/// The resource that a name of the machine's resolver means, of those that have the port: by alias before by host
-/// name before by the longest wildcard, then the stricter, then the lower id.
+/// The resource that a name of the machine's resolver means: by alias before by host name before by the longest wildcard,
+/// whatever its ports. Of several that fit as well, the one that has the port, then the stricter, then the lower id. So an
+/// address stands for one thing at a time.
 pub fn find_named<'a>(
     slice: &'a ClientSlice,
     name: &HostName,
@@ -130,9 +131,11 @@ pub fn find_named<'a>(
             };
             Some((fit, resource))
         })
-        .filter(|(_, resource)| has_port(resource, port))
-        .max_by_key(|(fit, resource)| (*fit, resource.mode == Mode::Strict, Reverse(resource.id)))
+        .max_by_key(|(fit, resource)| {
+            (*fit, has_port(resource, port), resource.mode == Mode::Strict, Reverse(resource.id))
+        })
         .map(|(_, resource)| resource)
+        .filter(|resource| has_port(resource, port))
 }
 
 fn fit(resource: &ClientResource, host: &Host) -> Option<u8> {

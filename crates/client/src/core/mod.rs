@@ -14,6 +14,7 @@ mod names;
 mod node;
 mod output;
 mod packets;
+mod pieces;
 mod ping;
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ pub use packets::PacketDrop;
 pub use ping::{PingReport, PingToken};
 
 use dials::{DialStage, Dialling};
-use flow::{CloseReason, FlowError, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable, ip::IpPacket};
+use flow::{CloseReason, FlowError, FlowId, FlowLimits, Flows, LinkId, Read, Unreachable};
 use link::{Link, Stage};
 use policy::{ClientConnector, ClientSlice};
 use std::{
@@ -72,6 +73,7 @@ pub struct ClientCore {
     deadlines: BTreeSet<(Instant, DialId)>,
     entries: BTreeMap<FlowId, FlowEntry>,
     packets: packets::Packets,
+    pieces: pieces::Pieces,
     /// What connectors were told about addresses, for those packets and for flows alike.
     bound: bound::Bound,
     proxy_names: bound::ProxyNames,
@@ -114,6 +116,7 @@ impl ClientCore {
             deadlines: BTreeSet::new(),
             entries: BTreeMap::new(),
             packets: packets::Packets::default(),
+            pieces: pieces::Pieces::default(),
             bound: bound::Bound::default(),
             proxy_names: bound::ProxyNames::default(),
             failover: failover::Failover::default(),
@@ -388,20 +391,6 @@ impl ClientCore {
             if !moved {
                 return;
             }
-        }
-    }
-
-    /// A packet came out of a tunnel: the machine's stack or a flow here waits for it.
-    fn inner_packet(&mut self, now: Instant, peer: PeerId, packet: Vec<u8>) {
-        self.heard(peer);
-        let is_the_machines = self.by_peer.get(&peer).copied().is_some_and(|connector| {
-            IpPacket::parse(&packet).is_ok_and(|packet| self.packets.claims(now, connector, &packet))
-        });
-        if is_the_machines {
-            self.outputs.push_back(Output::Packet(packet));
-        } else {
-            // A packet that does not parse comes from a connector that is broken; TCP sends again.
-            let _ = self.flows.handle_input(now, LinkId(peer.number()), &packet);
         }
     }
 

@@ -20,7 +20,7 @@ use flow::{
 use policy::Address;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 use tunnel::{BindMessage, BoundPair, PeerId};
@@ -42,6 +42,12 @@ const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 /// A conversation keeps its tunnel open for so long after its last packet; then a lost tunnel is opened again by its
 /// next packet and not before.
 const ACTIVE: Duration = Duration::from_secs(60);
+/// A connection that is over is remembered for its last segments; for a shorter while when others need the room.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_WHEN_FULL: Duration = Duration::from_secs(1);
+/// A conversation without a connection stays with a connector that was heard within this: it may be this machine's own
+/// network that is away, and another connector is another source to whoever is spoken to.
+const LOYAL: Duration = Duration::from_secs(5);
 /// How often forgotten conversations are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -89,8 +95,11 @@ struct Conversation {
     site: SiteId,
     /// The site's other connectors, to be tried when this one cannot be reached.
     rest: VecDeque<ConnectorId>,
-    /// Whether its connector has sent anything back.
-    is_answered: bool,
+    /// When its connector last sent anything back.
+    heard: Option<Instant>,
+    /// The two directions' ends as TCP says them, and whether it is over.
+    ends: [bool; 2],
+    is_over: bool,
     /// What opened it, for another connector should this one not answer. TCP alone: the machine sends it again, but
     /// later.
     opening: Option<Vec<u8>>,
@@ -98,6 +107,21 @@ struct Conversation {
     meaning: Option<Meaning>,
     used: Instant,
     held: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    There,
+    Here,
+}
+
+impl Conversation {
+    /// What TCP says about the end of a connection (RFC 9293 section 3.6).
+    fn notice(&mut self, packet: &IpPacket<'_>, direction: Direction) {
+        let Ok(segment) = packet.tcp() else { return };
+        self.ends[usize::from(direction == Direction::Here)] |= segment.flags.fin();
+        self.is_over |= segment.flags.rst() || self.ends == [true, true];
+    }
 }
 
 /// The conversations of the machine's own stack.
@@ -114,6 +138,7 @@ impl Packets {
     pub(super) fn is_wanted(&self, connector: ConnectorId, now: Instant) -> bool {
         self.conversations.values().any(|conversation| {
             conversation.connector == connector
+                && !conversation.is_over
                 && (!conversation.held.is_empty()
                     || now.saturating_duration_since(conversation.used) < ACTIVE)
         })
@@ -128,8 +153,9 @@ impl Packets {
             return false;
         }
         conversation.used = now;
-        conversation.is_answered = true;
+        conversation.heard = Some(now);
         conversation.opening = None;
+        conversation.notice(packet, Direction::Here);
         true
     }
 
@@ -142,7 +168,11 @@ impl Packets {
             return;
         }
         self.conversations.retain(|tuple, conversation| {
-            let idle = if tuple.protocol == Protocol::Tcp { TCP_IDLE } else { UDP_IDLE };
+            let idle = match tuple.protocol {
+                _ if conversation.is_over => LINGER,
+                Protocol::Tcp => TCP_IDLE,
+                _ => UDP_IDLE,
+            };
             !conversation.held.is_empty() || now.saturating_duration_since(conversation.used) < idle
         });
         self.sweep = (!self.conversations.is_empty()).then_some(now + SWEEP);
@@ -152,7 +182,17 @@ impl Packets {
         if self.conversations.len() < MAX_CONVERSATIONS {
             return true;
         }
-        // The one that was quiet for longest, if it is quiet at all: a flood of new ones ends no running one.
+        // Those that are over, else the one that was quiet for longest, if it is quiet at all: a flood of new ones ends no
+        // running one.
+        let before = self.conversations.len();
+        let has_lingered = |conversation: &Conversation| {
+            conversation.is_over && now.saturating_duration_since(conversation.used) >= LINGER_WHEN_FULL
+        };
+        self.conversations
+            .retain(|_, conversation| !conversation.held.is_empty() || !has_lingered(conversation));
+        if self.conversations.len() < before {
+            return true;
+        }
         let oldest = self
             .conversations
             .iter()
@@ -166,6 +206,20 @@ impl Packets {
             }
             _ => false,
         }
+    }
+
+    fn forget(&mut self, tuple: &FiveTuple) {
+        if let Some(gone) = self.conversations.remove(tuple) {
+            self.held -= gone.held.len();
+        }
+    }
+}
+
+/// Every connector gives this device the same addresses: the interface has them before any tunnel stands.
+pub(super) fn is_own(own_v6: Option<Ipv6Addr>, source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => v4 == policy::INNER_V4,
+        IpAddr::V6(v6) => own_v6.is_none_or(|own| own == v6),
     }
 }
 
@@ -201,14 +255,12 @@ fn quoted(packet: &IpPacket<'_>) -> Option<FiveTuple> {
 }
 
 impl ClientCore {
-    /// Takes a packet of the machine's own stack; `pool` says which names its addresses stand for. What it cannot reach
-    /// is answered by [`Output::Packet`] as a router would.
-    pub fn handle_packet(&mut self, now: Instant, pool: &mut Pool, bytes: &[u8]) {
+    pub(super) fn handle_whole(&mut self, now: Instant, pool: &mut Pool, bytes: &[u8]) {
         let packet = match IpPacket::parse(bytes) {
             Ok(packet) => packet,
             Err(error) => return self.drop_packet(PacketDrop::Malformed(error)),
         };
-        if !self.is_own(packet.src) {
+        if !is_own(self.own_v6, packet.src) {
             return self.drop_packet(PacketDrop::Source);
         }
         let Some(tuple) = ends(&packet) else { return self.drop_packet(PacketDrop::Protocol) };
@@ -221,7 +273,6 @@ impl ClientCore {
             };
             self.outputs.extend(icmp.map(Output::Packet));
         }
-        self.pump(now);
     }
 
     /// What of the machine's packets went nowhere, by reason.
@@ -229,16 +280,8 @@ impl ClientCore {
         self.packets.drops.iter().map(|(why, count)| (*why, *count))
     }
 
-    fn drop_packet(&mut self, why: PacketDrop) {
+    pub(super) fn drop_packet(&mut self, why: PacketDrop) {
         *self.packets.drops.entry(why).or_default() += 1;
-    }
-
-    /// Every connector gives this device the same addresses: the interface has them before any tunnel stands.
-    fn is_own(&self, source: IpAddr) -> bool {
-        match source {
-            IpAddr::V4(v4) => v4 == policy::INNER_V4,
-            IpAddr::V6(v6) => self.own_v6.is_none_or(|own| own == v6),
-        }
     }
 
     /// The site behind a destination, and what it stands for there.
@@ -279,6 +322,18 @@ impl ClientCore {
         tuple: FiveTuple,
         packet: &IpPacket<'_>,
     ) -> Result<(), PacketDrop> {
+        let begins_anew = packet.tcp().is_ok_and(|segment| segment.flags.opens());
+        if let Some(old) = self.packets.conversations.get(&tuple) {
+            // The same ends again are another connection; and who has no connection to lose leaves a connector that is
+            // silent.
+            let is_another = begins_anew && (old.heard.is_some() || old.is_over);
+            let is_deserted = tuple.protocol != Protocol::Tcp
+                && old.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= LOYAL)
+                && self.failover.is_suspect(old.connector);
+            if is_another || is_deserted {
+                self.packets.forget(&tuple);
+            }
+        }
         if !self.packets.conversations.contains_key(&tuple) {
             let (site, meaning) = self.meaning(now, pool, tuple)?;
             let mut rest = VecDeque::from(self.connectors_of(site));
@@ -286,12 +341,14 @@ impl ClientCore {
             if !self.packets.make_room(now) {
                 return Err(PacketDrop::Full);
             }
-            let opening = tuple.protocol == Protocol::Tcp && packet.bytes.len() <= MAX_OPENING;
+            let opening = begins_anew && packet.bytes.len() <= MAX_OPENING;
             let conversation = Conversation {
                 connector,
                 site,
                 rest,
-                is_answered: false,
+                heard: None,
+                ends: [false; 2],
+                is_over: false,
                 opening: opening.then(|| packet.bytes.to_vec()),
                 meaning,
                 used: now,
@@ -304,6 +361,7 @@ impl ClientCore {
             return Err(PacketDrop::Full);
         };
         conversation.used = now;
+        conversation.notice(packet, Direction::There);
         let connector = conversation.connector;
         if let Some(meaning) = &conversation.meaning {
             pool.touch(now, meaning.pair.v4.into());
@@ -313,13 +371,21 @@ impl ClientCore {
             self.links.get(&connector).filter(|link| self.way_of(link).is_some()).and_then(|link| link.peer)
         {
             let bind = conversation.meaning.as_ref().and_then(|meaning| self.bound.tell(connector, meaning));
-            let packets: Vec<&[u8]> = bind.as_deref().into_iter().chain([packet.bytes]).collect();
+            let pieces =
+                if packet.bytes.len() > tunnel::BASE_MTU { self.fit(peer, packet.bytes) } else { Vec::new() };
+            let whole = pieces.is_empty().then_some(packet.bytes);
+            let parts = pieces.iter().map(Vec::as_slice).chain(whole);
+            let packets: Vec<&[u8]> = bind.as_deref().into_iter().chain(parts).collect();
             // What does not fit is lost, as on any full path.
             let _ = self.tunnels.seal_batch(now, peer, &packets);
             return Ok(());
         }
         let conversation = self.packets.conversations.get_mut(&tuple).ok_or(PacketDrop::Full)?;
-        if conversation.held.len() >= HELD_PACKETS || self.packets.held >= MAX_HELD {
+        let is_long = packet.bytes.len() > tunnel::BASE_MTU;
+        if is_long || conversation.held.len() >= HELD_PACKETS || self.packets.held >= MAX_HELD {
+            if is_long {
+                self.ensure_link(now, connector);
+            }
             return Err(PacketDrop::Full);
         }
         conversation.held.push(packet.bytes.to_vec());
@@ -393,16 +459,14 @@ impl ClientCore {
         }
     }
 
-    /// A connector does not answer: what it has not answered yet goes by another, and of what it has, all that has no
-    /// connection to lose.
+    /// A connector does not answer: what it has not answered yet goes by another.
     pub(super) fn move_conversations(&mut self, now: Instant, id: ConnectorId) {
-        let may_move = |tuple: &FiveTuple, conversation: &Conversation| {
-            conversation.connector == id && !(tuple.protocol == Protocol::Tcp && conversation.is_answered)
-        };
-        let conversations = self.packets.conversations.iter();
+        let may_move =
+            |conversation: &Conversation| conversation.connector == id && conversation.heard.is_none();
+        let conversations = self.packets.conversations.values();
         let sites: BTreeSet<SiteId> = conversations
-            .filter(|(tuple, conversation)| may_move(tuple, conversation))
-            .map(|(_, conversation)| conversation.site)
+            .filter(|conversation| may_move(conversation))
+            .map(|conversation| conversation.site)
             .collect();
         let next: BTreeMap<SiteId, ConnectorId> = sites
             .into_iter()
@@ -411,8 +475,8 @@ impl ClientCore {
                 Some((site, others.find(|other| *other != id && !self.failover.is_suspect(*other))?))
             })
             .collect();
-        for (tuple, conversation) in &mut self.packets.conversations {
-            let Some(next) = next.get(&conversation.site).filter(|_| may_move(tuple, conversation)) else {
+        for conversation in self.packets.conversations.values_mut() {
+            let Some(next) = next.get(&conversation.site).filter(|_| may_move(conversation)) else {
                 continue;
             };
             conversation.connector = *next;

@@ -44,6 +44,8 @@ struct Connector {
     /// What it was told about addresses, and whether it answers.
     binds: Vec<BindMessage>,
     answers_binds: bool,
+    /// What came that is no TCP.
+    inner: Vec<Vec<u8>>,
     /// Stopped: it takes nothing and says nothing.
     is_frozen: bool,
 }
@@ -63,6 +65,7 @@ impl Connector {
             echoed: BTreeMap::new(),
             binds: Vec::new(),
             answers_binds: true,
+            inner: Vec::new(),
             is_frozen: false,
         }
     }
@@ -102,7 +105,12 @@ impl Connector {
                     tunnel::Output::Transmit(transmit) => out.push(transmit.bytes),
                     tunnel::Output::Inner { peer, packet } => {
                         quiet = false;
-                        self.flows.handle_input(now, LinkId(peer.number()), &packet).expect("a packet");
+                        let parsed = flow::ip::IpPacket::parse(&packet);
+                        if parsed.is_ok_and(|parsed| parsed.protocol == flow::ip::Protocol::Tcp) {
+                            self.flows.handle_input(now, LinkId(peer.number()), &packet).expect("a packet");
+                        } else {
+                            self.inner.push(packet);
+                        }
                     }
                     tunnel::Output::Bind { peer, message } => {
                         quiet = false;
@@ -231,6 +239,15 @@ impl World {
                     ..resource(ResourceId::from_bytes([5; 16]), "Printer", "10.9.9.9")
                 },
                 resource(ResourceId::from_bytes([6; 16]), "Apps", "*.apps.example"),
+                ClientResource {
+                    alias: Some("db.apps.example".into()),
+                    ports: vec!["5432".parse().expect("ports")],
+                    ..resource(ResourceId::from_bytes([7; 16]), "Database", "10.9.9.8")
+                },
+                ClientResource {
+                    ports: vec!["udp/53-2000".parse().expect("ports")],
+                    ..resource(ResourceId::from_bytes([8; 16]), "Datagrams", "10.7.0.0/16")
+                },
             ],
             sites: vec![ClientSite {
                 id: SITE,

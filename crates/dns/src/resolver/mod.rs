@@ -305,7 +305,7 @@ impl Resolver {
     fn is_private(&self, question: &Question) -> bool {
         match &question.about {
             About::Name(name) => self.names.covers(name),
-            About::Odd(parent) => parent.as_ref().is_some_and(|parent| self.names.owns(parent)),
+            About::Odd(parent) => parent.as_ref().is_some_and(|parent| self.names.owns_odd(parent)),
             About::Reverse(prefix) => self.pool.holds(*prefix),
         }
     }
@@ -328,7 +328,7 @@ impl Resolver {
                 })
             }
             About::Name(name) if self.names.covers(name) => Some(Own::Plain(Answer::NoData)),
-            About::Odd(Some(parent)) if self.names.owns(parent) => Some(Own::Plain(Answer::NoName)),
+            About::Odd(Some(parent)) if self.names.owns_odd(parent) => Some(Own::Plain(Answer::NoName)),
             About::Reverse(prefix) if self.pool.holds(*prefix) => {
                 let one = self.pool.name(prefix.address()).filter(|_| self.pool.is_host(*prefix)).cloned();
                 Some(match one {

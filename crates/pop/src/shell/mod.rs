@@ -77,6 +77,32 @@ impl PopOptions {
     }
 }
 
+/// Opens the sockets of both protocols.
+fn bind(
+    listen: SocketAddr,
+    front: Option<TcpFrontOptions>,
+) -> Result<(PortPair, Option<front::Front>), PopError> {
+    /// Where any port will do, it has to be free for both: the system knows of one protocol at a time.
+    const TRIES: usize = 16;
+    let mut tries = if listen.port() == 0 { TRIES } else { 1 };
+    loop {
+        let ports = net::bind_pair(listen)?;
+        let Some(mut wanted) = front.clone() else { return Ok((ports, None)) };
+        // Agents look for it under the number of the UDP port.
+        let follows = wanted.listen.port() == 0 && wanted.console.is_none();
+        if follows {
+            wanted.listen.set_port(ports.session.local_addr().port());
+        }
+        tries -= 1;
+        match front::Front::bind(wanted) {
+            Ok(front) => return Ok((ports, Some(front))),
+            Err(PopError::Tcp { source, .. })
+                if follows && tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Why a PoP does not start or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum PopError {
@@ -163,18 +189,7 @@ impl Pop {
         }
         let intake = Intake::new(&seed, now);
         let relay = Relay::new(options.relay, now, &seed);
-        let ports = net::bind_pair(options.listen)?;
-        let udp_port = ports.session.local_addr().port();
-        let front = options
-            .tcp_front
-            .map(|mut front| {
-                // Agents look for it under the number of the UDP port.
-                if front.listen.port() == 0 && front.console.is_none() {
-                    front.listen.set_port(udp_port);
-                }
-                front::Front::bind(front)
-            })
-            .transpose()?;
+        let (ports, front) = bind(options.listen, options.tcp_front)?;
         let status = status::StatusSocket::bind(&options.state_dir)?;
         Ok(Self { ports, front, acceptor, identity, status, sessions, intake, relay, disk, started: now })
     }

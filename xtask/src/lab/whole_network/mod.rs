@@ -338,6 +338,10 @@ fn names(report: &mut Report, lab: &Lab, public_names: &Resolver) {
         ensure!(lab.answers(&["-x", &v4[0]])? == ["web.lab.internal."], "the address leads back to no name");
         ensure!(lab.answers(&["anything.apps.lab.internal", "A"])?.len() == 1, "below the wildcard");
         ensure!(
+            lab.answers(&["_http._tcp.web.lab.internal", "SRV"])?.is_empty(),
+            "a service of a private name"
+        );
+        ensure!(
             lab.answers(&["web.lab.internal", "MX"])?.is_empty(),
             "a record of a type that it has none of"
         );
@@ -413,9 +417,14 @@ fn programs(report: &mut Report, lab: &Lab, web: &WebServer, servers: &Servers, 
         ensure!(said.trim() == "42", "psql said {said:?}");
         Ok(Seen::new(()))
     });
-    report.check("ping, by a name, by an address, IPv4 and IPv6", || {
+    report.check("ping, by a name, by an address, IPv4 and IPv6, and in pieces", || {
         let mut lost = 0;
-        for words in [&["-4", "web.lab.internal"][..], &["-6", "web.lab.internal"], &["10.0.2.10"]] {
+        for words in [
+            &["-4", "web.lab.internal"][..],
+            &["-6", "web.lab.internal"],
+            &["10.0.2.10"],
+            &["-s", "3000", "10.0.2.10"],
+        ] {
             let said = lab.client(20, "ping", &[&["-c", "5", "-i", "0.2", "-W", "2"][..], words].concat())?;
             lost += usize::from(!said.contains(" 0% packet loss"));
         }

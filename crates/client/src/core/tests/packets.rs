@@ -367,3 +367,91 @@ fn an_echo_goes_where_a_policy_gives_it_and_its_answer_comes_back_to_the_machine
     world.run();
     assert_eq!(world.machine, [answer]);
 }
+
+const OWN: &str = "100.64.0.2:5000";
+const TALKER: &str = "10.7.0.9:53";
+
+fn datagram(from: &str, to: &str, length: usize) -> Vec<u8> {
+    flow::udp(from.parse().unwrap(), to.parse().unwrap(), &vec![7; length]).unwrap()
+}
+
+#[test]
+fn a_datagram_in_pieces_goes_there_in_pieces_that_fit_and_an_answer_in_pieces_comes_back_whole() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    // A short one opens the tunnel.
+    world.core.handle_packet(world.now, &mut machine.pool, &datagram(OWN, TALKER, 20));
+    world.run();
+    world.connectors[0].inner.clear();
+    for piece in flow::split(datagram(OWN, TALKER, 3_000), 1_280, 9) {
+        world.core.handle_packet(world.now, &mut machine.pool, &piece);
+    }
+    world.run();
+    let came = std::mem::take(&mut world.connectors[0].inner);
+    assert!(came.len() >= 3 && came.iter().all(|piece| piece.len() <= 1_280), "{}", came.len());
+    let peer = world.connectors[0].tunnels.peer_of(CLIENT_KEY.public_key()).expect("the client");
+    let answer = datagram(TALKER, OWN, 2_500);
+    for piece in flow::split(answer.clone(), 1_280, 4) {
+        world.connectors[0].tunnels.seal(world.now, peer, &piece).expect("room");
+    }
+    world.run();
+    let [whole] = world.machine.as_slice() else { panic!("{} packets", world.machine.len()) };
+    assert_eq!(whole[20..], answer[20..], "all behind the header, which counts its pieces");
+}
+
+#[test]
+fn the_same_ends_again_are_another_connection_which_may_go_by_another_connector() {
+    let mut world = World::new(&[Manners::Accepts, Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let flow = machine.dial(&mut world, SOURCE, "10.1.2.3:80");
+    assert_eq!(machine.echo(&mut world, flow, b"once"), b"once");
+    let used = world.connectors.iter().position(|connector| connector.opens > 0).expect("one of them");
+    world.connectors[used].is_frozen = true;
+    machine.stack.drop_link(MACHINE);
+    let again = machine.dial(&mut world, SOURCE, "10.1.2.3:80");
+    machine.pass(&mut world, Duration::from_secs(4));
+    assert!(machine.established.contains(&again));
+    assert_eq!(machine.echo(&mut world, again, b"twice"), b"twice");
+}
+
+#[test]
+fn a_name_stands_for_its_alias_at_every_port_and_not_for_the_wildcard_around_it() {
+    let mut world = World::new(&[Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let pair = machine.resolve(&world, "db.apps.example");
+    let flow = machine.dial(&mut world, SOURCE, &format!("{}:80", pair.v4));
+    assert_eq!(machine.closed[&flow], CloseReason::Unreachable(Unreachable::Prohibited));
+    machine.dial(&mut world, "100.64.0.2:40001", &format!("{}:5432", pair.v4));
+    assert_eq!(world.connectors[0].binds, [bind(pair, "10.9.9.8")]);
+}
+
+#[test]
+fn an_answered_conversation_outlasts_a_gap_in_this_machines_own_network() {
+    let mut world = World::new(&[Manners::Accepts, Manners::Accepts]);
+    let mut machine = Machine::new(world.now);
+    let mut say = |world: &mut World| {
+        world.core.handle_packet(world.now, &mut machine.pool, &datagram(OWN, TALKER, 20));
+        world.run();
+    };
+    say(&mut world);
+    let used = world.connectors.iter().position(|connector| connector.opens > 0).expect("one of them");
+    let peer = world.connectors[used].tunnels.peer_of(CLIENT_KEY.public_key()).expect("the client");
+    let answer = datagram(TALKER, OWN, 20);
+    world.connectors[used].tunnels.seal(world.now, peer, &answer).expect("room");
+    world.run();
+    world.connected = false;
+    for _ in 0..3 {
+        say(&mut world);
+        world.pass(Duration::from_secs(1));
+    }
+    world.connected = true;
+    say(&mut world);
+    world.pass(Duration::from_secs(3));
+    assert!(world.connectors[1 - used].inner.is_empty(), "it moved");
+    world.connectors[used].is_frozen = true;
+    for _ in 0..10 {
+        say(&mut world);
+        world.pass(Duration::from_secs(1));
+    }
+    assert!(!world.connectors[1 - used].inner.is_empty(), "it stayed with a connector that is gone");
+}

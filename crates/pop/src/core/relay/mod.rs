@@ -276,8 +276,7 @@ impl Relay {
         match frame.kind {
             // The planted bug of the simulation: a frame is believed where it says it comes from.
             RelayKind::Data | RelayKind::Hello
-                if cfg!(feature = "planted-unvalidated-relay-move")
-                    && channel.side(which).address != source =>
+                if planted::is("unvalidated-relay-move") && channel.side(which).address != source =>
             {
                 channel.side_mut(which).move_to(source);
                 Ok(Handled::Consumed)
