@@ -2,14 +2,15 @@
 
 use crate::{
     confine,
+    error::{GuardianError, Unavailable},
     journal::{Journal, JournalError},
     link::{GuardianEnd, LinkError},
-    message::{Applied, FromGuardian, FromWorker, Network, SeatFacts},
+    message::{Applied, Conflict, FromGuardian, FromWorker, Network, SeatFacts},
     netlink::Netlink,
     plan::{KnownKind, KnownRoute, choose_range, plan},
     resolver::{
         Resolver, Seen,
-        file::{FileError, PutBack, put_back},
+        file::{FileError, PutBack, is_nobodys, put_back},
     },
     tun,
 };
@@ -69,140 +70,29 @@ impl Options {
         Self {
             interface: interface.to_owned(),
             v4,
-            // From the shared address space (RFC 6598), which homes and offices do not use; then benchmarking's range
-            // (RFC 2544), then corners of the private ones.
+            // All inside 100.64.0.0/10 (RFC 6598, which homes and offices do not use) and fd7a:7467:6e00::/40: only
+            // there connectors know an address as one that stands for a name. Spread, because other VPNs and providers
+            // have parts of the first. Not 100.98.0.0/16 and fd7a:7467:6e62::/96, which the proxies' names have.
             synthetic_v4: ranges(&[
                 "100.97.0.0/16",
                 "100.113.0.0/16",
-                "198.18.0.0/16",
-                "198.19.0.0/16",
-                "10.213.0.0/16",
-                "172.29.0.0/16",
+                "100.81.0.0/16",
+                "100.73.0.0/16",
+                "100.105.0.0/16",
+                "100.121.0.0/16",
             ]),
-            synthetic_v6: ranges(&["fd7a:7467:6e61::/96", "fd7a:7467:6e62::/96", "fd7a:7467:6e63::/96"]),
+            synthetic_v6: ranges(&["fd7a:7467:6e61::/96", "fd7a:7467:6e63::/96", "fd7a:7467:6e64::/96"]),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             journal: PathBuf::from("/var/lib/tidegate/machine"),
         }
     }
 }
 
-/// Why the machine was not set up. Nothing is left changed.
-#[derive(Debug, thiserror::Error)]
-pub enum Unavailable {
-    /// The kernel's interface is not there.
-    #[error(
-        "expected the device /dev/net/tun, and it is not there or has no driver; `modprobe tun` as root may bring it, in a container `--device /dev/net/tun --cap-add NET_ADMIN`"
-    )]
-    NoDevice,
-    /// Not allowed.
-    #[error(
-        "an interface needs root or CAP_NET_ADMIN, and this process has neither; use sudo, or leave --tun out"
-    )]
-    NoCapability,
-    /// The name is in use.
-    #[error("an interface called {0} is there already and is not ours; choose another name with --interface")]
-    InterfaceTaken(String),
-    /// The interface was not made.
-    #[error("the interface {name} was not made: {source}")]
-    Interface {
-        /// Its name.
-        name: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The interface's own address is somebody else's.
-    #[error(
-        "the address {address}, which this device has inside every tunnel, is in use on {interface}: another VPN? end that one first"
-    )]
-    AddressTaken {
-        /// The address.
-        address: IpAddr,
-        /// Where it is.
-        interface: String,
-    },
-    /// No range is free.
-    #[error(
-        "no range for synthetic addresses is free: this machine has routes or addresses in each of {}; name a free one with {option}",
-        list(.tried)
-    )]
-    NoRange {
-        /// Which were tried.
-        tried: Vec<Prefix>,
-        /// How to name another.
-        option: &'static str,
-    },
-    /// DNS cannot be answered.
-    #[error(
-        "port 53 of {address} ({protocol}) cannot be had: {source}; another name server listens on every address, make it listen on its own ones only (dnsmasq: bind-dynamic; unbound: interface)"
-    )]
-    PortTaken {
-        /// Of which address.
-        address: Ipv4Addr,
-        /// UDP or TCP.
-        protocol: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Nothing can be written down, so nothing is changed.
-    #[error("what has to be put back cannot be written down: {0}")]
-    NoJournal(String),
-    /// Only root puts things back.
-    #[error("putting back what a killed client left behind needs root; use sudo")]
-    NotRoot,
-    /// Another one runs.
-    #[error("another client runs in TUN mode on this machine; end it with `tidegate down`")]
-    Running,
-    /// The journal of a guardian that was killed does not read.
-    #[error(
-        "what an earlier run left behind cannot be put back: {0}; put /etc/resolv.conf right by hand, then remove the file"
-    )]
-    Journal(String),
-    /// The kernel.
-    #[error("the kernel's routing tables: {0}")]
-    Netlink(#[source] io::Error),
-}
-
-fn list(prefixes: &[Prefix]) -> String {
-    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl From<JournalError> for Unavailable {
-    fn from(error: JournalError) -> Self {
-        match error {
-            JournalError::Held(_) => Self::Running,
-            other => Self::Journal(other.to_string()),
-        }
-    }
-}
-
 fn open_journal(dir: &Path) -> Result<Journal, Unavailable> {
     Journal::open(dir).map_err(|error| match error {
-        JournalError::Held(_) => Unavailable::Running,
-        other => Unavailable::NoJournal(other.to_string()),
+        JournalError::Io { .. } => Unavailable::NoJournal(error.to_string()),
+        other => other.into(),
     })
-}
-
-/// Why a guardian ended before its time, or could not put everything back.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardianError {
-    /// The worker did not start.
-    #[error("the worker process was not started: {0}")]
-    Start(#[source] io::Error),
-    /// The worker ended before it had the interface.
-    #[error("the worker process ended before it was ready ({0})")]
-    Early(String),
-    /// The resolver settings were not changed: nothing is.
-    #[error("the machine's resolver settings were not changed: {0}")]
-    Resolver(String),
-    /// The worker broke the rules of the link.
-    #[error("the worker process was ended: {0}")]
-    Worker(String),
-    /// The kernel.
-    #[error("the kernel's routing tables: {0}")]
-    Netlink(#[source] io::Error),
-    /// Not everything is as it was.
-    #[error("the machine's resolver settings were not put back: {0}; `tidegate cleanup` tries again")]
-    Restore(String),
 }
 
 /// How a worker ended.
@@ -225,22 +115,34 @@ pub enum Cleaned {
     Foreign,
 }
 
-/// Puts back what a guardian that was killed left behind.
+/// Puts back what a guardian with these options that was killed left behind.
 ///
 /// # Errors
-/// A guardian runs, or what is in the journal cannot be put back.
-pub fn cleanup(journal: &Path) -> Result<Cleaned, Unavailable> {
+/// A guardian runs, what is in the journal cannot be put back or is not to be believed, or there is nothing in it and the
+/// resolver file is ours all the same.
+pub fn cleanup(options: &Options) -> Result<Cleaned, Unavailable> {
     if !rustix::process::geteuid().is_root() {
         return Err(Unavailable::NotRoot);
     }
-    if !journal.exists() {
-        return Ok(Cleaned::Nothing);
+    if !options.journal.exists() {
+        return nothing(options);
     }
-    replay(&open_journal(journal)?)
+    replay(&open_journal(&options.journal)?, options)
 }
 
-fn replay(journal: &Journal) -> Result<Cleaned, Unavailable> {
-    let Some(entry) = journal.read()? else { return Ok(Cleaned::Nothing) };
+fn nothing(options: &Options) -> Result<Cleaned, Unavailable> {
+    if is_nobodys(&options.resolv_conf, options.v4) {
+        return Err(Unavailable::LeftOver(options.resolv_conf.clone()));
+    }
+    Ok(Cleaned::Nothing)
+}
+
+fn replay(journal: &Journal, options: &Options) -> Result<Cleaned, Unavailable> {
+    let Some(entry) = journal.read()? else { return nothing(options) };
+    if entry.path != options.resolv_conf {
+        let why = format!("is about {}, not {}", entry.path.display(), options.resolv_conf.display());
+        return Err(Unavailable::Untrusted { path: journal.file(), why });
+    }
     // The lock says so already; where the directory is shared with another machine, it does not.
     if entry.guardian.is_alive() && entry.guardian.pid != std::process::id() {
         return Err(Unavailable::Running);
@@ -277,7 +179,7 @@ pub async fn prepare(options: Options) -> Result<Prepared, Unavailable> {
         return Err(Unavailable::NoCapability);
     }
     let journal = open_journal(&options.journal)?;
-    let cleaned = replay(&journal)?;
+    let cleaned = replay(&journal, &options)?;
     let netlink = Netlink::open().map_err(Unavailable::Netlink)?;
     wait_for_name(&netlink, &options.interface).await?;
     let known = netlink.known(None).await.map_err(Unavailable::Netlink)?;
@@ -386,6 +288,7 @@ impl Prepared {
             notes: Vec::new(),
             routes: BTreeSet::new(),
             wanted: None,
+            is_told: false,
             resolver,
             link,
             child,
@@ -406,6 +309,8 @@ struct Guardian {
     /// What leads into the interface.
     routes: BTreeSet<Prefix>,
     wanted: Option<Network>,
+    /// Whether the worker knows its upstreams.
+    is_told: bool,
     resolver: Resolver,
     link: GuardianEnd,
     child: Child,
@@ -448,6 +353,13 @@ impl Guardian {
                     Ok(FromWorker::Network(wanted)) => {
                         heard = now();
                         self.apply(wanted).await?;
+                    }
+                    Ok(FromWorker::Told {}) => {
+                        heard = now();
+                        let is_news = !std::mem::replace(&mut self.is_told, true);
+                        if let Some(wanted) = self.wanted.clone().filter(|_| is_news) {
+                            self.apply(wanted).await?;
+                        }
                     }
                     Ok(FromWorker::Hello { .. }) => {
                         return Err(GuardianError::Worker("it said hello twice".to_owned()));
@@ -515,16 +427,40 @@ impl Guardian {
 
     /// Does what the worker wants, within bounds, and says what came of it.
     async fn apply(&mut self, wanted: Network) -> Result<(), GuardianError> {
-        let known = self.netlink.known(Some(self.index)).await.map_err(GuardianError::Netlink)?;
+        let servers = self.resolver.upstreams();
+        let mut conflicts = self.lead(&wanted, &servers).await?;
+        self.wanted = Some(wanted.clone());
+        // The resolver last: from then on every program asks the worker, which has to know whom to ask, and what it
+        // answers has to lead somewhere.
+        if !self.is_told {
+            return self.say(FromGuardian::Upstreams { servers }).await;
+        }
         self.resolver
             .apply(&self.journal, &wanted)
             .await
             .map_err(|error: FileError| GuardianError::Resolver(error.to_string()))?;
-        let servers: Vec<IpAddr> = self.resolver.upstreams().iter().map(SocketAddr::ip).collect();
+        let asked = self.resolver.upstreams();
+        if asked != servers {
+            // Somebody wrote the file in between, or systemd-resolved did not take it.
+            conflicts = self.lead(&wanted, &asked).await?;
+        }
+        let routes = self.routes.iter().copied().collect();
+        let dns = self.resolver.standing();
+        self.say(FromGuardian::Applied(Applied { routes, conflicts, dns })).await
+    }
+
+    /// Makes the routes that the worker wants, within bounds, around name servers.
+    async fn lead(
+        &mut self,
+        wanted: &Network,
+        servers: &[SocketAddr],
+    ) -> Result<Vec<Conflict>, GuardianError> {
+        let known = self.netlink.known(Some(self.index)).await.map_err(GuardianError::Netlink)?;
+        let servers: Vec<IpAddr> = servers.iter().map(SocketAddr::ip).collect();
         let mut own: Vec<Prefix> = vec![Prefix::host(self.options.v4.into())];
         own.extend(self.v6.map(|v6| Prefix::host(v6.into())));
         own.extend(self.synthetic);
-        let mut plan = plan(&wanted, &servers, &own, &known);
+        let mut plan = plan(wanted, &servers, &own, &known);
         plan.routes.extend(self.synthetic);
         if self.v6.is_none() {
             plan.routes.retain(|route| route.address().is_ipv4());
@@ -548,7 +484,7 @@ impl Guardian {
                 Ok(()) => {
                     routes.insert(route);
                 }
-                Err(error) => plan.conflicts.push(crate::message::Conflict {
+                Err(error) => plan.conflicts.push(Conflict {
                     prefix: route,
                     routed: false,
                     why: format!("the kernel did not take the route: {error}"),
@@ -556,13 +492,11 @@ impl Guardian {
             }
         }
         self.routes = routes;
-        self.wanted = Some(wanted);
-        let applied = Applied {
-            routes: self.routes.iter().copied().collect(),
-            conflicts: plan.conflicts,
-            dns: self.resolver.standing(),
-        };
-        match timeout(SEND, self.link.send(&FromGuardian::Applied(applied))).await {
+        Ok(plan.conflicts)
+    }
+
+    async fn say(&mut self, message: FromGuardian) -> Result<(), GuardianError> {
+        match timeout(SEND, self.link.send(&message)).await {
             Ok(Ok(())) => Ok(()),
             // It has ended; the next wait says so.
             Ok(Err(_)) => Ok(()),
@@ -612,5 +546,78 @@ impl KnownRoute {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.kind == KnownKind::Own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{journal::Process, resolver::conf::Before};
+
+    #[test]
+    fn every_range_is_one_that_connectors_know_and_the_proxies_do_not_use() {
+        let options = Options::new("tidegate0", Ipv4Addr::new(100, 64, 0, 2));
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        let inside = |range: Prefix, whole: Prefix| {
+            range.length() >= whole.length() && whole.contains(range.address())
+        };
+        for (ranges, count, known, proxies) in [
+            (&options.synthetic_v4, 6, "100.64.0.0/10", "100.98.0.0/16"),
+            (&options.synthetic_v6, 3, "fd7a:7467:6e00::/40", "fd7a:7467:6e62::/96"),
+        ] {
+            assert_eq!(ranges.len(), count, "one of them is no prefix");
+            assert!(ranges.iter().all(|range| inside(*range, prefix(known))), "{ranges:?}");
+            assert!(
+                !ranges.contains(&prefix(proxies))
+                    && !ranges.iter().any(|range| inside(prefix(proxies), *range))
+            );
+            assert!(!ranges.iter().any(|range| range.contains(options.v4.into())));
+            let mut starts: Vec<u128> = ranges.iter().map(|range| bits(range.address())).collect();
+            starts.sort_unstable();
+            starts.dedup();
+            assert_eq!(starts.len(), count, "one of them is there twice");
+        }
+    }
+
+    /// A place where a guardian with these options was killed.
+    fn left_behind(dir: &Path, about: &Path) -> Options {
+        let mut options = Options::new("tidegate0", Ipv4Addr::new(100, 64, 0, 2));
+        options.resolv_conf = dir.join("resolv.conf");
+        options.journal = dir.join("journal");
+        std::fs::write(about, "ours").unwrap();
+        let before = Before::Missing;
+        let entry = crate::journal::Entry {
+            guardian: Process::own(),
+            path: about.to_owned(),
+            before,
+            ours: b"ours".to_vec(),
+            in_place: false,
+        };
+        Journal::open(&options.journal).unwrap().write(&entry).unwrap();
+        options
+    }
+
+    #[test]
+    fn a_journal_about_another_file_is_refused_and_nothing_is_changed() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("shadow");
+        let options = left_behind(dir.path(), &other);
+        let refused = cleanup(&options).unwrap_err();
+        assert!(matches!(&refused, Unavailable::Untrusted { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("shadow"), "{refused}");
+        assert_eq!(std::fs::read(&other).unwrap(), b"ours");
+        assert!(options.journal.join("resolver.json").exists());
+        // About the right one it is believed.
+        let options = left_behind(dir.path(), &options.resolv_conf);
+        assert_eq!(cleanup(&options).unwrap(), Cleaned::Restored);
+        assert!(!options.resolv_conf.exists());
+        assert_eq!(cleanup(&options).unwrap(), Cleaned::Nothing);
     }
 }

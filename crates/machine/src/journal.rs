@@ -3,10 +3,11 @@
 //! It lives below `/var/lib`, not `/run`: after a power failure `/etc/resolv.conf` is still ours, and `/run` is empty.
 
 use crate::resolver::conf::Before;
+use rustix::fs::OFlags;
 use std::{
-    fs::{self, File, TryLockError},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, File, Metadata, Permissions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -83,16 +84,53 @@ pub(crate) struct Journal {
 pub(crate) enum JournalError {
     #[error("another guardian holds {}", .0.display())]
     Held(PathBuf),
+    #[error("{} {why}", path.display())]
+    Untrusted { path: PathBuf, why: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// Makes a directory for this process's user alone, and looks whose it is when it was there already: what is written in
+/// it is believed, and a name in a directory of somebody else could be a link to anything.
+///
+/// # Errors
+/// It cannot be made, or others may write in it.
+pub fn private_directory(dir: &Path) -> io::Result<()> {
+    open_directory(dir).map(drop).map_err(io::Error::other)
+}
+
+fn open_directory(dir: &Path) -> Result<File, JournalError> {
+    let error = |source| JournalError::Io { path: dir.to_owned(), source };
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(error)?;
+        // A worker of another user has its state beside this directory and has to get there.
+        fs::set_permissions(parent, Permissions::from_mode(0o711)).map_err(error)?;
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+    let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(dir).map_err(error)?;
+    trust(dir, &opened.metadata().map_err(error)?)?;
+    Ok(opened)
+}
+
+/// What anybody else could have written is not put back by this process.
+fn trust(path: &Path, about: &Metadata) -> Result<(), JournalError> {
+    let own = rustix::process::geteuid().as_raw();
+    let why = if about.uid() != own {
+        format!("belongs to user {}, not to user {own}", about.uid())
+    } else if about.mode() & 0o022 != 0 {
+        format!("may be written by others (mode {:o})", about.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(JournalError::Untrusted { path: path.to_owned(), why })
 }
 
 impl Journal {
     /// Opens it, making its directory, for this process alone.
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
         let error = |source| JournalError::Io { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
-        let lock = File::open(dir).map_err(error)?;
+        let lock = open_directory(dir)?;
         let mut rest = RELEASED_WITHIN;
         loop {
             match lock.try_lock() {
@@ -109,19 +147,26 @@ impl Journal {
         }
     }
 
-    /// What is written in it. One that does not read is reported, never thrown away.
+    /// Its file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join(NAME)
+    }
+
+    /// What is written in it. One that does not read, or that others may have written, is reported, never thrown away.
     pub fn read(&self) -> Result<Option<Entry>, JournalError> {
         let path = self.dir.join(NAME);
         let error = |source| JournalError::Io { path: path.clone(), source };
-        match fs::metadata(&path) {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(error(source)),
-            Ok(about) if about.len() > MAX_BYTES => {
-                return Err(error(io::Error::other("longer than any journal")));
-            }
-            Ok(_) => {}
+            other => other.map_err(error)?,
+        };
+        trust(&path, &file.metadata().map_err(error)?)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(error(io::Error::other("longer than any journal")));
         }
-        let bytes = fs::read(&path).map_err(error)?;
         serde_json::from_slice(&bytes).map(Some).map_err(|problem| error(problem.into()))
     }
 
@@ -188,6 +233,57 @@ mod tests {
             assert!(journal.read().is_err());
             assert!(dir.path().join(NAME).exists());
         }
+    }
+
+    #[test]
+    fn a_journal_that_others_may_have_written_is_refused_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, name) = (dir.path().join("journal"), dir.path().join("journal").join(NAME));
+        Journal::open(&place).unwrap().write(&entry()).unwrap();
+        let refused = || match Journal::open(&place).and_then(|journal| journal.read()) {
+            Err(JournalError::Untrusted { path, why }) => (path, why),
+            other => panic!("{other:?}"),
+        };
+        for mode in [0o620, 0o602, 0o666] {
+            fs::set_permissions(&name, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(refused().0, name);
+        }
+        fs::set_permissions(&name, Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(&place, Permissions::from_mode(0o770)).unwrap();
+        assert_eq!(refused().0, place);
+        fs::set_permissions(&place, Permissions::from_mode(0o755)).unwrap();
+        // A link, to a journal that would be believed where it is.
+        let real = dir.path().join("real");
+        fs::rename(&name, &real).unwrap();
+        std::os::unix::fs::symlink(&real, &name).unwrap();
+        assert!(Journal::open(&place).unwrap().read().is_err());
+        fs::remove_file(&name).unwrap();
+        fs::rename(&real, &name).unwrap();
+        let linked = dir.path().join("linked");
+        std::os::unix::fs::symlink(&place, &linked).unwrap();
+        assert!(Journal::open(&linked).is_err());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&name, Some(12_345), None).unwrap();
+            assert!(refused().1.contains("12345"));
+            std::os::unix::fs::chown(&name, Some(0), None).unwrap();
+            std::os::unix::fs::chown(&place, Some(12_345), None).unwrap();
+            assert_eq!(refused().0, place);
+            std::os::unix::fs::chown(&place, Some(0), None).unwrap();
+        }
+        assert_eq!(Journal::open(&place).unwrap().read().unwrap(), Some(entry()));
+    }
+
+    #[test]
+    fn others_may_go_through_the_directory_around_it_and_not_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("tidegate/machine");
+        private_directory(&place).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&place), mode(place.parent().unwrap())), (0o700, 0o711));
+        // One that was there already is left as it is.
+        fs::set_permissions(place.parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
+        private_directory(&place).unwrap();
+        assert_eq!(mode(place.parent().unwrap()), 0o700);
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! is killed too, the next start or [`cleanup`] does, from the journal.
 
 mod confine;
+mod error;
 mod guardian;
 mod journal;
 mod link;
@@ -31,7 +32,9 @@ mod resolver;
 mod tun;
 
 pub use confine::{Privileges, confine, may_administer, privileges, restrain};
-pub use guardian::{Cleaned, Ended, GuardianError, Options, Prepared, Unavailable, cleanup, prepare};
+pub use error::{GuardianError, Unavailable};
+pub use guardian::{Cleaned, Ended, Options, Prepared, cleanup, prepare};
+pub use journal::private_directory;
 pub use link::{GuardianSays, LinkError, Seat, WorkerVoice, take_seat};
 pub use message::{
     Applied, Conflict, DnsMode, DnsStanding, FromGuardian, FromWorker, MAX_FRAME, MessageError, Network,

@@ -45,6 +45,8 @@ pub enum FromWorker {
     Network(Network),
     /// The worker's loop goes round.
     Alive {},
+    /// It knows the [`FromGuardian::Upstreams`].
+    Told {},
 }
 
 /// What a worker wants of the machine.
@@ -109,6 +111,12 @@ impl Network {
 pub enum FromGuardian {
     /// What goes with the descriptors.
     Seat(SeatFacts),
+    /// Before the machine's questions come to the worker: where it passes on those that are not private. It answers with
+    /// [`FromWorker::Told`], and then they come.
+    Upstreams {
+        /// The servers, in order.
+        servers: Vec<SocketAddr>,
+    },
     /// What came of the last [`FromWorker::Network`], or of a change of the machine since.
     Applied(Applied),
 }
@@ -216,6 +224,7 @@ mod tests {
             FromWorker::Hello { v6: "fd00::1".parse().unwrap() },
             FromWorker::Network(network),
             FromWorker::Alive {},
+            FromWorker::Told {},
         ] {
             assert_eq!(FromWorker::parse(&serde_json::to_vec(&message).unwrap()).unwrap(), message);
         }

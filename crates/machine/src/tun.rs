@@ -1,6 +1,6 @@
 //! The interface: made by the guardian, read and written by the worker.
 
-use crate::guardian::Unavailable;
+use crate::error::Unavailable;
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},

@@ -22,7 +22,7 @@ use seal::Sealer;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 use trust::{Role, RootHash};
@@ -212,6 +212,7 @@ impl StateDir {
     /// # Errors
     /// It is another's, in use, or cannot be written.
     pub fn create(path: &Path, about: &About) -> Result<Self, StateError> {
+        create_parent_dir(path)?;
         create_private_dir(path)?;
         if let Some(found) = Self::about(path)? {
             if found.installation != about.installation || found.root != about.root {
@@ -386,6 +387,14 @@ fn io_error(path: &Path, source: io::Error) -> StateError {
     StateError::Io { path: path.to_owned(), source }
 }
 
+/// Beside a role's directory others of other users may lie (`/var/lib/tidegate`): they get there, and list nothing.
+fn create_parent_dir(path: &Path) -> Result<(), StateError> {
+    let missing = |parent: &&Path| !parent.as_os_str().is_empty() && !parent.exists();
+    let Some(parent) = path.parent().filter(missing) else { return Ok(()) };
+    create_private_dir(parent)?;
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o711)).map_err(|error| io_error(parent, error))
+}
+
 fn create_private_dir(path: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io_error(path, error))
 }
@@ -452,6 +461,15 @@ mod tests {
 
     fn scratch() -> tempfile::TempDir {
         tempfile::tempdir().expect("a scratch directory")
+    }
+
+    #[test]
+    fn others_may_go_through_the_directory_around_it_and_not_into_it() {
+        let dir = scratch();
+        let path = dir.path().join("tidegate/client");
+        drop(StateDir::create(&path, &about(1)).expect("created"));
+        let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&dir.path().join("tidegate"))), (0o700, 0o711));
     }
 
     #[test]

@@ -365,7 +365,7 @@ pub struct UpArgs {
     #[arg(long, env = "TIDEGATE_NO_PORT_MAPPING")]
     pub no_port_mapping: bool,
     /// Reach resources without a proxy: every program finds their names and addresses by an interface of this
-    /// machine (root or CAP_NET_ADMIN). `auto` goes on with the proxy alone where that is not possible.
+    /// machine (as root). `auto` goes on with the proxy alone where that is not possible.
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub tun: Option<TunWhen>,
     /// The interface's name.

@@ -12,7 +12,7 @@ use machine::{Cleaned, DnsMode, Ended, Options, Prepared, Unavailable};
 use serde_json::json;
 use std::{
     ffi::OsString,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 use tokio::{
@@ -82,7 +82,7 @@ pub fn log_file(args: &UpArgs, state: &Path) -> std::io::Result<PathBuf> {
         return Ok(state.join("client.log"));
     }
     let dir = options(args).journal;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    machine::private_directory(&dir)?;
     Ok(dir.join("client.log"))
 }
 
@@ -171,19 +171,22 @@ impl Stop {
 /// A client without an interface starts: if one with an interface was killed before, its resolver settings go first.
 /// Where this is not root's process, or another client runs, they are not ours to touch.
 pub fn put_back_leftovers() {
-    if rustix::process::geteuid().is_root()
-        && let Ok(Cleaned::Restored) = machine::cleanup(&usual_options("").journal)
-    {
-        tracing::warn!(
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    match machine::cleanup(&usual_options("")) {
+        Ok(Cleaned::Restored) => tracing::warn!(
             "an earlier client was killed and had left its resolver settings behind; they were put back"
-        );
+        ),
+        Err(error @ (Unavailable::Untrusted { .. } | Unavailable::LeftOver(_))) => tracing::warn!(%error),
+        Ok(_) | Err(_) => {}
     }
 }
 
 /// `tidegate cleanup`.
 pub fn cleanup(format: Format) -> CommandResult {
     let options = usual_options("");
-    let cleaned = machine::cleanup(&options.journal).map_err(|error| Failure::new(Outcome::Failed, error))?;
+    let cleaned = machine::cleanup(&options).map_err(|error| Failure::new(Outcome::Failed, error))?;
     let (word, text) = match cleaned {
         Cleaned::Nothing => ("nothing", "Nothing was left behind."),
         Cleaned::Restored => ("restored", "The resolver settings are as they were before the client."),

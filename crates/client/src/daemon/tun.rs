@@ -297,6 +297,12 @@ async fn talk(
                     lock(&resolver).set_upstreams(applied.dns.upstreams.clone());
                     tell.send_replace(Some(applied));
                 }
+                Ok(FromGuardian::Upstreams { servers }) => {
+                    lock(&resolver).set_upstreams(servers);
+                    if let Err(error) = voice.say(&FromWorker::Told {}).await {
+                        break error;
+                    }
+                }
                 // Once is enough.
                 Ok(FromGuardian::Seat(_)) => {}
                 Err(error) => break error,

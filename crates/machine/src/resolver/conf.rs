@@ -9,6 +9,8 @@ use std::{
 const MAX_NAMESERVERS: usize = 8;
 /// Options and search domains that are carried over; longer lines are cut off there.
 const MAX_WORDS: usize = 32;
+/// How what we write begins.
+const HEADER: &str = "# Written by tidegate while its interface ";
 /// DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
 
@@ -90,7 +92,7 @@ fn index_of(interface: &str) -> Option<u32> {
 #[must_use]
 pub fn render(old: &ResolvConf, own: Ipv4Addr, interface: &str, search: &[String]) -> Vec<u8> {
     let mut text = format!(
-        "# Written by tidegate while its interface {interface} is up: private names are answered on this machine,\n\
+        "{HEADER}{interface} is up: private names are answered on this machine,\n\
          # everything else goes to the servers that stood here before. The old file comes back when it ends.\n\
          # Should this ever be left behind, this puts the old one back: tidegate cleanup\n\
          nameserver {own}\n"
@@ -112,6 +114,14 @@ pub fn render(old: &ResolvConf, own: Ipv4Addr, interface: &str, search: &[String
         text.push_str(&format!("options {}\n", old.options.join(" ")));
     }
     text.into_bytes()
+}
+
+/// Whether this is what we write, for `own`, and names nobody else: never how a machine's resolver was before us.
+pub(crate) fn is_left_over(bytes: &[u8], own: Ipv4Addr) -> bool {
+    let conf = ResolvConf::parse(bytes);
+    String::from_utf8_lossy(bytes).contains(HEADER)
+        && !conf.nameservers.is_empty()
+        && conf.upstreams(own).is_empty()
 }
 
 /// How the path was before we touched it.
@@ -203,6 +213,10 @@ mod tests {
         let search = ["b.example".to_owned(), "corp.example".to_owned()];
         let text = String::from_utf8(render(&old, OWN, "tidegate0", &search)).unwrap();
         assert!(text.contains("tidegate cleanup") && text.contains("tidegate0"));
+        assert!(is_left_over(text.as_bytes(), OWN));
+        // Somebody's server in it makes it somebody's.
+        assert!(!is_left_over((text.clone() + "nameserver 192.0.2.53\n").as_bytes(), OWN));
+        assert!(!is_left_over(b"nameserver 100.64.0.2\n", OWN));
         let ours = ResolvConf::parse(text.as_bytes());
         assert_eq!(ours.nameservers, ["100.64.0.2:53".parse().unwrap()]);
         assert_eq!(ours.search, ["a.example", "b.example", "corp.example"]);

@@ -1,6 +1,6 @@
 //! Taking a resolver file over, and giving it back.
 
-use super::conf::{Before, ResolvConf, render};
+use super::conf::{Before, ResolvConf, is_left_over, render};
 use crate::journal::{Entry, Journal, JournalError, Process};
 use std::{
     fs::{self, File, FileTimes, OpenOptions, Permissions},
@@ -21,6 +21,8 @@ const NEW: &str = ".resolv.conf.tidegate-new";
 pub(crate) enum FileError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("{} is still what an earlier client wrote, and no journal here says how it was before", .0.display())]
+    LeftOver(PathBuf),
     #[error("the journal: {0}")]
     Journal(#[from] JournalError),
 }
@@ -29,7 +31,7 @@ pub(crate) enum FileError {
 #[derive(Debug)]
 pub(crate) struct HeldFile {
     entry: Entry,
-    /// What the old file says.
+    /// What the old file says; where it was a link, what its target says now.
     old: ResolvConf,
 }
 
@@ -73,6 +75,11 @@ fn content(path: &Path) -> Vec<u8> {
     if is_short { fs::read(path).unwrap_or_default() } else { Vec::new() }
 }
 
+/// Whether the file is ours although nobody holds it.
+pub(crate) fn is_nobodys(path: &Path, own: Ipv4Addr) -> bool {
+    is_left_over(&content(path), own)
+}
+
 impl HeldFile {
     /// Writes down how the file is, then writes ours.
     pub fn take(
@@ -84,7 +91,11 @@ impl HeldFile {
     ) -> Result<Self, FileError> {
         let error = |source| FileError::Io { path: path.to_owned(), source };
         let before = look_at(path).map_err(error)?;
-        let old = ResolvConf::parse(&content(path));
+        let said = content(path);
+        if is_left_over(&said, own) {
+            return Err(FileError::LeftOver(path.to_owned()));
+        }
+        let old = ResolvConf::parse(&said);
         let ours = render(&old, own, interface, search);
         let mut entry =
             Entry { guardian: Process::own(), path: path.to_owned(), before, ours, in_place: false };
@@ -92,20 +103,35 @@ impl HeldFile {
             replace(path, &fresh(&entry.ours)).map_err(error)?;
         }
         journal.write(&entry)?;
-        match replace(path, &fresh(&entry.ours)) {
-            Ok(()) => {}
+        let written = match replace(path, &fresh(&entry.ours)) {
             Err(source) if source.kind() == io::ErrorKind::ResourceBusy => {
                 // A mount point, as in containers: it cannot be replaced, only written over.
                 entry.in_place = true;
                 journal.write(&entry)?;
-                overwrite(path, &entry.ours).map_err(error)?;
+                overwrite(path, &entry.ours)
             }
-            Err(source) => {
-                journal.clear()?;
-                return Err(error(source));
-            }
+            written => written,
+        };
+        if let Err(source) = written {
+            give_up(journal, &entry);
+            return Err(error(source));
         }
         Ok(Self { entry, old })
+    }
+
+    /// Where the path was a link, its target's owner goes on writing there, on another network other servers: those are
+    /// the old ones from then on. One that names nobody (half written, no network) changes nothing. Says whether there are
+    /// others.
+    pub fn follow(&mut self, own: Ipv4Addr) -> bool {
+        let Before::Link { target } = &self.entry.before else { return false };
+        let Some(dir) = self.entry.path.parent() else { return false };
+        let now = ResolvConf::parse(&content(&dir.join(target)));
+        let servers = now.upstreams(own);
+        if now.nameservers.is_empty() || servers.is_empty() || servers == self.upstreams(own) {
+            return false;
+        }
+        self.old = now;
+        true
     }
 
     /// The servers that stood there.
@@ -145,15 +171,31 @@ impl HeldFile {
         } else {
             replace(&path, &fresh(&self.entry.ours))
         };
-        done.map_err(|source| FileError::Io { path, source })?;
+        if let Err(source) = done {
+            give_up(journal, &self.entry);
+            return Err(FileError::Io { path, source });
+        }
         Ok(self)
     }
 
     /// Gives it back as it was. What somebody else wrote meanwhile is theirs and stays.
     pub fn give_back(self, journal: &Journal) -> Result<(), FileError> {
-        put_back(&self.entry)?;
-        journal.clear()?;
-        Ok(())
+        undo(journal, &self.entry)
+    }
+}
+
+/// Puts back what an entry says; only then it is forgotten.
+pub(crate) fn undo(journal: &Journal, entry: &Entry) -> Result<(), FileError> {
+    put_back(entry)?;
+    journal.clear()?;
+    Ok(())
+}
+
+/// Writing ours failed. It may be there all the same: the last step is the directory's way to the disk. Where it cannot be
+/// put back, the journal keeps the way back.
+fn give_up(journal: &Journal, entry: &Entry) {
+    if let Err(error) = undo(journal, entry) {
+        tracing::warn!(%error, "the resolver file was not put back at once");
     }
 }
 
@@ -190,6 +232,11 @@ pub(crate) fn put_back(entry: &Entry) -> Result<PutBack, FileError> {
 fn is_ours(entry: &Entry, now: &Before) -> bool {
     let Before::File { bytes, .. } = now else { return false };
     if *bytes == entry.ours {
+        return true;
+    }
+    // Somebody changed a line of it and left the server that is gone when we are: no resolver at all.
+    let (named, own) = (ResolvConf::parse(bytes).nameservers, ResolvConf::parse(&entry.ours).nameservers);
+    if !named.is_empty() && named.iter().all(|server| own.contains(server)) {
         return true;
     }
     // Killed between the two steps of writing over: the new beginning, the old rest.
@@ -386,6 +433,86 @@ mod tests {
         assert_eq!((held.look(), held.upstreams(OWN)), (Look::Ours, vec!["192.0.2.2:53".parse().unwrap()]));
         held.give_back(&place.journal).unwrap();
         assert_eq!(fs::read(place.path()).unwrap(), b"nameserver 192.0.2.2\n");
+    }
+
+    #[test]
+    fn what_is_written_behind_a_link_meanwhile_is_asked_from_then_on() {
+        if !is_root() {
+            return;
+        }
+        let place = Place::new();
+        let target = place.dir.path().join("target");
+        fs::write(&target, "nameserver 192.0.2.7\n").unwrap();
+        symlink("../target", place.path()).unwrap();
+        let mut held = place.take();
+        assert!(!held.follow(OWN));
+        fs::write(&target, "search new.example\nnameserver 192.0.2.8\n").unwrap();
+        assert!(held.follow(OWN));
+        assert!(!held.follow(OWN), "said twice");
+        assert_eq!((held.look(), held.upstreams(OWN)), (Look::Ours, vec!["192.0.2.8:53".parse().unwrap()]));
+        // While it is written, and while there is no network, the last ones stay.
+        for nobody in ["", "# Generated by a DHCP client\n", "nameserver 100.64.0.2\n"] {
+            fs::write(&target, nobody).unwrap();
+            assert!(!held.follow(OWN), "{nobody}");
+        }
+        fs::remove_file(&target).unwrap();
+        assert!(!held.follow(OWN));
+        assert_eq!(held.upstreams(OWN), ["192.0.2.8:53".parse().unwrap()]);
+        held.give_back(&place.journal).unwrap();
+        assert_eq!(fs::read_link(place.path()).unwrap(), Path::new("../target"));
+    }
+
+    #[test]
+    fn the_way_back_is_forgotten_only_when_it_was_gone() {
+        if !is_root() {
+            return;
+        }
+        let place = Place::new();
+        fs::write(place.path(), "nameserver 192.0.2.1\n").unwrap();
+        // As after a rename whose directory did not get to the disk: the file is ours, and writing it failed.
+        let entry = place.take().entry;
+        let aside = place.dir.path().join("aside");
+        fs::rename(place.path(), &aside).unwrap();
+        fs::create_dir(place.path()).unwrap();
+        give_up(&place.journal, &entry);
+        assert_eq!(place.journal.read().unwrap(), Some(entry.clone()));
+        fs::remove_dir(place.path()).unwrap();
+        fs::rename(&aside, place.path()).unwrap();
+        give_up(&place.journal, &entry);
+        assert_eq!(place.journal.read().unwrap(), None);
+        assert_eq!(fs::read(place.path()).unwrap(), b"nameserver 192.0.2.1\n");
+    }
+
+    #[test]
+    fn what_an_earlier_client_wrote_is_never_how_it_was_before() {
+        if !is_root() {
+            return;
+        }
+        let place = Place::new();
+        fs::write(place.path(), "nameserver 192.0.2.1\n").unwrap();
+        drop(place.take());
+        let ours = look_at(&place.path()).unwrap();
+        let elsewhere = Journal::open(&place.dir.path().join("elsewhere")).unwrap();
+        let refused = HeldFile::take(&elsewhere, &place.path(), OWN, "tidegate1", &[]);
+        assert!(matches!(refused, Err(FileError::LeftOver(_))), "{refused:?}");
+        assert!(is_nobodys(&place.path(), OWN));
+        assert_eq!(look_at(&place.path()).unwrap(), ours);
+        assert_eq!(elsewhere.read().unwrap(), None);
+    }
+
+    #[test]
+    fn a_line_that_somebody_added_to_ours_does_not_leave_the_machine_without_a_server() {
+        if !is_root() {
+            return;
+        }
+        let place = Place::new();
+        fs::write(place.path(), "nameserver 192.0.2.1\n").unwrap();
+        let held = place.take();
+        let mut edited = fs::read(place.path()).unwrap();
+        edited.extend_from_slice(b"options ndots:3\n");
+        fs::write(place.path(), edited).unwrap();
+        held.give_back(&place.journal).unwrap();
+        assert_eq!(fs::read(place.path()).unwrap(), b"nameserver 192.0.2.1\n");
     }
 
     #[test]

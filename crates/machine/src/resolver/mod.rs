@@ -9,7 +9,7 @@ use crate::{
     message::{DnsMode, DnsStanding, Network},
 };
 use conf::ResolvConf;
-use file::{FileError, HeldFile, Look};
+use file::{FileError, HeldFile, Look, undo};
 use policy::Prefix;
 use std::{
     collections::VecDeque,
@@ -81,6 +81,7 @@ impl Resolver {
     /// outside the tunnel.
     pub fn upstreams(&self) -> Vec<SocketAddr> {
         match &self.state {
+            State::Untouched if resolved::serves(&self.path) => resolved::upstreams(self.own),
             State::Untouched | State::Lost => {
                 let conf = ResolvConf::parse(&std::fs::read(&self.path).unwrap_or_default());
                 conf.upstreams(self.own)
@@ -139,11 +140,23 @@ impl Resolver {
     }
 
     /// Looks whether somebody else wrote the file; then what they wrote is what the machine wants from now on, and
-    /// ours goes in front of it again.
+    /// ours goes in front of it again. And whether other servers are to be asked for everything that is not ours.
     pub fn look(&mut self, journal: &Journal, now: Instant) -> Result<Seen, FileError> {
-        let search = match &self.state {
+        let search = match &mut self.state {
             State::File { held, search } if held.look() == Look::Foreign => search.clone(),
-            _ => return Ok(Seen::Same),
+            State::File { held, .. } => {
+                return Ok(if held.follow(self.own) { Seen::Changed } else { Seen::Same });
+            }
+            State::Resolved { upstreams, .. } => {
+                let servers = resolved::upstreams(self.own);
+                // Without a network it has none; those of the last one do no harm.
+                if servers.is_empty() || servers == *upstreams {
+                    return Ok(Seen::Same);
+                }
+                *upstreams = servers;
+                return Ok(Seen::Changed);
+            }
+            State::Untouched | State::Lost => return Ok(Seen::Same),
         };
         self.rewritten += 1;
         while self.rewrites.front().is_some_and(|at| now.saturating_duration_since(*at) > FIGHT) {
@@ -155,13 +168,21 @@ impl Resolver {
                 "another program keeps writing {}: private names are not answered until it stops; end it, then start tidegate again",
                 self.path.display()
             ));
-            self.state = State::Lost;
-            journal.clear()?;
+            if let State::File { held, .. } = std::mem::replace(&mut self.state, State::Lost) {
+                held.give_back(journal)?;
+            }
             return Ok(Seen::Changed);
         }
         if let State::File { held, .. } = std::mem::replace(&mut self.state, State::Lost) {
-            let held = held.take_again(journal, self.own, &self.interface, &search)?;
-            self.state = State::File { held, search };
+            match held.take_again(journal, self.own, &self.interface, &search) {
+                Ok(held) => self.state = State::File { held, search },
+                Err(error) => {
+                    tracing::warn!(%error, "the resolver file was not taken over again");
+                    self.note = Some(format!(
+                        "private names are not answered: the resolver file could not be written again ({error}); start tidegate again"
+                    ));
+                }
+            }
         }
         Ok(Seen::Changed)
     }
@@ -190,11 +211,13 @@ impl Resolver {
         self.give_back_file(journal)
     }
 
-    /// Gives the file back, if it is held.
+    /// Gives the file back, if it is held, or if taking it failed half-way and could not be undone at once.
     pub fn give_back_file(&mut self, journal: &Journal) -> Result<(), FileError> {
         match std::mem::replace(&mut self.state, State::Untouched) {
             State::File { held, .. } => held.give_back(journal),
-            State::Untouched | State::Lost | State::Resolved { .. } => Ok(()),
+            State::Untouched | State::Lost | State::Resolved { .. } => {
+                journal.read()?.map_or(Ok(()), |entry| undo(journal, &entry))
+            }
         }
     }
 }
@@ -202,6 +225,59 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test needs one moment to count from")]
+    async fn another_network_behind_a_link_is_told_once_and_its_servers_are_asked() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("resolv.conf"), dir.path().join("dhcp.conf"));
+        std::fs::write(&target, "nameserver 192.0.2.1\n").unwrap();
+        std::os::unix::fs::symlink("dhcp.conf", &path).unwrap();
+        let journal = Journal::open(&dir.path().join("journal")).unwrap();
+        let synthetic = ["100.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()];
+        let mut resolver = Resolver::new(&path, Ipv4Addr::new(100, 64, 0, 2), "tidegate0", synthetic);
+        resolver.apply(&journal, &Network::default()).await.unwrap();
+        let now = Instant::now();
+        assert_eq!(resolver.look(&journal, now).unwrap(), Seen::Same);
+        std::fs::write(&target, "nameserver 198.51.100.1\n").unwrap();
+        assert_eq!(resolver.look(&journal, now).unwrap(), Seen::Changed);
+        assert_eq!(resolver.look(&journal, now).unwrap(), Seen::Same);
+        assert_eq!(resolver.standing().upstreams, ["198.51.100.1:53".parse().unwrap()]);
+        assert_eq!((resolver.standing().mode, resolver.standing().rewritten), (DnsMode::File, 0));
+        resolver.give_back(&journal).await.unwrap();
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test needs one moment to count from")]
+    async fn what_could_not_be_undone_at_once_is_undone_at_the_end() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let journal = Journal::open(&dir.path().join("journal")).unwrap();
+        let synthetic = ["100.97.0.0/16".parse().unwrap(), "fd7a:7467:6e61::/96".parse().unwrap()];
+        let mut resolver = Resolver::new(&path, Ipv4Addr::new(100, 64, 0, 2), "tidegate0", synthetic);
+        resolver.apply(&journal, &Network::default()).await.unwrap();
+        // Something that is no file: it cannot be taken again, nor put back.
+        let aside = dir.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(resolver.look(&journal, Instant::now()).unwrap(), Seen::Changed);
+        let standing = resolver.standing();
+        assert_eq!(standing.mode, DnsMode::Off);
+        assert!(standing.note.unwrap().contains("not answered"));
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        resolver.give_back(&journal).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nameserver 192.0.2.1\n");
+        assert_eq!(journal.read().unwrap(), None);
+    }
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a test needs one moment to count from")]

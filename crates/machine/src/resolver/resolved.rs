@@ -88,6 +88,14 @@ fn reverse_zones(range: Prefix) -> Vec<String> {
 pub(super) async fn take(interface: &str, own: Ipv4Addr, domains: &[String]) -> Result<(), String> {
     let own = own.to_string();
     call(&["dns", interface, &own], PATIENCE).await?;
+    // Private names are signed by nobody, and the way from one process of this machine to another needs no TLS: with
+    // DNSSEC= or DNSOverTLS= in its settings it would refuse our answers, or not ask. One that is too old to know the
+    // word does not have the setting either.
+    for word in ["dnssec", "dnsovertls"] {
+        if let Err(error) = call(&[word, interface, "no"], PATIENCE).await {
+            tracing::debug!(error, "systemd-resolved was not told");
+        }
+    }
     call(&["default-route", interface, "no"], PATIENCE).await?;
     let mut arguments = vec!["domain", interface];
     if domains.is_empty() {

@@ -325,9 +325,9 @@ impl Machine {
         path
     }
 
-    /// The client's state directory.
+    /// The client's state directory: where root's is by itself.
     pub fn client(&self) -> PathBuf {
-        self.scratch.join("client")
+        PathBuf::from("/var/lib/tidegate/client")
     }
 
     /// Starts systemd-resolved on this machine, with the site's name server; `false` where there is none to start.
@@ -360,7 +360,9 @@ impl Machine {
         fs::create_dir_all("/run/systemd/resolve").unwrap();
         run("chown", &["systemd-resolve:systemd-resolve", "/run/systemd/resolve"]);
         fs::create_dir_all("/etc/systemd").unwrap();
-        let settings = format!("[Resolve]\nDNS={SITE}\nDNSSEC=no\nMulticastDNS=no\nLLMNR=no\nCache=no\n");
+        let settings = format!(
+            "[Resolve]\nDNS={SITE}\nDNSSEC=no\nDNSOverTLS=opportunistic\nMulticastDNS=no\nLLMNR=no\nCache=no\n"
+        );
         fs::write("/etc/systemd/resolved.conf", settings).unwrap();
         run("dbus-daemon", &["--system", "--fork", "--nopidfile"]);
         let resolved = Command::new(daemon).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -380,9 +382,6 @@ impl Machine {
 
     /// Makes the state directory another user's.
     pub fn give_state_to(&self, uid: u32) {
-        // Whoever it is has to get there.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&self.scratch, open).unwrap();
         let mut rest = vec![self.client()];
         while let Some(path) = rest.pop() {
             chown(&path, Some(uid), Some(uid)).unwrap();
