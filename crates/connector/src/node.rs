@@ -364,10 +364,15 @@ impl Node {
         self.with_core(now, |core, knowledge| core.resolved(now, knowledge, flow, addresses));
     }
 
+    /// [`Output::Resolve`] takes too long; its answer follows all the same.
+    pub fn look_up_overdue(&mut self, now: Instant, flow: FlowId) {
+        let wall = self.agent.wall(now);
+        self.core.look_up_overdue(now, wall, flow);
+    }
+
     /// The shell's answer to [`Output::Dial`]; whether the flow goes on.
     pub fn dialled(&mut self, now: Instant, flow: FlowId, result: Result<SocketAddr, DialFault>) -> bool {
-        let wall = self.agent.wall(now);
-        self.core.dialled(now, wall, flow, result)
+        self.with_core(now, |core, knowledge| core.dialled(now, knowledge, flow, result))
     }
 
     /// The shell's answer to [`Output::Datagrams`].

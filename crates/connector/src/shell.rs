@@ -48,6 +48,8 @@ pub struct ConnectorOptions {
     pub state_dir: PathBuf,
     /// The UDP address to send from; `None` takes any port, both families where there are two.
     pub listen: Option<SocketAddr>,
+    /// Where else this process listens: nothing that a name or a range leads to.
+    pub own_listeners: Vec<SocketAddr>,
     /// Bounds of the flows.
     pub limits: FlowLimits,
     /// How routers may be asked for a mapping of the UDP port, where there is a NAT.
@@ -58,7 +60,13 @@ impl ConnectorOptions {
     /// The defaults around a state directory.
     #[must_use]
     pub const fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, listen: None, limits: FlowLimits::CONNECTOR, port_mapping: Protocols::ALL }
+        Self {
+            state_dir,
+            listen: None,
+            own_listeners: Vec::new(),
+            limits: FlowLimits::CONNECTOR,
+            port_mapping: Protocols::ALL,
+        }
     }
 }
 
@@ -136,8 +144,8 @@ impl Connector {
             identity: agent.identity(),
             open_key: material.open_key,
             wireguard_key: material.wireguard_key,
-            // A Unix socket, and UDP, which the core learns with the machine's addresses: nothing that TCP could reach.
-            own_listeners: Vec::new(),
+            // Its own are a Unix socket, and UDP, which the core learns with the machine's addresses.
+            own_listeners: options.own_listeners,
             limits: options.limits,
         };
         let mapper_seed = trust::sha256(&[b"tidegate/connector-port-mapping/1", &seed]);
@@ -345,6 +353,7 @@ impl Shell {
     }
 
     fn tell_local(&mut self, interfaces: &Interfaces) {
+        self.node.core().set_own_addresses(interfaces.addresses.iter().map(|own| own.ip).collect());
         let at = self.port.local_addr();
         let local = interfaces.of_socket(at).map(|local| LocalAddress { ip: local.ip, prefix: local.prefix });
         self.node.set_local(now(), at.port(), local.collect());
@@ -402,6 +411,7 @@ impl Shell {
     fn site_event(&mut self, now: Instant, event: SiteEvent) {
         match event {
             SiteEvent::Resolved { flow, addresses } => self.node.resolved(now, flow, &addresses),
+            SiteEvent::Overdue { flow } => self.node.look_up_overdue(now, flow),
             SiteEvent::Dialled { flow, result: Ok((address, stream)) } => {
                 if self.node.dialled(now, flow, Ok(address)) {
                     self.userspace.open(flow, stream);
@@ -410,7 +420,7 @@ impl Shell {
             SiteEvent::Dialled { flow, result: Err(fault) } => {
                 self.node.dialled(now, flow, Err(fault));
             }
-            SiteEvent::Datagrams(news) => self.node.datagram_news(now, news),
+            SiteEvent::Datagrams { news, held: _held } => self.node.datagram_news(now, news),
             event => {
                 let wall = self.node.wall(now);
                 self.userspace.take_from_target(self.node.core(), now, wall, event);

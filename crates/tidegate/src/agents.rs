@@ -97,6 +97,7 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
     state::StateDir::expect(&state, Role::Connector)?;
     let options = connector::ConnectorOptions {
         port_mapping: places::port_mapping(args.no_port_mapping),
+        own_listeners: args.diagnostics.into_iter().collect(),
         ..connector::ConnectorOptions::new(state.clone())
     };
     process::raise_descriptor_limit();

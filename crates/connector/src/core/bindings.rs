@@ -9,7 +9,7 @@
 //! names on one pair of addresses and ports, and nobody could say which bytes belong to which.
 
 use policy::{HostName, Place, Prefix};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -152,6 +152,13 @@ impl Bindings {
         Some(binding)
     }
 
+    /// What a binding of this pair may change the meaning of: its own addresses, and those that were bound with one.
+    pub fn touched(&self, pair: BoundPair) -> BTreeSet<IpAddr> {
+        let known = addresses(pair).into_iter().filter_map(|at| self.bindings.get(self.by_address.get(&at)?));
+        let others: Vec<IpAddr> = known.flat_map(|binding| addresses(binding.pair)).collect();
+        others.into_iter().chain(addresses(pair)).collect()
+    }
+
     /// What an address stands for; itself, when it was not bound.
     pub fn meaning(&self, address: IpAddr) -> Option<&Meaning> {
         let binding = self.bindings.get(self.by_address.get(&address)?)?;
@@ -178,7 +185,7 @@ impl Bindings {
     }
 }
 
-const fn addresses(pair: BoundPair) -> [IpAddr; 2] {
+pub(crate) const fn addresses(pair: BoundPair) -> [IpAddr; 2] {
     [IpAddr::V4(pair.v4), IpAddr::V6(pair.v6)]
 }
 

@@ -1,9 +1,10 @@
 //! Flows: from the first SYN to the record that they leave.
 
-use super::{ConnectorCore, DialFault, Ending, MAX_ADDRESSES, Output};
+use super::{ConnectorCore, DatagramRequest, DialFault, Ending, MAX_ADDRESSES, Output};
+use crate::core::lookups::Turn;
 use crate::core::ranges;
 use crate::core::rules::{FlowAge, Knowledge, Rules, Ruling, Target};
-use crate::core::session::{Active, Stage, Wanted};
+use crate::core::session::{Active, FlowKey, Stage, Wanted};
 use crate::record::Verdict;
 use flow::{CloseReason, FlowId, LinkId, Read, Unreachable};
 use policy::Protocol;
@@ -86,8 +87,21 @@ impl ConnectorCore {
 
     fn is_refused(&self, protocol: Protocol, address: SocketAddr) -> bool {
         ranges::is_refused(address.ip())
-            || self.own_listeners.contains(&address)
-            || (protocol == Protocol::Udp && self.own_port.contains(&address))
+            || self.listens_at(address)
+            || (protocol == Protocol::Udp
+                && self.own_port.contains(&SocketAddr::new(address.ip().to_canonical(), address.port())))
+    }
+
+    /// Whether this process listens there: at that very address, or at all that the machine has.
+    fn listens_at(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let is_there = |own: &SocketAddr| match own.ip().to_canonical() {
+            // An IPv6 wildcard socket takes IPv4 as well.
+            IpAddr::V6(any) if any.is_unspecified() => self.own_addresses.contains(&ip),
+            IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4() && self.own_addresses.contains(&ip),
+            own => own == ip,
+        };
+        self.own_listeners.iter().any(|own| own.port() == address.port() && is_there(own))
     }
 
     /// The system's resolver answered for a flow; an empty list when it did not.
@@ -98,6 +112,7 @@ impl ConnectorCore {
         flow: FlowId,
         addresses: &[IpAddr],
     ) {
+        self.look_up_next(FlowKey::Stream(flow));
         let Some(active) = self.active.get(&flow) else {
             return;
         };
@@ -114,16 +129,33 @@ impl ConnectorCore {
         self.outputs.push_back(Output::Dial { flow, addresses: usable });
     }
 
+    /// The system's resolver takes too long for a flow. [`Self::resolved`] is to follow when it is done, and tells nothing
+    /// any more: until then the look-up is one of the device's share.
+    pub fn look_up_overdue(&mut self, now: Instant, wall: UnixMs, flow: FlowId) {
+        if self.active.get(&flow).is_some_and(|active| matches!(active.stage, Stage::Resolving { .. })) {
+            self.refuse(now, wall, flow, Refusal::NameNotResolved);
+        }
+    }
+
+    /// A look-up has ended: the next one of its device begins.
+    pub(super) fn look_up_next(&mut self, ended: FlowKey) {
+        self.outputs.extend(self.lookups.ended(ended).map(|(next, host)| match next {
+            FlowKey::Stream(flow) => Output::Resolve { flow, host },
+            FlowKey::Datagrams(flow) => Output::Datagrams(DatagramRequest::Resolve { flow, host }),
+        }));
+    }
+
     /// The target accepted, or did not. On success the client's SYN is answered; false when the flow has
-    /// ended meanwhile and the connection is to be dropped.
-    pub fn dialled(
+    /// ended meanwhile, or the address may not be connected to any more, and the connection is to be dropped.
+    pub fn dialled<R: Rules>(
         &mut self,
         now: Instant,
-        wall: UnixMs,
+        knowledge: &Knowledge<'_, R>,
         flow: FlowId,
         result: Result<SocketAddr, DialFault>,
     ) -> bool {
-        let Some(active) = self.active.get_mut(&flow) else {
+        let wall = knowledge.wall;
+        let Some(active) = self.active.get(&flow) else {
             return false;
         };
         let Stage::Dialling { addresses } = &active.stage else {
@@ -131,7 +163,15 @@ impl ConnectorCore {
         };
         match result {
             Ok(target) if addresses.contains(&target) => {
-                active.stage = Stage::Open { target };
+                // Connecting took a while: what the address was allowed by may be gone.
+                let fault = self.address_fault(knowledge.rules, &active.target, Protocol::Tcp, target);
+                if let Some(refusal) = fault {
+                    self.refuse(now, wall, flow, refusal);
+                    return false;
+                }
+                if let Some(active) = self.active.get_mut(&flow) {
+                    active.stage = Stage::Open { target };
+                }
                 if self.flows.accept(now, flow).is_err() {
                     self.end_flow(flow, wall, Verdict::Failed, "client_gone", "the client gave up meanwhile");
                     return false;
@@ -244,7 +284,7 @@ impl ConnectorCore {
                 return;
             }
         };
-        session.flows.insert(flow);
+        session.begin(FlowKey::Stream(flow), destination.ip());
         let device = session.grant.device;
         if wanted.meaning.is_some() {
             session.bindings.hold(now, destination.ip());
@@ -259,12 +299,18 @@ impl ConnectorCore {
                 (Stage::Resolving { port: destination.port() }, Output::Resolve { flow, host: host.clone() })
             }
         };
-        let refused = match &next {
-            _ if has_its_share => Some(Refusal::Full),
-            Output::Dial { addresses, .. } => addresses
-                .first()
-                .and_then(|address| self.address_fault(knowledge.rules, &target, Protocol::Tcp, *address)),
-            _ => None,
+        let (refused, next) = match next {
+            _ if has_its_share => (Some(Refusal::Full), None),
+            Output::Dial { ref addresses, .. } => {
+                let fault = |address| self.address_fault(knowledge.rules, &target, Protocol::Tcp, address);
+                (addresses.first().copied().and_then(fault), Some(next))
+            }
+            Output::Resolve { ref host, .. } => match self.lookups.ask(device, FlowKey::Stream(flow), host) {
+                Turn::Now => (None, Some(next)),
+                Turn::Later => (None, None),
+                Turn::Never => (Some(Refusal::Full), None),
+            },
+            next => (None, Some(next)),
         };
         self.active.insert(
             flow,
@@ -282,7 +328,7 @@ impl ConnectorCore {
         );
         match refused {
             Some(refusal) => self.refuse(now, knowledge.wall, flow, refusal),
-            None => self.outputs.push_back(next),
+            None => self.outputs.extend(next),
         }
     }
 
@@ -354,6 +400,9 @@ impl ConnectorCore {
             return;
         };
         self.gives_back(active.device);
+        if matches!(active.stage, Stage::Resolving { .. }) {
+            self.lookups.give_up(active.device, FlowKey::Stream(flow));
+        }
         let record = self.record(active.peer, &active.wanted, wall, verdict, reason, explanation);
         if let Some(mut record) = record {
             if let Some(resource) = active.resource {
@@ -369,7 +418,7 @@ impl ConnectorCore {
             self.log(Some(record));
         }
         if let Some(session) = self.sessions.get_mut(&active.peer) {
-            session.flows.remove(&flow);
+            session.end(FlowKey::Stream(flow), active.wanted.address.ip());
             if active.wanted.meaning.is_some() {
                 session.bindings.release(active.wanted.address.ip());
             }

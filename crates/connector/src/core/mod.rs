@@ -9,6 +9,7 @@ mod bindings;
 mod datagrams;
 mod flows;
 mod introduction;
+mod lookups;
 mod output;
 mod packets;
 mod ranges;
@@ -33,10 +34,11 @@ use crate::record::{FlowRecord, Verdict};
 use datagrams::Datagrams;
 use flow::{FlowId, FlowLimits, Flows, LinkId};
 use introduction::Doorkeeper;
+use lookups::Lookups;
 use output::ByPath;
 use session::{Active, Session, Stage, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use trust::{Identity, OpenKey, UnixMs};
 use tunnel::{Path, PeerId, Surroundings, TunnelError, Tunnels, WireGuardPrivateKey};
@@ -61,8 +63,11 @@ pub struct ConnectorCore {
     deadlines: BTreeSet<(Instant, PeerId)>,
     active: BTreeMap<FlowId, Active>,
     datagrams: Datagrams,
+    lookups: Lookups,
     outputs: VecDeque<Output>,
     own_listeners: Vec<SocketAddr>,
+    /// What the machine has: where a listener is that is bound to no address.
+    own_addresses: BTreeSet<IpAddr>,
     /// The UDP port of this process, at each of the machine's addresses.
     own_port: Vec<SocketAddr>,
     run: u64,
@@ -86,7 +91,7 @@ pub struct Parts {
     pub open_key: OpenKey,
     /// Its durable WireGuard key.
     pub wireguard_key: WireGuardPrivateKey,
-    /// Where this process itself listens: never a target.
+    /// Where this process itself listens, as it was bound: no target of a name or a range.
     pub own_listeners: Vec<SocketAddr>,
     /// Bounds of the flows.
     pub limits: FlowLimits,
@@ -108,12 +113,14 @@ impl ConnectorCore {
             deadlines: BTreeSet::new(),
             active: BTreeMap::new(),
             datagrams: Datagrams::new(limits.flows),
+            lookups: Lookups::default(),
             outputs: VecDeque::new(),
             flows_of: BTreeMap::new(),
             // A link has its own bound, and each process of a client is a link: of two devices one has half at the most,
             // also while the flows of a process that was killed are still here.
             flows_per_device: limits.flows / 2,
             own_listeners,
+            own_addresses: BTreeSet::new(),
             own_port: Vec::new(),
             run: wall.as_millis(),
             next_record: 0,
@@ -255,6 +262,11 @@ impl ConnectorCore {
         let at = |ip| SocketAddr::new(ip, surroundings.port);
         self.own_port = surroundings.local.iter().map(|local| at(local.ip)).collect();
         self.tunnels.set_surroundings(now, surroundings);
+    }
+
+    /// Every address that this machine has.
+    pub fn set_own_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.own_addresses = addresses;
     }
 
     /// This machine may be in another network now.

@@ -113,6 +113,9 @@ pub struct CoreStatus {
     /// Names that clients wanted for addresses and did not get.
     #[serde(default)]
     pub bindings_refused: u64,
+    /// Bindings of addresses in use that were too many in a second to be looked at; the client says them again.
+    #[serde(default)]
+    pub rebindings_put_off: u64,
     /// Introductions accepted since the start.
     pub introductions_accepted: u64,
     /// Introductions refused since the start.

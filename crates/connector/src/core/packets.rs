@@ -2,12 +2,13 @@
 
 use super::{ConnectorCore, Ending, Output};
 use crate::core::bindings::{self, Noted};
-use crate::core::datagrams::{DatagramId, Ends};
+use crate::core::datagrams::Ends;
 use crate::core::rules::{FlowAge, Knowledge, Rules};
-use crate::core::session::Wanted;
+use crate::core::session::{FlowKey, Wanted};
 use crate::record::Verdict;
 use flow::ip::{IpPacket, Protocol};
-use flow::{EchoKind, FlowId, Fragment, Unreachable};
+use flow::{EchoKind, Fragment, Unreachable};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 use trust::UnixMs;
@@ -178,10 +179,20 @@ impl ConnectorCore {
             return;
         };
         let own = session.own();
+        let mut touched = session.bindings.touched(*pair);
+        if session.is_used(&touched) && !session.may_rebind(now) {
+            // As if it had been lost: the client says it again.
+            self.status.rebindings_put_off += 1;
+            return;
+        }
         let answers = match session.bindings.bind(now, *pair, name, &own) {
             Ok(Noted::Already) => vec![BindMessage::Bound(*pair)],
             Ok(Noted::Anew { forgotten }) => {
-                self.end_rebound(now, wall, peer);
+                touched.extend(forgotten.iter().flat_map(|pair| bindings::addresses(*pair)));
+                if session.is_used(&touched) {
+                    session.rebound();
+                    self.end_rebound(now, wall, peer, &touched);
+                }
                 let forgotten = forgotten.into_iter().map(BindMessage::Unbound);
                 [BindMessage::Bound(*pair)].into_iter().chain(forgotten).collect()
             }
@@ -197,28 +208,31 @@ impl ConnectorCore {
         }
     }
 
-    /// Ends what runs to an address of a session that means something else now.
-    fn end_rebound(&mut self, now: Instant, wall: UnixMs, peer: PeerId) {
+    /// Ends what runs to those of these addresses of a session that mean something else now.
+    fn end_rebound(&mut self, now: Instant, wall: UnixMs, peer: PeerId, touched: &BTreeSet<IpAddr>) {
         let Some(session) = self.sessions.get(&peer) else {
             return;
         };
         let is_other =
             |wanted: &Wanted| session.bindings.meaning(wanted.address.ip()) != wanted.meaning.as_ref();
-        let streams = session
-            .flows
-            .iter()
-            .filter(|flow| self.active.get(flow).is_some_and(|active| is_other(&active.wanted)));
-        let streams: Vec<FlowId> = streams.copied().collect();
-        let datagrams = self.conversations_of(peer).into_iter().filter(|(_, wanted)| is_other(wanted));
-        let datagrams: Vec<DatagramId> = datagrams.map(|(id, _)| id).collect();
+        let wanted = |flow: FlowKey| match flow {
+            FlowKey::Stream(flow) => self.active.get(&flow).map(|active| &active.wanted),
+            FlowKey::Datagrams(flow) => self.conversation_wants(flow),
+        };
+        let others: Vec<FlowKey> =
+            session.users(touched).filter(|flow| wanted(*flow).is_some_and(is_other)).collect();
         let why = "the client uses the address for something else now";
-        for flow in streams {
-            let _ = self.flows.abort(now, flow);
-            self.end_flow(flow, wall, Verdict::Allowed, "rebound", why);
-            self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
-        }
-        for id in datagrams {
-            self.end_datagrams(id, wall, Verdict::Allowed, "rebound", why);
+        for flow in others {
+            match flow {
+                FlowKey::Stream(flow) => {
+                    let _ = self.flows.abort(now, flow);
+                    self.end_flow(flow, wall, Verdict::Allowed, "rebound", why);
+                    self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
+                }
+                FlowKey::Datagrams(id) => {
+                    self.end_datagrams(id, wall, Verdict::Allowed, "rebound", why);
+                }
+            }
         }
     }
 }

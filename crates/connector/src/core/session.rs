@@ -6,7 +6,7 @@ use crate::core::introduction::Admitted;
 use crate::core::rules::{FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 use flow::{FlowId, LinkId};
 use policy::{Destination, Place, Protocol};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use trust::{Grant, KeyId, KeyRole, UnixMs};
@@ -16,6 +16,19 @@ use wire::{DeviceId, PopId, Refusal};
 /// Refusals of one device that are logged in a second; a client that hammers is counted, not logged line by
 /// line: 20 lines of 700 bytes fill a segment in three seconds, 1,024 segments in an hour.
 pub(crate) const LOGGED_REFUSALS_PER_SECOND: u32 = 20;
+
+/// How often in a second addresses that are in use may come to mean something else: a client gives an address that programs
+/// still use to another name only when it has no other left, and each time all flows to it are looked at.
+pub(crate) const REBINDINGS_PER_SECOND: u32 = 64;
+
+/// A flow of either kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FlowKey {
+    /// TCP.
+    Stream(FlowId),
+    /// UDP or ICMP echo.
+    Datagrams(DatagramId),
+}
 
 /// One device, through one WireGuard key.
 pub(crate) struct Session {
@@ -30,10 +43,14 @@ pub(crate) struct Session {
     pub pop: PopId,
     pub flows: BTreeSet<FlowId>,
     pub datagrams: BTreeSet<DatagramId>,
+    /// The same, by the address inside that each goes to.
+    users: BTreeMap<IpAddr, BTreeSet<FlowKey>>,
     /// What its client's synthetic addresses stand for.
     pub bindings: Bindings,
     window: Instant,
     logged: u32,
+    rebinding_window: Instant,
+    rebindings: u32,
 }
 
 impl Session {
@@ -49,9 +66,12 @@ impl Session {
             pop,
             flows: BTreeSet::new(),
             datagrams: BTreeSet::new(),
+            users: BTreeMap::new(),
             bindings: Bindings::default(),
             window: now,
             logged: 0,
+            rebinding_window: now,
+            rebindings: 0,
         }
     }
 
@@ -67,6 +87,53 @@ impl Session {
 
     pub const fn link(&self) -> LinkId {
         LinkId(self.peer.number())
+    }
+
+    /// A flow to an address begins.
+    pub fn begin(&mut self, flow: FlowKey, address: IpAddr) {
+        match flow {
+            FlowKey::Stream(flow) => self.flows.insert(flow),
+            FlowKey::Datagrams(flow) => self.datagrams.insert(flow),
+        };
+        self.users.entry(address).or_default().insert(flow);
+    }
+
+    /// It has ended.
+    pub fn end(&mut self, flow: FlowKey, address: IpAddr) {
+        match flow {
+            FlowKey::Stream(flow) => self.flows.remove(&flow),
+            FlowKey::Datagrams(flow) => self.datagrams.remove(&flow),
+        };
+        if let Some(users) = self.users.get_mut(&address) {
+            users.remove(&flow);
+            if users.is_empty() {
+                self.users.remove(&address);
+            }
+        }
+    }
+
+    /// The flows to these addresses.
+    pub fn users(&self, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = FlowKey> {
+        addresses.iter().filter_map(|address| self.users.get(address)).flatten().copied()
+    }
+
+    /// Whether there is any.
+    pub fn is_used(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        addresses.iter().any(|address| self.users.contains_key(address))
+    }
+
+    /// Whether one more address that is in use may come to mean something else now.
+    pub fn may_rebind(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.rebinding_window) >= Duration::from_secs(1) {
+            self.rebinding_window = now;
+            self.rebindings = 0;
+        }
+        self.rebindings < REBINDINGS_PER_SECOND
+    }
+
+    /// One did.
+    pub const fn rebound(&mut self) {
+        self.rebindings += 1;
     }
 
     /// Whether a packet may come from this source.

@@ -22,6 +22,7 @@ use wire::{
 
 mod bound;
 mod datagrams;
+mod lookups;
 
 const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
 const POP: PopId = PopId::from_bytes([0x70; 16]);
@@ -189,7 +190,7 @@ impl World {
             identity: Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR),
             open_key,
             wireguard_key,
-            own_listeners: vec![address("10.0.0.9:9")],
+            own_listeners: ["10.0.0.9:9", "0.0.0.0:94", "[::]:96"].map(address).to_vec(),
             limits: FlowLimits::DEFAULT,
         };
         Self {
@@ -399,8 +400,14 @@ impl World {
 
     /// The target accepted.
     fn accept(&mut self, flow: FlowId, target: &str) {
-        assert!(self.core.dialled(self.now, self.wall, flow, Ok(address(target))));
+        assert!(self.dialled(flow, Ok(address(target))));
         self.settle();
+    }
+
+    /// A connection attempt ended; whether the flow goes on.
+    pub(crate) fn dialled(&mut self, flow: FlowId, result: Result<SocketAddr, DialFault>) -> bool {
+        let knowledge = knowledge!(self);
+        self.core.dialled(self.now, &knowledge, flow, result)
     }
 
     fn strike(&mut self, subject: RevokedSubject) {
@@ -477,7 +484,7 @@ fn the_syn_is_answered_only_when_the_target_accepted() {
         let client = world.dial(inner, WEB);
         assert!(world.client_events.is_empty());
         let Some(Output::Dial { flow, .. }) = world.asked.pop() else { panic!("a dial") };
-        assert!(!world.core.dialled(world.now, world.wall, flow, Err(fault)));
+        assert!(!world.dialled(flow, Err(fault)));
         world.settle();
         assert_eq!(world.client_end(client), Some(end));
         assert!(world.records[0].verdict == Verdict::Failed && world.records[0].is_because_of(refusal));
@@ -780,6 +787,61 @@ fn the_connectors_own_listeners_are_no_targets_of_a_range() {
     let inner = world.enter();
     world.dial(inner, "10.0.0.9:9");
     assert!(world.asked.is_empty() && world.records[0].is_because_of(Refusal::RefusedRange));
+}
+
+#[test]
+fn a_listener_that_is_bound_to_no_address_is_no_target_at_any_that_the_machine_has_in_any_spelling() {
+    let refused = Some(Refusal::RefusedRange);
+    for (port, found, expected) in [
+        (9, "10.0.0.9", refused),
+        (9, "::ffff:10.0.0.9", refused),
+        (9, "10.0.0.7", None),
+        (94, "10.0.0.7", refused),
+        (94, "::ffff:10.0.0.7", refused),
+        (94, "10.0.0.8", None),
+        // Another program may have that port of the other family.
+        (94, "fd00::7", Some(Refusal::OutsideSite)),
+        (96, "fd00::7", refused),
+        (96, "10.0.0.7", refused),
+        (95, "10.0.0.7", None),
+    ] {
+        let destination = format!("10.0.0.99:{port}");
+        let mut world = World::new(named(&destination, "metrics.internal"));
+        let own = ["10.0.0.7", "fd00::7"].map(|text| text.parse().expect("address"));
+        world.core.set_own_addresses(own.into());
+        let inner = world.enter();
+        world.dial(inner, &destination);
+        let Some(Output::Resolve { flow, .. }) = world.asked.pop() else { panic!("a look-up") };
+        world.resolve(flow, &[found]);
+        assert_eq!(
+            matches!(world.asked.pop(), Some(Output::Dial { .. })),
+            expected.is_none(),
+            "{found}:{port}"
+        );
+        let is_said = |refusal| world.records[0].is_because_of(refusal);
+        assert!(expected.is_none_or(is_said), "{found}:{port}: {:?}", world.records);
+    }
+}
+
+#[test]
+fn an_address_that_policy_took_away_while_it_was_connected_to_is_refused_and_logged() {
+    let mut world = World::new(named("10.0.0.99:80", "db.internal"));
+    let inner = world.enter();
+    let client = world.dial(inner, "10.0.0.99:80");
+    let Some(Output::Resolve { flow, .. }) = world.asked.pop() else { panic!("a look-up") };
+    world.resolve(flow, &["10.0.0.8"]);
+    assert!(matches!(world.asked.pop(), Some(Output::Dial { .. })));
+    // The name stays allowed; its address is outside of the site now.
+    if let Some(rules) = &mut world.rules {
+        rules.prefix = [10, 1];
+    }
+    world.recheck();
+    assert!(!world.dialled(flow, Ok(address("10.0.0.8:80"))), "the connection is to be dropped");
+    world.settle();
+    assert_eq!(world.client_end(client), Some(CloseReason::Unreachable(Unreachable::Prohibited)));
+    let [record] = &world.records[..] else { panic!("{:?}", world.records) };
+    assert!(record.verdict == Verdict::Denied && record.is_because_of(Refusal::OutsideSite));
+    assert_eq!(world.core.status().flows, 0);
 }
 
 #[test]

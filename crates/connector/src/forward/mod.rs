@@ -1,5 +1,5 @@
-//! Carrying allowed flows into the site. Userspace is the mode without privileges; the kernel mode (TUN and
-//! nftables) joins it here.
+//! Carrying allowed flows into the site, by connections and sockets of this process. It is the one mode that there is: the
+//! kernel forwards nothing.
 
 mod datagrams;
 pub(crate) mod userspace;

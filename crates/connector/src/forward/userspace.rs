@@ -11,13 +11,14 @@ use crate::forward::datagrams::DatagramSockets;
 use flow::{FlowId, FlowLimits, Read};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use trust::UnixMs;
 
 /// What one flow may have between the loop and its connection, in each direction.
@@ -50,7 +51,7 @@ const _: () = assert!(
 const EVENTS: usize = 1_024;
 /// Connection attempts at once, the others in turn. A site whose hosts drop SYNs must not eat all descriptors.
 const DIALS: usize = 256;
-/// Look-ups at once: each holds a thread of the blocking pool.
+/// Look-ups at once: each holds a thread of the blocking pool, for as long as the resolver wants one.
 const LOOKUPS: usize = 32;
 /// How long a name may take to resolve: the resolver's own default for one server (resolv.conf(5)).
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
@@ -64,6 +65,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 pub(crate) enum SiteEvent {
     /// The resolver answered; an empty list when it did not.
     Resolved { flow: FlowId, addresses: Vec<IpAddr> },
+    /// The resolver takes too long; its answer follows, when nobody waits for it any more.
+    Overdue { flow: FlowId },
     /// A connection attempt ended.
     Dialled { flow: FlowId, result: Result<(SocketAddr, TcpStream), DialFault> },
     /// The target sent bytes.
@@ -75,7 +78,18 @@ pub(crate) enum SiteEvent {
     /// The target took a chunk.
     Room { flow: FlowId },
     /// Something of a UDP or ICMP conversation.
-    Datagrams(DatagramNews),
+    Datagrams {
+        news: DatagramNews,
+        /// Its part of what may wait for the loop, given back when the loop has it.
+        held: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl From<DatagramNews> for SiteEvent {
+    /// News that take no room to speak of.
+    fn from(news: DatagramNews) -> Self {
+        Self::Datagrams { news, held: None }
+    }
 }
 
 struct Pipe {
@@ -125,7 +139,7 @@ impl Userspace {
     pub fn resolve(&self, flow: FlowId, host: String) {
         let (events, lookups) = (self.events.clone(), Arc::clone(&self.lookups));
         tokio::spawn(async move {
-            let addresses = lookup(&lookups, &host).await;
+            let addresses = look_up(lookups, host, &events, SiteEvent::Overdue { flow }).await;
             let _ = events.send(SiteEvent::Resolved { flow, addresses }).await;
         });
     }
@@ -245,7 +259,10 @@ impl Userspace {
                     self.client_to_target(core, now, flow);
                 }
             }
-            SiteEvent::Resolved { .. } | SiteEvent::Dialled { .. } | SiteEvent::Datagrams(_) => {}
+            SiteEvent::Resolved { .. }
+            | SiteEvent::Overdue { .. }
+            | SiteEvent::Dialled { .. }
+            | SiteEvent::Datagrams { .. } => {}
         }
     }
 
@@ -288,14 +305,48 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(SocketAddr, TcpStream), Di
     Err(fault)
 }
 
-/// The addresses of a name by the system's resolver; none when it did not answer in time.
-pub(super) async fn lookup(lookups: &Semaphore, host: &str) -> Vec<IpAddr> {
-    let lookup = async {
-        let _slot = lookups.acquire().await.ok()?;
-        let found = lookup_host((host, 0)).await.ok()?;
-        Some(found.map(|address| address.ip()).collect())
+/// The addresses of a name by the system's resolver; none when it did not answer in time. When it takes longer than that,
+/// `overdue` is said at once, and this ends when the thread does: nobody can take it from the resolver.
+pub(super) async fn look_up(
+    lookups: Arc<Semaphore>,
+    host: String,
+    events: &mpsc::Sender<SiteEvent>,
+    overdue: SiteEvent,
+) -> Vec<IpAddr> {
+    look_up_by(lookups, move || resolve(&host), LOOKUP_DEADLINE, events, overdue).await
+}
+
+fn resolve(host: &str) -> Vec<IpAddr> {
+    let found = (host, 0).to_socket_addrs();
+    found.map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
+async fn look_up_by(
+    lookups: Arc<Semaphore>,
+    resolve: impl FnOnce() -> Vec<IpAddr> + Send + 'static,
+    deadline: Duration,
+    events: &mpsc::Sender<SiteEvent>,
+    overdue: SiteEvent,
+) -> Vec<IpAddr> {
+    let deadline = sleep(deadline);
+    tokio::pin!(deadline);
+    let slot = tokio::select! {
+        slot = lookups.acquire_owned() => slot,
+        () = &mut deadline => return Vec::new(),
     };
-    timeout(LOOKUP_DEADLINE, lookup).await.ok().flatten().unwrap_or_default()
+    let mut thread = spawn_blocking(move || {
+        let found = resolve();
+        drop(slot);
+        found
+    });
+    tokio::select! {
+        found = &mut thread => found.unwrap_or_default(),
+        () = &mut deadline => {
+            let _ = events.send(overdue).await;
+            let _ = thread.await;
+            Vec::new()
+        }
+    }
 }
 
 /// EMFILE and ENFILE have no kind of their own in std.
@@ -423,7 +474,7 @@ mod tests {
                             Ok((address, stream)) => (Ok(address), Some(stream)),
                             Err(fault) => (Err(fault), None),
                         };
-                        let open = world.core.dialled(now, world.wall, flow, result);
+                        let open = world.dialled(flow, result);
                         if let (true, Some(stream)) = (open, stream) {
                             userspace.open(flow, stream);
                         }
@@ -592,6 +643,27 @@ mod tests {
             assert_eq!(result.expect("in turn").0, target);
         }
         accepting.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_takes_too_long_is_said_at_once_and_keeps_its_place_until_its_thread_ends() {
+        let mut world = World::new(literal("10.0.0.5:80"));
+        let inner = world.enter();
+        let flow = world.dial(inner, "10.0.0.5:80");
+        let (events, mut news) = mpsc::channel(EVENTS);
+        let places = Arc::new(Semaphore::new(1));
+        let (end, ends) = std::sync::mpsc::channel();
+        let resolver = move || ends.recv().expect("an end");
+        let look_up = tokio::spawn({
+            let (places, overdue) = (Arc::clone(&places), SiteEvent::Overdue { flow });
+            async move { look_up_by(places, resolver, Duration::from_millis(20), &events, overdue).await }
+        });
+        let said = timeout(Duration::from_secs(20), news.recv()).await.expect("in time");
+        assert!(matches!(said, Some(SiteEvent::Overdue { flow: of }) if of == flow));
+        assert!(places.available_permits() == 0 && !look_up.is_finished());
+        end.send(vec!["10.0.0.8".parse().expect("address")]).expect("the thread is there");
+        assert_eq!(look_up.await.expect("no panic"), Vec::<IpAddr>::new(), "too late");
+        assert_eq!(places.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -15,8 +15,9 @@ pub(super) use table::{Datagrams, Ends};
 
 use super::flows::Rulings;
 use super::{ConnectorCore, MAX_ADDRESSES, Output};
+use crate::core::lookups::Turn;
 use crate::core::rules::{FlowAge, Knowledge, Rules, Ruling, Target};
-use crate::core::session::Wanted;
+use crate::core::session::{FlowKey, Wanted};
 use crate::record::Verdict;
 use flow::ip::IpPacket;
 use flow::{Echo, EchoKind, Unreachable, too_big, udp, unreachable};
@@ -26,7 +27,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use table::{Conversation, Item, Stage};
 use trust::UnixMs;
-use tunnel::PeerId;
 use wire::Refusal;
 
 /// The shortest MTU that IPv6 allows (RFC 8200 section 5): what is said to who sent more than a target's network takes.
@@ -84,6 +84,7 @@ impl ConnectorCore {
         let target = match &ruling.verdict {
             Err(refusal) => Err(refused(*refusal)),
             Ok(_) if self.datagrams.len() >= self.datagrams.most => Err((Unreachable::Host, Refusal::Full)),
+            Ok(Target::Name(_)) if !self.lookups.has_room(device) => Err((Unreachable::Host, Refusal::Full)),
             Ok(Target::Name(_)) => ruling.verdict.clone().map_err(refused),
             Ok(target @ (Target::Literal(address) | Target::InRange(address))) => {
                 let address = SocketAddr::new(*address, ends.resource.port());
@@ -148,12 +149,17 @@ impl ConnectorCore {
             },
         );
         if let Some(session) = self.sessions.get_mut(&ends.peer) {
-            session.datagrams.insert(id);
+            session.begin(FlowKey::Datagrams(id), ends.resource.ip());
         }
-        self.outputs.push_back(Output::Datagrams(match request {
-            Ok(targets) => DatagramRequest::Open { flow: id, kind, targets },
-            Err(host) => DatagramRequest::Resolve { flow: id, host },
-        }));
+        let request = match request {
+            Ok(targets) => Some(DatagramRequest::Open { flow: id, kind, targets }),
+            Err(host) => match self.lookups.ask(device, FlowKey::Datagrams(id), &host) {
+                Turn::Now => Some(DatagramRequest::Resolve { flow: id, host }),
+                // There was room above.
+                Turn::Later | Turn::Never => None,
+            },
+        };
+        self.outputs.extend(request.map(Output::Datagrams));
         Some(id)
     }
 
@@ -168,7 +174,8 @@ impl ConnectorCore {
             DatagramNews::Resolved { flow, addresses } => {
                 self.datagram_resolved(now, knowledge, flow, &addresses)
             }
-            DatagramNews::Opened { flow, result } => self.datagram_opened(now, knowledge.wall, flow, result),
+            DatagramNews::Overdue { flow } => self.datagram_overdue(now, knowledge.wall, flow),
+            DatagramNews::Opened { flow, result } => self.datagram_opened(now, knowledge, flow, result),
             DatagramNews::Received { flow, datagrams } => self.datagrams_received(now, flow, datagrams),
             DatagramNews::Fault { flow, fault } => self.datagram_fault(now, flow, fault),
         }
@@ -181,6 +188,7 @@ impl ConnectorCore {
         id: DatagramId,
         addresses: &[IpAddr],
     ) {
+        self.look_up_next(FlowKey::Datagrams(id));
         let Some(conversation) = self.datagrams.conversations.get(&id) else { return };
         let Stage::Resolving(_) = conversation.stage else { return };
         let (port, protocol) = (conversation.ends.resource.port(), conversation.ends.protocol);
@@ -199,19 +207,27 @@ impl ConnectorCore {
         self.outputs.push_back(Output::Datagrams(DatagramRequest::Open { flow: id, kind, targets }));
     }
 
-    fn datagram_opened(
+    fn datagram_overdue(&mut self, now: Instant, wall: UnixMs, id: DatagramId) {
+        let conversation = self.datagrams.conversations.get(&id);
+        if conversation.is_some_and(|conversation| matches!(conversation.stage, Stage::Resolving(_))) {
+            self.refuse_datagrams(now, wall, id, Refusal::NameNotResolved);
+        }
+    }
+
+    fn datagram_opened<R: Rules>(
         &mut self,
         now: Instant,
-        wall: UnixMs,
+        knowledge: &Knowledge<'_, R>,
         id: DatagramId,
         result: Result<SocketAddr, OpenFault>,
     ) {
         let close = Output::Datagrams(DatagramRequest::Close(id));
-        let Some(conversation) = self.datagrams.conversations.get_mut(&id) else {
+        let Some(conversation) = self.datagrams.conversations.get(&id) else {
             // It ended meanwhile.
             return self.outputs.push_back(close);
         };
-        let Stage::Opening { targets, waiting } = &mut conversation.stage else { return };
+        let Stage::Opening { targets, .. } = &conversation.stage else { return };
+        let wall = knowledge.wall;
         let target = match result {
             Ok(target) if targets.contains(&target) => target,
             Ok(_) | Err(OpenFault::Unreachable) => {
@@ -222,6 +238,14 @@ impl ConnectorCore {
                 return self.refuse_datagrams(now, wall, id, Refusal::ProtocolNotForwarded);
             }
         };
+        let protocol = conversation.ends.protocol;
+        let fault = self.address_fault(knowledge.rules, &conversation.target, protocol, target);
+        if let Some(refusal) = fault {
+            // The socket is closed with it.
+            return self.refuse_datagrams(now, wall, id, refusal);
+        }
+        let Some(conversation) = self.datagrams.conversations.get_mut(&id) else { return };
+        let Stage::Opening { waiting, .. } = &mut conversation.stage else { return };
         let waiting = std::mem::take(waiting);
         conversation.stage = Stage::Open(target);
         for item in waiting {
@@ -345,6 +369,9 @@ impl ConnectorCore {
     ) {
         let Some(conversation) = self.datagrams.remove(id) else { return };
         self.gives_back(conversation.device);
+        if matches!(conversation.stage, Stage::Resolving(_)) {
+            self.lookups.give_up(conversation.device, FlowKey::Datagrams(id));
+        }
         let peer = conversation.ends.peer;
         if let Some(mut record) = self.record(peer, &conversation.wanted, wall, verdict, reason, explanation)
         {
@@ -359,7 +386,7 @@ impl ConnectorCore {
             self.log(Some(record));
         }
         if let Some(session) = self.sessions.get_mut(&peer) {
-            session.datagrams.remove(&id);
+            session.end(FlowKey::Datagrams(id), conversation.ends.resource.ip());
             if conversation.wanted.meaning.is_some() {
                 session.bindings.release(conversation.ends.resource.ip());
             }
@@ -409,10 +436,9 @@ impl ConnectorCore {
         }
     }
 
-    /// Conversations of a session at these addresses.
-    pub(super) fn conversations_of(&self, peer: PeerId) -> Vec<(DatagramId, &Wanted)> {
-        let ids = self.sessions.get(&peer).into_iter().flat_map(|session| &session.datagrams);
-        ids.filter_map(|id| Some((*id, &self.datagrams.conversations.get(id)?.wanted))).collect()
+    /// What a conversation was begun for.
+    pub(super) fn conversation_wants(&self, id: DatagramId) -> Option<&Wanted> {
+        self.datagrams.conversations.get(&id).map(|conversation| &conversation.wanted)
     }
 }
 

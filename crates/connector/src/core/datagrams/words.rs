@@ -66,6 +66,11 @@ pub enum DatagramNews {
         /// The addresses.
         addresses: Vec<IpAddr>,
     },
+    /// The system's resolver takes too long; [`DatagramNews::Resolved`] follows when it is done, and tells nothing any more.
+    Overdue {
+        /// For which conversation.
+        flow: DatagramId,
+    },
     /// There is a socket, or none.
     Opened {
         /// For which conversation.

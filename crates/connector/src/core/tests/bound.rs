@@ -201,3 +201,26 @@ fn a_policy_change_ends_a_flow_to_a_bound_name() {
     assert_eq!(world.client_end(client), Some(CloseReason::Reset));
     assert!(world.records.iter().any(|record| record.verdict == Verdict::Withdrawn));
 }
+
+#[test]
+fn addresses_in_use_come_to_mean_something_else_so_often_in_a_second_and_new_ones_are_bound_all_the_same() {
+    let most = u16::try_from(session::REBINDINGS_PER_SECOND).expect("few");
+    // One address in use, and another of the other family with it each time.
+    let pair =
+        |number: u16| BoundPair { v6: Ipv6Addr::new(0xfd7a, 0x7467, 0x6e61, 0, 0, 0, 1, number), ..PAIR };
+    let mut world = World::new(wiki());
+    let inner = world.enter();
+    world.bind(pair(0), "wiki.corp.example");
+    let client = world.dial(inner, "100.97.0.9:80");
+    for number in 1..=most {
+        let told = [BindMessage::Bound(pair(number)), BindMessage::Unbound(pair(number - 1))];
+        assert_eq!(world.bind(pair(number), "wiki.corp.example"), told, "{number}");
+    }
+    assert_eq!(world.bind(pair(most + 1), "wiki.corp.example"), [], "as if it had been lost");
+    assert_eq!(world.core.status().rebindings_put_off, 1);
+    let fresh = BoundPair { v4: Ipv4Addr::new(100, 97, 1, 1), ..pair(0xFFFF) };
+    assert_eq!(world.bind(fresh, "wiki.corp.example"), [BindMessage::Bound(fresh)]);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.bind(pair(most + 1), "wiki.corp.example").len(), 2, "said again");
+    assert_eq!(world.client_end(client), None, "it meant the same all the time");
+}

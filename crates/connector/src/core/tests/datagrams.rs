@@ -388,3 +388,23 @@ fn ping_without_a_policy_or_a_permission_is_answered_and_logged_with_its_reason(
         "{record:?}"
     );
 }
+
+#[test]
+fn a_socket_to_an_address_that_policy_took_away_meanwhile_is_closed_and_nothing_is_sent_by_it() {
+    let destination = "10.0.0.99:443";
+    let mut world = World::new(allowing("udp://10.0.0.99:443", Target::Name("web.internal".into())));
+    world.enter();
+    world.send(&datagram(CLIENT, destination, b"?"));
+    let [DatagramRequest::Resolve { flow, .. }] = world.requests()[..] else { panic!("a question") };
+    world.news(DatagramNews::Resolved { flow, addresses: vec!["10.0.0.5".parse().expect("address")] });
+    let [DatagramRequest::Open { .. }] = world.requests()[..] else { panic!("an open") };
+    if let Some(rules) = &mut world.rules {
+        rules.prefix = [10, 1];
+    }
+    world.recheck();
+    world.news(DatagramNews::Opened { flow, result: Ok(address("10.0.0.5:443")) });
+    assert_eq!(world.requests(), [DatagramRequest::Close(flow)]);
+    assert_eq!(world.errors(), [(3, 13, address(destination))]);
+    let [record] = &world.records[..] else { panic!("{:?}", world.records) };
+    assert!(record.verdict == Verdict::Denied && record.is_because_of(Refusal::OutsideSite));
+}
