@@ -42,7 +42,16 @@ impl Names {
     /// a resolver that minimizes names (RFC 9156) asks for those first.
     #[must_use]
     pub fn covers(&self, name: &HostName) -> bool {
-        self.has(name) || (self.below.contains(name) && !self.public.contains(name))
+        self.has(name) || (self.below.contains(name) && !self.public.contains(name)) || self.is_about(name)
+    }
+
+    /// Whether labels that begin with an underscore stand in front of a private name: what is said about it, not a host
+    /// (`_ldap._tcp` of a service, RFC 2782).
+    fn is_about(&self, name: &HostName) -> bool {
+        self.parents(name).filter(|parent| self.exact.contains(*parent)).any(|parent| {
+            let front = name.as_str().strip_suffix(parent).unwrap_or_default();
+            front.split_terminator('.').all(|label| label.starts_with('_'))
+        })
     }
 
     /// Whether every name that ends so is private, odd ones too.
@@ -111,6 +120,16 @@ mod tests {
             assert!(!names.has(&name(public)) && !names.covers(&name(public)), "{public}");
         }
         assert!(names.has(&name("other.corp.example")) && names.has(&name("db.lab.internal")));
+    }
+
+    #[test]
+    fn what_is_said_about_a_private_name_is_answered_here_and_has_no_address() {
+        let names = names();
+        let service = name("_ldap._tcp.db.lab.internal");
+        assert!(names.covers(&service) && !names.has(&service));
+        assert!(!names.covers(&name("_ldap.x.db.lab.internal")));
+        assert!(!names.covers(&name("x.db.lab.internal")));
+        assert!(!names.covers(&name("_ldap._tcp.lab.internal")));
     }
 
     #[test]
