@@ -1,35 +1,56 @@
 //! Slices from a model: a function of its arguments, so that two builders make the same bytes.
 
 use crate::{
-    model::{Member, OrganizationModel},
+    model::{Member, OrganizationModel, PolicyModel},
     slices::{
         Allow, ClientConnector, ClientResource, ClientSite, ClientSlice, ConnectorSlice, PopEntry,
         SliceResource,
     },
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use trust::GroupRef;
-use wire::{ConnectorId, GroupId, ResourceId};
+use wire::{ConnectorId, GroupId, PolicyId, ResourceId, SiteId};
 
-/// Who may reach a resource through any policy, ordered; `only` keeps some groups.
-fn allowed(model: &OrganizationModel, resource: ResourceId, only: Option<&BTreeSet<GroupId>>) -> Vec<Allow> {
-    let mut allow: Vec<Allow> = model
-        .policies
-        .iter()
-        .filter(|(_, policy)| policy.resources.contains(&resource))
-        .flat_map(|(id, policy)| policy.groups.iter().map(move |group| (*id, policy, *group)))
-        .filter(|(_, _, group)| only.is_none_or(|only| only.contains(group)))
-        .filter_map(|(id, policy, group)| {
-            Some(Allow {
-                group,
-                group_name: model.groups.get(&group)?.name.clone(),
-                policy: id,
-                policy_name: policy.name.clone(),
+/// Which policies name a resource, looked up once for a whole slice.
+struct Named<'a>(BTreeMap<ResourceId, Vec<(PolicyId, &'a PolicyModel)>>);
+
+impl<'a> Named<'a> {
+    fn of(model: &'a OrganizationModel) -> Self {
+        let mut named: BTreeMap<ResourceId, Vec<(PolicyId, &PolicyModel)>> = BTreeMap::new();
+        for (id, policy) in &model.policies {
+            for resource in &policy.resources {
+                named.entry(*resource).or_default().push((*id, policy));
+            }
+        }
+        Self(named)
+    }
+
+    /// Who may reach a resource through any policy, ordered; `only` keeps some groups.
+    fn allowed(
+        &self,
+        model: &OrganizationModel,
+        resource: ResourceId,
+        only: Option<&BTreeSet<GroupId>>,
+    ) -> Vec<Allow> {
+        let mut allow: Vec<Allow> = self
+            .0
+            .get(&resource)
+            .into_iter()
+            .flatten()
+            .flat_map(|(id, policy)| policy.groups.iter().map(move |group| (*id, policy, *group)))
+            .filter(|(_, _, group)| only.is_none_or(|only| only.contains(group)))
+            .filter_map(|(id, policy, group)| {
+                Some(Allow {
+                    group,
+                    group_name: model.groups.get(&group)?.name.clone(),
+                    policy: id,
+                    policy_name: policy.name.clone(),
+                })
             })
-        })
-        .collect();
-    allow.sort();
-    allow
+            .collect();
+        allow.sort();
+        allow
+    }
 }
 
 /// The slice of one connector; `None` when the model does not have it.
@@ -39,8 +60,14 @@ pub fn connector_slice(
     connector: ConnectorId,
     pops: &[PopEntry],
 ) -> Option<ConnectorSlice> {
-    let site_id = model.connectors.get(&connector)?.site;
+    site_slice(model, model.connectors.get(&connector)?.site, pops)
+}
+
+/// What every connector of a site gets, whether it has one yet or not; `None` when the model does not have the site.
+#[must_use]
+pub fn site_slice(model: &OrganizationModel, site_id: SiteId, pops: &[PopEntry]) -> Option<ConnectorSlice> {
     let site = model.sites.get(&site_id)?;
+    let named = Named::of(model);
     let resources = model
         .resources
         .iter()
@@ -51,7 +78,7 @@ pub fn connector_slice(
             address: resource.address.clone(),
             ports: resource.ports.clone(),
             mode: resource.mode,
-            allow: allowed(model, *id, None),
+            allow: named.allowed(model, *id, None),
         })
         .collect();
     Some(ConnectorSlice {
@@ -69,11 +96,12 @@ pub fn connector_slice(
 pub fn client_slice(model: &OrganizationModel, member: Member, pops: &[PopEntry]) -> ClientSlice {
     let groups: BTreeSet<GroupId> =
         model.memberships.iter().filter(|m| m.member == member).map(|m| m.group).collect();
+    let named = Named::of(model);
     let resources: Vec<ClientResource> = model
         .resources
         .iter()
         .filter_map(|(id, resource)| {
-            let allow = allowed(model, *id, Some(&groups));
+            let allow = named.allowed(model, *id, Some(&groups));
             (!allow.is_empty()).then(|| ClientResource {
                 id: *id,
                 name: resource.name.clone(),

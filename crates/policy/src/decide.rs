@@ -34,6 +34,16 @@ impl GrantFacts {
         Self { groups, owner: grant.owner }
     }
 
+    /// What a grant of this owner with these groups would say: for previews and explanations, which open nothing.
+    #[must_use]
+    pub fn would_be(owner: Owner, groups: Vec<GroupRef>, revocations: &RevocationSet) -> Self {
+        let mut groups = groups;
+        groups.retain(|group| {
+            !revocations.is_struck(RevokedSubject::membership(owner, group.id), group.generation)
+        });
+        Self { groups, owner }
+    }
+
     fn is_in(&self, group: GroupId) -> bool {
         self.groups.iter().any(|held| held.id == group)
     }

@@ -24,7 +24,7 @@ mod ports;
 mod slices;
 
 pub use address::{Address, AddressError, HostName, Prefix, Wildcard};
-pub use build::{client_slice, connector_slice, relevant_groups};
+pub use build::{client_slice, connector_slice, relevant_groups, site_slice};
 pub use decide::{
     Decision, Destination, GrantFacts, Place, Verdict, decide, is_refused_range, resolve_resource,
 };

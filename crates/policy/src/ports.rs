@@ -26,7 +26,8 @@ impl Protocol {
     }
 
     /// A port of it, for people.
-    pub(crate) fn describe(self, port: u16) -> String {
+    #[must_use]
+    pub fn describe(self, port: u16) -> String {
         match self {
             Self::Tcp => format!("TCP port {port}"),
             Self::Udp => format!("UDP port {port}"),

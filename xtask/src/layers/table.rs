@@ -124,6 +124,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "hostile-session",
         ],
     ),
+    ("browser", &[]),
     ("xtask", &[]),
 ];
 
