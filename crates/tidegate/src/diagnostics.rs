@@ -67,9 +67,10 @@ impl Watched {
 
     /// Why it is not ready, if it is not.
     fn fault(&self, status: &Value) -> Option<&'static str> {
+        // As `client::PopView` says it.
         let registered = |status: &Value| {
             let pops = status["pops"].as_array();
-            pops.is_some_and(|pops| pops.iter().any(|pop| pop["phase"] == "registered"))
+            pops.is_some_and(|pops| pops.iter().any(|pop| pop["session"] == "registered"))
         };
         match self {
             Self::Controller(_) | Self::Pop(_) => None,
@@ -211,7 +212,17 @@ mod tests {
         assert_eq!(connector.fault(&json!({"ready": true, "control_plane": "isolated"})), None);
         assert!(connector.fault(&json!({"ready": false, "control_plane": "fresh"})).is_some());
         let client = Watched::Client(PathBuf::new());
-        assert!(client.fault(&json!({"pops": [{"phase": "connecting"}]})).is_some());
-        assert_eq!(client.fault(&json!({"pops": [{"phase": "connecting"}, {"phase": "registered"}]})), None);
+        let pop = |session: &str| client::PopView {
+            id: "pop_01jd8xq4kz7v2m3n5p6q7r8s9t".parse().unwrap(),
+            address: "pop.example:443".into(),
+            region: "eu".into(),
+            session: session.into(),
+            transport: None,
+            observed: None,
+            failures: 0,
+        };
+        assert!(client.fault(&json!({"pops": [pop("connecting")], "control_plane": "fresh"})).is_some());
+        let one_of_two = json!({"pops": [pop("connecting"), pop("registered")], "control_plane": "isolated"});
+        assert_eq!(client.fault(&one_of_two), None);
     }
 }

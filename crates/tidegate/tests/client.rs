@@ -10,9 +10,11 @@ mod ports;
 
 use serde_json::Value;
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 fn tidegate(state: &Path, arguments: &[&str]) -> Output {
@@ -137,6 +139,38 @@ fn a_client_that_was_ended_starts_again_at_once() {
     let output = tidegate(&installation.client, &["status"]);
     assert_eq!(output.status.code(), Some(3), "{}", words(&output));
     assert!(words(&output).contains("tidegate up"), "{}", words(&output));
+}
+
+/// (status, body)
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn a_client_that_is_registered_says_to_whoever_watches_that_it_is_ready() {
+    let installation = Installation::start();
+    let diagnostics = ports::free().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], diagnostics.port()));
+    let up = tidegate(&installation.client, &["up", "--diagnostics", &address.to_string()]);
+    assert!(up.status.success(), "{}", words(&up));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (status, body) = get(address, "/readyz");
+        if status == 200 {
+            break;
+        }
+        assert!(body.contains("registered at no PoP"), "{status} {body}");
+        assert!(Instant::now() < deadline, "{status} {body}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(get(address, "/livez").0, 200);
+    assert!(get(address, "/metrics").1.contains("tidegate_client_pops 1"));
 }
 
 #[test]

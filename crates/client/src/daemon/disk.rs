@@ -3,8 +3,14 @@
 use agent::{Persisted, StoredState};
 use policy::ClientSlice;
 use state::{StateDir, StateError, names};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::sync::Notify;
 use trust::{SigningKey, Slice, TrustChain, UnixMs, Unverified};
 
 /// Reads everything that a client starts from; of what has two generations, the newest that verifies at `wall`.
@@ -62,13 +68,62 @@ fn usable_slice(state: &StateDir, chain: &str, wall: UnixMs) -> Result<Option<St
     Ok(texts.iter().find(verifies).or(texts.first()).cloned())
 }
 
-/// Writes documents in order, off the driver's task: a slow disk delays no packet. A full queue is at most
-/// one document of each kind behind.
-pub(crate) async fn write_all(
-    state: Arc<StateDir>,
-    mut documents: mpsc::UnboundedReceiver<(Persisted, Vec<u8>)>,
-) {
-    while let Some((what, bytes)) = documents.recv().await {
+/// What waits for the disk: the newest of each kind, and nothing older of it. In the order of the kinds, so that a
+/// chain is there before what it vouches for.
+#[derive(Debug, Default)]
+struct Shelf {
+    documents: Mutex<BTreeMap<Persisted, Vec<u8>>>,
+    changed: Notify,
+    is_over: AtomicBool,
+}
+
+/// Where documents are put that are to be written; dropping it ends the writer when all are.
+#[derive(Debug)]
+pub(crate) struct Documents(Arc<Shelf>);
+
+/// What the writer takes from.
+#[derive(Debug)]
+pub(crate) struct DocumentQueue(Arc<Shelf>);
+
+/// Both ends.
+pub(crate) fn documents() -> (Documents, DocumentQueue) {
+    let shelf = Arc::<Shelf>::default();
+    (Documents(Arc::clone(&shelf)), DocumentQueue(shelf))
+}
+
+impl Documents {
+    /// Never waits: a slow disk delays no packet.
+    pub(crate) fn put(&self, what: Persisted, bytes: Vec<u8>) {
+        self.0.documents.lock().unwrap_or_else(PoisonError::into_inner).insert(what, bytes);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Documents {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Release);
+        self.0.changed.notify_one();
+    }
+}
+
+impl DocumentQueue {
+    /// The next one; none when there will be none.
+    async fn next(&self) -> Option<(Persisted, Vec<u8>)> {
+        loop {
+            // Read first: what was put before the end is found by the look that follows.
+            let is_over = self.0.is_over.load(Ordering::Acquire);
+            let first = self.0.documents.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            if first.is_some() || is_over {
+                return first;
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+/// Writes documents off the driver's task.
+pub(crate) async fn write_all(state: Arc<StateDir>, documents: DocumentQueue) {
+    while let Some((what, bytes)) = documents.next().await {
         let state = state.clone();
         let write = move || match what {
             Persisted::Chain => state.write_generation(names::CHAIN, &bytes),
@@ -84,5 +139,23 @@ pub(crate) async fn write_all(
             Ok(Err(error)) => tracing::warn!(%error, document = ?what, "a document was not written"),
             Err(error) => tracing::warn!(%error, document = ?what, "a document was not written"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_of_each_kind_waits_and_all_are_written_before_the_end() {
+        let (documents, queue) = documents();
+        for number in 0..1_000_u32 {
+            documents.put(Persisted::TimeFloor, number.to_be_bytes().to_vec());
+            documents.put(Persisted::Chain, vec![1]);
+        }
+        drop(documents);
+        assert_eq!(queue.next().await, Some((Persisted::Chain, vec![1])));
+        assert_eq!(queue.next().await, Some((Persisted::TimeFloor, 999_u32.to_be_bytes().to_vec())));
+        assert_eq!(queue.next().await, None);
     }
 }

@@ -1,6 +1,6 @@
 //! The task that owns the node: moves datagrams, bytes, documents and answers, and decides nothing.
 
-use super::{tun::Side, view};
+use super::{disk::Documents, tun::Side, view};
 use crate::{
     control::{NetcheckAnswer, PingAnswer, ProxyStatus, ResourceStatus, Status, WhyAnswer, WhySource},
     core::{ClientNode, DialFault, DialId, Ending, NodeEvent, NodeOutput, PingToken, Timeout},
@@ -8,7 +8,7 @@ use crate::{
     stream::{FlowStream, PIPE_CAPACITY, Shared},
     target::{Host, Target},
 };
-use agent::{Persisted, RequestSeq};
+use agent::RequestSeq;
 use flow::{FlowId, Read};
 use machine::PacketBatch;
 use net::{Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
@@ -71,7 +71,7 @@ pub(super) struct Driver {
     pub(super) proxy: ProxyStatus,
     /// The machine's own programs.
     pub(super) machine: Side,
-    pub(super) documents: mpsc::UnboundedSender<(Persisted, Vec<u8>)>,
+    pub(super) documents: Documents,
     pub(super) own_commands: mpsc::WeakSender<Command>,
     pub(super) signals: mpsc::UnboundedSender<FlowId>,
     pub(super) dials: BTreeMap<DialId, (Target, oneshot::Sender<Result<FlowStream, DialError>>)>,
@@ -229,7 +229,7 @@ impl Driver {
                 NodeOutput::Transmit { to, payload } => outgoing.push(to, &payload),
                 NodeOutput::Persist { what, bytes } => {
                     // The writer outlives the driver.
-                    let _ = self.documents.send((what, bytes));
+                    self.documents.put(what, bytes);
                 }
                 NodeOutput::Resolve { pop, name } => self.resolve(pop, name),
                 NodeOutput::Event(event) => self.event(event, scratch),

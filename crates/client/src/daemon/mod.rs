@@ -194,7 +194,7 @@ impl Client {
 
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let (signals, signal_queue) = mpsc::unbounded_channel();
-        let (documents, document_queue) = mpsc::unbounded_channel();
+        let (documents, document_queue) = disk::documents();
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let (machine, applied) = tun::Side::open(machine, &node, random(), &stop, &mut servers).await?;

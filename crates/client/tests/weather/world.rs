@@ -714,6 +714,7 @@ impl World {
                     SessionsOutput::Persist { id, .. } => {
                         self.pops[index].sessions.handle_written(now, id, Written::Durable);
                     }
+                    SessionsOutput::RegisteredBy { .. } => {}
                     SessionsOutput::Timeout { at, .. } => break at,
                 }
             };

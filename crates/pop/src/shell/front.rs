@@ -4,7 +4,11 @@
 //! The front reads the ClientHello to learn the ALPN names (RFC 7301). A session's stream ends here
 //! ([`super::streams`]); the console's bytes are passed on unchanged: the front holds no key of it.
 
-use super::{PopError, streams::StreamSide};
+use super::{
+    PopError,
+    places::{NoPlace, Places, Proof},
+    streams::StreamSide,
+};
 use rustls::server::Acceptor;
 use serde::Serialize;
 use std::{
@@ -21,7 +25,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::Semaphore,
     time::timeout,
 };
 
@@ -73,7 +76,7 @@ pub struct FrontSnapshot {
     pub session_alpn: u64,
     /// The controller did not take the connection.
     pub console_down: u64,
-    /// Too many at once.
+    /// Too many at once: turned away, or ended for a newer one.
     pub full: u64,
 }
 
@@ -131,7 +134,7 @@ impl Front {
         thread::Builder::new().name("pop-front".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(self.listener) else { return };
-                let slots = Arc::new(Semaphore::new(self.options.max_connections));
+                let places = Places::new(self.options.max_connections);
                 let mut alive = tokio::time::interval(Duration::from_millis(100));
                 loop {
                     let accepted = tokio::select! {
@@ -147,17 +150,26 @@ impl Front {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
                     };
-                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                        count(&counters.full);
-                        continue;
+                    // Before it has said anything: who connects and is silent takes its own share of the places.
+                    let mut place = match places.admit(peer) {
+                        Ok(place) => place,
+                        Err(NoPlace::Full) => {
+                            count(&counters.full);
+                            continue;
+                        }
+                        Err(NoPlace::Share) => {
+                            streams.too_many();
+                            continue;
+                        }
                     };
-                    // Before it has said anything: who connects and is silent takes its own share of the slots.
-                    let Some(place) = streams.admit(peer) else { continue };
                     let console = self.options.console.clone();
                     let streams = Arc::clone(&streams);
                     tokio::spawn(async move {
-                        connection(stream, peer, console.as_deref(), &counters, &streams).await;
-                        drop((slot, place));
+                        let proof = place.proof();
+                        tokio::select! {
+                            () = connection(stream, peer, console.as_deref(), &counters, &streams, proof) => {}
+                            () = place.wanted() => count(&counters.full),
+                        }
                     });
                 }
             });
@@ -172,6 +184,7 @@ async fn connection(
     console: Option<&Path>,
     counters: &FrontCounters,
     streams: &StreamSide,
+    proof: Proof,
 ) {
     let mut hello = Vec::new();
     let kind = timeout(CLIENT_HELLO_TIMEOUT, read_client_hello(&mut stream, &mut hello)).await;
@@ -179,7 +192,7 @@ async fn connection(
         Ok(Ok(Speaks::Web)) => {}
         Ok(Ok(Speaks::Session)) => {
             count(&counters.session_alpn);
-            return streams.serve(stream, peer, hello).await;
+            return streams.serve(stream, peer, hello, proof).await;
         }
         Ok(Ok(Speaks::NotTls)) => return count(&counters.not_tls),
         Ok(Err(_)) | Err(_) => return count(&counters.no_client_hello),

@@ -7,6 +7,7 @@
 
 mod disk;
 mod front;
+mod places;
 mod relay_loop;
 mod session_loop;
 mod status;

@@ -237,6 +237,7 @@ impl SessionLoop {
                         self.flush(out, counters).await;
                     }
                 }
+                SessionsOutput::RegisteredBy { stream } => self.streams.registered(stream),
                 SessionsOutput::Relay(command) => {
                     // Waits when the relay is behind: a client never hears of a channel before it.
                     if self.commands.send(ToRelay::Command(command)).await.is_err() {

@@ -1,7 +1,7 @@
 //! Sessions by TCP 443: TLS streams whose datagrams go to the same loops as those of the UDP port, under an
 //! address that stands for the stream (`docs/adr/0007`).
 
-use super::Foreign;
+use super::{Foreign, places::Proof};
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
@@ -16,7 +16,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,12 +35,11 @@ const QUEUE: usize = 512;
 const WRITE_BURST: usize = 64;
 const READ_BUFFER: usize = 16 * 1024;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Whoever says nothing that is ours within this is no agent.
-const FIRST_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever has no registered session within this is no agent, whatever comes: a session that was not welcomed in this
+/// time is given up by the agent too.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 /// An agent says something three times in this.
 const IDLE: Duration = Duration::from_secs(90);
-/// Connections from one address, and from one /64, whatever they have said: an office behind one NAT.
-const PER_SOURCE: usize = 256;
 /// Bytes that wait for all streams together: some hundred that read nothing fill their queues, and the rest lose as
 /// at any full router.
 pub(super) const MAX_WAITING: usize = 64 * 1024 * 1024;
@@ -121,7 +120,15 @@ impl Drop for Waiting {
     }
 }
 
-type Table = BTreeMap<SocketAddr, mpsc::Sender<Waiting>>;
+#[derive(Debug)]
+struct Stream {
+    queue: mpsc::Sender<Waiting>,
+    /// Set when a session on it is registered.
+    registered: Arc<AtomicBool>,
+    proof: Option<Proof>,
+}
+
+type Table = BTreeMap<SocketAddr, Stream>;
 
 /// The streams that are open; every loop sends to them by address.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +161,8 @@ impl Streams {
     #[cfg(test)]
     pub(super) fn insert_for_test(&self, stands_for: SocketAddr) -> mpsc::Receiver<Waiting> {
         let (queue, outgoing) = mpsc::channel(QUEUE);
-        self.with(|table| table.insert(stands_for, queue));
+        let stream = Stream { queue, registered: Arc::default(), proof: None };
+        self.with(|table| table.insert(stands_for, stream));
         outgoing
     }
 
@@ -165,9 +173,21 @@ impl Streams {
     /// Sends one datagram; never waits.
     pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         let sent = Waiting::new(&self.waiting, datagram).is_some_and(|waiting| {
-            self.with(|table| table.get(&to).is_some_and(|queue| queue.try_send(waiting).is_ok()))
+            self.with(|table| table.get(&to).is_some_and(|stream| stream.queue.try_send(waiting).is_ok()))
         });
         count(if sent { &self.counters.sent } else { &self.counters.dropped });
+    }
+
+    /// A session by this stream is registered: it may be idle for as long as a session may, and keeps its place.
+    pub(super) fn registered(&self, stands_for: SocketAddr) {
+        let proof = self.with(|table| {
+            let stream = table.get_mut(&stands_for)?;
+            stream.registered.store(true, Ordering::Relaxed);
+            stream.proof.take()
+        });
+        if let Some(proof) = proof {
+            proof.is_given();
+        }
     }
 
     pub(super) fn snapshot(&self) -> StreamSnapshot {
@@ -195,7 +215,6 @@ pub(super) struct StreamSide {
     streams: Streams,
     to_sessions: mpsc::Sender<Foreign>,
     to_relay: mpsc::Sender<Foreign>,
-    sources: Arc<Sources>,
 }
 
 impl std::fmt::Debug for StreamSide {
@@ -256,45 +275,10 @@ pub(super) fn acceptor(
 }
 
 /// An address for counting: IPv6 by its /64.
-fn source_of(ip: IpAddr) -> IpAddr {
+pub(super) fn source_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
         v4 => v4,
-    }
-}
-
-/// How many connections each source has. As many entries as connections at most.
-#[derive(Debug, Default)]
-struct Sources(Mutex<BTreeMap<IpAddr, usize>>);
-
-impl Sources {
-    fn take(self: &Arc<Self>, source: IpAddr) -> Option<SourcePlace> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_source = open.entry(source).or_default();
-        if *of_source >= PER_SOURCE {
-            return None;
-        }
-        *of_source += 1;
-        Some(SourcePlace { sources: Arc::clone(self), source })
-    }
-}
-
-/// A connection's place among those of its source, until it is dropped.
-#[derive(Debug)]
-pub(super) struct SourcePlace {
-    sources: Arc<Sources>,
-    source: IpAddr,
-}
-
-impl Drop for SourcePlace {
-    fn drop(&mut self) {
-        let mut open = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_source) = open.get_mut(&self.source) {
-            *of_source -= 1;
-            if *of_source == 0 {
-                open.remove(&self.source);
-            }
-        }
     }
 }
 
@@ -305,29 +289,31 @@ impl StreamSide {
         to_sessions: mpsc::Sender<Foreign>,
         to_relay: mpsc::Sender<Foreign>,
     ) -> Self {
-        Self { acceptor, streams, to_sessions, to_relay, sources: Arc::default() }
+        Self { acceptor, streams, to_sessions, to_relay }
     }
 
     fn counters(&self) -> &StreamCounters {
         &self.streams.counters
     }
 
-    /// A place for a connection that was just accepted, by where it comes from; none when that source has its share.
-    pub(super) fn admit(&self, peer: SocketAddr) -> Option<SourcePlace> {
-        let place = self.sources.take(source_of(peer.ip()));
-        if place.is_none() {
-            count(&self.counters().too_many);
-        }
-        place
+    /// A connection from a source that has its share was closed before it said anything.
+    pub(super) fn too_many(&self) {
+        count(&self.counters().too_many);
     }
 
     /// Serves a connection whose first bytes, `read`, showed that it is to be a stream.
-    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) {
-        let ended = self.stream(stream, peer, read).await;
+    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>, proof: Proof) {
+        let ended = self.stream(stream, peer, read, proof).await;
         tracing::debug!(%peer, ?ended, "a stream ended");
     }
 
-    async fn stream(&self, stream: TcpStream, peer: SocketAddr, read: Vec<u8>) -> io::Result<()> {
+    async fn stream(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        read: Vec<u8>,
+        proof: Proof,
+    ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let whole = tokio::io::join(io::Cursor::new(read).chain(reader), writer);
@@ -339,26 +325,40 @@ impl StreamSide {
         aws_lc_rs::rand::fill(&mut number).map_err(|_| io::Error::other("no random numbers"))?;
         let stands_for = stream_address(u64::from_be_bytes(number), peer.port());
         let (queue, outgoing) = mpsc::channel(QUEUE);
-        self.streams.with(|table| table.insert(stands_for, queue));
+        let registered = Arc::new(AtomicBool::new(false));
+        let entry = Stream { queue, registered: Arc::clone(&registered), proof: Some(proof) };
+        self.streams.with(|table| table.insert(stands_for, entry));
         count(&self.counters().opened);
         let (reader, writer) = tokio::io::split(tls);
         // Reading does not wait for writing, or two full streams would wait for each other.
         let result = tokio::select! {
-            read = self.read(reader, stands_for) => read,
+            read = self.read(reader, stands_for, &registered) => read,
             written = write(writer, outgoing) => written,
         };
         self.streams.with(|table| table.remove(&stands_for));
         result
     }
 
-    async fn read(&self, mut reader: impl AsyncRead + Unpin, stands_for: SocketAddr) -> io::Result<()> {
+    async fn read(
+        &self,
+        mut reader: impl AsyncRead + Unpin,
+        stands_for: SocketAddr,
+        registered: &AtomicBool,
+    ) -> io::Result<()> {
         let mut frames = StreamReader::new();
         let mut buffer = vec![0; READ_BUFFER];
-        let mut until = Instant::now() + FIRST_WITHIN;
+        let opened = Instant::now();
+        let mut heard = opened;
         loop {
+            // What anybody may send renews nothing: only a registered session does.
+            let until =
+                if registered.load(Ordering::Relaxed) { heard + IDLE } else { opened + REGISTERED_WITHIN };
             let length = tokio::select! {
                 length = reader.read(&mut buffer) => length?,
-                () = sleep_until(until) => return Err(io::ErrorKind::TimedOut.into()),
+                () = sleep_until(until) => match registered.load(Ordering::Relaxed) {
+                    true if until < heard + IDLE => continue,
+                    _ => return Err(io::ErrorKind::TimedOut.into()),
+                },
             };
             if length == 0 {
                 return Ok(());
@@ -377,7 +377,7 @@ impl StreamSide {
                         continue;
                     }
                 };
-                until = Instant::now() + IDLE;
+                heard = Instant::now();
                 let foreign = Foreign { source: stands_for, bytes: datagram.to_vec() };
                 let taken = place.try_send(foreign).is_ok();
                 count(if taken { &self.counters().received } else { &self.counters().dropped });

@@ -189,6 +189,7 @@ impl World {
                     SessionsOutput::Persist { id, .. } => {
                         self.pops[number].sessions.handle_written(now, id, Written::Durable);
                     }
+                    SessionsOutput::RegisteredBy { .. } => {}
                     SessionsOutput::Timeout { at, .. } => break at,
                 }
             };

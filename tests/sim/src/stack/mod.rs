@@ -436,6 +436,7 @@ impl Stack {
                     SessionsOutput::Persist { id, .. } => {
                         self.pop.sessions.handle_written(now, id, Written::Durable);
                     }
+                    SessionsOutput::RegisteredBy { .. } => {}
                     SessionsOutput::Timeout { at, .. } => break at,
                 }
             };

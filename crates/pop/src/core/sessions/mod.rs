@@ -118,6 +118,11 @@ pub enum SessionsOutput {
         /// What.
         payload: Vec<u8>,
     },
+    /// The session by this stream ([`wire::is_stream_address`]) is registered: whoever is there is an agent.
+    RegisteredBy {
+        /// What stands for the stream.
+        stream: SocketAddr,
+    },
     /// Tell the relay; before any datagram that comes after this.
     Relay(RelayCommand),
     /// Write, then call [`Sessions::handle_written`].

@@ -1,6 +1,6 @@
 //! From the handshake to `Welcome`, and from there to the end of a session.
 
-use super::{Agent, Due, Session, Sessions, Stage, limits};
+use super::{Agent, Due, Session, Sessions, SessionsOutput, Stage, limits};
 use crate::core::{
     bucket::Bucket,
     relay::{OwnerId, RelayCommand},
@@ -160,6 +160,9 @@ impl Sessions {
             // The same identity, but perhaps another process: only an answer says that it still
             // knows its channels.
             self.relay(RelayCommand::Reattached { owner, address: observed });
+        }
+        if wire::is_stream_address(observed) {
+            self.out.push_back(SessionsOutput::RegisteredBy { stream: observed });
         }
         self.came(now, identity);
         let revocations = match subject {

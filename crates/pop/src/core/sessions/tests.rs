@@ -108,6 +108,7 @@ impl World {
                         self.relay.handle_command(self.now, command);
                     }
                     SessionsOutput::Persist { id, record } => self.writes.push((id, record)),
+                    SessionsOutput::RegisteredBy { .. } => {}
                     SessionsOutput::Timeout { .. } => break,
                 }
             }

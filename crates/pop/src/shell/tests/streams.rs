@@ -169,6 +169,51 @@ async fn a_stream_that_says_nothing_of_ours_is_ended() {
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
 }
 
+#[tokio::test]
+async fn a_stream_on_which_nobody_registers_is_ended_whatever_comes_on_it() {
+    let running = start_with(roomy);
+    let stream = TcpStream::connect(running.tcp.expect("a TCP port")).await.expect("connects");
+    let (mut reader, mut writer) = tokio::io::split(tls(stream).await);
+    // A QUIC packet of a session that nobody has, again and again (RFC 9000 section 17.3).
+    let mut datagram = Vec::new();
+    wire::encode_stream_datagram(&mut datagram, &[[0x40].as_slice(), &[7; 60]].concat());
+    let says = async {
+        while writer.write_all(&datagram).await.is_ok() && writer.flush().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let mut buffer = [0; 64];
+    let ended = async { while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {} };
+    let (_, ended) = tokio::join!(says, timeout(DEADLINE + Duration::from_secs(5), ended));
+    assert!(ended.is_ok());
+    assert!(status(&running).await["streams"]["received"].as_u64() > Some(10));
+}
+
+#[tokio::test]
+async fn whoever_is_registered_keeps_its_place_when_the_port_is_full_of_others() {
+    let two = |_: &std::path::Path| {
+        let listen = "0.0.0.0:0".parse().expect("address");
+        Some(TcpFrontOptions { listen, console: None, max_connections: 2 })
+    };
+    let running = start_with(two);
+    let port = running.tcp.expect("a TCP port").port();
+    let from = async |last: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, last], 0).into()).expect("an address of this machine");
+        socket.connect(([127, 0, 0, 1], port).into()).await.expect("connects")
+    };
+    let mut agent = Peer::register_by_tcp(&running, device(1, 10)).await;
+    let mut silent = from(2).await;
+    let mut newer = from(3).await;
+    assert!(is_closed(&mut silent).await, "the newer one has its place");
+    let newest = from(4).await;
+    assert!(is_closed(&mut newer).await, "and so on");
+    until(&running, "counted", |status| status["front"]["full"] == 2).await;
+    agent.say(&wire::Keepalive {}.into());
+    agent.hear_agent(|message| matches!(message, wire::ToAgent::Alive(_)).then_some(())).await;
+    drop(newest);
+}
+
 #[test]
 fn what_waits_for_all_streams_together_is_bounded_and_given_back() {
     let streams = Streams::default();
