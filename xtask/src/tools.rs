@@ -51,7 +51,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "e2fsprogs", present: || on_path("mkfs.ext4"), needed_for: For::Lab },
     Package { name: "mount", present: || on_path("mount"), needed_for: For::Lab },
     Package { name: "nginx-light", present: || on_path("nginx"), needed_for: For::Lab },
-    Package { name: "postgresql", present: lab::services::has_database_programs, needed_for: For::Lab },
+    Package { name: "postgresql", present: lab::services::has_database_programs, needed_for: For::Checks },
     Package { name: "dnsmasq-base", present: || on_path("dnsmasq"), needed_for: For::Lab },
     Package { name: "bind9-dnsutils", present: || on_path("dig"), needed_for: For::Lab },
     Package { name: "openssh-server", present: || on_path("sshd"), needed_for: For::Lab },

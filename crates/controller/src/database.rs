@@ -132,9 +132,13 @@ impl Database {
 
     /// Opens the breaker when `error` says that the database cannot be used.
     pub(crate) fn failed(&self, error: &StoreError) {
-        let StoreError::Unavailable(reason) = error else { return };
+        let reason = match error {
+            StoreError::Unavailable(reason) => reason.clone(),
+            other if other.is_unavailable() => other.to_string(),
+            _ => return,
+        };
         let mut state = self.state();
-        state.reason.clone_from(reason);
+        state.reason = reason;
         if !std::mem::replace(&mut state.is_broken, true) {
             tokio::spawn(probe(Arc::clone(&self.state)));
         }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use sqlx::postgres::PgDatabaseError;
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,31 @@ pub enum StoreError {
     /// The database cannot be used right now: locked, gone, full, or not answering in time.
     #[error("the database cannot be used right now: {0}")]
     Unavailable(String),
-    /// There is no database file where one is expected.
+    /// Nobody answered to the commit: it may be stored. Only reading again tells.
+    #[error("whether the change was stored is not known: {0}")]
+    OutcomeUnknown(String),
+    /// The database's schema is not one that this build can use.
+    #[error("the database's schema cannot be used: {0}")]
+    Schema(String),
+    /// There is no database where one is expected.
     #[error("no database at {0}; it was there before, so none is created in its place")]
-    Missing(PathBuf),
+    Missing(String),
+    /// The database takes no such value.
+    #[error("{kind}: the database does not take a value: {detail}")]
+    Value {
+        /// The kind of object.
+        kind: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An earlier statement of the same change failed, so that nothing of it will be stored.
+    #[error("{kind}: nothing of this change is stored, since an earlier part of it ({by}) failed")]
+    Spoilt {
+        /// What was to be done now.
+        kind: &'static str,
+        /// What failed before.
+        by: &'static str,
+    },
     /// A value in the database does not parse: never treated as absent.
     #[error("the value of {column} does not parse: {detail}")]
     Corrupt {
@@ -46,15 +68,24 @@ pub enum StoreError {
     },
 }
 
-// SQLite's primary result codes (https://www.sqlite.org/rescode.html); extended codes carry them
-// in the low byte.
+// SQLite's extended result code (https://www.sqlite.org/rescode.html).
 const SQLITE_CONSTRAINT_FOREIGNKEY: &str = "787";
 
 impl StoreError {
+    /// Whether it says that the database cannot be used, so that others need not try.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Missing(_) | Self::Schema(_))
+    }
+
     pub(crate) fn from_sqlx(kind: &'static str, error: sqlx::Error) -> Self {
         if let sqlx::Error::Database(database) = &error {
             if database.is_unique_violation() {
-                return Self::Conflict { kind, field: conflicting_field(database.message()) };
+                let field = match database.try_downcast_ref::<PgDatabaseError>() {
+                    Some(postgres) => conflicting_column(postgres),
+                    None => conflicting_field(database.message()),
+                };
+                return Self::Conflict { kind, field };
             }
             if database.is_foreign_key_violation()
                 || database.code().is_some_and(|code| code == SQLITE_CONSTRAINT_FOREIGNKEY)
@@ -64,6 +95,9 @@ impl StoreError {
                     detail: "something it refers to does not exist, or something else still refers to it",
                 };
             }
+            if let Some(postgres) = database.try_downcast_ref::<PgDatabaseError>() {
+                return from_postgres(kind, postgres);
+            }
         }
         match error {
             sqlx::Error::PoolTimedOut => {
@@ -72,6 +106,38 @@ impl StoreError {
             other => Self::Unavailable(other.to_string()),
         }
     }
+}
+
+/// By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+fn from_postgres(kind: &'static str, error: &PgDatabaseError) -> StoreError {
+    let code = error.code();
+    let said = error.message();
+    match code {
+        "55P03" => StoreError::Unavailable("another write held the lock until the deadline".into()),
+        "57014" => StoreError::Unavailable(format!("the server stopped the statement at its deadline: {said}")),
+        "25006" => StoreError::Unavailable("the server takes no writes: it is a standby, or read-only".into()),
+        "25P02" => StoreError::Spoilt { kind, by: "a statement" },
+        // The server would refuse the same value again: the caller's matter, and no trouble of the database.
+        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
+            StoreError::Value { kind, detail: said.to_owned() }
+        }
+        // Row-level security: of another organization. Its message is in the server's language, its routine is not.
+        "42501" if error.routine() == Some("ExecWithCheckOptions") => StoreError::Value {
+            kind,
+            detail: "it belongs to another organization than the change".into(),
+        },
+        "42501" => StoreError::Schema(format!("this role may not: {said}")),
+        _ => StoreError::Unavailable(format!("{said} (SQLSTATE {code})")),
+    }
+}
+
+/// PostgreSQL says `Key (organization, name)=(…) already exists.` in its own language; the parentheses stay.
+fn conflicting_column(error: &PgDatabaseError) -> String {
+    let columns = error.detail().and_then(|detail| {
+        let (columns, _) = detail.split_once('(')?.1.split_once(")=(")?;
+        columns.rsplit(',').next().map(|column| column.trim().to_owned())
+    });
+    columns.unwrap_or_else(|| "value".to_owned())
 }
 
 /// SQLite says `UNIQUE constraint failed: sites.organization, sites.name`: the last column is the

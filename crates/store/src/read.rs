@@ -4,10 +4,11 @@ use crate::{
     Administrator, AuditEntry, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group,
     Installation, Membership, OneTimeLink, Organization, OrganizationData, Policy, Pop, Resource,
     ResourceMode, SecretHash, ServiceAccount, Site, Store, StoreError, Token, User, Version,
-    row::{corrupt, integer, json, key, number, optional_parsed, optional_text, parsed, text},
-    sqlite::in_time,
+    change::Scope,
+    engine::Transaction,
+    row::{Row, corrupt, integer, json, key, number, optional_parsed, optional_text, parsed, text},
+    statement::query,
 };
-use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 use std::collections::BTreeMap;
 use wire::{OrganizationId, PolicyId};
 
@@ -36,27 +37,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn audit(&self, of: AuditOf, page: AuditPage) -> Result<Vec<AuditEntry>, StoreError> {
-        self.check_file()?;
-        let (organization, sql) = match of {
+        let (organization, scope, sql) = match of {
             AuditOf::Organization(id) => (
                 id,
+                Scope::Organization(id),
                 "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
                  WHERE at_ms < $1 AND organization = $2 ORDER BY at_ms DESC, version DESC LIMIT $3",
             ),
             AuditOf::OrganizationAndInstallation(id) => (
                 id,
+                Scope::Installation,
                 "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
                  WHERE at_ms < $1 AND (organization = $2 OR organization IS NULL) \
                  ORDER BY at_ms DESC, version DESC LIMIT $3",
             ),
         };
-        let query = sqlx::query(sql)
+        let statement = query(sql)
             .bind(integer(page.before_ms))
             .bind(organization.to_string())
             .bind(i64::from(page.limit));
-        let rows = in_time(query.fetch_all(self.reader()))
-            .await?
-            .map_err(|error| StoreError::from_sqlx("audit", error))?;
+        let rows = self.fetch_all(scope, "audit", statement).await?;
         rows.iter()
             .map(|row| {
                 Ok(AuditEntry {
@@ -77,49 +77,45 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn trust_documents(&self) -> Result<BTreeMap<String, String>, StoreError> {
-        self.check_file()?;
-        let query = sqlx::query("SELECT name, document FROM trust_documents ORDER BY name");
-        let rows = in_time(query.fetch_all(self.reader()))
-            .await?
-            .map_err(|error| StoreError::from_sqlx("trust document", error))?;
+        let statement = query("SELECT name, document FROM trust_documents ORDER BY name");
+        let rows = self.fetch_all(Scope::Installation, "trust document", statement).await?;
         rows.iter().map(|row| Ok((text(row, "name")?, text(row, "document")?))).collect()
     }
 }
 
-fn version(row: &SqliteRow) -> Result<Version, StoreError> {
+fn version(row: &Row) -> Result<Version, StoreError> {
     Ok(Version { incarnation: number(row, "incarnation")?, version: number(row, "version")? })
 }
 
 async fn all(
-    db: &mut SqliteConnection,
+    db: &mut Transaction,
     kind: &'static str,
     sql: &'static str,
-) -> Result<Vec<SqliteRow>, StoreError> {
-    sqlx::query(sql).fetch_all(db).await.map_err(|error| StoreError::from_sqlx(kind, error))
+) -> Result<Vec<Row>, StoreError> {
+    db.fetch_all(kind, query(sql)).await
 }
 
 async fn of(
-    db: &mut SqliteConnection,
+    db: &mut Transaction,
     organization: OrganizationId,
     kind: &'static str,
     sql: &'static str,
-) -> Result<Vec<SqliteRow>, StoreError> {
-    let rows = sqlx::query(sql).bind(organization.to_string()).fetch_all(db).await;
+) -> Result<Vec<Row>, StoreError> {
+    let rows = db.fetch_all(kind, query(sql).bind(organization.to_string())).await;
     if planted::is("read-error-is-empty") {
         return Ok(rows.unwrap_or_default());
     }
-    rows.map_err(|error| StoreError::from_sqlx(kind, error))
+    rows
 }
 
 fn each<T>(
-    rows: &[SqliteRow],
-    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+    rows: &[Row],
+    read: impl Fn(&Row) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
     rows.iter().map(read).collect()
 }
 
-pub(crate) async fn dataset(tx: &mut Transaction<'_, Sqlite>) -> Result<Option<Dataset>, StoreError> {
-    let db: &mut SqliteConnection = tx;
+pub(crate) async fn dataset(db: &mut Transaction) -> Result<Option<Dataset>, StoreError> {
     let rows =
         all(db, "installation", "SELECT id, incarnation, version, created_ms FROM installation").await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -175,7 +171,7 @@ pub(crate) async fn dataset(tx: &mut Transaction<'_, Sqlite>) -> Result<Option<D
 }
 
 async fn organization_data(
-    db: &mut SqliteConnection,
+    db: &mut Transaction,
     organization: Organization,
 ) -> Result<OrganizationData, StoreError> {
     let id = organization.id;
@@ -265,7 +261,7 @@ async fn organization_data(
 }
 
 async fn policies(
-    db: &mut SqliteConnection,
+    db: &mut Transaction,
     organization: OrganizationId,
 ) -> Result<Vec<Policy>, StoreError> {
     let rows =
@@ -312,7 +308,7 @@ async fn policies(
     Ok(policies.into_values().collect())
 }
 
-fn pop(row: &SqliteRow) -> Result<Pop, StoreError> {
+fn pop(row: &Row) -> Result<Pop, StoreError> {
     Ok(Pop {
         id: parsed(row, "id")?,
         name: text(row, "name")?,
@@ -326,7 +322,7 @@ fn pop(row: &SqliteRow) -> Result<Pop, StoreError> {
     })
 }
 
-fn site(row: &SqliteRow) -> Result<Site, StoreError> {
+fn site(row: &Row) -> Result<Site, StoreError> {
     Ok(Site {
         id: parsed(row, "id")?,
         name: text(row, "name")?,
@@ -336,7 +332,7 @@ fn site(row: &SqliteRow) -> Result<Site, StoreError> {
     })
 }
 
-fn connector(row: &SqliteRow) -> Result<Connector, StoreError> {
+fn connector(row: &Row) -> Result<Connector, StoreError> {
     Ok(Connector {
         id: parsed(row, "id")?,
         site: parsed(row, "site")?,
@@ -350,7 +346,7 @@ fn connector(row: &SqliteRow) -> Result<Connector, StoreError> {
     })
 }
 
-fn resource(row: &SqliteRow) -> Result<Resource, StoreError> {
+fn resource(row: &Row) -> Result<Resource, StoreError> {
     Ok(Resource {
         id: parsed(row, "id")?,
         site: parsed(row, "site")?,
@@ -367,7 +363,7 @@ fn resource(row: &SqliteRow) -> Result<Resource, StoreError> {
     })
 }
 
-fn enrolment_key(row: &SqliteRow) -> Result<EnrolmentKey, StoreError> {
+fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
     let missing = |column| corrupt(column, "a value of this kind of key is missing");
     let target = match text(row, "kind")?.as_str() {
         "pop" => EnrolmentTarget::Pop {

@@ -3,7 +3,7 @@
 //! A strike is enforced first and recorded here when the database can be written. Nothing in this module
 //! raises a version: no slice changes because somebody wrote down what was done.
 
-use crate::{Store, StoreError, Version, row, sqlite::in_time};
+use crate::{Scope, Store, StoreError, Version, row, statement::query};
 use wire::OrganizationId;
 
 /// An audit entry of something that was done outside the database.
@@ -42,9 +42,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`]: nothing was written.
     pub async fn record(&self, happened: &[Happened], struck: &[StruckGeneration]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin(Scope::Installation).await?;
         for entry in happened {
-            let statement = sqlx::query(
+            let statement = query(
                 "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail, event) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (event) DO NOTHING",
             )
@@ -57,23 +57,19 @@ impl Store {
             .bind(entry.subject.clone())
             .bind(entry.detail.clone())
             .bind(entry.event.clone());
-            in_time(statement.execute(&mut *tx))
-                .await?
-                .map_err(|error| StoreError::from_sqlx("audit", error))?;
+            tx.execute("audit", statement).await?;
         }
         for entry in struck {
-            let statement = sqlx::query(
+            let statement = query(
                 "INSERT INTO struck_generations (subject, generation) VALUES ($1, $2) \
                  ON CONFLICT (subject) DO UPDATE SET generation = excluded.generation \
                  WHERE excluded.generation > struck_generations.generation",
             )
             .bind(entry.subject.clone())
             .bind(row::integer(entry.generation));
-            in_time(statement.execute(&mut *tx))
-                .await?
-                .map_err(|error| StoreError::from_sqlx("struck generation", error))?;
+            tx.execute("struck generation", statement).await?;
         }
-        in_time(tx.commit()).await?.map_err(|error| StoreError::from_sqlx("record", error))
+        tx.commit().await
     }
 
     /// Everything that was ever struck and recorded.
@@ -81,11 +77,8 @@ impl Store {
     /// # Errors
     /// Any read error: never a smaller answer.
     pub async fn struck_generations(&self) -> Result<Vec<StruckGeneration>, StoreError> {
-        self.check_file()?;
-        let query = sqlx::query("SELECT subject, generation FROM struck_generations ORDER BY subject");
-        let rows = in_time(query.fetch_all(self.reader()))
-            .await?
-            .map_err(|error| StoreError::from_sqlx("struck generation", error))?;
+        let statement = query("SELECT subject, generation FROM struck_generations ORDER BY subject");
+        let rows = self.fetch_all(Scope::Installation, "struck generation", statement).await?;
         rows.iter()
             .map(|found| {
                 let (subject, generation) = (row::text(found, "subject")?, row::number(found, "generation")?);

@@ -1,30 +1,66 @@
 //! From a row to a type, without a way to lose a value silently.
 
 use crate::StoreError;
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
 use std::str::FromStr;
 
-pub(crate) fn text(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
-    row.try_get(column).map_err(|error| corrupt(column, error))
+/// One row of an answer, of whichever engine.
+pub(crate) enum Row {
+    /// From SQLite.
+    Sqlite(SqliteRow),
+    /// From PostgreSQL.
+    Postgres(PgRow),
 }
 
-pub(crate) fn optional_text(row: &SqliteRow, column: &'static str) -> Result<Option<String>, StoreError> {
-    row.try_get(column).map_err(|error| corrupt(column, error))
+pub(crate) fn text(row: &Row, column: &'static str) -> Result<String, StoreError> {
+    let value = match row {
+        Row::Sqlite(row) => row.try_get(column),
+        Row::Postgres(row) => row.try_get(column),
+    };
+    value.map_err(|error| corrupt(column, error))
 }
 
-pub(crate) fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
-    let value: i64 = row.try_get(column).map_err(|error| corrupt(column, error))?;
-    u64::try_from(value).map_err(|error| corrupt(column, error))
+pub(crate) fn optional_text(row: &Row, column: &'static str) -> Result<Option<String>, StoreError> {
+    let value = match row {
+        Row::Sqlite(row) => row.try_get(column),
+        Row::Postgres(row) => row.try_get(column),
+    };
+    value.map_err(|error| corrupt(column, error))
 }
 
-pub(crate) fn parsed<T>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError>
+/// A `BIGINT` as it is. PostgreSQL's `COUNT` is one; its `SUM` is none without a `CAST(… AS BIGINT)`.
+pub(crate) fn signed(row: &Row, column: &'static str) -> Result<i64, StoreError> {
+    let value = match row {
+        Row::Sqlite(row) => row.try_get(column),
+        Row::Postgres(row) => row.try_get(column),
+    };
+    value.map_err(|error| corrupt(column, error))
+}
+
+/// A count or a time: never negative.
+pub(crate) fn number(row: &Row, column: &'static str) -> Result<u64, StoreError> {
+    u64::try_from(signed(row, column)?).map_err(|error| corrupt(column, error))
+}
+
+/// A count or a time that may be absent.
+#[allow(dead_code, reason = "for tables with optional times")]
+pub(crate) fn optional_number(row: &Row, column: &'static str) -> Result<Option<u64>, StoreError> {
+    let value: Result<Option<i64>, _> = match row {
+        Row::Sqlite(row) => row.try_get(column),
+        Row::Postgres(row) => row.try_get(column),
+    };
+    let value = value.map_err(|error| corrupt(column, error))?;
+    value.map(|value| u64::try_from(value).map_err(|error| corrupt(column, error))).transpose()
+}
+
+pub(crate) fn parsed<T>(row: &Row, column: &'static str) -> Result<T, StoreError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
     text(row, column)?.parse().map_err(|error: T::Err| corrupt(column, error))
 }
 
-pub(crate) fn optional_parsed<T>(row: &SqliteRow, column: &'static str) -> Result<Option<T>, StoreError>
+pub(crate) fn optional_parsed<T>(row: &Row, column: &'static str) -> Result<Option<T>, StoreError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
@@ -34,13 +70,13 @@ where
 }
 
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
-    row: &SqliteRow,
+    row: &Row,
     column: &'static str,
 ) -> Result<T, StoreError> {
     serde_json::from_str(&text(row, column)?).map_err(|error| corrupt(column, error))
 }
 
-pub(crate) fn key(row: &SqliteRow, column: &'static str) -> Result<[u8; 32], StoreError> {
+pub(crate) fn key(row: &Row, column: &'static str) -> Result<[u8; 32], StoreError> {
     hex32::decode(&text(row, column)?).ok_or_else(|| corrupt(column, "expected 64 hexadecimal digits"))
 }
 

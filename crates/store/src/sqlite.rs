@@ -1,40 +1,28 @@
-//! Opening the database: one writer connection, read-only readers, write-ahead log.
+//! The embedded engine: one writer connection, read-only readers, write-ahead log.
 
 use crate::{
-    Change, DatabaseCounters, Dataset, Installation, Organization, Scope, StoreError,
-    row::integer,
+    Opening, StoreError,
+    counters::DatabaseCounters,
+    engine::DEADLINE,
+    schema,
     trace::{self, Counters},
 };
 use sqlx::{
-    Connection as _, SqlitePool,
+    Connection as _, Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-/// The deadline of a connection, a lock and a statement: the architecture's 1 s for a write.
-const DEADLINE: Duration = Duration::from_secs(1);
 /// Reads are of history only (the rest is in memory), so that few readers are enough.
 const READERS: u32 = 2;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
-
-/// Whether an absent file is a first start or a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// A first start: the file is made.
-    CreateIfMissing,
-    /// There was one before: an absent file is an error, never an empty database.
-    MustExist,
-}
-
-/// The configuration database.
+/// An open database file.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Database {
     writer: SqlitePool,
     reader: SqlitePool,
     path: PathBuf,
@@ -42,14 +30,10 @@ pub struct Store {
     counters: Arc<Counters>,
 }
 
-impl Store {
-    /// Opens the database and brings its schema to this build's state.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`] or [`StoreError::Unavailable`].
-    pub async fn open(path: &Path, opening: Opening) -> Result<Self, StoreError> {
+impl Database {
+    pub(crate) async fn open(path: &Path, opening: Opening) -> Result<Self, StoreError> {
         if opening == Opening::MustExist && !path.exists() {
-            return Err(StoreError::Missing(path.to_owned()));
+            return Err(StoreError::Missing(path.display().to_string()));
         }
         let counters = Arc::new(Counters::default());
         let options = SqliteConnectOptions::new()
@@ -61,7 +45,10 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(DEADLINE);
         let writer = pool(1, &counters).connect_lazy_with(options.clone());
-        in_time(MIGRATOR.run(&writer)).await?.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let migrated = tokio::time::timeout(2 * DEADLINE, schema::sqlite().run(&writer)).await;
+        migrated
+            .map_err(|_| StoreError::Unavailable("the database was not opened in time".into()))?
+            .map_err(schema::refused)?;
         let inode =
             std::fs::metadata(path).map_err(|error| StoreError::Unavailable(error.to_string()))?.ino();
         let reader =
@@ -69,86 +56,25 @@ impl Store {
         Ok(Self { writer, reader, path: path.to_owned(), inode, counters })
     }
 
-    /// Closes every connection.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
     }
 
-    /// What the database did since it was opened, by its own trace.
-    #[must_use]
-    pub fn database_counters(&self) -> DatabaseCounters {
+    pub(crate) fn counters(&self) -> DatabaseCounters {
         self.counters.read()
     }
 
-    /// Whether the open file is still the one at its path.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`]: it was removed or replaced; close and open again.
-    pub fn is_usable(&self) -> Result<(), StoreError> {
-        self.check_file()
-    }
-
-    /// Writes the first rows.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] when the database already has an installation.
-    pub async fn bootstrap(
-        &self,
-        installation: &Installation,
-        organization: &Organization,
-        actor: &str,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(
-            "INSERT INTO installation (singleton, id, incarnation, version, created_ms) VALUES (1, $1, $2, $3, $4)",
-        )
-        .bind(installation.id.to_string())
-        .bind(integer(installation.version.incarnation))
-        .bind(integer(installation.version.version))
-        .bind(integer(installation.created_ms))
-        .execute(&mut *tx)
-        .await
-        .map_err(|error| StoreError::from_sqlx("installation", error))?;
-        tx.commit().await.map_err(|error| StoreError::from_sqlx("installation", error))?;
-        let mut change = self.change(Scope::Installation, actor, installation.created_ms).await?;
-        change.insert_organization(organization).await?;
-        change.commit("bootstrap", &organization.id.to_string(), "{}").await?;
-        Ok(())
-    }
-
-    /// Begins a configuration change. The version row is raised first: its row lock is the commit
-    /// order.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] for an unknown organization, [`StoreError::Unavailable`] at the
-    /// deadline.
-    pub async fn change(&self, scope: Scope, actor: &str, at_ms: u64) -> Result<Change, StoreError> {
-        Change::begin(self.begin().await?, scope, actor, at_ms).await
-    }
-
-    /// Everything, in one transaction; `None` before [`Store::bootstrap`].
-    ///
-    /// # Errors
-    /// Any read error: never a smaller answer.
-    pub async fn load(&self) -> Result<Option<Dataset>, StoreError> {
+    pub(crate) async fn read(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.check_file()?;
-        let mut tx =
-            in_time(self.reader.begin()).await?.map_err(|error| StoreError::from_sqlx("snapshot", error))?;
-        in_time(crate::read::dataset(&mut tx)).await?
+        in_time("snapshot", self.reader.begin()).await
     }
 
-    pub(crate) const fn reader(&self) -> &SqlitePool {
-        &self.reader
-    }
-
-    pub(crate) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
+    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.check_file()?;
         // IMMEDIATE takes the write lock now: a lock that another process holds is said here, at
         // the deadline, and not at the commit.
-        in_time(self.writer.begin_with("BEGIN IMMEDIATE"))
-            .await?
-            .map_err(|error| StoreError::from_sqlx("change", error))
+        in_time("change", self.writer.begin_with("BEGIN IMMEDIATE")).await
     }
 
     /// An open file that was removed or replaced takes writes that nobody will ever read.
@@ -183,10 +109,22 @@ fn pool(connections: u32, counters: &Arc<Counters>) -> SqlitePoolOptions {
 }
 
 /// A deadline on every await that covers connect, lock and statement.
-pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, StoreError> {
+pub(crate) async fn in_time<T>(
+    kind: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
     tokio::time::timeout(2 * DEADLINE, work)
         .await
-        .map_err(|_| StoreError::Unavailable("no answer from the database in time".into()))
+        .map_err(|_| StoreError::Unavailable("no answer from the database in time".into()))?
+        .map_err(|error| StoreError::from_sqlx(kind, error))
+}
+
+/// Commits. An error that SQLite gives is one that it has taken the change back for; only silence leaves it open.
+pub(crate) async fn commit(tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+    tokio::time::timeout(2 * DEADLINE, tx.commit())
+        .await
+        .map_err(|_| StoreError::OutcomeUnknown("the commit got no answer in time".into()))?
+        .map_err(|error| StoreError::from_sqlx("change", error))
 }
 
 #[cfg(test)]
@@ -196,20 +134,21 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_was_full_is_written_again_when_there_is_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let store =
-            Store::open(&directory.path().join("t.db"), Opening::CreateIfMissing).await.expect("opens");
+        let database = Database::open(&directory.path().join("t.db"), Opening::CreateIfMissing)
+            .await
+            .expect("opens");
         // SQLite gives the same error as on a full disk, on this connection alone.
         let pages: i64 =
-            sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.expect("a number");
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&database.writer).await.expect("a number");
         let limit = format!("PRAGMA max_page_count = {}", pages + 8);
-        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&store.writer).await.expect("a limit");
-        let mut change = store.begin().await.expect("begins");
+        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&database.writer).await.expect("a limit");
+        let mut change = database.write().await.expect("begins");
         sqlx::query("CREATE TABLE filler (bytes BLOB)").execute(&mut *change).await.expect("a small change");
         let full = sqlx::query("INSERT INTO filler VALUES (zeroblob(1000000))").execute(&mut *change).await;
         assert!(full.expect_err("no room").to_string().contains("full"));
         drop(change);
         for _ in 0..2 {
-            let change = store.begin().await.expect("there is room again");
+            let change = database.write().await.expect("there is room again");
             change.commit().await.expect("commits");
         }
     }

@@ -4,6 +4,7 @@
 //! crate's own calls, so that a statement nobody meant to send is counted too. This is the one
 //! module with unsafe code.
 
+use crate::counters::DatabaseCounters;
 use libsqlite3_sys as ffi;
 use std::{
     ffi::{c_int, c_uint, c_void},
@@ -13,15 +14,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-
-/// What the database did since this process opened it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct DatabaseCounters {
-    /// Statements that SQLite started, `BEGIN` and `PRAGMA` included.
-    pub statements: u64,
-    /// Rows that SQLite inserted, changed or deleted.
-    pub rows_written: u64,
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

@@ -1,113 +1,65 @@
-//! What every database behind the store interface must do, one behaviour a test.
+//! What every database behind the store interface must do, one behaviour a test, each on both engines.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a test fails by panicking, and measures how long it waited"
 )]
 
+mod fixture;
+
+use fixture::*;
 use std::time::{Duration, Instant};
 use store::*;
 use wire::*;
 
-const NOW: u64 = 1_800_000_000_000;
+macro_rules! on_both_engines {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Fixture::sqlite().await).await;
+            })+
+        }
 
-struct Fixture {
-    store: Store,
-    organization: OrganizationId,
-    directory: tempfile::TempDir,
-}
-
-fn organization(seed: u8, name: &str) -> Organization {
-    Organization {
-        id: OrganizationId::from_bytes([seed; 16]),
-        name: name.into(),
-        version: Version { incarnation: 1, version: 1 },
-        grant_life_ms: 86_400_000,
-        shrink_version: 0,
-        old_grants_end_ms: 0,
-        renew_after_ms: 14_400_000,
-        created_ms: NOW,
-    }
-}
-
-async fn fixture() -> Fixture {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("t.db"), Opening::CreateIfMissing).await.unwrap();
-    let first = organization(1, "default");
-    let installation = Installation {
-        id: InstallationId::from_bytes([9; 16]),
-        version: Version { incarnation: 1, version: 1 },
-        created_ms: NOW,
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Fixture::postgres().await).await;
+            })+
+        }
     };
-    store.bootstrap(&installation, &first, "test").await.unwrap();
-    Fixture { store, organization: first.id, directory }
 }
 
-impl Fixture {
-    async fn change(&self) -> Change {
-        self.store.change(Scope::Organization(self.organization), "test", NOW).await.unwrap()
-    }
-
-    async fn data(&self) -> OrganizationData {
-        let dataset = self.store.load().await.unwrap().unwrap();
-        dataset.organizations.into_iter().find(|data| data.organization.id == self.organization).unwrap()
-    }
+on_both_engines! {
+    a_change_raises_the_version_by_one_and_leaves_an_audit_row,
+    a_change_that_is_dropped_never_happened,
+    a_taken_name_is_a_conflict_that_names_the_field,
+    ports_of_every_protocol_come_back_as_they_were_and_those_of_tcp_are_written_as_ever,
+    two_resources_without_an_alias_do_not_conflict,
+    nothing_refers_to_an_object_of_another_organization,
+    joining_a_group_again_raises_the_generation_and_staying_does_not,
+    an_enrolment_key_works_as_often_as_its_cap_and_not_after_its_expiry,
+    a_one_time_link_opens_once,
+    removing_a_person_removes_devices_memberships_and_keys,
+    a_site_with_something_in_it_is_not_removed,
+    a_policy_loses_a_group_and_a_resource_that_are_removed,
+    the_database_counts_its_own_statements_and_rows_and_idling_costs_none,
+    a_lock_held_by_another_process_is_said_within_the_deadline_and_reads_go_on,
+    a_value_that_does_not_parse_is_an_error_and_not_an_absence,
+    raising_the_incarnation_orders_every_later_state_behind_every_earlier_one,
+    giving_access_back_raises_the_generation_above_what_is_struck_whatever_the_row_says,
+    what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_its_organization,
+    a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_answer,
+    grants_of_before_are_remembered_when_their_life_is_made_shorter,
+    a_change_that_met_an_error_of_the_database_stores_nothing_more,
+    a_text_that_one_of_the_engines_does_not_take_is_refused_and_no_trouble_of_the_database,
+    rows_come_in_the_order_of_their_bytes,
+    changes_of_two_programs_at_once_commit_in_the_order_of_their_versions,
+    a_database_of_a_newer_build_is_refused_and_nothing_is_written,
+    a_database_is_an_installation_once,
 }
 
-fn site(seed: u8, name: &str) -> Site {
-    Site {
-        id: SiteId::from_bytes([seed; 16]),
-        name: name.into(),
-        prefixes: vec!["10.0.0.0/8".into()],
-        regions: vec!["eu".into()],
-        created_ms: NOW,
-    }
-}
-
-fn user(seed: u8) -> User {
-    User {
-        id: UserId::from_bytes([seed; 16]),
-        name: format!("user {seed}"),
-        email: format!("u{seed}@example.com"),
-        generation: 1,
-        created_ms: NOW,
-    }
-}
-
-fn group(seed: u8) -> Group {
-    Group { id: GroupId::from_bytes([seed; 16]), name: format!("group {seed}"), created_ms: NOW }
-}
-
-fn resource(seed: u8, site: SiteId) -> Resource {
-    Resource {
-        id: ResourceId::from_bytes([seed; 16]),
-        site,
-        name: format!("resource {seed}"),
-        alias: None,
-        address: "10.1.2.3".into(),
-        ports: vec![Ports::tcp(443, 443)],
-        mode: ResourceMode::Strict,
-        created_ms: NOW,
-    }
-}
-
-fn device_key(seed: u8, owner: Member, cap: u64) -> EnrolmentKey {
-    EnrolmentKey {
-        id: EnrolmentKeyId::from_bytes([seed; 16]),
-        organization: Some(OrganizationId::from_bytes([1; 16])),
-        name: "laptop".into(),
-        target: EnrolmentTarget::Device { owner },
-        secret_hash: SecretHash::from_digest([seed; 32]),
-        cap,
-        uses: 0,
-        expires_ms: NOW + 1000,
-        created_ms: NOW,
-    }
-}
-
-#[tokio::test]
-async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row() {
-    let f = fixture().await;
+async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row(f: Fixture) {
     let before = f.data().await.organization.version;
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
@@ -121,9 +73,7 @@ async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row() {
     assert!(audit.iter().any(|entry| entry.version == version && entry.actor == "test"));
 }
 
-#[tokio::test]
-async fn a_change_that_is_dropped_never_happened() {
-    let f = fixture().await;
+async fn a_change_that_is_dropped_never_happened(f: Fixture) {
     let before = f.data().await;
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
@@ -131,18 +81,14 @@ async fn a_change_that_is_dropped_never_happened() {
     assert_eq!(f.data().await, before);
 }
 
-#[tokio::test]
-async fn a_taken_name_is_a_conflict_that_names_the_field() {
-    let f = fixture().await;
+async fn a_taken_name_is_a_conflict_that_names_the_field(f: Fixture) {
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
     let error = change.insert_site(&site(2, "hamburg")).await.unwrap_err();
     assert!(matches!(&error, StoreError::Conflict { kind: "site", field } if field == "name"), "{error}");
 }
 
-#[tokio::test]
-async fn ports_of_every_protocol_come_back_as_they_were_and_those_of_tcp_are_written_as_ever() {
-    let f = fixture().await;
+async fn ports_of_every_protocol_come_back_as_they_were_and_those_of_tcp_are_written_as_ever(f: Fixture) {
     let mut change = f.change().await;
     change.insert_site(&site(1, "here")).await.unwrap();
     let mut resource = resource(2, SiteId::from_bytes([1; 16]));
@@ -163,9 +109,7 @@ async fn ports_of_every_protocol_come_back_as_they_were_and_those_of_tcp_are_wri
     assert!(serde_json::from_str::<Ports>(mixed).is_err(), "read as TCP by a reader that looks at half");
 }
 
-#[tokio::test]
-async fn two_resources_without_an_alias_do_not_conflict() {
-    let f = fixture().await;
+async fn two_resources_without_an_alias_do_not_conflict(f: Fixture) {
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
     for seed in [1, 2] {
@@ -175,9 +119,7 @@ async fn two_resources_without_an_alias_do_not_conflict() {
     assert_eq!(f.data().await.resources.len(), 2);
 }
 
-#[tokio::test]
-async fn nothing_refers_to_an_object_of_another_organization() {
-    let f = fixture().await;
+async fn nothing_refers_to_an_object_of_another_organization(f: Fixture) {
     let other = organization(2, "other");
     let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
     change.insert_organization(&other).await.unwrap();
@@ -203,9 +145,7 @@ async fn nothing_refers_to_an_object_of_another_organization() {
     assert!(matches!(change.delete_member(member).await, Err(StoreError::NotFound { .. })));
 }
 
-#[tokio::test]
-async fn joining_a_group_again_raises_the_generation_and_staying_does_not() {
-    let f = fixture().await;
+async fn joining_a_group_again_raises_the_generation_and_staying_does_not(f: Fixture) {
     let (group_id, member) = (GroupId::from_bytes([1; 16]), Member::User(UserId::from_bytes([1; 16])));
     let mut change = f.change().await;
     change.insert_group(&group(1)).await.unwrap();
@@ -219,9 +159,7 @@ async fn joining_a_group_again_raises_the_generation_and_staying_does_not() {
     assert_eq!(f.data().await.memberships, vec![Membership { group: group_id, member, generation: 2 }]);
 }
 
-#[tokio::test]
-async fn an_enrolment_key_works_as_often_as_its_cap_and_not_after_its_expiry() {
-    let f = fixture().await;
+async fn an_enrolment_key_works_as_often_as_its_cap_and_not_after_its_expiry(f: Fixture) {
     let owner = Member::User(UserId::from_bytes([1; 16]));
     let id = EnrolmentKeyId::from_bytes([1; 16]);
     let mut change = f.change().await;
@@ -239,9 +177,7 @@ async fn an_enrolment_key_works_as_often_as_its_cap_and_not_after_its_expiry() {
     assert!(expired.to_string().contains("expired"), "{expired}");
 }
 
-#[tokio::test]
-async fn a_one_time_link_opens_once() {
-    let f = fixture().await;
+async fn a_one_time_link_opens_once(f: Fixture) {
     let secret_hash = SecretHash::from_digest([5; 32]);
     let link = OneTimeLink { secret_hash, purpose: "first-owner".into(), expires_ms: NOW + 1 };
     let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
@@ -251,9 +187,7 @@ async fn a_one_time_link_opens_once() {
     assert!(change.take_one_time_link(secret_hash, "first-owner").await.is_err());
 }
 
-#[tokio::test]
-async fn removing_a_person_removes_devices_memberships_and_keys() {
-    let f = fixture().await;
+async fn removing_a_person_removes_devices_memberships_and_keys(f: Fixture) {
     let owner = Member::User(UserId::from_bytes([1; 16]));
     let mut change = f.change().await;
     change.insert_user(&user(1)).await.unwrap();
@@ -280,9 +214,7 @@ async fn removing_a_person_removes_devices_memberships_and_keys() {
     assert!(data.enrolment_keys.is_empty());
 }
 
-#[tokio::test]
-async fn a_site_with_something_in_it_is_not_removed() {
-    let f = fixture().await;
+async fn a_site_with_something_in_it_is_not_removed(f: Fixture) {
     let mut change = f.change().await;
     let site = site(1, "hamburg");
     change.insert_site(&site).await.unwrap();
@@ -290,9 +222,7 @@ async fn a_site_with_something_in_it_is_not_removed() {
     assert!(matches!(change.delete_site(site.id).await, Err(StoreError::Reference { .. })));
 }
 
-#[tokio::test]
-async fn a_policy_loses_a_group_and_a_resource_that_are_removed() {
-    let f = fixture().await;
+async fn a_policy_loses_a_group_and_a_resource_that_are_removed(f: Fixture) {
     let mut change = f.change().await;
     let site = site(1, "hamburg");
     change.insert_site(&site).await.unwrap();
@@ -316,9 +246,7 @@ async fn a_policy_loses_a_group_and_a_resource_that_are_removed() {
     assert!(left.groups.is_empty() && left.resources.is_empty());
 }
 
-#[tokio::test]
-async fn the_database_counts_its_own_statements_and_rows_and_idling_costs_none() {
-    let f = fixture().await;
+async fn the_database_counts_its_own_statements_and_rows_and_idling_costs_none(f: Fixture) {
     let before = f.store.database_counters();
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
@@ -334,10 +262,8 @@ async fn the_database_counts_its_own_statements_and_rows_and_idling_costs_none()
     assert_eq!(f.store.database_counters().rows_written, after.rows_written);
 }
 
-#[tokio::test]
-async fn a_lock_held_by_another_process_is_said_within_the_deadline_and_reads_go_on() {
-    let f = fixture().await;
-    let other = Store::open(&f.directory.path().join("t.db"), Opening::MustExist).await.unwrap();
+async fn a_lock_held_by_another_process_is_said_within_the_deadline_and_reads_go_on(f: Fixture) {
+    let other = f.other().await;
     let held = other.change(Scope::Organization(f.organization), "other", NOW).await.unwrap();
     let started = Instant::now();
     let refused = f.store.change(Scope::Organization(f.organization), "test", NOW).await;
@@ -347,43 +273,15 @@ async fn a_lock_held_by_another_process_is_said_within_the_deadline_and_reads_go
     drop(held);
 }
 
-#[tokio::test]
-async fn a_database_that_was_removed_takes_no_write_and_gives_no_empty_answer() {
-    let f = fixture().await;
-    std::fs::remove_file(f.directory.path().join("t.db")).unwrap();
-    assert!(matches!(
-        f.store.change(Scope::Installation, "test", NOW).await.err(),
-        Some(StoreError::Unavailable(_))
-    ));
-    assert!(matches!(f.store.load().await, Err(StoreError::Unavailable(_))));
-    let path = f.directory.path().join("t.db");
-    assert!(matches!(Store::open(&path, Opening::MustExist).await.err(), Some(StoreError::Missing(_))));
-    assert!(!path.exists());
-}
-
-#[tokio::test]
-async fn a_value_that_does_not_parse_is_an_error_and_not_an_absence() {
-    let f = fixture().await;
+async fn a_value_that_does_not_parse_is_an_error_and_not_an_absence(f: Fixture) {
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
     change.commit("create", "site", "{}").await.unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(f.directory.path().join("t.db"));
-    let mut raw: sqlx::SqliteConnection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    sqlx::query("UPDATE sites SET prefixes = '[\"10.0'").execute(&mut raw).await.unwrap();
+    f.place.raw("UPDATE sites SET prefixes = '[\"10.0'").await;
     assert!(matches!(f.store.load().await, Err(StoreError::Corrupt { column: "prefixes", .. })));
 }
 
-#[tokio::test]
-async fn a_file_that_is_no_database_is_said_to_be_unusable() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("t.db");
-    std::fs::write(&path, vec![b'x'; 8192]).unwrap();
-    assert!(matches!(Store::open(&path, Opening::MustExist).await.err(), Some(StoreError::Unavailable(_))));
-}
-
-#[tokio::test]
-async fn raising_the_incarnation_orders_every_later_state_behind_every_earlier_one() {
-    let f = fixture().await;
+async fn raising_the_incarnation_orders_every_later_state_behind_every_earlier_one(f: Fixture) {
     let before = f.data().await.organization.version;
     let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
     change.raise_incarnation(before.incarnation + 1).await.unwrap();
@@ -391,9 +289,7 @@ async fn raising_the_incarnation_orders_every_later_state_behind_every_earlier_o
     assert!(f.data().await.organization.version > before);
 }
 
-#[tokio::test]
-async fn giving_access_back_raises_the_generation_above_what_is_struck_whatever_the_row_says() {
-    let f = fixture().await;
+async fn giving_access_back_raises_the_generation_above_what_is_struck_whatever_the_row_says(f: Fixture) {
     let (user_id, group_id) = (UserId::from_bytes([1; 16]), GroupId::from_bytes([1; 16]));
     let member = Member::User(user_id);
     let mut change = f.change().await;
@@ -415,9 +311,7 @@ async fn giving_access_back_raises_the_generation_above_what_is_struck_whatever_
     assert_eq!(f.data().await.users[0].generation, 6);
 }
 
-#[tokio::test]
-async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_its_organization() {
-    let f = fixture().await;
+async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_its_organization(f: Fixture) {
     let other = organization(2, "other");
     let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
     change.insert_organization(&other).await.unwrap();
@@ -451,47 +345,8 @@ async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_i
     assert!(installation && own.contains(&"dev-c".to_owned()) && !own.contains(&"dev-a".to_owned()));
 }
 
-/// A fixture with rows in every table that the builder reads.
-async fn furnished() -> Fixture {
-    let f = fixture().await;
-    let mut change = f.change().await;
-    change.insert_site(&site(1, "hamburg")).await.unwrap();
-    change.insert_resource(&resource(1, SiteId::from_bytes([1; 16]))).await.unwrap();
-    change.insert_group(&group(1)).await.unwrap();
-    for number in 1..=40 {
-        change.insert_user(&user(number)).await.unwrap();
-        let member = Member::User(UserId::from_bytes([number; 16]));
-        change.add_member(GroupId::from_bytes([1; 16]), member, 0).await.unwrap();
-        change.insert_enrolment_key(&device_key(number, member, 2)).await.unwrap();
-        let device = Device {
-            id: DeviceId::from_bytes([number; 16]),
-            owner: member,
-            name: "laptop".into(),
-            identity_key: [number; 32],
-            generation: 1,
-            enrolled_by: EnrolmentKeyId::from_bytes([1; 16]),
-            created_ms: NOW,
-        };
-        change.insert_device(&device).await.unwrap();
-    }
-    let policy = Policy {
-        id: PolicyId::from_bytes([1; 16]),
-        name: "p".into(),
-        groups: vec![GroupId::from_bytes([1; 16])],
-        resources: vec![ResourceId::from_bytes([1; 16])],
-        created_ms: NOW,
-    };
-    change.insert_policy(&policy).await.unwrap();
-    change.commit("create", "everything", "{}").await.unwrap();
-    f
-}
-
-#[tokio::test]
-async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_answer() {
-    let f = furnished().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(f.directory.path().join("t.db"));
-    let options = options.pragma("legacy_alter_table", "ON").foreign_keys(false);
-    let mut raw: sqlx::SqliteConnection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_answer(f: Fixture) {
+    let f = f.furnished().await;
     let whole = f.store.load().await.unwrap().unwrap();
     let tables = [
         "installation",
@@ -516,7 +371,7 @@ async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_an
     for table in tables {
         for (from, to) in [(table, "away"), ("away", table)] {
             let sql = format!("ALTER TABLE {from} RENAME TO {to}");
-            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut raw).await.unwrap();
+            f.place.raw(&sql).await;
             let loaded = f.store.load().await;
             assert_eq!(loaded.is_err(), to == "away", "{table}: {loaded:?}");
         }
@@ -524,42 +379,7 @@ async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_an
     }
 }
 
-#[tokio::test]
-async fn a_page_of_the_database_that_rots_is_an_error_or_changes_nothing() {
-    let f = furnished().await;
-    let whole = f.store.load().await.unwrap().unwrap();
-    f.store.close().await;
-    let file = std::fs::read(f.directory.path().join("t.db")).unwrap();
-    assert!(!f.directory.path().join("t.db-wal").exists(), "everything is in the file");
-    let page = usize::from(u16::from_be_bytes([file[16], file[17]]));
-    let (mut refused, mut unharmed) = (0, 0);
-    for number in 0..file.len() / page {
-        for rot in [0x00, 0xFF] {
-            let scratch = tempfile::tempdir().unwrap();
-            let path = scratch.path().join("t.db");
-            let mut bytes = file.clone();
-            bytes[number * page..(number + 1) * page].fill(rot);
-            std::fs::write(&path, bytes).unwrap();
-            let loaded = match Store::open(&path, Opening::MustExist).await {
-                Ok(store) => store.load().await,
-                Err(error) => Err(error),
-            };
-            match loaded {
-                Ok(Some(dataset)) => {
-                    assert_eq!(dataset, whole, "page {number} full of {rot:#x}");
-                    unharmed += 1;
-                }
-                Ok(None) => panic!("page {number} full of {rot:#x}: an empty answer"),
-                Err(_) => refused += 1,
-            }
-        }
-    }
-    assert!(refused > 20 && unharmed > 0, "{refused} refused, {unharmed} unharmed");
-}
-
-#[tokio::test]
-async fn grants_of_before_are_remembered_when_their_life_is_made_shorter() {
-    let f = fixture().await;
+async fn grants_of_before_are_remembered_when_their_life_is_made_shorter(f: Fixture) {
     let set = async |life: u64, at: u64| {
         let mut change = f.store.change(Scope::Organization(f.organization), "test", at).await.unwrap();
         change.set_grant_times(f.organization, life, 1).await.unwrap();
@@ -573,4 +393,84 @@ async fn grants_of_before_are_remembered_when_their_life_is_made_shorter() {
     assert_eq!(set(hour, NOW + 5).await, NOW + 5 + 72 * hour);
     // Shorter again: those of a minute ago end before those of yesterday.
     assert_eq!(set(hour / 2, NOW + 60_000).await, NOW + 5 + 72 * hour);
+}
+
+async fn a_change_that_met_an_error_of_the_database_stores_nothing_more(f: Fixture) {
+    let mut change = f.change().await;
+    change.insert_site(&site(1, "hamburg")).await.unwrap();
+    assert!(matches!(change.insert_site(&site(2, "hamburg")).await, Err(StoreError::Conflict { .. })));
+    assert!(matches!(change.insert_site(&site(3, "bremen")).await, Err(StoreError::Spoilt { .. })));
+    assert!(matches!(change.commit("create", "sites", "{}").await, Err(StoreError::Spoilt { .. })));
+    assert!(f.data().await.sites.is_empty());
+}
+
+async fn a_text_that_one_of_the_engines_does_not_take_is_refused_and_no_trouble_of_the_database(f: Fixture) {
+    let mut change = f.change().await;
+    let refused = change.insert_site(&site(1, "ham\0burg")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Value { kind: "site", .. }) && !refused.is_unavailable(), "{refused}");
+    for (seed, name) in [(2, "ציוד 🛠 \u{202e}\u{2066}x"), (3, "'; DROP TABLE sites; --"), (4, "\u{1}\u{7f}\u{10ffff}")] {
+        change.insert_site(&site(seed, name)).await.unwrap();
+    }
+    change.commit("create", "sites", "{}").await.unwrap();
+    assert_eq!(f.data().await.sites[0].name, "ציוד 🛠 \u{202e}\u{2066}x");
+}
+
+async fn rows_come_in_the_order_of_their_bytes(f: Fixture) {
+    let mut change = f.change().await;
+    for seed in [0xFF, 0x00, 0x7F, 0x80, 0x0A, 0xA0] {
+        change.insert_user(&user(seed)).await.unwrap();
+    }
+    change.commit("create", "people", "{}").await.unwrap();
+    let ids: Vec<String> = f.data().await.users.iter().map(|user| user.id.to_string()).collect();
+    let mut sorted = ids.clone();
+    sorted.sort();
+    assert_eq!(ids, sorted);
+}
+
+async fn changes_of_two_programs_at_once_commit_in_the_order_of_their_versions(f: Fixture) {
+    let other = f.other().await;
+    let scope = Scope::Organization(f.organization);
+    let before = f.data().await.organization.version.version;
+    let work = async |store: &Store, first: u8| {
+        let mut versions = Vec::new();
+        for seed in first..first + 10 {
+            // Who has to wait too long says so; the next try is another change.
+            loop {
+                let Ok(mut change) = store.change(scope, "test", NOW).await else { continue };
+                change.insert_site(&site(seed, &format!("site {seed}"))).await.unwrap();
+                versions.push(change.commit("create", "site", "{}").await.unwrap().version);
+                break;
+            }
+        }
+        versions
+    };
+    let (ours, theirs) = tokio::join!(work(&f.store, 10), work(&other, 100));
+    assert!(ours.is_sorted() && theirs.is_sorted());
+    let mut all: Vec<u64> = ours.into_iter().chain(theirs).collect();
+    all.sort_unstable();
+    assert_eq!(all, (before + 1..=before + 20).collect::<Vec<_>>(), "each version once, none left out");
+    assert_eq!(f.data().await.sites.len(), 20);
+}
+
+async fn a_database_of_a_newer_build_is_refused_and_nothing_is_written(f: Fixture) {
+    f.place
+        .raw(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             SELECT 9999, 'later', success, checksum, execution_time FROM _sqlx_migrations WHERE version = 1",
+        )
+        .await;
+    let refused = Store::open(f.place.location(), Opening::MustExist).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Schema(why) if why.contains("9999")), "{refused}");
+    assert!(f.store.load().await.unwrap().is_some());
+}
+
+async fn a_database_is_an_installation_once(f: Fixture) {
+    let again = Installation {
+        id: InstallationId::from_bytes([8; 16]),
+        version: Version { incarnation: 1, version: 1 },
+        created_ms: NOW,
+    };
+    let refused = f.store.bootstrap(&again, &organization(3, "second"), "test").await;
+    assert!(matches!(refused, Err(StoreError::Conflict { kind: "installation", .. })), "{refused:?}");
+    assert_eq!(f.store.load().await.unwrap().unwrap().installation.id, InstallationId::from_bytes([9; 16]));
 }

@@ -60,6 +60,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // What follows is never shipped.
+    ("pgscratch", &[]),
     (
         "fuzz-targets",
         &[

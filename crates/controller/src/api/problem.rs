@@ -160,8 +160,21 @@ impl From<StoreError> for Problem {
             StoreError::KeySpent(_) => {
                 Self::new(StatusCode::FORBIDDEN, "key-spent", "The enrolment key cannot be used", detail)
             }
-            StoreError::Unavailable(_) | StoreError::Missing(_) => Self::unavailable(detail),
-            StoreError::Corrupt { .. } => Self::internal(detail),
+            StoreError::Unavailable(_) | StoreError::Missing(_) | StoreError::Schema(_) => {
+                Self::unavailable(detail)
+            }
+            StoreError::OutcomeUnknown(_) => {
+                let title = "Whether this was stored is not known: look before you try again";
+                let mut problem =
+                    Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", title, detail);
+                problem.retry_after = Some(5);
+                problem
+            }
+            StoreError::Value { .. } => {
+                let title = "The database does not take a value of this";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "value-refused", title, detail)
+            }
+            StoreError::Corrupt { .. } | StoreError::Spoilt { .. } => Self::internal(detail),
         }
     }
 }

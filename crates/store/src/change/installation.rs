@@ -4,6 +4,7 @@ use super::{Change, Scope};
 use crate::{
     Administrator, OneTimeLink, Organization, Pop, SecretHash, StoreError,
     row::{hex32, integer},
+    statement::query,
 };
 use wire::{EnrolmentKeyId, OrganizationId, PopId};
 
@@ -13,7 +14,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_organization(&mut self, organization: &Organization) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO organizations (id, name, incarnation, version, grant_life_ms, renew_after_ms, created_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -32,7 +33,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn rename_organization(&mut self, id: OrganizationId, name: &str) -> Result<(), StoreError> {
-        let statement = sqlx::query("UPDATE organizations SET name = $1 WHERE id = $2")
+        let statement = query("UPDATE organizations SET name = $1 WHERE id = $2")
             .bind(name.to_owned())
             .bind(id.to_string());
         self.hit("organization", id.to_string(), statement).await
@@ -49,7 +50,7 @@ impl Change {
         renew_after_ms: u64,
     ) -> Result<(), StoreError> {
         let statement =
-            sqlx::query(
+            query(
                 "UPDATE organizations SET grant_life_ms = $1, renew_after_ms = $2, old_grants_end_ms = \
                  CASE WHEN grant_life_ms > $1 AND old_grants_end_ms < $4 + grant_life_ms THEN $4 + grant_life_ms \
                  ELSE old_grants_end_ms END WHERE id = $3",
@@ -69,9 +70,9 @@ impl Change {
     pub async fn raise_incarnation(&mut self, to: u64) -> Result<(), StoreError> {
         self.version.incarnation = to;
         let statement =
-            sqlx::query("UPDATE installation SET incarnation = $1 WHERE singleton = 1").bind(integer(to));
+            query("UPDATE installation SET incarnation = $1 WHERE singleton = 1").bind(integer(to));
         self.run("installation", statement).await?;
-        let statement = sqlx::query("UPDATE organizations SET incarnation = $1").bind(integer(to));
+        let statement = query("UPDATE organizations SET incarnation = $1").bind(integer(to));
         self.run("organization", statement).await.map(|_| ())
     }
 
@@ -81,9 +82,9 @@ impl Change {
     /// [`StoreError::Unavailable`].
     pub async fn allow_shrink(&mut self) -> Result<(), StoreError> {
         let statement = match self.scope {
-            Scope::Installation => sqlx::query("UPDATE organizations SET shrink_version = version"),
+            Scope::Installation => query("UPDATE organizations SET shrink_version = version"),
             Scope::Organization(id) => {
-                sqlx::query("UPDATE organizations SET shrink_version = version WHERE id = $1")
+                query("UPDATE organizations SET shrink_version = version WHERE id = $1")
                     .bind(id.to_string())
             }
         };
@@ -95,7 +96,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`].
     pub async fn insert_pop(&mut self, pop: &Pop) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO pops (id, name, region, zone, address, identity_key, generation, enrolled_by, created_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -122,7 +123,7 @@ impl Change {
         region: &str,
         zone: &str,
     ) -> Result<(), StoreError> {
-        let statement = sqlx::query("UPDATE pops SET address = $1, region = $2, zone = $3 WHERE id = $4")
+        let statement = query("UPDATE pops SET address = $1, region = $2, zone = $3 WHERE id = $4")
             .bind(address.to_owned())
             .bind(region.to_owned())
             .bind(zone.to_owned())
@@ -135,7 +136,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn enrol_pop_again(&mut self, id: PopId, key: EnrolmentKeyId) -> Result<(), StoreError> {
-        let statement = sqlx::query("UPDATE pops SET enrolled_by = $1 WHERE id = $2")
+        let statement = query("UPDATE pops SET enrolled_by = $1 WHERE id = $2")
             .bind(key.to_string())
             .bind(id.to_string());
         self.hit("PoP", id.to_string(), statement).await
@@ -146,7 +147,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_pop(&mut self, id: PopId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM pops WHERE id = $1").bind(id.to_string());
+        let statement = query("DELETE FROM pops WHERE id = $1").bind(id.to_string());
         self.hit("PoP", id.to_string(), statement).await
     }
 
@@ -155,7 +156,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_administrator(&mut self, administrator: &Administrator) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO administrators (id, name, passphrase_hash, created_ms) VALUES ($1, $2, $3, $4)",
         )
         .bind(administrator.id.to_string())
@@ -171,7 +172,7 @@ impl Change {
     /// [`StoreError::Conflict`].
     pub async fn insert_one_time_link(&mut self, link: &OneTimeLink) -> Result<(), StoreError> {
         let statement =
-            sqlx::query("INSERT INTO one_time_links (secret_hash, purpose, expires_ms) VALUES ($1, $2, $3)")
+            query("INSERT INTO one_time_links (secret_hash, purpose, expires_ms) VALUES ($1, $2, $3)")
                 .bind(hex32::encode(link.secret_hash.as_bytes()))
                 .bind(link.purpose.clone())
                 .bind(integer(link.expires_ms));
@@ -183,7 +184,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`] when it is unknown, used or expired.
     pub async fn take_one_time_link(&mut self, secret: SecretHash, purpose: &str) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3",
         )
         .bind(hex32::encode(secret.as_bytes()))
@@ -197,7 +198,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn put_trust_document(&mut self, name: &str, document: &str) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO trust_documents (name, document, updated_ms) VALUES ($1, $2, $3) \
              ON CONFLICT (name) DO UPDATE SET document = excluded.document, updated_ms = excluded.updated_ms",
         )

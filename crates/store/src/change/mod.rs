@@ -9,13 +9,9 @@ pub use people::Subject;
 
 use crate::{
     Member, StoreError, Version,
-    row::{self, integer},
-    sqlite::in_time,
-};
-use sqlx::{
-    Sqlite, Transaction,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
+    engine::Transaction,
+    row::{self, Row, integer},
+    statement::{Statement, query},
 };
 use wire::{GroupId, OrganizationId, SiteId};
 
@@ -31,48 +27,34 @@ pub enum Scope {
 
 /// An open configuration change; dropped without [`Change::commit`] it never happened.
 pub struct Change {
-    tx: Transaction<'static, Sqlite>,
+    tx: Transaction,
     scope: Scope,
     actor: String,
     at_ms: u64,
     version: Version,
 }
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
-
 impl Change {
     pub(crate) async fn begin(
-        mut tx: Transaction<'static, Sqlite>,
+        mut tx: Transaction,
         scope: Scope,
         actor: &str,
         at_ms: u64,
     ) -> Result<Self, StoreError> {
-        let row = match scope {
-            Scope::Installation => {
-                let row = in_time(
-                    sqlx::query(
-                        "UPDATE installation SET version = version + 1 WHERE singleton = 1 RETURNING incarnation, version",
-                    )
-                    .fetch_optional(&mut *tx),
-                )
-                .await?;
-                in_time(sqlx::query("UPDATE organizations SET version = version + 1").execute(&mut *tx))
-                    .await?
-                    .map_err(|error| StoreError::from_sqlx("organization", error))?;
-                row
-            }
-            Scope::Organization(id) => {
-                in_time(
-                    sqlx::query(
-                        "UPDATE organizations SET version = version + 1 WHERE id = $1 RETURNING incarnation, version",
-                    )
-                    .bind(id.to_string())
-                    .fetch_optional(&mut *tx),
-                )
-                .await?
-            }
+        let raise = match scope {
+            Scope::Installation => query(
+                "UPDATE installation SET version = version + 1 WHERE singleton = 1 RETURNING incarnation, version",
+            ),
+            Scope::Organization(id) => query(
+                "UPDATE organizations SET version = version + 1 WHERE id = $1 RETURNING incarnation, version",
+            )
+            .bind(id.to_string()),
         };
-        let row = row.map_err(|error| StoreError::from_sqlx("organization", error))?.ok_or_else(|| {
+        let row = tx.fetch_optional("organization", raise).await?;
+        if scope == Scope::Installation {
+            tx.execute("organization", query("UPDATE organizations SET version = version + 1")).await?;
+        }
+        let row = row.ok_or_else(|| {
             let id = match scope {
                 Scope::Installation => "installation".to_owned(),
                 Scope::Organization(id) => id.to_string(),
@@ -95,7 +77,7 @@ impl Change {
             Scope::Installation => None,
             Scope::Organization(id) => Some(id.to_string()),
         };
-        let audit = sqlx::query(
+        let audit = query(
             "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -104,14 +86,18 @@ impl Change {
         .bind(integer(self.version.version))
         .bind(integer(self.at_ms))
         .bind(self.actor.clone())
-        .bind(action.to_owned())
-        .bind(subject.to_owned())
-        .bind(detail.to_owned());
-        in_time(audit.execute(&mut *self.tx))
-            .await?
-            .map_err(|error| StoreError::from_sqlx("audit", error))?;
-        in_time(self.tx.commit()).await?.map_err(|error| StoreError::from_sqlx("change", error))?;
+        .bind(action)
+        .bind(subject)
+        .bind(detail);
+        self.tx.execute("audit", audit).await?;
+        self.tx.commit().await?;
         Ok(self.version)
+    }
+
+    /// The state that this change makes.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
     }
 
     /// What this change is about.
@@ -130,37 +116,23 @@ impl Change {
         }
     }
 
-    async fn run(&mut self, kind: &'static str, statement: Statement<'_>) -> Result<u64, StoreError> {
-        in_time(statement.execute(&mut *self.tx))
-            .await?
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::from_sqlx(kind, error))
+    async fn run(&mut self, kind: &'static str, statement: Statement) -> Result<u64, StoreError> {
+        self.tx.execute(kind, statement).await
     }
 
-    async fn fetch(
-        &mut self,
-        kind: &'static str,
-        statement: Statement<'_>,
-    ) -> Result<Option<SqliteRow>, StoreError> {
-        in_time(statement.fetch_optional(&mut *self.tx))
-            .await?
-            .map_err(|error| StoreError::from_sqlx(kind, error))
+    async fn fetch(&mut self, kind: &'static str, statement: Statement) -> Result<Option<Row>, StoreError> {
+        self.tx.fetch_optional(kind, statement).await
     }
 
     /// Runs a statement that must hit exactly one existing row.
-    async fn hit(
-        &mut self,
-        kind: &'static str,
-        id: String,
-        statement: Statement<'_>,
-    ) -> Result<(), StoreError> {
+    async fn hit(&mut self, kind: &'static str, id: String, statement: Statement) -> Result<(), StoreError> {
         if self.run(kind, statement).await? == 0 { Err(StoreError::NotFound { kind, id }) } else { Ok(()) }
     }
 
     /// Refuses a reference to an object of another organization, which the schema alone allows.
     async fn own(&mut self, kind: &'static str, sql: &'static str, id: String) -> Result<(), StoreError> {
         let organization = self.organization()?;
-        let found = self.fetch(kind, sqlx::query(sql).bind(id.clone()).bind(organization)).await?;
+        let found = self.fetch(kind, query(sql).bind(id.clone()).bind(organization)).await?;
         found.map(|_| ()).ok_or(StoreError::NotFound { kind, id })
     }
 

@@ -4,6 +4,7 @@ use super::Change;
 use crate::{
     Connector, Resource, ResourceMode, Site, StoreError,
     row::{hex32, integer, json_text},
+    statement::query,
 };
 use wire::{ConnectorId, ResourceId, SiteId};
 
@@ -13,7 +14,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_site(&mut self, site: &Site) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO sites (id, organization, name, prefixes, regions, created_ms) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(site.id.to_string())
@@ -30,7 +31,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_site(&mut self, site: &Site) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "UPDATE sites SET name = $1, prefixes = $2, regions = $3 WHERE id = $4 AND organization = $5",
         )
         .bind(site.name.clone())
@@ -46,7 +47,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Reference`] while something is in it.
     pub async fn delete_site(&mut self, id: SiteId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM sites WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM sites WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("site", id.to_string(), statement).await
@@ -58,7 +59,7 @@ impl Change {
     /// [`StoreError::Conflict`], [`StoreError::NotFound`] for the site.
     pub async fn insert_connector(&mut self, connector: &Connector) -> Result<(), StoreError> {
         self.own_site(connector.site).await?;
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO connectors (id, organization, site, name, identity_key, wireguard_key, seal_key, generation, \
              enrolled_by, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
@@ -80,7 +81,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_connector(&mut self, id: ConnectorId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM connectors WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM connectors WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("connector", id.to_string(), statement).await
@@ -92,7 +93,7 @@ impl Change {
     /// [`StoreError::Conflict`] when name or alias is taken, [`StoreError::NotFound`] for the site.
     pub async fn insert_resource(&mut self, resource: &Resource) -> Result<(), StoreError> {
         self.own_site(resource.site).await?;
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO resources (id, organization, site, name, alias, address, ports, mode, created_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -114,7 +115,7 @@ impl Change {
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_resource(&mut self, resource: &Resource) -> Result<(), StoreError> {
         self.own_site(resource.site).await?;
-        let statement = sqlx::query(
+        let statement = query(
             "UPDATE resources SET site = $1, name = $2, alias = $3, address = $4, ports = $5, mode = $6 \
              WHERE id = $7 AND organization = $8",
         )
@@ -134,7 +135,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_resource(&mut self, id: ResourceId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM resources WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM resources WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("resource", id.to_string(), statement).await

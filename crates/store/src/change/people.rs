@@ -4,6 +4,7 @@ use super::Change;
 use crate::{
     Device, Group, Member, ServiceAccount, StoreError, User,
     row::{self, hex32, integer},
+    statement::query,
 };
 use wire::{ConnectorId, DeviceId, GroupId, PopId, ServiceAccountId, UserId};
 
@@ -13,7 +14,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_group(&mut self, group: &Group) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO user_groups (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)",
         )
         .bind(group.id.to_string())
@@ -28,7 +29,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn rename_group(&mut self, id: GroupId, name: &str) -> Result<(), StoreError> {
-        let statement = sqlx::query("UPDATE user_groups SET name = $1 WHERE id = $2 AND organization = $3")
+        let statement = query("UPDATE user_groups SET name = $1 WHERE id = $2 AND organization = $3")
             .bind(name.to_owned())
             .bind(id.to_string())
             .bind(self.organization()?);
@@ -40,7 +41,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_group(&mut self, id: GroupId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM user_groups WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM user_groups WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("group", id.to_string(), statement).await
@@ -59,7 +60,7 @@ impl Change {
     ) -> Result<u64, StoreError> {
         self.own_group(group).await?;
         self.own_member(member).await?;
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO memberships (organization, user_group, member, generation, present) VALUES ($1, $2, $3, $4 + 1, 1) \
              ON CONFLICT (user_group, member) DO UPDATE SET present = 1, generation = \
              CASE WHEN memberships.generation <= $4 THEN $4 + 1 \
@@ -82,7 +83,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`] when it is not in it.
     pub async fn remove_member(&mut self, group: GroupId, member: Member) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "UPDATE memberships SET present = 0 WHERE user_group = $1 AND member = $2 AND organization = $3 AND present = 1",
         )
         .bind(group.to_string())
@@ -96,7 +97,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the address is taken.
     pub async fn insert_user(&mut self, user: &User) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO users (id, organization, name, email, generation, created_ms) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(user.id.to_string())
@@ -114,7 +115,7 @@ impl Change {
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_user(&mut self, id: UserId, name: &str, email: &str) -> Result<(), StoreError> {
         let statement =
-            sqlx::query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
+            query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
                 .bind(name.to_owned())
                 .bind(email.to_owned())
                 .bind(id.to_string())
@@ -127,7 +128,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_service_account(&mut self, account: &ServiceAccount) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO service_accounts (id, organization, name, generation, created_ms) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(account.id.to_string())
@@ -149,7 +150,7 @@ impl Change {
             "DELETE FROM memberships WHERE member = $1 AND organization = $2",
             "DELETE FROM enrolment_keys WHERE owner = $1 AND organization = $2",
         ] {
-            self.run("member", sqlx::query(sql).bind(member.to_string()).bind(organization.clone())).await?;
+            self.run("member", query(sql).bind(member.to_string()).bind(organization.clone())).await?;
         }
         let (kind, sql) = match member {
             Member::User(_) => ("user", "DELETE FROM users WHERE id = $1 AND organization = $2"),
@@ -157,7 +158,7 @@ impl Change {
                 ("service account", "DELETE FROM service_accounts WHERE id = $1 AND organization = $2")
             }
         };
-        self.hit(kind, member.to_string(), sqlx::query(sql).bind(member.to_string()).bind(organization)).await
+        self.hit(kind, member.to_string(), query(sql).bind(member.to_string()).bind(organization)).await
     }
 
     /// Adds a device.
@@ -166,7 +167,7 @@ impl Change {
     /// [`StoreError::Conflict`], [`StoreError::NotFound`] for the owner.
     pub async fn insert_device(&mut self, device: &Device) -> Result<(), StoreError> {
         self.own_member(device.owner).await?;
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO devices (id, organization, owner, name, identity_key, generation, enrolled_by, created_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -186,7 +187,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn rename_device(&mut self, id: DeviceId, name: &str) -> Result<(), StoreError> {
-        let statement = sqlx::query("UPDATE devices SET name = $1 WHERE id = $2 AND organization = $3")
+        let statement = query("UPDATE devices SET name = $1 WHERE id = $2 AND organization = $3")
             .bind(name.to_owned())
             .bind(id.to_string())
             .bind(self.organization()?);
@@ -198,7 +199,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_device(&mut self, id: DeviceId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM devices WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM devices WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("device", id.to_string(), statement).await
@@ -211,7 +212,7 @@ impl Change {
     /// [`StoreError::NotFound`].
     pub async fn raise_generation(&mut self, subject: &Subject, struck: u64) -> Result<(), StoreError> {
         let (kind, sql, id) = subject.raise();
-        let mut statement = sqlx::query(sql).bind(id.clone()).bind(integer(struck));
+        let mut statement = query(sql).bind(id.clone()).bind(integer(struck));
         if !matches!(subject, Subject::Pop(_)) {
             statement = statement.bind(self.organization()?);
         }

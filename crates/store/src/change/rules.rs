@@ -4,6 +4,7 @@ use super::{Change, Scope};
 use crate::{
     EnrolmentKey, EnrolmentTarget, Policy, StoreError, Token,
     row::{self, hex32, integer, json_text},
+    statement::query,
 };
 use wire::{EnrolmentKeyId, PolicyId, TokenId};
 
@@ -14,7 +15,7 @@ impl Change {
     /// [`StoreError::Conflict`], [`StoreError::NotFound`] for groups and resources.
     pub async fn insert_policy(&mut self, policy: &Policy) -> Result<(), StoreError> {
         let statement =
-            sqlx::query("INSERT INTO policies (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)")
+            query("INSERT INTO policies (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)")
                 .bind(policy.id.to_string())
                 .bind(self.organization()?)
                 .bind(policy.name.clone())
@@ -29,7 +30,7 @@ impl Change {
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_policy(&mut self, policy: &Policy) -> Result<(), StoreError> {
         let id = policy.id.to_string();
-        let statement = sqlx::query("UPDATE policies SET name = $1 WHERE id = $2 AND organization = $3")
+        let statement = query("UPDATE policies SET name = $1 WHERE id = $2 AND organization = $3")
             .bind(policy.name.clone())
             .bind(id.clone())
             .bind(self.organization()?);
@@ -37,7 +38,7 @@ impl Change {
         for sql in
             ["DELETE FROM policy_groups WHERE policy = $1", "DELETE FROM policy_resources WHERE policy = $1"]
         {
-            self.run("policy", sqlx::query(sql).bind(id.clone())).await?;
+            self.run("policy", query(sql).bind(id.clone())).await?;
         }
         self.link_policy(policy).await
     }
@@ -45,7 +46,7 @@ impl Change {
     async fn link_policy(&mut self, policy: &Policy) -> Result<(), StoreError> {
         for group in &policy.groups {
             self.own_group(*group).await?;
-            let statement = sqlx::query(
+            let statement = query(
                 "INSERT INTO policy_groups (policy, user_group) VALUES ($1, $2) ON CONFLICT (policy, user_group) DO NOTHING",
             )
             .bind(policy.id.to_string())
@@ -55,7 +56,7 @@ impl Change {
         for resource in &policy.resources {
             let sql = "SELECT 1 AS one FROM resources WHERE id = $1 AND organization = $2";
             self.own("resource", sql, resource.to_string()).await?;
-            let statement = sqlx::query(
+            let statement = query(
                 "INSERT INTO policy_resources (policy, resource) VALUES ($1, $2) ON CONFLICT (policy, resource) DO NOTHING",
             )
             .bind(policy.id.to_string())
@@ -70,7 +71,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_policy(&mut self, id: PolicyId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM policies WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM policies WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("policy", id.to_string(), statement).await
@@ -99,7 +100,7 @@ impl Change {
                 Some(self.organization()?)
             }
         };
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO enrolment_keys (id, organization, kind, name, secret_hash, cap, uses, expires_ms, site, owner, \
              region, zone, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
@@ -124,7 +125,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::KeySpent`] when it is used up or has expired.
     pub async fn use_enrolment_key(&mut self, id: EnrolmentKeyId) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "UPDATE enrolment_keys SET uses = uses + 1 WHERE id = $1 AND uses < cap AND expires_ms > $2",
         )
         .bind(id.to_string())
@@ -133,7 +134,7 @@ impl Change {
             return Ok(());
         }
         let statement =
-            sqlx::query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
+            query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
         let row = self
             .fetch("enrolment key", statement)
             .await?
@@ -149,11 +150,11 @@ impl Change {
     pub async fn delete_enrolment_key(&mut self, id: EnrolmentKeyId) -> Result<(), StoreError> {
         let statement = match self.scope {
             Scope::Installation => {
-                sqlx::query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
+                query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
                     .bind(id.to_string())
             }
             Scope::Organization(organization) => {
-                sqlx::query("DELETE FROM enrolment_keys WHERE id = $1 AND organization = $2")
+                query("DELETE FROM enrolment_keys WHERE id = $1 AND organization = $2")
                     .bind(id.to_string())
                     .bind(organization.to_string())
             }
@@ -166,7 +167,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_token(&mut self, token: &Token) -> Result<(), StoreError> {
-        let statement = sqlx::query(
+        let statement = query(
             "INSERT INTO tokens (id, organization, name, scopes, secret_hash, expires_ms, created_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -185,7 +186,7 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delete_token(&mut self, id: TokenId) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM tokens WHERE id = $1 AND organization = $2")
+        let statement = query("DELETE FROM tokens WHERE id = $1 AND organization = $2")
             .bind(id.to_string())
             .bind(self.organization()?);
         self.hit("token", id.to_string(), statement).await

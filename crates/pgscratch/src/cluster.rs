@@ -1,0 +1,299 @@
+use crate::{
+    ScratchError,
+    programs::{Owner, programs},
+    tree,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// A machine whose cores are busy with other tests.
+const START: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+/// Of the role that databases are made for: no superuser, so that the server's rules hold for it.
+const ROLE: &str = "tidegate";
+const PASSWORD: &str = "scratch-password";
+
+/// The server lives as long as somebody holds the other end of this program's standard input: also a test that is
+/// killed leaves nothing behind, unless it said `keep` to start the same cluster again.
+const KEEPER: &str = r#"
+directory=$1; shift
+"$@" </dev/null >>"$directory/log" 2>&1 &
+child=$!
+echo "$child" >"$directory/pid.new"; mv "$directory/pid.new" "$directory/pid"
+IFS= read -r word || word=
+kill -CONT "$child" 2>/dev/null
+kill -QUIT "$child" 2>/dev/null
+wait "$child"
+[ "$word" = keep ] || rm -rf "$directory"
+"#;
+
+/// What a cluster is started with.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Further settings of the server, as `name=value`.
+    pub server: Vec<String>,
+    /// A certificate and its key, both PEM: the server then offers TLS.
+    pub tls: Option<(String, String)>,
+}
+
+/// A running server, ended when dropped and when this process ends.
+#[derive(Debug)]
+pub struct Cluster {
+    directory: tempfile::TempDir,
+    programs: PathBuf,
+    owner: Owner,
+    port: u16,
+    settings: Settings,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    keeper: Child,
+    hold: Option<ChildStdin>,
+    server: Pid,
+}
+
+impl Cluster {
+    /// Makes a cluster and starts it.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn start() -> Result<Self, ScratchError> {
+        Self::start_with(Settings::default())
+    }
+
+    /// Makes a cluster and starts it with more settings.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn start_with(settings: Settings) -> Result<Self, ScratchError> {
+        let programs = programs()?;
+        let owner = Owner::find()?;
+        let directory = tempfile::Builder::new()
+            .prefix("pgscratch-")
+            .tempdir()
+            .map_err(|error| ScratchError::Io("a temporary directory", error))?;
+        owner.takes(directory.path())?;
+        let mut initdb = owner.command(programs.join("initdb"));
+        initdb.arg("--pgdata").arg(directory.path().join("data"));
+        initdb.args(["--username", "postgres", "--no-sync", "--locale", "C.UTF-8", "--encoding", "UTF8"]);
+        // Whoever may open the socket's directory is the superuser; by TCP everybody signs in.
+        initdb.args(["--auth-local", "trust", "--auth-host", "scram-sha-256"]);
+        run(&mut initdb, "initdb")?;
+        if let Some((certificate, key)) = &settings.tls {
+            for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+                let path = directory.path().join("data").join(name);
+                write_private(&path, text)?;
+                owner.takes(&path)?;
+            }
+        }
+        let cluster =
+            Self { directory, programs, owner, port: free_port()?, settings, running: Mutex::new(None) };
+        cluster.resume()?;
+        let role = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}' NOSUPERUSER NOBYPASSRLS");
+        cluster.sql("postgres", &role)?;
+        Ok(cluster)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the server, again after [`Cluster::kill`].
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn resume(&self) -> Result<(), ScratchError> {
+        let mut running = self.running();
+        if running.is_some() {
+            return Ok(());
+        }
+        let directory = self.directory.path();
+        let _ = fs::remove_file(directory.join("pid"));
+        let mut keeper = self.owner.command("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(directory).arg(self.programs.join("postgres"));
+        keeper.arg("-D").arg(directory.join("data")).arg("-k").arg(directory);
+        keeper.args(["-p", &self.port.to_string()]);
+        // Nobody needs what a test wrote after a power cut.
+        let fixed = ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=60", "shared_buffers=16MB"];
+        for setting in fixed.into_iter().chain(self.settings.server.iter().map(String::as_str)) {
+            keeper.args(["-c", setting]);
+        }
+        if self.settings.tls.is_some() {
+            keeper.args(["-c", "ssl=on"]);
+        }
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut keeper = keeper.spawn().map_err(|error| ScratchError::Io("starting the server", error))?;
+        let hold = keeper.stdin.take();
+        let ready = self.wait_for(|| {
+            let id = fs::read_to_string(directory.join("pid")).ok()?;
+            let server = Pid::from_raw(id.trim().parse().ok()?)?;
+            self.sql("postgres", "SELECT 1").ok().map(|_| server)
+        });
+        let Some(server) = ready else {
+            drop(hold);
+            let _ = keeper.wait();
+            return Err(ScratchError::Silent(START.as_secs(), self.log()));
+        };
+        *running = Some(Running { keeper, hold, server });
+        Ok(())
+    }
+
+    fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        for _ in 0..START.as_millis() / LOOK.as_millis() {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            thread::sleep(LOOK);
+        }
+        None
+    }
+
+    /// Makes an empty database and says where it is, for a role that is no superuser and owns it.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn database(&self, name: &str) -> Result<String, ScratchError> {
+        self.sql("postgres", &format!("CREATE DATABASE {name} OWNER {ROLE}"))?;
+        Ok(self.url(name))
+    }
+
+    /// Where a database is, by TCP on loopback.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The directory of its Unix socket.
+    #[must_use]
+    pub fn socket_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs SQL as the superuser, by psql; what it printed, unaligned and without headings.
+    ///
+    /// # Errors
+    /// [`ScratchError::Program`] with what psql said.
+    pub fn sql(&self, database: &str, sql: &str) -> Result<String, ScratchError> {
+        let mut psql = self.owner.command(self.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]);
+        psql.arg("--host").arg(self.directory.path()).args(["--port", &self.port.to_string()]);
+        psql.args(["--username", "postgres", "--dbname", database, "--command", sql]);
+        psql.env("PGCONNECT_TIMEOUT", "5");
+        run(&mut psql, "psql").map(|said| said.trim_end().to_owned())
+    }
+
+    /// Stops every process of the server where it stands: connections stay open and nobody answers.
+    pub fn freeze(&self) {
+        let Some(server) = self.running().as_ref().map(|running| running.server) else { return };
+        // The oldest first: whoever could start more is stopped before the rest is looked for again.
+        while !tree::are_stopped(server) {
+            tree::signal_all(server, Signal::STOP);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        if let Some(running) = self.running().as_ref() {
+            tree::signal_all(running.server, Signal::CONT);
+        }
+    }
+
+    /// Kills it without a chance to say goodbye.
+    pub fn kill(&self) {
+        let Some(mut running) = self.running().take() else { return };
+        tree::signal_all(running.server, Signal::KILL);
+        if let Some(mut hold) = running.hold.take() {
+            let _ = hold.write_all(b"keep\n");
+        }
+        let _ = running.keeper.wait();
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some(mut running) = self.running().take() else { return };
+        tree::signal_all(running.server, Signal::CONT);
+        // At once: nobody will look at this data again.
+        let _ = kill_process(running.server, Signal::QUIT);
+        drop(running.hold.take());
+        let _ = running.keeper.wait();
+    }
+}
+
+fn free_port() -> Result<u16, ScratchError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let address = listener.and_then(|listener| listener.local_addr());
+    address.map(|address| address.port()).map_err(|error| ScratchError::Io("a free port", error))
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), ScratchError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| ScratchError::Io("the server's certificate", error))
+}
+
+fn run(command: &mut Command, program: &str) -> Result<String, ScratchError> {
+    let ended = command.output().map_err(|error| ScratchError::Io("starting a program of PostgreSQL", error))?;
+    if ended.status.success() {
+        return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+    Err(ScratchError::Program { program: program.to_owned(), said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_starts_freezes_dies_comes_back_and_is_gone_at_the_end() {
+        let cluster = Cluster::start().expect("a cluster");
+        let url = cluster.database("one").expect("a database");
+        assert!(url.contains("/one"), "{url}");
+        assert_eq!(cluster.sql("one", "SELECT 40 + 2").expect("an answer"), "42");
+        assert!(cluster.sql("one", "SELECT nothing").is_err());
+        let server = cluster.running().as_ref().expect("it runs").server;
+        cluster.freeze();
+        assert!(tree::below(server).len() > 3 && tree::are_stopped(server));
+        cluster.thaw();
+        assert_eq!(cluster.sql("one", "SELECT 1").expect("an answer"), "1");
+        cluster.kill();
+        assert!(cluster.sql("one", "SELECT 1").is_err());
+        cluster.resume().expect("it starts again");
+        assert_eq!(cluster.sql("one", "SELECT 1").expect("an answer"), "1");
+        let (directory, server) = (
+            cluster.directory.path().to_owned(),
+            cluster.running().as_ref().expect("it runs").server,
+        );
+        drop(cluster);
+        assert!(!directory.exists());
+        assert!(rustix::process::test_kill_process(server).is_err(), "the server still runs");
+    }
+}

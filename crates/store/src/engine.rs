@@ -1,0 +1,172 @@
+//! Which database it is, and a transaction on it. Everything above this module is the same for both.
+
+use crate::{
+    Scope, StoreError,
+    counters::DatabaseCounters,
+    postgres,
+    row::Row,
+    sqlite,
+    statement::Statement,
+};
+use std::time::Duration;
+
+/// The deadline of a connection, a lock and a statement: the architecture's 1 s for a write.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
+/// The deadline of reading everything: 100,000 rows take about one second, and nobody waits for it.
+pub(crate) const LOAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An open database.
+#[derive(Debug, Clone)]
+pub(crate) enum Engine {
+    /// A file of this process.
+    Sqlite(sqlite::Database),
+    /// A server.
+    Postgres(postgres::Database),
+}
+
+impl Engine {
+    /// A transaction that may write. What it sees and takes is bound to `scope` where the engine can do that.
+    pub(crate) async fn write(&self, scope: Scope) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.write().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.write(scope).await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    /// A transaction that sees one state of the database and writes nothing.
+    pub(crate) async fn read(&self, scope: Scope) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.read().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.read(scope).await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(database) => database.check_file(),
+            // A server that went away says so at the next statement.
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> DatabaseCounters {
+        match self {
+            Self::Sqlite(database) => database.counters(),
+            Self::Postgres(database) => database.counters(),
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(database) => database.close().await,
+            Self::Postgres(database) => database.close().await,
+        }
+    }
+}
+
+enum Inner {
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+    Postgres(postgres::Open),
+}
+
+/// An open transaction. Dropped without [`Transaction::commit`] it never happened.
+///
+/// After an error of the database in it nothing more can be done with it, on either engine: PostgreSQL refuses each
+/// later statement by itself and turns the commit into a rollback without saying so.
+pub(crate) struct Transaction {
+    inner: Inner,
+    spoilt: Option<&'static str>,
+}
+
+impl Transaction {
+    const fn new(inner: Inner) -> Self {
+        Self { inner, spoilt: None }
+    }
+
+    fn ready(&self, kind: &'static str, statement: &Statement) -> Result<(), StoreError> {
+        match self.spoilt {
+            Some(by) => Err(StoreError::Spoilt { kind, by }),
+            None => statement.check(kind),
+        }
+    }
+
+    /// Runs a statement; the number of rows that it changed.
+    pub(crate) async fn execute(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+    ) -> Result<u64, StoreError> {
+        self.ready(kind, &statement)?;
+        let done = match &mut self.inner {
+            Inner::Sqlite(tx) => {
+                sqlite::in_time(kind, async {
+                    statement.into_sqlite().execute(&mut **tx).await.map(|done| done.rows_affected())
+                })
+                .await
+            }
+            Inner::Postgres(open) => open.execute(kind, statement).await,
+        };
+        self.spoils(kind, done)
+    }
+
+    /// Runs a statement; its first row.
+    pub(crate) async fn fetch_optional(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.fetch_all(kind, statement).await?.into_iter().next())
+    }
+
+    /// Runs a statement; all its rows.
+    pub(crate) async fn fetch_all(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.ready(kind, &statement)?;
+        let rows = match &mut self.inner {
+            Inner::Sqlite(tx) => sqlite::in_time(kind, statement.into_sqlite().fetch_all(&mut **tx))
+                .await
+                .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
+            Inner::Postgres(open) => open
+                .fetch_all(kind, statement)
+                .await
+                .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
+        };
+        self.spoils(kind, rows)
+    }
+
+    fn spoils<T>(&mut self, kind: &'static str, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if done.is_err() {
+            self.spoilt = Some(kind);
+        }
+        done
+    }
+
+    /// Makes it happen.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] when nobody answered: only reading again tells.
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        if let Some(by) = self.spoilt {
+            return Err(StoreError::Spoilt { kind: "change", by });
+        }
+        match self.inner {
+            Inner::Sqlite(tx) => sqlite::commit(tx).await,
+            Inner::Postgres(open) => open.commit().await,
+        }
+    }
+}
+
+/// Bounds work that consists of many statements.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!("not everything was read within {} s", limit.as_secs())))
+    })
+}

@@ -1,0 +1,304 @@
+//! PostgreSQL behind the store: small pools of our own, deadlines, and row-level security.
+//!
+//! A transaction says at its beginning whose it is (`tidegate.organization`), and the server shows and takes only rows
+//! of that organization, whatever the statement forgot to say.
+
+mod connect;
+mod pool;
+mod url;
+
+pub use url::{PostgresUrl, UrlError};
+
+use crate::{
+    Opening, Scope, StoreError,
+    counters::DatabaseCounters,
+    engine::{DEADLINE, LOAD_DEADLINE},
+    schema,
+    statement::Statement,
+};
+use pool::{Held, Pool};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Changes of one organization follow each other anyway; a few organizations at once need no more than this.
+const WRITERS: usize = 4;
+/// The snapshot's builder, and history.
+const READERS: usize = 2;
+/// A whole change, from its first statement to its commit: nobody waits for the lock of a change longer than this.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
+/// A migration rewrites tables.
+const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
+
+const ISOLATE: &str = include_str!("isolate.sql");
+
+/// An open database of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    writers: Pool,
+    readers: Pool,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    statements: AtomicU64,
+    rows_written: AtomicU64,
+}
+
+impl Counters {
+    fn sent(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn wrote(&self, rows: u64) {
+        self.rows_written.fetch_add(rows, Ordering::Relaxed);
+    }
+}
+
+impl Database {
+    pub(crate) async fn open(url: PostgresUrl, opening: Opening) -> Result<Self, StoreError> {
+        let writers = Pool::new(url.clone(), WRITERS);
+        let readers = Pool::new(url.clone(), READERS);
+        let mut held = writers.take(Instant::now() + DEADLINE).await?;
+        let server = held.server();
+        match in_time(Instant::now() + 2 * DEADLINE, &server, "schema", applied(&mut held)).await? {
+            // Nothing of ours is there.
+            None if opening == Opening::MustExist => return Err(StoreError::Missing(url.to_string())),
+            Some(steps) if steps == known() => {}
+            _ => migrate(&mut held).await?,
+        }
+        let isolated = sqlx::raw_sql(ISOLATE).execute(&mut *held);
+        in_time(Instant::now() + 2 * DEADLINE, &server, "schema", isolated).await?;
+        let bypasses = sqlx::query("SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user");
+        let bypasses = bypasses.persistent(false).fetch_one(&mut *held);
+        let row = in_time(Instant::now() + DEADLINE, &server, "role", bypasses).await?;
+        if row.try_get("bypasses").unwrap_or(false) {
+            tracing::warn!(
+                "the database role is a superuser or bypasses row-level security: the server does not keep \
+                 organizations apart for it; give Tidegate a role of its own"
+            );
+        }
+        held.give_back();
+        Ok(Self { writers, readers, counters: Arc::default() })
+    }
+
+    pub(crate) async fn write(&self, scope: Scope) -> Result<Open, StoreError> {
+        let begin = format!("BEGIN; SET LOCAL tidegate.organization = '{}'", bound_to(scope));
+        self.begin(&self.writers, begin, CHANGE_DEADLINE, DEADLINE).await
+    }
+
+    /// REPEATABLE READ: all statements of the transaction see the state of its first one.
+    pub(crate) async fn read(&self, scope: Scope) -> Result<Open, StoreError> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}; \
+             SET LOCAL tidegate.organization = '{}'",
+            LOAD_DEADLINE.as_millis(),
+            bound_to(scope)
+        );
+        self.begin(&self.readers, begin, LOAD_DEADLINE, LOAD_DEADLINE).await
+    }
+
+    async fn begin(
+        &self,
+        pool: &Pool,
+        begin: String,
+        whole: Duration,
+        each: Duration,
+    ) -> Result<Open, StoreError> {
+        self.counters.sent();
+        let held = pool.begin(&begin, Instant::now() + DEADLINE).await?;
+        let until = Instant::now() + whole;
+        Ok(Open { held: Some(held), counters: Arc::clone(&self.counters), until, each })
+    }
+
+    pub(crate) fn counters(&self) -> DatabaseCounters {
+        DatabaseCounters {
+            statements: self.counters.statements.load(Ordering::Relaxed),
+            rows_written: self.counters.rows_written.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.writers.close().await;
+        self.readers.close().await;
+    }
+}
+
+/// An id is letters, digits and a hyphen by its type: nothing of it needs quoting.
+fn bound_to(scope: Scope) -> String {
+    match scope {
+        Scope::Installation => "*".to_owned(),
+        Scope::Organization(id) => id.to_string(),
+    }
+}
+
+/// An open transaction. Dropped without a commit it is rolled back; with a statement under way its connection is closed.
+pub(crate) struct Open {
+    /// Taken out at the end only.
+    held: Option<Held>,
+    counters: Arc<Counters>,
+    until: Instant,
+    each: Duration,
+}
+
+impl Open {
+    pub(crate) async fn execute(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+    ) -> Result<u64, StoreError> {
+        let is_write = statement.is_write();
+        let (deadline, counters) = (self.deadline(), Arc::clone(&self.counters));
+        counters.sent();
+        let held = self.held()?;
+        let server = held.server();
+        let work = statement.into_postgres().execute(held.busy());
+        let rows = in_time(deadline, &server, kind, work).await?.rows_affected();
+        held.idle();
+        if is_write {
+            counters.wrote(rows);
+        }
+        Ok(rows)
+    }
+
+    pub(crate) async fn fetch_all(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let is_write = statement.is_write();
+        let (deadline, counters) = (self.deadline(), Arc::clone(&self.counters));
+        counters.sent();
+        let held = self.held()?;
+        let server = held.server();
+        // Unnamed: a plan that is kept is refused for good when a newer build adds a column to what `*` stands for.
+        let work = statement.into_postgres().persistent(false).fetch_all(held.busy());
+        let rows = in_time(deadline, &server, kind, work).await?;
+        held.idle();
+        if is_write {
+            counters.wrote(rows.len() as u64);
+        }
+        Ok(rows)
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        self.counters.sent();
+        let deadline = Instant::now() + self.each;
+        let Some(mut held) = self.held.take() else { return Err(ended()) };
+        let server = held.server();
+        let started = Instant::now();
+        match timeout_at(deadline, sqlx::raw_sql("COMMIT").execute(held.busy())).await {
+            Ok(Ok(_)) => {
+                held.idle();
+                held.give_back();
+                Ok(())
+            }
+            // The server says that it did not: a deferred constraint, for example.
+            Ok(Err(error @ sqlx::Error::Database(_))) => {
+                let error = StoreError::from_sqlx("change", error);
+                // An administrator's shutdown may arrive after the commit was written.
+                Err(if error.is_unavailable() { StoreError::OutcomeUnknown(format!("{server}: {error}")) } else { error })
+            }
+            Ok(Err(error)) => Err(StoreError::OutcomeUnknown(format!(
+                "{server}: the connection broke at the commit: {error}"
+            ))),
+            Err(_) => Err(StoreError::OutcomeUnknown(format!(
+                "{server}: no answer to the commit within {} ms",
+                started.elapsed().as_millis()
+            ))),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.until.min(Instant::now() + self.each)
+    }
+
+    fn held(&mut self) -> Result<&mut Held, StoreError> {
+        self.held.as_mut().ok_or_else(ended)
+    }
+}
+
+fn ended() -> StoreError {
+    StoreError::Spoilt { kind: "change", by: "its end" }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(mut held) = self.held.take() else { return };
+        // With a statement under way nobody knows what the connection says next: closing it ends the transaction.
+        if held.is_busy() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.counters.sent();
+        runtime.spawn(async move {
+            let rolled_back = timeout(DEADLINE, sqlx::raw_sql("ROLLBACK").execute(held.busy())).await;
+            if matches!(rolled_back, Ok(Ok(_))) {
+                held.idle();
+                held.give_back();
+            }
+        });
+    }
+}
+
+/// A deadline on every await.
+async fn in_time<T>(
+    deadline: Instant,
+    server: &str,
+    kind: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    let started = Instant::now();
+    match timeout_at(deadline, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(match StoreError::from_sqlx(kind, error) {
+            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{server}: {why}")),
+            other => other,
+        }),
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "{server}: no answer to a statement ({kind}) within {} ms",
+            started.elapsed().as_millis()
+        ))),
+    }
+}
+
+/// The steps that this build knows.
+fn known() -> Vec<i64> {
+    schema::postgres().iter().map(|migration| migration.version).collect()
+}
+
+/// The steps that were taken; `None` when none ever was.
+async fn applied(connection: &mut PgConnection) -> Result<Option<Vec<i64>>, sqlx::Error> {
+    let exists = sqlx::query("SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS there").persistent(false);
+    if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>("there")? {
+        return Ok(None);
+    }
+    let steps = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version").persistent(false);
+    let steps = steps.fetch_all(connection).await?;
+    steps.iter().map(|row| row.try_get("version")).collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+/// One at a time over all controllers: the driver holds a lock of the database.
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let longer = format!(
+        "SET statement_timeout = {0}; SET lock_timeout = {0}; SET idle_in_transaction_session_timeout = {0}",
+        MIGRATION_DEADLINE.as_millis()
+    );
+    let work = async {
+        sqlx::raw_sql(AssertSqlSafe(longer)).execute(&mut *connection).await?;
+        schema::postgres().run(&mut *connection).await?;
+        sqlx::raw_sql(connect::SETTINGS).execute(&mut *connection).await?;
+        Ok(())
+    };
+    timeout(MIGRATION_DEADLINE, work)
+        .await
+        .map_err(|_| StoreError::Unavailable("the schema was not brought to this build's state in time".into()))?
+        .map_err(schema::refused)
+}
