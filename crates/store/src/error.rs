@@ -131,13 +131,23 @@ fn from_postgres(kind: &'static str, error: &PgDatabaseError) -> StoreError {
     }
 }
 
-/// PostgreSQL says `Key (organization, name)=(…) already exists.` in its own language; the parentheses stay.
+/// Under row-level security PostgreSQL names no values and no columns, but the constraint: `sites_organization_name_key`
+/// for `UNIQUE (organization, name)` of `sites`, `sites_pkey` for its primary key.
 fn conflicting_column(error: &PgDatabaseError) -> String {
-    let columns = error.detail().and_then(|detail| {
-        let (columns, _) = detail.split_once('(')?.1.split_once(")=(")?;
-        columns.rsplit(',').next().map(|column| column.trim().to_owned())
-    });
-    columns.unwrap_or_else(|| "value".to_owned())
+    let constraint = error.constraint().unwrap_or_default();
+    column_of(error.table().unwrap_or_default(), constraint)
+}
+
+fn column_of(table: &str, constraint: &str) -> String {
+    let columns = constraint.strip_prefix(table).and_then(|rest| rest.strip_prefix('_')).unwrap_or(constraint);
+    let columns = match columns {
+        "pkey" => "id",
+        other => other.strip_suffix("_key").unwrap_or(other),
+    };
+    match columns.strip_prefix("organization_").unwrap_or(columns) {
+        "" => "value".to_owned(),
+        column => column.to_owned(),
+    }
 }
 
 /// SQLite says `UNIQUE constraint failed: sites.organization, sites.name`: the last column is the
@@ -157,5 +167,20 @@ mod tests {
     fn the_field_of_a_conflict_is_the_last_column_named() {
         let message = "UNIQUE constraint failed: sites.organization, sites.name";
         assert_eq!(super::conflicting_field(message), "name");
+    }
+
+    #[test]
+    fn postgresql_s_name_of_a_constraint_names_its_column() {
+        for (table, constraint, column) in [
+            ("sites", "sites_organization_name_key", "name"),
+            ("user_groups", "user_groups_organization_name_key", "name"),
+            ("devices", "devices_identity_key_key", "identity_key"),
+            ("organizations", "organizations_name_key", "name"),
+            ("users", "users_pkey", "id"),
+            ("audit", "audit_by_event", "by_event"),
+            ("", "", "value"),
+        ] {
+            assert_eq!(super::column_of(table, constraint), column, "{constraint}");
+        }
     }
 }

@@ -7,7 +7,7 @@
 use crate::StoreError;
 use sqlx::{
     AssertSqlSafe, SqlSafeStr as _,
-    migrate::{MigrateError, Migration, Migrator},
+    migrate::{Migrate, MigrateError, Migration, Migrator},
 };
 use std::sync::LazyLock;
 
@@ -34,6 +34,12 @@ pub(crate) fn sqlite() -> &'static Migrator {
 
 pub(crate) fn postgres() -> &'static Migrator {
     &POSTGRES
+}
+
+/// Takes the steps that are missing. The driver's own `run` takes anything that gives a connection, which makes of each
+/// caller's future one that cannot be sent to another thread.
+pub(crate) async fn apply<C: Migrate>(migrator: &Migrator, connection: &mut C) -> Result<(), MigrateError> {
+    migrator.run_direct(None, connection, false).await
 }
 
 /// The type `TEXT` is written in capitals, and nothing else is.

@@ -45,8 +45,12 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(DEADLINE);
         let writer = pool(1, &counters).connect_lazy_with(options.clone());
-        let migrated = tokio::time::timeout(2 * DEADLINE, schema::sqlite().run(&writer)).await;
-        migrated
+        let migrated = async {
+            let mut connection = writer.acquire().await?;
+            schema::apply(schema::sqlite(), &mut *connection).await
+        };
+        tokio::time::timeout(2 * DEADLINE, migrated)
+            .await
             .map_err(|_| StoreError::Unavailable("the database was not opened in time".into()))?
             .map_err(schema::refused)?;
         let inode =

@@ -124,3 +124,37 @@ impl Store {
         Ok(rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{path::PathBuf, pin::Pin};
+
+    type Sent<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+    /// Whoever spawns a task needs this, and is told far away from here when it is not so.
+    #[test]
+    fn all_that_the_store_does_can_be_done_in_a_task() {
+        let _open = |path: &'static PathBuf| -> Sent<'_, _> {
+            Box::pin(async move { Store::open(path, Opening::MustExist).await })
+        };
+        fn _open_of<'a>(path: &'a PathBuf) -> Sent<'a, Result<Store, StoreError>> {
+            Box::pin(async move { Store::open(path, Opening::MustExist).await })
+        }
+        fn _load<'a>(store: &'a Store) -> Sent<'a, Result<Option<Dataset>, StoreError>> {
+            Box::pin(async move { store.load().await })
+        }
+        fn _change<'a>(store: &'a Store) -> Sent<'a, Result<Change, StoreError>> {
+            Box::pin(async move { store.change(Scope::Installation, "test", 0).await })
+        }
+        fn _commit<'a>(change: Change) -> Sent<'a, Result<crate::Version, StoreError>> {
+            Box::pin(async move { change.commit("a", "b", "c").await })
+        }
+        fn _record<'a>(store: &'a Store) -> Sent<'a, Result<(), StoreError>> {
+            Box::pin(async move { store.record(&[], &[]).await })
+        }
+        fn _close<'a>(store: &'a Store) -> Sent<'a, ()> {
+            Box::pin(async move { store.close().await })
+        }
+    }
+}

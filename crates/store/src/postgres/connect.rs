@@ -95,11 +95,11 @@ fn explained(error: &sqlx::Error) -> String {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                 format!("connecting: closed by the other end ({error}); is it PostgreSQL, and does it take connections?")
             }
+            // What rustls refuses comes as this.
+            io::ErrorKind::InvalidData => tls(error),
             _ => format!("resolving or connecting: {error}; check the host's name and the way to it"),
         },
-        sqlx::Error::Tls(error) => format!(
-            "TLS: {error}; check sslmode and sslrootcert in the URL, and ssl = on at the server"
-        ),
+        sqlx::Error::Tls(error) => tls(error),
         sqlx::Error::Database(error) => {
             let hint = match error.code().as_deref().unwrap_or_default() {
                 "28P01" => "check the password",
@@ -114,6 +114,10 @@ fn explained(error: &sqlx::Error) -> String {
         sqlx::Error::Configuration(error) => format!("TLS: {error}; check sslrootcert, sslcert and sslkey"),
         other => format!("signing in: {other}"),
     }
+}
+
+fn tls(error: &dyn std::fmt::Display) -> String {
+    format!("TLS: {error}; check sslmode and sslrootcert in the URL, and ssl = on and the certificate at the server")
 }
 
 /// Nobody answered. Which step that was: the driver takes them all in one, so that they are taken once more.

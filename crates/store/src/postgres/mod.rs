@@ -293,7 +293,7 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     );
     let work = async {
         sqlx::raw_sql(AssertSqlSafe(longer)).execute(&mut *connection).await?;
-        schema::postgres().run(&mut *connection).await?;
+        schema::apply(schema::postgres(), &mut *connection).await?;
         sqlx::raw_sql(connect::SETTINGS).execute(&mut *connection).await?;
         Ok(())
     };
