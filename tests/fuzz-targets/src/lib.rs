@@ -7,6 +7,7 @@
 mod installation;
 
 mod asked;
+mod contact;
 mod disk;
 mod inside;
 mod machine;
@@ -71,6 +72,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns_answer", names::dns_answer),
     ("machine_worker_message", machine::worker_message),
     ("machine_resolver_file", machine::resolver_file),
+    ("first_contact", contact::first_contact),
+    ("local_request", contact::local_request),
 ];
 
 /// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
@@ -486,7 +489,9 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("join_key", "shape", b"tg1.AAAA".to_vec()),
     ];
     list.extend(more());
-    list.extend([inside::genuine(), asked::genuine(), disk::genuine(), names::genuine()].concat());
+    list.extend(
+        [inside::genuine(), asked::genuine(), disk::genuine(), names::genuine(), contact::genuine()].concat(),
+    );
     list
 }
 
