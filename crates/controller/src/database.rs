@@ -2,11 +2,10 @@
 
 use crate::clock;
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use store::{Change, DatabaseCounters, Opening, Scope, Store, StoreError};
+use store::{Change, DatabaseCounters, Location, Opening, Scope, Store, StoreError};
 
 /// After a write that found the database unusable, later ones are refused at once, and one prober asks this often
 /// whether it can be used again. Nobody's write is the probe: people are told at once.
@@ -34,7 +33,7 @@ impl State {
 /// The database behind a breaker.
 #[derive(Debug)]
 pub(crate) struct Database {
-    path: PathBuf,
+    location: Location,
     state: Arc<Mutex<State>>,
 }
 
@@ -44,12 +43,12 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 
 impl Database {
     /// Takes the result of the first opening.
-    pub(crate) fn new(path: PathBuf, opened: Result<Store, StoreError>) -> Self {
+    pub(crate) fn new(location: Location, opened: Result<Store, StoreError>) -> Self {
         let state = match opened {
             Ok(store) => State { store: Some(store), ..State::default() },
             Err(error) => State { reason: error.to_string(), ..State::default() },
         };
-        Self { path, state: Arc::new(Mutex::new(state)) }
+        Self { location, state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -98,7 +97,7 @@ impl Database {
         if self.state().store.is_some() {
             return None;
         }
-        match Store::open(&self.path, Opening::MustExist).await {
+        match Store::open(self.location.clone(), Opening::MustExist).await {
             Ok(store) => {
                 let mut state = self.state();
                 *state = State { store: Some(store.clone()), ..State::default() };

@@ -80,12 +80,15 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use store::{Installation, Opening, Organization, Store, StoreError, Version};
+use store::{Installation, Location, Opening, Organization, PostgresUrl, Store, StoreError, Version};
 use tokio::sync::{Notify, mpsc, watch};
 use trust::Role;
 use wire::OrganizationId;
 
-const DATABASE: &str = "tidegate.db";
+/// The SQLite file in the state directory.
+pub const DATABASE: &str = "tidegate.db";
+/// In the state directory: which kind of database this controller was first started with.
+const DATABASE_KIND: &str = "database";
 /// The console CA for people to import, and for `tidegate admin --ca`.
 const CONSOLE_CA: &str = "console-ca.pem";
 /// How often a database that cannot be used is tried again.
@@ -106,6 +109,8 @@ pub struct ControllerOptions {
     pub unix: Option<PathBuf>,
     /// The address that people and agents use, `https://HOST[:PORT]`: it goes into join keys.
     pub url: String,
+    /// The server that has the configuration; without one it is in a file of the state directory.
+    pub database: Option<PostgresUrl>,
     /// Where the console's certificate comes from.
     pub tls: TlsSource,
     /// What to do alone with a snapshot that is older than a day.
@@ -145,6 +150,32 @@ pub enum ControllerError {
     /// The database at first start.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database at first start belongs to somebody.
+    #[error(
+        "the database {location} has installation {found} already, and this is the first start of another one: nothing \
+         was changed in it; give this controller an empty database, or start the controller of {found} with its own \
+         state directory"
+    )]
+    Taken {
+        /// Which database.
+        location: String,
+        /// Whose it is.
+        found: wire::InstallationId,
+    },
+    /// Another kind of database than ever.
+    #[error(
+        "the configuration of this controller is {was}, and it was told of {told}: to move it, write a backup with \
+         `tidegate admin backup` and fill the other one with `tidegate admin restore-backup`, which notes the new place in {}",
+        .file.display()
+    )]
+    OtherDatabase {
+        /// Where it is.
+        was: &'static str,
+        /// What was said now.
+        told: &'static str,
+        /// Where the kind is kept.
+        file: PathBuf,
+    },
     /// Nothing to serve from.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -196,13 +227,13 @@ impl Controller {
         let (directory, phrase) = open_directory(&path).await?;
         let directory = Arc::new(directory);
         let signer = Signer::open(Arc::clone(&directory))?;
-        let database_path = path.join(DATABASE);
+        let location = location(&directory, &options, phrase.is_some())?;
         let (opened, owner_link) = match &phrase {
             Some(_) => {
-                let (store, link) = bootstrap(&database_path, &url, &signer).await?;
+                let (store, link) = bootstrap(&location, &url, &signer).await?;
                 (Ok(store), Some(link))
             }
-            None => (Store::open(&database_path, Opening::MustExist).await, None),
+            None => (Store::open(location.clone(), Opening::MustExist).await, None),
         };
         // Planted: a controller that starts from its database or not at all.
         if planted::is("start-asks-database")
@@ -235,7 +266,7 @@ impl Controller {
         let listeners =
             Listeners::open(options.listen, options.unix.as_deref(), &path.join("admin.sock")).await?;
         let opened_store = opened.as_ref().ok().filter(|_| refused.is_none()).cloned();
-        let database = Database::new(database_path, opened);
+        let database = Database::new(location, opened);
         if let Some(reason) = refused {
             database.refuse(reason);
         }
@@ -327,9 +358,60 @@ async fn open_directory(path: &Path) -> Result<(StateDir, Option<RecoveryPhrase>
     }
 }
 
+/// Where the configuration is. A controller that forgets to say so at its second start would serve an old file, or miss one
+/// that never was.
+fn location(
+    directory: &StateDir,
+    options: &ControllerOptions,
+    is_first_start: bool,
+) -> Result<Location, ControllerError> {
+    const SERVER: &str = "in PostgreSQL (--database-url)";
+    const FILE: &str = "in a file of its state directory";
+    let (told, location) = match &options.database {
+        Some(url) => (SERVER, Location::from(url.clone())),
+        None => (FILE, Location::from(options.state.join(DATABASE))),
+    };
+    let kept = match directory.read(DATABASE_KIND)?.as_deref() {
+        Some(b"postgres") => Some(SERVER),
+        // Before there was another kind, none was written down.
+        Some(_) => Some(FILE),
+        None => (!is_first_start && options.state.join(DATABASE).exists()).then_some(FILE),
+    };
+    if let Some(was) = kept.filter(|was| *was != told) {
+        return Err(ControllerError::OtherDatabase { was, told, file: options.state.join(DATABASE_KIND) });
+    }
+    if kept.is_none() {
+        directory.write(DATABASE_KIND, if told == SERVER { b"postgres" } else { b"sqlite" })?;
+    }
+    Ok(location)
+}
+
+/// Notes in a controller's state directory where its configuration is from now on. Says whether there is one.
+///
+/// # Errors
+/// [`ControllerError::State`].
+pub fn moved_to(state: &Path, location: &Location) -> Result<bool, ControllerError> {
+    if !signer::is_complete(state) {
+        return Ok(false);
+    }
+    let kind: &[u8] = match location {
+        Location::Postgres(_) => b"postgres",
+        Location::Sqlite(_) => b"sqlite",
+    };
+    StateDir::open(state, Role::Controller)?.write(DATABASE_KIND, kind)?;
+    Ok(true)
+}
+
 /// The first rows: installation, default organization, and the first owner's link.
-async fn bootstrap(path: &Path, url: &str, signer: &Signer) -> Result<(Store, String), ControllerError> {
-    let store = Store::open(path, Opening::CreateIfMissing).await?;
+async fn bootstrap(
+    location: &Location,
+    url: &str,
+    signer: &Signer,
+) -> Result<(Store, String), ControllerError> {
+    let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
+    if let Some(found) = store.load().await? {
+        return Err(ControllerError::Taken { location: location.to_string(), found: found.installation.id });
+    }
     let created_ms = clock::wall().as_millis();
     let version = Version { incarnation: 1, version: 1 };
     let installation = Installation { id: signer.installation(), version, created_ms };

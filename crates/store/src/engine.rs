@@ -8,6 +8,7 @@ use crate::{
     sqlite,
     statement::Statement,
 };
+use futures_util::TryStreamExt as _;
 use std::time::Duration;
 
 /// The deadline of a connection, a lock and a statement: the architecture's 1 s for a write.
@@ -39,6 +40,24 @@ impl Engine {
         match self {
             Self::Sqlite(database) => database.read().await.map(Inner::Sqlite),
             Self::Postgres(database) => database.read(scope).await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    /// As [`Engine::read`], for work that takes minutes: each step has a deadline, the whole has none.
+    pub(crate) async fn read_for_long(&self, scope: Scope) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.read().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.read_for_long(scope).await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    /// As [`Engine::write`], for work that takes minutes.
+    pub(crate) async fn write_for_long(&self, scope: Scope) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.write().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.write_for_long(scope).await.map(Inner::Postgres),
         }
         .map(Transaction::new)
     }
@@ -137,6 +156,57 @@ impl Transaction {
                 .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
         };
         self.spoils(kind, rows)
+    }
+
+    /// Runs a statement and hands over its rows one after the other, however many there are.
+    pub(crate) async fn each(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+        mut take: impl FnMut(&Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.ready(kind, &statement)?;
+        let done = match &mut self.inner {
+            Inner::Sqlite(tx) => {
+                let mut rows = statement.into_sqlite().fetch(&mut **tx);
+                loop {
+                    match sqlite::in_time(kind, rows.try_next()).await {
+                        Ok(Some(row)) => {
+                            if let Err(error) = take(&Row::Sqlite(row)) {
+                                break Err(error);
+                            }
+                        }
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
+            }
+            Inner::Postgres(open) => open.each(kind, statement, |row| take(&Row::Postgres(row))).await,
+        };
+        self.spoils(kind, done)
+    }
+
+    /// How this engine is asked for the tables that we made, their columns in order, and what they refer to.
+    pub(crate) const fn catalogue(&self) -> (&'static str, &'static str) {
+        match &self.inner {
+            Inner::Sqlite(_) => (
+                "SELECT m.name AS table_name, c.name AS column_name, c.type AS kind FROM sqlite_master AS m \
+                 JOIN pragma_table_info(m.name) AS c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' \
+                 AND m.name <> '_sqlx_migrations' ORDER BY m.name, c.cid",
+                "SELECT m.name AS table_name, f.\"table\" AS target FROM sqlite_master AS m \
+                 JOIN pragma_foreign_key_list(m.name) AS f WHERE m.type = 'table'",
+            ),
+            Inner::Postgres(_) => (
+                "SELECT CAST(c.table_name AS TEXT) AS table_name, CAST(c.column_name AS TEXT) AS column_name, \
+                 CAST(c.data_type AS TEXT) AS kind FROM information_schema.columns AS c \
+                 JOIN information_schema.tables AS t USING (table_schema, table_name) \
+                 WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE' \
+                 AND c.table_name <> '_sqlx_migrations' ORDER BY c.table_name, c.ordinal_position",
+                "SELECT CAST(a.relname AS TEXT) AS table_name, CAST(b.relname AS TEXT) AS target FROM pg_constraint AS f \
+                 JOIN pg_class AS a ON a.oid = f.conrelid JOIN pg_class AS b ON b.oid = f.confrelid \
+                 JOIN pg_namespace AS n ON n.oid = a.relnamespace WHERE f.contype = 'f' AND n.nspname = current_schema()",
+            ),
+        }
     }
 
     fn spoils<T>(&mut self, kind: &'static str, done: Result<T, StoreError>) -> Result<T, StoreError> {

@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod backup;
 mod change;
 mod counters;
 mod engine;
@@ -38,6 +39,7 @@ mod statement;
 mod store;
 mod trace;
 
+pub use backup::{BackupError, BackupSummary, Existing};
 pub use change::{Change, Scope, Subject};
 pub use counters::DatabaseCounters;
 pub use error::StoreError;

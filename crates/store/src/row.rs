@@ -28,6 +28,24 @@ pub(crate) fn optional_text(row: &Row, column: &'static str) -> Result<Option<St
     value.map_err(|error| corrupt(column, error))
 }
 
+/// A text that may be absent, by its place in the row.
+pub(crate) fn text_at(row: &Row, at: usize) -> Result<Option<String>, StoreError> {
+    let value = match row {
+        Row::Sqlite(row) => row.try_get(at),
+        Row::Postgres(row) => row.try_get(at),
+    };
+    value.map_err(|error| corrupt("a text", error))
+}
+
+/// A number that may be absent, by its place in the row.
+pub(crate) fn integer_at(row: &Row, at: usize) -> Result<Option<i64>, StoreError> {
+    let value = match row {
+        Row::Sqlite(row) => row.try_get(at),
+        Row::Postgres(row) => row.try_get(at),
+    };
+    value.map_err(|error| corrupt("a number", error))
+}
+
 /// A `BIGINT` as it is. PostgreSQL's `COUNT` is one; its `SUM` is none without a `CAST(… AS BIGINT)`.
 pub(crate) fn signed(row: &Row, column: &'static str) -> Result<i64, StoreError> {
     let value = match row {

@@ -42,6 +42,11 @@ pub(crate) async fn apply<C: Migrate>(migrator: &Migrator, connection: &mut C) -
     migrator.run_direct(None, connection, false).await
 }
 
+/// The newest step that this build knows.
+pub(crate) fn newest() -> i64 {
+    SHARED.iter().chain(ONLY_POSTGRES.iter()).map(|migration| migration.version).max().unwrap_or_default()
+}
+
 /// The type `TEXT` is written in capitals, and nothing else is.
 fn in_byte_order(sql: &str) -> String {
     let lines = sql.lines().map(|line| match line.split_once("--") {
@@ -71,8 +76,7 @@ fn typed(sql: &str) -> String {
 
 /// Why a schema was not brought to this build's state.
 pub(crate) fn refused(error: MigrateError) -> StoreError {
-    let newest = SHARED.iter().chain(ONLY_POSTGRES.iter()).map(|migration| migration.version).max();
-    let newest = newest.unwrap_or_default();
+    let newest = newest();
     match error {
         MigrateError::VersionMissing(found) => StoreError::Schema(format!(
             "it has step {found}, which this build (up to step {newest}) does not know: a newer version of Tidegate \

@@ -106,6 +106,10 @@ impl Store {
         .await
     }
 
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Begins a transaction that raises no version.
     pub(crate) async fn begin(&self, scope: Scope) -> Result<Transaction, StoreError> {
         self.engine.write(scope).await

@@ -57,6 +57,8 @@ on_both_engines! {
     changes_of_two_programs_at_once_commit_in_the_order_of_their_versions,
     a_database_of_a_newer_build_is_refused_and_nothing_is_written,
     a_database_is_an_installation_once,
+    a_backup_of_either_engine_fills_either_engine_with_the_same_rows,
+    a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing,
 }
 
 async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row(f: Fixture) {
@@ -473,4 +475,79 @@ async fn a_database_is_an_installation_once(f: Fixture) {
     let refused = f.store.bootstrap(&again, &organization(3, "second"), "test").await;
     assert!(matches!(refused, Err(StoreError::Conflict { kind: "installation", .. })), "{refused:?}");
     assert_eq!(f.store.load().await.unwrap().unwrap().installation.id, InstallationId::from_bytes([9; 16]));
+}
+
+async fn a_backup_of_either_engine_fills_either_engine_with_the_same_rows(f: Fixture) {
+    let f = f.furnished().await;
+    let entries = [Happened {
+        event: "a".into(),
+        organization: None,
+        version: Version { incarnation: 1, version: 1 },
+        at_ms: NOW,
+        actor: "local".into(),
+        action: "strike".into(),
+        subject: "dev-a".into(),
+        detail: "{}".into(),
+    }];
+    f.store.record(&entries, &[StruckGeneration { subject: "dev-a".into(), generation: 3 }]).await.unwrap();
+    let (before, mut file) = (f.store.load().await.unwrap().unwrap(), Vec::new());
+    let made = f.store.backup(NOW, &mut file).await.unwrap();
+    assert_eq!(made.version, before.installation.version);
+    assert!(!String::from_utf8_lossy(&file).contains("PRIVATE KEY"));
+    for place in [Place::Sqlite(tempfile::tempdir().unwrap()), Place::Postgres(postgres_database().0)] {
+        let target = Store::open(place.location(), Opening::CreateIfMissing).await.unwrap();
+        // The target remembers a strike that the copy does not know.
+        let struck = |subject: &str, generation| StruckGeneration { subject: subject.into(), generation };
+        target.record(&[], &[struck("dev-a", 7), struck("dev-b", 1)]).await.unwrap();
+        let restored = target.restore(NOW, "test", Existing::Refuse, &mut file.as_slice()).await.unwrap();
+        assert_eq!(restored.rows, made.rows);
+        let mut after = target.load().await.unwrap().unwrap();
+        assert_eq!(after.installation.version.incarnation, 2);
+        assert!(after.organizations.iter().all(|data| data.organization.version.incarnation == 2));
+        assert_eq!(target.struck_generations().await.unwrap(), [struck("dev-a", 7), struck("dev-b", 1)]);
+        // All else is as it was.
+        after.installation.version = before.installation.version;
+        for (data, old) in after.organizations.iter_mut().zip(&before.organizations) {
+            data.organization.version = old.organization.version;
+            data.organization.shrink_version = old.organization.shrink_version;
+        }
+        assert_eq!(after, before);
+        let page = AuditPage { before_ms: u64::MAX, limit: 100 };
+        let of = AuditOf::OrganizationAndInstallation(f.organization);
+        let audit = target.audit(of, page).await.unwrap();
+        assert!(audit.len() == f.store.audit(of, page).await.unwrap().len() + 1, "and the restore itself");
+        // Again: it is not empty now, and nothing of it is touched.
+        let held = target.load().await.unwrap();
+        let refused = target.restore(NOW, "test", Existing::Refuse, &mut file.as_slice()).await;
+        assert!(matches!(refused, Err(BackupError::NotEmpty { .. })), "{refused:?}");
+        assert_eq!(target.load().await.unwrap(), held);
+        let again = target.restore(NOW, "test", Existing::DangerouslyReplace, &mut file.as_slice()).await.unwrap();
+        assert_eq!(again.version.incarnation, 3, "above what the target had, too");
+        target.close().await;
+    }
+}
+
+async fn a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing(f: Fixture) {
+    let f = f.furnished().await;
+    let mut file = Vec::new();
+    f.store.backup(NOW, &mut file).await.unwrap();
+    let (held, mut refused) = (f.store.load().await.unwrap(), 0);
+    let step = file.len() / 40;
+    for at in (0..file.len()).step_by(step) {
+        let mut changed = file.clone();
+        changed[at] ^= 1;
+        for bytes in [&file[..at], &changed[..]] {
+            let restored = f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut &*bytes).await;
+            assert!(restored.is_err(), "byte {at}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 60);
+    assert_eq!(f.store.load().await.unwrap(), held);
+    let mut longer = file.clone();
+    longer.extend_from_slice(b"{}\n");
+    assert!(f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut longer.as_slice()).await.is_err());
+    let newer = String::from_utf8(file).unwrap().replacen("\"schema\":", "\"schema\":9", 1);
+    let why = f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
+    assert!(why.to_string().contains("newer version"), "{why}");
 }

@@ -5,7 +5,7 @@ mod losses;
 use crate::{
     cli::{AdminArgs, AdminCommand, CreateCommand, KeyArgs, Kind, RootCommand},
     output::{CommandResult, Failure, Format, Outcome, cell, note, table},
-    places,
+    database, places,
 };
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
@@ -19,6 +19,14 @@ const LOOK_UP_PAGE: u32 = 1000;
 pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
     if let AdminCommand::Root(RootCommand::Export { file, phrase_file, remove }) = &args.command {
         return export_root(args, file, phrase_file.as_deref(), *remove, format);
+    }
+    // Past the controller: it may be the one that is lost.
+    match &args.command {
+        AdminCommand::Backup(backup) => return database::backup(backup, args.state.as_deref(), format).await,
+        AdminCommand::RestoreBackup(restore) => {
+            return database::restore(restore, args.state.as_deref(), format).await;
+        }
+        _ => {}
     }
     let mut api = connect(args)?;
     if let Some(organization) = &args.organization {
@@ -87,7 +95,8 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             let answer: Value = get(&api, "/api/v1/diagnostics/database").await?;
             format.print(&answer, || object_text(&answer));
         }
-        AdminCommand::Root(_) => {}
+        // Done above, without a controller.
+        AdminCommand::Root(_) | AdminCommand::Backup(_) | AdminCommand::RestoreBackup(_) => {}
         AdminCommand::AcceptRestoredDatabase => {
             let answer: Value = api.post("/api/v1/restored-database", &json!({})).await.map_err(refused)?;
             format.print(&answer, || {

@@ -206,6 +206,9 @@ pub struct ServeArgs {
     /// The key of `--tls-certificate`, PEM.
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Where the configuration is kept.
+    #[command(flatten)]
+    pub database: DatabaseSource,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
@@ -236,6 +239,9 @@ pub struct ControllerArgs {
     /// The key of `--tls-certificate`, PEM.
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Where the configuration is kept.
+    #[command(flatten)]
+    pub database: DatabaseSource,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
@@ -243,6 +249,19 @@ pub struct ControllerArgs {
     /// Whoever started this process shows the recovery phrase and says so itself.
     #[arg(long, hide = true)]
     pub first_start_is_shown_by_supervisor: bool,
+}
+
+/// Where the configuration is kept.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DatabaseSource {
+    /// Keep the configuration in PostgreSQL and not in a file of the state directory:
+    /// `postgres://USER:PASSWORD@HOST:PORT[,HOST:PORT…]/DATABASE?sslmode=verify-full&sslrootcert=FILE`. As an argument
+    /// without a password only; with one in the environment or in a file.
+    #[arg(long, env = "TIDEGATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// A file with that URL, readable by this user alone.
+    #[arg(long, env = "TIDEGATE_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
 }
 
 /// A key from wherever it is kept.
@@ -655,8 +674,13 @@ pub enum AdminCommand {
     },
     /// Say how the installation is.
     Status,
-    /// What the database was asked so far, counted by SQLite's own trace.
+    /// What the database was asked so far: counted by SQLite's own trace, or as it was sent to PostgreSQL.
     Database,
+    /// Write everything that the database has into a file that SQLite and PostgreSQL can be filled from. On the
+    /// controller's host, whether it runs or not; nobody has to wait for it.
+    Backup(BackupArgs),
+    /// Fill the database from such a file, while the controller is stopped.
+    RestoreBackup(RestoreBackupArgs),
     /// The root key.
     #[command(subcommand)]
     Root(RootCommand),
@@ -672,6 +696,34 @@ pub enum AdminCommand {
     },
     /// A fresh one-time link for an owner who has none or lost the passphrase.
     OwnerLink,
+}
+
+/// What `admin backup` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/serve backup /backup/tidegate-2026-11-21")]
+pub struct BackupArgs {
+    /// The file; must not exist.
+    pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseSource,
+}
+
+/// What `admin restore-backup` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidegate admin --state /var/lib/tidegate/serve restore-backup /backup/tidegate-2026-11-21\n  \
+    TIDEGATE_DATABASE_URL_FILE=/etc/tidegate/database tidegate admin restore-backup FILE   (from SQLite to PostgreSQL)"
+)]
+pub struct RestoreBackupArgs {
+    /// The file that `backup` wrote.
+    pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseSource,
+    /// Remove what is in the database first. Without it only an empty one is filled.
+    #[arg(long)]
+    pub dangerous_replace_everything: bool,
 }
 
 /// What `admin root` does.

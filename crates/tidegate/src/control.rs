@@ -2,6 +2,7 @@
 
 use crate::{
     cli::ControllerArgs,
+    database,
     diagnostics::{self, Watched},
     output::{CommandResult, Format, Outcome},
     places, process,
@@ -22,6 +23,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         listen: args.listen,
         unix: args.unix.clone(),
         url: args.url.clone(),
+        database: database::server(&args.database)?,
         tls,
         old_snapshots: if args.dangerous_issue_from_old_snapshot {
             OldSnapshots::DangerouslyIssue

@@ -10,6 +10,7 @@ mod agents;
 mod cli;
 mod client_commands;
 mod control;
+mod database;
 mod demo;
 mod diagnostics;
 mod drill;

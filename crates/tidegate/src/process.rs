@@ -143,6 +143,10 @@ impl Role {
         let mut command = Command::new(program);
         command.arg("--json").args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         command.envs(environment.iter().map(|(key, value)| (*key, value)));
+        if name != "controller" {
+            // Who has nothing to do with the database does not know its password either.
+            command.env_remove(crate::database::URL).env_remove(crate::database::URL_FILE);
+        }
         match stays {
             Stays::WithParent => command.env(PARENT, std::process::id().to_string()),
             Stays::OnItsOwn => command.env_remove(PARENT),
@@ -319,4 +323,11 @@ pub async fn eventually<T>(
 #[expect(clippy::disallowed_methods, reason = "the binary is where the clock is read")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The wall clock, for what is written down.
+#[expect(clippy::disallowed_methods, reason = "the binary asks the machine")]
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

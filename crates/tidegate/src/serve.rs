@@ -3,6 +3,7 @@
 
 use crate::{
     cli::ServeArgs,
+    database,
     output::{CommandResult, Failure, Format, Outcome, print_line},
     places,
     process::{self, Role},
@@ -50,6 +51,17 @@ impl Layout {
                 "--tls-key".into(),
                 key.into(),
             ]);
+        }
+        // What came by the environment goes on by it.
+        if std::env::var_os(database::URL).is_none()
+            && let Some(url) = &args.database.database_url
+        {
+            arguments.extend(["--database-url".into(), url.into()]);
+        }
+        if std::env::var_os(database::URL_FILE).is_none()
+            && let Some(file) = &args.database.database_url_file
+        {
+            arguments.extend(["--database-url-file".into(), file.into()]);
         }
         if args.dangerous_issue_from_old_snapshot {
             arguments.push("--dangerous-issue-from-old-snapshot".into());
@@ -100,6 +112,8 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
             format_args!("--advertise: expected HOST:PORT, got {:?}", args.advertise),
         ));
     }
+    // Said here and not by a child that is started again and again.
+    database::server(&args.database)?;
     // From here on: a signal in the middle of the start ends what was started.
     let mut shutdown = process::Shutdown::listen();
     std::fs::create_dir_all(&state).with_context(|| format!("the state directory {}", state.display()))?;

@@ -78,6 +78,7 @@ impl World {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             unix: None,
             url: "https://localhost:8443".into(),
+            database: None,
             tls: TlsSource::Own,
             old_snapshots: crate::OldSnapshots::Refuse,
         }

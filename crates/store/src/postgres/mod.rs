@@ -16,6 +16,7 @@ use crate::{
     schema,
     statement::Statement,
 };
+use futures_util::TryStreamExt as _;
 use pool::{Held, Pool};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow};
 use std::{
@@ -35,6 +36,11 @@ const READERS: usize = 2;
 const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// A migration rewrites tables.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A step of a backup or a restore: a hundred rows, or the next row.
+const LONG_DEADLINE: Duration = Duration::from_secs(30);
+/// A whole backup: longer than anybody waits for one.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
 const ISOLATE: &str = include_str!("isolate.sql");
 
@@ -105,6 +111,20 @@ impl Database {
         self.begin(&self.readers, begin, LOAD_DEADLINE, LOAD_DEADLINE).await
     }
 
+    pub(crate) async fn read_for_long(&self, scope: Scope) -> Result<Open, StoreError> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; SET LOCAL tidegate.organization = '{}'",
+            patient(),
+            bound_to(scope)
+        );
+        self.begin(&self.readers, begin, FOREVER, LONG_DEADLINE).await
+    }
+
+    pub(crate) async fn write_for_long(&self, scope: Scope) -> Result<Open, StoreError> {
+        let begin = format!("BEGIN; {}; SET LOCAL tidegate.organization = '{}'", patient(), bound_to(scope));
+        self.begin(&self.writers, begin, FOREVER, LONG_DEADLINE).await
+    }
+
     async fn begin(
         &self,
         pool: &Pool,
@@ -129,6 +149,15 @@ impl Database {
         self.writers.close().await;
         self.readers.close().await;
     }
+}
+
+/// A statement of a backup takes as long as its table is large.
+fn patient() -> String {
+    let (statement, idle) = (FOREVER.as_millis(), LONG_DEADLINE.as_millis());
+    format!(
+        "SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {idle}; \
+         SET LOCAL idle_in_transaction_session_timeout = {idle}"
+    )
 }
 
 /// An id is letters, digits and a hyphen by its type: nothing of it needs quoting.
@@ -186,6 +215,29 @@ impl Open {
             counters.wrote(rows.len() as u64);
         }
         Ok(rows)
+    }
+
+    pub(crate) async fn each(
+        &mut self,
+        kind: &'static str,
+        statement: Statement,
+        mut take: impl FnMut(PgRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (whole, each) = (self.until, self.each);
+        self.counters.sent();
+        let held = self.held()?;
+        let server = held.server();
+        let mut rows = statement.into_postgres().persistent(false).fetch(held.busy());
+        loop {
+            let deadline = whole.min(Instant::now() + each);
+            match in_time(deadline, &server, kind, rows.try_next()).await? {
+                Some(row) => take(row)?,
+                None => break,
+            }
+        }
+        drop(rows);
+        held.idle();
+        Ok(())
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {

@@ -139,6 +139,12 @@ impl PostgresUrl {
         &self.hosts
     }
 
+    /// Whether it carries a password.
+    #[must_use]
+    pub const fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
     pub(crate) const fn wanted(&self) -> Wanted {
         self.wanted
     }

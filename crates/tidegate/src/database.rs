@@ -1,0 +1,153 @@
+//! Where the configuration database is, from whatever says so; and its backups.
+//!
+//! A connection string carries a password: it comes from a file or the environment. On the command line it is taken
+//! without one only, since every user of a host can read the arguments of its processes.
+
+use crate::{
+    cli::{BackupArgs, DatabaseSource, RestoreBackupArgs},
+    output::{CommandResult, Failure, Format, Outcome},
+    places, process,
+};
+use anyhow::Context as _;
+use serde_json::json;
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufReader, BufWriter, Read as _, Write as _},
+    os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+};
+use store::{Existing, Location, Opening, PostgresUrl, Store};
+
+/// A connection string is far below this.
+const MAX_URL_FILE: u64 = 16 * 1024;
+/// Under this name children get what this process was given.
+pub const URL: &str = "TIDEGATE_DATABASE_URL";
+/// The file's name under which they get it.
+pub const URL_FILE: &str = "TIDEGATE_DATABASE_URL_FILE";
+
+/// The server that was named, if one was.
+pub fn server(source: &DatabaseSource) -> Result<Option<PostgresUrl>, Failure> {
+    let text = match (&source.database_url, &source.database_url_file) {
+        (Some(text), None) => text.clone(),
+        (None, Some(file)) => read(file)?,
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            return Err(Failure::say(
+                Outcome::Usage,
+                format_args!("expected either --database-url ({URL}) or --database-url-file ({URL_FILE}), got both"),
+            ));
+        }
+    };
+    let url: PostgresUrl = text.parse().map_err(|error| {
+        Failure::say(Outcome::Usage, format_args!("the database's connection string: {error}"))
+    })?;
+    if url.has_password() && is_argument(&text) {
+        return Err(Failure::say(
+            Outcome::Usage,
+            format_args!(
+                "--database-url with a password can be read by every user of this host in the process list: put it into \
+                 a file and say --database-url-file FILE, or into the environment as {URL}"
+            ),
+        ));
+    }
+    Ok(Some(url))
+}
+
+fn is_argument(text: &str) -> bool {
+    std::env::args_os().any(|argument| argument.to_string_lossy().contains(text))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_URL_FILE).read_to_string(&mut text));
+    read.map_err(|error| {
+        Failure::say(Outcome::Usage, format_args!("the file with the database's URL, {}: {error}", file.display()))
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// The database that a controller with this state directory uses.
+fn location(source: &DatabaseSource, state: Option<&Path>) -> Result<(Location, PathBuf), Failure> {
+    let state = places::state_dir(state, "controller")?;
+    // `serve` keeps its controller's below.
+    let below = state.join("controller");
+    let state = if below.join("admin.sock").exists() || below.join(controller::DATABASE).exists() { below } else { state };
+    let location = match server(source)? {
+        Some(url) => url.into(),
+        None => state.join(controller::DATABASE).into(),
+    };
+    Ok((location, state))
+}
+
+/// `tidegate admin backup`.
+pub async fn backup(args: &BackupArgs, state: Option<&Path>, format: Format) -> CommandResult {
+    let (location, _) = location(&args.database, state)?;
+    let store = Store::open(location.clone(), Opening::MustExist).await?;
+    // Never seen half: it has its name when it is whole and on the disk.
+    let unfinished = args.file.with_extension("unfinished");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+    let file = file.with_context(|| format!("the file {}", unfinished.display()))?;
+    let mut writer = BufWriter::new(file);
+    let made = store.backup(process::unix_ms(), &mut writer).await;
+    store.close().await;
+    let summary = match made {
+        Ok(summary) => summary,
+        Err(error) => {
+            let _ = std::fs::remove_file(&unfinished);
+            return Err(anyhow::Error::new(error).context(format!("no backup of {location} was made")).into());
+        }
+    };
+    writer.flush()?;
+    writer.get_ref().sync_all()?;
+    std::fs::hard_link(&unfinished, &args.file)
+        .with_context(|| format!("{} (an existing file is not replaced)", args.file.display()))
+        .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
+    std::fs::remove_file(&unfinished)?;
+    format.print(&json!({"file": args.file, "from": location.to_string(), "backup": summary}), || {
+        format!(
+            "{} rows of {} tables of {location}, state {}.{}, are in {}\nIt has no private keys: those are in the \
+             controller's state directory, the root key under the recovery phrase.",
+            summary.rows,
+            summary.tables,
+            summary.version.incarnation,
+            summary.version.version,
+            args.file.display()
+        )
+    });
+    Ok(Outcome::Done)
+}
+
+/// `tidegate admin restore-backup`.
+pub async fn restore(args: &RestoreBackupArgs, state: Option<&Path>, format: Format) -> CommandResult {
+    let (location, state) = location(&args.database, state)?;
+    if UnixStream::connect(state.join("admin.sock")).is_ok() {
+        return Err(Failure::say(
+            Outcome::Failed,
+            format_args!(
+                "the controller of {} runs: stop it first, so that it does not write into what is replaced",
+                state.display()
+            ),
+        ));
+    }
+    let file = File::open(&args.file).with_context(|| args.file.display().to_string())?;
+    let existing = if args.dangerous_replace_everything { Existing::DangerouslyReplace } else { Existing::Refuse };
+    let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
+    let restored =
+        store.restore(process::unix_ms(), "command line", existing, &mut BufReader::new(file)).await;
+    store.close().await;
+    let summary = restored
+        .map_err(|error| anyhow::Error::new(error).context(format!("nothing of {location} was changed")))?;
+    controller::moved_to(&state, &location)?;
+    format.print(&json!({"file": args.file, "into": location.to_string(), "restored": summary}), || {
+        format!(
+            "{} rows of {} tables are in {location}, as state {}.{} of {}\nStart every controller of this installation \
+             again; what was revoked stays revoked.",
+            summary.rows,
+            summary.tables,
+            summary.version.incarnation,
+            summary.version.version,
+            summary.installation
+        )
+    });
+    Ok(Outcome::Done)
+}
