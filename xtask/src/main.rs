@@ -83,6 +83,8 @@ enum Bench {
     /// Strikes at a thousand connectors with the database alive, locked and gone; a controller with 10,000 devices and
     /// no database.
     Weather(weather::Options),
+    /// What a tunnel into a site carries, beside plain forwarding and other programs' tunnels (root).
+    Tunnel(lab::throughput::Options),
 }
 
 /// Runs a bench of `tests/load` against the release build.
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Pop { options }) => bench_load("bench-pop", &options),
         Command::Bench(Bench::Floods { options }) => bench_load("load-floods", &options),
         Command::Bench(Bench::Weather(options)) => weather::bench(&options),
+        Command::Bench(Bench::Tunnel(options)) => lab::throughput::bench(&options, &interrupt),
         Command::Lab(lab) => lab::run(lab, &interrupt),
         Command::Planted(options) => planted::run(&options, &interrupt),
         Command::OutageMatrix { options, output } => {

@@ -20,12 +20,13 @@ mod status;
 
 pub use crate::core::{
     ConnectorCore, CoreStatus, DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest,
-    DialFault, Ending, NotAConnector, OpenFault, Parts as ConnectorParts,
+    DialFault, Ending, NotAConnector, OpenFault, Parts as ConnectorParts, PassageId, SiteSide,
 };
 pub use node::{Node as ConnectorNode, NodeStats, Output as ConnectorOutput};
 pub use record::{FlowRecord, Verdict};
-pub use shell::{Connector, ConnectorError, ConnectorOptions};
+pub use shell::{Connector, ConnectorError, ConnectorOptions, Forwarding};
 pub use spool::{MAX_SEGMENTS, SEGMENT_BYTES};
 pub use status::{
-    ConnectorStatus, PopReport, ResourceReport, STATUS_SOCKET, StatusError, StrictState, ask_status,
+    ConnectorStatus, ForwardingMode, ForwardingReport, PopReport, ResourceReport, STATUS_SOCKET, StatusError,
+    StrictState, ask_status,
 };

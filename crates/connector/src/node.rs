@@ -3,7 +3,7 @@
 
 use crate::core::{
     ConnectorCore, Contact, CoreStatus, DatagramNews, DatagramRequest, DialFault, Ending, Knowledge,
-    Output as CoreOutput, SliceRules, TimeWord,
+    Output as CoreOutput, PassageId, SliceRules, TimeWord,
 };
 use crate::record::FlowRecord;
 use crate::ship::{Shipper, Step};
@@ -83,6 +83,15 @@ pub enum Output {
     },
     /// Something of a UDP or ICMP conversation; [`Node::datagram_news`] takes what becomes of it.
     Datagrams(DatagramRequest),
+    /// Resolve a name in the site for a passage; [`Node::passage_resolved`] takes the answer.
+    ResolvePassage {
+        /// For which.
+        passage: PassageId,
+        /// The name.
+        host: String,
+    },
+    /// Hand a packet to this machine's kernel.
+    ToSite(Vec<u8>),
     /// Put a record into the spool.
     Record {
         /// The record.
@@ -380,6 +389,23 @@ impl Node {
         self.with_core(now, |core, knowledge| core.datagram_news(now, knowledge, news));
     }
 
+    /// The shell's answer to [`Output::ResolvePassage`].
+    pub fn passage_resolved(&mut self, now: Instant, passage: PassageId, addresses: &[IpAddr]) {
+        self.with_core(now, |core, knowledge| core.passage_resolved(now, knowledge, passage, addresses));
+    }
+
+    /// [`Output::ResolvePassage`] takes too long; its answer follows all the same.
+    pub fn passage_overdue(&mut self, now: Instant, passage: PassageId) {
+        let wall = self.agent.wall(now);
+        self.core.passage_overdue(now, wall, passage);
+    }
+
+    /// Takes packets that the kernel has for this connector.
+    pub fn from_site<'p>(&mut self, now: Instant, packets: impl Iterator<Item = &'p [u8]>) {
+        let wall = self.agent.wall(now);
+        self.core.from_site(now, wall, packets);
+    }
+
     /// The shell's answer to [`Output::ReadBatch`].
     pub fn batch_read(&mut self, now: Instant, batch: Option<(u64, Vec<u8>)>) {
         let Some((batch, lines)) = batch else {
@@ -469,6 +495,8 @@ impl Node {
                 CoreOutput::Writable(flow) => Output::Writable(flow),
                 CoreOutput::Ended { flow, ending } => Output::Ended { flow, ending },
                 CoreOutput::Datagrams(request) => Output::Datagrams(request),
+                CoreOutput::ResolvePassage { passage, host } => Output::ResolvePassage { passage, host },
+                CoreOutput::ToSite(packet) => Output::ToSite(packet),
                 CoreOutput::Record(record) => {
                     self.shipper.recorded(now);
                     Output::Record { record, wall: self.agent.wall(now) }

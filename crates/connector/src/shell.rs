@@ -3,12 +3,15 @@
 
 use crate::core::{ConnectorCore, NotAConnector, Parts};
 use crate::disk::{Disk, DiskWriter};
+pub use crate::forward::kernel::Forwarding;
+use crate::forward::kernel::Kernel;
 use crate::forward::userspace::{SiteEvent, Userspace};
 use crate::log::{Batch, FlowLog};
 use crate::node::{Node, Output};
 use crate::status::{ConnectorStatus, PopReport, ResourceReport, StatusSocket, StrictState};
 use agent::{ConnectorAgent, PopPhaseWord};
 use flow::FlowLimits;
+use machine::PacketBatch;
 use net::{BindError, Interfaces, NetworkWatch, RecvBatch, SendBatch, StreamLinks, StreamTarget, UdpPort};
 use policy::Mode;
 use portmap::{Family, Keeper, Protocols};
@@ -114,6 +117,9 @@ pub enum ConnectorError {
     /// The socket stopped working.
     #[error("the UDP socket failed")]
     Socket(#[source] io::Error),
+    /// The interface of kernel mode did, or its guardian ended.
+    #[error("the interface into the site failed: {0}")]
+    Interface(#[source] io::Error),
 }
 
 /// A connector that has read its state and opened its socket, and has not begun.
@@ -125,6 +131,7 @@ pub struct Connector {
     disk: Disk,
     spool: PathBuf,
     started: Instant,
+    forwarding: Forwarding,
 }
 
 impl Connector {
@@ -134,6 +141,17 @@ impl Connector {
     /// # Errors
     /// Says which file or port, and what to do.
     pub fn open(options: ConnectorOptions) -> Result<Self, ConnectorError> {
+        Self::open_forwarding(options, Forwarding::Userspace { reason: None })
+    }
+
+    /// As [`Self::open`], for a connector that may have an interface into its site.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_forwarding(
+        options: ConnectorOptions,
+        forwarding: Forwarding,
+    ) -> Result<Self, ConnectorError> {
         let (now, wall) = (now(), wall());
         let disk = Disk::open(&options.state_dir)?;
         let material = disk.material(wall)?;
@@ -147,6 +165,7 @@ impl Connector {
             // Its own are a Unix socket, and UDP, which the core learns with the machine's addresses.
             own_listeners: options.own_listeners,
             limits: options.limits,
+            site: forwarding.side(),
         };
         let mapper_seed = trust::sha256(&[b"tidegate/connector-port-mapping/1", &seed]);
         let core_seed = trust::sha256(&[b"tidegate/connector-seed/1", &seed]);
@@ -157,7 +176,8 @@ impl Connector {
             .map_err(|(path, source)| ConnectorError::Status { path, source })?;
         let spool = disk.path().join(SPOOL);
         let keeper = Keeper::new(options.port_mapping, mapper_seed);
-        Ok(Self { node: Node::new(agent, core, now), port, keeper, status, disk, spool, started: now })
+        let node = Node::new(agent, core, now);
+        Ok(Self { node, port, keeper, status, disk, spool, started: now, forwarding })
     }
 
     /// The UDP address.
@@ -171,7 +191,7 @@ impl Connector {
     /// # Errors
     /// A socket or thread failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectorError> {
-        let Self { node, port, keeper, status, disk, spool, started } = self;
+        let Self { node, port, keeper, status, disk, spool, started, forwarding } = self;
         let (log, batches, log_thread) = FlowLog::start(spool.clone())
             .map_err(|source| ConnectorError::FlowLog { path: spool, source })?;
         let (disk, disk_thread) = disk.start().map_err(ConnectorError::Thread)?;
@@ -185,6 +205,7 @@ impl Connector {
             streams: StreamLinks::new(),
             keeper,
             userspace,
+            kernel: Kernel::new(forwarding),
             log,
             disk,
             pop_sender,
@@ -247,6 +268,7 @@ struct Shell {
     streams: StreamLinks,
     keeper: Keeper,
     userspace: Userspace,
+    kernel: Kernel,
     log: FlowLog,
     disk: DiskWriter,
     pop_sender: mpsc::Sender<(PopId, Vec<SocketAddr>)>,
@@ -262,6 +284,7 @@ impl Shell {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ConnectorError> {
         let mut incoming = RecvBatch::for_agent();
+        let mut packets = PacketBatch::new();
         let mut answers = Vec::new();
         let mut next_tick = self.started;
         let mut network = NetworkWatch::new();
@@ -302,6 +325,10 @@ impl Shell {
                     let datagrams = came.iter().map(|(from, datagram)| (*from, datagram.as_slice()));
                     self.node.handle_datagrams(now(), datagrams, &mut answers);
                     self.answer(&mut answers);
+                }
+                received = self.kernel.recv(&mut packets) => {
+                    received.map_err(ConnectorError::Interface)?;
+                    self.node.from_site(now(), packets.iter());
                 }
                 Some(event) = sources.site.recv() => {
                     self.site_event(now(), event);
@@ -363,6 +390,7 @@ impl Shell {
     async fn drain(&mut self, now: Instant) -> Instant {
         loop {
             let wake = self.node_outputs(now);
+            self.kernel.flush();
             if !self.batch.is_empty() {
                 let report = self.port.send_batch(&mut self.batch).await;
                 if report.refused + report.too_long > 0 {
@@ -392,6 +420,8 @@ impl Shell {
                         self.node.datagram_news(now, news);
                     }
                 }
+                Output::ResolvePassage { passage, host } => self.userspace.resolve_passage(passage, host),
+                Output::ToSite(packet) => self.kernel.push(packet),
                 Output::Record { record, wall } => self.log.append(record, wall),
                 Output::ReadBatch => {
                     if !self.log.ask_next() {
@@ -412,6 +442,10 @@ impl Shell {
         match event {
             SiteEvent::Resolved { flow, addresses } => self.node.resolved(now, flow, &addresses),
             SiteEvent::Overdue { flow } => self.node.look_up_overdue(now, flow),
+            SiteEvent::PassageResolved { passage, addresses } => {
+                self.node.passage_resolved(now, passage, &addresses);
+            }
+            SiteEvent::PassageOverdue { passage } => self.node.passage_overdue(now, passage),
             SiteEvent::Dialled { flow, result: Ok((address, stream)) } => {
                 if self.node.dialled(now, flow, Ok(address)) {
                     self.userspace.open(flow, stream);
@@ -493,6 +527,7 @@ impl Shell {
             pops,
             access: self.node.core_status(),
             dropped: self.node.stats(),
+            forwarding: self.kernel.report(),
             targets: self.userspace.len(),
             datagram_sockets: self.userspace.datagrams.len(),
             datagrams_unsent: self.userspace.datagrams.unsent(),

@@ -7,7 +7,7 @@ use policy::Mode;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +52,45 @@ pub enum StrictState {
     NoNewFlows,
     /// Closed.
     Closed,
+}
+
+/// How a connector carries flows into its site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardingMode {
+    /// By this process itself, without privileges.
+    #[default]
+    Userspace,
+    /// By the machine's kernel.
+    Kernel,
+}
+
+/// The same with everything there is to say about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ForwardingReport {
+    /// Which.
+    pub mode: ForwardingMode,
+    /// Why it is userspace where the kernel was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The guardian's process, which puts the machine right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<u32>,
+    /// What packets into the site come from before they get this machine's address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// What this process may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privileges: Option<machine::Privileges>,
+    /// What is not as one might expect, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Packets that the kernel did not take.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// A resource of this connector's site.
@@ -110,6 +149,9 @@ pub struct ConnectorStatus {
     pub access: CoreStatus,
     /// What was dropped before it was looked at.
     pub dropped: NodeStats,
+    /// How flows get into the site.
+    #[serde(default)]
+    pub forwarding: ForwardingReport,
     /// TCP connections into the site that are open.
     pub targets: usize,
     /// Sockets of UDP and ICMP conversations that are open.

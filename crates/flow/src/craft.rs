@@ -191,7 +191,7 @@ pub(crate) fn checksum(start: u32, bytes: &[u8]) -> u16 {
 }
 
 /// Sums 16-bit words; at most 65,535 bytes are 2³¹, so 32 bits cannot overflow.
-fn sum(bytes: &[u8]) -> u32 {
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))

@@ -126,6 +126,13 @@ impl Flows {
         &self.drops
     }
 
+    /// Whether packets of a link between these ends belong to a flow here, held, open or over a moment ago.
+    #[must_use]
+    pub fn knows(&self, link: LinkId, local: SocketAddr, remote: SocketAddr) -> bool {
+        let ends = Ends { link, local, remote };
+        self.by_ends.contains_key(&ends) || self.lingering.contains(&ends)
+    }
+
     /// Dials from `src` to `dst`. [`Event::Established`] or [`Event::Closed`] follows.
     ///
     /// # Errors

@@ -62,6 +62,7 @@ pub mod ip;
 mod limits;
 mod recovery;
 mod socket;
+mod translate;
 
 pub use craft::{Unreachable, too_big, unreachable};
 pub use datagram::{Datagram, udp};
@@ -71,3 +72,4 @@ pub use flows::{
 };
 pub use fragment::{Fragment, FragmentDrop, MAX_WHOLE, Reassembly, split};
 pub use limits::{FLOW_MTU, FlowLimits, INNER_MTU, MAX_FLOW_MTU};
+pub use translate::{clamp_mss, refusal, reset, reset_for, translate};

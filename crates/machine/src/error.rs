@@ -97,6 +97,34 @@ pub enum Unavailable {
     /// The kernel.
     #[error("the kernel's routing tables: {0}")]
     Netlink(#[source] io::Error),
+    /// A connector may not set up the machine.
+    #[error(
+        "kernel mode sets up an interface, a table of nftables and forwarding, which needs root with CAP_NET_ADMIN, and this process has not got that; use sudo (in a container `--cap-add NET_ADMIN --device /dev/net/tun`), or leave --mode out: userspace mode needs no privileges"
+    )]
+    NoSitePrivileges,
+    /// There is no nft.
+    #[error(
+        "expected the program nft, and it is not there; install nftables (Debian: apt-get install nftables), or leave --mode out: userspace mode does without"
+    )]
+    NoNft,
+    /// It did not do what it was told.
+    #[error(
+        "nft did not take the connector's table: {0}; is nftables with NAT in this kernel (modprobe nft_masq nft_ct)?"
+    )]
+    Nft(String),
+    /// The switch.
+    #[error(
+        "IPv4 forwarding is off and was not switched on: {0}; in a container, start it with `--sysctl net.ipv4.ip_forward=1`"
+    )]
+    Forwarding(#[source] io::Error),
+    /// Another one runs.
+    #[error("another connector has the interface {0} on this machine; choose another name with --interface")]
+    SiteRunning(String),
+    /// The journal of a connector's guardian that was killed does not read.
+    #[error(
+        "what an earlier connector left behind cannot be put back: {0}; take out its table (nft list tables) and set net.ipv4.ip_forward by hand, then remove the file"
+    )]
+    SiteJournal(String),
 }
 
 fn list(prefixes: &[Prefix]) -> String {
@@ -131,6 +159,9 @@ pub enum GuardianError {
     /// The kernel.
     #[error("the kernel's routing tables: {0}")]
     Netlink(#[source] io::Error),
+    /// Not everything of a connector's is as it was.
+    #[error("the connector's table and forwarding were not put back: {0}; `tidegate cleanup` tries again")]
+    SiteRestore(String),
     /// Not everything is as it was.
     #[error("the machine's resolver settings were not put back: {0}; `tidegate cleanup` tries again")]
     Restore(String),

@@ -7,6 +7,7 @@ use crate::{
     link::{GuardianEnd, LinkError},
     message::{Applied, Conflict, FromGuardian, FromWorker, Network, SeatFacts},
     netlink::Netlink,
+    offload::Offload,
     plan::{KnownKind, KnownRoute, choose_range, plan},
     resolver::{
         Resolver, Seen,
@@ -163,6 +164,7 @@ pub struct Prepared {
     netlink: Netlink,
     index: u32,
     tun: OwnedFd,
+    offload: Offload,
     udp: Socket,
     tcp: Socket,
     synthetic_v4: Prefix,
@@ -190,7 +192,7 @@ pub async fn prepare(options: Options) -> Result<Prepared, Unavailable> {
     let synthetic_v4 = range(&options.synthetic_v4, &known, "--synthetic-v4")?;
     let synthetic_v6 = range(&options.synthetic_v6, &known, "--synthetic-v6")?;
 
-    let tun = tun::create(&options.interface)?;
+    let (tun, offload) = tun::create(&options.interface, tun::MTU)?;
     let links = netlink.links().await.map_err(Unavailable::Netlink)?;
     let index = links.iter().find(|(_, name)| **name == options.interface).map(|(index, _)| *index);
     let gone = || Unavailable::Interface {
@@ -203,11 +205,23 @@ pub async fn prepare(options: Options) -> Result<Prepared, Unavailable> {
     netlink.set_up(index).await.map_err(interface_error)?;
     let udp = listen(&options.interface, options.v4, Type::DGRAM)?;
     let tcp = listen(&options.interface, options.v4, Type::STREAM)?;
-    Ok(Prepared { options, journal, netlink, index, tun, udp, tcp, synthetic_v4, synthetic_v6, cleaned })
+    Ok(Prepared {
+        options,
+        journal,
+        netlink,
+        index,
+        tun,
+        offload,
+        udp,
+        tcp,
+        synthetic_v4,
+        synthetic_v6,
+        cleaned,
+    })
 }
 
 /// The interface of a worker that was killed goes by itself, in a moment.
-async fn wait_for_name(netlink: &Netlink, name: &str) -> Result<(), Unavailable> {
+pub(crate) async fn wait_for_name(netlink: &Netlink, name: &str) -> Result<(), Unavailable> {
     let is_there = async || {
         let links = netlink.links().await.map_err(Unavailable::Netlink)?;
         Ok::<_, Unavailable>(links.values().any(|known| known == name))
@@ -275,7 +289,9 @@ impl Prepared {
         let child = worker.spawn().map_err(GuardianError::Start)?;
         // The command holds the worker's end of the socket; without it the link ends with the worker.
         drop(worker);
-        let Self { options, journal, netlink, index, tun, udp, tcp, synthetic_v4, synthetic_v6, .. } = self;
+        let Self {
+            options, journal, netlink, index, tun, offload, udp, tcp, synthetic_v4, synthetic_v6, ..
+        } = self;
         let synthetic = [synthetic_v4, synthetic_v6];
         let resolver = Resolver::new(&options.resolv_conf, options.v4, &options.interface, synthetic);
         let mut guardian = Guardian {
@@ -283,6 +299,7 @@ impl Prepared {
             journal,
             netlink,
             index,
+            offload,
             synthetic,
             v6: None,
             notes: Vec::new(),
@@ -303,6 +320,7 @@ struct Guardian {
     journal: Journal,
     netlink: Netlink,
     index: u32,
+    offload: Offload,
     synthetic: [Prefix; 2],
     v6: Option<Ipv6Addr>,
     notes: Vec<String>,
@@ -415,6 +433,7 @@ impl Guardian {
             guardian: std::process::id(),
             v4: self.options.v4,
             v6: self.v6,
+            offload: self.offload,
             synthetic_v4: self.synthetic[0],
             synthetic_v6: self.synthetic[1],
             notes: self.notes.clone(),

@@ -154,7 +154,22 @@ impl Journal {
 
     /// What is written in it. One that does not read, or that others may have written, is reported, never thrown away.
     pub fn read(&self) -> Result<Option<Entry>, JournalError> {
-        let path = self.dir.join(NAME);
+        self.read_of(NAME)
+    }
+
+    /// Writes it, on disk when this returns.
+    pub fn write(&self, entry: &Entry) -> Result<(), JournalError> {
+        self.write_to(NAME, entry)
+    }
+
+    /// Everything is as it was.
+    pub fn clear(&self) -> Result<(), JournalError> {
+        self.clear_of(NAME)
+    }
+
+    /// As [`Self::read`], of another file of the same directory.
+    pub fn read_of<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
+        let path = self.dir.join(name);
         let error = |source| JournalError::Io { path: path.clone(), source };
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(&path) {
@@ -170,11 +185,11 @@ impl Journal {
         serde_json::from_slice(&bytes).map(Some).map_err(|problem| error(problem.into()))
     }
 
-    /// Writes it, on disk when this returns.
-    pub fn write(&self, entry: &Entry) -> Result<(), JournalError> {
-        let path = self.dir.join(NAME);
+    /// As [`Self::write`].
+    pub fn write_to<T: serde::Serialize>(&self, name: &str, entry: &T) -> Result<(), JournalError> {
+        let path = self.dir.join(name);
         let write = || {
-            let new = self.dir.join("resolver.json.new");
+            let new = self.dir.join(format!("{name}.new"));
             let bytes = serde_json::to_vec(entry)?;
             let mut file =
                 fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
@@ -186,9 +201,9 @@ impl Journal {
         write().map_err(|source| JournalError::Io { path: path.clone(), source })
     }
 
-    /// Everything is as it was.
-    pub fn clear(&self) -> Result<(), JournalError> {
-        let path = self.dir.join(NAME);
+    /// As [`Self::clear`].
+    pub fn clear_of(&self, name: &str) -> Result<(), JournalError> {
+        let path = self.dir.join(name);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JournalError::Io { path, source }),
             _ => Ok(()),

@@ -16,6 +16,9 @@
 //!     └─ routes, resolv.conf, journal
 //! ```
 //!
+//! A connector in kernel mode has the same two processes ([`prepare_site`]): its guardian makes the interface, one table of
+//! nftables that masquerades what comes out of it, and IPv4 forwarding where it is off, and takes all of it back.
+//!
 //! The interface lives as long as the worker holds its descriptor: routes and addresses go with it, whoever dies. What
 //! does not go by itself is `/etc/resolv.conf`: the guardian puts it back when the worker is gone, and if the guardian
 //! is killed too, the next start or [`cleanup`] does, from the journal.
@@ -27,19 +30,23 @@ mod journal;
 mod link;
 mod message;
 mod netlink;
+mod offload;
 mod plan;
 mod resolver;
+mod site;
 mod tun;
 
 pub use confine::{Privileges, confine, may_administer, privileges, restrain};
 pub use error::{GuardianError, Unavailable};
 pub use guardian::{Cleaned, Ended, Options, Prepared, cleanup, prepare};
 pub use journal::private_directory;
-pub use link::{GuardianSays, LinkError, Seat, WorkerVoice, take_seat};
+pub use link::{GuardianSays, LinkError, Seat, SiteSeat, WorkerVoice, take_seat, take_site_seat};
 pub use message::{
     Applied, Conflict, DnsMode, DnsStanding, FromGuardian, FromWorker, MAX_FRAME, MessageError, Network,
     SeatFacts,
 };
+pub use offload::{Coalescer, Offload};
 pub use plan::{KnownKind, KnownRoute, Plan, choose_range, plan};
 pub use resolver::conf::{ResolvConf, render};
+pub use site::{PreparedSite, SiteFacts, SiteOptions, cleanup_sites, prepare_site};
 pub use tun::{PacketBatch, Tun};

@@ -3,7 +3,8 @@
 
 use crate::{
     message::{FromGuardian, FromWorker, MAX_FRAME, MessageError, SeatFacts},
-    tun::Tun,
+    site::SiteFacts,
+    tun::{PacketBatch, Tun},
 };
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -123,18 +124,33 @@ impl GuardianEnd {
         facts: SeatFacts,
         fds: [BorrowedFd<'_>; DESCRIPTORS],
     ) -> Result<(), LinkError> {
-        let stream: &UnixStream = self.stream.as_ref();
-        stream
-            .async_io(Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-                let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-                sendmsg(stream, &[IoSlice::new(&[MARK])], &mut ancillary, SendFlags::NOSIGNAL)?;
-                Ok(())
-            })
-            .await?;
+        give(self.stream.as_ref(), &fds).await?;
         self.send(&FromGuardian::Seat(facts)).await
     }
+
+    /// The same for a connector's worker, which needs the interface alone.
+    pub async fn give_site(&mut self, facts: &SiteFacts, tun: BorrowedFd<'_>) -> Result<(), LinkError> {
+        give(self.stream.as_ref(), &[tun]).await?;
+        write(&mut self.stream, facts).await
+    }
+
+    /// Resolves when the worker's end is closed: a connector's worker says nothing.
+    pub async fn ended(&mut self) {
+        while self.frames.next().await.is_ok() {}
+    }
+}
+
+/// Sends at most as many descriptors as a seat has.
+async fn give(stream: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+            sendmsg(stream, &[IoSlice::new(&[MARK])], &mut ancillary, SendFlags::NOSIGNAL)?;
+            Ok(())
+        })
+        .await
 }
 
 /// What the guardian says to the worker.
@@ -197,6 +213,7 @@ async fn sit_down(stream: StdUnixStream, v6: Ipv6Addr) -> Result<Seat, LinkError
     write(&mut writer, &FromWorker::Hello { v6 }).await?;
     let stream: &UnixStream = reader.as_ref();
     let fds = stream.async_io(Interest::READABLE, || receive(stream.as_fd())).await?;
+    let fds = fds.and_then(|fds| <[OwnedFd; DESCRIPTORS]>::try_from(fds).ok());
     let [tun, udp, tcp] = fds.ok_or(LinkError::Unexpected { expected: "the interface's descriptors" })?;
     let mut frames = Frames::new(reader);
     let FromGuardian::Seat(facts) = FromGuardian::parse(&frames.next().await?)? else {
@@ -206,8 +223,8 @@ async fn sit_down(stream: StdUnixStream, v6: Ipv6Addr) -> Result<Seat, LinkError
     dns_udp.set_nonblocking(true)?;
     dns_tcp.set_nonblocking(true)?;
     Ok(Seat {
+        tun: Tun::new(tun, facts.offload)?,
         facts,
-        tun: Tun::new(tun)?,
         dns_udp,
         dns_tcp,
         says: GuardianSays(frames),
@@ -215,8 +232,53 @@ async fn sit_down(stream: StdUnixStream, v6: Ipv6Addr) -> Result<Seat, LinkError
     })
 }
 
-/// The descriptors, when exactly those came with the mark. More than there is room for are closed by the kernel.
-fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<[OwnedFd; DESCRIPTORS]>> {
+/// What a connector in kernel mode has of the machine.
+#[derive(Debug)]
+pub struct SiteSeat {
+    /// What goes with the descriptor.
+    pub facts: SiteFacts,
+    /// The interface.
+    pub tun: Tun,
+    frames: Frames,
+    _voice: OwnedWriteHalf,
+}
+
+impl SiteSeat {
+    /// Waits for packets and takes what is there. Dropping the wait loses nothing.
+    ///
+    /// # Errors
+    /// The interface is gone, or the guardian is: then nobody would put the machine right, and the worker has to go, too.
+    pub async fn recv(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+        tokio::select! {
+            received = self.tun.recv(batch) => received,
+            _ = self.frames.next() => Err(io::Error::other("the guardian is gone")),
+        }
+    }
+}
+
+/// Takes the seat that a connector's guardian offers on standard input.
+///
+/// # Errors
+/// Standard input is no guardian's socket, or the guardian says something else.
+pub async fn take_site_seat() -> Result<SiteSeat, LinkError> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    sit_down_in_site(StdUnixStream::from(socket)).await
+}
+
+async fn sit_down_in_site(stream: StdUnixStream) -> Result<SiteSeat, LinkError> {
+    stream.set_nonblocking(true)?;
+    let (reader, voice) = UnixStream::from_std(stream)?.into_split();
+    let stream: &UnixStream = reader.as_ref();
+    let fds = stream.async_io(Interest::READABLE, || receive(stream.as_fd())).await?;
+    let fds = fds.and_then(|fds| <[OwnedFd; 1]>::try_from(fds).ok());
+    let [tun] = fds.ok_or(LinkError::Unexpected { expected: "the interface's descriptor" })?;
+    let mut frames = Frames::new(reader);
+    let facts: SiteFacts = serde_json::from_slice(&frames.next().await?).map_err(MessageError::from)?;
+    Ok(SiteSeat { tun: Tun::new(tun, facts.offload)?, facts, frames, _voice: voice })
+}
+
+/// The descriptors that came with the mark. More than there is room for are closed by the kernel.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut mark = [0];
@@ -231,7 +293,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<[OwnedFd; DESCRIPTORS]>>
     if received.bytes != 1 || mark != [MARK] {
         return Ok(None);
     }
-    Ok(fds.try_into().ok())
+    Ok(Some(fds))
 }
 
 #[cfg(test)]
@@ -246,6 +308,7 @@ mod tests {
             guardian: 1,
             v4: "100.64.0.2".parse().unwrap(),
             v6: None,
+            offload: crate::Offload::None,
             synthetic_v4: "100.97.0.0/16".parse().unwrap(),
             synthetic_v6: "fd7a:7467:6e61::/96".parse().unwrap(),
             notes: vec![],
@@ -297,5 +360,27 @@ mod tests {
         stream.writable().await.unwrap();
         stream.try_write(&[MARK]).unwrap();
         assert!(matches!(worker.await.unwrap(), Err(LinkError::Unexpected { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_connectors_worker_gets_the_interface_and_hears_of_its_guardians_end() {
+        let (mut guardian, theirs) = GuardianEnd::pair().unwrap();
+        let worker = tokio::spawn(sit_down_in_site(StdUnixStream::from(theirs)));
+        let facts = SiteFacts {
+            interface: "tidesite0".into(),
+            guardian: 7,
+            v4: "100.127.254.2".parse().unwrap(),
+            v6: None,
+            offload: crate::Offload::None,
+            notes: vec![],
+        };
+        let (pipe, _other) = StdUnixStream::pair().unwrap();
+        guardian.give_site(&facts, pipe.as_fd()).await.unwrap();
+        let mut seat = worker.await.unwrap().unwrap();
+        assert_eq!(seat.facts, facts);
+        drop(guardian);
+        let mut batch = PacketBatch::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), seat.recv(&mut batch)).await.unwrap();
+        assert!(ended.unwrap_err().to_string().contains("guardian"));
     }
 }

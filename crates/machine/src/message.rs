@@ -1,6 +1,7 @@
 //! What guardian and worker tell each other. The guardian believes nothing that it cannot check: sizes are bounded
 //! before anything is parsed, and what is asked for is looked at again in [`crate::plan`].
 
+use crate::offload::Offload;
 use policy::{HostName, Prefix};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -146,6 +147,8 @@ pub struct SeatFacts {
     pub v4: Ipv4Addr,
     /// The interface's IPv6 address; none where the machine has no IPv6.
     pub v6: Option<Ipv6Addr>,
+    /// What the interface's packets come with.
+    pub offload: Offload,
     /// The range that synthetic IPv4 addresses are taken from.
     pub synthetic_v4: Prefix,
     /// The same for IPv6.

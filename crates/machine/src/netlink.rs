@@ -118,6 +118,22 @@ impl Netlink {
         self.handle.route().add(route(index, prefix, source)).execute().await.map_err(error)
     }
 
+    /// A route into an interface that has no address of its own.
+    pub async fn add_plain_route(&self, index: u32, prefix: Prefix) -> io::Result<()> {
+        let message = match prefix.address() {
+            IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to, prefix.length())
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(to, prefix.length())
+                .output_interface(index)
+                .build(),
+        };
+        self.handle.route().add(message).execute().await.map_err(error)
+    }
+
     pub async fn remove_route(&self, index: u32, prefix: Prefix, source: IpAddr) -> io::Result<()> {
         self.handle.route().del(route(index, prefix, source)).execute().await.map_err(error)
     }

@@ -4,6 +4,7 @@ use crate::{
     admin,
     cli::{ConnectorArgs, LoginArgs, PopArgs},
     diagnostics::{self, Watched},
+    forwarding,
     output::{CommandResult, Failure, Format, Outcome, note},
     places, process,
 };
@@ -95,13 +96,17 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
     })
     .await?;
     state::StateDir::expect(&state, Role::Connector)?;
+    let forwarding = match forwarding::choose(args, &state, format).await? {
+        forwarding::Chosen::Worker(forwarding) => forwarding,
+        forwarding::Chosen::Guardian(outcome) => return Ok(outcome),
+    };
     let options = connector::ConnectorOptions {
         port_mapping: places::port_mapping(args.no_port_mapping),
         own_listeners: args.diagnostics.into_iter().collect(),
         ..connector::ConnectorOptions::new(state.clone())
     };
     process::raise_descriptor_limit();
-    let connector = connector::Connector::open(options)?;
+    let connector = connector::Connector::open_forwarding(options, forwarding)?;
     let ready = serde_json::json!({"event": "ready", "role": "connector"});
     format.print(&ready, || "connector ready".to_owned());
     diagnostics::start(args.diagnostics, Watched::Connector(state)).await?;

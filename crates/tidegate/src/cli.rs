@@ -339,6 +339,39 @@ pub struct ConnectorArgs {
     /// The connector's name; this host's by default.
     #[arg(long)]
     pub name: Option<String>,
+    /// Who carries flows into the site: this process, without privileges; or this machine's kernel, by an interface and
+    /// a table of nftables (as root). `auto` is the kernel where that is possible.
+    #[arg(long, env = "TIDEGATE_MODE", value_name = "MODE", default_value = "userspace")]
+    pub mode: ForwardingMode,
+    /// The interface's name in kernel mode; each connector of a machine needs its own, best with `tidesite` in front.
+    #[arg(long, default_value = "tidesite0", value_name = "NAME", value_parser = interface_name)]
+    pub interface: String,
+    /// Four IPv4 addresses that nobody uses (a /30) for kernel mode, if the usual ones are taken.
+    #[arg(long, value_name = "PREFIX", value_parser = site_range)]
+    pub site_range: Option<policy::Prefix>,
+    /// This process was started by a guardian, which offers an interface on standard input.
+    #[arg(long, hide = true)]
+    pub seat: bool,
+}
+
+/// Who carries a connector's flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ForwardingMode {
+    /// The connector's own process.
+    Userspace,
+    /// The machine's kernel; where that is not possible, the connector does not start.
+    Kernel,
+    /// The kernel where that is possible.
+    Auto,
+}
+
+fn site_range(text: &str) -> Result<policy::Prefix, String> {
+    let prefix: policy::Prefix = text.parse().map_err(|error| format!("{error}"))?;
+    if prefix.address().is_ipv4() && prefix.length() == 30 {
+        Ok(prefix)
+    } else {
+        Err("expected an IPv4 range of four addresses, such as 198.18.0.0/30".to_owned())
+    }
 }
 
 /// Arguments of `login`.

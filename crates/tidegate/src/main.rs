@@ -14,6 +14,7 @@ mod database;
 mod demo;
 mod diagnostics;
 mod drill;
+mod forwarding;
 mod network;
 mod output;
 mod places;
@@ -37,9 +38,12 @@ fn main() -> ExitCode {
         return failure.report(format);
     }
     process::end_with_parent();
-    if let Command::Up(args) = &cli.command
-        && let Err(error) = tun::give_up_privileges(args)
-    {
+    let given_up = match &cli.command {
+        Command::Up(args) => tun::give_up_privileges(args),
+        Command::Connector(args) => forwarding::give_up_privileges(args),
+        _ => Ok(()),
+    };
+    if let Err(error) = given_up {
         return Failure::say(Outcome::Failed, format_args!("privileges could not be given up: {error}"))
             .report(format);
     }

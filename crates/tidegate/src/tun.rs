@@ -26,10 +26,16 @@ const MACHINE_DIR: &str = "TIDEGATE_MACHINE_DIR";
 
 fn usual_options(interface: &str) -> Options {
     let mut options = Options::new(interface, policy::INNER_V4);
-    if let Some(dir) = std::env::var_os(MACHINE_DIR).filter(|dir| !dir.is_empty()) {
-        options.journal = dir.into();
-    }
+    options.journal = machine_dir();
     options
+}
+
+/// Where the machine's journals are; a connector's lie beside it.
+pub fn machine_dir() -> PathBuf {
+    match std::env::var_os(MACHINE_DIR).filter(|dir| !dir.is_empty()) {
+        Some(dir) => dir.into(),
+        None => Options::new("", policy::INNER_V4).journal,
+    }
 }
 
 fn options(args: &UpArgs) -> Options {
@@ -113,7 +119,8 @@ pub async fn guard(prepared: Prepared, args: &UpArgs, state: &Path, format: Form
     }
 }
 
-const fn outcome(code: i32) -> Outcome {
+/// What a worker's exit code says.
+pub const fn outcome(code: i32) -> Outcome {
     match code {
         2 => Outcome::Usage,
         3 => Outcome::NotRunning,
@@ -145,10 +152,11 @@ fn worker(args: &UpArgs, state: &Path, format: Format) -> anyhow::Result<Command
 }
 
 /// The signals that ask a guardian to end; without these handlers it would die and leave everything as it is.
-struct Stop([tokio::signal::unix::Signal; 4]);
+pub struct Stop([tokio::signal::unix::Signal; 4]);
 
 impl Stop {
-    fn listen() -> std::io::Result<Self> {
+    /// Listens from now on.
+    pub fn listen() -> std::io::Result<Self> {
         Ok(Self([
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -157,7 +165,8 @@ impl Stop {
         ]))
     }
 
-    async fn asked(&mut self) {
+    /// Resolves when this process is asked to end.
+    pub async fn asked(&mut self) {
         let [interrupt, terminate, hangup, quit] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -194,7 +203,15 @@ pub fn cleanup(format: Format) -> CommandResult {
             ("foreign", "Another program has written the resolver settings since; they stay as they are.")
         }
     };
-    format.print(&json!({"event": "cleanup", "resolver": word}), || text.to_owned());
+    let sites =
+        machine::cleanup_sites(&machine_dir()).map_err(|error| Failure::new(Outcome::Failed, error))?;
+    let site = if sites == Cleaned::Restored { "restored" } else { "nothing" };
+    format.print(&json!({"event": "cleanup", "resolver": word, "site": site}), || match sites {
+        Cleaned::Restored => {
+            format!("{text}\nA connector's table and forwarding are as they were before it.")
+        }
+        _ => text.to_owned(),
+    });
     Ok(Outcome::Done)
 }
 

@@ -11,6 +11,7 @@ mod report;
 mod router;
 mod self_check;
 pub mod services;
+pub mod throughput;
 mod topology;
 mod whole_network;
 
@@ -49,6 +50,8 @@ pub enum Lab {
     /// A client in TUN mode: programs that nobody here wrote reach real servers by name, and the machine is afterwards as
     /// it was.
     WholeNetwork {
+        #[command(flatten)]
+        options: whole_network::Options,
         #[command(flatten)]
         output: Output,
     },
@@ -163,9 +166,9 @@ pub fn run(lab: Lab, interrupt: &Interrupt) -> Result<()> {
             require_root()?;
             first_bytes::run(output.form(), interrupt)?
         }
-        Lab::WholeNetwork { output } => {
+        Lab::WholeNetwork { options, output } => {
             require_root()?;
-            whole_network::run(output.form(), interrupt)?
+            whole_network::run(&options, output.form(), interrupt)?
         }
         Lab::Nat { options, output } => {
             require_root()?;

@@ -43,6 +43,7 @@ impl From<()> for Seen<()> {
 #[derive(Debug)]
 pub struct Report {
     form: Form,
+    about: String,
     began: Instant,
     passed: u32,
     failed: u32,
@@ -51,7 +52,7 @@ pub struct Report {
 impl Report {
     /// An empty report; its clock starts now.
     pub fn new(form: Form) -> Self {
-        Self { form, began: Instant::now(), passed: 0, failed: 0 }
+        Self { form, about: String::new(), began: Instant::now(), passed: 0, failed: 0 }
     }
 
     /// Runs a step that later steps need: its failure is the caller's end.
@@ -73,6 +74,11 @@ impl Report {
                 Err(error)
             }
         }
+    }
+
+    /// What the next steps are about, said in front of each; nothing more after an empty one.
+    pub fn about(&mut self, what: &str) {
+        what.clone_into(&mut self.about);
     }
 
     /// Runs a step that no other step needs: the run goes on whatever it says.
@@ -99,6 +105,7 @@ impl Report {
 
     fn print(&self, name: &str, started: Instant, verdict: &str, fields: Map<String, Value>) {
         let took = started.elapsed();
+        let name = if self.about.is_empty() { name.to_owned() } else { format!("{}: {name}", self.about) };
         match self.form {
             Form::Text => {
                 let details: Vec<String> = fields

@@ -89,6 +89,15 @@ impl Topology {
         Ok(host)
     }
 
+    /// Gives a router of another place its end of the internet.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn attach(&mut self, router: &Namespace, interface: &str, address: Ipv4Addr) -> Result<()> {
+        self.internet.attach(router, interface, &[address.into()])?;
+        Ok(())
+    }
+
     /// Every namespace, for counting what is left.
     pub fn names(&self) -> Vec<String> {
         [

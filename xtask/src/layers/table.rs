@@ -21,7 +21,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         "connector",
         &[
             "wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "portmap",
-            "planted",
+            "machine", "planted",
         ],
     ),
     (

@@ -233,8 +233,11 @@ impl Driver {
                 }
                 NodeOutput::Resolve { pop, name } => self.resolve(pop, name),
                 NodeOutput::Event(event) => self.event(event, scratch),
-                NodeOutput::Packet(packet) => self.machine.deliver(&packet),
-                NodeOutput::Timeout(timeout) => return timeout,
+                NodeOutput::Packet(packet) => self.machine.deliver(packet),
+                NodeOutput::Timeout(timeout) => {
+                    self.machine.flush();
+                    return timeout;
+                }
             }
         }
     }

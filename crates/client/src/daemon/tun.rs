@@ -11,8 +11,8 @@ use crate::{
 };
 use dns::{Names, Pool, Resolver, Settings};
 use machine::{
-    Applied, FromGuardian, FromWorker, GuardianSays, LinkError, Network, PacketBatch, Privileges, Seat,
-    SeatFacts, Tun, WorkerVoice, take_seat,
+    Applied, Coalescer, FromGuardian, FromWorker, GuardianSays, LinkError, Network, PacketBatch, Privileges,
+    Seat, SeatFacts, Tun, WorkerVoice, take_seat,
 };
 use policy::{Address, ClientSlice, HostName, Prefix};
 use std::{
@@ -30,6 +30,8 @@ use trust::Subject;
 
 /// Messages to the guardian that wait. Each replaces the one before; the last one is sent again when there is room.
 const QUEUE: usize = 8;
+/// Packets for the machine's programs that go together at the most.
+const BURST: usize = 256;
 /// Addresses of PoPs that are kept outside the tunnel: those of the slice, and what their names led to.
 const MAX_POPS: usize = 200;
 /// DNS (RFC 1035 section 4.2).
@@ -62,6 +64,9 @@ pub(super) enum Side {
 
 pub(super) struct Machine {
     tun: Tun,
+    coalescer: Coalescer,
+    /// What waits for the end of the driver's turn.
+    to_machine: Vec<Vec<u8>>,
     facts: SeatFacts,
     resolver: SharedResolver,
     say: mpsc::Sender<FromWorker>,
@@ -107,6 +112,8 @@ impl Side {
         tasks.spawn(talk((says, voice), queue, resolver.clone(), tell, end.clone()));
         let machine = Machine {
             tun,
+            coalescer: Coalescer::default(),
+            to_machine: Vec::new(),
             facts,
             resolver,
             say,
@@ -138,12 +145,26 @@ impl Side {
         node.handle_packets(clock(), resolver.pool(), packets);
     }
 
-    /// Gives a packet to the machine's programs.
-    pub fn deliver(&self, packet: &[u8]) {
+    /// A packet for the machine's programs; it goes with others at the next [`Self::flush`].
+    pub fn deliver(&mut self, packet: Vec<u8>) {
+        if let Self::Interface(machine) = self {
+            machine.to_machine.push(packet);
+            if machine.to_machine.len() >= BURST {
+                self.flush();
+            }
+        }
+    }
+
+    /// Gives the machine's programs what is there for them.
+    pub fn flush(&mut self) {
         if let Self::Interface(machine) = self
-            && let Err(error) = machine.tun.send(packet)
+            && !machine.to_machine.is_empty()
         {
-            tracing::trace!(%error, "the machine did not take a packet");
+            let refused = machine.tun.send(&machine.to_machine, &mut machine.coalescer);
+            machine.to_machine.clear();
+            if refused > 0 {
+                tracing::trace!(refused, "the machine did not take some packets");
+            }
         }
     }
 

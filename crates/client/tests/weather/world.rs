@@ -426,6 +426,7 @@ impl World {
         let agent = ConnectorAgent::new(installation.connector(), now, wall, seed_of(seed, 4))
             .expect("good material");
         let parts = ConnectorParts {
+            site: None,
             identity: agent.identity(),
             open_key: OpenKey::from_private(&bytes_of(&installation.seal)).expect("its own key"),
             wireguard_key: WireGuardPrivateKey::from_bytes(bytes_of(&installation.wireguard)),
@@ -855,6 +856,8 @@ impl World {
                 | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
                 | ConnectorOutput::Record { .. }
+                | ConnectorOutput::ResolvePassage { .. }
+                | ConnectorOutput::ToSite(_)
                 | ConnectorOutput::ForgetBatch(_) => {}
                 ConnectorOutput::Timeout { at, .. } => return at,
             }

@@ -142,6 +142,7 @@ impl ConnectorCore {
         self.outputs.extend(self.lookups.ended(ended).map(|(next, host)| match next {
             FlowKey::Stream(flow) => Output::Resolve { flow, host },
             FlowKey::Datagrams(flow) => Output::Datagrams(DatagramRequest::Resolve { flow, host }),
+            FlowKey::Passage(passage) => Output::ResolvePassage { passage, host },
         }));
     }
 
@@ -337,6 +338,11 @@ impl ConnectorCore {
         let own = self.flows_of.entry(device).or_default();
         *own += 1;
         *own > self.flows_per_device && !planted::is("a-device-takes-every-flow")
+    }
+
+    /// Whether a device has as many flows as it may have.
+    pub(super) fn has_its_share(&self, device: DeviceId) -> bool {
+        self.flows_of.get(&device).is_some_and(|own| *own >= self.flows_per_device)
     }
 
     /// One flow of a device less.

@@ -12,6 +12,7 @@ mod introduction;
 mod lookups;
 mod output;
 mod packets;
+mod passages;
 mod ranges;
 mod rules;
 mod session;
@@ -22,6 +23,7 @@ pub(crate) mod tests;
 
 pub use datagrams::{DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest, OpenFault};
 pub use output::{CoreStatus, DialFault, Ending, Output, Timeout};
+pub use passages::{PassageId, SiteSide};
 pub use rules::{Contact, Knowledge, Rules, TimeWord};
 
 #[cfg(test)]
@@ -36,6 +38,7 @@ use flow::{FlowId, FlowLimits, Flows, LinkId};
 use introduction::Doorkeeper;
 use lookups::Lookups;
 use output::ByPath;
+use passages::Passages;
 use session::{Active, Session, Stage, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +66,7 @@ pub struct ConnectorCore {
     deadlines: BTreeSet<(Instant, PeerId)>,
     active: BTreeMap<FlowId, Active>,
     datagrams: Datagrams,
+    passages: Passages,
     lookups: Lookups,
     outputs: VecDeque<Output>,
     own_listeners: Vec<SocketAddr>,
@@ -74,6 +78,7 @@ pub struct ConnectorCore {
     /// How many of those flows each device has, through all of its tunnels.
     flows_of: BTreeMap<DeviceId, usize>,
     flows_per_device: usize,
+    flows_most: usize,
     next_record: u64,
     status: CoreStatus,
 }
@@ -95,6 +100,8 @@ pub struct Parts {
     pub own_listeners: Vec<SocketAddr>,
     /// Bounds of the flows.
     pub limits: FlowLimits,
+    /// What the kernel knows this connector by, where flows pass through it.
+    pub site: Option<SiteSide>,
 }
 
 impl ConnectorCore {
@@ -103,7 +110,7 @@ impl ConnectorCore {
     /// # Errors
     /// [`NotAConnector`].
     pub fn new(parts: Parts, seed: u64, now: Instant, wall: UnixMs) -> Result<Self, NotAConnector> {
-        let Parts { identity, open_key, wireguard_key, own_listeners, limits } = parts;
+        let Parts { identity, open_key, wireguard_key, own_listeners, limits, site } = parts;
         Ok(Self {
             doorkeeper: Doorkeeper::new(identity, open_key).ok_or(NotAConnector)?,
             tunnels: Tunnels::new(&wireguard_key, seed, now),
@@ -113,12 +120,14 @@ impl ConnectorCore {
             deadlines: BTreeSet::new(),
             active: BTreeMap::new(),
             datagrams: Datagrams::new(limits.flows),
+            passages: Passages::new(site),
             lookups: Lookups::default(),
             outputs: VecDeque::new(),
             flows_of: BTreeMap::new(),
             // A link has its own bound, and each process of a client is a link: of two devices one has half at the most,
             // also while the flows of a process that was killed are still here.
             flows_per_device: limits.flows / 2,
+            flows_most: limits.flows,
             own_listeners,
             own_addresses: BTreeSet::new(),
             own_port: Vec::new(),
@@ -134,8 +143,11 @@ impl ConnectorCore {
         let is_direct = |peer: &&PeerId| matches!(self.tunnels.way_of(**peer), Some(Path::Direct { .. }));
         CoreStatus {
             sessions: self.sessions.len(),
-            flows: self.active.len(),
-            datagram_flows: self.datagrams.len(),
+            flows: self.active.len() + self.passages.streams(),
+            datagram_flows: self.datagrams.len() + self.passages.len() - self.passages.streams(),
+            kernel_flows: self.passages.len(),
+            site_strays: self.passages.strays,
+            site_unusable: self.passages.unusable,
             datagrams_no_room: self.datagrams.no_room,
             fragments_dropped: self.datagrams.fragments.drops().values().sum(),
             direct: self.sessions.keys().filter(is_direct).count(),
@@ -310,6 +322,7 @@ impl ConnectorCore {
             self.outputs.push_back(Output::Ended { flow, ending: Ending::Cut });
         }
         self.recheck_datagrams(now, knowledge, &mut rulings);
+        self.recheck_passages(now, knowledge, &mut rulings);
         // The clocks may have moved apart since the grants were verified.
         let deadlines: Vec<(PeerId, Instant)> = self
             .sessions
@@ -335,6 +348,7 @@ impl ConnectorCore {
         self.tunnels.handle_timeout(now);
         self.flows.handle_timeout(now);
         self.datagrams_due(now, knowledge.wall);
+        self.passages_due(now, knowledge.wall);
     }
 
     fn end_overdue<R: Rules>(&mut self, now: Instant, knowledge: &Knowledge<'_, R>) {
@@ -387,7 +401,8 @@ impl ConnectorCore {
             let flows = flows.map(|due| Timeout { at: due.at, reason: due.reason.label() });
             let grants = self.deadlines.first().map(|(at, _)| Timeout { at: *at, reason: "grant_end" });
             let datagrams = self.datagrams.deadline().map(|at| Timeout { at, reason: "idle_datagrams" });
-            let all = [tunnels, flows, grants, datagrams];
+            let passages = self.passages.deadline().map(|at| Timeout { at, reason: "idle_passages" });
+            let all = [tunnels, flows, grants, datagrams, passages];
             return Output::Timeout(all.into_iter().flatten().min_by_key(|due| due.at));
         }
     }
@@ -440,6 +455,10 @@ impl ConnectorCore {
         };
         let (link, deadline) = (session.link(), session.deadline);
         let (flows, datagrams) = (session.flows.clone(), session.datagrams.clone());
+        for id in session.passages.clone() {
+            let how = (wall, Verdict::Withdrawn);
+            self.cut_passage(now, id, how, refusal.label(), &refusal.to_string());
+        }
         for id in datagrams {
             self.end_datagrams(id, wall, Verdict::Withdrawn, refusal.label(), &refusal.to_string());
         }

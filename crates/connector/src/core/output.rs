@@ -3,6 +3,7 @@
 #[cfg(doc)]
 use super::ConnectorCore;
 use crate::core::datagrams::DatagramRequest;
+use crate::core::passages::PassageId;
 use crate::record::FlowRecord;
 use flow::FlowId;
 use std::net::SocketAddr;
@@ -54,6 +55,15 @@ pub enum Output {
         /// How.
         ending: Ending,
     },
+    /// Resolve a name in the site, then call [`ConnectorCore::passage_resolved`].
+    ResolvePassage {
+        /// For which passage.
+        passage: PassageId,
+        /// The name.
+        host: String,
+    },
+    /// Hand a packet to this machine's kernel.
+    ToSite(Vec<u8>),
     /// Something of a UDP or ICMP conversation; [`ConnectorCore::datagram_news`] takes what becomes of it.
     Datagrams(DatagramRequest),
     /// A line for the flow log.
@@ -101,6 +111,15 @@ pub struct CoreStatus {
     /// UDP and ICMP conversations.
     #[serde(default)]
     pub datagram_flows: usize,
+    /// How many of both pass through the kernel.
+    #[serde(default)]
+    pub kernel_flows: usize,
+    /// Packets that the kernel had for this connector and that belonged to no flow.
+    #[serde(default)]
+    pub site_strays: u64,
+    /// Packets, either way, that were no packets or had no hops left.
+    #[serde(default)]
+    pub site_unusable: u64,
     /// Datagrams that waited for a name or a socket and were too many.
     #[serde(default)]
     pub datagrams_no_room: u64,

@@ -7,7 +7,7 @@ use crate::core::rules::{FlowAge, Knowledge, Rules};
 use crate::core::session::{FlowKey, Wanted};
 use crate::record::Verdict;
 use flow::ip::{IpPacket, Protocol};
-use flow::{EchoKind, Fragment, Unreachable};
+use flow::{EchoKind, Fragment, LinkId, Unreachable};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -50,7 +50,6 @@ impl ConnectorCore {
         let Some(session) = self.sessions.get(&peer) else {
             return;
         };
-        let link = session.link();
         let Ok(packet) = IpPacket::parse(bytes) else {
             self.status.malformed += 1;
             return;
@@ -62,12 +61,25 @@ impl ConnectorCore {
         if self.means_nothing_yet(knowledge, peer, &packet) {
             return self.ask_for_binding(now, peer, packet.dst);
         }
+        if !self.passes(now, knowledge, peer, &packet) {
+            self.in_userspace(now, knowledge, peer, &packet);
+        }
+    }
+
+    /// A packet of a flow that this process carries itself.
+    pub(super) fn in_userspace<R: Rules>(
+        &mut self,
+        now: Instant,
+        knowledge: &Knowledge<'_, R>,
+        peer: PeerId,
+        packet: &IpPacket<'_>,
+    ) {
         match (packet.protocol, packet.echo()) {
             (Protocol::Udp, _) => match packet.udp() {
                 Ok(datagram) => {
                     let (client, resource) = (datagram.tuple.src, datagram.tuple.dst);
                     let ends = Ends { peer, protocol: policy::Protocol::Udp, client, resource };
-                    self.datagram(now, knowledge, ends, &packet, (0, datagram.data));
+                    self.datagram(now, knowledge, ends, packet, (0, datagram.data));
                 }
                 Err(_) => self.status.malformed += 1,
             },
@@ -75,18 +87,19 @@ impl ConnectorCore {
                 let client = SocketAddr::new(packet.src, echo.identifier);
                 let resource = SocketAddr::new(packet.dst, 0);
                 let ends = Ends { peer, protocol: policy::Protocol::Icmp, client, resource };
-                self.datagram(now, knowledge, ends, &packet, (echo.sequence, echo.data));
+                self.datagram(now, knowledge, ends, packet, (echo.sequence, echo.data));
             }
             // Nobody here asks clients anything.
             (Protocol::Icmp, Some(_)) => {}
-            (Protocol::Icmp, None) if self.is_about_a_datagram(knowledge.wall, peer, &packet) => {}
+            (Protocol::Icmp, None) if self.is_about_a_datagram(knowledge.wall, peer, packet) => {}
             (Protocol::Tcp | Protocol::Icmp, _) => {
-                if self.flows.handle_input(now, link, bytes).is_err() {
+                let link = LinkId(peer.number());
+                if self.flows.handle_input(now, link, packet.bytes).is_err() {
                     self.status.malformed += 1;
                 }
             }
             (Protocol::Other(number), _) => {
-                self.protocol_not_forwarded(now, knowledge.wall, peer, &packet, number)
+                self.protocol_not_forwarded(now, knowledge.wall, peer, packet, number)
             }
         }
     }
@@ -139,7 +152,7 @@ impl ConnectorCore {
         let quoted = packet.payload.get(8..).and_then(IpPacket::quoted).and_then(|quoted| quoted.tuple());
         let Some(tuple) = quoted.filter(|tuple| tuple.protocol == Protocol::Udp) else { return false };
         let ends = Ends { peer, protocol: policy::Protocol::Udp, client: tuple.dst, resource: tuple.src };
-        self.datagram_unwanted(wall, ends)
+        self.datagram_unwanted(wall, ends) || self.passage_unwanted(wall, ends)
     }
 
     fn protocol_not_forwarded(
@@ -218,6 +231,7 @@ impl ConnectorCore {
         let wanted = |flow: FlowKey| match flow {
             FlowKey::Stream(flow) => self.active.get(&flow).map(|active| &active.wanted),
             FlowKey::Datagrams(flow) => self.conversation_wants(flow),
+            FlowKey::Passage(flow) => self.passage_wants(flow),
         };
         let others: Vec<FlowKey> =
             session.users(touched).filter(|flow| wanted(*flow).is_some_and(is_other)).collect();
@@ -231,6 +245,9 @@ impl ConnectorCore {
                 }
                 FlowKey::Datagrams(id) => {
                     self.end_datagrams(id, wall, Verdict::Allowed, "rebound", why);
+                }
+                FlowKey::Passage(id) => {
+                    self.cut_passage(now, id, (wall, Verdict::Allowed), "rebound", why);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use crate::core::bindings::{Bindings, Meaning};
 use crate::core::datagrams::DatagramId;
 use crate::core::introduction::Admitted;
+use crate::core::passages::PassageId;
 use crate::core::rules::{FlowAge, Knowledge, Question, ResourceName, Rules, Ruling, Target};
 use flow::{FlowId, LinkId};
 use policy::{Destination, Place, Protocol};
@@ -28,6 +29,8 @@ pub(crate) enum FlowKey {
     Stream(FlowId),
     /// UDP or ICMP echo.
     Datagrams(DatagramId),
+    /// Of any kind, through the kernel.
+    Passage(PassageId),
 }
 
 /// One device, through one WireGuard key.
@@ -43,6 +46,7 @@ pub(crate) struct Session {
     pub pop: PopId,
     pub flows: BTreeSet<FlowId>,
     pub datagrams: BTreeSet<DatagramId>,
+    pub passages: BTreeSet<PassageId>,
     /// The same, by the address inside that each goes to.
     users: BTreeMap<IpAddr, BTreeSet<FlowKey>>,
     /// What its client's synthetic addresses stand for.
@@ -66,6 +70,7 @@ impl Session {
             pop,
             flows: BTreeSet::new(),
             datagrams: BTreeSet::new(),
+            passages: BTreeSet::new(),
             users: BTreeMap::new(),
             bindings: Bindings::default(),
             window: now,
@@ -94,6 +99,7 @@ impl Session {
         match flow {
             FlowKey::Stream(flow) => self.flows.insert(flow),
             FlowKey::Datagrams(flow) => self.datagrams.insert(flow),
+            FlowKey::Passage(flow) => self.passages.insert(flow),
         };
         self.users.entry(address).or_default().insert(flow);
     }
@@ -103,6 +109,7 @@ impl Session {
         match flow {
             FlowKey::Stream(flow) => self.flows.remove(&flow),
             FlowKey::Datagrams(flow) => self.datagrams.remove(&flow),
+            FlowKey::Passage(flow) => self.passages.remove(&flow),
         };
         if let Some(users) = self.users.get_mut(&address) {
             users.remove(&flow);

@@ -23,6 +23,7 @@ use wire::{
 mod bound;
 mod datagrams;
 mod lookups;
+mod passages;
 
 const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
 const POP: PopId = PopId::from_bytes([0x70; 16]);
@@ -181,12 +182,17 @@ struct Intro {
 
 impl World {
     pub(crate) fn new(rules: TestRules) -> Self {
+        Self::with_side(rules, None)
+    }
+
+    fn with_side(rules: TestRules, site: Option<SiteSide>) -> Self {
         let now = Instant::now();
         let (signer, bundle) = installation();
         let wireguard_key = WireGuardPrivateKey::from_bytes([0x11; 32]);
         let open_key = OpenKey::generate();
         let (connector_key, seal_key) = (wireguard_key.public_key(), open_key.seal_key());
         let parts = Parts {
+            site,
             identity: Identity::connector(INSTALLATION, ORGANIZATION, CONNECTOR),
             open_key,
             wireguard_key,
@@ -395,6 +401,13 @@ impl World {
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
         let knowledge = knowledge!(self);
         self.core.resolved(self.now, &knowledge, flow, &addresses);
+        self.settle();
+    }
+
+    fn passage_resolved(&mut self, passage: PassageId, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        let knowledge = knowledge!(self);
+        self.core.passage_resolved(self.now, &knowledge, passage, &addresses);
         self.settle();
     }
 

@@ -1,5 +1,5 @@
-//! Carrying allowed flows into the site, by connections and sockets of this process. It is the one mode that there is: the
-//! kernel forwards nothing.
+//! Carrying allowed flows into the site: by connections and sockets of this process, or by the machine's kernel.
 
 mod datagrams;
+pub(crate) mod kernel;
 pub(crate) mod userspace;

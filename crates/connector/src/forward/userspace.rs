@@ -6,7 +6,7 @@
 //!
 //! Nothing here decides: which addresses may be connected to comes from the core.
 
-use crate::core::{ConnectorCore, DatagramNews, DialFault, Ending};
+use crate::core::{ConnectorCore, DatagramNews, DialFault, Ending, PassageId};
 use crate::forward::datagrams::DatagramSockets;
 use flow::{FlowId, FlowLimits, Read};
 use std::collections::{BTreeMap, VecDeque};
@@ -67,6 +67,10 @@ pub(crate) enum SiteEvent {
     Resolved { flow: FlowId, addresses: Vec<IpAddr> },
     /// The resolver takes too long; its answer follows, when nobody waits for it any more.
     Overdue { flow: FlowId },
+    /// The same for a passage.
+    PassageResolved { passage: PassageId, addresses: Vec<IpAddr> },
+    /// The same for a passage.
+    PassageOverdue { passage: PassageId },
     /// A connection attempt ended.
     Dialled { flow: FlowId, result: Result<(SocketAddr, TcpStream), DialFault> },
     /// The target sent bytes.
@@ -141,6 +145,15 @@ impl Userspace {
         tokio::spawn(async move {
             let addresses = look_up(lookups, host, &events, SiteEvent::Overdue { flow }).await;
             let _ = events.send(SiteEvent::Resolved { flow, addresses }).await;
+        });
+    }
+
+    /// The same for a passage.
+    pub fn resolve_passage(&self, passage: PassageId, host: String) {
+        let (events, lookups) = (self.events.clone(), Arc::clone(&self.lookups));
+        tokio::spawn(async move {
+            let addresses = look_up(lookups, host, &events, SiteEvent::PassageOverdue { passage }).await;
+            let _ = events.send(SiteEvent::PassageResolved { passage, addresses }).await;
         });
     }
 
@@ -261,6 +274,8 @@ impl Userspace {
             }
             SiteEvent::Resolved { .. }
             | SiteEvent::Overdue { .. }
+            | SiteEvent::PassageResolved { .. }
+            | SiteEvent::PassageOverdue { .. }
             | SiteEvent::Dialled { .. }
             | SiteEvent::Datagrams { .. } => {}
         }

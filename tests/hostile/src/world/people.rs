@@ -93,6 +93,7 @@ impl ConnectorPart {
         let agent = ConnectorAgent::new(state, now, wall, seed_of(seed, 4, number)).expect("good material");
         let keys = &installation.connectors[number];
         let parts = ConnectorParts {
+            site: None,
             identity: agent.identity(),
             open_key: OpenKey::from_private(&bytes_of(&keys.seal)).expect("its own key"),
             wireguard_key: WireGuardPrivateKey::from_bytes(bytes_of(&keys.wireguard)),

@@ -349,6 +349,8 @@ impl World {
                 ConnectorOutput::Resolve { .. }
                 | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
+                | ConnectorOutput::ResolvePassage { .. }
+                | ConnectorOutput::ToSite(_)
                 | ConnectorOutput::ForgetBatch(_) => {}
                 ConnectorOutput::Timeout { at, .. } => return at,
             }

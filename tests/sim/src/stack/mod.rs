@@ -129,6 +129,7 @@ impl Stack {
         let agent = ConnectorAgent::new(installation.connector(), base, WALL, seed_of(seed, 4))
             .expect("good material");
         let parts = ConnectorParts {
+            site: None,
             identity: agent.identity(),
             open_key: OpenKey::from_private(&bytes_of(&installation.seal)).expect("its own key"),
             wireguard_key: WireGuardPrivateKey::from_bytes(bytes_of(&installation.wireguard)),
@@ -521,6 +522,8 @@ impl Stack {
                 | ConnectorOutput::Datagrams(_)
                 | ConnectorOutput::Persist { .. }
                 | ConnectorOutput::Record { .. }
+                | ConnectorOutput::ResolvePassage { .. }
+                | ConnectorOutput::ToSite(_)
                 | ConnectorOutput::ForgetBatch(_) => {}
                 ConnectorOutput::Timeout { at, .. } => return at,
             }

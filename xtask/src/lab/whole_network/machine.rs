@@ -29,6 +29,8 @@ impl Snapshot {
             parts.push((what, host.run(SHORT, "ip", arguments)?.stdout));
         }
         parts.push(("packet filter", host.run(SHORT, "nft", &["list", "ruleset"])?.stdout));
+        let switches = "^net\\.ipv[46]\\.(ip_forward|conf\\..*\\.(forwarding|accept_redirects))";
+        parts.push(("forwarding", host.run(SHORT, "sysctl", &["-a", "-r", switches])?.stdout));
         let file = host.etc().join("resolv.conf");
         parts.push(("resolv.conf", fs::read_to_string(&file).with_context(|| file.display().to_string())?));
         Ok(Self(parts))

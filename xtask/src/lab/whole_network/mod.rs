@@ -1,6 +1,9 @@
 //! `cargo xtask lab whole-network`: a client in TUN mode at home, a site of real servers, and programs that nobody here
-//! wrote, which know names and nothing of Tidegate. And what is left of it on the client's machine: nothing.
+//! wrote, which know names and nothing of Tidegate; with connectors in userspace mode, and in kernel mode. And what is left of
+//! it on the client's machine and on the connectors': nothing.
 
+mod branch;
+mod leftovers;
 mod machine;
 mod site;
 
@@ -19,6 +22,7 @@ use crate::{
     test::release_binary,
 };
 use anyhow::{Context as _, Result, ensure};
+use branch::Branch;
 use machine::Snapshot;
 use serde_json::Value;
 use site::{FILE, Resolver, Servers};
@@ -44,6 +48,30 @@ const FAILOVER: Duration = Duration::from_secs(5);
 /// Questions for the figures of the resolver.
 const QUESTIONS: usize = 200;
 
+/// How to run it.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The connectors' mode; both, one after the other, if it is not said.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+}
+
+/// How the connectors carry flows into the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Userspace,
+    Kernel,
+}
+
+impl Mode {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
 struct Lab {
     fleet: Fleet,
     net: Topology,
@@ -51,6 +79,8 @@ struct Lab {
     servers: Namespace,
     /// Where the site's second connector runs.
     second: Namespace,
+    /// Another site, whose range is the same.
+    branch: Branch,
     interrupt: Interrupt,
 }
 
@@ -69,8 +99,9 @@ impl Lab {
             "resolv.conf",
             &format!("# of the network at home\nsearch home.example\nnameserver {PUBLIC_RESOLVER}\n"),
         )?;
+        let branch = Branch::create(&mut net, interrupt)?;
         let fleet = Fleet::new(release_binary(), interrupt)?;
-        Ok(Self { fleet, net, resolver, servers, second, interrupt: interrupt.clone() })
+        Ok(Self { fleet, net, resolver, servers, second, branch, interrupt: interrupt.clone() })
     }
 
     fn admin(&self, arguments: &[&str]) -> Result<Value> {
@@ -124,42 +155,48 @@ impl Lab {
         Ok(client)
     }
 
-    /// The process that does the client's work, without privileges.
-    fn worker(&self, guardian: &Daemon) -> Result<u32> {
-        let file = format!("/proc/{0}/task/{0}/children", guardian.pid());
-        let children = fs::read_to_string(&file).with_context(|| file.clone())?;
-        children.split_whitespace().next().and_then(|pid| pid.parse().ok()).context("the guardian's worker")
-    }
-
     fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::take(&self.net.client)
     }
 
     /// How long it takes until everything is as it was.
     fn restored(&self, before: &Snapshot) -> Result<Duration> {
-        let began = Instant::now();
-        let mut differs = String::new();
-        let found = wait_until("the machine as it was", Duration::from_secs(10), &self.interrupt, || {
-            let now = self.snapshot()?;
-            differs = before.differences(&now);
-            Ok(differs.is_empty().then(|| began.elapsed()))
-        });
-        found.with_context(|| differs)
+        restored(&self.net.client, before, &self.interrupt)
     }
+}
+
+/// How long it takes until everything of a machine is as it was.
+fn restored(host: &Namespace, before: &Snapshot, interrupt: &Interrupt) -> Result<Duration> {
+    let began = Instant::now();
+    let mut differs = String::new();
+    let found = wait_until("the machine as it was", Duration::from_secs(10), interrupt, || {
+        let now = Snapshot::take(host)?;
+        differs = before.differences(&now);
+        Ok(differs.is_empty().then(|| began.elapsed()))
+    });
+    found.with_context(|| differs)
+}
+
+/// The process that does a guardian's work, without privileges.
+fn worker(guardian: &Daemon) -> Result<u32> {
+    let file = format!("/proc/{0}/task/{0}/children", guardian.pid());
+    let children = fs::read_to_string(&file).with_context(|| file.clone())?;
+    children.split_whitespace().next().and_then(|pid| pid.parse().ok()).context("the guardian's worker")
 }
 
 /// Runs the lab.
 ///
 /// # Errors
 /// The machine cannot hold it. Failed steps are counted in the outcome.
-pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
+pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
     let mut report = Report::new(form);
+    let modes = options.mode.map_or(vec![Mode::Userspace, Mode::Kernel], |mode| vec![mode]);
     // The steps end at the first one that later ones need; what it said is printed already.
-    let _ = steps(&mut report, interrupt);
+    let _ = steps(&mut report, &modes, interrupt);
     Ok(report.finish())
 }
 
-fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
+fn steps(report: &mut Report, modes: &[Mode], interrupt: &Interrupt) -> Result<()> {
     let lab = report.step("two home routers, a site, a resolver on the internet", || {
         Ok(Seen::new(Lab::create(interrupt)?))
     })?;
@@ -192,11 +229,14 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
             let directory = place.join("servers");
             Ok(Seen::new(Servers::start(&lab.servers, SERVERS, "srv.lab.internal", &directory, interrupt)?))
         })?;
-    let installation = report
-        .step("an installation with resources of every kind, and its connector", || {
-            Ok(Seen::new(install(&lab)?))
-        })?;
+    let branch_web = report.step("nginx answers inside another site, whose range is the same", || {
+        Ok(Seen::new(lab.branch.web(&place.join("branch-web"), interrupt)?))
+    })?;
+    let _serve = report.step("an installation with two sites and resources of every kind", || {
+        Ok(Seen::new(install(&lab)?))
+    })?;
     let before = lab.snapshot()?;
+    let connectors_before = [Snapshot::take(&lab.net.connector)?, Snapshot::take(&lab.second)?];
     let client = report.step("tidegate up --tun", || {
         let began = Instant::now();
         let client = lab.up()?;
@@ -207,9 +247,27 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
         Ok(Seen::new(client).with("ms", whole_ms(began.elapsed())).with("privileges", privileges))
     })?;
     names(report, &lab, &public_names);
-    programs(report, &lab, &web, &servers, interrupt);
-    refusals(report, &lab, &site_names);
-    failover(report, &lab, &web, &installation);
+    for mode in modes {
+        report.about(&format!("{} mode", mode.word()));
+        let connectors = report.step("the sites' connectors", || Connectors::start(&lab, *mode))?;
+        programs(report, &lab, &web, &servers, interrupt);
+        branch::checks(report, &lab, &web, &branch_web);
+        refusals(report, &lab, &site_names);
+        failover(report, &lab, &web, &connectors);
+        report.step("after the connectors' end, their machines are byte by byte as before", || {
+            connectors.end(&lab)?;
+            let hosts = [&lab.net.connector, &lab.second];
+            let took =
+                hosts.iter().zip(&connectors_before).map(|(host, before)| restored(host, before, interrupt));
+            let took: Vec<Duration> = took.collect::<Result<_>>()?;
+            Ok(Seen::new(()).with("ms", whole_ms(took.iter().sum())))
+        })?;
+    }
+    if modes.contains(&Mode::Kernel) {
+        leftovers::checks(report, &lab, &connectors_before[1], interrupt);
+    }
+    report.about("");
+    let robots = report.step("a connector for what follows", || Connectors::start(&lab, Mode::Userspace))?;
     report.check("the stranger's resolver was asked for no private name, of any type", || {
         let leaked = public_names.questions("lab.internal");
         ensure!(leaked.is_empty(), "leaked: {}", leaked.join("; "));
@@ -244,9 +302,10 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
             Ok(Seen::new(()))
         },
     );
+    drop(robots);
     let guardian = report.step("its worker is killed with SIGKILL: as before within 2 s", || {
         let guardian = lab.up()?;
-        crate::process::signal_process(lab.worker(&guardian)?, libc::SIGKILL);
+        crate::process::signal_process(worker(&guardian)?, libc::SIGKILL);
         let took = lab.restored(&before)?;
         ensure!(took <= RESTORED, "it took {} ms", took.as_millis());
         Ok(Seen::new(guardian).with("ms", whole_ms(took)))
@@ -254,7 +313,7 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     drop(guardian);
     report.check("worker and guardian are killed: as before after tidegate cleanup", || {
         let guardian = lab.up()?;
-        let worker = lab.worker(&guardian)?;
+        let worker = worker(&guardian)?;
         for pid in [guardian.pid(), worker] {
             crate::process::signal_process(pid, libc::SIGKILL);
         }
@@ -268,31 +327,102 @@ fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// Enrols and starts a connector.
-fn connector(lab: &Lab, host: &Namespace, name: &str) -> Result<Daemon> {
+/// Starts a connector, and enrols it the first time.
+fn connector(lab: &Lab, host: &Namespace, site: &str, name: &str, mode: Mode) -> Result<Daemon> {
     let key = format!("{name}.key");
-    let key = lab.fleet.key(&lab.net.server, &key, &["--connector", "--site", "lab"])?;
-    let state = lab.fleet.state(name).display().to_string();
-    let arguments = ["connector", "--state", &state, "--name", name, "--join-file", &key];
+    let state = lab.fleet.state(name);
+    let key = if state.exists() {
+        lab.fleet.place().join(key).display().to_string()
+    } else {
+        lab.fleet.key(&lab.net.server, &key, &["--connector", "--site", site])?
+    };
+    let state = state.display().to_string();
+    // Journals of one file system, for namespaces that are machines of their own.
+    let interface = format!("tidesite-{name}");
+    let interface = &interface[..interface.len().min(15)];
+    let arguments = [
+        "connector",
+        "--state",
+        &state,
+        "--name",
+        name,
+        "--join-file",
+        &key,
+        "--mode",
+        mode.word(),
+        "--interface",
+        interface,
+    ];
     let mut connector = lab.fleet.start(host, name, &arguments)?;
     lab.fleet.ready(&mut connector, name)?;
     Ok(connector)
 }
 
-/// An installation that runs.
-struct Installation {
-    _serve: Daemon,
-    /// The site's connectors, by the address that servers see.
-    connectors: [(Ipv4Addr, Daemon); 2],
+/// The sites' connectors, running.
+struct Connectors {
+    mode: Mode,
+    /// The site's, by the address that servers see.
+    of_site: [(Ipv4Addr, Daemon); 2],
+    of_branch: Daemon,
 }
 
-fn install(lab: &Lab) -> Result<Installation> {
+impl Connectors {
+    fn start(lab: &Lab, mode: Mode) -> Result<Seen<Self>> {
+        let began = Instant::now();
+        let of_site = [
+            (topology::CONNECTOR, connector(lab, &lab.net.connector, "lab", "one", mode)?),
+            (SECOND, connector(lab, &lab.second, "lab", "two", mode)?),
+        ];
+        let of_branch = connector(lab, &lab.branch.connector, "branch", "three", mode)?;
+        wait_until("the connectors at the PoP", START, &lab.interrupt, || {
+            let connectors = lab.admin(&["list", "connectors"])?;
+            let items = connectors["items"].as_array().context("connectors")?;
+            Ok(items.iter().all(|item| item["live"]["attached"] == true).then_some(()))
+        })?;
+        // A client that runs finds them again by itself.
+        wait_until("a page by each site", START, &lab.interrupt, || {
+            let fetch = |name: &str| {
+                let url = format!("http://{name}/");
+                lab.client(10, "curl", &["--disable", "-sS", "--fail", "-m", "5", &url]).is_ok()
+            };
+            let is_up = fs::read_dir(lab.fleet.state("client")).is_ok_and(|mut files| {
+                files.any(|file| file.is_ok_and(|file| file.file_name() == "control.sock"))
+            });
+            Ok((!is_up || (fetch("web.lab.internal") && fetch("web.branch.internal"))).then_some(()))
+        })?;
+        let seen = Seen::new(Self { mode, of_site, of_branch });
+        Ok(seen.with("ms", whole_ms(began.elapsed())))
+    }
+
+    /// The process that carries a connector's packets.
+    fn worker(&self, number: usize) -> Result<u32> {
+        let (_, daemon) = &self.of_site[number];
+        match self.mode {
+            Mode::Userspace => Ok(daemon.pid()),
+            Mode::Kernel => worker(daemon),
+        }
+    }
+
+    /// Ends them as a service manager does; those that were killed have ended.
+    fn end(self, lab: &Lab) -> Result<()> {
+        let [(_, one), (_, two)] = self.of_site;
+        for mut daemon in [one, two, self.of_branch] {
+            if !daemon.has_ended()? {
+                daemon.terminate(START, &lab.interrupt)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn install(lab: &Lab) -> Result<Daemon> {
     let state = lab.fleet.state("serve").display().to_string();
     let advertise = format!("{}:443", topology::SERVER);
     let arguments = ["serve", "--state", &state, "--listen", "0.0.0.0:443", "--advertise", &advertise];
     let mut serve = lab.fleet.start(&lab.net.server, "serve", &arguments)?;
     lab.fleet.ready(&mut serve, "serve")?;
     lab.admin(&["create", "site", "--name", "lab", "--prefix", "10.0.2.0/24"])?;
+    lab.admin(&["create", "site", "--name", "branch", "--prefix", "10.0.2.0/24"])?;
     lab.resource("web", "web.lab.internal", "80,icmp")?;
     lab.resource("db", "db.lab.internal", "5432")?;
     lab.resource("servers", "srv.lab.internal", "22,445,5201,udp/443,udp/5201,icmp")?;
@@ -300,25 +430,29 @@ fn install(lab: &Lab) -> Result<Installation> {
     lab.resource("rebound", "rebound.lab.internal", "80")?;
     lab.resource("outside", "outside.lab.internal", "443")?;
     lab.resource("lan", "10.0.2.0/24", "80,icmp")?;
+    let branch = [
+        "--site",
+        "branch",
+        "--name",
+        "branch-web",
+        "--address",
+        "web.branch.internal",
+        "--ports",
+        "80,icmp",
+    ];
+    lab.admin(&[&["create", "resource"][..], &branch].concat())?;
     lab.admin(&["create", "group", "--name", "ops"])?;
     lab.admin(&["create", "user", "--name", "alice", "--email", "alice@lab.example", "--group", "ops"])?;
     let mut policy = vec!["create", "policy", "--name", "ops reach the lab", "--group", "ops"];
-    for resource in ["web", "db", "servers", "apps", "rebound", "outside", "lan"] {
+    for resource in ["web", "db", "servers", "apps", "rebound", "outside", "lan", "branch-web"] {
         policy.extend(["--resource", resource]);
     }
     lab.admin(&policy)?;
-    let first = connector(lab, &lab.net.connector, "connector")?;
-    let second = connector(lab, &lab.second, "connector-2")?;
-    wait_until("the connectors at the PoP", START, &lab.interrupt, || {
-        let connectors = lab.admin(&["list", "connectors"])?;
-        let items = connectors["items"].as_array().context("connectors")?;
-        Ok(items.iter().all(|item| item["live"]["attached"] == true).then_some(()))
-    })?;
     let key = lab.fleet.key(&lab.net.server, "client.key", &["--device", "--user", "alice"])?;
     let state = lab.fleet.state("client").display().to_string();
     let mut login = lab.fleet.tidegate(&lab.net.client, &["login", "--state", &state, "--key-file", &key]);
     run_program(&mut login, START, &lab.interrupt)?.success("login")?;
-    Ok(Installation { _serve: serve, connectors: [(topology::CONNECTOR, first), (SECOND, second)] })
+    Ok(serve)
 }
 
 /// The connectors as servers see them.
@@ -507,7 +641,7 @@ fn refusals(report: &mut Report, lab: &Lab, site_names: &Resolver) {
 }
 
 /// The connector in use goes, in two ways.
-fn failover(report: &mut Report, lab: &Lab, web: &WebServer, installation: &Installation) {
+fn failover(report: &mut Report, lab: &Lab, web: &WebServer, connectors: &Connectors) {
     let fetch = |seconds: u64| {
         lab.client(
             seconds + 5,
@@ -523,15 +657,15 @@ fn failover(report: &mut Report, lab: &Lab, web: &WebServer, installation: &Inst
                 fetch(15)?;
                 let after = CONNECTORS.map(|address| web.requests_from(address));
                 let used = usize::from(after[1] > before[1]);
-                let (_, daemon) = &installation.connectors[used];
-                daemon.signal(signal);
+                let worker = connectors.worker(used)?;
+                crate::process::signal_process(worker, signal);
                 let began = Instant::now();
                 let page = fetch(40);
                 let took = began.elapsed();
                 let began = Instant::now();
                 let next = fetch(40);
                 let next_took = began.elapsed();
-                daemon.signal(libc::SIGCONT);
+                crate::process::signal_process(worker, libc::SIGCONT);
                 ensure!(page? == PAGE && next? == PAGE, "another page came");
                 let now = CONNECTORS.map(|address| web.requests_from(address));
                 ensure!(now[1 - used] >= after[1 - used] + 2, "the other connector was not used");

@@ -155,11 +155,25 @@ impl Datagrams {
         self.fragments.drop_link(link);
     }
 
+    /// The longest packet that a link carries.
+    pub fn link_mtu(&self, link: LinkId) -> usize {
+        self.mtu.get(&link).copied().unwrap_or(flow::INNER_MTU)
+    }
+
     /// Cuts a packet to what a link carries.
     pub fn fit(&mut self, link: LinkId, packet: Vec<u8>) -> Vec<Vec<u8>> {
-        let mtu = self.mtu.get(&link).copied().unwrap_or(flow::INNER_MTU);
+        self.pieces(packet, self.link_mtu(link))
+    }
+
+    /// Cuts a packet to a length.
+    pub fn pieces(&mut self, packet: Vec<u8>, mtu: usize) -> Vec<Vec<u8>> {
         self.next_fragment = self.next_fragment.wrapping_add(1);
         split(packet, mtu, self.next_fragment)
+    }
+
+    /// The conversation between two ends.
+    pub fn at(&self, ends: &Ends) -> Option<DatagramId> {
+        self.by_ends.get(ends).copied()
     }
 
     /// Whether it was taken.
