@@ -195,7 +195,13 @@ pub fn put_back_leftovers() {
 /// `tidegate cleanup`.
 pub fn cleanup(format: Format) -> CommandResult {
     let options = usual_options("");
-    let cleaned = machine::cleanup(&options).map_err(|error| Failure::new(Outcome::Failed, error))?;
+    let failed = |error| Failure::new(Outcome::Failed, error);
+    let sites = machine::cleanup_sites(&machine_dir()).map_err(failed)?;
+    let cleaned = match machine::cleanup(&options) {
+        // A client that runs has left nothing behind; what a connector had left is gone.
+        Err(Unavailable::Running) if sites == Cleaned::Restored => Cleaned::Nothing,
+        cleaned => cleaned.map_err(failed)?,
+    };
     let (word, text) = match cleaned {
         Cleaned::Nothing => ("nothing", "Nothing was left behind."),
         Cleaned::Restored => ("restored", "The resolver settings are as they were before the client."),
@@ -203,8 +209,6 @@ pub fn cleanup(format: Format) -> CommandResult {
             ("foreign", "Another program has written the resolver settings since; they stay as they are.")
         }
     };
-    let sites =
-        machine::cleanup_sites(&machine_dir()).map_err(|error| Failure::new(Outcome::Failed, error))?;
     let site = if sites == Cleaned::Restored { "restored" } else { "nothing" };
     format.print(&json!({"event": "cleanup", "resolver": word, "site": site}), || match sites {
         Cleaned::Restored => {

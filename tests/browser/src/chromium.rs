@@ -144,9 +144,8 @@ impl Chromium {
         while let Ok(event) = wire.messages.try_recv() {
             wire.keep(event);
         }
-        let mine = |event: &Value| {
-            event["sessionId"] == session && event["method"].as_str().is_some_and(&fits)
-        };
+        let mine =
+            |event: &Value| event["sessionId"] == session && event["method"].as_str().is_some_and(&fits);
         let all = std::mem::take(&mut wire.events);
         let (taken, left): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(mine);
         wire.events = left;

@@ -145,7 +145,8 @@ impl<'a> Page<'a> {
     /// # Errors
     /// There is none.
     pub fn text(&self, selector: &str) -> Result<String> {
-        let text = self.evaluate(&format!("document.querySelector({})?.innerText ?? null", json!(selector)))?;
+        let text =
+            self.evaluate(&format!("document.querySelector({})?.innerText ?? null", json!(selector)))?;
         Ok(text.as_str().with_context(|| format!("nothing is {selector}"))?.to_owned())
     }
 
@@ -262,9 +263,11 @@ impl<'a> Page<'a> {
             "Tab" => ("Tab".to_owned(), 9, ""),
             "Delete" => ("Delete".to_owned(), 46, ""),
             "ArrowDown" => ("ArrowDown".to_owned(), 40, ""),
-            letter if letter.len() == 1 => {
-                (format!("Key{}", letter.to_uppercase()), i32::from(letter.to_uppercase().as_bytes()[0]), letter)
-            }
+            letter if letter.len() == 1 => (
+                format!("Key{}", letter.to_uppercase()),
+                i32::from(letter.to_uppercase().as_bytes()[0]),
+                letter,
+            ),
             other => bail!("the key {other} is not among those that tests press"),
         };
         for kind in ["keyDown", "keyUp"] {

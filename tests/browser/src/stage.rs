@@ -37,7 +37,8 @@ fn binary() -> Result<PathBuf> {
         return Ok(named.into());
     }
     let own = std::env::current_exe()?;
-    let found = own.ancestors().skip(1).take(3).map(|above| above.join("tidegate")).find(|path| path.is_file());
+    let found =
+        own.ancestors().skip(1).take(3).map(|above| above.join("tidegate")).find(|path| path.is_file());
     found.with_context(|| format!("no tidegate beside {}: cargo build --package tidegate", own.display()))
 }
 
@@ -196,7 +197,11 @@ impl Stage {
         }
         let output = command.arg(format!("http://localhost/api/v1{path}")).stdin(Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{method} {path}: {said} {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "{method} {path}: {said} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         if said.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&said)?) }
     }
 
@@ -274,7 +279,16 @@ impl Client {
     pub fn fetch(&self, url: &str) -> Result<String> {
         let proxy = std::fs::read_to_string(self.state.join("proxy-url"))?;
         let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--proxy", proxy.trim(), url]);
+        command.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "10",
+            "--proxy",
+            proxy.trim(),
+            url,
+        ]);
         let output = command.stdin(Stdio::null()).output().context("curl")?;
         ensure!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -70,6 +70,8 @@ pub const PLANTED: &[Planted] = &[
         "a_binding_opens_nothing_that_policy_does_not"),
     test("authorization", "anybody-answers-a-datagram", "connector", "connector",
         "an_answer_from_anybody_else_does_not_come_in"),
+    test("authorization", "passages-outlive-their-policy", "connector", "connector",
+        "core::tests::passages::a_policy_that_is_withdrawn_cuts_the_flow"),
     test("authorization", "datagrams-outlive-their-policy", "connector", "connector",
         "a_policy_that_ends_ends_running_conversations"),
     test("static stability", "silence-is-patience", "client", "client",

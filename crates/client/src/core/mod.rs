@@ -213,9 +213,13 @@ impl ClientCore {
     }
 
     /// A flow is no more: its dial ends with the fault, its owner hears how it ended.
-    fn flow_ended(&mut self, _now: Instant, flow: FlowId, result: Result<(), DialFault>) {
+    fn flow_ended(&mut self, now: Instant, flow: FlowId, result: Result<(), DialFault>) {
         let Some(entry) = self.entries.remove(&flow) else { return };
         match (entry.dial, result) {
+            // What this connector cannot reach, another of the site may.
+            (Some(dial), Err(fault)) if fault.reason == Refusal::TargetUnreachable => {
+                self.next_connector(now, dial, fault);
+            }
             (Some(dial), Err(fault)) => self.finish_dial(dial, Err(fault)),
             (Some(dial), Ok(())) => self.finish_dial(dial, Err(DialFault::new(Refusal::TargetRefused))),
             (None, Ok(())) => self.outputs.push_back(Output::Ended { flow, ending: Ending::Finished }),

@@ -254,6 +254,16 @@ fn quoted(packet: &IpPacket<'_>) -> Option<FiveTuple> {
     Some(FiveTuple { protocol: tuple.protocol, src: tuple.dst, dst: tuple.src })
 }
 
+/// The conversation, as this machine sends it, whose target a connector says that it cannot reach: "host unreachable" (RFC 792
+/// code 1), "address unreachable" (RFC 4443 section 3.1 code 3). A port that nobody listens at, and a refusal by policy, are
+/// answers.
+fn host_unreachable(packet: &IpPacket<'_>) -> Option<FiveTuple> {
+    let is_unreachable = packet.protocol == Protocol::Icmp
+        && matches!((packet.payload, packet.src.is_ipv4()), ([3, 1, ..], true) | ([1, 3, ..], false));
+    let about = if is_unreachable { quoted(packet)? } else { return None };
+    Some(FiveTuple { protocol: about.protocol, src: about.dst, dst: about.src })
+}
+
 impl ClientCore {
     pub(super) fn handle_whole(&mut self, now: Instant, pool: &mut Pool, bytes: &[u8]) {
         let packet = match IpPacket::parse(bytes) {
@@ -457,6 +467,35 @@ impl ClientCore {
                 _ => self.ensure_link(now, next),
             }
         }
+    }
+
+    /// Whether a packet says that a connector cannot reach what a conversation of the machine is for, and another of the
+    /// site is asked now. A connection has to be one that nobody has answered; who has none asks again by itself.
+    pub(super) fn goes_elsewhere(&mut self, now: Instant, peer: PeerId, bytes: &[u8]) -> bool {
+        let Some(id) = self.by_peer.get(&peer).copied() else { return false };
+        let Ok(packet) = IpPacket::parse(bytes) else { return false };
+        let Some(tuple) = host_unreachable(&packet) else { return false };
+        let Some(conversation) = self.packets.conversations.get_mut(&tuple) else { return false };
+        let is_open = tuple.protocol == Protocol::Tcp && conversation.opening.is_none();
+        if conversation.connector != id || conversation.heard.is_some() || is_open {
+            return false;
+        }
+        let Some(next) = conversation.rest.pop_front() else { return false };
+        tracing::debug!(connector = %id, "it cannot reach a resource: another one of its site is asked");
+        conversation.connector = next;
+        conversation.used = now;
+        if let Some(opening) = &conversation.opening
+            && conversation.held.is_empty()
+            && self.packets.held < MAX_HELD
+        {
+            conversation.held.push(opening.clone());
+            self.packets.held += 1;
+        }
+        match self.links.get(&next) {
+            Some(link) if self.way_of(link).is_some() => self.release_packets(now, next),
+            _ => self.ensure_link(now, next),
+        }
+        true
     }
 
     /// A connector does not answer: what it has not answered yet goes by another.

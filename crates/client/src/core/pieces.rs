@@ -85,6 +85,9 @@ impl ClientCore {
             Some(Whole::AsItCame(_)) | None => None,
         };
         let whole = joined.unwrap_or(packet);
+        if self.goes_elsewhere(now, peer, &whole) {
+            return;
+        }
         let is_the_machines = self.by_peer.get(&peer).copied().is_some_and(|connector| {
             IpPacket::parse(&whole).is_ok_and(|packet| self.packets.claims(now, connector, &packet))
         });

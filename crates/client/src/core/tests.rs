@@ -48,6 +48,8 @@ struct Connector {
     inner: Vec<Vec<u8>>,
     /// Stopped: it takes nothing and says nothing.
     is_frozen: bool,
+    /// Its way into the site is gone.
+    is_cut_off: bool,
 }
 
 impl Connector {
@@ -67,6 +69,7 @@ impl Connector {
             answers_binds: true,
             inner: Vec::new(),
             is_frozen: false,
+            is_cut_off: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl Connector {
             flow::Event::Incoming { dst, .. } => {
                 self.echoed.insert(flow, dst);
                 let done = match dst.port() {
+                    _ if self.is_cut_off => self.flows.reject_unreachable(now, flow, Unreachable::Host),
                     80 => self.flows.accept(now, flow),
                     81 => self.flows.reject_reset(now, flow),
                     82 => self.flows.reject_unreachable(now, flow, Unreachable::Prohibited),

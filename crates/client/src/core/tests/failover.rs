@@ -86,3 +86,31 @@ fn a_site_with_one_connector_asks_it_nothing_and_waits() {
     world.pass(Duration::from_secs(5));
     world.result(dial).expect("by the connector that came back");
 }
+
+#[test]
+fn a_connector_that_cannot_reach_the_target_is_left_for_another_that_can() {
+    let mut world = two();
+    let used = in_use(&mut world);
+    world.connectors[used].is_cut_off = true;
+    let dial = world.dial("10.1.2.3:80");
+    let flow = world.result(dial).expect("by the other");
+    assert_eq!(world.echo(flow, b"there"), b"there");
+    let mut machine = Machine::new(world.now);
+    let own = machine.dial(&mut world, "100.64.0.2:40001", FIRST);
+    assert!(machine.established.contains(&own), "the machine's own connection went by the other too");
+    assert_eq!(machine.echo(&mut world, own, b"here"), b"here");
+}
+
+#[test]
+fn where_no_connector_reaches_the_target_that_is_what_is_said() {
+    let mut world = two();
+    for connector in &mut world.connectors {
+        connector.is_cut_off = true;
+    }
+    let dial = world.dial(FIRST);
+    assert_eq!(world.result(dial).expect_err("nobody reaches it"), Refusal::TargetUnreachable);
+    assert!(world.connectors.iter().all(|connector| !connector.echoed.is_empty()), "both were asked");
+    let mut machine = Machine::new(world.now);
+    let own = machine.dial(&mut world, "100.64.0.2:40001", FIRST);
+    assert_eq!(machine.end(own), Some(CloseReason::Unreachable(Unreachable::Host)));
+}

@@ -78,6 +78,10 @@ impl Machine {
         }
     }
 
+    pub(super) fn end(&self, flow: FlowId) -> Option<CloseReason> {
+        self.closed.get(&flow).copied()
+    }
+
     pub(super) fn echo(&mut self, world: &mut World, flow: FlowId, text: &[u8]) -> Vec<u8> {
         self.stack.write(world.now, flow, text).unwrap();
         self.run(world);

@@ -27,7 +27,7 @@ use crate::core::rules::{FlowAge, Knowledge, Rules, Target};
 use crate::core::session::{FlowKey, Wanted};
 use crate::record::Verdict;
 use flow::ip::{IpPacket, Protocol as Inside};
-use flow::{EchoKind, INNER_MTU, LinkId, Unreachable, clamp_mss, translate, unreachable};
+use flow::{EchoKind, Fragment, INNER_MTU, LinkId, Unreachable, clamp_mss, translate, unreachable};
 use policy::Protocol;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -311,6 +311,14 @@ impl ConnectorCore {
         let mut of: Option<PeerId> = None;
         let mut run: Vec<Vec<u8>> = Vec::new();
         for bytes in packets {
+            let whole = match Fragment::parse(bytes) {
+                Ok(Some(piece)) => match self.passages.pieces.push(now, link_of(piece.src), &piece) {
+                    Some(whole) => Some(whole),
+                    None => continue,
+                },
+                Ok(None) | Err(_) => None,
+            };
+            let bytes = whole.as_deref().unwrap_or(bytes);
             let Some((peer, packet)) = self.site_packet(now, wall, bytes) else { continue };
             if of != Some(peer) {
                 self.seal_run(now, of, &mut run);
@@ -618,6 +626,7 @@ impl ConnectorCore {
 
     /// Ends what nothing passed for long.
     pub(super) fn passages_due(&mut self, now: Instant, wall: UnixMs) {
+        self.passages.pieces.expire(now);
         for id in self.passages.idle(now) {
             let Some(passage) = self.passages.passages.get(&id) else { continue };
             if passage.is_over {
@@ -638,6 +647,14 @@ impl ConnectorCore {
     pub(super) fn passage_wants(&self, id: PassageId) -> Option<&Wanted> {
         self.passages.passages.get(&id).map(|passage| &passage.wanted)
     }
+}
+
+/// Who shares the room for pieces with whom: hosts of a site whose addresses end alike.
+fn link_of(source: IpAddr) -> LinkId {
+    LinkId(match source {
+        IpAddr::V4(v4) => u64::from(v4.octets()[3]),
+        IpAddr::V6(v6) => u64::from(v6.octets()[15]),
+    })
 }
 
 /// A packet as the client sent it, as far as an error has to quote it.

@@ -3,6 +3,7 @@
 use crate::core::datagrams::Ends;
 use crate::core::rules::{ResourceName, Target};
 use crate::core::session::Wanted;
+use flow::Reassembly;
 use flow::ip::{IpPacket, TcpSegment};
 use policy::Protocol;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -254,6 +255,8 @@ pub(in crate::core) struct Passages {
     due: BTreeSet<(Instant, PassageId)>,
     next: u64,
     waiting_bytes: usize,
+    /// Packets of the site in pieces.
+    pub(super) pieces: Reassembly,
     /// How many are over and pass their last segments.
     over: usize,
     /// Packets from the site that belonged to nothing.
@@ -263,7 +266,7 @@ pub(in crate::core) struct Passages {
 }
 
 impl Passages {
-    pub const fn new(side: Option<SiteSide>) -> Self {
+    pub fn new(side: Option<SiteSide>) -> Self {
         Self {
             side,
             passages: BTreeMap::new(),
@@ -272,6 +275,7 @@ impl Passages {
             due: BTreeSet::new(),
             next: 0,
             waiting_bytes: 0,
+            pieces: Reassembly::new(),
             over: 0,
             strays: 0,
             unusable: 0,
@@ -290,7 +294,8 @@ impl Passages {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        let idle = self.due.first().map(|(at, _)| *at);
+        idle.into_iter().chain(self.pieces.deadline()).min()
     }
 
     pub fn at(&self, ends: &Ends) -> Option<PassageId> {

@@ -463,3 +463,43 @@ fn a_devices_share_of_flows_counts_those_of_the_kernel_too() {
     let reasons: Vec<&str> = kernel.world.records.iter().map(|record| record.reason.as_str()).collect();
     assert_eq!(reasons, [Refusal::Full.label()]);
 }
+
+#[test]
+fn a_packet_of_the_site_in_pieces_comes_whole_and_a_long_one_of_the_client_goes_in_pieces() {
+    let address_of = |text: &str| text.parse().expect("address");
+    let mut kernel = Kernel::new(allowing("icmp://10.0.0.5:0", Target::Literal(address_of("10.0.0.5"))));
+    let inner = kernel.world.enter();
+    let data = vec![7; 3_000];
+    let echo = Echo { kind: EchoKind::Request, identifier: 77, sequence: 3, data: &data };
+    let question = echo.packet(inner, address_of("10.0.0.5")).expect("fits");
+    for piece in flow::split(question, 1_280, 9) {
+        kernel.world.send(&piece);
+    }
+    kernel.settle();
+    assert!(
+        kernel.sent.len() == 3 && kernel.sent.iter().all(|piece| piece.len() <= 1_500),
+        "{}",
+        kernel.sent.len()
+    );
+    let mut pieces = flow::Reassembly::new();
+    let now = kernel.world.now;
+    let whole = kernel.sent.iter().find_map(|piece| {
+        let piece = flow::Fragment::parse(piece).expect("a packet").expect("a piece");
+        pieces.push(now, LinkId(1), &piece)
+    });
+    let whole = whole.expect("all pieces");
+    let asked = IpPacket::parse(&whole).expect("a packet").echo().expect("an echo");
+    assert_eq!(asked.data, data);
+    let reply = Echo { kind: EchoKind::Reply, ..asked }.packet(address_of("10.0.0.5"), SITE_SIDE.v4.into());
+    for piece in flow::split(reply.expect("fits"), 1_500, 4) {
+        kernel.from_site(&piece);
+    }
+    let mut joined = flow::Reassembly::new();
+    let answer = kernel.world.inner.iter().find_map(|piece| {
+        let piece = flow::Fragment::parse(piece).ok()??;
+        joined.push(now, LinkId(1), &piece)
+    });
+    let answer = answer.expect("an answer in pieces that a link carries");
+    assert_eq!(IpPacket::parse(&answer).expect("a packet").echo().map(|echo| echo.data.len()), Some(3_000));
+    assert_eq!(kernel.world.core.status().site_unusable, 0);
+}
