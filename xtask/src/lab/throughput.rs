@@ -250,7 +250,7 @@ impl Bench {
             let _ = writeln!(masquerade, "ip saddr {range} oifname \"site\" masquerade");
         }
         gateway.nft(&format!(
-            "table ip bench {{ chain post {{ type nat hook postrouting priority 100; policy accept;\n{masquerade}}} }}\n"
+            "table ip bench {{ chain post {{ type nat hook postrouting priority 100; policy accept;\n{masquerade}}}\n}}\n"
         ))?;
         client.ip(&format!("route add {} via {GATEWAY}", Way::Plain.target()))?;
         if segmented {
@@ -317,7 +317,8 @@ impl Bench {
         for (way, mode) in modes {
             let key = fleet.key(gateway, &format!("{mode}.key"), &["--connector", "--site", mode])?;
             let state = state(mode);
-            let arguments = ["connector", "--state", &state, "--join-file", &key, "--mode", mode];
+            let arguments =
+                ["connector", "--state", &state, "--name", mode, "--join-file", &key, "--mode", mode];
             let mut connector = fleet.start(gateway, mode, &arguments)?;
             fleet.ready(&mut connector, mode)?;
             connectors.push((way, connector));
