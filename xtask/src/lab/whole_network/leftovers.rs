@@ -2,12 +2,15 @@
 
 use super::{Lab, Mode, RESTORED, START, Seen, connector, machine::Snapshot, restored, worker};
 use crate::{
-    lab::report::{Report, whole_ms},
+    lab::{
+        daemon::Daemon,
+        report::{Report, whole_ms},
+    },
     process::{Interrupt, run as run_program, signal_process, wait_until},
 };
 use anyhow::{Result, ensure};
 
-fn begin(lab: &Lab, before: &Snapshot) -> Result<crate::lab::daemon::Daemon> {
+fn begin(lab: &Lab, before: &Snapshot) -> Result<Daemon> {
     let daemon = connector(lab, &lab.second, "lab", "two", Mode::Kernel)?;
     let changed = before.differences(&Snapshot::take(&lab.second)?);
     ensure!(
@@ -15,6 +18,18 @@ fn begin(lab: &Lab, before: &Snapshot) -> Result<crate::lab::daemon::Daemon> {
         "nothing is changed: {changed}"
     );
     Ok(daemon)
+}
+
+/// Kills a worker and its guardian, and waits until both are gone: a process that ends still holds its locks.
+fn kill_both(daemon: Daemon, interrupt: &Interrupt) -> Result<()> {
+    let own = worker(&daemon)?;
+    for pid in [daemon.pid(), own] {
+        signal_process(pid, libc::SIGKILL);
+    }
+    drop(daemon);
+    wait_until("the end of both", START, interrupt, || {
+        Ok((!std::path::Path::new(&format!("/proc/{own}")).exists()).then_some(()))
+    })
 }
 
 /// `before` is the second connector's machine without one.
@@ -30,13 +45,7 @@ pub fn checks(report: &mut Report, lab: &Lab, before: &Snapshot, interrupt: &Int
     });
     report.check("worker and guardian are killed: as before after tidegate cleanup", || {
         let daemon = begin(lab, before)?;
-        let own = worker(&daemon)?;
-        for pid in [daemon.pid(), own] {
-            signal_process(pid, libc::SIGKILL);
-        }
-        wait_until("the end of both", START, interrupt, || {
-            Ok((!std::path::Path::new(&format!("/proc/{own}")).exists()).then_some(()))
-        })?;
+        kill_both(daemon, interrupt)?;
         let left = before.differences(&Snapshot::take(host)?);
         ensure!(left.contains("masquerade"), "nothing was left behind, so nothing is shown");
         let mut cleanup = lab.fleet.tidegate(host, &["cleanup"]);
@@ -45,11 +54,7 @@ pub fn checks(report: &mut Report, lab: &Lab, before: &Snapshot, interrupt: &Int
     });
     report.check("both are killed once more: the next start, without kernel mode, puts it right", || {
         let daemon = begin(lab, before)?;
-        let own = worker(&daemon)?;
-        for pid in [daemon.pid(), own] {
-            signal_process(pid, libc::SIGKILL);
-        }
-        drop(daemon);
+        kill_both(daemon, interrupt)?;
         let next = connector(lab, host, "lab", "two", Mode::Userspace)?;
         let took = restored(host, before, interrupt)?;
         drop(next);
