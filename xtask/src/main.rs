@@ -6,8 +6,10 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 #![expect(clippy::disallowed_methods, reason = "it measures real processes by the real clock")]
 
+mod judges;
 mod lab;
 mod layers;
+mod npm;
 mod planted;
 mod process;
 mod python;
@@ -36,8 +38,19 @@ enum Command {
     Test(test::Options),
     /// The golden vectors, judged by a decoder that nobody here wrote.
     Vectors,
-    /// Writes docs/openapi.json from the code.
+    /// Writes docs/openapi.json and docs/roles.md from the code.
     Openapi,
+    /// Who may do what: writes docs/roles.md (and docs/openapi.json) from the code and prints it.
+    Roles,
+    /// Judges of the API that nobody here wrote: schemathesis against a real controller, redocly on the document.
+    Judges {
+        /// The built program.
+        #[arg(long, value_name = "FILE")]
+        tidegate: Option<std::path::PathBuf>,
+        /// Many examples of every operation: a quarter of an hour.
+        #[arg(long)]
+        long: bool,
+    },
     /// Measurements; never part of `test`.
     #[command(subcommand)]
     Bench(Bench),
@@ -85,12 +98,24 @@ enum Bench {
     Weather(weather::Options),
     /// What a tunnel into a site carries, beside plain forwarding and other programs' tunnels (root).
     Tunnel(lab::throughput::Options),
+    /// The REST API under an open load: reads, lists and writes of a real controller with ten thousand resources and as
+    /// many devices.
+    Api {
+        /// Options of the bench; `-- --help` names them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 /// Runs a bench of `tests/load` against the release build.
 fn bench_load(program: &str, options: &[String]) -> anyhow::Result<()> {
+    bench_program("load-rig", program, options)
+}
+
+/// Runs a program of a package of benches against the release build.
+fn bench_program(package: &str, program: &str, options: &[String]) -> anyhow::Result<()> {
     let status = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--package", "tidegate", "--package", "load-rig"])
+        .args(["build", "--release", "--locked", "--package", "tidegate", "--package", package])
         .status()?;
     anyhow::ensure!(status.success(), "cargo build: {status}");
     let release = target_directory().join("release");
@@ -129,11 +154,25 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(options, &interrupt),
         Command::Vectors => vectors::run(&interrupt).map(|said| println!("{said}")),
         Command::Openapi => openapi(),
+        Command::Roles => openapi().and_then(|()| {
+            println!("{}", std::fs::read_to_string(repository().join("docs/roles.md"))?);
+            Ok(())
+        }),
+        Command::Judges { tidegate, long } => {
+            let tidegate = tidegate.unwrap_or_else(test::release_binary);
+            let depth = if long { judges::Depth::Long } else { judges::Depth::Short };
+            judges::redocly(&interrupt).and_then(|said| {
+                println!("redocly: {said}");
+                println!("schemathesis: {}", judges::schemathesis(&tidegate, depth, &interrupt)?);
+                Ok(())
+            })
+        }
         Command::Bench(Bench::Idle { clients, minutes, json }) => bench_idle(clients, minutes, json),
         Command::Bench(Bench::Pop { options }) => bench_load("bench-pop", &options),
         Command::Bench(Bench::Floods { options }) => bench_load("load-floods", &options),
         Command::Bench(Bench::Weather(options)) => weather::bench(&options),
         Command::Bench(Bench::Tunnel(options)) => lab::throughput::bench(&options, &interrupt),
+        Command::Bench(Bench::Api { options }) => bench_program("bench", "bench-api", &options),
         Command::Lab(lab) => lab::run(lab, &interrupt),
         Command::Planted(options) => planted::run(&options, &interrupt),
         Command::OutageMatrix { options, output } => {
@@ -165,10 +204,10 @@ fn repository() -> std::path::PathBuf {
 /// The golden file's own test writes it when asked to.
 fn openapi() -> anyhow::Result<()> {
     let status = std::process::Command::new(env!("CARGO"))
-        .args(["test", "--quiet", "--package", "controller", "openapi"])
+        .args(["test", "--quiet", "--package", "controller", "golden_file"])
         .env("TIDEGATE_WRITE_OPENAPI", "1")
         .status()?;
     anyhow::ensure!(status.success(), "the OpenAPI document was not written");
-    println!("docs/openapi.json");
+    println!("docs/openapi.json docs/roles.md");
     Ok(())
 }

@@ -39,6 +39,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "python3", present: || on_path("python3"), needed_for: For::Checks },
     Package { name: "python3-venv", present: has_venv, needed_for: For::Checks },
     Package { name: "curl", present: || on_path("curl"), needed_for: For::Checks },
+    Package { name: "nodejs", present: || on_path("node"), needed_for: For::Checks },
+    Package { name: "npm", present: || on_path("npm"), needed_for: For::Checks },
     Package { name: "iproute2", present: || on_path("ip"), needed_for: For::Lab },
     Package { name: "nftables", present: || on_path("nft"), needed_for: For::Lab },
     Package { name: "miniupnpd-nftables", present: || on_path("miniupnpd"), needed_for: For::Lab },

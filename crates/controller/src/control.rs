@@ -88,7 +88,7 @@ fn known<'a>(
 
 fn not_issued(error: &IssueError) -> ControlRefused {
     match error {
-        IssueError::Struck | IssueError::Unknown => refused(Refusal::Struck, 0),
+        IssueError::Struck | IssueError::Unknown | IssueError::Waiting => refused(Refusal::Struck, 0),
         IssueError::Withheld(withheld) => {
             tracing::debug!(%withheld, "a document was not issued");
             let after = u32::try_from(withheld.retry_after().as_millis()).unwrap_or(LATER_MS);

@@ -178,6 +178,16 @@ fn not_issued(error: &IssueError) -> Problem {
         IssueError::Unknown => {
             Problem::internal("the snapshot does not have what was just enrolled; try again")
         }
+        IssueError::Waiting => {
+            let mut problem = Problem::new(
+                StatusCode::FORBIDDEN,
+                "awaiting-approval",
+                "The device waits for approval",
+                "this device is known now; when an administrator has approved it, the same command enrols it",
+            );
+            problem.retry_after = Some(60);
+            problem
+        }
         IssueError::Withheld(withheld) => withheld_problem(withheld),
         IssueError::Sign(_) | IssueError::Groups(_) => Problem::not_signing(error.to_string()),
     }
@@ -247,6 +257,7 @@ async fn device(
                 owner,
                 name,
                 identity_key,
+                state: if key.approval { store::DeviceState::Pending } else { store::DeviceState::Active },
                 generation: 1,
                 enrolled_by: key.id,
                 created_ms,

@@ -60,6 +60,8 @@ struct State {
 pub(crate) struct FlowLog {
     directory: PathBuf,
     state: Mutex<State>,
+    /// Counts batches, for who waits for the next.
+    arrived: tokio::sync::watch::Sender<u64>,
 }
 
 /// What a reader wants.
@@ -70,6 +72,39 @@ pub(crate) struct FlowQuery {
     pub(crate) connector: Option<String>,
     pub(crate) resource: Option<String>,
     pub(crate) verdict: Option<String>,
+    /// In one of the texts of a record; in lower case.
+    pub(crate) q: Option<String>,
+}
+
+/// A place in an organization's log: behind so many bytes of a segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    segment: u64,
+    offset: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.segment, self.offset)
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (segment, offset) = text.split_once('.').ok_or(())?;
+        Ok(Self { segment: segment.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? })
+    }
+}
+
+/// A part of an organization's log, in the order it was written.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    pub(crate) records: Vec<serde_json::Value>,
+    /// Behind it.
+    pub(crate) place: Place,
+    /// There is nothing behind it yet.
+    pub(crate) is_all: bool,
 }
 
 impl FlowQuery {
@@ -81,6 +116,10 @@ impl FlowQuery {
             && fits(&self.connector, "connector")
             && fits(&self.resource, "resource")
             && fits(&self.verdict, "verdict")
+            && self.q.as_deref().is_none_or(|q| {
+                let texts = record.as_object().into_iter().flat_map(|members| members.values());
+                texts.filter_map(|value| value.as_str()).any(|text| text.to_lowercase().contains(q))
+            })
     }
 }
 
@@ -156,7 +195,8 @@ impl FlowLog {
             }
             state.segments.insert(organization, segments);
         }
-        Ok(Self { directory: directory.to_owned(), state: Mutex::new(state) })
+        let arrived = tokio::sync::watch::Sender::new(0);
+        Ok(Self { directory: directory.to_owned(), state: Mutex::new(state), arrived })
     }
 
     /// Stores a batch once. Blocking: it syncs a file.
@@ -184,7 +224,39 @@ impl FlowLog {
         }
         self.append(&mut state, organization, &text)?;
         remember(&mut state.batches, connector, batch);
+        self.arrived.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Tells of each batch that comes.
+    pub(crate) fn arrivals(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.arrived.subscribe()
+    }
+
+    /// Removes what is older than `before`: whole segments only, and never the one that is being written.
+    pub(crate) fn expire(&self, organization: OrganizationId, before: UnixMs) -> io::Result<usize> {
+        let mut state = self.state.lock().expect("nothing panics while it holds the flow log");
+        let writing = state.current.get(&organization).map(|(number, _)| *number);
+        let Some(segments) = state.segments.get_mut(&organization) else { return Ok(0) };
+        let mut removed = 0;
+        while let Some(oldest) = segments.first_entry() {
+            let modified = match fs::metadata(oldest.get()) {
+                Ok(metadata) => metadata.modified()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    oldest.remove();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let age = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            if Some(*oldest.key()) == writing || age.as_millis() >= u128::from(before.as_millis()) {
+                break;
+            }
+            fs::remove_file(oldest.get())?;
+            oldest.remove();
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     fn append(&self, state: &mut State, organization: OrganizationId, text: &[u8]) -> io::Result<()> {
@@ -238,20 +310,7 @@ impl FlowLog {
                 Err(error) => return Err(error),
             };
             for line in text.rsplit(|byte| *byte == b'\n') {
-                let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { continue };
-                if line.organization != organization {
-                    // Somebody copied files around.
-                    continue;
-                }
-                let Ok(mut record) = serde_json::from_str::<serde_json::Value>(line.record.get()) else {
-                    continue;
-                };
-                // Who shipped it is known from its certificate, whatever the record says.
-                if let Some(fields) = record.as_object_mut() {
-                    fields.insert("connector".into(), line.connector.to_string().into());
-                    fields.insert("organization".into(), line.organization.to_string().into());
-                    fields.insert("received".into(), line.received.as_millis().into());
-                }
+                let Some(record) = record_of(line, organization) else { continue };
                 if query.takes(&record) {
                     found.push(record);
                     if found.len() >= query.limit {
@@ -262,6 +321,75 @@ impl FlowLog {
         }
         Ok(found)
     }
+}
+
+impl FlowLog {
+    /// Goes on from a place. Blocking: it reads a file.
+    pub(crate) fn read_on(
+        &self,
+        organization: OrganizationId,
+        from: Place,
+        query: &FlowQuery,
+    ) -> io::Result<Piece> {
+        let (path, number, is_last) = {
+            let state = self.state.lock().expect("nothing panics while it holds the flow log");
+            let own = state.segments.get(&organization);
+            let next = own.and_then(|segments| segments.range(from.segment..).next());
+            let Some((number, path)) = next else {
+                return Ok(Piece { records: Vec::new(), place: from, is_all: true });
+            };
+            let is_last = own.and_then(|all| all.last_key_value()).is_some_and(|(last, _)| last == number);
+            (path.clone(), *number, is_last)
+        };
+        let mut place = if number == from.segment { from } else { Place { segment: number, offset: 0 } };
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            // Removed as the oldest between the listing and now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let mut records = Vec::new();
+        let start = usize::try_from(place.offset).unwrap_or(usize::MAX).min(text.len());
+        for line in text[start..].split_inclusive(|byte| *byte == b'\n') {
+            if !line.ends_with(b"\n") {
+                // Being written, or torn: in either case nothing to give out yet.
+                break;
+            }
+            place.offset += line.len() as u64;
+            if let Some(mut record) = record_of(line, organization)
+                && query.takes(&record)
+            {
+                if let Some(members) = record.as_object_mut() {
+                    members.insert("place".into(), place.to_string().into());
+                }
+                records.push(record);
+                if records.len() >= query.limit {
+                    return Ok(Piece { records, place, is_all: false });
+                }
+            }
+        }
+        if !is_last {
+            place = Place { segment: number + 1, offset: 0 };
+        }
+        Ok(Piece { records, place, is_all: is_last })
+    }
+}
+
+/// The record of a line, when it is one of the organization's.
+fn record_of(line: &[u8], organization: OrganizationId) -> Option<serde_json::Value> {
+    let line = serde_json::from_slice::<Line<'_>>(line).ok()?;
+    if line.organization != organization {
+        // Somebody copied files around.
+        return None;
+    }
+    let mut record = serde_json::from_str::<serde_json::Value>(line.record.get()).ok()?;
+    // Who shipped it is known from its certificate, whatever the record says.
+    if let Some(fields) = record.as_object_mut() {
+        fields.insert("connector".into(), line.connector.to_string().into());
+        fields.insert("organization".into(), line.organization.to_string().into());
+        fields.insert("received".into(), line.received.as_millis().into());
+    }
+    Some(record)
 }
 
 /// The oldest segment goes, of whoever has most.
@@ -339,6 +467,48 @@ mod tests {
         let error = take(&log, 1, "{}\n[1]\n").unwrap_err();
         assert!(matches!(error, FlowError::Record(2)), "{error}");
         assert!(read(&log).is_empty());
+    }
+
+    #[test]
+    fn an_export_goes_on_where_it_ended_and_waits_for_what_comes() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FlowLog::open(directory.path()).unwrap();
+        let query = FlowQuery { limit: 2, ..FlowQuery::default() };
+        assert!(log.read_on(ORGANIZATION, Place::default(), &query).unwrap().is_all);
+        take(&log, 1, "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n").unwrap();
+        let first = log.read_on(ORGANIZATION, Place::default(), &query).unwrap();
+        let ids = |piece: &Piece| piece.records.iter().map(|record| record["id"].clone()).collect::<Vec<_>>();
+        assert_eq!((ids(&first), first.is_all), (vec!["a".into(), "b".into()], false));
+        assert_eq!(first.records[1]["place"], first.place.to_string());
+        let place: Place = first.place.to_string().parse().unwrap();
+        let second = log.read_on(ORGANIZATION, place, &query).unwrap();
+        assert_eq!((ids(&second), second.is_all), (vec!["c".into()], true));
+        // A restart begins another segment.
+        drop(log);
+        let log = FlowLog::open(directory.path()).unwrap();
+        take(&log, 2, "{\"id\":\"d\"}").unwrap();
+        let third = log.read_on(ORGANIZATION, second.place, &query).unwrap();
+        let third = if ids(&third).is_empty() {
+            log.read_on(ORGANIZATION, third.place, &query).unwrap()
+        } else {
+            third
+        };
+        assert_eq!((ids(&third), third.is_all), (vec!["d".into()], true));
+    }
+
+    #[test]
+    fn old_segments_go_and_the_one_that_is_written_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FlowLog::open(directory.path()).unwrap();
+        take(&log, 1, "{\"id\":\"a\"}").unwrap();
+        drop(log);
+        let log = FlowLog::open(directory.path()).unwrap();
+        take(&log, 2, "{\"id\":\"b\"}").unwrap();
+        let future = UnixMs::from_millis(u64::MAX / 2);
+        assert_eq!(log.expire(ORGANIZATION, UnixMs::from_millis(1)).unwrap(), 0);
+        assert_eq!(log.expire(ORGANIZATION, future).unwrap(), 1);
+        let ids: Vec<_> = read(&log).iter().map(|record| record["id"].clone()).collect();
+        assert_eq!(ids, ["b"]);
     }
 
     fn files(directory: &Path) -> Vec<(String, String)> {

@@ -41,6 +41,9 @@ pub(crate) enum IssueError {
     /// Struck.
     #[error("access of this subject was revoked")]
     Struck,
+    /// A device that nobody has approved yet.
+    #[error("this device waits for approval")]
+    Waiting,
     /// Not in the snapshot.
     #[error("the snapshot has no such subject")]
     Unknown,
@@ -92,6 +95,9 @@ impl<'a> Issuer<'a> {
         device: &Device,
     ) -> Result<(Owner, u64, String), IssueError> {
         let owner = owner(device.owner);
+        if device.state == store::DeviceState::Pending {
+            return Err(IssueError::Waiting);
+        }
         let (generation, name) = match owner {
             Owner::User(id) => data.users.iter().find(|user| user.id == id).map(|u| (u.generation, &u.name)),
             Owner::ServiceAccount(id) => {

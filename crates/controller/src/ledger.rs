@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-use store::{Happened, Store, StoreError, StruckGeneration, Version};
+use store::{Happened, Linked, Store, StoreError, StruckGeneration, Version};
 use trust::{RevokedSubject, UnixMs, encode_base64url};
 use wire::OrganizationId;
 
@@ -30,6 +30,11 @@ pub(crate) struct Deed {
     pub(crate) action: String,
     pub(crate) subject: String,
     pub(crate) detail: serde_json::Value,
+    /// From which address, and by which request; empty when nobody outside asked.
+    #[serde(default)]
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) request: String,
     /// What is struck by it for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) struck: Option<(RevokedSubject, u64)>,
@@ -45,6 +50,8 @@ impl Deed {
             action: action.to_owned(),
             subject: subject.to_string(),
             detail: serde_json::json!({}),
+            source: String::new(),
+            request: String::new(),
             struck: None,
         }
     }
@@ -110,16 +117,17 @@ impl Ledger {
     ///
     /// # Errors
     /// Nothing is lost: it is tried again.
-    pub(crate) async fn record(&self, store: &Store, version: Version) -> Result<(), StoreError> {
+    pub(crate) async fn record(&self, store: &Store, version: Version) -> Result<Vec<Linked>, StoreError> {
         let _one = self.recording.lock().await;
         let io_error = |error: io::Error| StoreError::Unavailable(format!("the audit spool: {error}"));
+        let mut links = Vec::new();
         // What was being recorded when the process ended, then what came since.
         for _ in 0..2 {
             let state = self.state.clone();
             let deeds = tokio::task::spawn_blocking(move || take(&state)).await;
             let deeds = deeds.map_err(|error| io_error(io::Error::other(error)))?.map_err(io_error)?;
             if deeds.is_empty() {
-                return Ok(());
+                return Ok(links);
             }
             let happened: Vec<Happened> = deeds.iter().map(|deed| happened(deed, version)).collect();
             let struck: Vec<StruckGeneration> = deeds
@@ -127,10 +135,10 @@ impl Ledger {
                 .filter_map(|deed| deed.struck)
                 .map(|(subject, generation)| StruckGeneration { subject: subject.to_string(), generation })
                 .collect();
-            store.record(&happened, &struck).await?;
+            links.extend(store.record(&happened, &struck).await?);
             std::fs::remove_file(self.state.join(RECORDING)).map_err(io_error)?;
         }
-        Ok(())
+        Ok(links)
     }
 }
 
@@ -155,6 +163,8 @@ fn happened(deed: &Deed, version: Version) -> Happened {
         action: deed.action.clone(),
         subject: deed.subject.clone(),
         detail: deed.detail.to_string(),
+        source: deed.source.clone(),
+        request: deed.request.clone(),
     }
 }
 

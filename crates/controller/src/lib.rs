@@ -29,6 +29,7 @@
 //! ```
 
 pub mod api;
+mod audit;
 mod clock;
 mod console;
 mod control;
@@ -50,7 +51,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use api::openapi_json;
+pub use api::{openapi_json, roles_table};
 pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
 pub use signer::{
@@ -61,6 +62,7 @@ pub use snapshot::{SnapshotError, SnapshotSource, check_snapshot_copy};
 pub use strikes::StrikeError;
 
 use crate::{
+    audit::AuditHeads,
     console::Console,
     database::Database,
     flows::FlowLog,
@@ -259,6 +261,7 @@ impl Controller {
             ledger::write_down(&path, &deed).map_err(ControllerError::Audit)?;
         }
         let flows = FlowLog::open(&path.join("flows")).map_err(ControllerError::Flows)?;
+        let answers = api::AnswerSeal::open(&directory)?;
         let (sync, commands) = mpsc::channel(SYNC_QUEUE);
         let shown = Shown::load(options.tls, &url, &signer)?;
         let ca = signer.console_certificate(&["localhost".to_owned()])?;
@@ -284,6 +287,9 @@ impl Controller {
             presence: Mutex::new(Presence::default()),
             flows,
             console: Console::new(),
+            rates: api::Rates::default(),
+            answers,
+            audit: AuditHeads::open(Arc::clone(&directory)),
             sync,
             started: clock::now(),
         });
@@ -423,6 +429,9 @@ async fn bootstrap(
         renew_after_ms: api::RENEW_AFTER_MS,
         shrink_version: 0,
         old_grants_end_ms: 0,
+        approve_devices: false,
+        audit_retention_days: 0,
+        flow_retention_days: 0,
         created_ms,
     };
     store.bootstrap(&installation, &organization, "first start").await?;
@@ -451,6 +460,34 @@ async fn probe(core: &Arc<Core>) {
     }
 }
 
+/// Audit entries that go in one step: a tenth of a second of a writer.
+const FORGOTTEN: u32 = 5_000;
+
+/// Removes what organizations keep no longer.
+async fn expire_logs(core: &Arc<Core>) {
+    let snapshot = core.snapshot();
+    let now = core.signer.best_time();
+    let before = |days: u64| now.minus(Duration::from_secs(days * 24 * 3600));
+    for row in snapshot.dataset.organizations.iter().map(|data| &data.organization) {
+        if row.flow_retention_days > 0 {
+            let (core, id, before) = (Arc::clone(core), row.id, before(row.flow_retention_days));
+            let expired = tokio::task::spawn_blocking(move || core.flows.expire(id, before)).await;
+            if let Ok(Err(error)) = expired {
+                tracing::warn!(%error, "old flow records were not removed");
+            }
+        }
+        if row.audit_retention_days > 0
+            && let Ok(store) = core.database.store()
+        {
+            let before = before(row.audit_retention_days).as_millis();
+            let chain = store::Chain::Organization(row.id);
+            if let Err(error) = store.forget_audit(chain, before, FORGOTTEN).await {
+                tracing::warn!(%error, "old audit entries were not removed");
+            }
+        }
+    }
+}
+
 async fn renew(core: &Arc<Core>, shown: &Shown) {
     loop {
         tokio::time::sleep(TLS_EVERY).await;
@@ -460,6 +497,7 @@ async fn renew(core: &Arc<Core>, shown: &Shown) {
         if core.withheld().is_some() {
             continue;
         }
+        expire_logs(core).await;
         let core = Arc::clone(core);
         let compacted = tokio::task::spawn_blocking(move || core.strikes.compact(wall)).await;
         match compacted {

@@ -1,6 +1,8 @@
 //! What every part of the controller shares.
 
 use crate::{
+    api::{AnswerSeal, Rates},
+    audit::AuditHeads,
     clock,
     console::Console,
     database::Database,
@@ -18,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
-use store::{Change, Store, StoreError, Version};
+use store::{Change, Noted, Store, StoreError, Version};
 use tokio::sync::{Notify, mpsc};
 use trust::{RevocationSet, RevokedSubject, Subject, UnixMs};
 use wire::OrganizationId;
@@ -51,6 +53,12 @@ pub(crate) struct Core {
     pub(crate) presence: Mutex<Presence>,
     pub(crate) flows: FlowLog,
     pub(crate) console: Console,
+    /// How often callers of the API ask.
+    pub(crate) rates: Rates,
+    /// Seals the answers that are kept for who asks again.
+    pub(crate) answers: AnswerSeal,
+    /// The audit log's ends, outside the database.
+    pub(crate) audit: AuditHeads,
     pub(crate) sync: mpsc::Sender<SyncCommand>,
     /// Something waits for [`Core::catch_up`].
     pub(crate) work: Notify,
@@ -99,6 +107,9 @@ pub(crate) struct StrikeRequest {
     pub(crate) generation: u64,
     pub(crate) organization: Option<OrganizationId>,
     pub(crate) actor: String,
+    /// From which address, and by which request.
+    pub(crate) source: String,
+    pub(crate) request: String,
 }
 
 /// Whether anything is left to do.
@@ -143,22 +154,32 @@ impl Core {
         }
     }
 
-    /// Commits a change; the answer comes when the snapshot contains it, or after 2 s: it is stored. A caller
-    /// that hangs up changes nothing about either.
+    /// Notes one thing in a change and commits it.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         store: &Store,
-        change: Change,
+        mut change: Change,
         action: &str,
         subject: &str,
         detail: &serde_json::Value,
     ) -> Result<Version, StoreError> {
-        let (core, store) = (Arc::clone(self), store.clone());
         let (action, subject, detail) = (action.to_owned(), subject.to_owned(), detail.to_string());
+        change.note(Noted { action, subject, before: None, after: None, detail });
+        self.finish(store, change).await
+    }
+
+    /// Commits a change; the answer comes when the snapshot contains it, or after 2 s: it is stored. A caller
+    /// that hangs up changes nothing about either.
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        store: &Store,
+        change: Change,
+    ) -> Result<Version, StoreError> {
+        let (core, store) = (Arc::clone(self), store.clone());
         let work = async move {
             let scope = change.scope();
-            let version = match change.commit(&action, &subject, &detail).await {
-                Ok(version) => version,
+            let committed = match change.commit_noted().await {
+                Ok(committed) => committed,
                 Err(error) => {
                     core.database.failed(&error);
                     // It may be stored all the same: only reading again tells.
@@ -167,8 +188,13 @@ impl Core {
                     return Err(error);
                 }
             };
+            let version = committed.version;
             core.snapshots.want(scope, version);
-            match tokio::time::timeout(SNAPSHOT_WAIT, core.snapshots.contain(&store, scope, version)).await {
+            let contained =
+                tokio::time::timeout(SNAPSHOT_WAIT, core.snapshots.contain(&store, scope, version));
+            let remembered = core.remember_audit(committed.linked.into_iter().collect());
+            let ((), contained) = tokio::join!(remembered, contained);
+            match contained {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "a change is stored and not yet in the snapshot");
@@ -185,6 +211,17 @@ impl Core {
             Ok(outcome) => outcome,
             Err(error) => Err(StoreError::Unavailable(format!("the change's task ended: {error}"))),
         }
+    }
+
+    /// Remembers the audit log's new ends, outside the database.
+    pub(crate) async fn remember_audit(self: &Arc<Self>, links: Vec<store::Linked>) {
+        if links.is_empty() {
+            return;
+        }
+        self.audit.remember(&links);
+        let core = Arc::clone(self);
+        // What is lost with a crash is said by the next verification.
+        let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
     }
 
     /// Brings what is committed into memory and what was done into the database, as often as it takes.
@@ -205,7 +242,7 @@ impl Core {
     }
 
     /// One try of [`Core::catch_up`].
-    pub(crate) async fn catch_up_once(&self) -> CaughtUp {
+    pub(crate) async fn catch_up_once(self: &Arc<Self>) -> CaughtUp {
         if !self.snapshots.is_behind() && !self.ledger.waits() {
             return CaughtUp::Yes;
         }
@@ -216,8 +253,11 @@ impl Core {
             tracing::warn!(%error, "a change is stored and still not in the snapshot");
         }
         let version = self.snapshot().dataset.installation.version;
-        if let Err(error) = self.ledger.record(&store, version).await {
-            tracing::warn!(%error, "what was done is written down and not yet in the audit log");
+        match self.ledger.record(&store, version).await {
+            Ok(links) => self.remember_audit(links).await,
+            Err(error) => {
+                tracing::warn!(%error, "what was done is written down and not yet in the audit log")
+            }
         }
         if self.snapshots.is_behind() || self.ledger.waits() { CaughtUp::NotYet } else { CaughtUp::Yes }
     }
@@ -246,7 +286,18 @@ impl Core {
         let to = seen.max(dataset.installation.version.incarnation) + 1;
         let mut change = store.change(store::Scope::Installation, actor, clock::wall().as_millis()).await?;
         change.raise_incarnation(to).await?;
-        let version = change.commit("accept restored database", &expected.to_string(), "{}").await?;
+        change.note(Noted {
+            action: "accept restored database".to_owned(),
+            subject: expected.to_string(),
+            before: None,
+            after: None,
+            detail: "{}".to_owned(),
+        });
+        let committed = change.commit_noted().await?;
+        let version = committed.version;
+        // Its audit log is the one of the copy: what is remembered is of another.
+        self.audit.forget();
+        self.remember_audit(committed.linked.into_iter().collect()).await;
         self.absorb_struck(&store).await?;
         self.snapshots.refresh(&store).await?;
         self.database.accept();
@@ -283,22 +334,39 @@ impl Core {
         tokio::spawn(async move { core.strike_to_the_end(request).await }).await.map_err(ended)?
     }
 
+    /// Strikes each, and waits for nobody: applied and written when this returns.
+    pub(crate) async fn strike_all(
+        self: &Arc<Self>,
+        requests: Vec<StrikeRequest>,
+    ) -> Result<(), StrikeError> {
+        let core = Arc::clone(self);
+        let work = move || requests.iter().try_for_each(|request| core.strike_here(request).map(|_| ()));
+        let done = tokio::task::spawn_blocking(work).await;
+        self.work.notify_one();
+        done.map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?
+    }
+
+    /// Strikes on this controller, and sends it on its way. Blocking.
+    fn strike_here(&self, request: &StrikeRequest) -> Result<Struck, StrikeError> {
+        let StrikeRequest { subject, generation, organization, actor, source, request } = request;
+        // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
+        let spread = |text| drop(self.sync.blocking_send(SyncCommand::Strike(text)));
+        let struck = self.strikes.strike(&self.signer, *subject, *generation, spread)?;
+        let mut deed = Deed::new(struck.at, actor, "strike", subject);
+        deed.organization = *organization;
+        deed.detail = serde_json::json!({"generation": generation});
+        (deed.source, deed.request) = (source.clone(), request.clone());
+        deed.struck = Some((*subject, *generation));
+        if let Err(error) = ledger::write_down(&self.state, &deed) {
+            tracing::error!(%error, %subject, generation, actor, "a strike was not written into the audit spool");
+        }
+        Ok(struck)
+    }
+
     async fn strike_to_the_end(self: Arc<Self>, request: StrikeRequest) -> Result<StrikeReport, StrikeError> {
         let core = Arc::clone(&self);
-        let StrikeRequest { subject, generation, organization, actor } = request;
-        let work = move || {
-            // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
-            let spread = |text| drop(core.sync.blocking_send(SyncCommand::Strike(text)));
-            let struck = core.strikes.strike(&core.signer, subject, generation, spread)?;
-            let mut deed = Deed::new(struck.at, &actor, "strike", subject);
-            deed.organization = organization;
-            deed.detail = serde_json::json!({"generation": generation});
-            deed.struck = Some((subject, generation));
-            if let Err(error) = ledger::write_down(&core.state, &deed) {
-                tracing::error!(%error, %subject, generation, actor, "a strike was not written into the audit spool");
-            }
-            Ok(struck)
-        };
+        let (subject, generation, organization) = (request.subject, request.generation, request.organization);
+        let work = move || core.strike_here(&request);
         let struck: Result<Struck, StrikeError> = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?;

@@ -12,6 +12,8 @@ const MAX_SUBJECTS: usize = 200_000;
 pub(crate) struct Seen {
     /// PoPs that have a session of it now.
     pub(crate) attached: BTreeSet<PopId>,
+    /// Since when it has been attached somewhere without a break; or was, when it is not.
+    pub(crate) since: UnixMs,
     /// When a PoP last said something about it.
     pub(crate) last: UnixMs,
 }
@@ -59,6 +61,9 @@ impl Presence {
                 continue;
             }
             let seen = self.subjects.entry(identity.subject()).or_default();
+            if seen.attached.is_empty() {
+                seen.since = wall;
+            }
             seen.attached.insert(pop);
             seen.last = wall;
         }

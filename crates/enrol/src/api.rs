@@ -1,6 +1,6 @@
 //! JSON over the controller's API, with its problems as sentences.
 
-use crate::http::{Answer, HttpError, HttpsClient, ServerUrl};
+use crate::http::{Answer, HttpError, HttpsClient, Lines, ServerUrl};
 use crate::tls::ServerTrust;
 use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
@@ -205,22 +205,40 @@ impl ApiClient {
     /// # Errors
     /// [`ApiError`].
     pub async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ApiError> {
-        let mut headers: Vec<(HeaderName, String)> =
-            vec![(header::ACCEPT, "application/json, application/problem+json".to_owned())];
+        let mut headers = self.headers("application/json, application/problem+json");
         if !body.is_empty() {
             headers.push((header::CONTENT_TYPE, "application/json".to_owned()));
-        }
-        if let Some(BearerToken(token)) = &self.token {
-            headers.push((header::AUTHORIZATION, format!("Bearer {token}")));
-        }
-        if let Some(id) = &self.organization {
-            headers.push((HeaderName::from_static("tidegate-organization"), id.clone()));
         }
         let answer = self.http.request(method, path, &headers, body).await?;
         if answer.status.is_success() {
             return Ok(answer);
         }
         Err(ApiError::Refused { status: answer.status, problem: Box::new(problem_of(&answer)) })
+    }
+
+    /// Reads lines as they come, for as long as they come.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn lines(&self, path: &str) -> Result<Lines, ApiError> {
+        let headers = self.headers("application/x-ndjson, application/problem+json");
+        match self.http.open(path, &headers).await? {
+            Ok(lines) => Ok(lines),
+            Err(answer) => {
+                Err(ApiError::Refused { status: answer.status, problem: Box::new(problem_of(&answer)) })
+            }
+        }
+    }
+
+    fn headers(&self, accept: &str) -> Vec<(HeaderName, String)> {
+        let mut headers: Vec<(HeaderName, String)> = vec![(header::ACCEPT, accept.to_owned())];
+        if let Some(BearerToken(token)) = &self.token {
+            headers.push((header::AUTHORIZATION, format!("Bearer {token}")));
+        }
+        if let Some(id) = &self.organization {
+            headers.push((HeaderName::from_static("tidegate-organization"), id.clone()));
+        }
+        headers
     }
 
     async fn typed<T: DeserializeOwned>(

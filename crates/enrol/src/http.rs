@@ -239,6 +239,38 @@ impl HttpsClient {
         headers: &[(HeaderName, String)],
         body: Bytes,
     ) -> Result<Answer, HttpError> {
+        let request = self.prepared(method, path, headers, body)?;
+        let address = self.address();
+        match self.connect().await? {
+            Stream::Tls(stream) => exchange(*stream, request, address).await,
+            Stream::Unix(stream) => exchange(stream, request, address).await,
+        }
+    }
+
+    /// Sends one request and reads its answer as it comes, for as long as it comes.
+    ///
+    /// # Errors
+    /// [`HttpError`]; an HTTP status of 400 and above is an answer, not an error.
+    pub async fn open(
+        &self,
+        path: &str,
+        headers: &[(HeaderName, String)],
+    ) -> Result<Result<Lines, Answer>, HttpError> {
+        let request = self.prepared(Method::GET, path, headers, Bytes::new())?;
+        let address = self.address();
+        match self.connect().await? {
+            Stream::Tls(stream) => opened(*stream, request, address).await,
+            Stream::Unix(stream) => opened(stream, request, address).await,
+        }
+    }
+
+    fn prepared(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, HttpError> {
         let host = match &self.endpoint {
             Endpoint::Tls { url, .. } => url.authority(),
             Endpoint::Unix { .. } => "localhost".to_owned(),
@@ -251,7 +283,10 @@ impl HttpsClient {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(body)).map_err(|error| HttpError::Request(error.to_string()))?;
+        request.body(Full::new(body)).map_err(|error| HttpError::Request(error.to_string()))
+    }
+
+    async fn connect(&self) -> Result<Stream, HttpError> {
         let address = self.address();
         match &self.endpoint {
             Endpoint::Tls { url, config } => {
@@ -269,16 +304,119 @@ impl HttpsClient {
                 let stream = timeout(CONNECT_DEADLINE, connect)
                     .await
                     .map_err(|_| HttpError::ConnectTimeout { address: address.clone() })??;
-                exchange(stream, request, address).await
+                Ok(Stream::Tls(Box::new(stream)))
             }
             Endpoint::Unix { path } => {
                 let stream = timeout(CONNECT_DEADLINE, UnixStream::connect(path))
                     .await
                     .map_err(|_| HttpError::ConnectTimeout { address: address.clone() })?
                     .map_err(|source| HttpError::Unreachable { address: address.clone(), source })?;
-                exchange(stream, request, address).await
+                Ok(Stream::Unix(stream))
             }
         }
+    }
+}
+
+enum Stream {
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// An answer's lines, as they come.
+pub struct Lines {
+    body: hyper::body::Incoming,
+    /// What has come of the next line.
+    held: Vec<u8>,
+    address: String,
+    /// Moves the bytes; it ends with this.
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lines({})", self.address)
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Lines {
+    /// The next line, or none at the end.
+    ///
+    /// # Errors
+    /// [`HttpError`]: the connection ended in the middle, or a line is longer than any answer.
+    pub async fn next(&mut self) -> Result<Option<String>, HttpError> {
+        loop {
+            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.held.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if self.held.len() > MAX_ANSWER {
+                return Err(HttpError::TooLarge { address: self.address.clone() });
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.held.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(HttpError::NoAnswer {
+                        address: self.address.clone(),
+                        problem: error.to_string(),
+                    });
+                }
+                None if self.held.is_empty() => return Ok(None),
+                None => {
+                    let line = std::mem::take(&mut self.held);
+                    return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+                }
+            }
+        }
+    }
+}
+
+async fn opened<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    address: String,
+) -> Result<Result<Lines, Answer>, HttpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let no_answer = |problem: String| HttpError::NoAnswer { address: address.clone(), problem };
+    let open = async {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| no_answer(error.to_string()))?;
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let response = sender.send_request(request).await.map_err(|error| no_answer(error.to_string()))?;
+        Ok((response, connection))
+    };
+    let silence = || no_answer(format!("silence for {} s", ANSWER_DEADLINE.as_secs()));
+    let (response, connection) = timeout(ANSWER_DEADLINE, open).await.map_err(|_| silence())??;
+    let (head, body) = response.into_parts();
+    if head.status.is_success() {
+        return Ok(Ok(Lines { body, held: Vec::new(), address, connection }));
+    }
+    let read = timeout(ANSWER_DEADLINE, Limited::new(body, MAX_ANSWER).collect()).await;
+    connection.abort();
+    let body = read.map_err(|_| silence())?.map_err(|error| no_answer(error.to_string()))?;
+    Ok(Err(answer(&head, body.to_bytes())))
+}
+
+fn answer(head: &http::response::Parts, body: Bytes) -> Answer {
+    let text = |name: HeaderName| head.headers.get(name)?.to_str().ok();
+    Answer {
+        status: head.status,
+        content_type: text(header::CONTENT_TYPE).map(str::to_owned),
+        date: text(header::DATE).and_then(parse_date),
+        retry_after: text(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+        body,
     }
 }
 
@@ -302,14 +440,7 @@ where
                     no_answer(error.to_string())
                 }
             })?;
-            let text = |name: HeaderName| head.headers.get(name)?.to_str().ok();
-            Ok(Answer {
-                status: head.status,
-                content_type: text(header::CONTENT_TYPE).map(str::to_owned),
-                date: text(header::DATE).and_then(parse_date),
-                retry_after: text(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
-                body: body.to_bytes(),
-            })
+            Ok(answer(&head, body.to_bytes()))
         };
         tokio::pin!(connection, talk);
         // The connection moves the bytes; it ends by itself only when the server closes early.

@@ -20,7 +20,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use self::http::{Answer, HttpError, HttpsClient, ServerUrl, ServerUrlError};
+pub use self::http::{Answer, HttpError, HttpsClient, Lines, ServerUrl, ServerUrlError};
 pub use api::{ApiClient, ApiError, BearerToken, Problem};
 pub use error::{ClockDirection, EnrolError};
 pub use join::{

@@ -1,12 +1,7 @@
 //! Which database it is, and a transaction on it. Everything above this module is the same for both.
 
 use crate::{
-    Scope, StoreError,
-    counters::DatabaseCounters,
-    postgres,
-    row::Row,
-    sqlite,
-    statement::Statement,
+    Scope, StoreError, counters::DatabaseCounters, postgres, row::Row, sqlite, statement::Statement,
 };
 use futures_util::TryStreamExt as _;
 use std::time::Duration;

@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod audit;
 mod backup;
 mod change;
 mod counters;
@@ -39,14 +40,14 @@ mod statement;
 mod store;
 mod trace;
 
+pub use audit::{AuditEnds, AuditOf, AuditPage, AuditPlace};
 pub use backup::{BackupError, BackupSummary, Existing};
-pub use change::{Change, Scope, Subject};
+pub use change::{AuditHead, Chain, Change, Committed, Kept, Linked, Noted, Scope, Subject};
 pub use counters::DatabaseCounters;
 pub use error::StoreError;
 pub use location::Location;
 pub use model::*;
 pub use postgres::{PostgresUrl, UrlError};
-pub use read::{AuditOf, AuditPage};
 pub use record::{Happened, StruckGeneration};
 pub use secret::SecretHash;
 pub use store::{Opening, Store};

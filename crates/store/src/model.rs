@@ -47,6 +47,15 @@ pub struct Organization {
     /// Until when grants live that were issued before their life was made shorter (Unix milliseconds).
     #[serde(default)]
     pub old_grants_end_ms: u64,
+    /// Each new device waits until somebody approves it.
+    #[serde(default)]
+    pub approve_devices: bool,
+    /// For how many days audit entries are kept; 0: for ever.
+    #[serde(default)]
+    pub audit_retention_days: u64,
+    /// For how many days flow records are kept; 0: as long as there is room.
+    #[serde(default)]
+    pub flow_retention_days: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
 }
@@ -219,6 +228,70 @@ pub struct Group {
     pub created_ms: u64,
 }
 
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident: $what:literal, $default:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::$default
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word,)* })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err(format!(concat!("expected ", $what, ", got {:?}"), other)),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// What a person may do in an organization, besides reaching resources.
+    Role: "a role", Member {
+        /// Everything.
+        Owner = "owner",
+        /// Everything but owners.
+        Admin = "admin",
+        /// Sites, connectors, resources, groups, policies.
+        NetworkAdmin = "network_admin",
+        /// Devices.
+        Support = "support",
+        /// Reads.
+        Auditor = "auditor",
+        /// Nothing.
+        Member = "member",
+    }
+}
+
+words! {
+    /// Whether a device may have access.
+    DeviceState: "pending, active, blocked or archived", Active {
+        /// It waits for approval.
+        Pending = "pending",
+        /// It may.
+        Active = "active",
+        /// It was struck, and is kept.
+        Blocked = "blocked",
+        /// It was struck, and is kept for the record.
+        Archived = "archived",
+    }
+}
+
 /// A person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -228,6 +301,9 @@ pub struct User {
     pub name: String,
     /// Unique in the organization.
     pub email: String,
+    /// What they may do.
+    #[serde(default)]
+    pub role: Role,
     /// Struck by a revocation of this or a higher generation.
     pub generation: u64,
     /// Unix milliseconds.
@@ -309,6 +385,9 @@ pub struct Device {
     pub owner: Member,
     /// For people.
     pub name: String,
+    /// Whether it may have access.
+    #[serde(default)]
+    pub state: DeviceState,
     /// Ed25519 public key.
     #[serde(with = "hex32")]
     pub identity_key: [u8; 32],
@@ -381,6 +460,9 @@ pub struct EnrolmentKey {
     pub name: String,
     /// What it makes.
     pub target: EnrolmentTarget,
+    /// Somebody approves each device that it makes.
+    #[serde(default)]
+    pub approval: bool,
     /// SHA-256 of the secret.
     pub secret_hash: SecretHash,
     /// How often it can be used.
@@ -506,4 +588,16 @@ pub struct AuditEntry {
     pub subject: String,
     /// JSON.
     pub detail: String,
+    /// Its number in its chain; none from before there was a chain.
+    pub seq: Option<u64>,
+    /// From which address.
+    pub source: String,
+    /// By which request.
+    pub request: String,
+    /// The object before, JSON.
+    pub before: Option<String>,
+    /// The object after, JSON.
+    pub after: Option<String>,
+    /// Hexadecimal; empty from before there was a chain.
+    pub hash: String,
 }

@@ -1,77 +1,18 @@
-//! Reads: the whole dataset in one transaction, and the audit log's pages.
+//! Reads: the whole dataset in one transaction.
 
 use crate::{
-    Administrator, AuditEntry, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group,
-    Installation, Membership, OneTimeLink, Organization, OrganizationData, Policy, Pop, Resource,
-    ResourceMode, SecretHash, ServiceAccount, Site, Store, StoreError, Token, User, Version,
-    change::Scope,
+    Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group, Installation,
+    Membership, OneTimeLink, Organization, OrganizationData, Policy, Pop, Resource, ResourceMode, SecretHash,
+    ServiceAccount, Site, Store, StoreError, Token, User, Version,
+    change::{Scope, flag},
     engine::Transaction,
-    row::{Row, corrupt, integer, json, key, number, optional_parsed, optional_text, parsed, text},
+    row::{Row, corrupt, json, key, number, optional_parsed, optional_text, parsed, text},
     statement::query,
 };
 use std::collections::BTreeMap;
 use wire::{OrganizationId, PolicyId};
 
-/// Which part of the audit log.
-#[derive(Debug, Clone, Copy)]
-pub struct AuditPage {
-    /// Entries before this time (Unix milliseconds).
-    pub before_ms: u64,
-    /// At most this many.
-    pub limit: u32,
-}
-
-/// Whose audit entries. Entries of the installation name other organizations: they are for its
-/// administrators only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuditOf {
-    /// One organization's own.
-    Organization(OrganizationId),
-    /// One organization's and the installation's.
-    OrganizationAndInstallation(OrganizationId),
-}
-
 impl Store {
-    /// The newest audit entries first.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn audit(&self, of: AuditOf, page: AuditPage) -> Result<Vec<AuditEntry>, StoreError> {
-        let (organization, scope, sql) = match of {
-            AuditOf::Organization(id) => (
-                id,
-                Scope::Organization(id),
-                "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
-                 WHERE at_ms < $1 AND organization = $2 ORDER BY at_ms DESC, version DESC LIMIT $3",
-            ),
-            AuditOf::OrganizationAndInstallation(id) => (
-                id,
-                Scope::Installation,
-                "SELECT organization, incarnation, version, at_ms, actor, action, subject, detail FROM audit \
-                 WHERE at_ms < $1 AND (organization = $2 OR organization IS NULL) \
-                 ORDER BY at_ms DESC, version DESC LIMIT $3",
-            ),
-        };
-        let statement = query(sql)
-            .bind(integer(page.before_ms))
-            .bind(organization.to_string())
-            .bind(i64::from(page.limit));
-        let rows = self.fetch_all(scope, "audit", statement).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(AuditEntry {
-                    organization: optional_parsed(row, "organization")?,
-                    version: version(row)?,
-                    at_ms: number(row, "at_ms")?,
-                    actor: text(row, "actor")?,
-                    action: text(row, "action")?,
-                    subject: text(row, "subject")?,
-                    detail: text(row, "detail")?,
-                })
-            })
-            .collect()
-    }
-
     /// Signed trust documents by name.
     ///
     /// # Errors
@@ -87,11 +28,7 @@ fn version(row: &Row) -> Result<Version, StoreError> {
     Ok(Version { incarnation: number(row, "incarnation")?, version: number(row, "version")? })
 }
 
-async fn all(
-    db: &mut Transaction,
-    kind: &'static str,
-    sql: &'static str,
-) -> Result<Vec<Row>, StoreError> {
+async fn all(db: &mut Transaction, kind: &'static str, sql: &'static str) -> Result<Vec<Row>, StoreError> {
     db.fetch_all(kind, query(sql)).await
 }
 
@@ -108,10 +45,7 @@ async fn of(
     rows
 }
 
-fn each<T>(
-    rows: &[Row],
-    read: impl Fn(&Row) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
+fn each<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.iter().map(read).collect()
 }
 
@@ -148,16 +82,7 @@ pub(crate) async fn dataset(db: &mut Transaction) -> Result<Option<Dataset>, Sto
     let rows = all(db, "organization", "SELECT * FROM organizations ORDER BY id").await?;
     let mut organizations = Vec::with_capacity(rows.len());
     for row in &rows {
-        let organization = Organization {
-            id: parsed(row, "id")?,
-            name: text(row, "name")?,
-            version: version(row)?,
-            grant_life_ms: number(row, "grant_life_ms")?,
-            renew_after_ms: number(row, "renew_after_ms")?,
-            shrink_version: number(row, "shrink_version")?,
-            old_grants_end_ms: number(row, "old_grants_end_ms")?,
-            created_ms: number(row, "created_ms")?,
-        };
+        let organization = organization(row)?;
         organizations.push(organization_data(db, organization).await?);
     }
     Ok(Some(Dataset {
@@ -203,30 +128,9 @@ async fn organization_data(
         sites: each(&sites, site)?,
         connectors: each(&connectors, connector)?,
         resources: each(&resources, resource)?,
-        groups: each(&groups, |row| {
-            Ok(Group {
-                id: parsed(row, "id")?,
-                name: text(row, "name")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
-        users: each(&users, |row| {
-            Ok(User {
-                id: parsed(row, "id")?,
-                name: text(row, "name")?,
-                email: text(row, "email")?,
-                generation: number(row, "generation")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
-        service_accounts: each(&accounts, |row| {
-            Ok(ServiceAccount {
-                id: parsed(row, "id")?,
-                name: text(row, "name")?,
-                generation: number(row, "generation")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
+        groups: each(&groups, group)?,
+        users: each(&users, user)?,
+        service_accounts: each(&accounts, service_account)?,
         memberships: each(&memberships, |row| {
             Ok(Membership {
                 group: parsed(row, "user_group")?,
@@ -234,36 +138,14 @@ async fn organization_data(
                 generation: number(row, "generation")?,
             })
         })?,
-        devices: each(&devices, |row| {
-            Ok(Device {
-                id: parsed(row, "id")?,
-                owner: parsed(row, "owner")?,
-                name: text(row, "name")?,
-                identity_key: key(row, "identity_key")?,
-                generation: number(row, "generation")?,
-                enrolled_by: parsed(row, "enrolled_by")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
+        devices: each(&devices, device)?,
         policies,
-        tokens: each(&tokens, |row| {
-            Ok(Token {
-                id: parsed(row, "id")?,
-                name: text(row, "name")?,
-                scopes: json(row, "scopes")?,
-                secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
-                expires_ms: number(row, "expires_ms")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
+        tokens: each(&tokens, token)?,
         enrolment_keys: each(&keys, enrolment_key)?,
     })
 }
 
-async fn policies(
-    db: &mut Transaction,
-    organization: OrganizationId,
-) -> Result<Vec<Policy>, StoreError> {
+async fn policies(db: &mut Transaction, organization: OrganizationId) -> Result<Vec<Policy>, StoreError> {
     let rows =
         of(db, organization, "policy", "SELECT * FROM policies WHERE organization = $1 ORDER BY id").await?;
     let groups = of(
@@ -308,7 +190,7 @@ async fn policies(
     Ok(policies.into_values().collect())
 }
 
-fn pop(row: &Row) -> Result<Pop, StoreError> {
+pub(crate) fn pop(row: &Row) -> Result<Pop, StoreError> {
     Ok(Pop {
         id: parsed(row, "id")?,
         name: text(row, "name")?,
@@ -322,7 +204,71 @@ fn pop(row: &Row) -> Result<Pop, StoreError> {
     })
 }
 
-fn site(row: &Row) -> Result<Site, StoreError> {
+pub(crate) fn organization(row: &Row) -> Result<Organization, StoreError> {
+    Ok(Organization {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        version: version(row)?,
+        grant_life_ms: number(row, "grant_life_ms")?,
+        renew_after_ms: number(row, "renew_after_ms")?,
+        shrink_version: number(row, "shrink_version")?,
+        old_grants_end_ms: number(row, "old_grants_end_ms")?,
+        approve_devices: flag(row, "approve_devices")?,
+        audit_retention_days: number(row, "audit_retention_days")?,
+        flow_retention_days: number(row, "flow_retention_days")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+pub(crate) fn group(row: &Row) -> Result<Group, StoreError> {
+    Ok(Group { id: parsed(row, "id")?, name: text(row, "name")?, created_ms: number(row, "created_ms")? })
+}
+
+pub(crate) fn user(row: &Row) -> Result<User, StoreError> {
+    Ok(User {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        email: text(row, "email")?,
+        role: parsed(row, "role")?,
+        generation: number(row, "generation")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+pub(crate) fn service_account(row: &Row) -> Result<ServiceAccount, StoreError> {
+    Ok(ServiceAccount {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        generation: number(row, "generation")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+pub(crate) fn device(row: &Row) -> Result<Device, StoreError> {
+    Ok(Device {
+        id: parsed(row, "id")?,
+        owner: parsed(row, "owner")?,
+        name: text(row, "name")?,
+        state: parsed(row, "state")?,
+        identity_key: key(row, "identity_key")?,
+        generation: number(row, "generation")?,
+        enrolled_by: parsed(row, "enrolled_by")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+pub(crate) fn token(row: &Row) -> Result<Token, StoreError> {
+    Ok(Token {
+        id: parsed(row, "id")?,
+        name: text(row, "name")?,
+        scopes: json(row, "scopes")?,
+        secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
+        expires_ms: number(row, "expires_ms")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+pub(crate) fn site(row: &Row) -> Result<Site, StoreError> {
     Ok(Site {
         id: parsed(row, "id")?,
         name: text(row, "name")?,
@@ -332,7 +278,7 @@ fn site(row: &Row) -> Result<Site, StoreError> {
     })
 }
 
-fn connector(row: &Row) -> Result<Connector, StoreError> {
+pub(crate) fn connector(row: &Row) -> Result<Connector, StoreError> {
     Ok(Connector {
         id: parsed(row, "id")?,
         site: parsed(row, "site")?,
@@ -346,7 +292,7 @@ fn connector(row: &Row) -> Result<Connector, StoreError> {
     })
 }
 
-fn resource(row: &Row) -> Result<Resource, StoreError> {
+pub(crate) fn resource(row: &Row) -> Result<Resource, StoreError> {
     Ok(Resource {
         id: parsed(row, "id")?,
         site: parsed(row, "site")?,
@@ -363,7 +309,7 @@ fn resource(row: &Row) -> Result<Resource, StoreError> {
     })
 }
 
-fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
+pub(crate) fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
     let missing = |column| corrupt(column, "a value of this kind of key is missing");
     let target = match text(row, "kind")?.as_str() {
         "pop" => EnrolmentTarget::Pop {
@@ -383,6 +329,7 @@ fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
         organization: optional_parsed(row, "organization")?,
         name: text(row, "name")?,
         target,
+        approval: flag(row, "approval")?,
         secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
         cap: number(row, "cap")?,
         uses: number(row, "uses")?,

@@ -3,7 +3,12 @@
 //! A strike is enforced first and recorded here when the database can be written. Nothing in this module
 //! raises a version: no slice changes because somebody wrote down what was done.
 
-use crate::{Scope, Store, StoreError, Version, row, statement::query};
+use crate::{
+    Chain, Linked, Scope, Store, StoreError, Version,
+    change::{Entry, append},
+    row,
+    statement::query,
+};
 use wire::OrganizationId;
 
 /// An audit entry of something that was done outside the database.
@@ -25,6 +30,10 @@ pub struct Happened {
     pub subject: String,
     /// JSON.
     pub detail: String,
+    /// From which address; empty when nobody outside asked.
+    pub source: String,
+    /// By which request.
+    pub request: String,
 }
 
 /// A generation of a subject that is struck for good.
@@ -37,27 +46,37 @@ pub struct StruckGeneration {
 }
 
 impl Store {
-    /// Writes entries and struck generations in one transaction; each as often as wanted.
+    /// Writes entries and struck generations in one transaction; each as often as wanted. Says what was appended to the
+    /// audit log.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: nothing was written.
-    pub async fn record(&self, happened: &[Happened], struck: &[StruckGeneration]) -> Result<(), StoreError> {
+    pub async fn record(
+        &self,
+        happened: &[Happened],
+        struck: &[StruckGeneration],
+    ) -> Result<Vec<Linked>, StoreError> {
         let mut tx = self.begin(Scope::Installation).await?;
+        let mut links = Vec::new();
         for entry in happened {
-            let statement = query(
-                "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail, event) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (event) DO NOTHING",
-            )
-            .bind(entry.organization.map(|id| id.to_string()))
-            .bind(row::integer(entry.version.incarnation))
-            .bind(row::integer(entry.version.version))
-            .bind(row::integer(entry.at_ms))
-            .bind(entry.actor.clone())
-            .bind(entry.action.clone())
-            .bind(entry.subject.clone())
-            .bind(entry.detail.clone())
-            .bind(entry.event.clone());
-            tx.execute("audit", statement).await?;
+            let held = query("SELECT event FROM audit WHERE event = $1").bind(entry.event.clone());
+            if tx.fetch_optional("audit", held).await?.is_some() {
+                continue;
+            }
+            let chained = Entry {
+                chain: Chain::of(entry.organization),
+                version: entry.version,
+                at_ms: entry.at_ms,
+                actor: &entry.actor,
+                source: &entry.source,
+                request: &entry.request,
+                action: &entry.action,
+                subject: &entry.subject,
+                before: None,
+                after: None,
+                detail: &entry.detail,
+            };
+            links.push(append(&mut tx, &chained, Some(&entry.event)).await?);
         }
         for entry in struck {
             let statement = query(
@@ -69,7 +88,8 @@ impl Store {
             .bind(row::integer(entry.generation));
             tx.execute("struck generation", statement).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(links)
     }
 
     /// Everything that was ever struck and recorded.

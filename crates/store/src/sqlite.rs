@@ -138,9 +138,8 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_was_full_is_written_again_when_there_is_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let database = Database::open(&directory.path().join("t.db"), Opening::CreateIfMissing)
-            .await
-            .expect("opens");
+        let database =
+            Database::open(&directory.path().join("t.db"), Opening::CreateIfMissing).await.expect("opens");
         // SQLite gives the same error as on a full disk, on this connection alone.
         let pages: i64 =
             sqlx::query_scalar("PRAGMA page_count").fetch_one(&database.writer).await.expect("a number");

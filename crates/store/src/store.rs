@@ -154,7 +154,7 @@ mod tests {
         fn _commit<'a>(change: Change) -> Sent<'a, Result<crate::Version, StoreError>> {
             Box::pin(async move { change.commit("a", "b", "c").await })
         }
-        fn _record<'a>(store: &'a Store) -> Sent<'a, Result<(), StoreError>> {
+        fn _record<'a>(store: &'a Store) -> Sent<'a, Result<Vec<crate::Linked>, StoreError>> {
             Box::pin(async move { store.record(&[], &[]).await })
         }
         fn _close<'a>(store: &'a Store) -> Sent<'a, ()> {

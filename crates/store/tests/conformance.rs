@@ -59,6 +59,10 @@ on_both_engines! {
     a_database_is_an_installation_once,
     a_backup_of_either_engine_fills_either_engine_with_the_same_rows,
     a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing,
+    roles_states_and_settings_come_back_as_they_were_set,
+    audit_entries_chain_and_an_altered_or_missing_one_breaks_the_chain,
+    old_audit_entries_go_from_the_beginning_and_the_chain_goes_on,
+    an_answer_is_kept_with_the_change_that_made_it_and_with_no_other,
 }
 
 async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row(f: Fixture) {
@@ -70,8 +74,8 @@ async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row(f: Fixture) 
     let data = f.data().await;
     assert_eq!(data.organization.version, version);
     assert_eq!(data.sites, vec![site(1, "hamburg")]);
-    let page = AuditPage { before_ms: NOW + 1, limit: 10 };
-    let audit = f.store.audit(AuditOf::OrganizationAndInstallation(f.organization), page).await.unwrap();
+    let page = AuditPage { before_ms: NOW + 1, limit: 10, ..AuditPage::default() };
+    let audit = f.store.audit(AuditOf::OrganizationAndInstallation(f.organization), &page).await.unwrap();
     assert!(audit.iter().any(|entry| entry.version == version && entry.actor == "test"));
 }
 
@@ -200,6 +204,7 @@ async fn removing_a_person_removes_devices_memberships_and_keys(f: Fixture) {
         id: DeviceId::from_bytes([1; 16]),
         owner,
         name: "laptop".into(),
+        state: DeviceState::Pending,
         identity_key: [7; 32],
         generation: 1,
         enrolled_by: EnrolmentKeyId::from_bytes([1; 16]),
@@ -249,14 +254,16 @@ async fn a_policy_loses_a_group_and_a_resource_that_are_removed(f: Fixture) {
 }
 
 async fn the_database_counts_its_own_statements_and_rows_and_idling_costs_none(f: Fixture) {
+    // The first entry of an audit log makes the row of its end.
+    f.change().await.commit("begin", "log", "{}").await.unwrap();
     let before = f.store.database_counters();
     let mut change = f.change().await;
     change.insert_site(&site(1, "hamburg")).await.unwrap();
     change.commit("create", "site", "{}").await.unwrap();
     let after = f.store.database_counters();
-    // BEGIN, version row, site, audit row, COMMIT; three rows.
-    assert_eq!(after.statements - before.statements, 5);
-    assert_eq!(after.rows_written - before.rows_written, 3);
+    // BEGIN, version row, site, the audit log's end, audit row, the end's hash, COMMIT; five rows.
+    assert_eq!(after.statements - before.statements, 7);
+    assert_eq!(after.rows_written - before.rows_written, 5);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(f.store.database_counters(), after);
     f.store.load().await.unwrap();
@@ -328,6 +335,8 @@ async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_i
         action: "strike".into(),
         subject: format!("dev-{event}"),
         detail: "{}".into(),
+        source: "local".into(),
+        request: "r".into(),
     };
     let entries = [entry("a", Some(f.organization)), entry("b", Some(other.id)), entry("c", None)];
     let struck = |generation| [StruckGeneration { subject: "dev-a".into(), generation }];
@@ -335,9 +344,9 @@ async fn what_happened_outside_is_recorded_once_raises_no_version_and_stays_in_i
     f.store.record(&entries, &struck(2)).await.unwrap();
     assert_eq!(f.data().await, before);
     assert_eq!(f.store.struck_generations().await.unwrap(), struck(3));
-    let page = AuditPage { before_ms: u64::MAX, limit: 100 };
+    let page = AuditPage { before_ms: u64::MAX, limit: 100, ..AuditPage::default() };
     let strikes = async |of| {
-        let all = f.store.audit(of, page).await.unwrap();
+        let all = f.store.audit(of, &page).await.unwrap();
         let own: Vec<_> = all.iter().filter(|e| e.action == "strike").map(|e| e.subject.clone()).collect();
         (own, all.iter().any(|entry| entry.subject == "other"))
     };
@@ -409,8 +418,13 @@ async fn a_change_that_met_an_error_of_the_database_stores_nothing_more(f: Fixtu
 async fn a_text_that_one_of_the_engines_does_not_take_is_refused_and_no_trouble_of_the_database(f: Fixture) {
     let mut change = f.change().await;
     let refused = change.insert_site(&site(1, "ham\0burg")).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Value { kind: "site", .. }) && !refused.is_unavailable(), "{refused}");
-    for (seed, name) in [(2, "ציוד 🛠 \u{202e}\u{2066}x"), (3, "'; DROP TABLE sites; --"), (4, "\u{1}\u{7f}\u{10ffff}")] {
+    assert!(
+        matches!(refused, StoreError::Value { kind: "site", .. }) && !refused.is_unavailable(),
+        "{refused}"
+    );
+    for (seed, name) in
+        [(2, "ציוד 🛠 \u{202e}\u{2066}x"), (3, "'; DROP TABLE sites; --"), (4, "\u{1}\u{7f}\u{10ffff}")]
+    {
         change.insert_site(&site(seed, name)).await.unwrap();
     }
     change.commit("create", "sites", "{}").await.unwrap();
@@ -521,7 +535,8 @@ async fn a_backup_of_either_engine_fills_either_engine_with_the_same_rows(f: Fix
         let refused = target.restore(NOW, "test", Existing::Refuse, &mut file.as_slice()).await;
         assert!(matches!(refused, Err(BackupError::NotEmpty { .. })), "{refused:?}");
         assert_eq!(target.load().await.unwrap(), held);
-        let again = target.restore(NOW, "test", Existing::DangerouslyReplace, &mut file.as_slice()).await.unwrap();
+        let again =
+            target.restore(NOW, "test", Existing::DangerouslyReplace, &mut file.as_slice()).await.unwrap();
         assert_eq!(again.version.incarnation, 3, "above what the target had, too");
         target.close().await;
     }
@@ -546,8 +561,125 @@ async fn a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing(f: Fixtur
     assert_eq!(f.store.load().await.unwrap(), held);
     let mut longer = file.clone();
     longer.extend_from_slice(b"{}\n");
-    assert!(f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut longer.as_slice()).await.is_err());
+    assert!(
+        f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut longer.as_slice()).await.is_err()
+    );
     let newer = String::from_utf8(file).unwrap().replacen("\"schema\":", "\"schema\":9", 1);
-    let why = f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
+    let why =
+        f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
     assert!(why.to_string().contains("newer version"), "{why}");
+}
+
+async fn roles_states_and_settings_come_back_as_they_were_set(f: Fixture) {
+    let (owner, user_id) = (Member::User(UserId::from_bytes([1; 16])), UserId::from_bytes([1; 16]));
+    let mut change = f.change().await;
+    change.insert_user(&user(1)).await.unwrap();
+    change.insert_enrolment_key(&device_key(1, owner, 1)).await.unwrap();
+    assert_eq!(change.user(user_id).await.unwrap(), Some(user(1)));
+    change.set_role(user_id, Role::NetworkAdmin).await.unwrap();
+    let mut settings = change.organization_row(f.organization).await.unwrap().unwrap();
+    (settings.approve_devices, settings.audit_retention_days) = (false, 90);
+    change.set_settings(&settings).await.unwrap();
+    assert!(change.set_role(UserId::from_bytes([9; 16]), Role::Owner).await.is_err());
+    change.commit("set", "role", "{}").await.unwrap();
+    let data = f.data().await;
+    assert_eq!(data.users[0].role, Role::NetworkAdmin);
+    assert!(data.enrolment_keys[0].approval);
+    let kept = (data.organization.approve_devices, data.organization.audit_retention_days);
+    assert_eq!(kept, (false, 90));
+}
+
+/// Whether a chain holds from its beginning to its end.
+async fn holds(f: &Fixture, chain: Chain) -> bool {
+    let ends = f.store.audit_ends(chain).await.unwrap().unwrap();
+    let entries = f.store.audit_on(chain, 0, 1000).await.unwrap();
+    let mut previous = ends.before_first;
+    for (entry, number) in entries.iter().zip(ends.first_seq..) {
+        let hash = entry.chained(&previous);
+        if entry.seq != Some(number) || entry.written_hash() != Some(hash) {
+            return false;
+        }
+        previous = hash;
+    }
+    previous == ends.head.hash && entries.last().and_then(|entry| entry.seq) == Some(ends.head.seq)
+}
+
+async fn audit_entries_chain_and_an_altered_or_missing_one_breaks_the_chain(f: Fixture) {
+    let chain = Chain::Organization(f.organization);
+    let mut last: Option<Linked> = None;
+    for number in 1..=5 {
+        let mut change = f.change().await;
+        change.came_from("203.0.113.7", "r");
+        change.insert_site(&site(number, &format!("s{number}"))).await.unwrap();
+        for half in ["a", "b"] {
+            change.note(Noted {
+                action: "create site".into(),
+                subject: format!("{number}{half}"),
+                before: None,
+                after: Some("{\"x\":1}".into()),
+                detail: "{}".into(),
+            });
+        }
+        let linked = change.commit_noted().await.unwrap().linked.unwrap();
+        if let Some(last) = last {
+            assert_eq!(linked.before, (last.head.seq, last.head.hash));
+        }
+        last = Some(linked);
+    }
+    assert!(holds(&f, chain).await);
+    let page = AuditPage { before_ms: NOW + 1, limit: 3, actor: Some("TEST".into()), ..AuditPage::default() };
+    let first = f.store.audit(AuditOf::Organization(f.organization), &page).await.unwrap();
+    let place = first.last().unwrap();
+    let after = AuditPlace { at_ms: place.at_ms, version: place.version.version, seq: place.seq.unwrap() };
+    let second = AuditPage { after: Some(after), ..page };
+    let second = f.store.audit(AuditOf::Organization(f.organization), &second).await.unwrap();
+    assert_eq!((first[2].seq, second[0].seq), (Some(8), Some(7)));
+    assert_eq!(second[0].after.as_deref(), Some("{\"x\":1}"));
+    f.place.raw("UPDATE audit SET actor = 'nobody' WHERE subject = '3a'").await;
+    assert!(!holds(&f, chain).await);
+    f.place.raw("UPDATE audit SET actor = 'test' WHERE subject = '3a'").await;
+    assert!(holds(&f, chain).await);
+    f.place.raw("DELETE FROM audit WHERE subject = '5b'").await;
+    assert!(!holds(&f, chain).await);
+}
+
+async fn old_audit_entries_go_from_the_beginning_and_the_chain_goes_on(f: Fixture) {
+    let chain = Chain::Organization(f.organization);
+    for (number, at) in [(1, NOW), (2, NOW + 10), (3, NOW + 20)] {
+        let mut change = f.store.change(Scope::Organization(f.organization), "test", at).await.unwrap();
+        change.insert_site(&site(number, &format!("s{number}"))).await.unwrap();
+        change.commit("create site", "s", "{}").await.unwrap();
+    }
+    let all = f.store.audit_on(chain, 0, 100).await.unwrap().len();
+    let removed = f.store.forget_audit(chain, NOW + 15, 100).await.unwrap();
+    assert!(removed >= 2, "{removed}");
+    let left = f.store.audit_on(chain, 0, 100).await.unwrap();
+    assert_eq!(left.len() + usize::try_from(removed).unwrap(), all);
+    assert!(holds(&f, chain).await);
+    // The last one stays: the chain goes on from it.
+    f.store.forget_audit(chain, u64::MAX, 100).await.unwrap();
+    assert_eq!(f.store.audit_on(chain, 0, 100).await.unwrap().len(), 1);
+    let mut change = f.change().await;
+    change.insert_site(&site(9, "s9")).await.unwrap();
+    change.commit("create site", "s", "{}").await.unwrap();
+    assert!(holds(&f, chain).await);
+}
+
+async fn an_answer_is_kept_with_the_change_that_made_it_and_with_no_other(f: Fixture) {
+    let kept = Kept { fingerprint: [2; 32], answer: Some("sealed".into()) };
+    let mut change = f.change().await;
+    change.keep(&[1; 32], &kept).await.unwrap();
+    drop(change);
+    let mut change = f.change().await;
+    assert_eq!(change.kept(&[1; 32]).await.unwrap(), None);
+    change.keep(&[1; 32], &kept).await.unwrap();
+    change.commit("x", "y", "{}").await.unwrap();
+    let mut change = f.change().await;
+    assert_eq!(change.kept(&[1; 32]).await.unwrap(), Some(kept.clone()));
+    drop(change);
+    let later = NOW + 24 * 3_600_000 + 1;
+    let mut change = f.store.change(Scope::Organization(f.organization), "test", later).await.unwrap();
+    assert_eq!(change.kept(&[1; 32]).await.unwrap(), None);
+    change.keep(&[1; 32], &kept).await.unwrap();
+    change.commit("x", "y", "{}").await.unwrap();
 }

@@ -1,11 +1,15 @@
 //! `tidegate admin`: the REST API from the shell.
 
+mod declare;
 mod losses;
+mod plan;
+mod stream;
 
 use crate::{
-    cli::{AdminArgs, AdminCommand, CreateCommand, KeyArgs, Kind, RootCommand},
-    output::{CommandResult, Failure, Format, Outcome, cell, note, table},
-    database, places,
+    cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind, RootCommand},
+    database,
+    output::{CommandResult, Failure, Format, Outcome, cell, note, print_line, table},
+    places,
 };
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
@@ -19,6 +23,11 @@ const LOOK_UP_PAGE: u32 = 1000;
 pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
     if let AdminCommand::Root(RootCommand::Export { file, phrase_file, remove }) = &args.command {
         return export_root(args, file, phrase_file.as_deref(), *remove, format);
+    }
+    if let AdminCommand::Roles = &args.command {
+        let table = controller::roles_table();
+        format.print(&json!({"markdown": table}), || table.clone());
+        return Ok(Outcome::Done);
     }
     // Past the controller: it may be the one that is lost.
     match &args.command {
@@ -34,9 +43,89 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         api = api.in_organization(&id);
     }
     match &args.command {
-        AdminCommand::List { kind, limit } => {
-            let answer: Value = get(&api, &format!("/api/v1/{}?limit={limit}", kind.path())).await?;
+        AdminCommand::List { kind, limit, all, filter, search, sort } => {
+            let query = list_query(&api, *kind, filter, search.as_deref(), sort.as_deref()).await?;
+            let answer = if *all {
+                json!({"items": every(&api, kind.path(), Some(&query)).await?})
+            } else if *kind == Kind::Roles {
+                get(&api, "/api/v1/roles").await?
+            } else {
+                get(&api, &format!("/api/v1/{}?limit={limit}{query}", kind.path())).await?
+            };
             format.print(&answer, || list_text(*kind, &answer));
+        }
+        AdminCommand::Apply { file, dry_run, prune, allow_shrink } => {
+            let plan = planned(&api, file, *prune, *allow_shrink).await?;
+            if *dry_run || plan.steps.is_empty() {
+                format.print(&plan.json(), || plan.text());
+                return Ok(Outcome::Done);
+            }
+            let (said, steps) = (plan.text(), plan.json());
+            let changed = plan.apply(&api, *allow_shrink).await?;
+            format.print(&json!({"applied": changed, "changes": steps}), || format!("{said}\nApplied."));
+        }
+        AdminCommand::Diff { file, prune } => {
+            let plan = planned(&api, file, *prune, true).await?;
+            format.print(&plan.json(), || plan.text());
+            return Ok(if plan.steps.is_empty() { Outcome::Done } else { Outcome::Failed });
+        }
+        AdminCommand::Export { as_json } => {
+            let file = plan::Current::read(&api).await?.export();
+            let text = if *as_json || format == Format::Json {
+                serde_json::to_string_pretty(&file)?
+            } else {
+                toml::to_string(&file)?
+            };
+            print_line(text.trim_end());
+        }
+        AdminCommand::Audit(AuditCommand::Verify) => return verify_audit(&api, format).await,
+        AdminCommand::Audit(AuditCommand::Export { after, installation, follow }) => {
+            return stream::audit(&api, after.unwrap_or(0), *installation, *follow).await;
+        }
+        AdminCommand::Flows { after, verdict, follow } => {
+            return stream::flows(&api, after.clone(), verdict.as_deref(), *follow).await;
+        }
+        AdminCommand::Roles => {}
+        AdminCommand::Role { user, role } => {
+            let id = resolve(&api, Kind::Users, user).await?;
+            let answer: Value = api
+                .put(&format!("/api/v1/users/{id}/role"), &json!({"role": role}))
+                .await
+                .map_err(refused)?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Device(command) => {
+            let (word, named) = match command {
+                DeviceCommand::Approve { device } => ("approve", device),
+                DeviceCommand::Block { device } => ("block", device),
+                DeviceCommand::Archive { device } => ("archive", device),
+            };
+            let id = resolve(&api, Kind::Devices, named).await?;
+            let answer: Value =
+                api.post(&format!("/api/v1/devices/{id}/{word}"), &json!({})).await.map_err(refused)?;
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Settings {
+            approve_devices,
+            audit_retention_days,
+            flow_retention_days,
+            grant_life_seconds,
+        } => {
+            let patch = json!({
+                "approve_devices": approve_devices, "audit_retention_days": audit_retention_days,
+                "flow_retention_days": flow_retention_days, "grant_life_seconds": grant_life_seconds,
+            });
+            let nothing = patch.as_object().is_some_and(|members| members.values().all(Value::is_null));
+            let answer: Value = if nothing {
+                get(&api, "/api/v1/settings").await?
+            } else {
+                api.patch("/api/v1/settings", &patch).await.map_err(refused)?
+            };
+            format.print(&answer, || object_text(&answer));
+        }
+        AdminCommand::Me => {
+            let answer: Value = get(&api, "/api/v1/me").await?;
+            format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Get { kind, id } => {
             let id = resolve(&api, *kind, id).await?;
@@ -186,16 +275,116 @@ async fn get(api: &ApiClient, path: &str) -> Result<Value, Failure> {
     api.get(path).await.map_err(refused)
 }
 
+/// Every object of a collection, page by page.
+pub(super) async fn every(api: &ApiClient, path: &str, query: Option<&str>) -> Result<Vec<Value>, Failure> {
+    let mut all = Vec::new();
+    let mut after = String::new();
+    loop {
+        let query = query.unwrap_or_default();
+        let mut page = get(api, &format!("/api/v1/{path}?limit={LOOK_UP_PAGE}{query}{after}")).await?;
+        if let Value::Array(items) = page["items"].take() {
+            all.extend(items);
+        }
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return Ok(all),
+        }
+    }
+}
+
 async fn items(api: &ApiClient, kind: Kind) -> Result<Vec<Value>, Failure> {
-    let mut answer = get(api, &format!("/api/v1/{}?limit={LOOK_UP_PAGE}", kind.path())).await?;
-    Ok(match answer["items"].take() {
-        Value::Array(items) => items,
-        _ => Vec::new(),
+    every(api, kind.path(), None).await
+}
+
+/// A value as it stands in a query string (RFC 3986 section 2.3).
+fn in_query(value: &str) -> String {
+    use std::fmt::Write as _;
+    value.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
     })
 }
 
-/// The id of an object that is named by id, name or alias.
+/// The filters of a list. What names an object may be its name.
+async fn list_query(
+    api: &ApiClient,
+    _kind: Kind,
+    filters: &[String],
+    search: Option<&str>,
+    sort: Option<&str>,
+) -> Result<String, Failure> {
+    let mut query = String::new();
+    for filter in filters {
+        let Some((name, value)) = filter.split_once('=') else {
+            return Err(Failure::say(
+                Outcome::Usage,
+                format_args!("--filter: expected NAME=VALUE, got {filter:?}"),
+            ));
+        };
+        let value = match name {
+            "site" => resolve(api, Kind::Sites, value).await?,
+            "group" => resolve(api, Kind::Groups, value).await?,
+            "resource" => resolve(api, Kind::Resources, value).await?,
+            "owner" | "member" => resolve_member(api, value).await?,
+            "pop" => resolve(api, Kind::Pops, value).await?,
+            _ => value.to_owned(),
+        };
+        query.push_str(&format!("&{}={}", in_query(name), in_query(&value)));
+    }
+    for (name, value) in [("q", search), ("sort", sort)] {
+        if let Some(value) = value {
+            query.push_str(&format!("&{name}={}", in_query(value)));
+        }
+    }
+    Ok(query)
+}
+
+async fn planned(
+    api: &ApiClient,
+    file: &Path,
+    prune: bool,
+    allow_shrink: bool,
+) -> Result<plan::Plan, Failure> {
+    let file = declare::read(file)?;
+    let current = plan::Current::read(api).await?;
+    let others = if prune { plan::Others::Go } else { plan::Others::Stay };
+    plan::Plan::make(&file, &current, others)?.settle(api, allow_shrink).await
+}
+
+async fn verify_audit(api: &ApiClient, format: Format) -> CommandResult {
+    let answer = get(api, "/api/v1/audit/verification").await?;
+    let chains = answer["chains"].as_array().map(Vec::as_slice).unwrap_or_default();
+    format.print(&answer, || {
+        let rows: Vec<Vec<String>> = chains
+            .iter()
+            .map(|chain| {
+                ["chain", "intact", "entries", "first", "last", "remembered"]
+                    .map(|name| cell(&chain[name]))
+                    .to_vec()
+            })
+            .collect();
+        let mut text = table(&["CHAIN", "INTACT", "ENTRIES", "FIRST", "LAST", "REMEMBERED"], &rows);
+        for chain in chains {
+            text.push_str(&format!("head of {}: {}\n", cell(&chain["chain"]), cell(&chain["head"])));
+            for finding in chain["findings"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                text.push_str(&format!("{}: {}\n", cell(&chain["chain"]), cell(finding)));
+            }
+        }
+        text
+    });
+    Ok(if answer["intact"] == true { Outcome::Done } else { Outcome::Failed })
+}
+
+/// The id of an object that is named by id, name, address or alias.
 async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Failure> {
+    // An id needs no looking up.
+    if text.contains('-') && text.rsplit_once('-').is_some_and(|(_, tail)| tail.len() == 26) {
+        return Ok(text.to_owned());
+    }
     let items = items(api, kind).await?;
     let matches = |field: &str| {
         items
@@ -204,7 +393,7 @@ async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Fail
             .filter_map(|item| item["id"].as_str())
             .collect::<Vec<_>>()
     };
-    for field in ["id", "name", "alias"] {
+    for field in ["name", "alias", "email"] {
         match matches(field)[..] {
             [] => {}
             [id] => return Ok(id.to_owned()),
@@ -215,10 +404,6 @@ async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Fail
                 ));
             }
         }
-    }
-    // What is not in the first page may still be an id.
-    if text.contains('-') && text.rsplit_once('-').is_some_and(|(_, tail)| tail.len() == 26) {
-        return Ok(text.to_owned());
     }
     Err(Failure::say(
         Outcome::Failed,
@@ -281,8 +466,9 @@ async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> Com
             (Kind::Policies, json!({"name": name, "groups": groups, "resources": resources}))
         }
         CreateCommand::Key(key) => return create_key(api, key, format).await,
-        CreateCommand::Token { name, scope, days } => {
-            let body = json!({"name": name, "scopes": scope, "lifetime_seconds": days * 86_400});
+        CreateCommand::Token { name, scope, role, days } => {
+            let body =
+                json!({"name": name, "scopes": scope, "role": role, "lifetime_seconds": days * 86_400});
             let answer: Value = api.post("/api/v1/tokens", &body).await.map_err(refused)?;
             note("The token is shown once.");
             format.print(&answer, || answer["token"].as_str().unwrap_or_default().to_owned());
@@ -328,6 +514,9 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
         };
         body["kind"] = "device".into();
         body["owner"] = owner.into();
+        if key.approval {
+            body["approval"] = true.into();
+        }
     } else if key.connector {
         let Some(site) = &key.site else {
             return Err(Failure::say(Outcome::Usage, "--connector: expected --site NAME"));
@@ -419,13 +608,18 @@ const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Connectors => &["name", "id", "site", "struck", "live"],
         Kind::Pops => &["name", "id", "address", "region", "zone", "attached"],
         Kind::Resources => &["name", "alias", "address", "ports", "mode", "site", "id"],
-        Kind::Groups | Kind::Users | Kind::ServiceAccounts => &["name", "id"],
-        Kind::Devices => &["name", "id", "owner_name", "struck", "live"],
+        Kind::Groups => &["name", "id", "members"],
+        Kind::Users => &["name", "email", "role", "id"],
+        Kind::ServiceAccounts => &["name", "id"],
+        Kind::Devices => &["name", "id", "owner_name", "state", "live"],
         Kind::Policies => &["name", "id", "groups", "resources"],
         Kind::Keys => &["name", "id", "kind", "uses", "cap", "expires"],
         Kind::Tokens => &["name", "id", "scopes", "expires"],
         Kind::Strikes => &["subject", "generation", "at"],
         Kind::Flows => FLOW_COLUMNS,
+        Kind::Sessions => &["name", "kind", "owner_name", "site", "pops", "since"],
+        Kind::Audit => &["at", "actor", "source", "action", "subject"],
+        Kind::Roles => &["role", "people", "permissions"],
     }
 }
 

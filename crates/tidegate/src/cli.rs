@@ -74,6 +74,18 @@ pub enum Command {
     Admin(AdminArgs),
     /// Replay a real outage on this machine with real processes, and say whether access went on.
     Drill(DrillArgs),
+    /// Print what a shell needs to complete this program's commands.
+    #[command(after_help = "Examples:\n  tidegate completions bash > /etc/bash_completion.d/tidegate\n  \
+        tidegate completions zsh > ~/.zfunc/_tidegate\n  tidegate completions fish > ~/.config/fish/completions/tidegate.fish")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this program and its commands into a directory.
+    ManPages {
+        /// The directory; it is made when it does not exist.
+        directory: PathBuf,
+    },
     /// A private web site and a TCP service to try things on (used by the demo).
     #[command(hide = true)]
     DemoSite(DemoSiteArgs),
@@ -624,6 +636,14 @@ pub enum Kind {
     /// The flow log.
     #[value(alias = "flow")]
     Flows,
+    /// Who is connected now.
+    #[value(alias = "session")]
+    Sessions,
+    /// The audit log.
+    Audit,
+    /// Roles and how many people have each.
+    #[value(alias = "role")]
+    Roles,
 }
 
 impl Kind {
@@ -644,6 +664,9 @@ impl Kind {
             Self::Tokens => "tokens",
             Self::Strikes => "strikes",
             Self::Flows => "flows",
+            Self::Sessions => "sessions",
+            Self::Audit => "audit",
+            Self::Roles => "roles",
         }
     }
 }
@@ -658,7 +681,104 @@ pub enum AdminCommand {
         /// At most how many.
         #[arg(long, default_value_t = 100)]
         limit: u32,
+        /// Every one of them, however many.
+        #[arg(long, conflicts_with = "limit")]
+        all: bool,
+        /// Only those with this value, as in `site=hamburg` or `state=pending`; may be given more than once. What the API
+        /// calls a filter of this list.
+        #[arg(long, value_name = "NAME=VALUE")]
+        filter: Vec<String>,
+        /// Only what has this text in its name, address or id.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+        /// By what, `-` before it for the other way round.
+        #[arg(long, value_name = "MEMBER", allow_hyphen_values = true)]
+        sort: Option<String>,
     },
+    /// Make the organization what a file says (TOML or JSON), and nothing when it is so already. All of it is one
+    /// transaction.
+    #[command(
+        after_help = "Example file:\n  [[sites]]\n  name = \"office\"\n  prefixes = [\"10.0.2.0/24\"]\n\n  \
+        [[resources]]\n  name = \"wiki\"\n  site = \"office\"\n  address = \"wiki.office.internal\"\n  ports = [\"443\"]\n\n  \
+        [[groups]]\n  name = \"engineers\"\n  members = [\"ada@example.com\"]\n\n  \
+        [[policies]]\n  name = \"wiki for engineers\"\n  groups = [\"engineers\"]\n  resources = [\"wiki\"]\n\n\
+        tidegate admin export writes such a file of what there is."
+    )]
+    Apply {
+        /// The file; `-` is standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Remove what the file does not have, of the collections that it names.
+        #[arg(long)]
+        prune: bool,
+        /// Do it also when more than ten objects, and more than a fifth of their kind, go with it.
+        #[arg(long)]
+        allow_shrink: bool,
+    },
+    /// Say what differs between a file and the organization: exit code 0 when nothing does, else 1.
+    Diff {
+        /// The file; `-` is standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Count what the file does not have as a difference, of the collections that it names.
+        #[arg(long)]
+        prune: bool,
+    },
+    /// Print the organization as a file for `apply`.
+    Export {
+        /// As JSON; TOML otherwise.
+        #[arg(long)]
+        as_json: bool,
+    },
+    /// The audit log: who did what, before and after.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// The flow log as lines of JSON, oldest first.
+    Flows {
+        /// Behind this place: the `place` of the last line that was read.
+        #[arg(long, value_name = "PLACE")]
+        after: Option<String>,
+        /// Only with this verdict: allowed, denied, withdrawn or failed.
+        #[arg(long)]
+        verdict: Option<String>,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Who may do what: the table that authorization is decided from.
+    Roles,
+    /// Give a person a role.
+    Role {
+        /// Their address, name or id.
+        #[arg(long)]
+        user: String,
+        /// owner, admin, network_admin, support, auditor or member.
+        #[arg(long)]
+        role: String,
+    },
+    /// Approve a device that waits, block one, or archive it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Show how the organization works, or change it.
+    Settings {
+        /// Whether each new device waits until somebody approves it.
+        #[arg(long)]
+        approve_devices: Option<bool>,
+        /// For how many days audit entries are kept; 0: for ever.
+        #[arg(long, value_name = "DAYS")]
+        audit_retention_days: Option<u64>,
+        /// For how many days flow records are kept, if there is room; 0: as long as there is room.
+        #[arg(long, value_name = "DAYS")]
+        flow_retention_days: Option<u64>,
+        /// How long grants live, in seconds.
+        #[arg(long, value_name = "SECONDS")]
+        grant_life_seconds: Option<u64>,
+    },
+    /// Say who is asking, and what they may do.
+    Me,
     /// Show one object.
     Get {
         /// Of which kind.
@@ -733,7 +853,9 @@ pub enum AdminCommand {
 
 /// What `admin backup` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/serve backup /backup/tidegate-2026-11-21")]
+#[command(
+    after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/serve backup /backup/tidegate-2026-11-21"
+)]
 pub struct BackupArgs {
     /// The file; must not exist.
     pub file: PathBuf,
@@ -757,6 +879,45 @@ pub struct RestoreBackupArgs {
     /// Remove what is in the database first. Without it only an empty one is filled.
     #[arg(long)]
     pub dangerous_replace_everything: bool,
+}
+
+/// What `admin audit` does.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Read the whole log and say whether every entry is as it was written: exit code 0, else 1.
+    Verify,
+    /// Print entries as lines of JSON, oldest first.
+    Export {
+        /// Behind this number.
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<u64>,
+        /// Of what all organizations share.
+        #[arg(long)]
+        installation: bool,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+/// What `admin device` does.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Let a device that waits have access.
+    Approve {
+        /// Its name or id.
+        device: String,
+    },
+    /// End its access, now, and keep it.
+    Block {
+        /// Its name or id.
+        device: String,
+    },
+    /// End its access, now, and keep it for the record only.
+    Archive {
+        /// Its name or id.
+        device: String,
+    },
 }
 
 /// What `admin root` does.
@@ -861,9 +1022,12 @@ pub enum CreateCommand {
         /// Its name.
         #[arg(long)]
         name: String,
-        /// What it may do; may be given more than once.
-        #[arg(long, required = true, value_delimiter = ',')]
+        /// What it may do: read, write, strike, enrol, admin, installation; may be given more than once.
+        #[arg(long, required_unless_present = "role", conflicts_with = "role", value_delimiter = ',')]
         scope: Vec<String>,
+        /// A role in place of scopes: admin, network_admin, support, auditor or member.
+        #[arg(long)]
+        role: Option<String>,
         /// How long it lives.
         #[arg(long, default_value_t = 90, value_name = "DAYS")]
         days: u64,
@@ -898,6 +1062,9 @@ pub struct KeyArgs {
     /// The PoP's zone.
     #[arg(long, default_value = "default")]
     pub zone: String,
+    /// Somebody approves each device before it gets access.
+    #[arg(long, requires = "device")]
+    pub approval: bool,
     /// How often it can be used.
     #[arg(long, default_value_t = 1)]
     pub cap: u32,

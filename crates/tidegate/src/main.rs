@@ -13,6 +13,7 @@ mod control;
 mod database;
 mod demo;
 mod diagnostics;
+mod documentation;
 mod drill;
 mod forwarding;
 mod network;
@@ -93,6 +94,8 @@ async fn run(cli: &Cli, format: Format, exec: std::time::Instant) -> CommandResu
         Command::Forward(args) => client_commands::forward(args, format).await,
         Command::Admin(args) => admin::run(args, format).await,
         Command::Drill(args) => drill::run(args, format).await,
+        Command::Completions { shell } => documentation::completions(*shell),
+        Command::ManPages { directory } => documentation::man_pages(directory, format),
         Command::DemoSite(args) => site::run(args, format).await,
         Command::LoadWorker(args) => tokio::task::block_in_place(|| drill::worker::run(args)),
     }

@@ -251,6 +251,7 @@ async fn add_devices(controller: &Controller, owner: &str, enrolled_by: &str, co
             id: wire::DeviceId::from_time_and_random(now, random),
             owner,
             name: format!("bench {number}"),
+            state: store::DeviceState::Active,
             identity_key: hash,
             generation: 1,
             enrolled_by,

@@ -66,6 +66,7 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
         suite.step("nothing of a test build", Runs::Always, || {
             nothing_of_a_test_build().map(|()| (Count::ONE_PASSED, String::new()))
         });
+        judges(&suite, options.all, interrupt);
         // The lab mostly waits, the checks mostly compute.
         thread::scope(|lanes| {
             lanes.spawn(|| lab(&suite));
@@ -131,6 +132,18 @@ fn tests(suite: &Suite) {
 
 fn names(changed: &[(String, inputs::Fingerprint)]) -> String {
     changed.iter().map(|(package, _)| package.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The API, judged by programs that nobody here wrote. With `--all` schemathesis asks for a quarter of an hour.
+fn judges(suite: &Suite, is_all: bool, interrupt: &Interrupt) {
+    use crate::judges;
+    suite.step("redocly", Runs::WhenChanged(&["controller", "xtask"]), || {
+        judges::redocly(interrupt).map(|said| (Count::ONE_PASSED, said))
+    });
+    let depth = if is_all { judges::Depth::Long } else { judges::Depth::Short };
+    suite.step("schemathesis", PROGRAM, || {
+        judges::schemathesis(&release_binary(), depth, interrupt).map(|said| (Count::ONE_PASSED, said))
+    });
 }
 
 /// What runs the release binary beside other things: it depends on no pass level of time.

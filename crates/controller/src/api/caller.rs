@@ -1,36 +1,38 @@
-//! Who calls, and what that caller may do: decided once, before any handler runs.
+//! Who calls, and what that caller may do: decided once, before any handler runs, from the tables of [`super::roles`].
 //!
-//! | scope | may |
-//! | --- | --- |
-//! | `read` | every `GET` |
-//! | `strike` | `POST /strikes` |
-//! | `enrol` | `POST` and `DELETE` under `/enrolment-keys` |
-//! | `write` | every other change of the token's own organization |
-//! | `installation` | changes under `/pops`, `/organizations`, `/tokens`, `/owner-links`, `/restored-database`, `/key-rotations`, keys for PoPs, and naming another organization |
-//!
-//! Nothing of the installation as a whole is read without `installation`: keys for PoPs and the database's diagnostics.
-//! A token is made with scopes that its maker has, and no others.
-//!
-//! The local socket may do everything: who may open it is root or the controller's own user.
+//! A token has scopes or a role; a person has the role of their row in the snapshot, looked up at each request, so that a
+//! role that was taken away ends with the change. The local socket may do everything: who may open it is root or the
+//! controller's own user.
 
-use super::{problem::Problem, types::Scope};
-use crate::{clock, parts::Core, snapshot::Snapshot};
+use super::{
+    problem::Problem,
+    rates::Class,
+    roles::{self, Needs, Permission},
+    types::Scope,
+};
+use crate::{clock, limiter::FailureLimit, parts::Core, snapshot::Snapshot};
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
-use store::{OrganizationData, SecretHash};
-use trust::{RevokedSubject, sha256};
-use wire::{OrganizationId, TokenId};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use store::{OrganizationData, Role, SecretHash};
+use trust::{RevokedSubject, UnixMs, sha256};
+use wire::{OrganizationId, TokenId, UserId};
 
 /// The header by which a caller that may names another organization.
 pub const ORGANIZATION_HEADER: &str = "tidegate-organization";
 /// How old what was answered may be, in seconds: 0 when it is known to be what the database has.
 const SNAPSHOT_AGE_HEADER: &str = "tidegate-snapshot-age";
+/// Names a request in the audit log: the caller's own, or one that is made here.
+const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 const TOKEN_PREFIX: &str = "tgt1.";
+/// Before the name of a role among a token's scopes.
+const ROLE_PREFIX: &str = "role:";
+/// Wrong tokens a minute of one address. A token has 256 bits: this keeps work and logs short.
+static WRONG_TOKENS: FailureLimit = FailureLimit::new(120, Duration::from_secs(60));
 
 /// Where a request came from; set by the listener, never by the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +46,180 @@ pub enum Peer {
     Network(IpAddr),
 }
 
+/// From where and by which request something was asked: for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// None: the local socket.
+    pub(crate) address: Option<IpAddr>,
+    /// The request's id.
+    pub(crate) request: String,
+}
+
+impl Origin {
+    /// Of a request from somewhere: its own id when it has a good one, else a new one.
+    pub(crate) fn of(peer: Option<&Peer>, headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_HEADER).and_then(|value| value.to_str().ok());
+        let given = given.filter(|text| {
+            (1..=64).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        });
+        let request =
+            given.map_or_else(|| trust::encode_base64url(&clock::random::<12>()), ToOwned::to_owned);
+        let address = match peer {
+            Some(Peer::Network(address)) => Some(*address),
+            Some(Peer::Local { .. }) | None => None,
+        };
+        Self { address, request }
+    }
+
+    /// From where, in words.
+    pub(crate) fn source(&self) -> String {
+        self.address.map_or_else(|| "local".to_owned(), |address| address.to_string())
+    }
+}
+
+/// What a caller is.
+#[allow(dead_code, reason = "the console makes people's callers")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The local socket.
+    Local,
+    /// A token.
+    Token(TokenId),
+    /// A person who signed in.
+    User(UserId),
+    /// An administrator with a passphrase: an owner of the operator's organization.
+    Administrator,
+}
+
+/// Put into a request by another part of this process that has identified the caller by itself (the console, by its
+/// session). Nothing from the network can set it.
+#[derive(Debug, Clone)]
+pub(crate) struct InProcess(pub(crate) Caller);
+
 /// A caller that was let in.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) actor: String,
     pub(crate) organization: OrganizationId,
-    scopes: BTreeSet<Scope>,
+    pub(crate) who: Who,
+    pub(crate) origin: Origin,
+    /// The role, where the caller has one.
+    pub(crate) role: Option<Role>,
+    /// When the person behind it last proved who they are; none for tokens and the local socket.
+    #[allow(dead_code, reason = "asked by what needs a fresh sign-in")]
+    pub(crate) authenticated_at: Option<UnixMs>,
+    permissions: BTreeSet<Permission>,
 }
 
+#[allow(dead_code, reason = "the console makes people's callers")]
 impl Caller {
-    /// Refuses a caller without a scope that a handler asks for beyond the table above.
-    pub(crate) fn need(&self, scope: Scope) -> Result<(), Problem> {
-        if self.scopes.contains(&scope) {
+    /// A person who is signed in: the role is the one in the snapshot now.
+    ///
+    /// # Errors
+    /// The person is gone, or access was revoked.
+    pub(crate) fn of_user(
+        core: &Core,
+        organization: OrganizationId,
+        user: UserId,
+        origin: Origin,
+    ) -> Result<Self, Problem> {
+        let gone = || Problem::unauthorized("this person is not known any more, or access was revoked");
+        let snapshot = core.snapshot();
+        let data = snapshot.organization(organization).ok_or_else(gone)?;
+        let row = data.users.binary_search_by_key(&user, |row| row.id).map_err(|_| gone())?;
+        let row = &data.users[row];
+        if core.strikes.set().is_struck(RevokedSubject::User(user), row.generation) {
+            return Err(gone());
+        }
+        Ok(Self {
+            actor: format!("{} ({})", row.email, user),
+            organization,
+            who: Who::User(user),
+            origin,
+            role: Some(row.role),
+            authenticated_at: None,
+            permissions: permissions_of(row.role, organization, &snapshot),
+        })
+    }
+
+    /// An administrator who signed in by a passphrase.
+    ///
+    /// # Errors
+    /// Nobody has this name any more.
+    pub(crate) fn of_administrator(core: &Core, name: &str, origin: Origin) -> Result<Self, Problem> {
+        let gone = || Problem::unauthorized("this administrator is not known any more");
+        let snapshot = core.snapshot();
+        let known = snapshot.dataset.administrators.iter().any(|row| row.name.eq_ignore_ascii_case(name));
+        let organization = operator(&snapshot).filter(|_| known).ok_or_else(gone)?;
+        Ok(Self {
+            actor: format!("administrator {name}"),
+            organization,
+            who: Who::Administrator,
+            origin,
+            role: Some(Role::Owner),
+            authenticated_at: None,
+            permissions: permissions_of(Role::Owner, organization, &snapshot),
+        })
+    }
+
+    fn local(uid: u32, snapshot: &Snapshot, origin: Origin) -> Result<Self, Problem> {
+        let organization =
+            operator(snapshot).ok_or_else(|| Problem::internal("the snapshot has no organization"))?;
+        Ok(Self {
+            actor: format!("local uid {uid}"),
+            organization,
+            who: Who::Local,
+            origin,
+            role: Some(Role::Owner),
+            authenticated_at: None,
+            permissions: permissions_of(Role::Owner, organization, snapshot),
+        })
+    }
+
+    /// Whether this is allowed.
+    pub(crate) fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(&permission)
+    }
+
+    /// Whether an endpoint lets this caller in; `template` is its path below `/api/v1`, parameters in braces.
+    pub(crate) fn may_call(&self, method: &Method, template: &str) -> bool {
+        roles::suffices(&self.permissions, roles::needs(method, template))
+    }
+
+    /// Says when the person behind it proved who they are.
+    pub(crate) const fn authenticated(mut self, at: UnixMs) -> Self {
+        self.authenticated_at = Some(at);
+        self
+    }
+
+    /// What is allowed.
+    pub(crate) const fn permissions(&self) -> &BTreeSet<Permission> {
+        &self.permissions
+    }
+
+    /// Refuses a caller without a permission that a handler asks for beyond the endpoint's own.
+    pub(crate) fn need(&self, permission: Permission) -> Result<(), Problem> {
+        if self.may(permission) { Ok(()) } else { Err(missing(&[permission])) }
+    }
+
+    /// Refuses a caller who has none of these.
+    pub(crate) fn need_any(&self, needs: Needs) -> Result<(), Problem> {
+        if roles::suffices(&self.permissions, needs) { Ok(()) } else { Err(missing(needs)) }
+    }
+
+    /// Refuses to touch somebody whose role may do more than the caller.
+    pub(crate) fn need_to_cover(&self, role: Role) -> Result<(), Problem> {
+        if roles::covers(&self.permissions, role) {
             return Ok(());
         }
-        Err(missing(scope))
+        let word = roles::word(role);
+        let mut problem =
+            Problem::forbidden(format!("this concerns the role {word}, which may do more than you may"));
+        problem.field = Some("role".into());
+        problem.rule = Some("a role that may do no more than the caller".into());
+        problem.value = Some(word.into());
+        Err(problem)
     }
 
     /// The caller's organization as the snapshot has it.
@@ -68,12 +229,28 @@ impl Caller {
     }
 }
 
-fn missing(scope: Scope) -> Problem {
-    let name = serde_json::to_value(scope).unwrap_or_default();
-    let mut problem = Problem::forbidden(format!("this needs a token with the scope {name}"));
-    problem.field = Some("scopes".into());
-    problem.rule = Some("the scope this needs".into());
-    problem.value = Some(name);
+/// The organization that was there first: whoever operates the installation.
+fn operator(snapshot: &Snapshot) -> Option<OrganizationId> {
+    let all = snapshot.dataset.organizations.iter().map(|data| &data.organization);
+    all.min_by_key(|row| (row.created_ms, row.id)).map(|row| row.id)
+}
+
+fn permissions_of(role: Role, organization: OrganizationId, snapshot: &Snapshot) -> BTreeSet<Permission> {
+    let mut held: BTreeSet<Permission> = roles::of_role(role).iter().copied().collect();
+    if role == Role::Owner && operator(snapshot) == Some(organization) {
+        held.insert(Permission::Installation);
+    }
+    held
+}
+
+fn missing(needs: &[Permission]) -> Problem {
+    let words: Vec<&str> = needs.iter().map(|one| one.word()).collect();
+    let named = words.join(" or ");
+    let mut problem =
+        Problem::forbidden(format!("this needs the permission {named}; docs/roles.md says who has it"));
+    problem.field = Some("permission".into());
+    problem.rule = Some(format!("a role or token with {named}"));
+    problem.value = words.first().map(|word| (*word).into());
     problem
 }
 
@@ -86,28 +263,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// The scope a request needs, by the table above.
-fn needed(method: &Method, path: &str) -> Scope {
-    let collection = path.split('/').find(|part| !part.is_empty() && !matches!(*part, "api" | "v1"));
-    match (method, collection.unwrap_or_default()) {
-        (&Method::GET | &Method::HEAD, "diagnostics") => Scope::Installation,
-        (&Method::GET | &Method::HEAD, _) => Scope::Read,
-        (_, "strikes") => Scope::Strike,
-        (_, "enrolment-keys") => Scope::Enrol,
-        (_, "pops" | "organizations" | "tokens" | "owner-links" | "restored-database" | "key-rotations") => {
-            Scope::Installation
-        }
-        _ => Scope::Write,
-    }
-}
-
-/// Whether a request strikes before it changes anything: that needs no clock (see [`super::removal`]).
-fn strikes(method: &Method, path: &str) -> bool {
-    let mut parts = path.split('/').filter(|part| !part.is_empty() && !matches!(*part, "api" | "v1"));
-    match (method, parts.next()) {
-        (&Method::POST, Some("strikes")) => true,
-        (&Method::DELETE, Some("users" | "service-accounts" | "devices" | "connectors" | "pops")) => true,
-        (&Method::DELETE, Some("groups")) => parts.any(|part| part == "members"),
+/// Whether a request strikes before it changes anything: that needs no clock (see [`super::operate`]).
+fn strikes(method: &Method, template: &str) -> bool {
+    match *method {
+        Method::POST => matches!(template, "/strikes" | "/devices/{id}/block" | "/devices/{id}/archive"),
+        Method::DELETE => matches!(
+            template,
+            "/users/{id}"
+                | "/service-accounts/{id}"
+                | "/devices/{id}"
+                | "/connectors/{id}"
+                | "/pops/{id}"
+                | "/groups/{id}/members/{member}"
+        ),
         _ => false,
     }
 }
@@ -118,54 +286,102 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match identify(&core, &request) {
-        Ok(caller) => caller,
-        Err(problem) => return problem.into_response(),
+    let origin = Origin::of(request.extensions().get::<Peer>(), request.headers());
+    let id = HeaderValue::from_str(&origin.request);
+    let class = if is_read(request.method()) { Class::Reads } else { Class::Changes };
+    let mut rate = None;
+    let mut answer = match admit(&core, &request, origin) {
+        Ok(caller) => {
+            let taken = core.rates.take(&caller, class, clock::now());
+            rate = taken.as_ref().map_or_else(|refused| refused.rate, |rate| *rate);
+            match taken {
+                Ok(_) => {
+                    request.extensions_mut().insert(caller);
+                    next.run(request).await
+                }
+                Err(refused) => refused.problem().into_response(),
+            }
+        }
+        Err(problem) => problem.into_response(),
     };
-    if let Err(problem) = caller.need(needed(request.method(), request.uri().path())) {
-        return problem.into_response();
-    }
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_read
-        && !strikes(request.method(), request.uri().path())
-        && let Err(fenced) = core.signer.signing_time()
-    {
-        return Problem::from(fenced).into_response();
-    }
-    request.extensions_mut().insert(caller);
-    let mut answer = next.run(request).await;
     let age = HeaderValue::from(core.snapshot_age().as_secs());
-    answer.headers_mut().insert(SNAPSHOT_AGE_HEADER, age);
+    let headers = answer.headers_mut();
+    headers.insert(SNAPSHOT_AGE_HEADER, age);
+    if let Some(rate) = rate {
+        rate.tell(headers);
+    }
+    if let Ok(id) = id {
+        headers.insert(REQUEST_HEADER, id);
+    }
     answer
 }
 
-fn identify(core: &Core, request: &Request) -> Result<Caller, Problem> {
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Who it is, and whether they get in at this endpoint now.
+fn admit(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
+    let template = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let template = template.unwrap_or_default();
+    let template = template.strip_prefix("/api/v1").unwrap_or(&template);
+    let caller = identify(core, request, origin)?;
+    caller.need_any(roles::needs(request.method(), template))?;
+    if !is_read(request.method()) && !strikes(request.method(), template) {
+        core.signer.signing_time()?;
+    }
+    Ok(caller)
+}
+
+fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
     let snapshot = core.snapshot();
+    if let Some(InProcess(caller)) = request.extensions().get::<InProcess>() {
+        return other_organization(caller.clone(), &snapshot, request.headers());
+    }
     let caller = match request.extensions().get::<Peer>() {
-        Some(Peer::Local { uid }) => {
-            let first = snapshot.dataset.organizations.first();
-            let first = first.ok_or_else(|| Problem::internal("the snapshot has no organization"))?;
-            let scopes = [Scope::Read, Scope::Write, Scope::Strike, Scope::Enrol, Scope::Installation];
-            Caller {
-                actor: format!("local uid {uid}"),
-                organization: first.organization.id,
-                scopes: scopes.into(),
+        Some(Peer::Local { uid }) => Caller::local(*uid, &snapshot, origin)?,
+        _ => {
+            let address = origin.address;
+            if let Some(from) = address
+                && let Err(wait) = WRONG_TOKENS.check(from, clock::now())
+            {
+                return Err(too_many_wrong(wait));
             }
+            let given = bearer(request.headers())?;
+            token_caller(core, &snapshot, given, origin).inspect_err(|_| {
+                if let Some(from) = address {
+                    WRONG_TOKENS.failed(from, clock::now());
+                }
+            })?
         }
-        _ => token_caller(core, &snapshot, request.headers())?,
     };
     other_organization(caller, &snapshot, request.headers())
 }
 
-fn token_caller(core: &Core, snapshot: &Snapshot, headers: &HeaderMap) -> Result<Caller, Problem> {
-    let unknown = || Problem::unauthorized("the token is unknown, has expired or was revoked");
+fn too_many_wrong(wait: Duration) -> Problem {
+    let detail = "too many wrong tokens came from this address";
+    let mut problem =
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", "Too many failures", detail);
+    problem.retry_after = Some(wait.as_secs() + 1);
+    problem
+}
+
+fn unknown() -> Problem {
+    Problem::unauthorized("the token is unknown, has expired or was revoked")
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let value = value.ok_or_else(|| Problem::unauthorized("send a token: Authorization: Bearer …"))?;
     let (scheme, text) = value.split_once(' ').ok_or_else(unknown)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Problem::unauthorized("expected the scheme Bearer (RFC 6750)"));
     }
-    let rest = text.trim().strip_prefix(TOKEN_PREFIX).ok_or_else(unknown)?;
+    Ok(text.trim())
+}
+
+fn token_caller(core: &Core, snapshot: &Snapshot, text: &str, origin: Origin) -> Result<Caller, Problem> {
+    let rest = text.strip_prefix(TOKEN_PREFIX).ok_or_else(unknown)?;
     let (id, secret) = rest.split_once('.').ok_or_else(unknown)?;
     let id: TokenId = id.parse().map_err(|_| unknown())?;
     let given = hash_token(secret);
@@ -173,7 +389,10 @@ fn token_caller(core: &Core, snapshot: &Snapshot, headers: &HeaderMap) -> Result
         .dataset
         .organizations
         .iter()
-        .find_map(|data| Some((data.organization.id, data.tokens.iter().find(|token| token.id == id)?)))
+        .find_map(|data| {
+            let place = data.tokens.binary_search_by_key(&id, |token| token.id).ok()?;
+            Some((data.organization.id, &data.tokens[place]))
+        })
         .ok_or_else(unknown)?;
     // Equality of hashes takes the same time wherever they differ.
     let valid = token.secret_hash == given
@@ -182,8 +401,36 @@ fn token_caller(core: &Core, snapshot: &Snapshot, headers: &HeaderMap) -> Result
     if !valid {
         return Err(unknown());
     }
-    let scopes = token.scopes.iter().filter_map(|scope| serde_json::from_value(scope.as_str().into()).ok());
-    Ok(Caller { actor: format!("token {id} ({})", token.name), organization, scopes: scopes.collect() })
+    let (role, permissions) = of_token(&token.scopes);
+    Ok(Caller {
+        actor: format!("token {id} ({})", token.name),
+        organization,
+        who: Who::Token(id),
+        origin,
+        role,
+        authenticated_at: None,
+        permissions,
+    })
+}
+
+/// What a token's stored scopes allow. A word that this version does not know allows nothing.
+pub(crate) fn of_token(scopes: &[String]) -> (Option<Role>, BTreeSet<Permission>) {
+    let mut held = BTreeSet::new();
+    let mut role = None;
+    for text in scopes {
+        if let Some(name) = text.strip_prefix(ROLE_PREFIX) {
+            role = name.parse().ok();
+            held.extend(role.map(roles::of_role).unwrap_or_default());
+        } else if let Ok(scope) = serde_json::from_value::<Scope>(text.as_str().into()) {
+            held.extend(roles::of_scope(scope));
+        }
+    }
+    (role, held)
+}
+
+/// How a token's role stands among its scopes.
+pub(crate) fn stored_role(role: Role) -> String {
+    format!("{ROLE_PREFIX}{role}")
 }
 
 fn other_organization(
@@ -193,12 +440,14 @@ fn other_organization(
 ) -> Result<Caller, Problem> {
     let Some(value) = headers.get(ORGANIZATION_HEADER) else { return Ok(caller) };
     let text = value.to_str().unwrap_or_default();
-    let id: OrganizationId = text
-        .parse()
-        .map_err(|error: wire::IdError| Problem::refused(ORGANIZATION_HEADER, &error.to_string(), text))?;
+    let id: OrganizationId = text.parse().map_err(|error: wire::IdError| {
+        let mut problem = Problem::refused(ORGANIZATION_HEADER, &error.to_string(), text);
+        problem.status = StatusCode::BAD_REQUEST.as_u16();
+        problem
+    })?;
     if id != caller.organization {
         if !planted::is("token-crosses-organizations") {
-            caller.need(Scope::Installation)?;
+            caller.need(Permission::Installation)?;
         }
         let known = snapshot.organization(id).is_some();
         known.then_some(()).ok_or_else(|| Problem::not_found("organization", text))?;
@@ -223,38 +472,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_action_needs_the_scope_of_the_table() {
-        for (method, path, scope) in [
-            (Method::GET, "/api/v1/sites", Scope::Read),
-            (Method::GET, "/api/v1/enrolment-keys", Scope::Read),
-            (Method::POST, "/api/v1/sites", Scope::Write),
-            (Method::DELETE, "/api/v1/groups/a/members/b", Scope::Write),
-            (Method::POST, "/api/v1/strikes", Scope::Strike),
-            (Method::POST, "/api/v1/restores", Scope::Write),
-            (Method::DELETE, "/api/v1/enrolment-keys/a", Scope::Enrol),
-            (Method::POST, "/api/v1/tokens", Scope::Installation),
-            (Method::DELETE, "/api/v1/pops/a", Scope::Installation),
-            (Method::PATCH, "/api/v1/organizations/a", Scope::Installation),
-            (Method::POST, "/sites", Scope::Write),
-            (Method::GET, "/api/v1/diagnostics/database", Scope::Installation),
-            (Method::POST, "/api/v1/restored-database", Scope::Installation),
+    fn what_takes_access_away_by_a_strike_needs_no_clock_and_everything_else_does() {
+        for (method, path, expected) in [
+            (Method::POST, "/strikes", true),
+            (Method::POST, "/devices/{id}/block", true),
+            (Method::POST, "/devices/{id}/approve", false),
+            (Method::DELETE, "/devices/{id}", true),
+            (Method::DELETE, "/groups/{id}/members/{member}", true),
+            (Method::DELETE, "/groups/{id}", false),
+            (Method::PUT, "/groups/{id}/members/{member}", false),
+            (Method::PUT, "/policies/{id}", false),
+            (Method::POST, "/restores", false),
+            (Method::POST, "/bulk", false),
         ] {
-            assert_eq!(needed(&method, path), scope, "{method} {path}");
+            assert_eq!(strikes(&method, path), expected, "{method} {path}");
         }
     }
 
     #[test]
-    fn what_takes_access_away_by_a_strike_needs_no_clock_and_everything_else_does() {
-        for (method, path, expected) in [
-            (Method::POST, "/api/v1/strikes", true),
-            (Method::DELETE, "/api/v1/devices/a", true),
-            (Method::DELETE, "/api/v1/groups/a/members/b", true),
-            (Method::DELETE, "/api/v1/groups/a", false),
-            (Method::PUT, "/api/v1/groups/a/members/b", false),
-            (Method::PUT, "/api/v1/policies/a", false),
-            (Method::POST, "/api/v1/restores", false),
-        ] {
-            assert_eq!(strikes(&method, path), expected, "{method} {path}");
+    fn a_scope_or_role_that_nobody_knows_allows_nothing() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert!(of_token(&words(&["everything", "role:king", "role:"])).1.is_empty());
+        let (role, held) = of_token(&words(&["role:auditor"]));
+        assert_eq!(role, Some(Role::Auditor));
+        assert_eq!(held, roles::of_role(Role::Auditor).iter().copied().collect());
+        assert!(of_token(&words(&["read"])).1.contains(&Permission::ReadAudit));
+    }
+
+    #[test]
+    fn a_request_keeps_its_own_id_when_it_is_a_good_one() {
+        let with = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(REQUEST_HEADER, HeaderValue::from_static(text))]);
+            Origin::of(None, &headers).request
+        };
+        assert_eq!(with("run-7.a_b"), "run-7.a_b");
+        for bad in ["", "a b", "<x>"] {
+            assert_ne!(with(bad), bad);
         }
+        let long: &'static str = Box::leak("x".repeat(65).into_boxed_str());
+        assert_ne!(with(long), long);
     }
 }

@@ -1,57 +1,67 @@
 //! The REST API under `/api/v1`, and the OpenAPI document that is generated from it.
 
+mod apply;
+mod audit;
+mod bulk;
 mod caller;
 mod check;
+mod flows;
+mod idempotency;
 mod keys;
+mod left;
+mod list;
+mod listed;
 mod network;
+mod operate;
+mod operation;
 mod operations;
 mod people;
 mod policies;
 mod problem;
+mod rates;
+mod reference;
 mod removal;
 mod request;
-mod shrink;
+mod roles;
+mod sessions;
+mod tag;
 pub mod types;
 mod view;
 
+#[allow(unused_imports, reason = "the console builds callers by its sessions")]
+pub(crate) use caller::{Caller, InProcess, Origin};
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{host_port, name};
+pub(crate) use idempotency::AnswerSeal;
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
 pub(crate) use problem::{MAX_BODY, complete};
 pub use problem::{Problem, ProblemDocument};
+pub(crate) use rates::Rates;
 pub use request::read_body;
 pub(crate) use request::{Body, MaxBody, Params};
+pub use roles::{Permission, roles_table};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
 
 use crate::{clock, parts::Core};
 use axum::{
-    Json, Router,
+    Router,
     extract::{DefaultBodyLimit, MatchedPath},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{Method, StatusCode, Uri, header};
-use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
 };
-use types::{Page, PageQuery};
 use utoipa::openapi::{
     Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
     ResponseBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::router::OpenApiRouter;
-
-/// The answer of a handler.
-pub(crate) type Answer<T> = Result<Json<T>, Problem>;
-/// The answer of a handler that makes something.
-pub(crate) type Made<T> = Result<(StatusCode, Json<T>), Problem>;
-/// The answer of a handler that removes something.
-pub(crate) type Removed = Result<StatusCode, Problem>;
 
 fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info()).build())
@@ -60,6 +70,10 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(policies::routes())
         .merge(keys::routes())
         .merge(operations::routes())
+        .merge(sessions::routes())
+        .merge(flows::routes())
+        .merge(audit::routes())
+        .merge(bulk::routes())
 }
 
 fn info() -> utoipa::openapi::Info {
@@ -69,7 +83,9 @@ fn info() -> utoipa::openapi::Info {
         .description(Some(
             "The management API of a Tidegate controller. Reads come from memory and go on without a database; \
              changes need it and answer 503 with Retry-After when it cannot be used. Every error is a problem \
-             document (RFC 9457).",
+             document (RFC 9457). A change with an Idempotency-Key keeps its answer for a day: the same request with \
+             the same key gets it again. An object's ETag in If-Match lets a change through only while the object is \
+             what its sender has seen; 412 has both versions. Lists have cursors, filters and sorting.",
         ))
         .license(Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
         .build()
@@ -82,6 +98,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
     api.layer(DefaultBodyLimit::max(MAX_BODY))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(complete))
+        .layer(middleware::from_fn(tag::conditional))
         .layer(middleware::from_fn_with_state(Arc::clone(core), caller::authenticate))
         .with_state(Arc::clone(core))
         .merge(
@@ -90,6 +107,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
                     "/api/v1/openapi.json",
                     get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
                 )
+                .route("/api/", get(reference::page))
                 .method_not_allowed_fallback(method_not_allowed),
         )
 }
@@ -121,6 +139,14 @@ fn describe(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
         for (method, operation) in operations_of(item) {
             let changes = method != HttpMethod::Get;
+            if operation.summary.is_none() {
+                let words = operation.operation_id.as_deref().unwrap_or_default().replace('_', " ");
+                let mut letters = words.chars();
+                let summary =
+                    letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>());
+                operation.summary = summary.map(|words| format!("{words}."));
+            }
+            let mut not_modified = false;
             let responses = &mut operation.responses.responses;
             let mut add = |status: &str, description: &str| {
                 responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(answer(description)));
@@ -129,11 +155,33 @@ fn describe(document: &mut OpenApi) {
             add("401", "No valid token");
             add("403", "The token does not allow this");
             add("405", "The path does not have this method");
+            add("429", "Too many requests, or too many wrong tokens; Retry-After says when to come back");
             add("default", "Any other error");
-            if operation.parameters.as_ref().is_some_and(|all| all.iter().any(is_id)) {
-                add("404", "There is no such object");
+            // Also an organization that the header names and nobody knows.
+            add("404", "There is no such object");
+            let names_one = operation.parameters.as_ref().is_some_and(|all| all.iter().any(is_id));
+            if changes
+                && (names_one
+                    || operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "settings")))
+            {
+                operation.parameters.get_or_insert_with(Vec::new).push(RefOr::T(header_parameter(
+                    "If-Match",
+                    "The object's ETag, or *: the change is made only while the object is what its sender has seen.",
+                )));
+                add("412", "The object was changed meanwhile; the problem has both versions");
+            }
+            if !changes {
+                operation.parameters.get_or_insert_with(Vec::new).push(RefOr::T(header_parameter(
+                    "If-None-Match",
+                    "An ETag: 304 in place of what the sender already has.",
+                )));
+                not_modified = true;
             }
             if changes {
+                operation.parameters.get_or_insert_with(Vec::new).push(RefOr::T(header_parameter(
+                    "Idempotency-Key",
+                    "Keeps the answer for a day: the same request with the same key gets it again.",
+                )));
                 add("409", "Another object is in the way");
                 add("503", "The database cannot be used right now; Retry-After says when to try again");
             }
@@ -142,8 +190,36 @@ fn describe(document: &mut OpenApi) {
                 add("415", "The body is not application/json");
                 add("422", "A field breaks a rule");
             }
+            if changes {
+                add("422", "The Idempotency-Key was used for another request");
+            }
+            if not_modified {
+                responses.entry("304".to_owned()).or_insert_with(|| {
+                    RefOr::T(ResponseBuilder::new().description("The sender already has it").build())
+                });
+            }
         }
     }
+}
+
+fn header_parameter(name: &str, says: &str) -> utoipa::openapi::path::Parameter {
+    use utoipa::openapi::{
+        ObjectBuilder, Required, Type,
+        path::{ParameterBuilder, ParameterIn},
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(says))
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(128))
+                .pattern(Some("^[!-~]+$")),
+        ))
+        .build()
 }
 
 fn is_id(parameter: &RefOr<utoipa::openapi::path::Parameter>) -> bool {
@@ -208,33 +284,6 @@ pub(crate) async fn method_not_allowed(path: Option<MatchedPath>, method: Method
     problem.into_response()
 }
 
-/// How many objects a page has when nobody says.
-const PAGE: u32 = 200;
-
-fn limit(limit: Option<u32>) -> Result<usize, Problem> {
-    let limit = limit.unwrap_or(PAGE);
-    let checked = check::within("limit", limit.into(), 1..=1000);
-    let checked = checked.map_err(|mut problem| {
-        problem.status = StatusCode::BAD_REQUEST.as_u16();
-        problem
-    })?;
-    Ok(usize::try_from(checked).unwrap_or(usize::MAX))
-}
-
-/// One page of rows that are ordered by id.
-fn page<R, V: Serialize>(
-    rows: &[R],
-    query: &PageQuery,
-    id: impl Fn(&R) -> String,
-    view: impl Fn(&R) -> V,
-) -> Result<Page<V>, Problem> {
-    let limit = limit(query.limit)?;
-    let mut behind = rows.iter().filter(|row| query.after.as_ref().is_none_or(|after| id(row) > *after));
-    let taken: Vec<&R> = behind.by_ref().take(limit).collect();
-    let next = behind.next().and(taken.last()).map(|row| id(row));
-    Ok(Page { items: taken.into_iter().map(view).collect(), next })
-}
-
 /// A fresh id.
 fn fresh<T>(make: fn(u64, [u8; 10]) -> T) -> T {
     make(clock::wall().as_millis(), clock::random())
@@ -242,18 +291,17 @@ fn fresh<T>(make: fn(u64, [u8; 10]) -> T) -> T {
 
 /// `GET` of a collection and of one of its objects, from the snapshot.
 macro_rules! reads {
-    ($list:ident, $get:ident, $path:tt, $item:tt, $tag:tt, $name:tt, $id:ty, $view:ident, $rows:ident, $show:ident) => {
+    ($list:ident, $get:ident, $path:tt, $item:tt, $tag:tt, $name:tt, $id:ty, $view:ident, $rows:ident, $show:ident, $kind:ident) => {
         #[doc = concat!("Lists every ", $name, ".")]
-        #[utoipa::path(get, path = $path, tag = $tag, params(PageQuery), responses((status = 200, description = "One page", body = Page<$view>)))]
+        #[utoipa::path(get, path = $path, tag = $tag, params(super::list::Wanted<$kind>), responses((status = 200, description = "One page", body = Page<$view>)))]
         async fn $list(
             axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
-            super::request::Params(query): super::request::Params<PageQuery>,
-        ) -> super::Answer<Page<$view>> {
+            wanted: super::list::Wanted<$kind>,
+        ) -> Result<super::tag::Tagged, super::Problem> {
             let snapshot = core.snapshot();
             let views = super::Views::new(&core, caller.data(&snapshot)?);
-            let rows = &views.data.$rows;
-            super::page(rows, &query, |row| row.id.to_string(), |row| views.$show(row)).map(axum::Json)
+            Ok(wanted.page(views.data.$rows.iter(), &views, |row| views.$show(row)))
         }
 
         #[doc = concat!("Gets one ", $name, ".")]
@@ -262,12 +310,13 @@ macro_rules! reads {
             axum::extract::State(core): axum::extract::State<std::sync::Arc<crate::parts::Core>>,
             caller: super::caller::Caller,
             super::request::Id(id): super::request::Id<$id>,
-        ) -> super::Answer<$view> {
+        ) -> Result<super::tag::Tagged, super::Problem> {
             let snapshot = core.snapshot();
             let views = super::Views::new(&core, caller.data(&snapshot)?);
-            let row = views.data.$rows.iter().find(|row| row.id == id);
-            let row = row.ok_or_else(|| super::Problem::not_found($name, id.to_string()))?;
-            Ok(axum::Json(views.$show(row)))
+            let rows = &views.data.$rows;
+            let place = rows.binary_search_by_key(&id, |row| row.id);
+            let row = place.map_err(|_| super::Problem::not_found($name, id.to_string()))?;
+            Ok(super::tag::Tagged::object(http::StatusCode::OK, &views.$show(&rows[row])))
         }
     };
 }

@@ -1,20 +1,24 @@
-//! Revocation, flow records, audit, status and diagnostics.
+//! Revocation, keys, status and diagnostics.
 
 use super::{
-    Answer, Made, Problem, Views,
+    Problem, Views,
     caller::Caller,
-    check, limit, page,
-    request::{Body, Params},
+    check,
+    list::Wanted,
+    listed::Strikes,
+    operate::{Intent, operate},
+    operation::Operation,
+    request::Body,
+    roles::Permission,
+    tag::Tagged,
     types::{
-        AcceptedDatabase, Alarm, Audit, AuditEntry, AuditParams, DatabaseDiagnostics, DatabaseStatus,
-        Durable, FlowParams, Flows, KeyRotation, KeyRotationInput, KeysStatus, OwnerLink, Page, PageQuery,
-        Restored, Scope as ApiScope, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
+        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, Durable, KeyRotation, KeyRotationInput,
+        KeysStatus, OwnerLink, Page, Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
     },
     view::rfc3339,
 };
 use crate::{
     clock,
-    flows::FlowQuery,
     ledger::{self, Deed},
     parts::{Core, StrikeReport, StrikeRequest, SyncCommand},
     signer::{SignError, root_key_place},
@@ -25,9 +29,14 @@ use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
-use store::{AuditOf, AuditPage, Member, OrganizationData, Scope, Subject as Generations};
+use store::{Member, OrganizationData, Scope};
 use trust::{RevokedSubject, UnixMs};
 use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The answer of a handler.
+type Answer<T> = Result<Json<T>, Problem>;
+/// The answer of a handler that makes something.
+type Made<T> = Result<(StatusCode, Json<T>), Problem>;
 
 const DAY_S: u64 = 24 * 3600;
 
@@ -38,20 +47,13 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
         .routes(routes!(create_owner_link))
         .routes(routes!(accept_restored_database))
         .routes(routes!(rotate_keys))
-        .routes(routes!(list_flows))
-        .routes(routes!(list_audit))
         .routes(routes!(get_status))
         .routes(routes!(get_database_diagnostics))
 }
 
 /// The newest generation of a subject that the caller may strike. Memory answers: a strike never
 /// waits for the database.
-fn generation(
-    caller: &Caller,
-    snapshot: &Snapshot,
-    data: &OrganizationData,
-    subject: RevokedSubject,
-) -> Result<u64, Problem> {
+fn generation(snapshot: &Snapshot, data: &OrganizationData, subject: RevokedSubject) -> Result<u64, Problem> {
     let membership = |member: Member, group| {
         let mut rows = data.memberships.iter();
         rows.find(|row| row.member == member && row.group == group).map(|row| row.generation)
@@ -69,7 +71,6 @@ fn generation(
         RevokedSubject::UserInGroup(id, group) => membership(Member::User(id), group),
         RevokedSubject::ServiceAccountInGroup(id, group) => membership(Member::ServiceAccount(id), group),
         RevokedSubject::Pop(id) => {
-            caller.need(ApiScope::Installation)?;
             snapshot.dataset.pops.iter().find(|row| row.id == id).map(|row| row.generation)
         }
         RevokedSubject::Controller(_) => {
@@ -85,6 +86,26 @@ fn generation(
     })
 }
 
+/// Whether the caller may revoke this: nobody takes access from somebody whose role may do more than their own.
+fn may_strike(caller: &Caller, data: &OrganizationData, subject: RevokedSubject) -> Result<(), Problem> {
+    match subject {
+        RevokedSubject::Device(_) => caller.need(Permission::StrikeDevices),
+        RevokedSubject::Connector(_) => caller.need(Permission::StrikeNetwork),
+        RevokedSubject::Pop(_) | RevokedSubject::Controller(_) => caller.need(Permission::Installation),
+        RevokedSubject::User(id) => {
+            caller.need(Permission::StrikePeople)?;
+            match data.users.binary_search_by_key(&id, |user| user.id) {
+                Ok(place) => caller.need_to_cover(data.users[place].role),
+                Err(_) => Ok(()),
+            }
+        }
+        RevokedSubject::ServiceAccount(_)
+        | RevokedSubject::Token(_)
+        | RevokedSubject::UserInGroup(..)
+        | RevokedSubject::ServiceAccountInGroup(..) => caller.need(Permission::StrikePeople),
+    }
+}
+
 /// Revokes access at once: also when the database cannot be used.
 #[utoipa::path(post, path = "/strikes", tag = "strikes", request_body = StrikeInput, responses((status = 201, description = "Struck", body = StrikeOutcome)))]
 async fn create_strike(
@@ -94,11 +115,15 @@ async fn create_strike(
 ) -> Made<StrikeOutcome> {
     let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
     let snapshot = core.snapshot();
-    let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
+    let data = caller.data(&snapshot)?;
+    may_strike(&caller, data, subject)?;
+    let generation = generation(&snapshot, data, subject)?;
     let organization = Some(caller.organization);
     let organization = if matches!(subject, RevokedSubject::Pop(_)) { None } else { organization };
+    let (source, request) = (caller.origin.source(), caller.origin.request);
     let actor = caller.actor;
-    let report = core.strike(StrikeRequest { subject, generation, organization, actor }).await?;
+    let asked = StrikeRequest { subject, generation, organization, actor, source, request };
+    let report = core.strike(asked).await?;
     Ok((StatusCode::CREATED, Json(outcome(&report))))
 }
 
@@ -147,23 +172,24 @@ fn concerns(data: &OrganizationData, snapshot: &Snapshot, subject: RevokedSubjec
     }
 }
 
-/// Lists what is struck. With the scope `installation` also what was removed since.
-#[utoipa::path(get, path = "/strikes", tag = "strikes", params(PageQuery), responses((status = 200, description = "One page, ordered by signer and number", body = Page<Strike>)))]
+/// Lists what is revoked. With the permission `installation` also what was removed since.
+#[utoipa::path(get, path = "/strikes", tag = "strikes", params(Wanted<Strikes>), responses((status = 200, description = "One page, ordered by signer and number", body = Page<Strike>)))]
 async fn list_strikes(
     State(core): State<Arc<Core>>,
     caller: Caller,
-    Params(query): Params<PageQuery>,
-) -> Answer<Page<Strike>> {
+    wanted: Wanted<Strikes>,
+) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
     let data = caller.data(&snapshot)?;
-    let every = caller.need(ApiScope::Installation).is_ok();
+    let every = caller.may(Permission::Installation);
     let entries = core.strikes.entries(clock::wall());
-    let entries: Vec<_> = entries
+    let mut entries: Vec<_> = entries
         .into_iter()
         .map(|entry| entry.revocation)
         .filter(|entry| every || concerns(data, &snapshot, entry.subject))
         .collect();
-    let id = |entry: &trust::Revocation| format!("{}/{:020}", entry.signer, entry.seq);
+    entries.sort_by_key(|entry| (entry.signer, entry.seq));
+    let views = Views::new(&core, data);
     let view = |entry: &trust::Revocation| Strike {
         subject: entry.subject.to_string(),
         generation: entry.generation,
@@ -172,7 +198,7 @@ async fn list_strikes(
         signer: entry.signer,
         seq: entry.seq,
     };
-    page(&entries, &query, id, view).map(Json)
+    Ok(wanted.page(entries.iter(), &views, view))
 }
 
 /// Gives access back: raises the generation. Certificates and grants of older generations stay
@@ -181,39 +207,10 @@ async fn list_strikes(
 async fn create_restore(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<StrikeInput>,
-) -> Made<Restored> {
-    let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
-    let raised = match subject {
-        RevokedSubject::Device(id) => Generations::Device(id),
-        RevokedSubject::User(id) => Generations::User(id),
-        RevokedSubject::ServiceAccount(id) => Generations::ServiceAccount(id),
-        RevokedSubject::Connector(id) => Generations::Connector(id),
-        RevokedSubject::Pop(id) => Generations::Pop(id),
-        RevokedSubject::UserInGroup(..) | RevokedSubject::ServiceAccountInGroup(..) => {
-            let rule = "a membership is given back by PUT /groups/{id}/members/{member} after it was removed";
-            return Err(Problem::invalid("subject", rule, input.subject));
-        }
-        RevokedSubject::Token(_) | RevokedSubject::Controller(_) => {
-            let rule = "a revoked token or controller is replaced, not given back";
-            return Err(Problem::invalid("subject", rule, input.subject));
-        }
-    };
-    let scope = match raised {
-        Generations::Pop(_) => {
-            caller.need(ApiScope::Installation)?;
-            Scope::Installation
-        }
-        _ => Scope::Organization(caller.organization),
-    };
-    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    // Above whatever is struck: a database that was restored may know of an older generation.
-    let struck = core.strikes.set().struck_generation(subject).unwrap_or(0);
-    change.raise_generation(&raised, struck).await?;
-    core.commit(&store, change, "restore", &subject.to_string(), &json!({})).await?;
-    let snapshot = core.snapshot();
-    let generation = generation(&caller, &snapshot, caller.data(&snapshot)?, subject)?;
-    Ok((StatusCode::CREATED, Json(Restored { subject: subject.to_string(), generation })))
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Restore(input)).await
 }
 
 /// Makes a link that lets one more owner set a passphrase: it works once, for 24 hours.
@@ -280,56 +277,6 @@ async fn rotate_keys(
         }
     };
     Ok((StatusCode::CREATED, Json(KeyRotation { serial, used_from: rfc3339(used_from) })))
-}
-
-/// Lists flow records, newest first, denied ones included.
-#[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
-async fn list_flows(
-    State(core): State<Arc<Core>>,
-    caller: Caller,
-    Params(params): Params<FlowParams>,
-) -> Answer<Flows> {
-    let query = FlowQuery {
-        limit: limit(params.limit)?,
-        device: params.device,
-        connector: params.connector,
-        resource: params.resource,
-        verdict: params.verdict,
-    };
-    let organization = caller.organization;
-    let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
-    match read {
-        Ok(Ok(items)) => Ok(Json(Flows { items })),
-        Ok(Err(error)) => Err(Problem::internal(format!("flow records cannot be read: {error}"))),
-        Err(error) => Err(Problem::internal(error.to_string())),
-    }
-}
-
-/// Lists changes, newest first. History is read from the database.
-#[utoipa::path(get, path = "/audit", tag = "audit", params(AuditParams), responses((status = 200, description = "The newest entries", body = Audit), (status = 503, description = "The database cannot be used right now", body = super::ProblemDocument, content_type = "application/problem+json")))]
-async fn list_audit(
-    State(core): State<Arc<Core>>,
-    caller: Caller,
-    Params(params): Params<AuditParams>,
-) -> Answer<Audit> {
-    let before_ms = params.before_ms.unwrap_or(i64::MAX.unsigned_abs());
-    let page = AuditPage { before_ms, limit: u32::try_from(limit(params.limit)?).unwrap_or(u32::MAX) };
-    let store = core.database.store()?;
-    // What the installation does names other organizations.
-    let of = match caller.need(ApiScope::Installation) {
-        Ok(()) => AuditOf::OrganizationAndInstallation(caller.organization),
-        Err(_) => AuditOf::Organization(caller.organization),
-    };
-    let entries = store.audit(of, page).await?;
-    let items = entries.into_iter().map(|entry| AuditEntry {
-        at: rfc3339(UnixMs::from_millis(entry.at_ms)),
-        actor: entry.actor,
-        action: entry.action,
-        subject: entry.subject,
-        version: entry.version.version,
-        detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
-    });
-    Ok(Json(Audit { items: items.collect() }))
 }
 
 /// How this controller is.

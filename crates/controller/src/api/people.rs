@@ -1,43 +1,67 @@
-//! Groups with their members, people, service accounts and devices.
+//! Groups with their members, people, service accounts and devices: the endpoints. What they do is in [`super::apply`].
 
 use super::{
-    Answer, Made, Problem, Removed, Views,
+    Problem, Views,
     caller::Caller,
-    check, fresh, page, reads,
-    removal::{Removal, strike_and_remove},
+    left::ShrinkParams,
+    list::Wanted,
+    listed::{Devices, EnrolmentKeys, Groups, Members, ServiceAccounts, Users},
+    operate::{Intent, operate},
+    operation::{Operation, Patched},
+    reads,
+    removal::Removal,
     request::{Body, Id, Params, TwoIds},
-    shrink::{Shrink, ShrinkParams},
+    roles,
+    tag::Tagged,
     types::{
-        Device, Group, GroupMember, NameInput, Page, PageQuery, ServiceAccount, StrikeOutcome, User,
-        UserInput,
+        Device, EnrolmentKey, EnrolmentKeyCreated, EnrolmentKeyInput, EnrolmentKind, Group, GroupMember,
+        NameInput, NamePatch, Page, RoleInput, RoleView, Roles, ServiceAccount, ServiceAccountKeyInput,
+        StrikeOutcome, User, UserInput, UserPatch,
     },
+    view,
 };
-use crate::{clock, parts::Core, snapshot::owner};
-use axum::{Json, extract::State};
-use http::StatusCode;
-use serde_json::json;
+use crate::parts::Core;
+use axum::extract::State;
+use serde_json::{Map, Value};
 use std::sync::Arc;
-use store::{Member, Scope};
-use trust::RevokedSubject;
+use store::{EnrolmentTarget, Member};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{DeviceId, GroupId, ServiceAccountId, UserId};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(list_groups, create_group))
-        .routes(routes!(get_group, rename_group, delete_group))
+        .routes(routes!(get_group, rename_group, change_group, delete_group))
         .routes(routes!(list_members))
         .routes(routes!(add_member, remove_member))
         .routes(routes!(list_users, create_user))
-        .routes(routes!(get_user, replace_user, delete_user))
+        .routes(routes!(get_user, replace_user, change_user, delete_user))
+        .routes(routes!(set_role))
+        .routes(routes!(list_roles))
         .routes(routes!(list_service_accounts, create_service_account))
-        .routes(routes!(get_service_account, delete_service_account))
+        .routes(routes!(get_service_account, rename_service_account, delete_service_account))
+        .routes(routes!(list_service_account_keys, create_service_account_key))
         .routes(routes!(list_devices))
         .routes(routes!(get_device, rename_device, delete_device))
+        .routes(routes!(approve_device))
+        .routes(routes!(block_device))
+        .routes(routes!(archive_device))
 }
 
-reads!(list_groups, get_group, "/groups", "/groups/{id}", "groups", "group", GroupId, Group, groups, group);
-reads!(list_users, get_user, "/users", "/users/{id}", "users", "user", UserId, User, users, user);
+reads!(
+    list_groups,
+    get_group,
+    "/groups",
+    "/groups/{id}",
+    "groups",
+    "group",
+    GroupId,
+    Group,
+    groups,
+    group,
+    Groups
+);
+reads!(list_users, get_user, "/users", "/users/{id}", "users", "user", UserId, User, users, user, Users);
 reads!(
     list_service_accounts,
     get_service_account,
@@ -48,7 +72,8 @@ reads!(
     ServiceAccountId,
     ServiceAccount,
     service_accounts,
-    service_account
+    service_account,
+    ServiceAccounts
 );
 reads!(
     list_devices,
@@ -60,7 +85,8 @@ reads!(
     DeviceId,
     Device,
     devices,
-    device
+    device,
+    Devices
 );
 
 /// Makes a group.
@@ -68,17 +94,10 @@ reads!(
 async fn create_group(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<NameInput>,
-) -> Made<Group> {
-    let id = fresh(GroupId::from_time_and_random);
-    let name = check::name("name", &input.name)?;
-    let group = store::Group { id, name, created_ms: clock::wall().as_millis() };
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.insert_group(&group).await?;
-    core.commit(&store, change, "create group", &id.to_string(), &json!({"name": group.name})).await?;
-    let snapshot = core.snapshot();
-    Ok((StatusCode::CREATED, Json(Views::new(&core, caller.data(&snapshot)?).group(&group))))
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::CreateGroup(input)).await
 }
 
 /// Gives a group another name.
@@ -86,15 +105,23 @@ async fn create_group(
 async fn rename_group(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<GroupId>,
     Body(input): Body<NameInput>,
-) -> Answer<Group> {
-    let name = check::name("name", &input.name)?;
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.rename_group(id, &name).await?;
-    core.commit(&store, change, "rename group", &id.to_string(), &json!({"name": name})).await?;
-    get_group(State(core), caller, Id(id)).await
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::RenameGroup(id, input)).await
+}
+
+/// Changes the values given (RFC 7396).
+#[utoipa::path(patch, path = "/groups/{id}", tag = "groups", params(("id" = String, Path, description = "Its id")), request_body = NamePatch, responses((status = 200, description = "Changed", body = Group)))]
+async fn change_group(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<GroupId>,
+    Body(members): Body<Map<String, Value>>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Patch(Patched::Group(id), members)).await
 }
 
 /// Removes a group: connectors get slices without it.
@@ -102,38 +129,27 @@ async fn rename_group(
 async fn delete_group(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<GroupId>,
     Params(params): Params<ShrinkParams>,
-) -> Removed {
-    let snapshot = core.snapshot();
-    let shrink = params.check(caller.data(&snapshot)?, |left| {
-        left.groups.retain(|group| group.id != id);
-        left.memberships.retain(|membership| membership.group != id);
-        left.policies.iter_mut().for_each(|policy| policy.groups.retain(|group| *group != id));
-    })?;
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.delete_group(id).await?;
-    shrink.note(&mut change).await?;
-    core.commit(&store, change, "delete group", &id.to_string(), &json!({})).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent.allowing(params.allow_shrink), Operation::DeleteGroup(id)).await
 }
 
 /// Lists the members of a group.
-#[utoipa::path(get, path = "/groups/{id}/members", tag = "groups", params(("id" = String, Path, description = "The group's id"), PageQuery), responses((status = 200, description = "One page", body = Page<GroupMember>)))]
+#[utoipa::path(get, path = "/groups/{id}/members", tag = "groups", params(("id" = String, Path, description = "The group's id"), Wanted<Members>), responses((status = 200, description = "One page", body = Page<GroupMember>)))]
 async fn list_members(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(id): Id<GroupId>,
-    Params(query): Params<PageQuery>,
-) -> Answer<Page<GroupMember>> {
+    wanted: Wanted<Members>,
+) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
     let views = Views::new(&core, caller.data(&snapshot)?);
-    if !views.data.groups.iter().any(|group| group.id == id) {
+    if views.data.groups.binary_search_by_key(&id, |group| group.id).is_err() {
         return Err(Problem::not_found("group", id.to_string()));
     }
-    let rows: Vec<_> = views.data.memberships.iter().filter(|membership| membership.group == id).collect();
-    page(&rows, &query, |row| row.member.to_string(), |row| views.membership(row)).map(Json)
+    Ok(wanted.page(views.members_of(id).iter(), &views, |row| views.membership(row)))
 }
 
 /// Puts a user or service account into a group. Joining again raises the membership's generation.
@@ -141,18 +157,10 @@ async fn list_members(
 async fn add_member(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     TwoIds(id, member): TwoIds<GroupId, Member>,
-) -> Answer<GroupMember> {
-    let subject = format!("{member}/{id}");
-    let revoked = RevokedSubject::membership(owner(member), id);
-    let struck = core.strikes.set().struck_generation(revoked).unwrap_or(0);
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    let generation = change.add_member(id, member, struck).await?;
-    core.commit(&store, change, "add member", &subject, &json!({"generation": generation})).await?;
-    let snapshot = core.snapshot();
-    let views = Views::new(&core, caller.data(&snapshot)?);
-    Ok(Json(views.membership(&store::Membership { group: id, member, generation })))
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::AddMember(id, member)).await
 }
 
 /// Takes a user or service account out of a group: the membership is revoked at once, also when the
@@ -161,14 +169,10 @@ async fn add_member(
 async fn remove_member(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     TwoIds(id, member): TwoIds<GroupId, Member>,
-) -> Answer<StrikeOutcome> {
-    let subject_text = format!("{member}/{id}");
-    let snapshot = core.snapshot();
-    let mut rows = caller.data(&snapshot)?.memberships.iter();
-    let row = rows.find(|row| row.group == id && row.member == member);
-    let generation = row.ok_or_else(|| Problem::not_found("membership", subject_text.as_str()))?.generation;
-    strike_and_remove(core, caller, Removal::Membership(id, member), generation).await.map(Json)
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Remove(Removal::Membership(id, member))).await
 }
 
 /// Makes a person.
@@ -176,49 +180,34 @@ async fn remove_member(
 async fn create_user(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<UserInput>,
-) -> Made<User> {
-    let user = store::User {
-        id: fresh(UserId::from_time_and_random),
-        name: check::name("name", &input.name)?,
-        email: check::email("email", &input.email)?,
-        generation: 1,
-        created_ms: clock::wall().as_millis(),
-    };
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.insert_user(&user).await?;
-    core.commit(&store, change, "create user", &user.id.to_string(), &json!({"email": user.email})).await?;
-    let snapshot = core.snapshot();
-    Ok((StatusCode::CREATED, Json(Views::new(&core, caller.data(&snapshot)?).user(&user))))
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::CreateUser(input)).await
 }
 
-/// Changes a person's name and address.
+/// Changes a person's name and address, and the role when it is given.
 #[utoipa::path(put, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id")), request_body = UserInput, responses((status = 200, description = "Replaced", body = User)))]
 async fn replace_user(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<UserId>,
     Body(input): Body<UserInput>,
-) -> Answer<User> {
-    let (name, email) = (check::name("name", &input.name)?, check::email("email", &input.email)?);
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.update_user(id, &name, &email).await?;
-    core.commit(&store, change, "replace user", &id.to_string(), &json!({"email": email})).await?;
-    get_user(State(core), caller, Id(id)).await
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::ReplaceUser(id, input)).await
 }
 
-/// A person or service account goes with its devices and memberships.
-fn without_member(
-    params: &ShrinkParams,
-    data: &store::OrganizationData,
-    member: Member,
-) -> Result<Shrink, Problem> {
-    params.check(data, |left| {
-        left.devices.retain(|device| device.owner != member);
-        left.memberships.retain(|membership| membership.member != member);
-    })
+/// Changes the values given (RFC 7396).
+#[utoipa::path(patch, path = "/users/{id}", tag = "users", params(("id" = String, Path, description = "Its id")), request_body = UserPatch, responses((status = 200, description = "Changed", body = User)))]
+async fn change_user(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<UserId>,
+    Body(members): Body<Map<String, Value>>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Patch(Patched::User(id), members)).await
 }
 
 /// Revokes a person, then removes it with its devices, memberships and keys.
@@ -226,14 +215,37 @@ fn without_member(
 async fn delete_user(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<UserId>,
     Params(params): Params<ShrinkParams>,
-) -> Answer<StrikeOutcome> {
+) -> Result<Tagged, Problem> {
+    let removal = Removal::Member(Member::User(id));
+    operate(&core, &caller, intent.allowing(params.allow_shrink), Operation::Remove(removal)).await
+}
+
+/// Gives a person a role: one that may do no more than the caller, and nobody whose role may do more is changed.
+#[utoipa::path(put, path = "/users/{id}/role", tag = "roles", params(("id" = String, Path, description = "The person's id")), request_body = RoleInput, responses((status = 200, description = "Given", body = User)))]
+async fn set_role(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<UserId>,
+    Body(input): Body<RoleInput>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::SetRole(id, input.role)).await
+}
+
+/// Lists the roles with what each may do.
+#[utoipa::path(get, path = "/roles", tag = "roles", responses((status = 200, description = "Every role", body = Roles)))]
+async fn list_roles(State(core): State<Arc<Core>>, caller: Caller) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
-    let shrink = without_member(&params, caller.data(&snapshot)?, Member::User(id))?;
-    let row = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
-    let generation = row.ok_or_else(|| Problem::not_found("user", id.to_string()))?.generation;
-    strike_and_remove(core, caller, Removal::Member(Member::User(id), shrink), generation).await.map(Json)
+    let data = caller.data(&snapshot)?;
+    let items = roles::ROLES.iter().map(|(role, permissions)| RoleView {
+        role: view::role(*role),
+        permissions: permissions.iter().map(|one| one.word().to_owned()).collect(),
+        people: data.users.iter().filter(|user| user.role == *role).count(),
+    });
+    Ok(Tagged::page(&Roles { items: items.collect() }))
 }
 
 /// Makes a service account.
@@ -241,21 +253,22 @@ async fn delete_user(
 async fn create_service_account(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<NameInput>,
-) -> Made<ServiceAccount> {
-    let account = store::ServiceAccount {
-        id: fresh(ServiceAccountId::from_time_and_random),
-        name: check::name("name", &input.name)?,
-        generation: 1,
-        created_ms: clock::wall().as_millis(),
-    };
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.insert_service_account(&account).await?;
-    let detail = json!({"name": account.name});
-    core.commit(&store, change, "create service account", &account.id.to_string(), &detail).await?;
-    let snapshot = core.snapshot();
-    Ok((StatusCode::CREATED, Json(Views::new(&core, caller.data(&snapshot)?).service_account(&account))))
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::CreateServiceAccount(input)).await
+}
+
+/// Gives a service account another name.
+#[utoipa::path(put, path = "/service-accounts/{id}", tag = "service accounts", params(("id" = String, Path, description = "Its id")), request_body = NameInput, responses((status = 200, description = "Renamed", body = ServiceAccount)))]
+async fn rename_service_account(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<ServiceAccountId>,
+    Body(input): Body<NameInput>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::RenameServiceAccount(id, input)).await
 }
 
 /// Revokes a service account, then removes it with its devices, memberships and keys.
@@ -263,15 +276,58 @@ async fn create_service_account(
 async fn delete_service_account(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<ServiceAccountId>,
     Params(params): Params<ShrinkParams>,
-) -> Answer<StrikeOutcome> {
+) -> Result<Tagged, Problem> {
+    let removal = Removal::Member(Member::ServiceAccount(id));
+    operate(&core, &caller, intent.allowing(params.allow_shrink), Operation::Remove(removal)).await
+}
+
+/// Lists the keys by which devices enrol as a service account.
+#[utoipa::path(get, path = "/service-accounts/{id}/keys", tag = "service accounts", params(("id" = String, Path, description = "The account's id"), Wanted<EnrolmentKeys>), responses((status = 200, description = "One page", body = Page<EnrolmentKey>)))]
+async fn list_service_account_keys(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(id): Id<ServiceAccountId>,
+    wanted: Wanted<EnrolmentKeys>,
+) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
-    let shrink = without_member(&params, caller.data(&snapshot)?, Member::ServiceAccount(id))?;
-    let row = caller.data(&snapshot)?.service_accounts.iter().find(|account| account.id == id);
-    let generation = row.ok_or_else(|| Problem::not_found("service account", id.to_string()))?.generation;
-    let removal = Removal::Member(Member::ServiceAccount(id), shrink);
-    strike_and_remove(core, caller, removal, generation).await.map(Json)
+    let views = Views::new(&core, caller.data(&snapshot)?);
+    if views.data.service_accounts.binary_search_by_key(&id, |account| account.id).is_err() {
+        return Err(Problem::not_found("service account", id.to_string()));
+    }
+    let own = EnrolmentTarget::Device { owner: Member::ServiceAccount(id) };
+    let rows = views.data.enrolment_keys.iter().filter(|key| key.target == own);
+    Ok(wanted.page(rows, &views, |key| views.enrolment_key(key)))
+}
+
+/// Makes a key by which devices enrol as a service account. The secret is in this answer and nowhere else.
+#[utoipa::path(post, path = "/service-accounts/{id}/keys", tag = "service accounts", params(("id" = String, Path, description = "The account's id")), request_body = ServiceAccountKeyInput, responses((status = 201, description = "Made", body = EnrolmentKeyCreated)))]
+async fn create_service_account_key(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<ServiceAccountId>,
+    Body(input): Body<ServiceAccountKeyInput>,
+) -> Result<Tagged, Problem> {
+    let snapshot = core.snapshot();
+    let accounts = &caller.data(&snapshot)?.service_accounts;
+    if accounts.binary_search_by_key(&id, |account| account.id).is_err() {
+        return Err(Problem::not_found("service account", id.to_string()));
+    }
+    let input = EnrolmentKeyInput {
+        kind: EnrolmentKind::Device,
+        name: input.name,
+        site: None,
+        owner: Some(id.to_string()),
+        region: None,
+        zone: None,
+        approval: input.approval,
+        cap: input.cap,
+        lifetime_seconds: input.lifetime_seconds,
+    };
+    operate(&core, &caller, intent, Operation::CreateEnrolmentKey(input)).await
 }
 
 /// Gives a device another name.
@@ -279,15 +335,44 @@ async fn delete_service_account(
 async fn rename_device(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<DeviceId>,
     Body(input): Body<NameInput>,
-) -> Answer<Device> {
-    let name = check::name("name", &input.name)?;
-    let (store, mut change) =
-        core.database.change(Scope::Organization(caller.organization), &caller.actor).await?;
-    change.rename_device(id, &name).await?;
-    core.commit(&store, change, "rename device", &id.to_string(), &json!({"name": name})).await?;
-    get_device(State(core), caller, Id(id)).await
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::RenameDevice(id, input)).await
+}
+
+/// Lets a device that waits for approval have access: it gets its certificate when it asks again.
+#[utoipa::path(post, path = "/devices/{id}/approve", tag = "devices", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Approved", body = Device)))]
+async fn approve_device(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<DeviceId>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::ApproveDevice(id)).await
+}
+
+/// Revokes a device's access, now, and keeps it. `POST /restores` gives it back.
+#[utoipa::path(post, path = "/devices/{id}/block", tag = "devices", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked", body = StrikeOutcome)))]
+async fn block_device(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<DeviceId>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Remove(Removal::Block(id))).await
+}
+
+/// Revokes a device's access, now, and keeps it for the record.
+#[utoipa::path(post, path = "/devices/{id}/archive", tag = "devices", params(("id" = String, Path, description = "Its id")), responses((status = 200, description = "Revoked and archived", body = StrikeOutcome)))]
+async fn archive_device(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<DeviceId>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Remove(Removal::Archive(id))).await
 }
 
 /// Revokes a device, then removes it.
@@ -295,10 +380,8 @@ async fn rename_device(
 async fn delete_device(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Id(id): Id<DeviceId>,
-) -> Answer<StrikeOutcome> {
-    let snapshot = core.snapshot();
-    let row = caller.data(&snapshot)?.devices.iter().find(|device| device.id == id);
-    let generation = row.ok_or_else(|| Problem::not_found("device", id.to_string()))?.generation;
-    strike_and_remove(core, caller, Removal::Device(id), generation).await.map(Json)
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::Remove(Removal::Device(id))).await
 }

@@ -62,6 +62,25 @@ pub struct ProblemDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub retry_after: Option<u64>,
+    /// Of a change that met an error: `not_done`, or `unknown` when the database went away in the middle. The same
+    /// request with the same Idempotency-Key then tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub outcome: Option<Outcome>,
+    /// Both versions of an object that was changed meanwhile: `current`, `current_etag` and `sent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    pub versions: Option<Value>,
+}
+
+/// What became of a change that met an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing was changed.
+    NotDone,
+    /// It may be stored, or not.
+    Unknown,
 }
 
 impl Problem {
@@ -75,6 +94,8 @@ impl Problem {
             rule: None,
             value: None,
             retry_after: None,
+            outcome: None,
+            versions: None,
         }))
     }
 

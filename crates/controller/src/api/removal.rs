@@ -1,97 +1,173 @@
-//! What is removed by a strike first: access ends at once, and the row follows.
+//! What ends access by a strike first: it ends at once, also while the database cannot be used, and the row follows.
 
-use super::{Problem, caller::Caller, operations::outcome, shrink::Shrink, types::StrikeOutcome};
+use super::{Problem, Views, caller::Caller, left::Left};
 use crate::{
     parts::{Core, StrikeRequest},
-    snapshot::owner,
+    snapshot::{Snapshot, owner},
 };
-use serde_json::json;
-use std::sync::Arc;
-use store::{Change, Member, Scope, StoreError};
+use serde_json::{Value, json};
+use store::{Change, DeviceState, Member, OrganizationData, Scope};
 use trust::RevokedSubject;
 use wire::{ConnectorId, DeviceId, GroupId, PopId};
 
-/// What is removed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Removal {
+/// What is removed, or kept without access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
     Device(DeviceId),
-    Member(Member, Shrink),
+    Block(DeviceId),
+    Archive(DeviceId),
+    Member(Member),
     Membership(GroupId, Member),
     Connector(ConnectorId),
     Pop(PopId),
 }
 
+/// What is there of it now.
+pub(super) struct Found {
+    pub(super) generation: u64,
+    /// As the API shows it.
+    pub(super) object: Value,
+}
+
+fn value(view: &impl serde::Serialize) -> Value {
+    serde_json::to_value(view).expect("what the API says always serializes")
+}
+
 impl Removal {
-    const fn subject(self) -> RevokedSubject {
+    pub(super) const fn subject(self) -> RevokedSubject {
         match self {
-            Self::Device(id) => RevokedSubject::Device(id),
-            Self::Member(member, _) => RevokedSubject::owner(owner(member)),
+            Self::Device(id) | Self::Block(id) | Self::Archive(id) => RevokedSubject::Device(id),
+            Self::Member(member) => RevokedSubject::owner(owner(member)),
             Self::Membership(group, member) => RevokedSubject::membership(owner(member), group),
             Self::Connector(id) => RevokedSubject::Connector(id),
             Self::Pop(id) => RevokedSubject::Pop(id),
         }
     }
 
-    const fn action(self) -> &'static str {
+    pub(super) const fn action(self) -> &'static str {
         match self {
             Self::Device(_) => "delete device",
-            Self::Member(Member::User(_), _) => "delete user",
-            Self::Member(Member::ServiceAccount(_), _) => "delete service account",
+            Self::Block(_) => "block device",
+            Self::Archive(_) => "archive device",
+            Self::Member(Member::User(_)) => "delete user",
+            Self::Member(Member::ServiceAccount(_)) => "delete service account",
             Self::Membership(..) => "remove member",
             Self::Connector(_) => "delete connector",
             Self::Pop(_) => "delete pop",
         }
     }
 
-    async fn from(self, change: &mut Change) -> Result<(), StoreError> {
+    pub(super) const fn scope(self, caller: &Caller) -> Scope {
         match self {
-            Self::Device(id) => change.delete_device(id).await,
-            Self::Member(member, shrink) => {
-                shrink.note(change).await?;
-                change.delete_member(member).await
-            }
-            Self::Membership(group, member) => change.remove_member(group, member).await,
-            Self::Connector(id) => change.delete_connector(id).await,
-            Self::Pop(id) => change.delete_pop(id).await,
+            Self::Pop(_) => Scope::Installation,
+            _ => Scope::Organization(caller.organization),
         }
     }
-}
 
-/// Strikes, then removes the row. Both happen also when the caller hangs up.
-pub(super) async fn strike_and_remove(
-    core: Arc<Core>,
-    caller: Caller,
-    removal: Removal,
-    generation: u64,
-) -> Result<StrikeOutcome, Problem> {
-    let work = async move {
-        let scope = match removal {
-            Removal::Pop(_) => Scope::Installation,
-            _ => Scope::Organization(caller.organization),
-        };
-        let organization = match scope {
+    /// The kind and id, for saying that there is none.
+    pub(super) fn none(self) -> Problem {
+        match self {
+            Self::Device(id) | Self::Block(id) | Self::Archive(id) => {
+                Problem::not_found("device", id.to_string())
+            }
+            Self::Member(Member::User(id)) => Problem::not_found("user", id.to_string()),
+            Self::Member(Member::ServiceAccount(id)) => Problem::not_found("service account", id.to_string()),
+            Self::Membership(group, member) => Problem::not_found("membership", format!("{member}/{group}")),
+            Self::Connector(id) => Problem::not_found("connector", id.to_string()),
+            Self::Pop(id) => Problem::not_found("PoP", id.to_string()),
+        }
+    }
+
+    /// What memory has of it.
+    pub(super) fn find(self, core: &Core, snapshot: &Snapshot, data: &OrganizationData) -> Option<Found> {
+        let views = Views::new(core, data);
+        match self {
+            Self::Device(id) | Self::Block(id) | Self::Archive(id) => {
+                let row = &data.devices[data.devices.binary_search_by_key(&id, |row| row.id).ok()?];
+                Some(Found { generation: row.generation, object: value(&views.device(row)) })
+            }
+            Self::Member(Member::User(id)) => {
+                let row = &data.users[data.users.binary_search_by_key(&id, |row| row.id).ok()?];
+                Some(Found { generation: row.generation, object: value(&views.user(row)) })
+            }
+            Self::Member(Member::ServiceAccount(id)) => {
+                let all = &data.service_accounts;
+                let row = &all[all.binary_search_by_key(&id, |row| row.id).ok()?];
+                Some(Found { generation: row.generation, object: value(&views.service_account(row)) })
+            }
+            Self::Membership(group, member) => {
+                let row = views.members_of(group).iter().find(|row| row.member == member)?;
+                Some(Found { generation: row.generation, object: value(&views.membership(row)) })
+            }
+            Self::Connector(id) => {
+                let row = &data.connectors[data.connectors.binary_search_by_key(&id, |row| row.id).ok()?];
+                Some(Found { generation: row.generation, object: value(&views.connector(row)) })
+            }
+            Self::Pop(id) => {
+                let all = &snapshot.dataset.pops;
+                let row = &all[all.binary_search_by_key(&id, |row| row.id).ok()?];
+                Some(Found { generation: row.generation, object: value(&views.pop(row)) })
+            }
+        }
+    }
+
+    /// Whether the caller may: nobody takes access from somebody whose role may do more than their own.
+    pub(super) fn allowed(self, caller: &Caller, data: &OrganizationData) -> Result<(), Problem> {
+        let Self::Member(Member::User(id)) = self else { return Ok(()) };
+        match data.users.binary_search_by_key(&id, |row| row.id) {
+            Ok(place) => caller.need_to_cover(data.users[place].role),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// A person or service account goes with its devices and memberships.
+    pub(super) fn take_from(self, left: &mut Left) {
+        if let Self::Member(member) = self {
+            left.without(|data| {
+                data.devices.retain(|device| device.owner != member);
+                data.memberships.retain(|membership| membership.member != member);
+            });
+        }
+    }
+
+    pub(super) fn request(self, caller: &Caller, generation: u64) -> StrikeRequest {
+        let organization = match self.scope(caller) {
             Scope::Installation => None,
             Scope::Organization(id) => Some(id),
         };
-        let (subject, actor) = (removal.subject(), caller.actor);
-        let request = StrikeRequest { subject, generation, organization, actor: actor.clone() };
-        let report = core.strike(request).await?;
-        // The strike stands whatever the clock; the row waits for one that can be believed.
-        core.signer.signing_time().map_err(|fenced| but_not_written(Problem::from(fenced)))?;
-        let removed = async {
-            let (store, mut change) = core.database.change(scope, &actor).await?;
-            removal.from(&mut change).await?;
-            core.commit(&store, change, removal.action(), &subject.to_string(), &json!({})).await
-        };
-        removed.await.map_err(|error: StoreError| but_not_written(Problem::from(error)))?;
-        Ok(outcome(&report))
-    };
-    let ended = |error| Problem::internal(format!("the removal's task ended: {error}"));
-    tokio::spawn(work).await.map_err(ended)?
-}
+        StrikeRequest {
+            subject: self.subject(),
+            generation,
+            organization,
+            actor: caller.actor.clone(),
+            source: caller.origin.source(),
+            request: caller.origin.request.clone(),
+        }
+    }
 
-/// The strike is enforced; what is missing is said.
-fn but_not_written(mut problem: Problem) -> Problem {
-    problem.detail = format!("access was revoked; the row could not be removed yet: {}", problem.detail);
-    problem
+    /// Writes what is left of it.
+    pub(super) async fn write(self, change: &mut Change, found: &Found) -> Result<(), Problem> {
+        let before = found.object.clone();
+        let mut after = None;
+        match self {
+            Self::Device(id) => change.delete_device(id).await?,
+            Self::Block(id) | Self::Archive(id) => {
+                let (state, word) = match self {
+                    Self::Block(_) => (DeviceState::Blocked, "blocked"),
+                    _ => (DeviceState::Archived, "archived"),
+                };
+                change.set_device_state(id, state).await?;
+                let mut object = before.clone();
+                object["state"] = word.into();
+                after = Some(object);
+            }
+            Self::Member(member) => change.delete_member(member).await?,
+            Self::Membership(group, member) => change.remove_member(group, member).await?,
+            Self::Connector(id) => change.delete_connector(id).await?,
+            Self::Pop(id) => change.delete_pop(id).await?,
+        }
+        let subject = self.subject().to_string();
+        change.note(super::operate::noted(self.action(), &subject, Some(before), after, json!({})));
+        Ok(())
+    }
 }

@@ -22,9 +22,22 @@ use std::{
 pub(crate) struct Said(Arc<OnceLock<Value>>);
 
 impl Said {
-    /// The value of a member of the body.
-    pub(crate) fn member(&self, name: &str) -> Option<Value> {
-        self.0.get()?.get(name).map(shown)
+    /// The value of a member of the body, or of one of its members.
+    pub(crate) fn member(&self, path: &str) -> Option<Value> {
+        let mut value = self.0.get()?;
+        for name in path.split(['.', '[']) {
+            value = match name.strip_suffix(']') {
+                Some(index) => value.get(index.parse::<usize>().ok()?)?,
+                None => value.get(name)?,
+            };
+        }
+        Some(shown(value))
+    }
+
+    /// The same for the same body, whatever the order of its members.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let text = self.0.get().map(Value::to_string).unwrap_or_default();
+        trust::sha256(&[text.as_bytes()])
     }
 }
 
@@ -93,7 +106,10 @@ fn object(bytes: &[u8]) -> Result<Value, Problem> {
 }
 
 /// What the object says, as a type.
-fn decoded<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
+///
+/// # Errors
+/// A problem that names field, rule and value.
+pub(super) fn decoded<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
     let error = match serde_path_to_error::deserialize::<_, T>(value) {
         Ok(body) => return Ok(body),
         Err(error) => error,

@@ -5,6 +5,7 @@ use crate::{parts::Core, presence::Presence};
 use std::sync::{Arc, MutexGuard};
 use store::{EnrolmentTarget, Member, OrganizationData, ResourceMode};
 use trust::{Owner, RevocationSet, RevokedSubject, Subject, UnixMs, encode_base64url};
+use wire::GroupId;
 
 /// What the views read.
 pub(crate) struct Views<'a> {
@@ -105,22 +106,58 @@ impl<'a> Views<'a> {
         api::Group {
             id: group.id,
             name: group.name.clone(),
-            members: self.data.memberships.iter().filter(|membership| membership.group == group.id).count(),
+            members: self.members_of(group.id).len(),
             created: created(group.created_ms),
         }
     }
 
+    /// The memberships of a group: they stand together, in the order of their groups.
+    pub(crate) fn members_of(&self, group: GroupId) -> &'a [store::Membership] {
+        let all = &self.data.memberships;
+        let start = all.partition_point(|row| row.group < group);
+        let end = start + all[start..].partition_point(|row| row.group == group);
+        &all[start..end]
+    }
+
+    /// Whether somebody is in a group.
+    pub(crate) fn is_member(&self, member: Member, group: &str) -> bool {
+        let Ok(group) = group.parse() else { return false };
+        self.members_of(group).iter().any(|row| row.member == member)
+    }
+
+    fn name_of(&self, member: Member) -> Option<&'a str> {
+        let data = self.data;
+        match member {
+            Member::User(id) => {
+                let place = data.users.binary_search_by_key(&id, |row| row.id).ok()?;
+                Some(&data.users[place].name)
+            }
+            Member::ServiceAccount(id) => {
+                let place = data.service_accounts.binary_search_by_key(&id, |row| row.id).ok()?;
+                Some(&data.service_accounts[place].name)
+            }
+        }
+    }
+
     pub(crate) fn member_name(&self, member: Member) -> String {
-        let name = match member {
-            Member::User(id) => self.data.users.iter().find(|user| user.id == id).map(|user| &user.name),
-            Member::ServiceAccount(id) => self
-                .data
-                .service_accounts
-                .iter()
-                .find(|account| account.id == id)
-                .map(|account| &account.name),
-        };
-        name.cloned().unwrap_or_default()
+        self.name_of(member).unwrap_or_default().to_owned()
+    }
+
+    /// The name as the snapshot has it.
+    pub(crate) fn member_name_ref(&self, member: Member) -> &'a str {
+        self.name_of(member).unwrap_or_default()
+    }
+
+    /// The state of a device as people see it: whatever its row says, what is struck has no access.
+    pub(crate) fn device_state(&self, device: &store::Device) -> api::DeviceState {
+        let struck = self.struck(RevokedSubject::Device(device.id), device.generation);
+        match device.state {
+            store::DeviceState::Archived => api::DeviceState::Archived,
+            store::DeviceState::Blocked => api::DeviceState::Blocked,
+            _ if struck => api::DeviceState::Blocked,
+            store::DeviceState::Pending => api::DeviceState::Pending,
+            store::DeviceState::Active => api::DeviceState::Active,
+        }
     }
 
     pub(crate) fn membership(&self, membership: &store::Membership) -> api::GroupMember {
@@ -139,6 +176,7 @@ impl<'a> Views<'a> {
             id: user.id,
             name: user.name.clone(),
             email: user.email.clone(),
+            role: role(user.role),
             generation: user.generation,
             struck: self.struck(RevokedSubject::User(user.id), user.generation),
             created: created(user.created_ms),
@@ -161,6 +199,7 @@ impl<'a> Views<'a> {
             owner: device.owner.to_string(),
             owner_name: self.member_name(device.owner),
             name: device.name.clone(),
+            state: self.device_state(device),
             identity_key: encode_base64url(&device.identity_key),
             generation: device.generation,
             struck: self.struck(RevokedSubject::Device(device.id), device.generation),
@@ -190,6 +229,7 @@ impl<'a> Views<'a> {
             zone: None,
             cap: key.cap,
             uses: key.uses,
+            approval: key.approval,
             expires: created(key.expires_ms),
             created: created(key.created_ms),
         };
@@ -217,9 +257,82 @@ impl<'a> Views<'a> {
             id: token.id,
             name: token.name.clone(),
             scopes: scopes.collect(),
+            role: super::caller::of_token(&token.scopes).0.map(role),
             expires: created(token.expires_ms),
             created: created(token.created_ms),
         }
+    }
+
+    /// The device as a session, when it has one.
+    pub(crate) fn device_session(&self, device: &store::Device) -> Option<api::Session> {
+        let seen = self.attached(Subject::Device(device.id))?;
+        Some(api::Session {
+            id: device.id.to_string(),
+            kind: api::SessionKind::Device,
+            name: device.name.clone(),
+            owner: Some(device.owner.to_string()),
+            owner_name: Some(self.member_name(device.owner)),
+            site: None,
+            pops: seen.attached.iter().copied().collect(),
+            since: rfc3339(seen.since),
+            last_seen: rfc3339(seen.last),
+        })
+    }
+
+    /// The connector as a session, when it has one.
+    pub(crate) fn connector_session(&self, connector: &store::Connector) -> Option<api::Session> {
+        let seen = self.attached(Subject::Connector(connector.id))?;
+        Some(api::Session {
+            id: connector.id.to_string(),
+            kind: api::SessionKind::Connector,
+            name: connector.name.clone(),
+            owner: None,
+            owner_name: None,
+            site: Some(connector.site.to_string()),
+            pops: seen.attached.iter().copied().collect(),
+            since: rfc3339(seen.since),
+            last_seen: rfc3339(seen.last),
+        })
+    }
+
+    fn attached(&self, subject: Subject) -> Option<&crate::presence::Seen> {
+        self.presence.of(subject).filter(|seen| !seen.attached.is_empty())
+    }
+}
+
+/// A role as the API says it.
+pub(crate) const fn role(role: store::Role) -> api::Role {
+    match role {
+        store::Role::Owner => api::Role::Owner,
+        store::Role::Admin => api::Role::Admin,
+        store::Role::NetworkAdmin => api::Role::NetworkAdmin,
+        store::Role::Support => api::Role::Support,
+        store::Role::Auditor => api::Role::Auditor,
+        store::Role::Member => api::Role::Member,
+    }
+}
+
+/// A role as it is kept.
+pub(crate) const fn stored_role(role: api::Role) -> store::Role {
+    match role {
+        api::Role::Owner => store::Role::Owner,
+        api::Role::Admin => store::Role::Admin,
+        api::Role::NetworkAdmin => store::Role::NetworkAdmin,
+        api::Role::Support => store::Role::Support,
+        api::Role::Auditor => store::Role::Auditor,
+        api::Role::Member => store::Role::Member,
+    }
+}
+
+pub(crate) fn settings(row: &store::Organization) -> api::Settings {
+    api::Settings {
+        id: row.id,
+        name: row.name.clone(),
+        grant_life_seconds: row.grant_life_ms / 1000,
+        renew_after_seconds: row.renew_after_ms / 1000,
+        approve_devices: row.approve_devices,
+        audit_retention_days: row.audit_retention_days,
+        flow_retention_days: row.flow_retention_days,
     }
 }
 

@@ -40,6 +40,9 @@ fn snapshot(pops: &[PopId], version: Version) -> Snapshot {
         renew_after_ms: 60_000,
         shrink_version: 0,
         old_grants_end_ms: 0,
+        approve_devices: false,
+        audit_retention_days: 0,
+        flow_retention_days: 0,
         created_ms: 1,
     };
     let data = OrganizationData {

@@ -21,6 +21,9 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         renew_after_ms: 4 * 3_600_000,
         shrink_version: 0,
         old_grants_end_ms: 0,
+        approve_devices: false,
+        audit_retention_days: 0,
+        flow_retention_days: 0,
         created_ms: 1,
     };
     let site = id(SiteId::from_bytes, number);
@@ -29,6 +32,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         id: id(UserId::from_bytes, n),
         name: format!("user {n}"),
         email: format!("user{n}@example.com"),
+        role: store::Role::Member,
         generation: 1,
         created_ms: 1,
     });
@@ -49,6 +53,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         id: id(DeviceId::from_bytes, n),
         owner: Member::User(owner),
         name: "laptop".into(),
+        state: DeviceState::Active,
         identity_key: [100 * number + n; 32],
         generation: 1,
         enrolled_by: id(EnrolmentKeyId::from_bytes, 1),
@@ -105,6 +110,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
             organization: Some(id(OrganizationId::from_bytes, number)),
             name: "key".into(),
             target: EnrolmentTarget::Connector { site },
+            approval: false,
             secret_hash: SecretHash::from_digest([2; 32]),
             cap: 2,
             uses: 1,

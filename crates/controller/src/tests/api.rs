@@ -1,7 +1,7 @@
 //! The API as a caller sees it.
 
 use super::{LOCAL, World, stranger};
-use crate::openapi_json;
+use crate::{api::Peer, openapi_json};
 use axum::body::Body;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
@@ -24,12 +24,14 @@ async fn a_stranger_gets_401_on_every_route_of_the_document() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let path = path.replace("{id}", "x").replace("{member}", "y");
+            // Wrong tokens of one address are counted: each round comes from another.
             for token in [None, Some("tgt1.x.y"), Some("tgt1.tok-00000000000000000000000000.AAAA")] {
                 let request = match token {
                     None => request(&method.to_uppercase(), &path),
                     Some(token) => with_token(&method.to_uppercase(), &path, token),
                 };
-                let reply = world.send(stranger(), request).await;
+                let from = Peer::Network([198, 51, 100, u8::try_from(asked % 250).unwrap()].into());
+                let reply = world.send(from, request).await;
                 reply.problem(401);
                 assert_eq!(reply.headers[header::WWW_AUTHENTICATE], "Bearer");
                 asked += 1;
@@ -79,7 +81,8 @@ async fn every_kind_of_error_is_a_problem_that_names_field_rule_and_value() {
         (&json!("limit"), &json!("1 to 1000"), &json!(0))
     );
     let query = |query: &'static str| world.get(query);
-    named(&query("/sites?colour=red").await.problem(400), "colour", "one of: limit, after", json!("red"));
+    let rule = "one of: limit, after, sort, q, name, region";
+    named(&query("/sites?colour=red").await.problem(400), "colour", rule, json!("red"));
     let whole = "a whole number, 0 or more";
     named(&query("/sites?limit=ma%20ny").await.problem(400), "limit", whole, json!("ma ny"));
     named(&query("/sites?limit=1&limit=2").await.problem(400), "limit", "each member once", json!("2"));

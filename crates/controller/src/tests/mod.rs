@@ -1,11 +1,14 @@
 //! A whole controller in a temporary directory, asked through its real router.
 
 mod api;
+mod changes;
 mod clock;
 mod console;
 mod documents;
 mod enrolment;
+mod lists;
 mod outage;
+mod roles;
 mod slow;
 mod strikes;
 mod through_pop;

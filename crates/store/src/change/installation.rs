@@ -15,8 +15,9 @@ impl Change {
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_organization(&mut self, organization: &Organization) -> Result<(), StoreError> {
         let statement = query(
-            "INSERT INTO organizations (id, name, incarnation, version, grant_life_ms, renew_after_ms, created_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO organizations (id, name, incarnation, version, grant_life_ms, renew_after_ms, created_ms, \
+             approve_devices, audit_retention_days, flow_retention_days) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(organization.id.to_string())
         .bind(organization.name.clone())
@@ -24,7 +25,10 @@ impl Change {
         .bind(integer(organization.version.version))
         .bind(integer(organization.grant_life_ms))
         .bind(integer(organization.renew_after_ms))
-        .bind(integer(organization.created_ms));
+        .bind(integer(organization.created_ms))
+        .bind(i64::from(organization.approve_devices))
+        .bind(integer(organization.audit_retention_days))
+        .bind(integer(organization.flow_retention_days));
         self.run("organization", statement).await.map(|_| ())
     }
 
@@ -84,8 +88,7 @@ impl Change {
         let statement = match self.scope {
             Scope::Installation => query("UPDATE organizations SET shrink_version = version"),
             Scope::Organization(id) => {
-                query("UPDATE organizations SET shrink_version = version WHERE id = $1")
-                    .bind(id.to_string())
+                query("UPDATE organizations SET shrink_version = version WHERE id = $1").bind(id.to_string())
             }
         };
         self.run("organization", statement).await.map(|_| ())
@@ -184,12 +187,11 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`] when it is unknown, used or expired.
     pub async fn take_one_time_link(&mut self, secret: SecretHash, purpose: &str) -> Result<(), StoreError> {
-        let statement = query(
-            "DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3",
-        )
-        .bind(hex32::encode(secret.as_bytes()))
-        .bind(purpose.to_owned())
-        .bind(integer(self.at_ms));
+        let statement =
+            query("DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3")
+                .bind(hex32::encode(secret.as_bytes()))
+                .bind(purpose.to_owned())
+                .bind(integer(self.at_ms));
         self.hit("one-time link", "(secret)".into(), statement).await
     }
 

@@ -1,16 +1,23 @@
 //! The configuration transaction. The version row, the change and its audit row commit together.
 
 mod installation;
+mod kept;
+mod look;
 mod network;
+mod note;
 mod people;
 mod rules;
 
+pub use kept::Kept;
+pub(crate) use look::flag;
+pub use note::{AuditHead, Chain, Committed, Linked, Noted};
+pub(crate) use note::{Entry, append, chained};
 pub use people::Subject;
 
 use crate::{
     Member, StoreError, Version,
     engine::Transaction,
-    row::{self, Row, integer},
+    row::{self, Row},
     statement::{Statement, query},
 };
 use wire::{GroupId, OrganizationId, SiteId};
@@ -32,6 +39,9 @@ pub struct Change {
     actor: String,
     at_ms: u64,
     version: Version,
+    source: String,
+    request: String,
+    noted: Vec<Noted>,
 }
 
 impl Change {
@@ -65,33 +75,41 @@ impl Change {
             incarnation: row::number(&row, "incarnation")?,
             version: row::number(&row, "version")?,
         };
-        Ok(Self { tx, scope, actor: actor.to_owned(), at_ms, version })
+        Ok(Self {
+            tx,
+            scope,
+            actor: actor.to_owned(),
+            at_ms,
+            version,
+            source: String::new(),
+            request: String::new(),
+            noted: Vec::new(),
+        })
     }
 
-    /// Writes the audit row and commits.
+    /// Notes one thing and commits.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: when it says so at the commit itself, the outcome is unknown.
+    /// [`StoreError::Unavailable`]: nothing is stored; [`StoreError::OutcomeUnknown`]: nobody answered to the commit.
     pub async fn commit(mut self, action: &str, subject: &str, detail: &str) -> Result<Version, StoreError> {
-        let organization = match self.scope {
-            Scope::Installation => None,
-            Scope::Organization(id) => Some(id.to_string()),
-        };
-        let audit = query(
-            "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(organization)
-        .bind(integer(self.version.incarnation))
-        .bind(integer(self.version.version))
-        .bind(integer(self.at_ms))
-        .bind(self.actor.clone())
-        .bind(action)
-        .bind(subject)
-        .bind(detail);
-        self.tx.execute("audit", audit).await?;
+        self.note(Noted {
+            action: action.to_owned(),
+            subject: subject.to_owned(),
+            before: None,
+            after: None,
+            detail: detail.to_owned(),
+        });
+        Ok(self.commit_noted().await?.version)
+    }
+
+    /// Writes the audit entries of everything noted and commits.
+    ///
+    /// # Errors
+    /// As [`Change::commit`].
+    pub async fn commit_noted(mut self) -> Result<Committed, StoreError> {
+        let linked = self.write_noted().await?;
         self.tx.commit().await?;
-        Ok(self.version)
+        Ok(Committed { version: self.version, linked })
     }
 
     /// The state that this change makes.

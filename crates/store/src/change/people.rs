@@ -14,13 +14,12 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_group(&mut self, group: &Group) -> Result<(), StoreError> {
-        let statement = query(
-            "INSERT INTO user_groups (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)",
-        )
-        .bind(group.id.to_string())
-        .bind(self.organization()?)
-        .bind(group.name.clone())
-        .bind(integer(group.created_ms));
+        let statement =
+            query("INSERT INTO user_groups (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)")
+                .bind(group.id.to_string())
+                .bind(self.organization()?)
+                .bind(group.name.clone())
+                .bind(integer(group.created_ms));
         self.run("group", statement).await.map(|_| ())
     }
 
@@ -98,14 +97,15 @@ impl Change {
     /// [`StoreError::Conflict`] when the address is taken.
     pub async fn insert_user(&mut self, user: &User) -> Result<(), StoreError> {
         let statement = query(
-            "INSERT INTO users (id, organization, name, email, generation, created_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO users (id, organization, name, email, generation, created_ms, role) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(user.id.to_string())
         .bind(self.organization()?)
         .bind(user.name.clone())
         .bind(user.email.clone())
         .bind(integer(user.generation))
-        .bind(integer(user.created_ms));
+        .bind(integer(user.created_ms))
+        .bind(user.role.to_string());
         self.run("user", statement).await.map(|_| ())
     }
 
@@ -114,12 +114,11 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_user(&mut self, id: UserId, name: &str, email: &str) -> Result<(), StoreError> {
-        let statement =
-            query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
-                .bind(name.to_owned())
-                .bind(email.to_owned())
-                .bind(id.to_string())
-                .bind(self.organization()?);
+        let statement = query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
+            .bind(name.to_owned())
+            .bind(email.to_owned())
+            .bind(id.to_string())
+            .bind(self.organization()?);
         self.hit("user", id.to_string(), statement).await
     }
 
@@ -168,8 +167,8 @@ impl Change {
     pub async fn insert_device(&mut self, device: &Device) -> Result<(), StoreError> {
         self.own_member(device.owner).await?;
         let statement = query(
-            "INSERT INTO devices (id, organization, owner, name, identity_key, generation, enrolled_by, created_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO devices (id, organization, owner, name, identity_key, generation, enrolled_by, created_ms, state) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(device.id.to_string())
         .bind(self.organization()?)
@@ -178,7 +177,8 @@ impl Change {
         .bind(hex32::encode(&device.identity_key))
         .bind(integer(device.generation))
         .bind(device.enrolled_by.to_string())
-        .bind(integer(device.created_ms));
+        .bind(integer(device.created_ms))
+        .bind(device.state.to_string());
         self.run("device", statement).await.map(|_| ())
     }
 
@@ -206,17 +206,18 @@ impl Change {
     }
 
     /// Gives access back: raises the generation above itself and above `struck`, which may be higher in a
-    /// database that was restored.
+    /// database that was restored. Gives the new generation.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    pub async fn raise_generation(&mut self, subject: &Subject, struck: u64) -> Result<(), StoreError> {
+    pub async fn raise_generation(&mut self, subject: &Subject, struck: u64) -> Result<u64, StoreError> {
         let (kind, sql, id) = subject.raise();
         let mut statement = query(sql).bind(id.clone()).bind(integer(struck));
         if !matches!(subject, Subject::Pop(_)) {
             statement = statement.bind(self.organization()?);
         }
-        self.hit(kind, id, statement).await
+        let row = self.fetch(kind, statement).await?.ok_or(StoreError::NotFound { kind, id })?;
+        row::number(&row, "generation")
     }
 }
 
@@ -240,27 +241,27 @@ impl Subject {
         match self {
             Self::User(id) => (
                 "user",
-                "UPDATE users SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
+                "UPDATE users SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3 RETURNING generation",
                 id.to_string(),
             ),
             Self::ServiceAccount(id) => (
                 "service account",
-                "UPDATE service_accounts SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
+                "UPDATE service_accounts SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3 RETURNING generation",
                 id.to_string(),
             ),
             Self::Device(id) => (
                 "device",
-                "UPDATE devices SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
+                "UPDATE devices SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3 RETURNING generation",
                 id.to_string(),
             ),
             Self::Connector(id) => (
                 "connector",
-                "UPDATE connectors SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3",
+                "UPDATE connectors SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 AND organization = $3 RETURNING generation",
                 id.to_string(),
             ),
             Self::Pop(id) => (
                 "PoP",
-                "UPDATE pops SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1",
+                "UPDATE pops SET generation = CASE WHEN generation < $2 THEN $2 ELSE generation END + 1 WHERE id = $1 RETURNING generation",
                 id.to_string(),
             ),
         }

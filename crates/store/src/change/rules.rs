@@ -102,7 +102,7 @@ impl Change {
         };
         let statement = query(
             "INSERT INTO enrolment_keys (id, organization, kind, name, secret_hash, cap, uses, expires_ms, site, owner, \
-             region, zone, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             region, zone, created_ms, approval) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(key.id.to_string())
         .bind(organization)
@@ -116,7 +116,8 @@ impl Change {
         .bind(owner_id)
         .bind(region_name)
         .bind(zone_name)
-        .bind(integer(key.created_ms));
+        .bind(integer(key.created_ms))
+        .bind(i64::from(key.approval));
         self.run("enrolment key", statement).await.map(|_| ())
     }
 
@@ -133,8 +134,7 @@ impl Change {
         if self.run("enrolment key", statement).await? == 1 {
             return Ok(());
         }
-        let statement =
-            query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
+        let statement = query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
         let row = self
             .fetch("enrolment key", statement)
             .await?
@@ -149,10 +149,8 @@ impl Change {
     /// [`StoreError::NotFound`].
     pub async fn delete_enrolment_key(&mut self, id: EnrolmentKeyId) -> Result<(), StoreError> {
         let statement = match self.scope {
-            Scope::Installation => {
-                query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
-                    .bind(id.to_string())
-            }
+            Scope::Installation => query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
+                .bind(id.to_string()),
             Scope::Organization(organization) => {
                 query("DELETE FROM enrolment_keys WHERE id = $1 AND organization = $2")
                     .bind(id.to_string())

@@ -82,7 +82,9 @@ impl Database {
         }
         let isolated = sqlx::raw_sql(ISOLATE).execute(&mut *held);
         in_time(Instant::now() + 2 * DEADLINE, &server, "schema", isolated).await?;
-        let bypasses = sqlx::query("SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user");
+        let bypasses = sqlx::query(
+            "SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user",
+        );
         let bypasses = bypasses.persistent(false).fetch_one(&mut *held);
         let row = in_time(Instant::now() + DEADLINE, &server, "role", bypasses).await?;
         if row.try_get("bypasses").unwrap_or(false) {
@@ -256,7 +258,11 @@ impl Open {
             Ok(Err(error @ sqlx::Error::Database(_))) => {
                 let error = StoreError::from_sqlx("change", error);
                 // An administrator's shutdown may arrive after the commit was written.
-                Err(if error.is_unavailable() { StoreError::OutcomeUnknown(format!("{server}: {error}")) } else { error })
+                Err(if error.is_unavailable() {
+                    StoreError::OutcomeUnknown(format!("{server}: {error}"))
+                } else {
+                    error
+                })
             }
             Ok(Err(error)) => Err(StoreError::OutcomeUnknown(format!(
                 "{server}: the connection broke at the commit: {error}"
@@ -332,7 +338,8 @@ async fn applied(connection: &mut PgConnection) -> Result<Option<Vec<i64>>, sqlx
     if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>("there")? {
         return Ok(None);
     }
-    let steps = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version").persistent(false);
+    let steps =
+        sqlx::query("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version").persistent(false);
     let steps = steps.fetch_all(connection).await?;
     steps.iter().map(|row| row.try_get("version")).collect::<Result<Vec<_>, _>>().map(Some)
 }
@@ -351,6 +358,8 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     };
     timeout(MIGRATION_DEADLINE, work)
         .await
-        .map_err(|_| StoreError::Unavailable("the schema was not brought to this build's state in time".into()))?
+        .map_err(|_| {
+            StoreError::Unavailable("the schema was not brought to this build's state in time".into())
+        })?
         .map_err(schema::refused)
 }

@@ -3,10 +3,7 @@
 //! A connection whose state is not known is closed and never kept, and a place is free again as soon as its user lets
 //! go: a server that went away without a word blocks nobody for longer than a deadline.
 
-use super::{
-    connect,
-    url::PostgresUrl,
-};
+use super::{connect, url::PostgresUrl};
 use crate::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::{

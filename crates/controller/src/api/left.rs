@@ -1,12 +1,14 @@
 //! Much that goes at once goes only when somebody says so.
 
 use super::Problem;
-use crate::snapshot::large_shrink;
+use crate::snapshot::{Snapshot, large_shrink};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
-use store::{Change, OrganizationData, StoreError};
+use std::sync::Arc;
+use store::OrganizationData;
 use utoipa::IntoParams;
+use wire::OrganizationId;
 
 /// Whether a change may remove much at once.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -25,30 +27,38 @@ pub(super) enum Shrink {
     Allowed,
 }
 
-impl Shrink {
-    /// Notes in the change that much may go, so that the smaller state is believed.
-    pub(super) async fn note(self, change: &mut Change) -> Result<(), StoreError> {
-        match self {
-            Self::Small => Ok(()),
-            Self::Allowed => change.allow_shrink().await,
-        }
-    }
+/// What would be left of an organization after the removals of a change.
+pub(super) struct Left {
+    snapshot: Arc<Snapshot>,
+    organization: OrganizationId,
+    left: Option<OrganizationData>,
 }
 
-impl ShrinkParams {
+impl Left {
+    pub(super) const fn new(snapshot: Arc<Snapshot>, organization: OrganizationId) -> Self {
+        Self { snapshot, organization, left: None }
+    }
+
+    /// Takes something away.
+    pub(super) fn without(&mut self, change: impl FnOnce(&mut OrganizationData)) {
+        if self.left.is_none() {
+            self.left = self.snapshot.organization(self.organization).cloned();
+        }
+        if let Some(left) = &mut self.left {
+            change(left);
+        }
+    }
+
     /// Looks at what would be left.
     ///
     /// # Errors
     /// A conflict that names what would go, and how to say that it may.
-    pub(super) fn check(
-        &self,
-        data: &OrganizationData,
-        change: impl FnOnce(&mut OrganizationData),
-    ) -> Result<Shrink, Problem> {
-        let mut left = data.clone();
-        change(&mut left);
-        let Some((kind, before, removed)) = large_shrink(data, &left) else { return Ok(Shrink::Small) };
-        if self.allow_shrink == Some(true) {
+    pub(super) fn check(&self, allow_shrink: Option<bool>) -> Result<Shrink, Problem> {
+        let (Some(left), Some(data)) = (&self.left, self.snapshot.organization(self.organization)) else {
+            return Ok(Shrink::Small);
+        };
+        let Some((kind, before, removed)) = large_shrink(data, left) else { return Ok(Shrink::Small) };
+        if allow_shrink == Some(true) {
             return Ok(Shrink::Allowed);
         }
         let mut problem = Problem::new(
@@ -62,7 +72,7 @@ impl ShrinkParams {
         );
         problem.field = Some("allow_shrink".into());
         problem.rule = Some("true, where more than ten and more than a fifth of a kind go at once".into());
-        problem.value = Some(json!(self.allow_shrink));
+        problem.value = Some(json!(allow_shrink));
         Err(problem)
     }
 }

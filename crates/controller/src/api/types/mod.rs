@@ -1,34 +1,29 @@
 //! What the API says and takes: JSON without logic.
 
+mod bulk;
+mod log;
+mod organization;
+
+pub use bulk::*;
+pub use log::*;
+pub use organization::*;
+
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use wire::{
     ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, InstallationId, OrganizationId, PolicyId,
     PopId, ResourceId, ServiceAccountId, SiteId, TokenId, UserId,
 };
 
-/// One page of a collection, ordered by id.
+/// One page of a collection.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The objects.
     pub items: Vec<T>,
-    /// What to pass as `after` for the next page; absent on the last.
+    /// An opaque cursor: what to pass as `after` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub next: Option<String>,
-}
-
-/// Which page.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct PageQuery {
-    /// At most this many objects (1 to 1000).
-    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
-    pub limit: Option<u32>,
-    /// Objects behind this id.
-    #[param(nullable = false)]
-    pub after: Option<String>,
 }
 
 /// Whether an agent has sessions now. From memory; a controller that was just started learns it from
@@ -63,7 +58,7 @@ pub struct Site {
 }
 
 /// Values of a site.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SiteInput {
     /// Unique in the organization.
@@ -130,7 +125,7 @@ pub struct Pop {
 }
 
 /// Values of a PoP that can be changed.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PopInput {
     /// `HOST:PORT` that agents dial.
@@ -178,7 +173,7 @@ pub struct Resource {
 }
 
 /// Values of a resource.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceInput {
     /// Its site.
@@ -213,7 +208,7 @@ pub struct Group {
 }
 
 /// Something that only has a name to set.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NameInput {
     /// The name.
@@ -243,6 +238,8 @@ pub struct User {
     pub name: String,
     /// Unique in the organization.
     pub email: String,
+    /// What they may do here, besides reaching resources.
+    pub role: Role,
     /// Raised when access is given back.
     pub generation: u64,
     /// Access was revoked.
@@ -252,13 +249,74 @@ pub struct User {
 }
 
 /// Values of a person.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UserInput {
     /// For people.
     pub name: String,
     /// Unique in the organization.
     pub email: String,
+    /// What they may do here; `member` for a new person when absent, and as it was for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// What a person or token may do in an organization; docs/roles.md has the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything, owners included.
+    Owner,
+    /// Everything but owners.
+    Admin,
+    /// Sites, connectors, resources, groups and policies.
+    NetworkAdmin,
+    /// Devices.
+    Support,
+    /// Reads everything and changes nothing.
+    Auditor,
+    /// Nothing here.
+    Member,
+}
+
+/// A role to give.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleInput {
+    /// Which.
+    pub role: Role,
+}
+
+/// A role, and what it may do.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RoleView {
+    /// Which.
+    pub role: Role,
+    /// What it may do, by the words of docs/roles.md.
+    pub permissions: Vec<String>,
+    /// How many people have it.
+    pub people: usize,
+}
+
+/// Every role.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Roles {
+    /// From the one that may do most.
+    pub items: Vec<RoleView>,
+}
+
+/// Whether a device may have access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// It enrolled and waits for somebody to approve it: it has neither certificate nor grant.
+    Pending,
+    /// It has access as policies say.
+    Active,
+    /// Its access was revoked, until somebody gives it back (`POST /restores`).
+    Blocked,
+    /// Its access was revoked, and it is kept for the record only.
+    Archived,
 }
 
 /// A headless subject.
@@ -289,6 +347,8 @@ pub struct Device {
     pub owner_name: String,
     /// For people.
     pub name: String,
+    /// Whether it may have access.
+    pub state: DeviceState,
     /// Ed25519 (base64url).
     pub identity_key: String,
     /// Raised when access is given back.
@@ -320,7 +380,7 @@ pub struct Policy {
 }
 
 /// Values of a policy.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyInput {
     /// Unique in the organization.
@@ -377,6 +437,8 @@ pub struct EnrolmentKey {
     pub cap: u64,
     /// How often it was used.
     pub uses: u64,
+    /// Devices: somebody approves each before it gets access.
+    pub approval: bool,
     /// RFC 3339.
     pub expires: String,
     /// RFC 3339.
@@ -384,7 +446,7 @@ pub struct EnrolmentKey {
 }
 
 /// A new enrolment key.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentKeyInput {
     /// What it enrols.
@@ -405,6 +467,9 @@ pub struct EnrolmentKeyInput {
     /// PoPs: in this zone; `default` when absent.
     #[serde(default)]
     pub zone: Option<String>,
+    /// Devices: somebody approves each before it gets access. When absent, as the organization's settings say.
+    #[serde(default)]
+    pub approval: Option<bool>,
     /// How often it can be used (1 to 10000); once when absent.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 10000)]
@@ -441,6 +506,8 @@ pub enum Scope {
     Strike,
     /// Make and remove enrolment keys.
     Enrol,
+    /// Tokens, people's roles and settings of its organization.
+    Admin,
     /// Change what all organizations share: PoPs, organizations, tokens.
     Installation,
 }
@@ -455,6 +522,10 @@ pub struct Token {
     pub name: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// The role it has instead of scopes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub role: Option<Role>,
     /// RFC 3339.
     pub expires: String,
     /// RFC 3339.
@@ -462,13 +533,17 @@ pub struct Token {
 }
 
 /// A new API token.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenInput {
     /// Unique in the organization.
     pub name: String,
-    /// What it may do; at least one.
+    /// What it may do; at least one, unless it has a role.
+    #[serde(default)]
     pub scopes: Vec<Scope>,
+    /// The role it has instead of scopes: one that may do no more than whoever makes the token.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// For how many seconds (60 to 31536000); 90 days when absent.
     #[serde(default)]
     #[schema(minimum = 60, maximum = 31536000)]
@@ -505,7 +580,7 @@ pub struct Organization {
 }
 
 /// A new organization.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrganizationInput {
     /// Unique in the installation.
@@ -513,7 +588,7 @@ pub struct OrganizationInput {
 }
 
 /// Values of an organization; absent ones stay.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrganizationPatch {
     /// Unique in the installation.
@@ -530,7 +605,7 @@ pub struct OrganizationPatch {
 }
 
 /// What to revoke, or to give back.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StrikeInput {
     /// The id of a device, user, service account, connector, PoP or token, or a membership as
@@ -618,74 +693,6 @@ pub struct OwnerLink {
     pub link: String,
     /// RFC 3339.
     pub expires: String,
-}
-
-/// Which flow records.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct FlowParams {
-    /// At most this many records (1 to 1000), newest first.
-    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
-    pub limit: Option<u32>,
-    /// Of this device.
-    #[param(nullable = false)]
-    pub device: Option<String>,
-    /// From this connector.
-    #[param(nullable = false)]
-    pub connector: Option<String>,
-    /// To this resource.
-    #[param(nullable = false)]
-    pub resource: Option<String>,
-    /// With this verdict: `allowed`, `denied`, `withdrawn` or `failed`.
-    #[param(nullable = false)]
-    pub verdict: Option<String>,
-}
-
-/// Flow records as connectors wrote them.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Flows {
-    /// Newest first.
-    #[schema(value_type = Vec<Object>)]
-    pub items: Vec<serde_json::Value>,
-}
-
-/// Which audit entries.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct AuditParams {
-    /// At most this many entries (1 to 1000), newest first.
-    #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
-    pub limit: Option<u32>,
-    /// Before this time, in milliseconds since 1970.
-    #[param(nullable = false)]
-    pub before_ms: Option<u64>,
-}
-
-/// One change.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AuditEntry {
-    /// When (RFC 3339).
-    pub at: String,
-    /// Who.
-    pub actor: String,
-    /// What.
-    pub action: String,
-    /// To which object.
-    pub subject: String,
-    /// The version this made.
-    pub version: u64,
-    /// More.
-    #[schema(value_type = Object)]
-    pub detail: serde_json::Value,
-}
-
-/// The newest entries first.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Audit {
-    /// Newest first.
-    pub items: Vec<AuditEntry>,
 }
 
 /// How this controller is.
@@ -818,4 +825,106 @@ pub struct DatabaseDiagnostics {
     pub statements: u64,
     /// Rows it inserted, changed or deleted.
     pub rows_written: u64,
+}
+
+/// Changes of a site (RFC 7396): absent members stay.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SitePatch {
+    /// Unique in the organization.
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+    /// Prefixes like `10.0.2.0/24`.
+    pub prefixes: Option<Vec<String>>,
+    /// Regions of PoPs in order of preference; empty means all.
+    pub regions: Option<Vec<String>>,
+}
+
+/// Changes of a PoP (RFC 7396): absent members stay.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PopPatch {
+    /// `HOST:PORT` that agents dial.
+    #[schema(nullable = false)]
+    pub address: Option<String>,
+    /// Region.
+    #[schema(nullable = false)]
+    pub region: Option<String>,
+    /// Zone.
+    #[schema(nullable = false)]
+    pub zone: Option<String>,
+}
+
+/// Changes of a resource (RFC 7396): absent members stay, `null` takes the alias away.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ResourcePatch {
+    /// Its site.
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub site: Option<SiteId>,
+    /// Unique in the organization.
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+    /// A short name, unique in the organization.
+    pub alias: Option<String>,
+    /// IP address, prefix, host name or wildcard like `*.corp.example`.
+    #[schema(nullable = false)]
+    pub address: Option<String>,
+    /// Protocols and ports; at least one.
+    #[schema(nullable = false)]
+    pub ports: Option<Vec<String>>,
+    /// What isolation does.
+    pub mode: Option<Mode>,
+}
+
+/// A change of a name (RFC 7396).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NamePatch {
+    /// The name.
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+}
+
+/// Changes of a person (RFC 7396): absent members stay.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserPatch {
+    /// For people.
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+    /// Unique in the organization.
+    #[schema(nullable = false)]
+    pub email: Option<String>,
+    /// What they may do here.
+    pub role: Option<Role>,
+}
+
+/// Changes of a policy (RFC 7396): absent members stay.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicyPatch {
+    /// Unique in the organization.
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+    /// Who.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub groups: Option<Vec<GroupId>>,
+    /// What.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub resources: Option<Vec<ResourceId>>,
+}
+
+/// A new key of a service account.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountKeyInput {
+    /// For people.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Somebody approves each device before it gets access. When absent, as the organization's settings say.
+    #[serde(default)]
+    pub approval: Option<bool>,
+    /// How often it can be used (1 to 10000); once when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 10000)]
+    pub cap: Option<u64>,
+    /// For how many seconds (60 to 31536000); one day when absent.
+    #[serde(default)]
+    #[schema(minimum = 60, maximum = 31536000)]
+    pub lifetime_seconds: Option<u64>,
 }

@@ -1,0 +1,148 @@
+//! The flow log: newest records, and an export as lines that goes on with what comes.
+
+use super::{
+    Problem,
+    caller::Caller,
+    request::Params,
+    tag::Tagged,
+    types::{FlowExportParams, FlowParams, Flows},
+};
+use crate::{
+    flows::{FlowQuery, Place},
+    parts::Core,
+};
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use std::sync::Arc;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// Records in one piece of an export.
+const PIECE: usize = 500;
+/// What verdicts there are.
+const VERDICTS: &[&str] = &["allowed", "denied", "withdrawn", "failed"];
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new().routes(routes!(list_flows)).routes(routes!(export_flows))
+}
+
+/// How many, from a query's number.
+pub(super) fn limit(limit: Option<u32>) -> Result<usize, Problem> {
+    super::list::limit(&limit.unwrap_or(200).to_string())
+}
+
+fn verdict(given: Option<String>) -> Result<Option<String>, Problem> {
+    let Some(word) = given else { return Ok(None) };
+    if VERDICTS.contains(&word.as_str()) {
+        return Ok(Some(word));
+    }
+    let mut problem = Problem::invalid(
+        "verdict",
+        format!("one of: {}", VERDICTS.join(", ")),
+        word.chars().take(120).collect::<String>(),
+    );
+    problem.status = StatusCode::BAD_REQUEST.as_u16();
+    Err(problem)
+}
+
+/// Lists flow records, newest first, denied ones included.
+#[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
+async fn list_flows(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(params): Params<FlowParams>,
+) -> Result<Tagged, Problem> {
+    let query = FlowQuery {
+        limit: limit(params.limit)?,
+        device: params.device,
+        connector: params.connector,
+        resource: params.resource,
+        verdict: verdict(params.verdict)?,
+        q: params.q.map(|q| q.to_lowercase()),
+    };
+    let organization = caller.organization;
+    let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
+    match read {
+        Ok(Ok(items)) => Ok(Tagged::page(&Flows { items })),
+        Ok(Err(error)) => Err(Problem::internal(format!("flow records cannot be read: {error}"))),
+        Err(error) => Err(Problem::internal(error.to_string())),
+    }
+}
+
+/// An answer of lines, as they are made.
+pub(super) fn lines(
+    pieces: impl futures_util::Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static,
+) -> Response {
+    let mut response = Body::from_stream(pieces).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+struct Export {
+    core: Arc<Core>,
+    query: FlowQuery,
+    organization: wire::OrganizationId,
+    place: Place,
+    follow: bool,
+    arrivals: tokio::sync::watch::Receiver<u64>,
+}
+
+/// Exports flow records as lines of JSON, oldest first; each line has its `place`, from which a later export goes on.
+#[utoipa::path(get, path = "/flows/export", tag = "flows", params(FlowExportParams), responses((status = 200, description = "One record a line", body = String, content_type = "application/x-ndjson")))]
+async fn export_flows(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(params): Params<FlowExportParams>,
+) -> Result<Response, Problem> {
+    let place = params.after.as_deref().map(|text| {
+        text.parse::<Place>().map_err(|()| {
+            let rule = "the `place` of a line that was exported";
+            let mut problem = Problem::invalid("after", rule, text.chars().take(120).collect::<String>());
+            problem.status = StatusCode::BAD_REQUEST.as_u16();
+            problem
+        })
+    });
+    let query = FlowQuery { limit: PIECE, verdict: verdict(params.verdict)?, ..FlowQuery::default() };
+    let arrivals = core.flows.arrivals();
+    let export = Export {
+        core,
+        query,
+        organization: caller.organization,
+        place: place.transpose()?.unwrap_or_default(),
+        follow: params.follow == Some(true),
+        arrivals,
+    };
+    Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
+        let mut export = export?;
+        loop {
+            // Before reading: what comes in between is waited for in vain no longer than for the next.
+            export.arrivals.mark_unchanged();
+            let (core, query, from) = (Arc::clone(&export.core), export.query.clone(), export.place);
+            let organization = export.organization;
+            let read =
+                tokio::task::spawn_blocking(move || core.flows.read_on(organization, from, &query)).await;
+            let piece = match read {
+                Ok(Ok(piece)) => piece,
+                Ok(Err(error)) => return Some((Err(error), None)),
+                Err(error) => return Some((Err(std::io::Error::other(error)), None)),
+            };
+            export.place = piece.place;
+            if !piece.records.is_empty() {
+                let mut text = Vec::new();
+                for record in &piece.records {
+                    text.extend_from_slice(record.to_string().as_bytes());
+                    text.push(b'\n');
+                }
+                return Some((Ok(text), Some(export)));
+            }
+            if piece.is_all && (!export.follow || export.arrivals.changed().await.is_err()) {
+                return None;
+            }
+        }
+    })))
+}

@@ -1,0 +1,337 @@
+//! The audit log's ends, remembered outside the database: whoever changes the database changes nothing here.
+//!
+//! Each change of this controller tells the end of its chain before and after it. What does not join up was written by
+//! somebody else, or while an answer of the database was lost; the verification says so.
+
+use serde::{Deserialize, Serialize};
+use state::StateDir;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use store::{AuditEnds, AuditEntry, Chain, Linked, Store, StoreError};
+use tokio::sync::watch;
+use trust::{decode_base64url, encode_base64url};
+
+const FILE: &str = "audit.heads";
+/// Links that do not join up yet: as many changes may be on their way at once.
+const MAX_LOOSE: usize = 64;
+/// Entries in one piece of a verification.
+const PIECE: u32 = 500;
+/// Findings that are listed.
+const MAX_FINDINGS: usize = 20;
+
+/// The end of a chain as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct End {
+    seq: u64,
+    hash: String,
+    /// How often something that this controller did not write was before something that it wrote.
+    #[serde(default)]
+    strangers: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    ends: BTreeMap<String, End>,
+    /// By chain and the number before them.
+    loose: BTreeMap<(String, u64), Linked>,
+}
+
+/// What this controller remembers of every chain.
+#[derive(Debug)]
+pub(crate) struct AuditHeads {
+    directory: Arc<StateDir>,
+    known: Mutex<Known>,
+    /// Why the file could not be read at the start.
+    damaged: Option<String>,
+    /// Counts changes, for who waits for the next entry.
+    changed: watch::Sender<u64>,
+}
+
+/// What a verification of one chain found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) entries: u64,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) head: String,
+    pub(crate) remembered: u64,
+    /// What is certainly wrong.
+    pub(crate) broken: Vec<String>,
+    /// What may have a good reason.
+    pub(crate) doubts: Vec<String>,
+}
+
+impl AuditHeads {
+    pub(crate) fn open(directory: Arc<StateDir>) -> Self {
+        let read = directory.read(FILE).map_err(|error| error.to_string());
+        let read = read.and_then(|bytes| match bytes {
+            None => Ok(BTreeMap::new()),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+        });
+        let damaged = read.as_ref().err().cloned();
+        let known = Known { ends: read.unwrap_or_default(), loose: BTreeMap::new() };
+        Self { directory, known: Mutex::new(known), damaged, changed: watch::Sender::new(0) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while it holds the audit log's ends")
+    }
+
+    /// Tells of each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Takes what a change has written.
+    pub(crate) fn remember(&self, links: &[Linked]) {
+        let mut known = self.known();
+        for link in links {
+            known.take(link.clone());
+        }
+        drop(known);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Writes the ends down. Blocking.
+    pub(crate) fn save(&self) {
+        let bytes = serde_json::to_vec(&self.known().ends).expect("numbers and texts always serialize");
+        if let Err(error) = self.directory.write(FILE, &bytes) {
+            tracing::warn!(%error, "the end of the audit log is not remembered on disk");
+        }
+    }
+
+    /// A database that was accepted for the truth begins anew: what was remembered is of the one before.
+    pub(crate) fn forget(&self) {
+        let mut known = self.known();
+        known.ends.clear();
+        known.loose.clear();
+    }
+
+    /// Reads a whole chain and holds it against itself and against what is remembered.
+    pub(crate) async fn verify(&self, store: &Store, chain: Chain) -> Result<Verdict, StoreError> {
+        // Before the database is asked: it may only have more by then.
+        let (end, loose) = {
+            let known = self.known();
+            let name = chain.name();
+            let loose = known.loose.keys().filter(|(of, _)| *of == name).count();
+            (known.ends.get(&name).cloned(), loose)
+        };
+        let ends = store.audit_ends(chain).await?;
+        let mut reading = Reading::new(ends.as_ref(), end.as_ref());
+        if let Some(damage) = &self.damaged {
+            reading.doubt(format!("what this controller remembered could not be read: {damage}"));
+        }
+        if loose > 0 {
+            reading
+                .doubt(format!("{loose} changes of this controller do not join up with those before them"));
+        }
+        let mut after = ends.as_ref().map_or(0, |ends| ends.first_seq.saturating_sub(1));
+        loop {
+            let entries = store.audit_on(chain, after, PIECE).await?;
+            let Some(last) = entries.last().and_then(|entry| entry.seq) else { break };
+            for entry in &entries {
+                reading.take(entry);
+            }
+            after = last;
+        }
+        Ok(reading.end(ends.as_ref(), end.as_ref()))
+    }
+}
+
+impl Known {
+    fn take(&mut self, link: Linked) {
+        let name = link.head.chain.name();
+        let Some(end) = self.ends.get(&name) else {
+            // The first that this controller writes into this chain.
+            let hash = encode_base64url(&link.head.hash);
+            self.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0 });
+            return;
+        };
+        let joins = link.before.0 == end.seq && encode_base64url(&link.before.1) == end.hash;
+        if !joins {
+            self.loose.insert((name.clone(), link.before.0), link);
+            self.make_room(&name);
+            return;
+        }
+        self.follow(&name, &link);
+        while let Some((seq, hash)) = self.ends.get(&name).map(|end| (end.seq, end.hash.clone())) {
+            let key = (name.clone(), seq);
+            match self.loose.get(&key) {
+                Some(next) if encode_base64url(&next.before.1) == hash => {
+                    let Some(next) = self.loose.remove(&key) else { break };
+                    self.follow(&name, &next);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn follow(&mut self, name: &str, link: &Linked) {
+        if let Some(end) = self.ends.get_mut(name) {
+            end.seq = link.head.seq;
+            end.hash = encode_base64url(&link.head.hash);
+        }
+    }
+
+    /// What never joins up ends here: somebody else wrote in between.
+    fn make_room(&mut self, name: &str) {
+        let own = |key: &&(String, u64)| key.0 == name;
+        if self.loose.keys().filter(own).count() <= MAX_LOOSE {
+            return;
+        }
+        let Some(newest) = self.loose.keys().filter(own).max().cloned() else { return };
+        if let Some(link) = self.loose.remove(&newest) {
+            self.follow(name, &link);
+        }
+        self.loose.retain(|key, _| key.0 != name);
+        if let Some(end) = self.ends.get_mut(name) {
+            end.strangers += 1;
+        }
+    }
+}
+
+/// A chain while it is read.
+struct Reading {
+    verdict: Verdict,
+    previous: [u8; 32],
+    next: u64,
+    /// What was found at the number that is remembered.
+    at_remembered: Option<[u8; 32]>,
+}
+
+impl Reading {
+    fn new(ends: Option<&AuditEnds>, end: Option<&End>) -> Self {
+        let verdict = Verdict {
+            first: ends.map_or(1, |ends| ends.first_seq),
+            remembered: end.map_or(0, |end| end.seq),
+            ..Verdict::default()
+        };
+        let previous = ends.map_or([0; 32], |ends| ends.before_first);
+        let next = verdict.first;
+        Self { verdict, previous, next, at_remembered: None }
+    }
+
+    fn broken(&mut self, text: String) {
+        if self.verdict.broken.len() < MAX_FINDINGS {
+            self.verdict.broken.push(text);
+        }
+    }
+
+    fn doubt(&mut self, text: String) {
+        self.verdict.doubts.push(text);
+    }
+
+    fn take(&mut self, entry: &AuditEntry) {
+        let seq = entry.seq.unwrap_or_default();
+        if seq != self.next {
+            let missing = if seq == self.next + 1 {
+                format!("entry {} is missing", self.next)
+            } else {
+                format!("entries {} to {} are missing", self.next, seq.saturating_sub(1))
+            };
+            self.broken(missing);
+        }
+        let written = entry.written_hash();
+        let expected = entry.chained(&self.previous);
+        if seq == self.next && written != Some(expected) {
+            self.broken(format!("entry {seq} ({}) is not as it was written", entry.action));
+        }
+        // One finding for one entry: what is behind it is held against what is written.
+        self.previous = written.unwrap_or(expected);
+        self.next = seq + 1;
+        if seq == self.verdict.remembered {
+            self.at_remembered = Some(self.previous);
+        }
+        self.verdict.entries += 1;
+        self.verdict.last = seq;
+    }
+
+    fn end(mut self, ends: Option<&AuditEnds>, end: Option<&End>) -> Verdict {
+        self.verdict.head = hexadecimal(&self.previous);
+        if let Some(ends) = ends
+            && ends.head.seq > self.verdict.last
+        {
+            self.broken(format!("the last entries are missing: there were {}", ends.head.seq));
+        }
+        if let Some(ends) = ends
+            && ends.head.seq == self.verdict.last
+            && ends.head.hash != self.previous
+        {
+            self.broken("the last entry is not the one that the table of ends has".to_owned());
+        }
+        if let Some(end) = end {
+            let remembered = decode_base64url(&end.hash).unwrap_or_default();
+            match self.at_remembered {
+                Some(found) if found[..] == remembered[..] => {}
+                Some(_) => {
+                    self.broken(format!("entry {} is another than this controller remembers", end.seq))
+                }
+                None if end.seq < self.verdict.first => {}
+                None => {
+                    self.broken(format!("entry {}, which this controller remembers, is missing", end.seq))
+                }
+            }
+            let behind = self.verdict.last.saturating_sub(end.seq);
+            if behind > 0 {
+                self.doubt(format!(
+                    "{behind} entries are behind the last one that this controller remembers: it ended, or lost an answer, \
+                     while it wrote them, or somebody else did"
+                ));
+            }
+            if end.strangers > 0 {
+                self.doubt(format!(
+                    "{} times something else was written between changes of this controller",
+                    end.strangers
+                ));
+            }
+        }
+        self.verdict
+    }
+}
+
+/// A hash as people compare it.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::AuditHead;
+
+    fn link(before: u64, seq: u64) -> Linked {
+        let hash = |seq: u64| [u8::try_from(seq).unwrap(); 32];
+        let head = AuditHead { chain: Chain::Installation, seq, hash: hash(seq) };
+        Linked { before: (before, hash(before)), head }
+    }
+
+    #[test]
+    fn changes_that_are_told_out_of_order_join_up() {
+        let mut known = Known::default();
+        known.take(link(0, 1));
+        known.take(link(3, 4));
+        known.take(link(2, 3));
+        assert_eq!((known.ends["installation"].seq, known.loose.len()), (1, 2));
+        known.take(link(1, 2));
+        assert_eq!((known.ends["installation"].seq, known.loose.len()), (4, 0));
+    }
+
+    #[test]
+    fn what_never_joins_up_is_counted_and_the_table_is_bounded() {
+        let mut known = Known::default();
+        known.take(link(0, 1));
+        for number in 0..100 {
+            known.take(link(10 + number, 11 + number));
+        }
+        assert!(known.loose.len() <= MAX_LOOSE);
+        let end = &known.ends["installation"];
+        assert_eq!(end.strangers, 1);
+        assert!(end.seq > 1);
+    }
+}

@@ -1,0 +1,230 @@
+//! Who may do what, endpoint by endpoint, as the OpenAPI document has them.
+
+use super::{LOCAL, World, stranger};
+use crate::{
+    api::{Peer, Permission},
+    openapi_json, roles_table,
+};
+use axum::body::Body;
+use http::{Request, header};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const ROLES: [&str; 6] = ["owner", "admin", "network_admin", "support", "auditor", "member"];
+
+/// Every operation of the document: method, path, and the path's parameters filled with ids that nobody has.
+fn operations() -> Vec<(String, String, String)> {
+    let document: Value = serde_json::from_str(&openapi_json()).unwrap();
+    let mut all = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let template = path.strip_prefix("/api/v1").unwrap().to_owned();
+            let prefix = match template.split('/').nth(1).unwrap() {
+                "sites" => "site",
+                "connectors" => "con",
+                "pops" => "pop",
+                "resources" => "res",
+                "groups" => "grp",
+                "users" => "usr",
+                "service-accounts" => "svc",
+                "devices" => "dev",
+                "policies" => "pol",
+                "enrolment-keys" => "key",
+                "tokens" => "tok",
+                "organizations" => "org",
+                _ => "x",
+            };
+            let id = format!("{prefix}-{}", "0".repeat(26));
+            let filled = path.replace("{id}", &id).replace("{member}", &format!("usr-{}", "0".repeat(26)));
+            all.push((method.to_uppercase(), template, filled));
+        }
+    }
+    all
+}
+
+async fn token(world: &World, role: &str) -> String {
+    let made = world.post("/tokens", json!({"name": format!("as {role}"), "role": role})).await.made();
+    assert_eq!(made["description"]["role"], role);
+    made["token"].as_str().unwrap().to_owned()
+}
+
+fn with(method: &str, path: &str, token: &str, body: &Value) -> Request<Body> {
+    let builder = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::CONTENT_TYPE, "application/json");
+    builder.body(Body::from(body.to_string())).unwrap()
+}
+
+#[test]
+fn the_table_of_endpoints_is_the_document_s() {
+    let table = roles_table();
+    let operations = operations();
+    for (method, template, _) in &operations {
+        assert!(table.contains(&format!("| {method} {template} |")), "{method} {template} has no row");
+    }
+    let rows = table.lines().filter(|line| line.starts_with("| ") && line.contains(" /")).count();
+    assert_eq!(rows, operations.len(), "the table has endpoints that the document does not have");
+}
+
+#[test]
+fn the_table_of_roles_is_the_golden_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/roles.md");
+    if std::env::var_os("TIDEGATE_WRITE_OPENAPI").is_some() {
+        std::fs::write(&path, roles_table()).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        golden == roles_table(),
+        "docs/roles.md is not what the code says; write it again with: cargo xtask openapi"
+    );
+}
+
+/// Whether a role's row of an endpoint is marked in the table that people read.
+fn marked(table: &str, method: &str, template: &str, role: usize) -> bool {
+    let row = table.lines().find(|line| line.starts_with(&format!("| {method} {template} |"))).unwrap();
+    row.split('|').nth(3 + role).unwrap().contains('●')
+}
+
+#[tokio::test]
+async fn each_role_gets_in_where_the_table_says_and_nowhere_else() {
+    let world = World::new().await;
+    let table = roles_table();
+    let (mut let_in, mut refused) = (0, 0);
+    for (place, role) in ROLES.iter().enumerate() {
+        // An owner of the operator's organization, where the first token lives, also has the installation: a token with
+        // the role has the role alone.
+        let token = token(&world, role).await;
+        for (method, template, path) in operations() {
+            if template == "/audit/export" || template == "/flows/export" {
+                continue;
+            }
+            let reply = world.send(stranger(), with(&method, &path, &token, &json!({}))).await;
+            let expected = marked(&table, &method, &template, place) || template == "/me";
+            let status = reply.status.as_u16();
+            assert_ne!(status, 401, "{role}: {method} {template}");
+            assert!(status < 500, "{role}: {method} {template}: {}", reply.text);
+            assert_eq!(status != 403, expected, "{role}: {method} {template}: {status} {}", reply.text);
+            if expected { let_in += 1 } else { refused += 1 }
+        }
+    }
+    assert!(let_in > 150 && refused > 100, "{let_in} {refused}");
+}
+
+#[tokio::test]
+async fn a_member_of_another_organization_finds_nothing_of_this_one() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let other = world.post("/organizations", json!({"name": "other"})).await.made();
+    let other = other["id"].as_str().unwrap().to_owned();
+    let made = Request::post("/api/v1/tokens")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("tidegate-organization", other)
+        .body(Body::from(json!({"name": "t", "role": "owner"}).to_string()))
+        .unwrap();
+    let token = world.send(LOCAL, made).await.made()["token"].as_str().unwrap().to_owned();
+    for (collection, id, body) in [
+        ("sites", &f.site, json!({"name": "x"})),
+        (
+            "resources",
+            &f.resource,
+            json!({"name": "x", "site": f.site, "address": "10.0.0.1", "ports": ["1"]}),
+        ),
+        ("groups", &f.group, json!({"name": "x"})),
+        ("users", &f.user, json!({"name": "x", "email": "x@example.com"})),
+        ("policies", &f.policy, json!({"name": "x"})),
+    ] {
+        let path = format!("/api/v1/{collection}/{id}");
+        for method in ["GET", "PUT", "PATCH", "DELETE"] {
+            let body = if method == "PATCH" { json!({"name": "y"}) } else { body.clone() };
+            let reply = world.send(stranger(), with(method, &path, &token, &body)).await;
+            assert_eq!(reply.status, 404, "{method} {path}: {}", reply.text);
+        }
+        let list =
+            world.send(stranger(), with("GET", &format!("/api/v1/{collection}"), &token, &json!({}))).await;
+        assert!(!list.text.contains(id.as_str()), "{}", list.text);
+        let bulk = json!({"operations": [{"method": "DELETE", "path": format!("/{collection}/{id}")}]});
+        let reply = world.send(stranger(), with("POST", "/api/v1/bulk", &token, &bulk)).await;
+        assert_eq!(reply.status, 404, "{}", reply.text);
+    }
+    for (method, path) in [("GET", "audit"), ("GET", "sessions"), ("GET", "strikes"), ("GET", "flows")] {
+        let reply =
+            world.send(stranger(), with(method, &format!("/api/v1/{path}"), &token, &json!({}))).await;
+        for id in [&f.site, &f.user, &f.group] {
+            assert!(!reply.ok().to_string().contains(id.as_str()), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_gives_more_than_they_have_nor_changes_who_may_do_more() {
+    let world = World::new().await;
+    let owner = json!({"name": "Olga", "email": "olga@example.com", "role": "owner"});
+    let owner = world.post("/users", owner).await.made()["id"].as_str().unwrap().to_owned();
+    let ada = json!({"name": "Ada", "email": "ada@example.com"});
+    let ada = world.post("/users", ada).await.made();
+    assert_eq!(ada["role"], "member");
+    let ada = ada["id"].as_str().unwrap().to_owned();
+    let admin = token(&world, "admin").await;
+    let ask = |method: &'static str, path: String, body: Value| {
+        let (world, admin) = (&world, admin.clone());
+        async move { world.send(stranger(), with(method, &format!("/api/v1{path}"), &admin, &body)).await }
+    };
+    for (method, path, body) in [
+        ("PUT", format!("/users/{ada}/role"), json!({"role": "owner"})),
+        ("PATCH", format!("/users/{ada}"), json!({"role": "owner"})),
+        ("POST", "/users".into(), json!({"name": "x", "email": "x@example.com", "role": "owner"})),
+        ("PUT", format!("/users/{owner}/role"), json!({"role": "member"})),
+        ("PUT", format!("/users/{owner}"), json!({"name": "x", "email": "x@example.com"})),
+        ("DELETE", format!("/users/{owner}"), json!({})),
+        ("POST", "/strikes".into(), json!({"subject": owner})),
+        ("POST", "/restores".into(), json!({"subject": owner})),
+        ("POST", "/tokens".into(), json!({"name": "x", "role": "owner"})),
+        ("POST", "/tokens".into(), json!({"name": "x", "scopes": ["installation"]})),
+        (
+            "POST",
+            "/bulk".into(),
+            json!({"operations": [{"method": "DELETE", "path": format!("/users/{owner}")}]}),
+        ),
+    ] {
+        let problem = ask(method, path.clone(), body).await.problem(403);
+        assert!(problem["rule"].is_string(), "{method} {path}: {problem}");
+    }
+    let given = ask("PUT", format!("/users/{ada}/role"), json!({"role": "admin"})).await.ok();
+    assert_eq!(given["role"], "admin");
+    assert_eq!(world.get(&format!("/users/{owner}")).await.ok()["struck"], false);
+    let me = ask("GET", "/me".into(), json!({})).await.ok();
+    assert_eq!(
+        (&me["role"], me["permissions"].as_array().unwrap().len()),
+        (&json!("admin"), Permission::ALL.len() - 2)
+    );
+    let roles = world.get("/roles").await.ok();
+    assert_eq!(roles["items"][1]["people"], 1);
+}
+
+#[tokio::test]
+async fn a_role_that_was_taken_away_ends_with_the_change() {
+    use crate::api::{Caller, Origin};
+    let world = World::new().await;
+    let f = world.furnish().await;
+    world
+        .call(http::Method::PUT, &format!("/users/{}/role", f.user), Some(json!({"role": "support"})))
+        .await
+        .ok();
+    let core = &world.controller.core;
+    let organization = core.snapshot().dataset.organizations[0].organization.id;
+    let user = f.user.parse().unwrap();
+    let caller = || {
+        let origin = Origin::of(Some(&Peer::Network([192, 0, 2, 1].into())), &http::HeaderMap::new());
+        Caller::of_user(core, organization, user, origin)
+    };
+    assert!(caller().unwrap().may(Permission::Devices));
+    world
+        .call(http::Method::PUT, &format!("/users/{}/role", f.user), Some(json!({"role": "member"})))
+        .await
+        .ok();
+    assert!(!caller().unwrap().may(Permission::Devices));
+    world.post("/strikes", json!({"subject": f.user})).await.made();
+    assert_eq!(caller().unwrap_err().status, 401);
+}

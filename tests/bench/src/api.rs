@@ -1,0 +1,327 @@
+//! `bench-api`: what the REST API of a real controller answers in, over TLS on loopback, with ten thousand resources and
+//! ten thousand devices on SQLite.
+//!
+//! The load is open: each request has its time, and its latency counts from then on, whether or not the ones before it
+//! were answered. A controller that falls behind is charged for everybody who waits.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
+#![expect(clippy::disallowed_methods, reason = "it measures real processes by the real clock")]
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use clap::Parser;
+use enrol::ApiClient;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use store::{Device, DeviceState, Member, Opening, Ports, Resource, ResourceMode, Scope, Store};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+    task::JoinSet,
+};
+use tokio_rustls::TlsConnector;
+
+/// Connections at once: each has one request under way.
+const CONNECTIONS: u64 = 48;
+
+/// Reads, lists and writes.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The program under test.
+    #[arg(long, default_value = "target/release/tidegate")]
+    tidegate: PathBuf,
+    /// How many resources, and how many devices.
+    #[arg(long, default_value_t = 10_000)]
+    objects: usize,
+    /// Reads of single objects a second.
+    #[arg(long, default_value_t = 1000)]
+    reads: u64,
+    /// Seconds of each part.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+}
+
+struct Controller {
+    child: Child,
+    state: PathBuf,
+    port: u16,
+}
+
+impl Controller {
+    async fn start(program: &Path, state: &Path, port: u16) -> Result<Self> {
+        let mut child = Command::new(program)
+            .args(["--json", "controller", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--url", &format!("https://localhost:{port}"), "--state"])
+            .arg(state)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().context("its output was asked for")?;
+        let ready =
+            BufReader::new(stdout).lines().next_line().await?.context("it ended before it was ready")?;
+        ensure!(ready.contains("ready"), "not ready: {ready}");
+        Ok(Self { child, state: state.to_owned(), port })
+    }
+
+    fn api(&self) -> ApiClient {
+        ApiClient::unix(self.state.join("admin.sock"))
+    }
+
+    async fn stop(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+}
+
+fn id(number: usize) -> (u64, [u8; 10]) {
+    let hash = trust::sha256(&[b"bench/api", &(number as u64).to_be_bytes()]);
+    let mut random = [0; 10];
+    random.copy_from_slice(&hash[..10]);
+    (1_700_000_000_000 + number as u64, random)
+}
+
+/// Straight into the database: making each by itself would take a transaction each.
+async fn furnish(controller: &Controller, objects: usize) -> Result<(Vec<String>, Vec<String>)> {
+    let api = controller.api();
+    let site: Value =
+        api.post("/api/v1/sites", &json!({"name": "bench", "prefixes": ["10.0.0.0/8"]})).await?;
+    let site = site["id"].as_str().context("a site")?.parse()?;
+    let body = json!({"name": "Bench", "email": "bench@example.com"});
+    let user: Value = api.post("/api/v1/users", &body).await?;
+    let user = user["id"].as_str().context("a user")?;
+    let key: Value = api.post("/api/v1/enrolment-keys", &json!({"kind": "device", "owner": user})).await?;
+    let enrolled_by = key["key"]["id"].as_str().context("a key")?.parse()?;
+    let owner: Member = user.parse()?;
+    let store = Store::open(controller.state.join("tidegate.db").as_path(), Opening::MustExist).await?;
+    let dataset = store.load().await?.context("a database")?;
+    let organization = dataset.organizations.first().context("an organization")?.organization.id;
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let mut change = store.change(Scope::Organization(organization), "bench", now).await?;
+    let (mut resources, mut devices) = (Vec::new(), Vec::new());
+    for number in 0..objects {
+        let (at, random) = id(number);
+        let resource = Resource {
+            id: wire::ResourceId::from_time_and_random(at, random),
+            site,
+            name: format!("resource {number}"),
+            alias: None,
+            address: format!("10.{}.{}.{}", number / 65_536, number / 256 % 256, number % 256),
+            ports: vec![Ports::tcp(443, 443)],
+            mode: ResourceMode::Standard,
+            created_ms: now,
+        };
+        change.insert_resource(&resource).await?;
+        resources.push(resource.id.to_string());
+        let device = Device {
+            id: wire::DeviceId::from_time_and_random(at, random),
+            owner,
+            name: format!("device {number}"),
+            state: DeviceState::Active,
+            identity_key: trust::sha256(&[b"bench/device", &(number as u64).to_be_bytes()]),
+            generation: 1,
+            enrolled_by,
+            created_ms: now,
+        };
+        change.insert_device(&device).await?;
+        devices.push(device.id.to_string());
+    }
+    change.commit("furnish", "bench", "{}").await?;
+    store.close().await;
+    Ok((resources, devices))
+}
+
+/// One request and what it is for.
+#[derive(Debug, Clone)]
+struct Asked {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+}
+
+type Maker = Arc<dyn Fn(u64) -> Asked + Send + Sync>;
+
+/// What a part came to.
+#[derive(Debug)]
+struct Came {
+    name: &'static str,
+    /// In microseconds, sorted.
+    took: Vec<u64>,
+    failed: u64,
+    limit_ms: u64,
+}
+
+impl Came {
+    fn p(&self, of_thousand: usize) -> f64 {
+        let last = self.took.len().saturating_sub(1);
+        let at = (self.took.len() * of_thousand / 1000).min(last);
+        self.took.get(at).copied().unwrap_or(u64::MAX) as f64 / 1000.0
+    }
+
+    fn holds(&self) -> bool {
+        self.failed == 0 && !self.took.is_empty() && self.p(990) <= self.limit_ms as f64
+    }
+
+    fn line(&self) -> String {
+        format!(
+            "{:<8} {:>6} answers  p50 {:>7.2} ms  p99 {:>7.2} ms  longest {:>8.2} ms  failed {}  (p99 ≤ {} ms: {})",
+            self.name,
+            self.took.len(),
+            self.p(500),
+            self.p(990),
+            self.p(1000),
+            self.failed,
+            self.limit_ms,
+            if self.holds() { "holds" } else { "DOES NOT HOLD" }
+        )
+    }
+}
+
+struct Target {
+    port: u16,
+    tls: TlsConnector,
+    token: String,
+}
+
+impl Target {
+    async fn connect(&self) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
+        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        tcp.set_nodelay(true)?;
+        let stream = self.tls.connect(ServerName::try_from("localhost")?, tcp).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    fn request(&self, asked: &Asked) -> Result<Request<Full<Bytes>>> {
+        let body = asked.body.as_ref().map(Value::to_string).unwrap_or_default();
+        Ok(Request::builder()
+            .method(asked.method.clone())
+            .uri(&asked.path)
+            .header(header::HOST, "localhost")
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?)
+    }
+}
+
+/// Sends `rate` requests a second for so many seconds, each at its time.
+async fn part(
+    target: &Arc<Target>,
+    name: &'static str,
+    rate: u64,
+    seconds: u64,
+    limit_ms: u64,
+    make: Maker,
+) -> Result<Came> {
+    let next = Arc::new(AtomicU64::new(0));
+    let count = rate * seconds;
+    let began = Instant::now() + Duration::from_millis(200);
+    let mut workers = JoinSet::new();
+    for _ in 0..CONNECTIONS.min(count) {
+        let (target, next, make) = (Arc::clone(target), Arc::clone(&next), Arc::clone(&make));
+        workers.spawn(async move {
+            let mut sender = target.connect().await?;
+            let (mut took, mut failed) = (Vec::new(), 0);
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return anyhow::Ok((took, failed));
+                }
+                let due = began + Duration::from_micros(number * 1_000_000 / rate);
+                tokio::time::sleep_until(due.into()).await;
+                if sender.is_closed() {
+                    sender = target.connect().await?;
+                }
+                let asked = make(number);
+                let answer = sender.send_request(target.request(&asked)?).await;
+                let fine = match answer {
+                    Ok(answer) => {
+                        let fine = answer.status().is_success();
+                        answer.into_body().collect().await.is_ok() && fine
+                    }
+                    Err(_) => false,
+                };
+                if fine { took.push(u64::try_from(due.elapsed().as_micros())?) } else { failed += 1 }
+            }
+        });
+    }
+    let mut came = Came { name, took: Vec::new(), failed: 0, limit_ms };
+    while let Some(worker) = workers.join_next().await {
+        let (took, failed) = worker??;
+        came.took.extend(took);
+        came.failed += failed;
+    }
+    came.took.sort_unstable();
+    println!("{}", came.line());
+    Ok(came)
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let scratch = tempfile::tempdir()?;
+    let state = scratch.path().join("controller");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let controller = Controller::start(&options.tidegate, &state, port).await?;
+    let (resources, devices) = furnish(&controller, options.objects).await?;
+    controller.stop().await?;
+    let controller = Controller::start(&options.tidegate, &state, port).await?;
+    let token = json!({"name": "bench", "scopes": ["read", "write"]});
+    let token: Value = controller.api().post("/api/v1/tokens", &token).await?;
+    let token = token["token"].as_str().context("a token")?.to_owned();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(state.join("console-ca.pem")).context("the console's CA")?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let target = Arc::new(Target { port: controller.port, tls: TlsConnector::from(Arc::new(tls)), token });
+    eprintln!("{} resources, {} devices; {CONNECTIONS} connections", resources.len(), devices.len());
+    let get = |path: String| Asked { method: Method::GET, path, body: None };
+    let (some_resources, some_devices) = (resources.clone(), devices.clone());
+    let reads: Maker = Arc::new(move |number| {
+        // Steps through everything in an order that no cache likes.
+        let place = usize::try_from(number * 7_919).unwrap_or(0);
+        get(match number % 4 {
+            0 => format!("/api/v1/resources/{}", some_resources[place % some_resources.len()]),
+            1 | 2 => format!("/api/v1/devices/{}", some_devices[place % some_devices.len()]),
+            _ => "/api/v1/settings".to_owned(),
+        })
+    });
+    let lists: Maker = Arc::new(move |number| {
+        get(match number % 4 {
+            0 => "/api/v1/resources?limit=200".to_owned(),
+            1 => "/api/v1/devices?limit=200&sort=name".to_owned(),
+            2 => format!("/api/v1/resources?limit=200&q=resource%20{}", number % 97),
+            _ => "/api/v1/devices?limit=200&sort=-created&state=active".to_owned(),
+        })
+    });
+    let writes: Maker = Arc::new(move |number| Asked {
+        method: Method::PATCH,
+        path: format!(
+            "/api/v1/resources/{}",
+            resources[usize::try_from(number * 31).unwrap_or(0) % resources.len()]
+        ),
+        body: Some(json!({"name": format!("written {number}")})),
+    });
+    let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
+    all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
+    all.push(part(&target, "writes", 4, options.seconds, 100, writes).await?);
+    controller.stop().await?;
+    ensure!(all.iter().all(Came::holds), "not every figure was reached");
+    Ok(())
+}
