@@ -25,6 +25,21 @@ fn a_tunnel_comes_up_between_any_two_networks_and_the_expected_path_is_found_in_
 }
 
 #[test]
+fn who_comes_into_its_connectors_lan_uses_it() {
+    holds("homecoming", 24);
+}
+
+#[test]
+fn when_another_path_becomes_the_better_one_both_sides_take_it_in_bounded_time() {
+    holds("better", 24);
+}
+
+#[test]
+fn whatever_a_translator_does_the_tunnel_carries_and_goes_straight_where_it_can() {
+    holds("translators", 120);
+}
+
+#[test]
 fn a_steady_network_sees_few_path_changes_an_hour_also_at_10_and_30_percent_loss() {
     holds("steady", 24);
 }
@@ -67,6 +82,11 @@ fn the_longest_packet_that_a_way_carries_is_found_and_a_black_hole_is_left() {
 #[test]
 fn a_peer_that_lies_about_where_it_is_gets_budgeted_probes_sent_and_none_to_a_forbidden_address() {
     holds("hostile-peer", 16);
+}
+
+#[test]
+fn a_device_that_comes_again_with_new_keys_has_one_budget_of_probes_for_all_of_them() {
+    holds("reopening-liar", 8);
 }
 
 #[test]
