@@ -37,8 +37,17 @@ pub struct Options {
     json: bool,
 }
 
-/// The bugs, by their names in the sources.
-const PLANTED: [&str; 4] = ["no-hysteresis", "echo-on-change", "probe-loopback", "unvalidated-relay-move"];
+/// The bugs, by their names in the sources, each with the scenarios that are there for it: what another one makes of it shows
+/// nothing.
+const PLANTED: [(&str, &[&str]); 7] = [
+    ("no-hysteresis", &["steady", "better"]),
+    ("echo-on-change", &["roam"]),
+    ("probe-loopback", &["hostile-peer"]),
+    ("unvalidated-relay-move", &["thief"]),
+    ("peer-says-where-it-is", &["hostile-peer"]),
+    ("budget-of-a-key", &["reopening-liar"]),
+    ("never-better", &["better"]),
+];
 /// One build has all of them; the environment says which is there.
 const WITH_BUGS: &[&str] = &["--features", "planted/bugs"];
 /// Seeds that each planted bug gets: every cell of the expected table once.
@@ -80,61 +89,90 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The first failure of the simulation with this bug in it, as `(scenario and seed, what was wrong)`; none when it was not
-/// found.
+/// The scenarios that have to find a bug.
+fn finders(bug: &str) -> Result<&'static [&'static str]> {
+    let found = PLANTED.iter().find(|(name, _)| *name == bug);
+    found.map(|(_, scenarios)| *scenarios).with_context(|| format!("no scenario is there for {bug}"))
+}
+
+/// The first failure, with this bug in it, of a scenario that is there for it, as `(scenario and seed, what was wrong)`; none
+/// when none of them found it.
 ///
 /// # Errors
-/// It cannot be built or run.
+/// It cannot be built or run, or no scenario is there for the bug.
 pub fn seek(bug: &str) -> Result<Option<(String, String)>> {
-    let arguments = ["--json".to_owned(), "--seeds".to_owned(), PLANTED_SEEDS.to_string()];
-    let output = sim(WITH_BUGS, &arguments).env("TIDEGATE_PLANTED", bug).stderr(Stdio::inherit()).output();
-    let output = output.context("starting cargo")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let report: serde_json::Value = serde_json::from_str(said.trim())
-        .with_context(|| format!("the simulation with {bug} said {said:?}"))?;
-    let failures = report["failures"].as_array().context("no failures in its report")?;
-    Ok(failures.first().map(|first| {
-        let wrong = first["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
-        (
-            format!("{} at seed {}", first["scenario"].as_str().unwrap_or_default(), first["seed"]),
-            wrong.to_owned(),
-        )
-    }))
+    for scenario in finders(bug)? {
+        let report = run_with(Some(bug), Some(scenario), PLANTED_SEEDS)?;
+        if let Some(first) = report["failures"].as_array().context("no failures in its report")?.first() {
+            return Ok(Some(said(first)));
+        }
+    }
+    Ok(None)
+}
+
+/// Where a failure was, and its first line.
+fn said(failure: &serde_json::Value) -> (String, String) {
+    let wrong = failure["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
+    let at = format!("{} at seed {}", failure["scenario"].as_str().unwrap_or_default(), failure["seed"]);
+    (at, wrong.to_owned())
+}
+
+fn run_with(bug: Option<&str>, scenario: Option<&str>, seeds: u64) -> Result<serde_json::Value> {
+    let mut arguments = vec!["--json".to_owned(), "--seeds".to_owned(), seeds.to_string()];
+    arguments.extend(scenario.iter().flat_map(|name| ["--scenario".to_owned(), (*name).to_owned()]));
+    let mut command = sim(WITH_BUGS, &arguments);
+    command.env("TIDEGATE_PLANTED", bug.unwrap_or_default()).stderr(Stdio::inherit());
+    let output = command.output().context("starting cargo")?;
+    let last = String::from_utf8_lossy(&output.stdout);
+    let report: serde_json::Value = serde_json::from_str(last.trim())
+        .with_context(|| format!("the simulation with {bug:?} said {last:?}"))?;
+    Ok(report)
 }
 
 fn planted(options: &Options) -> Result<()> {
     let seeds = options.seeds.unwrap_or(PLANTED_SEEDS);
-    let arguments = ["--json".to_owned(), "--seeds".to_owned(), seeds.to_string()];
     let mut found = serde_json::Map::new();
-    // Without a bug all of it holds, or what follows would show nothing.
-    for bug in [None].into_iter().chain(PLANTED.map(Some)) {
-        let mut command = sim(WITH_BUGS, &arguments);
-        command.env("TIDEGATE_PLANTED", bug.unwrap_or_default()).stderr(Stdio::inherit());
-        let output = command.output().context("starting cargo")?;
-        let last = String::from_utf8_lossy(&output.stdout);
-        let report: serde_json::Value = serde_json::from_str(last.trim())
-            .with_context(|| format!("the simulation with {bug:?} said {last:?}"))?;
-        let failures = report["failures"].as_array().context("no failures in its report")?;
-        let first = failures.first();
-        match (bug, first) {
-            (None, None) => {
-                if !options.json {
-                    println!("nothing planted: {} runs hold", report["runs"]);
-                }
-            }
-            (None, Some(wrong)) => bail!("nothing is planted, and this does not hold: {wrong}"),
-            (Some(bug), None) => bail!("{bug} was not found in {} runs", report["runs"]),
-            (Some(bug), Some(wrong)) => {
-                if !options.json {
-                    let said = wrong["wrong"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
-                    println!("{bug}: found by {} at seed {}: {said}", wrong["scenario"], wrong["seed"]);
-                }
-                found.insert(bug.to_owned(), wrong.clone());
-            }
+    // Without a bug each of these scenarios holds, or what follows would show nothing.
+    let mut sound: Vec<&str> = PLANTED.iter().flat_map(|(_, scenarios)| scenarios.iter().copied()).collect();
+    sound.sort_unstable();
+    sound.dedup();
+    for scenario in sound {
+        let report = run_with(None, Some(scenario), seeds)?;
+        match report["failures"].as_array().context("no failures in its report")?.first() {
+            Some(wrong) => bail!("nothing is planted, and this does not hold: {wrong}"),
+            None if options.json => {}
+            None => println!("nothing planted: {} runs of {scenario} hold", report["runs"]),
         }
+    }
+    for (bug, scenarios) in PLANTED {
+        let mut finders = Vec::new();
+        for scenario in scenarios {
+            let report = run_with(Some(bug), Some(scenario), seeds)?;
+            let failures = report["failures"].as_array().context("no failures in its report")?;
+            finders.extend(failures.first().cloned());
+        }
+        let Some(first) = finders.first() else { bail!("{bug} was found by none of {scenarios:?}") };
+        if !options.json {
+            let (at, wrong) = said(first);
+            println!("{bug}: found by {at}: {wrong}");
+        }
+        found.insert(bug.to_owned(), first.clone());
     }
     if options.json {
         println!("{}", serde_json::Value::Object(found));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_of_the_table_has_a_scenario_that_is_there_for_it() {
+        for bug in crate::planted::of_the_simulation() {
+            assert!(!finders(bug).expect("a scenario").is_empty(), "{bug}");
+        }
+        assert!(finders("no-such-bug").is_err());
+    }
 }

@@ -551,6 +551,7 @@ fn a_connector_hears_of_a_client_and_its_answer_goes_back_on_the_same_session() 
             secret: ChannelSecret::from_random([3; 32]),
             sealed: Bounded::new(vec![1; 40]).expect("fits"),
             initiation: Bounded::new(vec![2; 148]).expect("fits"),
+            client_seen: None,
         },
     );
     world.run(SECOND);
@@ -584,6 +585,7 @@ fn a_clients_introduce_is_a_fault_and_ends_the_session() {
             secret: ChannelSecret::from_random([3; 32]),
             sealed: Bounded::default(),
             initiation: Bounded::default(),
+            client_seen: None,
         },
     );
     world.run(SECOND);

@@ -21,8 +21,8 @@ mod target;
 
 pub use control::{
     ConnectorView, ControlClient, ControlError, Forward, Listen, LocalAnswer, LocalRequest, NetcheckAnswer,
-    PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status, TrafficView,
-    TriedView, TunDns, TunState, TunStatus, WhyAnswer, WhySource,
+    PathCounts, PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus, SliceStatus, Status,
+    TrafficView, TriedView, TunDns, TunState, TunStatus, WhyAnswer, WhySource,
 };
 pub use daemon::{Client, ClientError, ClientOptions, Dialler, MachineSide, stored_state};
 pub use dial::{Dial, DialError};

@@ -196,6 +196,11 @@ impl Node {
         &mut self.core
     }
 
+    /// By which way packets to each session go.
+    pub fn ways(&self) -> impl Iterator<Item = Path> {
+        self.core.ways()
+    }
+
     /// What people may see of the core.
     pub fn core_status(&self) -> CoreStatus {
         self.core.status()

@@ -8,7 +8,7 @@ use crate::forward::kernel::Kernel;
 use crate::forward::userspace::{SiteEvent, Userspace};
 use crate::log::{Batch, FlowLog};
 use crate::node::{Node, Output};
-use crate::status::{ConnectorStatus, PopReport, ResourceReport, StatusSocket, StrictState};
+use crate::status::{ConnectorStatus, PathCounts, PopReport, ResourceReport, StatusSocket, StrictState};
 use agent::{ConnectorAgent, PopPhaseWord};
 use flow::FlowLimits;
 use machine::PacketBatch;
@@ -26,7 +26,7 @@ use tokio::net::lookup_host;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 use trust::UnixMs;
-use tunnel::LocalAddress;
+use tunnel::{LocalAddress, Path};
 use wire::PopId;
 
 /// Where flow records wait, in the state directory.
@@ -488,6 +488,16 @@ impl Shell {
                 failures: pop.failures,
             })
             .collect();
+        let mut paths = PathCounts::default();
+        for way in self.node.ways() {
+            let is_by_tcp =
+                |pop| pops.iter().any(|known| known.pop == pop && known.transport.as_deref() == Some("tcp"));
+            match way {
+                Path::Direct { .. } => paths.direct += 1,
+                Path::Relay { pop, .. } if is_by_tcp(pop) => paths.tcp += 1,
+                _ => paths.relay += 1,
+            }
+        }
         let registered = pops.iter().any(|pop| pop.transport.is_some());
         let (wall, certificate_until) = (agent.wall(now), agent.certificate().not_after());
         let is_closed = self.node.strict(now) != StrictState::Open;
@@ -526,6 +536,7 @@ impl Shell {
             uptime_ms: millis(now.saturating_duration_since(self.started)),
             pops,
             access: self.node.core_status(),
+            paths,
             dropped: self.node.stats(),
             forwarding: self.kernel.report(),
             targets: self.userspace.len(),

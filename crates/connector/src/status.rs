@@ -106,6 +106,17 @@ pub struct ResourceReport {
     pub closed_by_isolation: bool,
 }
 
+/// Tunnels by the kind of path that packets take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PathCounts {
+    /// Straight to the device.
+    pub direct: usize,
+    /// By a relay, over UDP.
+    pub relay: usize,
+    /// By a relay that this connector reaches over TCP 443.
+    pub tcp: usize,
+}
+
 /// What a connector says of itself. Ready means: it can do its job with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectorStatus {
@@ -147,6 +158,9 @@ pub struct ConnectorStatus {
     pub pops: Vec<PopReport>,
     /// Devices, flows, refusals.
     pub access: CoreStatus,
+    /// Tunnels of devices, by the kind of path that packets to them take.
+    #[serde(default)]
+    pub paths: PathCounts,
     /// What was dropped before it was looked at.
     pub dropped: NodeStats,
     /// How flows get into the site.

@@ -227,20 +227,5 @@ fn specificity(address: &Address, place: Place<'_>) -> Option<u8> {
 /// answer for their machines elsewhere.
 #[must_use]
 pub fn is_refused_range(address: IpAddr) -> bool {
-    if wire::is_cloud_metadata(address) {
-        return true;
-    }
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                // "This network" with the unspecified address (RFC 1122 section 3.2.1.3), and reserved with the
-                // broadcast address (RFC 1112 section 4).
-                || matches!(v4.octets()[0], 0 | 240..)
-        }
-        IpAddr::V6(v6) => {
-            v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()
-        }
-    }
+    wire::is_special_address(address)
 }

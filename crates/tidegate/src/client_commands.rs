@@ -1,5 +1,6 @@
 //! `tidegate up`, `down`, `status`, `resources`, `why`, `forward`.
 
+use crate::network::why_words;
 use crate::{
     cli::{ClientArgs, ForwardArgs, StatusArgs, TunWhen, UpArgs, WhyArgs},
     diagnostics::{self, Watched},
@@ -311,6 +312,11 @@ fn connector_text(status: &ConnectorStatus) -> String {
         (StrictState::NoNewFlows, None) => text.push_str("Strict resources take no new connection.\n"),
         (StrictState::Closed, _) => text.push_str("Strict resources are closed.\n"),
     }
+    let paths = status.paths;
+    text.push_str(&format!(
+        "Paths: {} direct, {} by relays, {} by relays over TCP 443.\n",
+        paths.direct, paths.relay, paths.tcp
+    ));
     for pop in &status.pops {
         text.push_str(&format!("PoP {}: {}", pop.pop, pop.phase));
         if pop.transport.as_deref() == Some("tcp") {
@@ -412,19 +418,25 @@ fn resources_text(resources: &[ResourceStatus]) -> String {
                 resource.site.clone(),
                 mode(resource.mode).to_owned(),
                 reachable,
-                resource.path.as_ref().map_or_else(
-                    || "–".to_owned(),
-                    |path| match (path.kind.as_str(), path.remote) {
-                        ("direct", Some(remote)) => format!("direct, {remote}"),
-                        ("tcp", _) => "relay, TCP 443".to_owned(),
-                        (kind, _) => kind.to_owned(),
-                    },
-                ),
+                resource.path.as_ref().map_or_else(|| "–".to_owned(), path_words),
                 resource.round_trip_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.1} ms")),
             ]
         })
         .collect();
     table(&["RESOURCE", "ADDRESS", "SITE", "MODE", "REACHABLE", "PATH", "ROUND TRIP"], &rows)
+}
+
+/// By which way, since when and why.
+fn path_words(path: &client::PathView) -> String {
+    let way = match (path.kind.as_str(), path.remote) {
+        ("direct", Some(remote)) => format!("direct, {remote}"),
+        ("tcp", _) => "relay, TCP 443".to_owned(),
+        (kind, _) => kind.to_owned(),
+    };
+    match (&path.why, path.since_ms) {
+        (Some(why), Some(since)) => format!("{way}, for {}: {}", duration(since), why_words(why)),
+        _ => way,
+    }
 }
 
 fn why_text(answer: &WhyAnswer) -> String {
@@ -478,6 +490,30 @@ mod tests {
             "targets": 0, "flow_segments_waiting": 0, "flow_records_dropped": 0, "flow_batches_shipped": 0,
         });
         serde_json::from_value(value).expect("a status")
+    }
+
+    #[test]
+    fn a_path_is_said_with_its_reason_and_since_when() {
+        let path = |kind: &str, remote: Option<&str>, why: &str, since| client::PathView {
+            kind: kind.to_owned(),
+            pop: None,
+            remote: remote.map(|text| text.parse().expect("an address")),
+            since_ms: Some(since),
+            why: Some(why.to_owned()),
+            tried: Vec::new(),
+        };
+        assert_eq!(
+            path_words(&path("direct", Some("203.0.113.7:4000"), "proven", 40_000)),
+            "direct, 203.0.113.7:4000, for 40 s: it answered"
+        );
+        assert_eq!(
+            path_words(&path("relay", None, "unanswered", 600_000)),
+            "relay, for 10 min: no address of the connector answers directly"
+        );
+        assert_eq!(
+            path_words(&path("tcp", None, "looking", 1_000)),
+            "relay, TCP 443, for 1 s: looking for a direct path"
+        );
     }
 
     #[test]

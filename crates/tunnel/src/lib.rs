@@ -47,7 +47,7 @@ mod tunnels;
 pub use bind::{BindMessage, BoundPair, MAX_NAME_LEN, SYNTHETIC_V4, SYNTHETIC_V6};
 pub use direct::{
     BASE_MTU, Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, MIN_PROBE_LEN,
-    MessageError, MoveReason, PairReport, PathMessage, Surroundings,
+    MessageError, MoveReason, OneWay, PairReport, PathMessage, Surroundings,
 };
 pub use engine::{Engine, Initiation, LocalIndex, OpenError, OpenSink, Response};
 pub use gotatun_engine::GotatunEngine;

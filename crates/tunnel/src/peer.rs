@@ -1,6 +1,6 @@
 //! One peer: its sessions, its paths, what waits for it, and when it wants attention.
 
-use crate::direct::{BASE_MTU, Direct, Route};
+use crate::direct::{BASE_MTU, Direct, Owner, Route};
 use crate::engine::{LocalIndex, Response};
 use crate::timers::{
     KEEPALIVE_TIMEOUT, PATHLESS_LIFETIME, QUIET, QUIET_LAST, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
@@ -101,6 +101,8 @@ pub(crate) struct PeerState {
     pub path: Option<Path>,
     /// Whether data goes by it, or straight to the peer.
     pub direct: Direct,
+    /// Who pays for what `direct` asks.
+    pub owner: Owner,
     /// The address that `direct` uses or asks, as the table of addresses has it.
     pub remote: Option<SocketAddr>,
     /// The longest inner packet that the owner was told of.
@@ -136,6 +138,7 @@ impl PeerState {
             origin,
             path: None,
             direct,
+            owner: Owner::Key(key),
             remote: None,
             told_mtu: BASE_MTU,
             indices: Vec::new(),

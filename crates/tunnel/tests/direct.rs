@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tunnel::{
-    CandidateRefused, Event, LocalAddress, MoveReason, Output, Path, PeerId, PingId, Surroundings, Tunnels,
-    WireGuardPrivateKey,
+    CandidateRefused, Event, LocalAddress, MoveReason, OneWay, Output, Path, PeerId, PingId, Surroundings,
+    Tunnels, WireGuardPrivateKey,
 };
 use wire::{ChannelId, PopId, RELAY_HEADER_LEN};
 
@@ -67,6 +67,8 @@ struct World {
     peers: BTreeMap<Side, PeerId>,
     edges: BTreeMap<Side, Edge>,
     relay_works: bool,
+    /// Nothing that goes straight reaches this side.
+    deaf: Option<Side>,
     /// Datagrams under way: when, to whom, by the relay or from an address.
     flying: VecDeque<(Instant, Side, Option<SocketAddr>, Vec<u8>)>,
     /// Direct datagrams that were sent: when, by whom, where to, how long.
@@ -114,6 +116,7 @@ impl World {
             peers: BTreeMap::from([(Side::Client, to_connector), (Side::Connector, accepted.peer)]),
             edges: BTreeMap::from([(Side::Client, client), (Side::Connector, connector)]),
             relay_works: true,
+            deaf: None,
             flying: VecDeque::new(),
             sent: Vec::new(),
             relayed: Vec::new(),
@@ -139,6 +142,9 @@ impl World {
             Edge::Blocked => return None,
         };
         let target = from.other();
+        if self.deaf == Some(target) {
+            return None;
+        }
         match &self.edges[&target] {
             Edge::Open(public) if *public == to => Some((target, source)),
             Edge::Home { public, written } if *public == to && written.contains(&source) => {
@@ -644,4 +650,24 @@ fn a_download_that_ended_costs_one_question() {
     let sent = world.sent.iter().filter(|(_, side, ..)| *side == Side::Client).count() - before;
     assert!(sent <= 2, "{sent} packets");
     assert!(world.is_direct());
+}
+
+#[test]
+fn a_path_that_works_one_way_only_is_seen_as_that_from_both_ends_and_carries_no_data() {
+    for deaf in [Side::Client, Side::Connector] {
+        let mut world = World::homes();
+        world.deaf = Some(deaf);
+        world.run(SECOND * 100, OFTEN);
+        assert!(!world.is_direct(), "{:?}", world.moves);
+        let seen = |world: &World, side: Side| -> Vec<Option<OneWay>> {
+            world.sides[&side].pairs_of(world.peers[&side]).iter().map(|pair| pair.one_way).collect()
+        };
+        assert_eq!(seen(&world, deaf.other()), [Some(OneWay::ToHere)], "{deaf:?} is deaf");
+        assert_eq!(seen(&world, deaf), [Some(OneWay::FromHere)], "{deaf:?} is deaf");
+        // And no more when it works again.
+        world.deaf = None;
+        world.run(SECOND * 300, OFTEN);
+        assert!(world.is_direct());
+        assert_eq!((seen(&world, Side::Client), seen(&world, Side::Connector)), (vec![None], vec![None]));
+    }
 }

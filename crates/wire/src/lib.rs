@@ -20,6 +20,7 @@ mod metadata;
 mod proxy_line;
 mod reason;
 mod relay;
+mod special;
 mod stream;
 
 pub use bounded::{Bounded, TooLong};
@@ -37,6 +38,8 @@ pub use relay::{
     CHALLENGE_LEN, ChallengeToken, ChannelId, ChannelSecret, RELAY_HEADER_LEN, RelayError, RelayFrame,
     RelayKind, encode_relay_header, parse_relay, rewrite_channel,
 };
+pub use special::{embedded_ipv4, is_special_address};
 pub use stream::{
-    MAX_STREAM_DATAGRAM, StreamError, StreamReader, encode_stream_datagram, is_stream_address, stream_address,
+    MAX_STREAM_DATAGRAM, StreamError, StreamReader, encode_stream_datagram, is_stream_address,
+    shares_outside, stream_address, stream_address_from,
 };

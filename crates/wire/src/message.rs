@@ -401,6 +401,9 @@ pub struct Introduce {
     /// The WireGuard handshake initiation.
     #[n(4)]
     pub initiation: Bounded<WG_INITIATION_LEN>,
+    /// Where this PoP sees the client; a PoP of an older version does not say.
+    #[n(5)]
+    pub client_seen: Option<SocketAddr>,
 }
 
 /// The tunnel can be used.
@@ -425,6 +428,9 @@ pub struct Opened {
     /// The client's address inside the tunnel.
     #[n(5)]
     pub inner_v6: Ipv6Addr,
+    /// Where this PoP sees the connector; a PoP of an older version does not say.
+    #[n(6)]
+    pub connector_seen: Option<SocketAddr>,
 }
 
 /// The introduction failed.
@@ -773,6 +779,25 @@ mod tests {
         let body = [0xA2, 0x00, 0x19, 0x75, 0x30, 0x09, 0x63, b'n', b'e', b'w'];
         let go_away = ToAgent::decode_body(42, &body).expect("field 9 is skipped");
         assert_eq!(go_away, Some(ToAgent::GoAway(GoAway { within_ms: 30_000 })));
+    }
+
+    #[test]
+    fn an_introduction_of_an_older_pop_says_nothing_of_where_the_client_is_and_is_taken() {
+        let now = Introduce {
+            intro: 7,
+            channel: ChannelId::from_random(9),
+            secret: ChannelSecret::from_random([3; 32]),
+            sealed: Bounded::default(),
+            initiation: Bounded::default(),
+            client_seen: Some("203.0.113.9:4000".parse().expect("address")),
+        };
+        let before = Introduce { client_seen: None, ..now.clone() };
+        // An absent optional field leaves no trace: this is what an older PoP sends.
+        let body = ToAgent::from(before.clone()).encode_body();
+        assert_eq!(body[0], 0xA5, "a map of five");
+        assert_eq!(ToAgent::decode_body(35, &body).expect("valid"), Some(before.into()));
+        let body = ToAgent::from(now.clone()).encode_body();
+        assert_eq!(ToAgent::decode_body(35, &body).expect("valid"), Some(now.into()));
     }
 
     #[test]

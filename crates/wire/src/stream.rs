@@ -18,6 +18,28 @@ pub fn stream_address(number: u64, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)), port)
 }
 
+/// The address that stands for a stream of somebody whose network has this number: `origin` is the same for all that
+/// come from one place, and says nothing else; 0 says nothing at all.
+#[must_use]
+pub fn stream_address_from(origin: u32, number: u32, port: u16) -> SocketAddr {
+    stream_address((u64::from(origin) << 32) | u64::from(number), port)
+}
+
+/// Whether two addresses, as one PoP sees them, say that their owners stand behind one router: one IPv4 address, one /64
+/// of IPv6, or streams from one place.
+#[must_use]
+pub fn shares_outside(one: SocketAddr, other: SocketAddr) -> bool {
+    match (one.ip().to_canonical(), other.ip().to_canonical()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => one == other,
+        (IpAddr::V6(a), IpAddr::V6(b)) => match (is_stream_address(one), is_stream_address(other)) {
+            (true, true) => a.segments()[4..6] == b.segments()[4..6] && a.segments()[4..6] != [0, 0],
+            (false, false) => a.segments()[..4] == b.segments()[..4],
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// Whether an address stands for a stream.
 #[must_use]
 pub fn is_stream_address(address: SocketAddr) -> bool {
@@ -179,5 +201,21 @@ mod tests {
                 let _ = all(&mut reader);
             }
         }
+    }
+
+    #[test]
+    fn two_addresses_share_their_outside_by_ipv4_address_by_64_bits_of_ipv6_or_by_the_place_of_a_stream() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let stream = |origin, number| stream_address_from(origin, number, 443);
+        assert!(shares_outside(at("203.0.113.1:1"), at("203.0.113.1:2")));
+        assert!(shares_outside(at("203.0.113.1:1"), at("[::ffff:203.0.113.1]:2")));
+        assert!(!shares_outside(at("203.0.113.1:1"), at("203.0.113.2:1")));
+        assert!(shares_outside(at("[2001:db8:1::2]:1"), at("[2001:db8:1::3]:2")));
+        assert!(!shares_outside(at("[2001:db8:1::2]:1"), at("[2001:db8:2::2]:1")));
+        assert!(shares_outside(stream(7, 1), stream(7, 2)));
+        assert!(!shares_outside(stream(7, 1), stream(8, 1)));
+        // Whose numbers say nothing of a place.
+        assert!(!shares_outside(stream(0, 1), stream(0, 2)));
+        assert!(!shares_outside(stream(7, 1), at("203.0.113.1:1")));
     }
 }

@@ -114,6 +114,35 @@ fn no_packet_leaves_to_a_private_network_that_is_not_ours() {
     }
 }
 
+#[test]
+fn a_peer_that_names_the_victims_own_public_address_is_looked_for_in_no_private_network() {
+    let mut victim = Victim::new(7);
+    let connector = victim.world.agent(victim.connector).host;
+    let IpAddr::V4(own) = victim.own_address() else { panic!("a home has IPv4") };
+    let [a, b, c, _] = own.octets();
+    // Where the PoP sees the connector's router: its number in the world is 1.
+    let public = SocketAddr::from(([203, 0, 113, 1], 50_000));
+    let lies = [
+        address("10.99.0.1:9000"),
+        address("172.16.5.5:9000"),
+        address("100.64.9.9:9000"),
+        address("[fd12:3456::9]:9000"),
+        SocketAddr::from(([a, b, c, 77], 9_000)),
+    ];
+    for (kind, local) in KINDS.into_iter().flat_map(|kind| KINDS.map(|local| (kind, local))) {
+        let mut list = vec![Candidate { kind, address: public }];
+        list.extend(lies.map(|address| Candidate { kind: local, address }));
+        list.sort_unstable();
+        victim.name(list);
+        victim.world.run_for(SECOND * 30);
+    }
+    assert!(!victim.sent_to(public).is_empty(), "the list was not taken at all, so nothing was tested");
+    for lie in lies {
+        assert_eq!(victim.sent_to(lie), [], "{lie}");
+    }
+    assert_eq!(victim.world.agent(victim.connector).host, connector);
+}
+
 /// Bursts of a minute (ADR 0006), and what the quick ones of one list are.
 const BURSTS: usize = 5;
 
@@ -124,7 +153,7 @@ fn is_in_budget(sent: &[Sent]) -> bool {
 }
 
 #[test]
-fn a_third_party_and_a_neighbour_on_our_link_get_a_few_probes_however_often_they_are_named() {
+fn a_third_party_gets_a_few_probes_however_often_it_is_named_and_a_neighbour_on_our_link_none() {
     let mut victim = Victim::new(5);
     let IpAddr::V4(own) = victim.own_address() else { panic!("a home has IPv4") };
     let [a, b, c, _] = own.octets();
@@ -138,11 +167,10 @@ fn a_third_party_and_a_neighbour_on_our_link_get_a_few_probes_however_often_they
         victim.name(list);
         victim.world.run_for(SECOND);
     }
-    for to in [third, neighbour] {
-        let sent = victim.sent_to(to);
-        assert!(!sent.is_empty(), "{to} was never asked, so nothing was tested");
-        assert!(is_in_budget(&sent), "{to}: {sent:?}");
-    }
+    let sent = victim.sent_to(third);
+    assert!(!sent.is_empty(), "{third} was never asked, so nothing was tested");
+    assert!(is_in_budget(&sent), "{third}: {sent:?}");
+    assert_eq!(victim.sent_to(neighbour), []);
 }
 
 /// A list as the wire has it, of more candidates than a list may have.

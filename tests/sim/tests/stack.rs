@@ -2,7 +2,7 @@
 
 use sim::fast::{Address, Place, Site};
 use sim::stack::Stack;
-use sim::world::{LinkRules, Network, Time};
+use sim::world::{LinkRules, Mapping, NatRules, Network, Time};
 use tunnel::Path;
 use wire::DatagramKind;
 
@@ -141,4 +141,44 @@ fn a_roam_that_is_noticed_late_leaves_a_direct_path_from_the_new_network() {
         }
     }
     assert!(wrong.is_empty(), "no direct path (seed, noticed ms late): {wrong:?}");
+}
+
+/// Bursts to a peer in a minute (issue 3).
+const BURSTS_A_MINUTE: usize = 5;
+/// Instants in which a node asks directly in ten minutes when nothing answers: four quick bursts and the kept one, and the slow
+/// ones at 30, 90, 210 and 450 s, each of them twice.
+const BURSTS_IN_TEN_MINUTES: usize = 14;
+
+#[test]
+fn behind_a_translator_that_gives_each_packet_another_port_whole_nodes_go_on_by_tcp_443_and_back_off() {
+    for seed in 0..3 {
+        let mut net = Network::new(seed);
+        let link = LinkRules::of_delay(Time::from_millis(10 + seed * 7));
+        let connector = Site::build(&mut net, Place::Home, 1, link).address();
+        let broken = NatRules { mapping: Mapping::PerPacket, ..NatRules::home() };
+        let client = Site::with_rules(&mut net, Place::Home, 2, link, broken).address();
+        assert!(!client.needs_stream, "nobody says that UDP is of no use here: it has to be found out");
+        let mut stack = Stack::new(seed, net, &connector, &client);
+        stack.wait(SECOND * 5, |_| false);
+        stack.dial();
+        assert!(stack.wait(SECOND * 20, Stack::is_connected), "seed {seed}: {:?}", stack.faults());
+        let began = stack.now();
+        for second in 0..600_u16 {
+            echoes(&mut stack, u8::try_from(second % 251).expect("small"), SECOND * 3);
+            stack.wait(SECOND, |_| false);
+        }
+        assert!(stack.is_by_stream(), "seed {seed}");
+        assert!(!is_direct(stack.way()), "seed {seed}: {:?}", stack.way());
+        for by in ["client", "connector"] {
+            let asked =
+                stack.sent.iter().filter(|sent| sent.by == by && sent.kind == DatagramKind::WireGuard);
+            let mut at: Vec<Time> = asked.map(|sent| sent.at).collect();
+            at.dedup();
+            let crowd =
+                at.windows(BURSTS_A_MINUTE + 1).find(|some| some[BURSTS_A_MINUTE] < some[0] + SECOND * 60);
+            assert_eq!(crowd, None, "seed {seed}: {by}");
+            let asked = at.iter().filter(|at| **at < began + SECOND * 600).count();
+            assert!(asked <= BURSTS_IN_TEN_MINUTES, "seed {seed}: {by} asked {asked} times: {at:?}");
+        }
+    }
 }

@@ -53,6 +53,12 @@ enum Outcome {
     Red(String),
 }
 
+/// The bugs that the simulation has to find.
+#[cfg(test)]
+pub(crate) fn of_the_simulation() -> impl Iterator<Item = &'static str> {
+    PLANTED.iter().filter(|planted| matches!(planted.notices, Notices::Sim)).map(|planted| planted.bug)
+}
+
 impl Planted {
     fn noticed_by(&self) -> String {
         match self.notices {

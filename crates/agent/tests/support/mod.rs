@@ -498,6 +498,7 @@ impl<B: AgentSlice> World<B> {
                     response: Bounded::new(vec![2; 92]).expect("fits"),
                     inner_v4: [100, 64, 0, 1].into(),
                     inner_v6: [0; 16].into(),
+                    connector_seen: None,
                 }
                 .into(),
             },

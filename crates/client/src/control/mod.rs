@@ -191,9 +191,29 @@ pub struct Status {
     /// Streams to PoPs by TCP 443.
     #[serde(default)]
     pub streams: net::StreamTotals,
+    /// Tunnels that stand, by the kind of path that their packets take.
+    #[serde(default)]
+    pub paths: PathCounts,
+    /// How often packets took another way.
+    #[serde(default)]
+    pub moves: crate::core::Moves,
+    /// Packets and bytes by kind of path.
+    #[serde(default)]
+    pub traffic: TrafficView,
     /// The interface of TUN mode; none where nobody asked for it.
     #[serde(default)]
     pub tun: Option<TunStatus>,
+}
+
+/// Tunnels by the kind of path that packets take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct PathCounts {
+    /// Straight to the connector.
+    pub direct: usize,
+    /// By a relay, over UDP.
+    pub relay: usize,
+    /// By a relay, over TCP 443.
+    pub tcp: usize,
 }
 
 /// The slice in use.
@@ -296,7 +316,8 @@ pub struct PathView {
     pub remote: Option<SocketAddr>,
     /// Since when, in milliseconds before now.
     pub since_ms: Option<u64>,
-    /// Why this way: the last thing that changed it.
+    /// Why this way: the last thing that changed it, or why packets never left the relay: `looking`, `no_candidates`,
+    /// `unanswered`, `one_way`.
     pub why: Option<String>,
     /// What was tried to reach the connector directly.
     pub tried: Vec<TriedView>,
@@ -315,6 +336,13 @@ pub struct TriedView {
     pub proofs: u64,
     /// The round trip of the answers, in milliseconds.
     pub round_trip_ms: Option<f64>,
+    /// How long ago anything of the connector's came from there.
+    #[serde(default)]
+    pub heard_ms: Option<u64>,
+    /// `to_here`: the connector is heard from there and answers nothing; `from_here`: it gets what is sent there, and its
+    /// answers do not come. None when packets go both ways, or none is known to.
+    #[serde(default)]
+    pub one_way: Option<String>,
 }
 
 /// What came of one ping.

@@ -52,6 +52,8 @@ pub(super) struct Link {
     pub(super) stage: Stage,
     pub(super) peer: Option<PeerId>,
     pub(super) inner: Option<Inner>,
+    /// Since when there is a way.
+    pub(super) up_since: Option<Instant>,
     /// When and why packets last took another way.
     pub(super) moved: Option<(Instant, MoveReason)>,
     /// How long the last introduction took: one round trip through PoP and connector.
@@ -75,6 +77,7 @@ impl Link {
             stage: Stage::Idle,
             peer: None,
             inner: None,
+            up_since: None,
             moved: None,
             round_trip: None,
             refusal: None,

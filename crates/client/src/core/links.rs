@@ -250,8 +250,18 @@ impl ClientCore {
             // The way was gone: perhaps the connector was, and knows nothing of these flows.
             self.flows.ask_link(now, LinkId(peer.number()));
         }
+        let is_direct = self
+            .links
+            .get(&id)
+            .and_then(|link| link.peer)
+            .is_some_and(|peer| matches!(self.tunnels.way_of(peer), Some(Path::Direct { .. })));
         if let Some(link) = self.links.get_mut(&id) {
             link.stage = Stage::Up { path };
+            // One that was never gone, as when a newer grant is shown or only the relay was, is the same way.
+            if link.up_since.is_none() || link.renewing.is_none() && !is_direct {
+                link.up_since = Some(now);
+                link.moved = None;
+            }
             link.inner = Some(inner);
             link.round_trip = Some(now.saturating_duration_since(sent));
             link.refusal = None;

@@ -23,7 +23,7 @@ mod tests;
 pub use lookup::{NoRoute, Route, find, find_named, route};
 pub use names::names_of;
 pub use node::{ClientNode, NodeEvent, NodeOutput, NodeParts, SharedSlice, Unstartable};
-pub use output::{DialFault, DialId, Ending, LinkReport, OpenToken, Output, Timeout, link_of};
+pub use output::{DialFault, DialId, Ending, LinkReport, Moves, OpenToken, Output, Timeout, link_of};
 pub use packets::PacketDrop;
 pub use ping::{PingReport, PingToken};
 
@@ -33,7 +33,7 @@ use link::{Link, Stage};
 use policy::{ClientConnector, ClientSlice};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +46,11 @@ pub const MAX_DIALS: usize = 1_024;
 /// Tries to open a tunnel again for flows that wait: with pauses of 0.5 s doubled up to 2 s, two and a half
 /// minutes.
 const MAX_REOPENS: u32 = 75;
+
+/// Who has just come into another network is introduced anew after this, when it has an address there, and no more often
+/// than this.
+const NEAR_AFTER: Duration = Duration::from_secs(2);
+const NEAR_EVERY: Duration = Duration::from_secs(30);
 
 struct FlowEntry {
     connector: ConnectorId,
@@ -61,6 +66,10 @@ pub struct ClientCore {
     /// Connectors that were shown an older grant, and when the next of them is shown the newer one.
     to_renew: BTreeSet<ConnectorId>,
     renew_at: Option<Instant>,
+    /// Where PoPs see this device, and when somebody was last asked for because of that.
+    seen_at: BTreeSet<IpAddr>,
+    moves: Moves,
+    asked_near: Option<Instant>,
     slice: Arc<ClientSlice>,
     public_key: WireGuardPublicKey,
     tunnels: Tunnels,
@@ -104,6 +113,9 @@ impl ClientCore {
             grant_number: 0,
             to_renew: BTreeSet::new(),
             renew_at: None,
+            seen_at: BTreeSet::new(),
+            moves: Moves::default(),
+            asked_near: None,
             slice: Arc::new(no_slice()),
             public_key: key.public_key(),
             tunnels: Tunnels::new(key, seed, now),
@@ -185,6 +197,7 @@ impl ClientCore {
                 _ => None,
             },
             way: self.way_of(link),
+            up_since: link.up_since,
             moved: link.moved,
             round_trip: link.round_trip,
             direct_round_trip: link.peer.and_then(|peer| self.tunnels.round_trip_of(peer)),
@@ -196,8 +209,47 @@ impl ClientCore {
 
     /// Where this machine stands: told to every peer that changes by it.
     pub fn set_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
+        let seen_at: BTreeSet<IpAddr> = surroundings.observed.iter().map(|seen| seen.ip()).collect();
         self.tunnels.set_surroundings(now, surroundings);
+        if std::mem::replace(&mut self.seen_at, seen_at.clone()) != seen_at && !seen_at.is_empty() {
+            self.ask_who_is_near(now);
+        }
         self.pump(now);
+    }
+
+    /// A PoP sees this device at another address than before: a connector that names addresses on our link may stand in the
+    /// network that we came into, and a PoP that introduces the two once more says whether it does.
+    fn ask_who_is_near(&mut self, now: Instant) {
+        let is_near = |link: &Link| link.peer.is_some_and(|peer| self.tunnels.may_be_near(peer));
+        let near: Vec<ConnectorId> =
+            self.links.iter().filter(|(_, link)| is_near(link)).map(|(id, _)| *id).collect();
+        if near.is_empty() {
+            return;
+        }
+        let at = self.asked_near.map_or(now, |asked| now.max(asked + NEAR_EVERY)) + NEAR_AFTER;
+        self.asked_near = Some(at);
+        for id in near {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.shown = 0;
+                self.to_renew.insert(id);
+            }
+        }
+        self.renew_at.get_or_insert(at);
+    }
+
+    /// Where the PoP of a path sees the connector that it leads to.
+    pub fn introduced_from(&mut self, now: Instant, path: Path, seen: Option<SocketAddr>) {
+        let link = self.by_path.get(&path).and_then(|id| self.links.get(id));
+        if let Some(peer) = link.and_then(|link| link.peer) {
+            self.tunnels.introduced_from(now, peer, seen);
+            self.pump(now);
+        }
+    }
+
+    /// How often packets took another way.
+    #[must_use]
+    pub const fn moves(&self) -> Moves {
+        self.moves
     }
 
     /// What went and came by each kind of path.
@@ -444,6 +496,11 @@ impl ClientCore {
                 self.flows.link_moved(now, LinkId(peer.number()));
                 if let Some(link) = self.by_peer.get(&peer).and_then(|id| self.links.get_mut(id)) {
                     link.moved = Some((now, reason));
+                    match path {
+                        Some(Path::Direct { .. }) => self.moves.to_direct += 1,
+                        Some(_) => self.moves.to_relay += 1,
+                        None => {}
+                    }
                     tracing::debug!(
                         connector = %link.connector.name,
                         ?path,

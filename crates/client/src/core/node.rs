@@ -179,6 +179,12 @@ impl ClientNode {
         self.core.links().collect()
     }
 
+    /// How often packets took another way.
+    #[must_use]
+    pub const fn moves(&self) -> super::Moves {
+        self.core.moves()
+    }
+
     /// The machine's wall clock, about once a second.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
         self.agent.set_wall(now, wall);
@@ -632,6 +638,7 @@ impl ClientNode {
         self.paths.insert(opened.channel, path);
         let inner = (opened.inner_v4, opened.inner_v6);
         self.core.opened(now, token, path, opened.response.as_slice(), inner);
+        self.core.introduced_from(now, path, opened.connector_seen);
     }
 
     fn take_grant(&mut self, now: Instant) {

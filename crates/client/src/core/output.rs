@@ -121,6 +121,8 @@ pub struct LinkReport {
     pub pop: Option<PopId>,
     /// By which way packets go; none without a tunnel.
     pub way: Option<Path>,
+    /// Since when there is a way.
+    pub up_since: Option<Instant>,
     /// When and why they last took another way.
     pub moved: Option<(Instant, MoveReason)>,
     /// The round trip of the last introduction.
@@ -133,6 +135,15 @@ pub struct LinkReport {
     pub refusal: Option<Refusal>,
     /// Flows inside.
     pub flows: usize,
+}
+
+/// How often packets took another way, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Moves {
+    /// To an address that proved itself.
+    pub to_direct: u64,
+    /// Back to the relay.
+    pub to_relay: u64,
 }
 
 /// The resources of a slice with the links that lead to them, for `status`.

@@ -2,8 +2,8 @@
 
 use crate::{
     control::{
-        ConnectorView, NetcheckAnswer, PathView, PingAnswer, PopView, ProxyStatus, Reachable, ResourceStatus,
-        SliceStatus, Status, TriedView, WhyAnswer, WhySource,
+        ConnectorView, NetcheckAnswer, PathCounts, PathView, PingAnswer, PopView, ProxyStatus, Reachable,
+        ResourceStatus, SliceStatus, Status, TriedView, WhyAnswer, WhySource,
     },
     core::{ClientNode, DialFault, LinkReport, PingReport, link_of},
 };
@@ -13,12 +13,15 @@ use session::{CloseCode, LostReason};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use trust::UnixMs;
-use tunnel::Path;
+use tunnel::{PairReport, Path};
 use wire::{PopId, Refusal};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// The quick bursts after which an address that answers nothing is not one of the next seconds any more (ADR 0006).
+const ASKED_ENOUGH: u64 = 4;
 
 /// The TLS alert `certificate_revoked` (RFC 8446 section 6).
 const CERTIFICATE_REVOKED: u8 = 44;
@@ -60,6 +63,9 @@ pub(super) fn status(
         resources: resources(node, now),
         flows,
         streams,
+        paths: path_counts(node),
+        moves: node.moves(),
+        traffic: node.traffic().into(),
         tun: None,
     }
 }
@@ -149,6 +155,31 @@ fn kind_of(way: Path, pops: &[PopView]) -> (&'static str, Option<SocketAddr>) {
     }
 }
 
+fn path_counts(node: &ClientNode) -> PathCounts {
+    let (pops, mut counts) = (pop_views(node), PathCounts::default());
+    for way in node.links().into_iter().filter_map(|link| link.way) {
+        match kind_of(way, &pops).0 {
+            "direct" => counts.direct += 1,
+            "tcp" => counts.tcp += 1,
+            _ => counts.relay += 1,
+        }
+    }
+    counts
+}
+
+/// Why packets that never left the relay are there.
+fn why_relayed(pairs: &[PairReport]) -> &'static str {
+    if pairs.is_empty() {
+        "no_candidates"
+    } else if pairs.iter().any(|pair| pair.one_way.is_some()) {
+        "one_way"
+    } else if pairs.iter().any(|pair| pair.probes < ASKED_ENOUGH) {
+        "looking"
+    } else {
+        "unanswered"
+    }
+}
+
 fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathView> {
     let (kind, remote) = kind_of(link.way?, pops);
     let tried = link.pairs.iter().map(|pair| TriedView {
@@ -157,13 +188,17 @@ fn path_view(now: Instant, pops: &[PopView], link: &LinkReport) -> Option<PathVi
         probes: pair.probes,
         proofs: pair.proofs,
         round_trip_ms: pair.round_trip.map(fine_millis),
+        heard_ms: pair.heard.map(|at| millis(now.saturating_duration_since(at))),
+        one_way: pair.one_way.map(|way| way.label().to_owned()),
     });
+    let since = link.moved.map(|(at, _)| at).or(link.up_since);
+    let why = link.moved.map_or_else(|| why_relayed(&link.pairs), |(_, reason)| reason.label());
     Some(PathView {
         kind: kind.to_owned(),
         pop: link.pop,
         remote,
-        since_ms: link.moved.map(|(at, _)| millis(now.saturating_duration_since(at))),
-        why: link.moved.map(|(_, reason)| reason.label().to_owned()),
+        since_ms: since.map(|at| millis(now.saturating_duration_since(at))),
+        why: Some(why.to_owned()),
         tried: tried.collect(),
     })
 }
@@ -316,5 +351,33 @@ fn session_step(node: &ClientNode) -> Step {
         (Some(pop), _) => Step::new(what, StepOutcome::Held, pop.pop.to_string()),
         (None, Some(reason)) => Step::new(what, StepOutcome::Failed, reason.to_string()),
         (None, None) => Step::new(what, StepOutcome::Unknown, "a session is being opened"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tunnel::OneWay;
+
+    fn pair(probes: u64, one_way: Option<OneWay>) -> PairReport {
+        let address = "203.0.113.7:4000".parse().expect("an address");
+        PairReport {
+            address,
+            told: true,
+            round_trip: None,
+            probes,
+            proofs: 0,
+            heard: None,
+            one_way,
+            seen: None,
+        }
+    }
+
+    #[test]
+    fn who_never_left_the_relay_is_told_why() {
+        assert_eq!(why_relayed(&[]), "no_candidates");
+        assert_eq!(why_relayed(&[pair(1, None)]), "looking");
+        assert_eq!(why_relayed(&[pair(4, None), pair(9, None)]), "unanswered");
+        assert_eq!(why_relayed(&[pair(4, None), pair(9, Some(OneWay::ToHere))]), "one_way");
     }
 }

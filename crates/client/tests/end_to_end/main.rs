@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of shells, which ask the machine for the time")]
 
+mod inspection;
 mod world;
 
 use client::{Reachable, Target};
@@ -111,6 +112,33 @@ async fn a_running_flow_survives_a_restart_of_the_pop_and_a_new_client_needs_nob
     client.end().await;
     let (proxy, client) = world.client().await;
     assert_eq!(curl_until_up(&proxy, &url).await.body, b"again");
+    client.end().await;
+    connector.end().await;
+    pop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_register_and_work_through_a_proxy_that_breaks_tls_open_and_has_no_certificate_of_theirs() {
+    let body = pattern(300_000);
+    let web = web_server(body.clone()).await;
+    let world = World::new(&[("wiki", web, true)]);
+    // Where the slices say the PoP is, there is the proxy, by TCP alone; the PoP is on another port.
+    let listener = tokio::net::TcpListener::bind(world.pop_address).await.expect("the port is free for TCP");
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let elsewhere = probe.local_addr().expect("bound");
+    drop(probe);
+    let seen = inspection::inspect(listener, elsewhere);
+    let pop = world.pop_at(elsewhere);
+    let connector = world.connector();
+    let (proxy, client) = world.client().await;
+    let got = curl_until_up(&proxy, &format!("http://wiki:{}/", web.port())).await;
+    assert_eq!(got.body, body);
+    let status = world.control().status().await.expect("answers");
+    let transports: Vec<_> = status.pops.iter().map(|pop| pop.transport.as_deref()).collect();
+    assert_eq!(transports, [Some("tcp")]);
+    let opened = seen.opened.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(opened >= 2, "client and connector came through it, and it broke {opened} open");
+    assert!(seen.bytes.load(std::sync::atomic::Ordering::Relaxed) > 0);
     client.end().await;
     connector.end().await;
     pop.end().await;

@@ -250,7 +250,12 @@ impl World {
     }
 
     pub(crate) fn pop(&self) -> Running<pop::PopError> {
-        let pop = pop::Pop::open(pop::PopOptions::new(self.path("pop"), self.pop_address)).expect("opens");
+        self.pop_at(self.pop_address)
+    }
+
+    /// A PoP somewhere else than the slices say.
+    pub(crate) fn pop_at(&self, address: SocketAddr) -> Running<pop::PopError> {
+        let pop = pop::Pop::open(pop::PopOptions::new(self.path("pop"), address)).expect("opens");
         Running::spawn(|stop| {
             pop.run(async {
                 let _ = stop.await;

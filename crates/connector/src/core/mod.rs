@@ -157,6 +157,11 @@ impl ConnectorCore {
         }
     }
 
+    /// How many sessions' packets go straight, and by the relays of which PoPs the others' go.
+    pub fn ways(&self) -> impl Iterator<Item = Path> {
+        self.sessions.keys().filter_map(|peer| self.tunnels.way_of(*peer))
+    }
+
     /// A client wants in. Answers the PoP with `Accept` or `Refuse`.
     pub fn introduce<R: Rules>(
         &mut self,
@@ -218,6 +223,8 @@ impl ConnectorCore {
                 _ => Refusal::HandshakeInvalid,
             },
         )?;
+        self.tunnels.belongs_to(accepted.peer, admitted.grant.device);
+        self.tunnels.introduced_from(now, accepted.peer, introduce.client_seen);
         let deadline = now + admitted.grant.exp.since(knowledge.wall);
         let is_known = self.sessions.contains_key(&accepted.peer);
         if !is_known {

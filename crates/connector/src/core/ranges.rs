@@ -1,29 +1,12 @@
 //! Addresses that are never forwarded to unless a resource names that very address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-/// Whether an address is the machine's own, the link's, nobody's or everybody's, or a cloud's metadata.
-///
-/// IPv6 forms of IPv4 addresses that a kernel or a gateway turns back (compatible, RFC 4291 section 2.5.5.1;
-/// NAT64, RFC 6052; 6to4, RFC 3056) are judged by the address inside too.
+/// Whether an address is the machine's own, the link's, nobody's or everybody's, or a cloud's metadata, in whatever spelling
+/// a kernel or a gateway turns back into it.
 #[must_use]
 pub(crate) fn is_refused(address: IpAddr) -> bool {
-    policy::is_refused_range(address)
-        || match address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(v6) => embedded_v4(v6).is_some_and(|v4| policy::is_refused_range(v4.into())),
-        }
-}
-
-fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xFFFF | 0) => Some(join(g, h)),
-        (0x0064, 0xff9b, 0, 0, 0, 0) => Some(join(g, h)),
-        (0x2002, ..) => Some(join(b, c)),
-        _ => None,
-    }
+    wire::is_special_address(address)
 }
 
 #[cfg(test)]

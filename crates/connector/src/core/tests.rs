@@ -24,6 +24,7 @@ mod bound;
 mod datagrams;
 mod lookups;
 mod passages;
+mod paths;
 
 const WALL: UnixMs = UnixMs::from_millis(1_800_000_000_000);
 const POP: PopId = PopId::from_bytes([0x70; 16]);
@@ -178,6 +179,7 @@ struct Intro {
     sealed_for: ConnectorId,
     client_key: Option<[u8; 32]>,
     initiation: Option<Vec<u8>>,
+    client_seen: Option<SocketAddr>,
 }
 
 impl World {
@@ -268,6 +270,7 @@ impl World {
             sealed_for: CONNECTOR,
             client_key: None,
             initiation: None,
+            client_seen: None,
         }
     }
 
@@ -293,6 +296,7 @@ impl World {
             secret: ChannelSecret::from_random([0; 32]),
             sealed: Bounded::new(sealed).expect("short"),
             initiation: Bounded::new(initiation).expect("short"),
+            client_seen: intro.client_seen,
         };
         let knowledge = knowledge!(self);
         self.core.introduce(self.now, &knowledge, POP, &introduce);
@@ -306,7 +310,11 @@ impl World {
 
     /// A client that is in, as its inner address.
     pub(crate) fn enter(&mut self) -> IpAddr {
-        let accept = self.introduce(self.intro()).expect("a true introduction");
+        self.enter_as(self.intro())
+    }
+
+    fn enter_as(&mut self, intro: Intro) -> IpAddr {
+        let accept = self.introduce(intro).expect("a true introduction");
         let path = Path::relay(POP, ChannelId::from_random(self.next_intro * 2));
         let peer = self.peer.expect("introduced");
         self.tunnels
@@ -327,7 +335,6 @@ impl World {
                         let path = Path::relay(POP, ChannelId::from_random(channel.bits() ^ 1));
                         self.tunnels.handle_input(self.now, path, &bytes[wire::RELAY_HEADER_LEN..]);
                     }
-                    Output::Transmit { .. } => unreachable!("only relays here"),
                     Output::ToPop { message, .. } => self.to_pop.push(message),
                     Output::Record(record) => self.records.push(*record),
                     Output::Timeout(_) => break,

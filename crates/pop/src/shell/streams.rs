@@ -2,6 +2,7 @@
 //! address that stands for the stream (`docs/adr/0007`).
 
 use super::{Foreign, places::Proof};
+use aws_lc_rs::{hmac, rand::SystemRandom};
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use trust::SigningKey;
-use wire::{DatagramKind, SESSION_ALPN, StreamReader, classify, encode_stream_datagram, stream_address};
+use wire::{DatagramKind, SESSION_ALPN, StreamReader, classify, encode_stream_datagram, stream_address_from};
 
 /// Datagrams that wait for one stream: 512 of 1.4 kB are 50 ms at 100 Mbit/s. More are lost, as at any router.
 const QUEUE: usize = 512;
@@ -215,6 +216,8 @@ pub(super) struct StreamSide {
     streams: Streams,
     to_sessions: mpsc::Sender<Foreign>,
     to_relay: mpsc::Sender<Foreign>,
+    /// Numbers places for [`stream_address_from`].
+    origins: hmac::Key,
 }
 
 impl std::fmt::Debug for StreamSide {
@@ -289,11 +292,23 @@ impl StreamSide {
         to_sessions: mpsc::Sender<Foreign>,
         to_relay: mpsc::Sender<Foreign>,
     ) -> Self {
-        Self { acceptor, streams, to_sessions, to_relay }
+        let origins = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let origins = origins.expect("the system has random numbers, or TLS would not have begun");
+        Self { acceptor, streams, to_sessions, to_relay, origins }
     }
 
     fn counters(&self) -> &StreamCounters {
         &self.streams.counters
+    }
+
+    /// What tells streams of one place from those of others, and nobody where that is; never 0.
+    fn origin_of(&self, peer: IpAddr) -> u32 {
+        let octets = match source_of(peer) {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let tag = hmac::sign(&self.origins, &octets);
+        u32::from_be_bytes(*tag.as_ref().first_chunk().expect("a tag has 32 bytes")).max(1)
     }
 
     /// A connection from a source that has its share was closed before it said anything.
@@ -321,9 +336,10 @@ impl StreamSide {
             count(&self.counters().tls_failed);
             return Err(io::Error::other("TLS"));
         };
-        let mut number = [0; 8];
+        let mut number = [0; 4];
         aws_lc_rs::rand::fill(&mut number).map_err(|_| io::Error::other("no random numbers"))?;
-        let stands_for = stream_address(u64::from_be_bytes(number), peer.port());
+        let origin = self.origin_of(peer.ip());
+        let stands_for = stream_address_from(origin, u32::from_be_bytes(number), peer.port());
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let registered = Arc::new(AtomicBool::new(false));
         let entry = Stream { queue, registered: Arc::clone(&registered), proof: Some(proof) };

@@ -98,6 +98,8 @@ struct PopCheck {
     address: String,
     udp_v4: Option<Seen>,
     udp_v6: Option<Seen>,
+    /// One socket asked twice, and the PoP saw two sources: a translator gives each packet another port.
+    per_packet: bool,
     tcp_ms: Option<f64>,
 }
 
@@ -117,6 +119,8 @@ enum Mapping {
     EndpointIndependent,
     /// Another one for each destination.
     AddressDependent,
+    /// Another one for each packet to one destination: nothing that is said twice comes from one place.
+    PerPacket,
     /// Too few have been asked.
     Unknown,
 }
@@ -129,7 +133,8 @@ pub async fn netcheck(args: &ClientArgs, format: Format) -> CommandResult {
     for pop in &answer.pops {
         checks.push(check(&pop.address).await);
     }
-    let mapping = mapping_of(&answer);
+    let mapping =
+        if checks.iter().any(|check| check.per_packet) { Mapping::PerPacket } else { mapping_of(&answer) };
     let udp = checks.iter().any(|check| check.udp_v4.is_some() || check.udp_v6.is_some());
     format.print(&json!({"udp": udp, "mapping": mapping, "pops": checks, "client": answer}), || {
         text(&answer, &checks, mapping, udp)
@@ -141,17 +146,19 @@ async fn check(address: &str) -> PopCheck {
     let found = timeout(LOOK_UP_WITHIN, lookup_host(address)).await;
     let addresses: Vec<SocketAddr> =
         found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
-    let mut check = PopCheck { address: address.to_owned(), udp_v4: None, udp_v6: None, tcp_ms: None };
+    let mut check =
+        PopCheck { address: address.to_owned(), udp_v4: None, udp_v6: None, per_packet: false, tcp_ms: None };
     for to in addresses {
         let from: IpAddr =
             if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let place = if to.is_ipv4() { &mut check.udp_v4 } else { &mut check.udp_v6 };
         if place.is_none()
             && let Ok(socket) = UdpSocket::bind((from, 0)).await
-            && let Some(mapped) = stun::ask(&socket, to).await
+            && let Some((mapped, again)) = ask_twice(&socket, to).await
         {
             let round_trip_ms = mapped.round_trip.as_secs_f64() * 1000.0;
             *place = Some(Seen { mapped: mapped.address, round_trip_ms });
+            check.per_packet |= again.is_some_and(|again| again.address != mapped.address);
         }
         let began = Instant::now();
         if check.tcp_ms.is_none() && matches!(timeout(TCP_WITHIN, TcpStream::connect(to)).await, Ok(Ok(_))) {
@@ -159,6 +166,12 @@ async fn check(address: &str) -> PopCheck {
         }
     }
     check
+}
+
+/// What a PoP sees of one socket, and sees again.
+async fn ask_twice(socket: &UdpSocket, to: SocketAddr) -> Option<(stun::Mapped, Option<stun::Mapped>)> {
+    let first = stun::ask(socket, to).await?;
+    Some((first, stun::ask(socket, to).await))
 }
 
 /// Whoever sees the client's one socket under two addresses stands behind a NAT that maps each destination anew.
@@ -202,6 +215,10 @@ fn text(answer: &NetcheckAnswer, checks: &[PopCheck], mapping: Mapping, udp: boo
         Mapping::AddressDependent => {
             "The NAT takes another outside port for each destination: direct paths work with open networks only.\n"
         }
+        Mapping::PerPacket => {
+            "The NAT takes another outside port for each packet, also to one destination: no direct path and no UDP session \
+             can stand; TCP 443 carries everything.\n"
+        }
         Mapping::Unknown => {
             "How the NAT maps cannot be told yet: one observer is not enough. Reach a resource and ask again.\n"
         }
@@ -233,14 +250,15 @@ fn text(answer: &NetcheckAnswer, checks: &[PopCheck], mapping: Mapping, udp: boo
         let Some(path) = &connector.path else { continue };
         text.push_str(&format!("\nConnector {}: {}", connector.name, way_of(Some(&path.kind), path.remote)));
         if let (Some(why), Some(since)) = (&path.why, path.since_ms) {
-            text.push_str(&format!(", for {} s ({})", since / 1000, why.replace('_', " ")));
+            text.push_str(&format!(", for {} s ({})", since / 1000, why_words(why)));
         }
         text.push('\n');
         for tried in &path.tried {
             let named = if tried.told { "named" } else { "seen" };
             let trip = tried.round_trip_ms.map(|ms| format!(", {ms:.1} ms")).unwrap_or_default();
+            let one_way = one_way_words(tried.one_way.as_deref());
             text.push_str(&format!(
-                "  {:<24} {named:<6} {} of {} probes answered{trip}\n",
+                "  {:<24} {named:<6} {} of {} probes answered{trip}{one_way}\n",
                 tried.address.to_string(),
                 tried.proofs,
                 tried.probes
@@ -257,6 +275,33 @@ fn text(answer: &NetcheckAnswer, checks: &[PopCheck], mapping: Mapping, udp: boo
         traffic.relay_packets_sent + traffic.relay_packets_received
     ));
     text
+}
+
+/// What was seen of an address that carries packets one way only.
+fn one_way_words(one_way: Option<&str>) -> &'static str {
+    match one_way {
+        Some("to_here") => "; works one way only: heard from there, and what is sent there is not answered",
+        Some("from_here") => "; works one way only: what is sent there arrives, and nothing comes back",
+        _ => "",
+    }
+}
+
+/// Why packets take the way they take, for people.
+pub fn why_words(why: &str) -> &str {
+    match why {
+        "proven" => "it answered",
+        "better" => "it became the better path",
+        "answered_again" => "it answers again",
+        "doubtful" => "the direct path is silent and being asked",
+        "silent" => "the direct path fell silent",
+        "idle" => "not used for long",
+        "network_changed" => "this device's network changed",
+        "looking" => "looking for a direct path",
+        "no_candidates" => "the connector names no address that may be tried",
+        "unanswered" => "no address of the connector answers directly",
+        "one_way" => "the direct path works one way only",
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -285,6 +330,64 @@ mod tests {
                 sees: sees.iter().map(address).collect(),
             }],
             traffic: TrafficView::default(),
+        }
+    }
+
+    /// A PoP's STUN port behind a translator that gives each packet another port, or one that does not.
+    async fn pop_behind(step: u16) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let at = socket.local_addr().expect("bound");
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let mut port = 20_000_u16;
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                port += step;
+                let seen = SocketAddr::from(([203, 0, 113, 7], port));
+                let answer = stun::tests::answer(&buffer[..length], seen);
+                socket.send_to(&answer, from).await.expect("sends");
+            }
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn a_translator_that_gives_each_packet_another_port_is_seen_by_asking_one_pop_twice() {
+        for (step, per_packet) in [(0, false), (1, true)] {
+            let at = pop_behind(step).await;
+            let check = check(&at.to_string()).await;
+            assert!(check.udp_v4.is_some(), "the PoP was not asked, so nothing was tested");
+            assert_eq!(check.per_packet, per_packet);
+        }
+    }
+
+    #[test]
+    fn a_path_that_works_one_way_only_and_a_port_for_each_packet_are_said_in_words() {
+        let mut answer = answer("192.168.1.2:4000", &["203.0.113.1:4000"], &[]);
+        let tried = |one_way: &str| client::TriedView {
+            address: "198.51.100.1:4000".parse().expect("an address"),
+            told: true,
+            probes: 9,
+            proofs: 0,
+            round_trip_ms: None,
+            heard_ms: Some(10),
+            one_way: Some(one_way.to_owned()),
+        };
+        answer.connectors[0].path = Some(client::PathView {
+            kind: "relay".to_owned(),
+            pop: None,
+            remote: None,
+            since_ms: Some(40_000),
+            why: Some("one_way".to_owned()),
+            tried: vec![tried("to_here"), tried("from_here")],
+        });
+        let text = text(&answer, &[], Mapping::PerPacket, true);
+        for words in [
+            "another outside port for each packet",
+            "by the relay, for 40 s (the direct path works one way only)",
+            "0 of 9 probes answered; works one way only: heard from there",
+            "0 of 9 probes answered; works one way only: what is sent there arrives",
+        ] {
+            assert!(text.contains(words), "{words:?} in {text}");
         }
     }
 

@@ -89,8 +89,19 @@ pub async fn ask(socket: &UdpSocket, to: SocketAddr) -> Option<Mapped> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// The answer to a request, as of a server that sees this IPv4 source.
+    pub fn answer(request: &[u8], seen: SocketAddr) -> Vec<u8> {
+        let IpAddr::V4(ip) = seen.ip() else { panic!("IPv4") };
+        let mut answer = vec![1, 1, 0, 12];
+        answer.extend_from_slice(&request[4..20]);
+        answer.extend_from_slice(&[0x00, 0x20, 0x00, 0x08, 0x00, 0x01]);
+        answer.extend_from_slice(&(seen.port() ^ 0x2112).to_be_bytes());
+        answer.extend(ip.octets().iter().zip(MAGIC_COOKIE).map(|(byte, mask)| byte ^ mask));
+        answer
+    }
 
     #[test]
     fn the_answers_of_rfc_5769_are_read() {

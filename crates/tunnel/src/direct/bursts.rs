@@ -4,7 +4,7 @@ use super::numbers::{
     BURST_WINDOW, FRESH, KEPT_FOR, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL,
     SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
 };
-use super::{Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
+use super::{Cause, Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ impl Direct {
         self.bursts.push_back(now);
         let addresses: Vec<SocketAddr> = self.pairs.keys().copied().collect();
         for address in addresses {
-            self.probe(now, address, outcome);
+            self.probe(now, address, Cause::Burst, outcome);
         }
         let is_second = std::mem::take(&mut self.is_second);
         let is_first = is_slow && !is_second && self.current.is_none() && self.part == Part::Asker;
@@ -121,7 +121,7 @@ impl Direct {
         }
         self.bursts.push_back(now);
         for (address, _) in half {
-            self.probe(now, address, outcome);
+            self.probe(now, address, Cause::Burst, outcome);
         }
         self.once_more = Some(now + longest);
     }

@@ -122,30 +122,23 @@ impl CandidateRefused {
 
 /// Where no peer can be, whoever says so (RFC 6890, and what clouds keep for themselves).
 fn is_special(ip: IpAddr) -> bool {
-    if wire::is_cloud_metadata(ip) {
-        return true;
+    // The planted bug of the simulation: a machine that can be made to knock at its own door.
+    if planted::is("probe-loopback") && ip.is_loopback() {
+        return false;
     }
-    match ip {
-        IpAddr::V4(ip) => {
-            // The planted bug of the simulation: a machine that can be made to knock at its own door.
-            (ip.is_loopback() && !planted::is("probe-loopback"))
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.octets()[0] == 0
-                || ip.octets()[0] >= 240
+    wire::is_special_address(ip)
+        || match ip {
+            IpAddr::V4(_) => false,
+            // Whatever stands for an IPv4 address would lead around the rules for IPv4, be it translated or in a tunnel of
+            // its own (6to4; Teredo, RFC 4380; NAT64 of one network, RFC 8215). Discard-only (RFC 6666) stands for streams.
+            IpAddr::V6(ip) => {
+                let segments = ip.segments();
+                wire::embedded_ipv4(ip).is_some()
+                    || segments[..2] == [0x2001, 0]
+                    || segments[..3] == [0x0064, 0xff9b, 1]
+                    || segments[..4] == [0x0100, 0, 0, 0]
+            }
         }
-        IpAddr::V6(ip) => {
-            let segments = ip.segments();
-            (ip.is_loopback() && !planted::is("probe-loopback"))
-                || ip.is_unspecified()
-                || ip.is_multicast()
-                || ip.is_unicast_link_local()
-                // Translated IPv4 (RFC 6052) would lead around the rules for IPv4.
-                || segments[..6] == [0x0064, 0xff9b, 0, 0, 0, 0]
-                // Discard-only (RFC 6666).
-                || segments[..4] == [0x0100, 0, 0, 0]
-        }
-    }
 }
 
 /// Addresses that mean something else in the next network (RFC 1918, RFC 6598, RFC 4193).
@@ -181,12 +174,41 @@ impl Surroundings {
         list
     }
 
-    /// Whether an address that a peer names, or sent from, is tried. `peer_observed` are the addresses at
-    /// which PoPs see that peer, as it says.
+    /// Whether an address that a peer names is tried. `seen` is where the PoP that introduced the two sees the peer: in our
+    /// networks, which nobody outside has any business with, only a peer is looked for that stands there itself, and what the
+    /// peer says of that is worth nothing.
     ///
     /// # Errors
     /// Why not.
-    pub fn accepts(&self, address: SocketAddr, peer_observed: &[IpAddr]) -> Result<(), CandidateRefused> {
+    pub fn accepts(&self, address: SocketAddr, seen: Option<SocketAddr>) -> Result<(), CandidateRefused> {
+        self.may_be_a_peer(address)?;
+        let ip = address.ip();
+        let is_on_link = self.is_on_link(ip);
+        let is_of_a_network = is_private(ip) || (ip.is_ipv6() && is_on_link);
+        if is_of_a_network && !self.is_shared(ip, is_on_link, seen) && !planted::is("peer-says-where-it-is") {
+            return Err(CandidateRefused::OtherNetwork);
+        }
+        Ok(())
+    }
+
+    /// Whether a probe that came from an address is answered there. Unlike a name, a packet that came by our own link shows
+    /// that somebody is there.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn answers(&self, from: SocketAddr, seen: Option<SocketAddr>) -> Result<(), CandidateRefused> {
+        match self.accepts(from, seen) {
+            Err(CandidateRefused::OtherNetwork) if self.is_on_link(from.ip()) => Ok(()),
+            verdict => verdict,
+        }
+    }
+
+    /// Whether a peer that names this address may stand on our own link, and only the PoP's word is missing.
+    pub(super) fn lacks_a_word(&self, address: SocketAddr, seen: Option<SocketAddr>) -> bool {
+        self.accepts(address, seen) == Err(CandidateRefused::OtherNetwork) && self.is_on_link(address.ip())
+    }
+
+    fn may_be_a_peer(&self, address: SocketAddr) -> Result<(), CandidateRefused> {
         let ip = address.ip();
         if is_special(ip) {
             return Err(CandidateRefused::Special);
@@ -197,15 +219,23 @@ impl Surroundings {
         if address.port() == self.port && self.local.iter().any(|local| local.ip == ip) {
             return Err(CandidateRefused::Own);
         }
-        if is_private(ip) {
-            let on_link = self.local.iter().any(|local| local.holds(ip));
-            let same_nat = self.observed.iter().any(|own| peer_observed.contains(&own.ip()));
-            let private_installation = self.observed.iter().any(|own| is_private(own.ip()));
-            if !on_link && !same_nat && !private_installation {
-                return Err(CandidateRefused::OtherNetwork);
-            }
-        }
         Ok(())
+    }
+
+    fn is_on_link(&self, ip: IpAddr) -> bool {
+        self.local.iter().any(|local| local.holds(ip))
+    }
+
+    /// Whether a PoP's word puts the peer at an address of one network with us.
+    fn is_shared(&self, ip: IpAddr, is_on_link: bool, seen: Option<SocketAddr>) -> bool {
+        let Some(seen) = seen else { return false };
+        // Behind one router; or both in one private network with the PoP, which then sees the peer where it is.
+        let is_behind_our_router = self.observed.iter().any(|own| wire::shares_outside(*own, seen));
+        let is_private_installation =
+            is_private(seen.ip()) && self.observed.iter().any(|own| is_private(own.ip()));
+        is_behind_our_router
+            || seen.ip().to_canonical() == ip && (is_on_link || is_private_installation)
+            || is_private_installation && is_on_link
     }
 }
 
@@ -254,32 +284,75 @@ mod tests {
             "[ff02::1]:5000",
             "[fd00:ec2::254]:5000",
             "[64:ff9b::7f00:1]:5000",
+            "[64:ff9b::c0a8:101]:5000",
+            "[64:ff9b:1::c0a8:101]:5000",
+            "[::127.0.0.1]:5000",
+            "[::192.168.1.1]:5000",
+            "[2002:7f00:1::]:5000",
+            "[2002:c0a8:101::1]:5000",
+            "[2001:0:7f00:1::1]:5000",
             "[100::1]:5000",
         ] {
-            assert_eq!(at_home().accepts(address(special), &[]), Err(CandidateRefused::Special), "{special}");
+            let home = Some(address("203.0.113.20:50000"));
+            assert_eq!(
+                at_home().accepts(address(special), home),
+                Err(CandidateRefused::Special),
+                "{special}"
+            );
+            assert_eq!(
+                at_home().answers(address(special), home),
+                Err(CandidateRefused::Special),
+                "{special}"
+            );
         }
     }
 
     #[test]
     fn ports_of_services_are_refused() {
-        assert_eq!(at_home().accepts(address("198.51.100.1:53"), &[]), Err(CandidateRefused::Port));
+        assert_eq!(at_home().accepts(address("198.51.100.1:53"), None), Err(CandidateRefused::Port));
     }
 
     #[test]
-    fn a_private_address_is_tried_only_where_the_network_is_shared() {
+    fn an_address_of_a_private_network_is_tried_only_where_a_pop_sees_the_peer_in_it() {
         let home = at_home();
-        assert_eq!(home.accepts(address("192.168.1.77:5000"), &[]), Ok(()));
-        let elsewhere = address("10.0.0.5:5000");
-        assert_eq!(home.accepts(elsewhere, &[]), Err(CandidateRefused::OtherNetwork));
-        let same_nat = [address("203.0.113.20:1").ip()];
-        assert_eq!(home.accepts(elsewhere, &same_nat), Ok(()));
-        let inside = Surroundings { observed: vec![address("10.9.9.9:50000")], ..home };
-        assert_eq!(inside.accepts(elsewhere, &[]), Ok(()));
+        let refused = Err(CandidateRefused::OtherNetwork);
+        let neighbours = ["192.168.1.77:5000", "[2001:db8:1::77]:5000", "10.0.0.5:5000", "[fd12::1]:5000"];
+        for neighbour in neighbours.map(address) {
+            for far in [None, Some(address("198.51.100.7:4000")), Some(address("[2001:db8:9::1]:4000"))] {
+                assert_eq!(home.accepts(neighbour, far), refused, "{neighbour} {far:?}");
+            }
+            assert_eq!(home.accepts(neighbour, Some(address("203.0.113.20:61000"))), Ok(()), "{neighbour}");
+        }
+        // Who writes from our link is there.
+        assert_eq!(home.answers(address("192.168.1.77:5000"), None), Ok(()));
+        assert_eq!(home.answers(address("10.0.0.5:5000"), None), refused);
+    }
+
+    #[test]
+    fn in_a_private_installation_a_peer_is_where_the_pop_sees_it_or_on_our_link() {
+        let inside = Surroundings { observed: vec![address("192.168.1.2:50000")], ..at_home() };
+        let seen = Some(address("10.9.9.9:4000"));
+        assert_eq!(inside.accepts(address("10.9.9.9:4000"), seen), Ok(()));
+        assert_eq!(inside.accepts(address("192.168.1.77:5000"), seen), Ok(()));
+        assert_eq!(inside.accepts(address("10.0.0.5:5000"), seen), Err(CandidateRefused::OtherNetwork));
+        assert_eq!(
+            inside.accepts(address("192.168.1.77:5000"), Some(address("198.51.100.7:4000"))),
+            Err(CandidateRefused::OtherNetwork)
+        );
+    }
+
+    #[test]
+    fn two_streams_of_one_place_to_a_pop_are_on_one_lan() {
+        let stream = |origin, number| wire::stream_address_from(origin, number, 443);
+        let blocked = Surroundings { observed: vec![stream(7, 1)], ..at_home() };
+        let neighbour = address("192.168.1.77:5000");
+        assert_eq!(blocked.accepts(neighbour, Some(stream(7, 2))), Ok(()));
+        assert_eq!(blocked.accepts(neighbour, Some(stream(8, 2))), Err(CandidateRefused::OtherNetwork));
     }
 
     #[test]
     fn the_own_address_is_refused() {
-        assert_eq!(at_home().accepts(address("192.168.1.2:50000"), &[]), Err(CandidateRefused::Own));
+        assert_eq!(at_home().accepts(address("192.168.1.2:50000"), None), Err(CandidateRefused::Own));
     }
 
     #[test]

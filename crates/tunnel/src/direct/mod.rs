@@ -6,6 +6,7 @@
 
 mod bursts;
 mod candidate;
+mod ledger;
 mod message;
 mod numbers;
 mod outcome;
@@ -13,22 +14,23 @@ mod pair;
 mod size;
 
 pub use candidate::{Candidate, CandidateKind, CandidateRefused, LocalAddress, MAX_CANDIDATES, Surroundings};
+pub(crate) use ledger::{Ledger, Owner};
 pub use message::{MIN_PROBE_LEN, MessageError, PathMessage};
-pub use outcome::{MoveReason, PairReport};
-pub(crate) use outcome::{Outcome, Part, Route};
+pub(crate) use outcome::{Cause, Outcome, Part, Route};
+pub use outcome::{MoveReason, OneWay, PairReport};
 pub use size::BASE_MTU;
 
 use aws_lc_rs::hmac;
 use numbers::{
-    BETTER_BY, BETTER_PROOFS, DOUBT_EVERY, DOUBT_PROBES, DOUBT_TOLD, FRESH, HELD_WELL, HOLD_FIRST, HOLD_LAST,
-    IDLE_LIFETIME, IDLE_PROBE, IN_USE, LEFT_BY_PEER, MAX_PINGS, MAX_SEEN, NOWHERE, PATIENCE, PROOF_APART,
-    PROOF_EVERY, PROOFS, QUICK, READY, SAY_AGAIN, SILENCE, SIZE_PATIENCE, SIZE_PATIENCE_RELAY, SLOW_FIRST,
-    STALE, STREAM, STREAM_ENDED,
+    BETTER_BY, BETTER_PROOFS, COMPARED_EVERY, DOUBT_EVERY, DOUBT_PROBES, DOUBT_TOLD, FRESH, HELD_WELL,
+    HOLD_FIRST, HOLD_LAST, IDLE_LIFETIME, IDLE_PROBE, IN_USE, LEFT_BY_PEER, MAX_PINGS, MAX_SEEN, NOWHERE,
+    PATIENCE, PROOF_APART, PROOF_EVERY, PROOFS, QUICK, READY, SAY_AGAIN, SILENCE, SIZE_PATIENCE,
+    SIZE_PATIENCE_RELAY, SLOW_FIRST, STALE, STREAM, STREAM_ENDED,
 };
 use pair::{Pair, Source};
 use size::Sizes;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// What is wrong with the path in use.
@@ -60,7 +62,10 @@ pub(crate) struct Direct {
     /// The first data packet of the tunnel has proven its key; before that nothing is said.
     is_open: bool,
     pairs: BTreeMap<SocketAddr, Pair>,
-    peer_observed: Vec<IpAddr>,
+    /// Where the PoP that introduced the peer sees it.
+    seen_at: Option<SocketAddr>,
+    /// The newest list of the peer's, as it said it.
+    their_candidates: Vec<Candidate>,
     their_list: Option<(u32, u32)>,
     their_round: u32,
     current: Option<Current>,
@@ -106,7 +111,8 @@ impl Direct {
             next_id: 0,
             is_open: false,
             pairs: BTreeMap::new(),
-            peer_observed: Vec::new(),
+            seen_at: None,
+            their_candidates: Vec::new(),
             their_list: None,
             their_round: 0,
             current: None,
@@ -183,6 +189,8 @@ impl Direct {
             round_trip: pair.round_trip,
             probes: pair.sent,
             proofs: pair.answered,
+            heard: pair.heard,
+            one_way: pair.one_way(),
             seen: pair.seen,
         })
     }
@@ -216,8 +224,9 @@ impl Direct {
     }
 
     /// This machine's own candidates are these now.
-    pub fn set_own(&mut self, now: Instant, own: &[Candidate]) -> Outcome {
+    pub fn set_own(&mut self, now: Instant, surroundings: &Surroundings, own: &[Candidate]) -> Outcome {
         let mut outcome = Outcome::default();
+        self.judge_again(now, surroundings, &mut outcome);
         if self.own != own {
             self.own = own.to_vec();
             self.sequence = self.sequence.wrapping_add(1);
@@ -242,6 +251,57 @@ impl Direct {
         self.doubt(now, MoveReason::NetworkChanged, &mut outcome);
         self.tick(now, &mut outcome);
         outcome
+    }
+
+    /// The PoP that introduced the peer sees it there.
+    pub fn introduced_from(
+        &mut self,
+        now: Instant,
+        surroundings: &Surroundings,
+        seen: Option<SocketAddr>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.seen_at != seen {
+            self.seen_at = seen;
+            self.judge_again(now, surroundings, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Whether the peer names an address on our own link, and no PoP has said that it is in our network.
+    pub fn lacks_a_word(&self, surroundings: &Surroundings) -> bool {
+        self.their_candidates.iter().any(|named| surroundings.lacks_a_word(named.address, self.seen_at))
+    }
+
+    /// What the peer named is judged by what is known now: addresses may be tried that were not before, and others not any
+    /// more. What is in use stays until it fails.
+    fn judge_again(&mut self, now: Instant, surroundings: &Surroundings, outcome: &mut Outcome) {
+        let named = self.their_candidates.iter().map(|candidate| candidate.address);
+        let told: Vec<SocketAddr> =
+            named.filter(|address| surroundings.accepts(*address, self.seen_at).is_ok()).collect();
+        let current = self.current.map(|current| current.address);
+        for (address, pair) in &mut self.pairs {
+            if pair.source == Source::Told && !told.contains(address) {
+                pair.source = Source::Seen;
+            }
+        }
+        self.pairs.retain(|address, pair| {
+            pair.source == Source::Told
+                || Some(*address) == current
+                || !self.their_candidates.iter().any(|named| named.address == *address)
+        });
+        let mut has_new = false;
+        for address in told {
+            let pair = self.pairs.entry(address).or_insert_with(|| {
+                has_new = true;
+                Pair::new(Source::Told)
+            });
+            pair.source = Source::Told;
+        }
+        if has_new && self.is_open {
+            self.plan_series(now);
+            self.tick(now, outcome);
+        }
     }
 
     // ---- what the peer says --------------------------------------------------------------------------
@@ -285,7 +345,12 @@ impl Direct {
                     }
                     Some(from) => self.proven(now, from, *id, *seen, &mut outcome),
                     None => {
-                        self.relay_sizes.answered(now, *id);
+                        if !self.relay_sizes.answered(now, *id)
+                            && let Some(pair) = self.pairs.values_mut().find(|pair| pair.has_asked(*id))
+                        {
+                            // It proves nothing: anybody can pass on a number by the relay.
+                            pair.arrived = Some(now);
+                        }
                     }
                 }
             }
@@ -312,14 +377,10 @@ impl Direct {
             }
             self.their_list = Some((epoch, sequence));
             self.hold_until = self.hold_until.min(now);
-            self.peer_observed = list
-                .iter()
-                .filter(|candidate| candidate.kind != CandidateKind::Local)
-                .map(|candidate| candidate.address.ip())
-                .collect();
+            self.their_candidates = list.to_vec();
             let mut told = Vec::new();
             for candidate in list {
-                match surroundings.accepts(candidate.address, &self.peer_observed) {
+                match surroundings.accepts(candidate.address, self.seen_at) {
                     Ok(()) => told.push(candidate.address),
                     Err(refused) => *self.refused.entry(refused).or_default() += 1,
                 }
@@ -365,11 +426,15 @@ impl Direct {
         id: u64,
         outcome: &mut Outcome,
     ) {
-        if let Err(refused) = surroundings.accepts(from, &self.peer_observed) {
+        if let Err(refused) = surroundings.answers(from, self.seen_at) {
             *self.refused.entry(refused).or_default() += 1;
             return;
         }
         outcome.say(Route::Direct(from), PathMessage::Proof { id, seen: from });
+        if self.pairs.get(&from).is_some_and(|pair| pair.unanswered >= pair::MANY) {
+            // Nothing that goes there comes back: the peer may not hear this either, and can tell people why.
+            outcome.say(Route::Relay, PathMessage::Proof { id, seen: from });
+        }
         self.heard(now, from);
         if !self.pairs.contains_key(&from) {
             let seen = self.pairs.iter().filter(|(_, pair)| pair.source == Source::Seen);
@@ -389,13 +454,20 @@ impl Direct {
             // Nobody needs a way now; whoever asks to keep one gets an answer and no question back.
             return;
         }
+        let is_other = self.current.is_some_and(|current| current.address != from);
         let pair = &self.pairs[&from];
+        let is_known = pair.proven.is_some_and(|at| now < at + COMPARED_EVERY);
+        if self.part == Part::Answerer && is_other && pair.source == Source::Told && !is_known {
+            // The peer looks for something better: each direction chooses by itself, so this side looks too.
+            self.plan_one(now);
+            return;
+        }
         let is_asked = pair.waiting_since().is_some_and(|since| now < since + DOUBT_EVERY);
         // One that was proven while promotion had to wait is asked again as soon as its peer uses it: the bursts may be
         // spent.
         let is_wanted = pair.proofs < PROOFS || self.current.is_none() && now >= self.hold_until;
         if is_wanted && !is_asked && self.may_probe_seen(now) {
-            self.probe(now, from, outcome);
+            self.probe(now, from, Cause::Seen, outcome);
         }
     }
 
@@ -408,7 +480,8 @@ impl Direct {
         pair.seen = Some(seen);
         self.arrives(from);
         let Some(pair) = self.pairs.get(&from) else { return };
-        let (proofs, trip) = (pair.proofs, pair.round_trip.unwrap_or_default());
+        // Each of some proofs in a row is looked at by itself: a smoothed one would count the first three times.
+        let (proofs, trip) = (pair.proofs, pair.last_trip.unwrap_or_default());
         self.heard(now, from);
         match self.current {
             Some(Current { address, doubt: Doubt::Asking { .. }, .. }) if address == from => {
@@ -419,6 +492,7 @@ impl Direct {
                 let current_trip = current_trip.unwrap_or(Duration::MAX);
                 let is_better = planted::is("no-hysteresis") && trip < current_trip
                     || trip + BETTER_BY <= current_trip && trip * 5 <= current_trip * 4;
+                let is_better = is_better && !planted::is("never-better");
                 let Some(pair) = self.pairs.get_mut(&from) else { return };
                 pair.better = if is_better { pair.better + 1 } else { 0 };
                 let (better, is_seen) = (pair.better, pair.source == Source::Seen);
@@ -430,13 +504,13 @@ impl Direct {
                     self.promote(now, from, MoveReason::Better, outcome);
                 } else if better > 0 || is_asked && is_seen && proofs < PROOFS {
                     // The one in use has not answered yet: this one is made ready to take its place.
-                    self.probe(now, from, outcome);
+                    self.probe(now, from, Cause::Proven, outcome);
                 }
             }
             Some(_) | None if proofs < PROOFS => {
                 // Two questions, of which one may be lost.
-                self.probe(now, from, outcome);
-                self.probe(now, from, outcome);
+                self.probe(now, from, Cause::Proven, outcome);
+                self.probe(now, from, Cause::Proven, outcome);
                 self.once_more = self.pairs.get(&from).map(|pair| now + patience(pair));
             }
             Some(_) | None => {
@@ -490,7 +564,7 @@ impl Direct {
             self.pings.pop_front();
         }
         self.pings.push_back((id, now));
-        outcome.say(self.route(), PathMessage::Probe { id, length: MIN_PROBE_LEN });
+        outcome.ask(self.route(), PathMessage::Probe { id, length: MIN_PROBE_LEN }, Cause::Proven);
         (id, outcome)
     }
 
@@ -619,7 +693,7 @@ impl Direct {
         }
         self.bursts.push_back(now);
         for address in others {
-            self.probe(now, address, outcome);
+            self.probe(now, address, Cause::Burst, outcome);
         }
     }
 
@@ -682,7 +756,7 @@ impl Direct {
                 Route::Direct(_) => self.direct_sizes.asked(now, id, question),
                 Route::Relay => self.relay_sizes.asked(now, id, question),
             }
-            outcome.say(route, PathMessage::Probe { id, length: question.length });
+            outcome.ask(route, PathMessage::Probe { id, length: question.length }, Cause::Proven);
         }
     }
 
@@ -714,7 +788,7 @@ impl Direct {
                     };
                 }
                 if pair.waiting_since().is_none() && self.next_proof().is_some_and(|at| at <= now) {
-                    self.probe(now, address, outcome);
+                    self.probe(now, address, Cause::Proven, outcome);
                 }
             }
             Doubt::Asking { probes, next } if next <= now => {
@@ -730,7 +804,7 @@ impl Direct {
                     current.doubt = Doubt::Asking { probes: probes + 1, next };
                 }
                 outcome.is_quiet |= probes == DOUBT_TOLD;
-                self.probe(now, address, outcome);
+                self.probe(now, address, Cause::Proven, outcome);
             }
             Doubt::Asking { .. } => {}
         }
@@ -781,14 +855,14 @@ impl Direct {
 
     // ---- details -------------------------------------------------------------------------------------
 
-    fn probe(&mut self, now: Instant, address: SocketAddr, outcome: &mut Outcome) {
+    fn probe(&mut self, now: Instant, address: SocketAddr, cause: Cause, outcome: &mut Outcome) {
         let id = self.next_random();
         if let Some(current) = self.current.as_mut().filter(|current| current.address == address) {
             current.came = 0;
         }
         if let Some(pair) = self.pairs.get_mut(&address) {
             pair.asked(now, id);
-            outcome.say(Route::Direct(address), PathMessage::Probe { id, length: MIN_PROBE_LEN });
+            outcome.ask(Route::Direct(address), PathMessage::Probe { id, length: MIN_PROBE_LEN }, cause);
         }
     }
 

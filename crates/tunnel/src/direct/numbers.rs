@@ -21,11 +21,17 @@ pub(super) const SLOW_TWICE: Duration = Duration::from_secs(1);
 pub(super) const MAX_SEEN: usize = 4;
 /// Probes to such addresses in a minute.
 pub(super) const MAX_SEEN_PROBES: usize = 10;
+/// Probes to one address in a minute, whoever names it: two peers' bursts.
+pub(super) const MAX_AT_ADDRESS: usize = 2 * MAX_BURSTS;
+/// And to one IP address: an office behind one router whose hundred devices all come in one minute.
+pub(super) const MAX_AT_HOST: u32 = 600;
 /// Proofs before a path carries data.
 pub(super) const PROOFS: u32 = 2;
 /// Better proofs in a row before one direct path takes the place of another.
 pub(super) const BETTER_PROOFS: u32 = 3;
 pub(super) const BETTER_BY: Duration = Duration::from_millis(5);
+/// Who does not plan looks for something better compares when its peer does, and no more often than this.
+pub(super) const COMPARED_EVERY: Duration = Duration::from_secs(20);
 /// How often a path that carries data is asked for a proof.
 pub(super) const PROOF_EVERY: Duration = Duration::from_secs(5);
 /// Data out and nothing in for this long: a proof is asked for.

@@ -2,7 +2,7 @@
 
 use super::PathMessage;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which side keeps idle paths alive and asks for another try: the one that wanted the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +20,25 @@ pub(crate) enum Route {
     Direct(SocketAddr),
 }
 
+/// Why something goes straight to an address: by it the ledger knows what it is charged to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// An answer, no longer than its question; or it goes by the relay.
+    Answer,
+    /// The address has proven itself.
+    Proven,
+    /// The peer named it, and it is tried with others.
+    Burst,
+    /// Something came from there, and nobody named it.
+    Seen,
+}
+
 /// A message to seal and send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Say {
     pub route: Route,
     pub message: PathMessage,
+    pub cause: Cause,
 }
 
 /// What came of a call.
@@ -41,7 +55,11 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(super) fn say(&mut self, route: Route, message: PathMessage) {
-        self.say.push(Say { route, message });
+        self.say.push(Say { route, message, cause: Cause::Answer });
+    }
+
+    pub(super) fn ask(&mut self, route: Route, message: PathMessage, cause: Cause) {
+        self.say.push(Say { route, message, cause });
     }
 }
 
@@ -80,6 +98,26 @@ impl MoveReason {
     }
 }
 
+/// A path that carries packets one way only, and therefore no data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OneWay {
+    /// The peer is heard from there, and answers nothing that is sent there.
+    ToHere,
+    /// What is sent there arrives, says the peer by the relay, and nothing comes back.
+    FromHere,
+}
+
+impl OneWay {
+    /// The word for people and `--json`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ToHere => "to_here",
+            Self::FromHere => "from_here",
+        }
+    }
+}
+
 /// What people may see of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairReport {
@@ -93,6 +131,10 @@ pub struct PairReport {
     pub probes: u64,
     /// Proofs that came.
     pub proofs: u64,
+    /// When anything of the peer's last came from there.
+    pub heard: Option<Instant>,
+    /// Whether packets go one way only, and which.
+    pub one_way: Option<OneWay>,
     /// Where the peer sees this side, as it says.
     pub seen: Option<SocketAddr>,
 }

@@ -8,7 +8,7 @@ pub use event::{
 };
 
 use crate::bind::BindMessage;
-use crate::direct::{Candidate, Direct, Part, PathMessage, Surroundings};
+use crate::direct::{Candidate, Direct, Ledger, Part, PathMessage, Surroundings};
 use crate::engine::{Engine, LocalIndex, OpenError};
 use crate::inner::{pad, trim};
 use crate::peer::{Origin, Peer, PeerId, PeerState, Pending, Side};
@@ -58,6 +58,7 @@ pub struct Tunnels<E: Engine = GotatunEngine> {
     by_remote: BTreeMap<SocketAddr, PeerId>,
     surroundings: Surroundings,
     own: Vec<Candidate>,
+    ledger: Ledger,
     traffic: Traffic,
 }
 
@@ -93,6 +94,7 @@ impl<E: Engine> Tunnels<E> {
             by_remote: BTreeMap::new(),
             surroundings: Surroundings::default(),
             own: Vec::new(),
+            ledger: Ledger::default(),
             traffic: Traffic::default(),
         }
     }
@@ -118,6 +120,12 @@ impl<E: Engine> Tunnels<E> {
     #[must_use]
     pub fn peer_of(&self, key: WireGuardPublicKey) -> Option<PeerId> {
         self.by_key.get(&key).copied()
+    }
+
+    /// The key of a peer.
+    #[must_use]
+    pub fn key_of(&self, peer: PeerId) -> Option<WireGuardPublicKey> {
+        Some(self.peers.get(&peer)?.state.key)
     }
 
     /// The relay path to a peer; none before it is proven and after it was lost.

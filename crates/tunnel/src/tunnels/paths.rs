@@ -4,7 +4,7 @@ use super::{
     DATA, DATA_OVERHEAD, DropReason, Event, INITIATION, MAX_PENDING_OUTPUTS, Output, RESPONSE, Tunnels,
 };
 use super::{by_index_at, push_transmit};
-use crate::direct::{CandidateRefused, Outcome, PathMessage, Route, Surroundings};
+use crate::direct::{CandidateRefused, Outcome, Owner, PathMessage, Route, Surroundings};
 use crate::engine::{Engine, LocalIndex};
 use crate::inner::pad;
 use crate::peer::{Origin, PeerId};
@@ -13,7 +13,7 @@ use aws_lc_rs::hmac;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use wire::{WG_INITIATION_LEN, WG_RESPONSE_LEN};
+use wire::{DeviceId, WG_INITIATION_LEN, WG_RESPONSE_LEN};
 
 /// Indices that lead to one peer: eight sessions, and handshakes under way.
 const MAX_INDICES: usize = 16;
@@ -55,11 +55,39 @@ impl<E: Engine> Tunnels<E> {
         self.surroundings = surroundings;
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             if let Some(peer) = self.peers.get_mut(&id) {
-                let outcome = peer.state.direct.set_own(now, &self.own);
+                let outcome = peer.state.direct.set_own(now, &self.surroundings, &self.own);
                 self.apply(now, id, outcome);
                 self.reschedule(id);
             }
         }
+    }
+
+    /// Who introduced a peer says where it is seen, or nothing. Only by that is it looked for in our own networks.
+    pub fn introduced_from(&mut self, now: Instant, id: PeerId, seen: Option<SocketAddr>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let outcome = peer.state.direct.introduced_from(now, &self.surroundings, seen);
+            self.apply(now, id, outcome);
+            self.reschedule(id);
+        }
+    }
+
+    /// Whose key a peer's is: what a device makes us ask is counted by device, with all its keys, and not forgotten with one.
+    pub fn belongs_to(&mut self, id: PeerId, device: DeviceId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.state.owner = Owner::Device(device);
+        }
+    }
+
+    /// Whether a peer names an address on our own link, and another introduction may show that it is there.
+    #[must_use]
+    pub fn may_be_near(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.state.direct.lacks_a_word(&self.surroundings))
+    }
+
+    /// Probes that were not sent because a device or an address had its share.
+    #[must_use]
+    pub const fn probes_over_budget(&self) -> u64 {
+        self.ledger.refused()
     }
 
     /// The machine may be in another network: every direct path is asked before it carries more.
@@ -167,6 +195,11 @@ impl<E: Engine> Tunnels<E> {
             };
             // Without a session it is not said; what matters is said again.
             let (Some(path), true) = (path, peer.state.can_seal(now)) else { continue };
+            if let Route::Direct(to) = said.route
+                && !self.ledger.charge(now, peer.state.owner, id, to, said.cause)
+            {
+                continue;
+            }
             if self.outputs.len() >= MAX_PENDING_OUTPUTS {
                 self.count(DropReason::Full, 1);
                 continue;

@@ -207,6 +207,7 @@ fn a_device_of_another_organization_that_a_pop_leads_in_is_refused() {
         secret: ChannelSecret::from_random([1; 32]),
         sealed,
         initiation,
+        client_seen: None,
     };
     says.with(|says| says.push((connector(0, 0), introduce)));
     world.pass(SECOND * 2);
@@ -234,6 +235,7 @@ fn a_pop_that_answers_in_a_connectors_place_gets_no_tunnel() {
                 .expect("fits"),
                 inner_v4: Ipv4Addr::new(10, 1, 2, 3),
                 inner_v6: Ipv6Addr::LOCALHOST,
+                connector_seen: None,
             };
             instead(saying(frame, opened))
         }

@@ -3,7 +3,7 @@
 use super::{
     control::{ControlEnd, Message, Word},
     engine::SimEngine,
-    pop::id,
+    pop::{id, split_seen},
 };
 use crate::world::{HostId, Time};
 use ::agent::{RelayInput, RelayLinks};
@@ -15,7 +15,7 @@ use std::{
 use tunnel::{
     Event, LocalAddress, Output, Path, PeerId, Surroundings, Transmit, Tunnels, WireGuardPublicKey,
 };
-use wire::{ChannelId, ChannelSecret, DatagramKind, PopId, classify};
+use wire::{ChannelId, ChannelSecret, DatagramKind, DeviceId, PopId, classify};
 
 /// The PoP of the world.
 pub const POP: PopId = PopId::from_bytes([8; 16]);
@@ -26,6 +26,9 @@ const CONNECTOR_ALIVE: Time = Time::from_secs(2);
 const OPEN_EVERY: Time = Time::from_secs(1);
 /// An introduction that nobody answered.
 const OPEN_WITHIN: Time = Time::from_secs(5);
+/// As in the client's core.
+const NEAR_AFTER: Time = Time::from_secs(2);
+const NEAR_EVERY: Time = Time::from_secs(30);
 const SESSION: SessionId = SessionId::from_u64(1);
 
 /// An agent's part.
@@ -134,6 +137,9 @@ pub struct Agent {
     next_data: Time,
     wanted: Option<Wanted>,
     tokens: u32,
+    asked_near: Option<Time>,
+    /// Its keys before this one.
+    rekeyed: u16,
     out: Vec<(SocketAddr, Vec<u8>)>,
     events: Vec<Event>,
     sealed: Vec<Transmit>,
@@ -142,9 +148,21 @@ pub struct Agent {
 /// The key of an agent's number.
 #[must_use]
 pub fn key_of(number: u16) -> WireGuardPublicKey {
+    nth_key_of(number, 0)
+}
+
+/// The key that an agent has after it took so many others.
+fn nth_key_of(number: u16, nth: u16) -> WireGuardPublicKey {
     let mut key = [0x5a; 32];
     key[..2].copy_from_slice(&number.to_le_bytes());
+    key[2..4].copy_from_slice(&nth.to_le_bytes());
     WireGuardPublicKey::from_bytes(key)
+}
+
+/// The device that an agent proves to be with every key.
+const fn device_of(number: u16) -> DeviceId {
+    let [low, high] = number.to_le_bytes();
+    DeviceId::from_bytes([low, high, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
 }
 
 fn tunnels(key: WireGuardPublicKey, seed: u64, epoch: u32, now: Instant) -> Tunnels<SimEngine> {
@@ -187,6 +205,8 @@ impl Agent {
             next_data: now,
             wanted: None,
             tokens: 0,
+            asked_near: None,
+            rekeyed: 0,
             out: Vec::new(),
             events: Vec::new(),
             sealed: Vec::new(),
@@ -219,7 +239,24 @@ impl Agent {
     /// The other agent's number of a peer.
     #[must_use]
     pub fn number_of(&self, peer: PeerId, agents: u16) -> Option<u16> {
-        (0..agents).find(|number| self.tunnels.peer_of(key_of(*number)) == Some(peer))
+        let key = self.tunnels.key_of(peer)?;
+        let number = u16::from_le_bytes(*key.as_bytes().first_chunk::<2>().expect("a key has 32 bytes"));
+        (number < agents).then_some(number)
+    }
+
+    /// It opens its tunnel again with another key, as a new process of a device does, or one that wants a new budget.
+    pub fn take_another_key(&mut self, now: Time) {
+        self.rekeyed += 1;
+        self.key = nth_key_of(self.number, self.rekeyed);
+        self.tunnels =
+            tunnels(self.key, self.seed.wrapping_add(u64::from(self.rekeyed)), self.epoch, self.base + now);
+        self.tunnels.set_surroundings(self.base + now, self.around.clone());
+        for channel in self.links.remove_session(SESSION) {
+            self.say(now, Word::Close, channel.bits().to_le_bytes().to_vec());
+        }
+        if let Some(wanted) = &mut self.wanted {
+            (wanted.peer, wanted.asked_at, wanted.ask_at) = (None, None, Some(now));
+        }
     }
 
     /// From now on it wants a tunnel to this connector.
@@ -241,7 +278,13 @@ impl Agent {
         let is_other = !self.around.local.is_empty();
         self.around.port = port;
         self.around.local = addresses.iter().map(local).collect();
-        self.pop = pop;
+        if std::mem::replace(&mut self.pop, pop) != pop && is_other {
+            // Another family: the session is another one, and its channels are given back.
+            for channel in self.links.remove_session(SESSION) {
+                self.say(now, Word::Close, channel.bits().to_le_bytes().to_vec());
+                self.lost(now, channel);
+            }
+        }
         self.tunnels.set_surroundings(self.base + now, self.around.clone());
         if is_other {
             self.tunnels.network_changed(self.base + now);
@@ -327,12 +370,20 @@ impl Agent {
     }
 
     fn observed(&mut self, now: Time, seen: SocketAddr) {
-        // An address that stands for a stream is nobody's.
-        let seen: Vec<SocketAddr> = (!wire::is_stream_address(seen)).then_some(seen).into_iter().collect();
-        if self.around.observed != seen {
-            self.around.observed = seen;
+        if self.around.observed != [seen] {
+            let is_elsewhere = self.around.observed.first().is_some_and(|before| before.ip() != seen.ip());
+            self.around.observed = vec![seen];
             self.tunnels.set_surroundings(self.base + now, self.around.clone());
             self.out.extend(self.links.hellos(SESSION));
+            let peer = self.wanted.as_ref().and_then(|wanted| wanted.peer);
+            if is_elsewhere && peer.is_some_and(|peer| self.tunnels.may_be_near(peer)) {
+                // As the client's core does: another introduction says whether the connector is near.
+                let at = self.asked_near.map_or(now, |asked| now.max(asked + NEAR_EVERY)) + NEAR_AFTER;
+                self.asked_near = Some(at);
+                if let Some(wanted) = self.wanted.as_mut().filter(|wanted| wanted.asked_at.is_none()) {
+                    wanted.ask_at.get_or_insert(at);
+                }
+            }
         }
     }
 
@@ -378,11 +429,13 @@ impl Agent {
         self.say(now, Word::Open, body);
     }
 
-    /// Introduction (8) | channel (8) | secret (32) | key (32) | initiation.
+    /// Introduction (8) | channel (8) | secret (32) | client (2) | where it is seen | key (32) | initiation.
     fn introduced(&mut self, now: Time, body: &[u8]) {
         let Some((introduction, rest)) = body.split_first_chunk::<8>() else { return };
         let (Some(channel), Some((_, rest))) = (id(rest), rest.split_first_chunk::<8>()) else { return };
         let Some((secret, rest)) = rest.split_first_chunk::<32>() else { return };
+        let Some((client, rest)) = rest.split_first_chunk::<2>() else { return };
+        let Some((seen, rest)) = split_seen(rest) else { return };
         let Some((key, initiation)) = rest.split_first_chunk::<32>() else { return };
         let path = Path::relay(POP, channel);
         let key = WireGuardPublicKey::from_bytes(*key);
@@ -391,6 +444,8 @@ impl Agent {
             Ok(accepted)
                 if self.links.insert(channel, SESSION, self.pop, ChannelSecret::from_random(*secret)) =>
             {
+                self.tunnels.belongs_to(accepted.peer, device_of(u16::from_le_bytes(*client)));
+                self.tunnels.introduced_from(self.base + now, accepted.peer, seen);
                 body.extend_from_slice(&accepted.response);
                 self.say(now, Word::Accept, body);
             }
@@ -398,11 +453,12 @@ impl Agent {
         }
     }
 
-    /// Token (4) | channel (8) | secret (32) | response.
+    /// Token (4) | channel (8) | secret (32) | where the connector is seen | response.
     fn opened(&mut self, now: Time, body: &[u8]) {
         let Some((token, rest)) = body.split_first_chunk::<4>() else { return };
         let (Some(channel), Some((_, rest))) = (id(rest), rest.split_first_chunk::<8>()) else { return };
-        let Some((secret, response)) = rest.split_first_chunk::<32>() else { return };
+        let Some((secret, rest)) = rest.split_first_chunk::<32>() else { return };
+        let Some((seen, response)) = split_seen(rest) else { return };
         let awaited = self.wanted.as_ref().filter(|wanted| wanted.token.to_le_bytes() == *token);
         let Some(peer) = awaited.and_then(|wanted| wanted.peer) else {
             return self.say(now, Word::Close, channel.bits().to_le_bytes().to_vec());
@@ -415,6 +471,7 @@ impl Agent {
                 if let Some(wanted) = &mut self.wanted {
                     wanted.asked_at = None;
                 }
+                self.tunnels.introduced_from(self.base + now, peer, seen);
                 self.give_back(now, replaced);
             }
             Err(_) => {

@@ -11,7 +11,7 @@ mod watch;
 pub use agent::{Agent, Echo, Experience, Length, Part, Program, key_of};
 pub use engine::{SimEngine, SimPeer};
 pub use place::{Address, Place, Site};
-pub use watch::{Kind, Move, Record, Sent, Trace, Watch, is_forbidden};
+pub use watch::{Kind, List, Move, Record, Sent, Trace, Watch, is_forbidden};
 
 use self::pop::PopModel;
 use crate::world::{HostId, LinkRules, Network, Random, Time};
@@ -120,7 +120,7 @@ impl World {
     /// Adds an agent at a place.
     pub fn add(&mut self, part: Part, at: &Address) -> u16 {
         let number = self.len();
-        let port = 40_000 + number;
+        let port = at.port.unwrap_or(40_000 + number);
         let host = self.net.add_host(at.realm, at.addresses.clone(), port, at.link);
         let pop = self.pop_address(&at.addresses);
         let mut agent = Agent::new(part, number, host, pop, self.seed, self.base, self.now);
@@ -146,6 +146,11 @@ impl World {
         let host = self.agents[usize::from(number)].host;
         self.net.attach(host, at.realm, at.addresses.clone());
         *self.net.link_mut(host) = at.link;
+        if at.needs_stream {
+            self.net.open_stream(host, self.pop_host);
+        } else {
+            self.net.close_stream(host);
+        }
         let (port, pop) = (self.net.port(host), self.pop_address(&at.addresses));
         self.with(number, |agent, now| agent.set_addresses(now, port, &at.addresses, pop));
     }
@@ -277,7 +282,8 @@ impl World {
         for event in &drained.events {
             if let Event::Moved { peer, path, reason } = event {
                 let other = agent.number_of(*peer, agents);
-                self.watch.moved(Move { at: self.now, agent: number, other, path: *path, reason: *reason });
+                let (path, reason, tunnel) = (*path, *reason, peer.number());
+                self.watch.moved(Move { at: self.now, agent: number, other, tunnel, path, reason });
             } else {
                 self.watch.happened(self.now, number, event);
             }

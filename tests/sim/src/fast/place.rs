@@ -34,6 +34,8 @@ pub struct Address {
     pub addresses: Vec<IpAddr>,
     /// The host's own link.
     pub link: LinkRules,
+    /// The port of its socket; one of its own when none.
+    pub port: Option<u16>,
     /// Whether the PoP is reached by TCP alone.
     pub needs_stream: bool,
 }
@@ -132,6 +134,26 @@ impl Site {
         Self { place, realm, number, link, hosts: 0, v6: place == Place::Ipv6Only }
     }
 
+    /// Two homes of one provider, who translates for both with one address.
+    pub fn neighbours(
+        net: &mut Network,
+        number: u8,
+        link: LinkRules,
+        outer: NatRules,
+        inner: &NatRules,
+    ) -> [Self; 2] {
+        let external = Ipv4Addr::new(203, 0, 113, number);
+        let provider = net.add_realm(Network::INTERNET, home(number, outer, external, link));
+        [number, number + 1].map(|number| {
+            let own = Ipv4Addr::new(100, 64, 0, number);
+            let realm = net.add_realm(
+                provider,
+                home(number, inner.clone(), own, LinkRules::of_delay(Time::from_millis(1))),
+            );
+            Self { place: Place::Home, realm, number, link, hosts: 0, v6: false }
+        })
+    }
+
     /// Gives its hosts IPv6 too, behind a firewall where there is a router.
     pub fn dual_stack(mut self, net: &mut Network) -> Self {
         if let Some(gateway) = net.gateway_mut(self.realm) {
@@ -164,6 +186,6 @@ impl Site {
         };
         let link = if self.place == Place::Open { self.link } else { LinkRules::PERFECT };
         let needs_stream = self.place == Place::UdpBlocked;
-        Address { realm: self.realm, addresses, link, needs_stream }
+        Address { realm: self.realm, addresses, link, port: None, needs_stream }
     }
 }

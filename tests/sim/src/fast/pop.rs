@@ -148,6 +148,14 @@ impl PopModel {
         (ChannelId::from_random(self.random.bits()), ChannelSecret::from_random(secret))
     }
 
+    /// Where an agent is seen: a length (1) and the address.
+    fn seen(&self, agent: u16) -> Vec<u8> {
+        let text = self.sessions.get(&agent).map(|session| session.address.to_string()).unwrap_or_default();
+        let mut bytes = vec![u8::try_from(text.len()).expect("an address is short")];
+        bytes.extend_from_slice(text.as_bytes());
+        bytes
+    }
+
     /// `Open`: token (4) | connector (2) | the client's key (32) | initiation.
     fn open(&mut self, now: Time, client: u16, body: &[u8]) {
         let Some((token, rest)) = body.split_first_chunk::<4>() else { return };
@@ -162,6 +170,8 @@ impl PopModel {
         let mut told = introduction.to_le_bytes().to_vec();
         told.extend_from_slice(&channels[1].0.bits().to_le_bytes());
         told.extend_from_slice(channels[1].1.expose());
+        told.extend_from_slice(&client.to_le_bytes());
+        told.extend(self.seen(client));
         told.extend_from_slice(rest);
         let agents = [client, connector];
         self.introductions.insert(introduction, Introduction { agents, token: *token, channels });
@@ -191,6 +201,7 @@ impl PopModel {
         let mut told = token.to_vec();
         told.extend_from_slice(&channels[0].0.bits().to_le_bytes());
         told.extend_from_slice(channels[0].1.expose());
+        told.extend(self.seen(connector));
         told.extend_from_slice(response);
         self.tell(now, agents[0], Word::Opened, told);
     }
@@ -223,6 +234,13 @@ impl PopModel {
         let control = self.sessions.values().filter_map(|session| session.control.deadline()).min();
         (std::mem::take(&mut self.out), relay.into_iter().chain(control).min())
     }
+}
+
+/// Where somebody is seen, as [`PopModel::seen`] writes it, and what follows.
+pub fn split_seen(body: &[u8]) -> Option<(Option<SocketAddr>, &[u8])> {
+    let (length, rest) = body.split_first()?;
+    let (text, rest) = rest.split_at_checked(usize::from(*length))?;
+    Some((std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()), rest))
 }
 
 /// A channel id at the front.

@@ -46,6 +46,8 @@ pub struct Sent {
     pub agent: u16,
     /// For whom.
     pub other: Option<u16>,
+    /// By which of the agent's tunnels: an agent that comes with another key has another.
+    pub tunnel: u64,
     /// Where to.
     pub to: SocketAddr,
     /// By which way.
@@ -65,6 +67,19 @@ struct Asked {
     came_at: Option<Time>,
 }
 
+/// A list of addresses that an agent told another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct List {
+    /// When.
+    pub at: Time,
+    /// By whom.
+    pub agent: u16,
+    /// To whom.
+    pub other: Option<u16>,
+    /// Its number: the same one is the same list, said again.
+    pub sequence: u32,
+}
+
 /// Proofs before anything but probes and proofs may go to an address (ADR 0006).
 const PROOFS: u32 = 2;
 /// Probes to one address whose answers are awaited.
@@ -79,6 +94,8 @@ pub struct Move {
     pub agent: u16,
     /// For whom.
     pub other: Option<u16>,
+    /// Of which of the agent's tunnels.
+    pub tunnel: u64,
     /// Which way.
     pub path: Option<Path>,
     /// Why.
@@ -108,6 +125,8 @@ impl Trace {
 pub struct Watch {
     /// Every packet of a tunnel, when they are kept.
     pub sent: Vec<Sent>,
+    /// Every list of addresses, when packets are kept.
+    pub lists: Vec<List>,
     /// Every other way that data took.
     pub moves: Vec<Move>,
     /// The decisions.
@@ -118,8 +137,10 @@ pub struct Watch {
     pub forbidden: Option<(Time, u16, SocketAddr)>,
     /// The first but a probe or proof that went to an address which had not proven itself.
     pub unproven: Option<(Time, u16, SocketAddr, Kind)>,
-    /// When an agent, or what it knew of a peer, began anew.
+    /// When an agent's process began anew.
     pub fresh: Vec<(Time, u16)>,
+    /// When an agent forgot a tunnel to another: what it uses is gone with it, what it spent is not.
+    pub forgotten: Vec<(Time, u16, u64)>,
     asked: BTreeMap<(u16, SocketAddr), Asked>,
     record: Record,
 }
@@ -148,12 +169,15 @@ pub fn is_forbidden(to: SocketAddr) -> bool {
         }
 }
 
-fn kind_of(transmit: &Transmit) -> Kind {
-    let message = match transmit.path {
+fn message_of(transmit: &Transmit) -> &[u8] {
+    match transmit.path {
         Path::Relay { .. } => transmit.bytes.get(RELAY_HEADER_LEN..).unwrap_or_default(),
         _ => &transmit.bytes,
-    };
-    match inner_of(message) {
+    }
+}
+
+fn kind_of(transmit: &Transmit) -> Kind {
+    match inner_of(message_of(transmit)) {
         None => Kind::Handshake,
         Some([]) => Kind::Keepalive,
         Some(inner) if PathMessage::is_claimed_by(inner) => match inner[0] {
@@ -170,12 +194,14 @@ impl Watch {
     pub(super) fn new(record: Record) -> Self {
         Self {
             sent: Vec::new(),
+            lists: Vec::new(),
             moves: Vec::new(),
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, decisions: 0 },
             counts: BTreeMap::new(),
             forbidden: None,
             unproven: None,
             fresh: Vec::new(),
+            forgotten: Vec::new(),
             asked: BTreeMap::new(),
             record,
         }
@@ -206,8 +232,15 @@ impl Watch {
             if matches!(kind, Kind::Probe | Kind::Candidates | Kind::Handshake) {
                 self.trace.add(&format!("{at:?} {agent} {other:?} {to} {kind:?}"));
             }
+            if kind == Kind::Candidates {
+                let inner = inner_of(message_of(transmit)).map(PathMessage::parse);
+                if let Some(Ok(PathMessage::Candidates { sequence, .. })) = inner {
+                    self.lists.push(List { at, agent, other, sequence });
+                }
+            }
             let is_prompted = self.direct(at, agent, to, kind, transmit);
-            self.sent.push(Sent { at, agent, other, to, path: transmit.path, kind, is_prompted });
+            let tunnel = transmit.peer.number();
+            self.sent.push(Sent { at, agent, other, tunnel, to, path: transmit.path, kind, is_prompted });
         }
     }
 
@@ -265,8 +298,8 @@ impl Watch {
     }
 
     pub(super) fn happened(&mut self, now: Time, agent: u16, event: &Event) {
-        if matches!(event, Event::Removed { .. }) {
-            self.fresh.push((now, agent));
+        if let Event::Removed { peer, .. } = event {
+            self.forgotten.push((now, agent, peer.number()));
         }
         self.trace.add(&format!("{now:?} {agent} {event:?}"));
     }

@@ -94,6 +94,49 @@ pub(super) fn run(seed: u64) -> Report {
     report(&world, wrong)
 }
 
+/// Within this of its arrival a device uses the LAN that it shares with its connector: it is introduced anew after 2 s, and
+/// the bursts of its roam may be spent.
+const HOME_WITHIN: Time = Time::from_secs(75);
+
+/// A device that comes into its connector's LAN.
+pub(super) fn homecoming(seed: u64) -> Report {
+    let mut world = World::new(seed, Record::All);
+    let links = [link(&mut world.random), link(&mut world.random)].map(|link| LinkRules { loss: 0, ..link });
+    let mut home = Site::build(&mut world.net, Place::Home, 1, links[0]);
+    let connector_at = home.address();
+    // Homes have the same addresses inside: the connector's is on this link too, and is somebody else there.
+    let away = *world.random.pick(&[Place::Home, Place::Cgn, Place::Symmetric, Place::Open]);
+    let client_at = Site::build(&mut world.net, away, 2, links[1]).address();
+    let connector = world.add(Part::Connector, &connector_at);
+    world.run_for(SECOND * 2);
+    let client = world.add(Part::Client, &client_at);
+    world.with(client, |agent, now| {
+        agent.want(now, connector);
+        agent.set_program(now, Program { every: Some(MS(500)) });
+    });
+    world.run_for(MINUTE);
+    let inside = connector_at.addresses[0];
+    let mut wrong = Vec::new();
+    let strangers = world.watch.sent.iter().filter(|sent| sent.agent == client && sent.to.ip() == inside);
+    if let Some(sent) = strangers.into_iter().next() {
+        wrong.push(format!("{:?} went to {} of another home", sent.kind, sent.to));
+    }
+    let arrived = world.now();
+    world.roam(client, &home.address());
+    let is_near = |world: &World| match world.agent(client).way_to(connector) {
+        Some(Path::Direct { remote }) => remote.ip() == inside,
+        _ => false,
+    };
+    if wait(&mut world, HOME_WITHIN, is_near).is_none() {
+        let way = world.agent(client).way_to(connector);
+        wrong.push(format!(
+            "from {} at {arrived:?}: no path on the LAN in {HOME_WITHIN:?}: {way:?}",
+            away.name()
+        ));
+    }
+    report(&world, wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

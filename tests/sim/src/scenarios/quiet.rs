@@ -115,9 +115,10 @@ pub(super) fn idle(seed: u64) -> Report {
     report(&world, wrong)
 }
 
-/// Lists that one roam may cost each way between the two: the interfaces' change, what the PoP then sees, and
-/// each said again a few times when the relay has to move first.
-const LISTS: usize = 14;
+/// New lists of who roams: its interfaces, and what the PoP then sees.
+const NEW_LISTS: usize = 2;
+/// How often they are said, again after 0.5, 1.5 and 3.5 s while the relay moves; and one when a try is asked for.
+const LISTS: usize = 5;
 
 pub(super) fn roam(seed: u64) -> Report {
     let mut world = World::new(seed, Record::All);
@@ -158,20 +159,7 @@ pub(super) fn roam(seed: u64) -> Report {
     let roamed = world.now();
     world.roam(roamer, &to);
     world.run_for(SECOND * 30);
-    let mut said: BTreeMap<(u16, Option<u16>), usize> = BTreeMap::new();
-    for sent in world.watch.sent.iter().filter(|sent| sent.at >= roamed) {
-        if matches!(sent.kind, Kind::Candidates | Kind::Heard) {
-            *said.entry((sent.agent, sent.other)).or_default() += 1;
-        }
-    }
-    for ((agent, other), lists) in said {
-        let is_about_it = agent == roamer || other == Some(roamer);
-        // A slow burst of somebody who has only a relay asks for another try: one list, and that it was heard.
-        let most = if is_about_it { LISTS } else { 2 };
-        if lists > most {
-            wrong.push(format!("agent {agent} said {lists} lists to {other:?} after agent {roamer} roamed"));
-        }
-    }
+    wrong.extend(judge_lists(&world, roamer, roamed));
     for client in clients {
         let experience = &world.agent(client).experience;
         let most = if client == roamer { SECOND * 6 } else { SECOND * 3 };
@@ -184,4 +172,39 @@ pub(super) fn roam(seed: u64) -> Report {
         }
     }
     report(&world, wrong)
+}
+
+/// Who roamed says so; nobody else has anything new to say. Who has only a relay asks for another try with the list that its
+/// peer has, once in this time at most.
+fn judge_lists(world: &World, roamer: u16, roamed: Time) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut newest: BTreeMap<(u16, Option<u16>), u32> = BTreeMap::new();
+    let mut said: BTreeMap<(u16, Option<u16>), (usize, usize)> = BTreeMap::new();
+    for list in &world.watch.lists {
+        let pair = (list.agent, list.other);
+        let is_new = newest.insert(pair, list.sequence) != Some(list.sequence);
+        if list.at >= roamed {
+            let counts = said.entry(pair).or_default();
+            *counts = (counts.0 + usize::from(is_new), counts.1 + 1);
+        }
+    }
+    for ((agent, other), (new, lists)) in said {
+        let (most_new, most) = if agent == roamer { (NEW_LISTS, LISTS) } else { (0, 1) };
+        if new > most_new || lists > most {
+            wrong.push(format!(
+                "agent {agent} said {lists} lists to {other:?}, {new} of them new, after agent {roamer} roamed"
+            ));
+        }
+    }
+    for agent in 0..world.len() {
+        for other in (0..world.len()).filter(|other| *other != agent) {
+            let heard = world.watch.count(roamed, agent, other, Kind::Heard);
+            let told = world.watch.count(roamed, other, agent, Kind::Candidates);
+            if heard > told {
+                wrong
+                    .push(format!("agent {agent} heard {heard} of the {told} lists that agent {other} said"));
+            }
+        }
+    }
+    wrong
 }

@@ -36,6 +36,23 @@ fn silence(world: &World, client: u16) -> Time {
     experience.longest.0.max(world.now().saturating_sub(experience.last.unwrap_or_default()))
 }
 
+/// Instants of nine minutes, after the first, in which an agent asks an address that works one way only: the slow bursts at
+/// 30, 90, 210 and 450 s, each of them twice, and one that the other side's make it ask. 16 seeds made nine at most.
+const ONE_WAY_BURSTS: usize = 10;
+
+/// When an agent asked addresses since then.
+fn bursts_since(world: &World, agent: u16, since: Time) -> Vec<Time> {
+    let is_it = |sent: &&crate::fast::Sent| {
+        sent.agent == agent
+            && sent.kind == Kind::Probe
+            && sent.at >= since
+            && matches!(sent.path, Path::Direct { .. })
+    };
+    let mut at: Vec<Time> = world.watch.sent.iter().filter(is_it).map(|sent| sent.at).collect();
+    at.dedup();
+    at
+}
+
 pub(super) fn one_way(seed: u64) -> Report {
     let rules = LinkRules::of_delay(MS(5 + seed % 40));
     let Two { mut world, connector, client, .. } = two(seed, [Place::Home, Place::Home], [rules; 2], MS(200));
@@ -49,8 +66,18 @@ pub(super) fn one_way(seed: u64) -> Report {
     world.with(client, |agent, now| agent.experience.start_over(now));
     let (from, to) = if seed.is_multiple_of(2) { (client, connector) } else { (connector, client) };
     let (from, to) = (world.agent(from).host, world.agent(to).host);
+    let cut_at = world.now();
     world.net.cut(from, to);
     world.run_for(MINUTE * 10);
+    for agent in [client, connector] {
+        let settled = cut_at + MINUTE;
+        let bursts = bursts_since(&world, agent, settled);
+        if bursts.len() > ONE_WAY_BURSTS {
+            wrong.push(format!(
+                "agent {agent} does not back off: it asks at {bursts:?} with the path cut at {cut_at:?}"
+            ));
+        }
+    }
     // Three seconds of interruption; the program's interval and a round trip by the relay come on top.
     if silence(&world, client) > SECOND * 3 + MS(200) + rules.delay * 4 {
         let around = world.agent(client).experience.longest;
@@ -77,13 +104,17 @@ pub(super) fn one_way(seed: u64) -> Report {
     report(&world, wrong)
 }
 
+/// Of a thousand packets from an address that a second passes with, so many arrive by the relay at least: what goes out
+/// before the PoP has asked the new address and heard it is lost. 40 seeds let 121 to 131 of 300 through.
+const RESTLESS_SHARE: u64 = 380;
+
 pub(super) fn restless(seed: u64) -> Report {
     let rules = LinkRules::of_delay(MS(5 + seed % 40));
     let Two { mut world, sites, connector, client } =
         two(seed, [Place::Home, Place::Home], [rules; 2], MS(200));
     world.run_for(SECOND * 20);
     let began = world.now();
-    let before = world.agent(connector).experience.came;
+    let (sent, before) = (world.agent(client).experience.sent, world.agent(connector).experience.came);
     for change in 0..60 {
         world.net.renumber(sites[1].realm(), Ipv4Addr::new(203, 0, 113, 100 + change % 100));
         world.run_for(SECOND);
@@ -96,8 +127,10 @@ pub(super) fn restless(seed: u64) -> Report {
             wrong.push(format!("agent {agent} told {lists} lists in a minute of changes"));
         }
     }
-    if world.agent(connector).experience.came == before {
-        wrong.push("nothing reached the connector in a minute of changes".to_owned());
+    let (sent, came) =
+        (world.agent(client).experience.sent - sent, world.agent(connector).experience.came - before);
+    if came * 1_000 < sent * RESTLESS_SHARE {
+        wrong.push(format!("{came} of {sent} packets reached the connector in a minute of changes"));
     }
     let settled = world.now();
     let is_back = wait(&mut world, SECOND * 20, |world| {
@@ -134,7 +167,7 @@ pub(super) fn port_per_packet(seed: u64) -> Report {
 }
 
 /// Where whoever roams may go.
-const ANYWHERE: [Place; 5] = [Place::Open, Place::FullCone, Place::Home, Place::Symmetric, Place::Cgn];
+const ANYWHERE: [Place; 7] = Place::ALL;
 
 pub(super) fn faults(seed: u64) -> Report {
     let mut chance = crate::world::Random::new(seed, "faults");

@@ -9,7 +9,7 @@ mod random;
 pub use firewall::Firewall;
 pub use link::{Copies, LinkRules};
 pub use nat::{Behaviour, Hairpin, Mapping, Nat, NatDrop, NatRules, Ports, Refresh};
-pub use network::{Arrival, Gateway, HostId, Loss, Network, RealmId, Udp};
+pub use network::{Arrival, Family, Gateway, HostId, Loss, Network, RealmId, Udp};
 pub use random::Random;
 
 /// Virtual time, from the start of the world.

@@ -110,6 +110,15 @@ pub enum Loss {
     Down,
 }
 
+/// Which addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// A stream that a host opened to the server by itself.
 #[derive(Debug, Clone, Copy)]
 struct Stream {
@@ -133,7 +142,8 @@ pub struct Network {
     /// Who takes streams that hosts open by themselves.
     server: Option<HostId>,
     opened: BTreeMap<(HostId, SocketAddr), Stream>,
-    next_stream: u64,
+    next_stream: u32,
+    slower: BTreeMap<Family, Time>,
     losses: BTreeMap<Loss, u64>,
     hops: u64,
 }
@@ -153,6 +163,7 @@ impl Network {
             server: None,
             opened: BTreeMap::new(),
             next_stream: 0,
+            slower: BTreeMap::new(),
             losses: BTreeMap::new(),
             hops: 0,
         }
@@ -247,6 +258,11 @@ impl Network {
         self.cuts.insert((from, to));
     }
 
+    /// What crosses the internet by a family takes so much longer from now on: providers route the two apart.
+    pub fn slow_down(&mut self, family: Family, by: Time) {
+        self.slower.insert(family, by);
+    }
+
     /// Ends a cut.
     pub fn mend(&mut self, from: HostId, to: HostId) {
         self.cuts.remove(&(from, to));
@@ -255,9 +271,26 @@ impl Network {
     /// What `client` sends to `server` goes by TCP 443 from now on: past gateways that let no UDP out, under an
     /// address that stands for the stream.
     pub fn open_stream(&mut self, client: HostId, server: HostId) {
-        let number = u64::try_from(client.0).expect("few hosts") + 1;
-        let address = wire::stream_address(number, 443);
+        let number = u32::try_from(client.0).expect("few hosts") + 1;
+        let address = wire::stream_address_from(self.origin_of(client), number, 443);
         self.streams.insert(client, (server, address));
+    }
+
+    /// What `client` sends goes by UDP again.
+    pub fn close_stream(&mut self, client: HostId) {
+        self.streams.remove(&client);
+    }
+
+    /// What a server knows of where a host's streams come from: the router next to the internet, or the host itself.
+    fn origin_of(&self, host: HostId) -> u32 {
+        let mut realm = self.hosts[host.0].realm;
+        if realm == Self::INTERNET {
+            return 1 + u32::try_from(host.0).expect("few hosts");
+        }
+        while let Some(above) = self.realms[realm.0].above.filter(|above| *above != Self::INTERNET) {
+            realm = above;
+        }
+        (1 << 16) + u32::try_from(realm.0).expect("few realms")
     }
 
     /// From now on this host takes TCP 443: whoever sends to an address that stands for a stream opens one to it.
@@ -361,6 +394,10 @@ impl Network {
             self.pass(&link, payload.len(), &mut at, &mut second)?;
             realm = above;
         }
+        if realm == Self::INTERNET {
+            let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+            at += self.slower.get(&family).copied().unwrap_or_default();
+        }
         let flight = Flight { stage: Stage::In(realm), by, from, to, payload };
         if let Some(later) = second {
             self.push(later, flight.clone());
@@ -404,7 +441,8 @@ impl Network {
         let stream = known.unwrap_or_else(|| {
             self.next_stream += 1;
             // A number that the host does not know, as the server's is.
-            Stream { here, there: wire::stream_address((1 << 32) + self.next_stream, here.port()) }
+            let there = wire::stream_address_from(self.origin_of(by), self.next_stream, here.port());
+            Stream { here, there }
         });
         if known.is_none() {
             self.opened.insert((by, here), stream);

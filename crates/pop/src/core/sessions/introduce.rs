@@ -102,12 +102,14 @@ impl Sessions {
         let number = self.last_introduction;
         let client = self.half(id, client);
         let connector = self.half(connector_session, target);
+        let client_seen = self.sessions.get(&id).map(super::Session::observed);
         let introduce = Introduce {
             intro: number,
             channel: connector.id,
             secret: connector.secret.clone(),
             sealed: open.sealed,
             initiation: open.initiation,
+            client_seen,
         };
         let until = now + limits::INTRODUCTION_TIMEOUT;
         self.deadlines.insert((until, Due::Introduction(number)));
@@ -187,6 +189,7 @@ impl Sessions {
             }
         }
         self.counters.introductions_opened += 1;
+        let connector_seen = self.sessions.get(&connector.session).map(super::Session::observed);
         let opened = Opened {
             seq,
             channel: client.id,
@@ -194,6 +197,7 @@ impl Sessions {
             response: accept.response,
             inner_v4: accept.inner_v4,
             inner_v6: accept.inner_v6,
+            connector_seen,
         };
         self.send(now, client.session, &opened.into());
     }
