@@ -260,7 +260,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), ScratchError> {
 }
 
 fn run(command: &mut Command, program: &str) -> Result<String, ScratchError> {
-    let ended = command.output().map_err(|error| ScratchError::Io("starting a program of PostgreSQL", error))?;
+    let ended =
+        command.output().map_err(|error| ScratchError::Io("starting a program of PostgreSQL", error))?;
     if ended.status.success() {
         return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
     }
@@ -288,10 +289,8 @@ mod tests {
         assert!(cluster.sql("one", "SELECT 1").is_err());
         cluster.resume().expect("it starts again");
         assert_eq!(cluster.sql("one", "SELECT 1").expect("an answer"), "1");
-        let (directory, server) = (
-            cluster.directory.path().to_owned(),
-            cluster.running().as_ref().expect("it runs").server,
-        );
+        let (directory, server) =
+            (cluster.directory.path().to_owned(), cluster.running().as_ref().expect("it runs").server);
         drop(cluster);
         assert!(!directory.exists());
         assert!(rustix::process::test_kill_process(server).is_err(), "the server still runs");

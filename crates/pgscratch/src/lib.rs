@@ -29,7 +29,9 @@ pub enum ScratchError {
     )]
     NotInstalled,
     /// PostgreSQL refuses to run as root.
-    #[error("running as root, and there is no user postgres to run the server as: apt-get install postgresql")]
+    #[error(
+        "running as root, and there is no user postgres to run the server as: apt-get install postgresql"
+    )]
     NoUser,
     /// A program did not do what it should.
     #[error("{program} failed: {said}")]

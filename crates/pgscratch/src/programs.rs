@@ -41,7 +41,8 @@ impl Owner {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self { ids: None });
         }
-        let users = fs::read_to_string("/etc/passwd").map_err(|error| ScratchError::Io("/etc/passwd", error))?;
+        let users =
+            fs::read_to_string("/etc/passwd").map_err(|error| ScratchError::Io("/etc/passwd", error))?;
         let entry = users.lines().find_map(|line| line.strip_prefix("postgres:"));
         let mut fields = entry.ok_or(ScratchError::NoUser)?.split(':').skip(1);
         let mut id = || fields.next().and_then(|field| field.parse().ok());

@@ -33,7 +33,9 @@ pub(crate) fn are_stopped(root: Pid) -> bool {
     below(root).into_iter().all(|id| {
         let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
         // One that ended meanwhile runs no more either.
-        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next()).is_none_or(|state| state == "T")
+        stat.rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .is_none_or(|state| state == "T")
     })
 }
 

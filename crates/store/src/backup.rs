@@ -133,8 +133,7 @@ impl Store {
         let (installation, version) = installation(&mut tx).await?.ok_or(BackupError::Empty)?;
         let mut out = Hashed { file, digest: Context::new(&SHA256) };
         let schema = schema::newest();
-        let head =
-            Head { tidegate_backup: FORM, installation: installation.clone(), version, at_ms, schema };
+        let head = Head { tidegate_backup: FORM, installation: installation.clone(), version, at_ms, schema };
         out.line(&head)?;
         let mut rows = 0;
         for name in in_order(&tables) {
@@ -144,19 +143,15 @@ impl Store {
             out.line(&Line::Table { name, columns })?;
             let mut wrote = Ok(());
             let kinds: Vec<Kind> = table.columns.iter().map(|(_, kind)| *kind).collect();
-            tx.each(
-                "backup",
-                statement,
-                |row| {
-                    let fields = kinds.iter().enumerate().map(|(at, kind)| field(row, at, *kind));
-                    let fields = fields.collect::<Result<Vec<_>, _>>()?;
-                    rows += 1;
-                    if wrote.is_ok() {
-                        wrote = out.line(&Line::Row(fields));
-                    }
-                    Ok(())
-                },
-            )
+            tx.each("backup", statement, |row| {
+                let fields = kinds.iter().enumerate().map(|(at, kind)| field(row, at, *kind));
+                let fields = fields.collect::<Result<Vec<_>, _>>()?;
+                rows += 1;
+                if wrote.is_ok() {
+                    wrote = out.line(&Line::Row(fields));
+                }
+                Ok(())
+            })
             .await?;
             wrote?;
         }
@@ -200,7 +195,8 @@ impl Store {
         let raise = "UPDATE installation SET incarnation = $1, version = version + 1";
         tx.execute("restore", query(raise).bind(integer(incarnation))).await?;
         // What is gone since is gone on purpose.
-        let raise = "UPDATE organizations SET incarnation = $1, version = version + 1, shrink_version = version + 1";
+        let raise =
+            "UPDATE organizations SET incarnation = $1, version = version + 1, shrink_version = version + 1";
         tx.execute("restore", query(raise).bind(integer(incarnation))).await?;
         let (installation, _) =
             installation(&mut tx).await?.ok_or_else(|| bad("it has no row of an installation"))?;
@@ -264,7 +260,8 @@ async fn fill(
                 if let Some(into) = &mut into {
                     into.flush(tx).await?;
                 }
-                let found: String = before.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                let found: String =
+                    before.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
                 if rows != filled.rows || sha256 != found {
                     return Err(bad(format!(
                         "it was changed or damaged: {rows} rows with SHA-256 {sha256} were written, {} with {found} are \
@@ -295,7 +292,8 @@ impl<'t> Insert<'t> {
         columns: Vec<String>,
     ) -> Result<Self, BackupError> {
         // Names from the file go into SQL: only those that the schema has.
-        let table = tables.get(&name).ok_or_else(|| bad(format!("it has a table {name:?}, which there is not")))?;
+        let table =
+            tables.get(&name).ok_or_else(|| bad(format!("it has a table {name:?}, which there is not")))?;
         let known = |column: &String| {
             let found = table.columns.iter().find(|(known, _)| known == column);
             found.ok_or_else(|| bad(format!("table {name} has no column {column:?}")))
@@ -337,7 +335,8 @@ impl<'t> Insert<'t> {
                 format!("({})", places.join(", "))
             })
             .collect();
-        let mut sql = format!("INSERT INTO {} ({}) VALUES {}", self.name, columns.join(", "), tuples.join(", "));
+        let mut sql =
+            format!("INSERT INTO {} ({}) VALUES {}", self.name, columns.join(", "), tuples.join(", "));
         if self.name == STRUCK {
             sql.push_str(
                 " ON CONFLICT (subject) DO UPDATE SET generation = excluded.generation \
@@ -361,8 +360,10 @@ impl<'t> Insert<'t> {
 async fn installation(tx: &mut Transaction) -> Result<Option<(String, Version)>, StoreError> {
     let statement = query("SELECT id, incarnation, version FROM installation");
     let Some(found) = tx.fetch_optional("installation", statement).await? else { return Ok(None) };
-    let version =
-        Version { incarnation: row::number(&found, "incarnation")?, version: row::number(&found, "version")? };
+    let version = Version {
+        incarnation: row::number(&found, "incarnation")?,
+        version: row::number(&found, "version")?,
+    };
     Ok(Some((row::text(&found, "id")?, version)))
 }
 
@@ -405,7 +406,10 @@ fn in_order(tables: &BTreeMap<String, Table>) -> Vec<String> {
     while order.len() < tables.len() {
         let ready = |(name, table): &(&String, &Table)| {
             !order.contains(name)
-                && table.refers_to.iter().all(|to| to == *name || order.contains(to) || !tables.contains_key(to))
+                && table
+                    .refers_to
+                    .iter()
+                    .all(|to| to == *name || order.contains(to) || !tables.contains_key(to))
         };
         let next: Vec<String> = tables.iter().filter(ready).map(|(name, _)| name.clone()).collect();
         if next.is_empty() {

@@ -114,18 +114,21 @@ fn from_postgres(kind: &'static str, error: &PgDatabaseError) -> StoreError {
     let said = error.message();
     match code {
         "55P03" => StoreError::Unavailable("another write held the lock until the deadline".into()),
-        "57014" => StoreError::Unavailable(format!("the server stopped the statement at its deadline: {said}")),
-        "25006" => StoreError::Unavailable("the server takes no writes: it is a standby, or read-only".into()),
+        "57014" => {
+            StoreError::Unavailable(format!("the server stopped the statement at its deadline: {said}"))
+        }
+        "25006" => {
+            StoreError::Unavailable("the server takes no writes: it is a standby, or read-only".into())
+        }
         "25P02" => StoreError::Spoilt { kind, by: "a statement" },
         // The server would refuse the same value again: the caller's matter, and no trouble of the database.
         _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
             StoreError::Value { kind, detail: said.to_owned() }
         }
         // Row-level security: of another organization. Its message is in the server's language, its routine is not.
-        "42501" if error.routine() == Some("ExecWithCheckOptions") => StoreError::Value {
-            kind,
-            detail: "it belongs to another organization than the change".into(),
-        },
+        "42501" if error.routine() == Some("ExecWithCheckOptions") => {
+            StoreError::Value { kind, detail: "it belongs to another organization than the change".into() }
+        }
         "42501" => StoreError::Schema(format!("this role may not: {said}")),
         _ => StoreError::Unavailable(format!("{said} (SQLSTATE {code})")),
     }
@@ -139,7 +142,8 @@ fn conflicting_column(error: &PgDatabaseError) -> String {
 }
 
 fn column_of(table: &str, constraint: &str) -> String {
-    let columns = constraint.strip_prefix(table).and_then(|rest| rest.strip_prefix('_')).unwrap_or(constraint);
+    let columns =
+        constraint.strip_prefix(table).and_then(|rest| rest.strip_prefix('_')).unwrap_or(constraint);
     let columns = match columns {
         "pkey" => "id",
         other => other.strip_suffix("_key").unwrap_or(other),

@@ -87,11 +87,7 @@ fn version(row: &Row) -> Result<Version, StoreError> {
     Ok(Version { incarnation: number(row, "incarnation")?, version: number(row, "version")? })
 }
 
-async fn all(
-    db: &mut Transaction,
-    kind: &'static str,
-    sql: &'static str,
-) -> Result<Vec<Row>, StoreError> {
+async fn all(db: &mut Transaction, kind: &'static str, sql: &'static str) -> Result<Vec<Row>, StoreError> {
     db.fetch_all(kind, query(sql)).await
 }
 
@@ -108,10 +104,7 @@ async fn of(
     rows
 }
 
-fn each<T>(
-    rows: &[Row],
-    read: impl Fn(&Row) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
+fn each<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.iter().map(read).collect()
 }
 
@@ -260,10 +253,7 @@ async fn organization_data(
     })
 }
 
-async fn policies(
-    db: &mut Transaction,
-    organization: OrganizationId,
-) -> Result<Vec<Policy>, StoreError> {
+async fn policies(db: &mut Transaction, organization: OrganizationId) -> Result<Vec<Policy>, StoreError> {
     let rows =
         of(db, organization, "policy", "SELECT * FROM policies WHERE organization = $1 ORDER BY id").await?;
     let groups = of(

@@ -87,10 +87,7 @@ where
         .transpose()
 }
 
-pub(crate) fn json<T: serde::de::DeserializeOwned>(
-    row: &Row,
-    column: &'static str,
-) -> Result<T, StoreError> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, StoreError> {
     serde_json::from_str(&text(row, column)?).map_err(|error| corrupt(column, error))
 }
 

@@ -4,12 +4,7 @@
 //! `RETURNING`, `ON CONFLICT`, `TEXT`, `BIGINT`. A value is text or a 64-bit integer, or absent.
 
 use crate::StoreError;
-use sqlx::{
-    AssertSqlSafe, Postgres, Sqlite,
-    postgres::PgArguments,
-    query::Query,
-    sqlite::SqliteArguments,
-};
+use sqlx::{AssertSqlSafe, Postgres, Sqlite, postgres::PgArguments, query::Query, sqlite::SqliteArguments};
 use std::borrow::Cow;
 
 /// What a parameter may be.

@@ -409,8 +409,13 @@ async fn a_change_that_met_an_error_of_the_database_stores_nothing_more(f: Fixtu
 async fn a_text_that_one_of_the_engines_does_not_take_is_refused_and_no_trouble_of_the_database(f: Fixture) {
     let mut change = f.change().await;
     let refused = change.insert_site(&site(1, "ham\0burg")).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Value { kind: "site", .. }) && !refused.is_unavailable(), "{refused}");
-    for (seed, name) in [(2, "ציוד 🛠 \u{202e}\u{2066}x"), (3, "'; DROP TABLE sites; --"), (4, "\u{1}\u{7f}\u{10ffff}")] {
+    assert!(
+        matches!(refused, StoreError::Value { kind: "site", .. }) && !refused.is_unavailable(),
+        "{refused}"
+    );
+    for (seed, name) in
+        [(2, "ציוד 🛠 \u{202e}\u{2066}x"), (3, "'; DROP TABLE sites; --"), (4, "\u{1}\u{7f}\u{10ffff}")]
+    {
         change.insert_site(&site(seed, name)).await.unwrap();
     }
     change.commit("create", "sites", "{}").await.unwrap();
@@ -521,7 +526,8 @@ async fn a_backup_of_either_engine_fills_either_engine_with_the_same_rows(f: Fix
         let refused = target.restore(NOW, "test", Existing::Refuse, &mut file.as_slice()).await;
         assert!(matches!(refused, Err(BackupError::NotEmpty { .. })), "{refused:?}");
         assert_eq!(target.load().await.unwrap(), held);
-        let again = target.restore(NOW, "test", Existing::DangerouslyReplace, &mut file.as_slice()).await.unwrap();
+        let again =
+            target.restore(NOW, "test", Existing::DangerouslyReplace, &mut file.as_slice()).await.unwrap();
         assert_eq!(again.version.incarnation, 3, "above what the target had, too");
         target.close().await;
     }
@@ -546,8 +552,11 @@ async fn a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing(f: Fixtur
     assert_eq!(f.store.load().await.unwrap(), held);
     let mut longer = file.clone();
     longer.extend_from_slice(b"{}\n");
-    assert!(f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut longer.as_slice()).await.is_err());
+    assert!(
+        f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut longer.as_slice()).await.is_err()
+    );
     let newer = String::from_utf8(file).unwrap().replacen("\"schema\":", "\"schema\":9", 1);
-    let why = f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
+    let why =
+        f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
     assert!(why.to_string().contains("newer version"), "{why}");
 }

@@ -66,9 +66,11 @@ async fn a_transaction_bound_to_one_organization_sees_and_changes_no_row_of_anot
     assert!(tables.len() >= 15 && tables.contains(&"audit"), "{tables:?}");
     let seen = async |bound: Option<&str>, table: &str| -> i64 {
         use sqlx::Row as _;
-        let mut raw = <sqlx::PgConnection as sqlx::Connection>::connect(&CLUSTER.url(name_of(&f))).await.unwrap();
+        let mut raw =
+            <sqlx::PgConnection as sqlx::Connection>::connect(&CLUSTER.url(name_of(&f))).await.unwrap();
         if let Some(bound) = bound {
-            let set = sqlx::query("SELECT set_config('tidegate.organization', $1, false)").bind(bound.to_owned());
+            let set =
+                sqlx::query("SELECT set_config('tidegate.organization', $1, false)").bind(bound.to_owned());
             set.execute(&mut raw).await.unwrap();
         }
         let sql = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) AS n FROM {table}"));
@@ -81,7 +83,9 @@ async fn a_transaction_bound_to_one_organization_sees_and_changes_no_row_of_anot
         assert_eq!(of_nobody, 0, "{table}: nothing is set, nothing is seen");
         assert!(of_theirs <= i64::from(table == "organizations"), "{table}: {of_theirs} rows of another");
         assert!(of_ours <= all, "{table}");
-        if ["sites", "users", "devices", "policy_groups", "policy_resources", "enrolment_keys"].contains(&table) {
+        if ["sites", "users", "devices", "policy_groups", "policy_resources", "enrolment_keys"]
+            .contains(&table)
+        {
             assert!(of_ours > 0, "{table}: its own rows are seen");
         }
     }
@@ -89,10 +93,13 @@ async fn a_transaction_bound_to_one_organization_sees_and_changes_no_row_of_anot
     let mut raw = <sqlx::PgConnection as sqlx::Connection>::connect(&CLUSTER.url(name_of(&f))).await.unwrap();
     let set = sqlx::query("SELECT set_config('tidegate.organization', $1, false)").bind(theirs.clone());
     set.execute(&mut raw).await.unwrap();
-    let insert = sqlx::query("INSERT INTO user_groups (id, organization, name, created_ms) VALUES ('grp-x', $1, 'x', 1)");
+    let insert = sqlx::query(
+        "INSERT INTO user_groups (id, organization, name, created_ms) VALUES ('grp-x', $1, 'x', 1)",
+    );
     let refused = insert.bind(ours.clone()).execute(&mut raw).await.unwrap_err().to_string();
     assert!(refused.contains("row-level security"), "{refused}");
-    let moved = sqlx::query("UPDATE sites SET organization = $1").bind(theirs).execute(&mut raw).await.unwrap();
+    let moved =
+        sqlx::query("UPDATE sites SET organization = $1").bind(theirs).execute(&mut raw).await.unwrap();
     assert_eq!(moved.rows_affected(), 0);
     let deleted = sqlx::query("DELETE FROM devices").execute(&mut raw).await.unwrap();
     assert_eq!(deleted.rows_affected(), 0);
@@ -169,7 +176,9 @@ async fn a_commit_that_is_not_answered_has_an_unknown_outcome_and_reading_tells(
     match outcome {
         Ok(_) => assert!(stored, "what was acknowledged is there"),
         Err(StoreError::OutcomeUnknown(_)) => {}
-        Err(StoreError::Unavailable(_)) => assert!(!stored, "what was refused before its commit is not there"),
+        Err(StoreError::Unavailable(_)) => {
+            assert!(!stored, "what was refused before its commit is not there")
+        }
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -207,7 +216,10 @@ async fn of_several_servers_the_one_that_takes_writes_is_used_and_the_others_are
     assert!(store.load().await.unwrap().is_some());
     cluster.sql("own", "ALTER DATABASE own SET default_transaction_read_only = on").unwrap();
     let why = reason(Store::open(several(""), Opening::MustExist).await);
-    assert!(why.contains("takes no writes") && why.contains("refused") && why.contains("none of the 2"), "{why}");
+    assert!(
+        why.contains("takes no writes") && why.contains("refused") && why.contains("none of the 2"),
+        "{why}"
+    );
 }
 
 #[tokio::test]
@@ -305,7 +317,8 @@ async fn tls_is_spoken_where_the_url_asks_and_a_certificate_of_somebody_else_is_
     let key = rcgen::KeyPair::generate().unwrap();
     let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let server = server.signed_by(&key, &issuer).unwrap();
-    let settings = pgscratch::Settings { tls: Some((server.pem(), key.serialize_pem())), ..Default::default() };
+    let settings =
+        pgscratch::Settings { tls: Some((server.pem(), key.serialize_pem())), ..Default::default() };
     let cluster = pgscratch::Cluster::start_with(settings).unwrap();
     cluster.database("own").unwrap();
     let files = tempfile::tempdir().unwrap();
@@ -333,8 +346,14 @@ async fn tls_is_spoken_where_the_url_asks_and_a_certificate_of_somebody_else_is_
     // Another name than the certificate's: the authority alone does not do.
     let elsewhere = cluster.url("own").replace("127.0.0.1", "localhost");
     let why = reason(
-        Store::open(location(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={root}")), Opening::MustExist).await,
+        Store::open(
+            location(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={root}")),
+            Opening::MustExist,
+        )
+        .await,
     );
     assert!(why.contains("TLS"), "{why}");
-    Store::open(location(&format!("{elsewhere}?sslmode=verify-ca&sslrootcert={root}")), Opening::MustExist).await.unwrap();
+    Store::open(location(&format!("{elsewhere}?sslmode=verify-ca&sslrootcert={root}")), Opening::MustExist)
+        .await
+        .unwrap();
 }

@@ -4,8 +4,9 @@ mod losses;
 
 use crate::{
     cli::{AdminArgs, AdminCommand, CreateCommand, KeyArgs, Kind, RootCommand},
+    database,
     output::{CommandResult, Failure, Format, Outcome, cell, note, table},
-    database, places,
+    places,
 };
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};

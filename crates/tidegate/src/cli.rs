@@ -733,7 +733,9 @@ pub enum AdminCommand {
 
 /// What `admin backup` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/serve backup /backup/tidegate-2026-11-21")]
+#[command(
+    after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/serve backup /backup/tidegate-2026-11-21"
+)]
 pub struct BackupArgs {
     /// The file; must not exist.
     pub file: PathBuf,

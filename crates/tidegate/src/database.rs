@@ -34,7 +34,9 @@ pub fn server(source: &DatabaseSource) -> Result<Option<PostgresUrl>, Failure> {
         (Some(_), Some(_)) => {
             return Err(Failure::say(
                 Outcome::Usage,
-                format_args!("expected either --database-url ({URL}) or --database-url-file ({URL_FILE}), got both"),
+                format_args!(
+                    "expected either --database-url ({URL}) or --database-url-file ({URL_FILE}), got both"
+                ),
             ));
         }
     };
@@ -61,17 +63,20 @@ fn read(file: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_URL_FILE).read_to_string(&mut text));
     read.map_err(|error| {
-        Failure::say(Outcome::Usage, format_args!("the file with the database's URL, {}: {error}", file.display()))
+        Failure::say(
+            Outcome::Usage,
+            format_args!("the file with the database's URL, {}: {error}", file.display()),
+        )
     })?;
     Ok(text.trim().to_owned())
 }
 
 /// The database that a controller with this state directory uses.
 fn location(source: &DatabaseSource, state: Option<&Path>) -> Result<(Location, PathBuf), Failure> {
-    let state = places::state_dir(state, "controller")?;
+    let state = places::state_dir(state, "serve")?;
     // `serve` keeps its controller's below.
     let below = state.join("controller");
-    let state = if below.join("admin.sock").exists() || below.join(controller::DATABASE).exists() { below } else { state };
+    let state = if below.is_dir() { below } else { state };
     let location = match server(source)? {
         Some(url) => url.into(),
         None => state.join(controller::DATABASE).into(),
@@ -94,7 +99,9 @@ pub async fn backup(args: &BackupArgs, state: Option<&Path>, format: Format) -> 
         Ok(summary) => summary,
         Err(error) => {
             let _ = std::fs::remove_file(&unfinished);
-            return Err(anyhow::Error::new(error).context(format!("no backup of {location} was made")).into());
+            return Err(anyhow::Error::new(error)
+                .context(format!("no backup of {location} was made"))
+                .into());
         }
     };
     writer.flush()?;
@@ -130,7 +137,8 @@ pub async fn restore(args: &RestoreBackupArgs, state: Option<&Path>, format: For
         ));
     }
     let file = File::open(&args.file).with_context(|| args.file.display().to_string())?;
-    let existing = if args.dangerous_replace_everything { Existing::DangerouslyReplace } else { Existing::Refuse };
+    let existing =
+        if args.dangerous_replace_everything { Existing::DangerouslyReplace } else { Existing::Refuse };
     let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
     let restored =
         store.restore(process::unix_ms(), "command line", existing, &mut BufReader::new(file)).await;

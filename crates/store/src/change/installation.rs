@@ -84,8 +84,7 @@ impl Change {
         let statement = match self.scope {
             Scope::Installation => query("UPDATE organizations SET shrink_version = version"),
             Scope::Organization(id) => {
-                query("UPDATE organizations SET shrink_version = version WHERE id = $1")
-                    .bind(id.to_string())
+                query("UPDATE organizations SET shrink_version = version WHERE id = $1").bind(id.to_string())
             }
         };
         self.run("organization", statement).await.map(|_| ())
@@ -184,12 +183,11 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`] when it is unknown, used or expired.
     pub async fn take_one_time_link(&mut self, secret: SecretHash, purpose: &str) -> Result<(), StoreError> {
-        let statement = query(
-            "DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3",
-        )
-        .bind(hex32::encode(secret.as_bytes()))
-        .bind(purpose.to_owned())
-        .bind(integer(self.at_ms));
+        let statement =
+            query("DELETE FROM one_time_links WHERE secret_hash = $1 AND purpose = $2 AND expires_ms > $3")
+                .bind(hex32::encode(secret.as_bytes()))
+                .bind(purpose.to_owned())
+                .bind(integer(self.at_ms));
         self.hit("one-time link", "(secret)".into(), statement).await
     }
 

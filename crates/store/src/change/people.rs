@@ -14,13 +14,12 @@ impl Change {
     /// # Errors
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn insert_group(&mut self, group: &Group) -> Result<(), StoreError> {
-        let statement = query(
-            "INSERT INTO user_groups (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)",
-        )
-        .bind(group.id.to_string())
-        .bind(self.organization()?)
-        .bind(group.name.clone())
-        .bind(integer(group.created_ms));
+        let statement =
+            query("INSERT INTO user_groups (id, organization, name, created_ms) VALUES ($1, $2, $3, $4)")
+                .bind(group.id.to_string())
+                .bind(self.organization()?)
+                .bind(group.name.clone())
+                .bind(integer(group.created_ms));
         self.run("group", statement).await.map(|_| ())
     }
 
@@ -114,12 +113,11 @@ impl Change {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
     pub async fn update_user(&mut self, id: UserId, name: &str, email: &str) -> Result<(), StoreError> {
-        let statement =
-            query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
-                .bind(name.to_owned())
-                .bind(email.to_owned())
-                .bind(id.to_string())
-                .bind(self.organization()?);
+        let statement = query("UPDATE users SET name = $1, email = $2 WHERE id = $3 AND organization = $4")
+            .bind(name.to_owned())
+            .bind(email.to_owned())
+            .bind(id.to_string())
+            .bind(self.organization()?);
         self.hit("user", id.to_string(), statement).await
     }
 

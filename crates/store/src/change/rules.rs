@@ -133,8 +133,7 @@ impl Change {
         if self.run("enrolment key", statement).await? == 1 {
             return Ok(());
         }
-        let statement =
-            query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
+        let statement = query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
         let row = self
             .fetch("enrolment key", statement)
             .await?
@@ -149,10 +148,8 @@ impl Change {
     /// [`StoreError::NotFound`].
     pub async fn delete_enrolment_key(&mut self, id: EnrolmentKeyId) -> Result<(), StoreError> {
         let statement = match self.scope {
-            Scope::Installation => {
-                query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
-                    .bind(id.to_string())
-            }
+            Scope::Installation => query("DELETE FROM enrolment_keys WHERE id = $1 AND organization IS NULL")
+                .bind(id.to_string()),
             Scope::Organization(organization) => {
                 query("DELETE FROM enrolment_keys WHERE id = $1 AND organization = $2")
                     .bind(id.to_string())

@@ -74,7 +74,10 @@ async fn attempt(
         Err(_) => return Err(format!("settings: signed in, then no answer, {}", after())),
     };
     if read_only && wanted == Wanted::ReadWrite {
-        return Err(format!("it takes no writes (a standby, or default_transaction_read_only is on), {}", after()));
+        return Err(format!(
+            "it takes no writes (a standby, or default_transaction_read_only is on), {}",
+            after()
+        ));
     }
     Ok(Kept { connection, server: host.to_string().into() })
 }
@@ -117,12 +120,15 @@ fn explained(error: &sqlx::Error) -> String {
 }
 
 fn tls(error: &dyn std::fmt::Display) -> String {
-    format!("TLS: {error}; check sslmode and sslrootcert in the URL, and ssl = on and the certificate at the server")
+    format!(
+        "TLS: {error}; check sslmode and sslrootcert in the URL, and ssl = on and the certificate at the server"
+    )
 }
 
 /// Nobody answered. Which step that was: the driver takes them all in one, so that they are taken once more.
 async fn silence(host: &Host) -> &'static str {
-    const FROZEN: &str = "signing in: it accepts connections and says nothing; frozen, overloaded, or not PostgreSQL";
+    const FROZEN: &str =
+        "signing in: it accepts connections and says nothing; frozen, overloaded, or not PostgreSQL";
     if host.is_socket() {
         return match timeout(LOOK, UnixStream::connect(host.socket())).await {
             Ok(Ok(_)) => FROZEN,

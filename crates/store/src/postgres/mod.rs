@@ -12,7 +12,7 @@ pub use url::{PostgresUrl, UrlError};
 use crate::{
     Opening, Scope, StoreError,
     counters::DatabaseCounters,
-    engine::{DEADLINE, LOAD_DEADLINE},
+    engine::{DEADLINE, LOAD_DEADLINE, LONG_DEADLINE},
     schema,
     statement::Statement,
 };
@@ -37,8 +37,6 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// A migration rewrites tables.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A step of a backup or a restore: a hundred rows, or the next row.
-const LONG_DEADLINE: Duration = Duration::from_secs(30);
 /// A whole backup: longer than anybody waits for one.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -82,7 +80,9 @@ impl Database {
         }
         let isolated = sqlx::raw_sql(ISOLATE).execute(&mut *held);
         in_time(Instant::now() + 2 * DEADLINE, &server, "schema", isolated).await?;
-        let bypasses = sqlx::query("SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user");
+        let bypasses = sqlx::query(
+            "SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user",
+        );
         let bypasses = bypasses.persistent(false).fetch_one(&mut *held);
         let row = in_time(Instant::now() + DEADLINE, &server, "role", bypasses).await?;
         if row.try_get("bypasses").unwrap_or(false) {
@@ -189,8 +189,8 @@ impl Open {
         let held = self.held()?;
         let server = held.server();
         let work = statement.into_postgres().execute(held.busy());
-        let rows = in_time(deadline, &server, kind, work).await?.rows_affected();
-        held.idle();
+        let done = in_time(deadline, &server, kind, work).await;
+        let rows = held.after(done)?.rows_affected();
         if is_write {
             counters.wrote(rows);
         }
@@ -209,8 +209,8 @@ impl Open {
         let server = held.server();
         // Unnamed: a plan that is kept is refused for good when a newer build adds a column to what `*` stands for.
         let work = statement.into_postgres().persistent(false).fetch_all(held.busy());
-        let rows = in_time(deadline, &server, kind, work).await?;
-        held.idle();
+        let done = in_time(deadline, &server, kind, work).await;
+        let rows = held.after(done)?;
         if is_write {
             counters.wrote(rows.len() as u64);
         }
@@ -256,7 +256,11 @@ impl Open {
             Ok(Err(error @ sqlx::Error::Database(_))) => {
                 let error = StoreError::from_sqlx("change", error);
                 // An administrator's shutdown may arrive after the commit was written.
-                Err(if error.is_unavailable() { StoreError::OutcomeUnknown(format!("{server}: {error}")) } else { error })
+                Err(if error.is_unavailable() {
+                    StoreError::OutcomeUnknown(format!("{server}: {error}"))
+                } else {
+                    error
+                })
             }
             Ok(Err(error)) => Err(StoreError::OutcomeUnknown(format!(
                 "{server}: the connection broke at the commit: {error}"
@@ -332,7 +336,8 @@ async fn applied(connection: &mut PgConnection) -> Result<Option<Vec<i64>>, sqlx
     if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>("there")? {
         return Ok(None);
     }
-    let steps = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version").persistent(false);
+    let steps =
+        sqlx::query("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version").persistent(false);
     let steps = steps.fetch_all(connection).await?;
     steps.iter().map(|row| row.try_get("version")).collect::<Result<Vec<_>, _>>().map(Some)
 }
@@ -351,6 +356,8 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     };
     timeout(MIGRATION_DEADLINE, work)
         .await
-        .map_err(|_| StoreError::Unavailable("the schema was not brought to this build's state in time".into()))?
+        .map_err(|_| {
+            StoreError::Unavailable("the schema was not brought to this build's state in time".into())
+        })?
         .map_err(schema::refused)
 }

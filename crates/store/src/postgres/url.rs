@@ -11,13 +11,17 @@ const MAX_HOSTS: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Another scheme.
-    #[error("expected postgres://USER:PASSWORD@HOST:PORT/DATABASE; it does not begin with postgres:// or postgresql://")]
+    #[error(
+        "expected postgres://USER:PASSWORD@HOST:PORT/DATABASE; it does not begin with postgres:// or postgresql://"
+    )]
     Scheme,
     /// Nothing behind the slash.
     #[error("it names no database: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Database,
     /// Neither in front of the slash nor as `host=`.
-    #[error("it names no host: expected HOST:PORT, several with commas, or ?host=/DIRECTORY for a Unix socket")]
+    #[error(
+        "it names no host: expected HOST:PORT, several with commas, or ?host=/DIRECTORY for a Unix socket"
+    )]
     Host,
     /// Too many.
     #[error("it names more than {MAX_HOSTS} hosts")]
@@ -365,7 +369,8 @@ mod tests {
 
     #[test]
     fn several_hosts_with_and_without_a_port() {
-        let url = parsed("postgresql://t:s%40e@db1:5433,db2,[2001:db8::1]:6432/tide?target_session_attrs=any");
+        let url =
+            parsed("postgresql://t:s%40e@db1:5433,db2,[2001:db8::1]:6432/tide?target_session_attrs=any");
         let hosts: Vec<_> = url.hosts.iter().map(ToString::to_string).collect();
         assert_eq!(hosts, ["db1:5433", "db2:5432", "[2001:db8::1]:6432"]);
         assert_eq!((url.user.as_deref(), url.wanted), (Some("t"), Wanted::Any));
@@ -374,7 +379,9 @@ mod tests {
 
     #[test]
     fn a_directory_of_a_unix_socket_is_a_host() {
-        for text in ["postgres:///tide?host=/run/postgresql&port=5433", "postgres://%2Frun%2Fpostgresql:5433/tide"] {
+        for text in
+            ["postgres:///tide?host=/run/postgresql&port=5433", "postgres://%2Frun%2Fpostgresql:5433/tide"]
+        {
             let url = parsed(text);
             assert_eq!(url.hosts[0].socket(), PathBuf::from("/run/postgresql/.s.PGSQL.5433"), "{text}");
         }
@@ -385,7 +392,9 @@ mod tests {
         let url = parsed("postgres://tide:hunter2@db1,db2/tide");
         assert_eq!(url.to_string(), "postgres://tide@db1:5432,db2:5432/tide");
         assert!(!format!("{url:?}").contains("hunter2"));
-        for wrong in ["postgres://tide:hunter2@db1", "postgres://tide:hunter2@db1:x/t", "mysql://tide:hunter2@db1/t"] {
+        for wrong in
+            ["postgres://tide:hunter2@db1", "postgres://tide:hunter2@db1:x/t", "mysql://tide:hunter2@db1/t"]
+        {
             let error = wrong.parse::<PostgresUrl>().expect_err(wrong);
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
