@@ -226,6 +226,12 @@ impl Controller {
         rest.ok_or_else(|| ControllerError::Url(options.url.clone()))?;
         let url = options.url.trim_end_matches('/').to_owned();
         let path = options.state.clone();
+        if let Some(server) = &options.database
+            && !signer::is_complete(&path)
+        {
+            // Before the keys are made: what is wrong with the server is mended and tried again, with nothing to remove.
+            vacant(&server.clone().into()).await?.close().await;
+        }
         let (directory, phrase) = open_directory(&path).await?;
         let directory = Arc::new(directory);
         let signer = Signer::open(Arc::clone(&directory))?;
@@ -245,6 +251,7 @@ impl Controller {
         }
         let for_snapshot = match &opened {
             Ok(store) => Ok(store.clone()),
+            Err(StoreError::Unavailable(reason)) => Err(StoreError::Unavailable(reason.clone())),
             Err(error) => Err(StoreError::Unavailable(error.to_string())),
         };
         let Opened { snapshots, refused } =
@@ -392,6 +399,18 @@ fn location(
     Ok(location)
 }
 
+/// A database that belongs to nobody yet.
+async fn vacant(location: &Location) -> Result<Store, ControllerError> {
+    let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
+    match store.load().await? {
+        None => Ok(store),
+        Some(found) => {
+            store.close().await;
+            Err(ControllerError::Taken { location: location.to_string(), found: found.installation.id })
+        }
+    }
+}
+
 /// Notes in a controller's state directory where its configuration is from now on. Says whether there is one.
 ///
 /// # Errors
@@ -414,10 +433,7 @@ async fn bootstrap(
     url: &str,
     signer: &Signer,
 ) -> Result<(Store, String), ControllerError> {
-    let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
-    if let Some(found) = store.load().await? {
-        return Err(ControllerError::Taken { location: location.to_string(), found: found.installation.id });
-    }
+    let store = vacant(location).await?;
     let created_ms = clock::wall().as_millis();
     let version = Version { incarnation: 1, version: 1 };
     let installation = Installation { id: signer.installation(), version, created_ms };

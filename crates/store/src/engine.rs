@@ -11,6 +11,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
 /// The deadline of reading everything: 100,000 rows take about one second, and nobody waits for it.
 pub(crate) const LOAD_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A step of a backup or a restore: a hundred rows, or the next row.
+pub(crate) const LONG_DEADLINE: Duration = Duration::from_secs(30);
+
 /// An open database.
 #[derive(Debug, Clone)]
 pub(crate) enum Engine {
@@ -45,7 +48,7 @@ impl Engine {
             Self::Sqlite(database) => database.read().await.map(Inner::Sqlite),
             Self::Postgres(database) => database.read_for_long(scope).await.map(Inner::Postgres),
         }
-        .map(Transaction::new)
+        .map(Transaction::for_long)
     }
 
     /// As [`Engine::write`], for work that takes minutes.
@@ -54,7 +57,7 @@ impl Engine {
             Self::Sqlite(database) => database.write().await.map(Inner::Sqlite),
             Self::Postgres(database) => database.write_for_long(scope).await.map(Inner::Postgres),
         }
-        .map(Transaction::new)
+        .map(Transaction::for_long)
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
@@ -92,11 +95,17 @@ enum Inner {
 pub(crate) struct Transaction {
     inner: Inner,
     spoilt: Option<&'static str>,
+    /// Of one statement of SQLite's; a server's transaction has its own.
+    each: Duration,
 }
 
 impl Transaction {
     const fn new(inner: Inner) -> Self {
-        Self { inner, spoilt: None }
+        Self { inner, spoilt: None, each: sqlite::STATEMENT_DEADLINE }
+    }
+
+    const fn for_long(inner: Inner) -> Self {
+        Self { inner, spoilt: None, each: LONG_DEADLINE }
     }
 
     fn ready(&self, kind: &'static str, statement: &Statement) -> Result<(), StoreError> {
@@ -113,9 +122,10 @@ impl Transaction {
         statement: Statement,
     ) -> Result<u64, StoreError> {
         self.ready(kind, &statement)?;
+        let each = self.each;
         let done = match &mut self.inner {
             Inner::Sqlite(tx) => {
-                sqlite::in_time(kind, async {
+                sqlite::in_time(each, kind, async {
                     statement.into_sqlite().execute(&mut **tx).await.map(|done| done.rows_affected())
                 })
                 .await
@@ -141,8 +151,9 @@ impl Transaction {
         statement: Statement,
     ) -> Result<Vec<Row>, StoreError> {
         self.ready(kind, &statement)?;
+        let each = self.each;
         let rows = match &mut self.inner {
-            Inner::Sqlite(tx) => sqlite::in_time(kind, statement.into_sqlite().fetch_all(&mut **tx))
+            Inner::Sqlite(tx) => sqlite::in_time(each, kind, statement.into_sqlite().fetch_all(&mut **tx))
                 .await
                 .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
             Inner::Postgres(open) => open
@@ -161,11 +172,12 @@ impl Transaction {
         mut take: impl FnMut(&Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.ready(kind, &statement)?;
+        let each = self.each;
         let done = match &mut self.inner {
             Inner::Sqlite(tx) => {
                 let mut rows = statement.into_sqlite().fetch(&mut **tx);
                 loop {
-                    match sqlite::in_time(kind, rows.try_next()).await {
+                    match sqlite::in_time(each, kind, rows.try_next()).await {
                         Ok(Some(row)) => {
                             if let Err(error) = take(&Row::Sqlite(row)) {
                                 break Err(error);

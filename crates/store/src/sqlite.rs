@@ -15,8 +15,11 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+/// The lock's wait and the statement itself.
+pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(2);
 /// Reads are of history only (the rest is in memory), so that few readers are enough.
 const READERS: u32 = 2;
 
@@ -49,7 +52,7 @@ impl Database {
             let mut connection = writer.acquire().await?;
             schema::apply(schema::sqlite(), &mut *connection).await
         };
-        tokio::time::timeout(2 * DEADLINE, migrated)
+        tokio::time::timeout(STATEMENT_DEADLINE, migrated)
             .await
             .map_err(|_| StoreError::Unavailable("the database was not opened in time".into()))?
             .map_err(schema::refused)?;
@@ -71,14 +74,14 @@ impl Database {
 
     pub(crate) async fn read(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.check_file()?;
-        in_time("snapshot", self.reader.begin()).await
+        in_time(STATEMENT_DEADLINE, "snapshot", self.reader.begin()).await
     }
 
     pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.check_file()?;
         // IMMEDIATE takes the write lock now: a lock that another process holds is said here, at
         // the deadline, and not at the commit.
-        in_time("change", self.writer.begin_with("BEGIN IMMEDIATE")).await
+        in_time(STATEMENT_DEADLINE, "change", self.writer.begin_with("BEGIN IMMEDIATE")).await
     }
 
     /// An open file that was removed or replaced takes writes that nobody will ever read.
@@ -114,10 +117,11 @@ fn pool(connections: u32, counters: &Arc<Counters>) -> SqlitePoolOptions {
 
 /// A deadline on every await that covers connect, lock and statement.
 pub(crate) async fn in_time<T>(
+    limit: Duration,
     kind: &'static str,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(2 * DEADLINE, work)
+    tokio::time::timeout(limit, work)
         .await
         .map_err(|_| StoreError::Unavailable("no answer from the database in time".into()))?
         .map_err(|error| StoreError::from_sqlx(kind, error))
@@ -125,7 +129,7 @@ pub(crate) async fn in_time<T>(
 
 /// Commits. An error that SQLite gives is one that it has taken the change back for; only silence leaves it open.
 pub(crate) async fn commit(tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-    tokio::time::timeout(2 * DEADLINE, tx.commit())
+    tokio::time::timeout(STATEMENT_DEADLINE, tx.commit())
         .await
         .map_err(|_| StoreError::OutcomeUnknown("the commit got no answer in time".into()))?
         .map_err(|error| StoreError::from_sqlx("change", error))

@@ -73,7 +73,7 @@ fn read(file: &Path) -> Result<String, Failure> {
 
 /// The database that a controller with this state directory uses.
 fn location(source: &DatabaseSource, state: Option<&Path>) -> Result<(Location, PathBuf), Failure> {
-    let state = places::state_dir(state, "controller")?;
+    let state = places::state_dir(state, "serve")?;
     // `serve` keeps its controller's below.
     let below = state.join("controller");
     let state = if below.join("admin.sock").exists() || below.join(controller::DATABASE).exists() {

@@ -12,7 +12,7 @@ pub use url::{PostgresUrl, UrlError};
 use crate::{
     Opening, Scope, StoreError,
     counters::DatabaseCounters,
-    engine::{DEADLINE, LOAD_DEADLINE},
+    engine::{DEADLINE, LOAD_DEADLINE, LONG_DEADLINE},
     schema,
     statement::Statement,
 };
@@ -37,8 +37,6 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// A migration rewrites tables.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A step of a backup or a restore: a hundred rows, or the next row.
-const LONG_DEADLINE: Duration = Duration::from_secs(30);
 /// A whole backup: longer than anybody waits for one.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -191,8 +189,8 @@ impl Open {
         let held = self.held()?;
         let server = held.server();
         let work = statement.into_postgres().execute(held.busy());
-        let rows = in_time(deadline, &server, kind, work).await?.rows_affected();
-        held.idle();
+        let done = in_time(deadline, &server, kind, work).await;
+        let rows = held.after(done)?.rows_affected();
         if is_write {
             counters.wrote(rows);
         }
@@ -211,8 +209,8 @@ impl Open {
         let server = held.server();
         // Unnamed: a plan that is kept is refused for good when a newer build adds a column to what `*` stands for.
         let work = statement.into_postgres().persistent(false).fetch_all(held.busy());
-        let rows = in_time(deadline, &server, kind, work).await?;
-        held.idle();
+        let done = in_time(deadline, &server, kind, work).await;
+        let rows = held.after(done)?;
         if is_write {
             counters.wrote(rows.len() as u64);
         }

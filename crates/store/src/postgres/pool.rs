@@ -108,6 +108,7 @@ impl Pool {
                     return Err(StoreError::Unavailable(format!("{}: {error}", held.server())));
                 }
                 Err(_) => {
+                    self.shared.kept().clear();
                     return Err(StoreError::Unavailable(format!(
                         "{}: no answer to the first statement of a change within {} ms: frozen, overloaded, or the way \
                          to it is cut",
@@ -146,6 +147,17 @@ impl Held {
 
     pub(super) const fn idle(&mut self) {
         self.is_busy = false;
+    }
+
+    /// What a statement's end says about the connection. An answer, also a refusal, leaves it as it was. Anything else
+    /// leaves it busy, to be closed, and those that are kept are as old as it is: a server that went away, or takes no
+    /// writes any more, is not asked again by each of them.
+    pub(super) fn after<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &done {
+            Err(error) if error.is_unavailable() => self.shared.kept().clear(),
+            _ => self.idle(),
+        }
+        done
     }
 
     /// Keeps it for the next one.
