@@ -13,6 +13,7 @@ mod npm;
 mod planted;
 mod process;
 mod python;
+mod screenshots;
 mod sim;
 mod test;
 mod tools;
@@ -66,6 +67,8 @@ enum Command {
         #[command(flatten)]
         output: lab::Output,
     },
+    /// Every page of the console, light and dark, desktop and phone, judged by axe-core.
+    Screenshots(screenshots::Options),
     /// The seeded simulation: many seeds, hours, one seed again, planted bugs.
     Sim(sim::Options),
 }
@@ -178,6 +181,7 @@ fn main() -> ExitCode {
         Command::OutageMatrix { options, output } => {
             lab::run(lab::Lab::Outage { options, output }, &interrupt)
         }
+        Command::Screenshots(options) => screenshots::make(&options, &interrupt),
         Command::Sim(options) => sim::run(&options),
     });
     match done {

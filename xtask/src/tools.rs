@@ -38,6 +38,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "cmake", present: || on_path("cmake"), needed_for: For::Checks },
     Package { name: "python3", present: || on_path("python3"), needed_for: For::Checks },
     Package { name: "python3-venv", present: has_venv, needed_for: For::Checks },
+    Package { name: "chromium", present: || on_path("chromium"), needed_for: For::Checks },
     Package { name: "curl", present: || on_path("curl"), needed_for: For::Checks },
     Package { name: "nodejs", present: || on_path("node"), needed_for: For::Checks },
     Package { name: "npm", present: || on_path("npm"), needed_for: For::Checks },

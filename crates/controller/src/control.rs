@@ -206,8 +206,11 @@ async fn ship(
     let (organization, connector) = (data.organization.id, connector.id);
     let (batch, ndjson) = (request.batch, request.ndjson.clone());
     let core = Arc::clone(core);
-    let work =
-        move || core.flows.take(organization, connector, batch, ndjson.as_slice(), crate::clock::wall());
+    let work = move || {
+        core.flows.take(organization, connector, batch, ndjson.as_slice(), crate::clock::wall())?;
+        core.paths().take(connector, ndjson.as_slice());
+        Ok(())
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => Ok(FlowsTaken { batch }.into()),
         Ok(Err(error @ crate::flows::FlowError::Record(_))) => {

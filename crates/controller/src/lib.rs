@@ -42,6 +42,7 @@ mod journal;
 mod ledger;
 mod limiter;
 mod parts;
+mod paths;
 mod presence;
 mod server;
 mod signer;
@@ -292,6 +293,7 @@ impl Controller {
             snapshots,
             strikes,
             presence: Mutex::new(Presence::default()),
+            paths: Mutex::default(),
             flows,
             console: Console::new(),
             rates: api::Rates::default(),

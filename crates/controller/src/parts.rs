@@ -9,6 +9,7 @@ use crate::{
     flows::FlowLog,
     gate::{Gate, Held, Withheld},
     ledger::{self, Deed, Ledger},
+    paths::Paths,
     presence::Presence,
     signer::{CERTIFICATE_LIFE, Signer},
     snapshot::{Snapshot, SnapshotError, SnapshotSource, Snapshots},
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     pub(crate) ledger: Ledger,
     pub(crate) presence: Mutex<Presence>,
+    pub(crate) paths: Mutex<Paths>,
     pub(crate) flows: FlowLog,
     pub(crate) console: Console,
     /// How often callers of the API ask.
@@ -126,6 +128,10 @@ impl Core {
 
     pub(crate) fn presence(&self) -> MutexGuard<'_, Presence> {
         self.presence.lock().expect("nothing panics while it holds the presence")
+    }
+
+    pub(crate) fn paths(&self) -> MutexGuard<'_, Paths> {
+        self.paths.lock().expect("nothing panics while it holds the paths")
     }
 
     /// Whether anything may be issued now.

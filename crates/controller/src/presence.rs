@@ -32,18 +32,27 @@ pub(crate) struct PopSeen {
 pub(crate) struct Presence {
     subjects: BTreeMap<Subject, Seen>,
     pops: BTreeMap<PopId, PopSeen>,
+    /// Rises with everything that changes here: who shows it looks again then.
+    changes: u64,
 }
 
 impl Presence {
+    /// Rises whenever somebody came or went.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// A PoP's session came up, and these have sessions at it.
     pub(crate) fn pop_attached(&mut self, pop: PopId, attached: &[Identity], wall: UnixMs) {
         self.pop_lost(pop, wall);
+        self.changes += 1;
         self.pops.insert(pop, PopSeen { since: Some(wall), last: wall });
         self.came(pop, attached, wall);
     }
 
     /// A PoP's session ended: nobody is known to be attached there.
     pub(crate) fn pop_lost(&mut self, pop: PopId, wall: UnixMs) {
+        self.changes += 1;
         if let Some(seen) = self.pops.get_mut(&pop)
             && seen.since.take().is_some()
         {
@@ -56,6 +65,7 @@ impl Presence {
 
     /// Sessions came up at a PoP.
     pub(crate) fn came(&mut self, pop: PopId, identities: &[Identity], wall: UnixMs) {
+        self.changes += 1;
         for identity in identities {
             if self.subjects.len() >= MAX_SUBJECTS && !self.subjects.contains_key(&identity.subject()) {
                 continue;
@@ -71,6 +81,7 @@ impl Presence {
 
     /// Sessions ended at a PoP.
     pub(crate) fn went(&mut self, pop: PopId, identities: &[Identity], wall: UnixMs) {
+        self.changes += 1;
         for identity in identities {
             if let Some(seen) = self.subjects.get_mut(&identity.subject()) {
                 seen.attached.remove(&pop);

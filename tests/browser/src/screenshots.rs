@@ -1,1 +1,305 @@
-fn main() {}
+//! `cargo xtask screenshots`: every page of the console, light and dark, on a desktop and a phone, into a folder that a
+//! person can look through; with axe-core's judgement of each, and what the first page costs.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a program that reports to a person")]
+
+use anyhow::{Context as _, Result, ensure};
+use browser::{Chromium, Page, Screen, Stage, Theme, WebSite, eventually};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const PASSPHRASE: &str = "correct horse battery staple";
+/// What the first page may cost (issue 6).
+const MOST_BYTES: u64 = 150_000;
+const LATEST_PAINT_MS: f64 = 1000.0;
+
+/// A page: what its files are called, and where it is.
+struct Shot {
+    name: &'static str,
+    path: String,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let folder = arguments.next().context("usage: screenshots FOLDER [AXE.JS]")?;
+    let axe = arguments.next().map(fs::read_to_string).transpose().context("axe-core's script")?;
+    fs::create_dir_all(&folder)?;
+    let web = WebSite::start("127.0.0.2", "hello")?;
+    let stage = Stage::start()?;
+    let chromium = Chromium::start()?;
+    let page = chromium.page()?;
+    sign_in(&stage, &page)?;
+    let empty = [
+        Shot { name: "empty-overview", path: "/".into() },
+        Shot { name: "empty-sites", path: "/sites".into() },
+        Shot { name: "empty-policies", path: "/policies".into() },
+    ];
+    let mut findings = Vec::new();
+    let mut names = Vec::new();
+    let mut shoot = |shots: &[Shot]| -> Result<()> {
+        for shot in shots {
+            take(&stage, &page, shot, &folder, axe.as_deref(), &mut findings)?;
+            names.push(shot.name);
+        }
+        Ok(())
+    };
+    shoot(&empty)?;
+    let world = furnish(&stage, &web)?;
+    shoot(&world.shots)?;
+    {
+        let _lock = stage.lock_database()?;
+        // The first write that is refused tells the console.
+        let _ = stage.api("POST", "/groups", Some(&json!({"name": "later"})));
+        shoot(&[
+            Shot { name: "degraded-overview", path: "/".into() },
+            Shot { name: "degraded-form", path: "/groups/new".into() },
+            Shot { name: "degraded-status", path: "/status".into() },
+        ])?;
+    }
+    index(&folder, &names)?;
+    println!("{} pages, 4 pictures each, in {}", names.len(), folder.display());
+    first_page(&chromium, &stage)?;
+    if axe.is_some() {
+        for finding in &findings {
+            println!("axe: {finding}");
+        }
+        println!(
+            "axe-core: {} serious or critical findings on {} pages, light and dark, 1440 and 390 px",
+            findings.len(),
+            names.len()
+        );
+        ensure!(findings.is_empty(), "axe-core has findings");
+    }
+    Ok(())
+}
+
+fn sign_in(stage: &Stage, page: &Page<'_>) -> Result<()> {
+    page.open(&stage.owner_link)?;
+    page.fill("#name, #n", "Lena Brandt")?;
+    if page.count("#email")? == 1 {
+        page.fill("#email", "lena@example.com")?;
+    }
+    page.fill("#passphrase, #p", PASSPHRASE)?;
+    page.fill("#again, #a", PASSPHRASE)?;
+    page.follow("main form[method=post] button[type=submit]")
+}
+
+struct World {
+    shots: Vec<Shot>,
+    _connector: browser::Connector,
+    _client: browser::Client,
+}
+
+fn id(made: &Value) -> String {
+    made["id"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A small company: sites, resources, people, policies, one device that is connected and has been refused once.
+fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
+    let post = |path: &str, body: Value| stage.api("POST", path, Some(&body));
+    let mut sites = Vec::new();
+    for (name, prefix) in
+        [("Hamburg DC", "127.0.0.0/8"), ("Rotterdam", "10.30.0.0/16"), ("Gdańsk plant", "10.40.0.0/16")]
+    {
+        sites.push(id(&post("/sites", json!({"name": name, "prefixes": [prefix]}))?));
+    }
+    let address = (web.address.ip().to_string(), web.address.port().to_string());
+    let mut resources = Vec::new();
+    for (name, site, address, ports, mode) in [
+        ("Wiki", 0, address.0.as_str(), vec![address.1.as_str()], "standard"),
+        ("Order database", 0, "orders-db.example.com", vec!["5432"], "strict"),
+        ("Labels", 1, "labels.example.com", vec!["9100"], "standard"),
+        ("Plant network", 2, "10.40.7.0/24", vec!["102", "502", "udp/161"], "strict"),
+        ("Everything at the plant", 2, "*.plant.example.com", vec!["443"], "standard"),
+        ("Build registry", 0, "registry.example.com", vec!["443", "22"], "standard"),
+    ] {
+        let body =
+            json!({"name": name, "site": sites[site], "address": address, "ports": ports, "mode": mode});
+        resources.push(id(&post("/resources", body)?));
+    }
+    let mut groups = Vec::new();
+    for name in ["engineering", "support", "plant-maintenance"] {
+        groups.push(id(&post("/groups", json!({"name": name}))?));
+    }
+    let mut people = Vec::new();
+    for (index, name) in
+        ["Mikkel Lund", "Adaeze Okafor", "Tomás Herrera", "Priya Raman", "Yuki Tanabe"].iter().enumerate()
+    {
+        let user = id(&post("/users", json!({"name": name, "email": format!("person{index}@example.com")}))?);
+        stage.api("PUT", &format!("/groups/{}/members/{user}", groups[index % 3]), Some(&json!({})))?;
+        people.push(user);
+    }
+    let account = id(&post("/service-accounts", json!({"name": "backup"}))?);
+    let mut policies = Vec::new();
+    for (name, group, reach) in [
+        ("Engineers read the wiki", 0, vec![0, 5]),
+        ("Orders", 1, vec![1]),
+        ("Plant maintenance", 2, vec![3, 4]),
+    ] {
+        let reach: Vec<&String> = reach.into_iter().map(|index: usize| &resources[index]).collect();
+        policies.push(id(&post(
+            "/policies",
+            json!({"name": name, "groups": [groups[group]], "resources": reach}),
+        )?));
+    }
+    let brief = id(&post(
+        "/policies",
+        json!({"name": "Migration week", "groups": [groups[0]], "resources": [resources[1]]}),
+    )?);
+    let key = post("/enrolment-keys", json!({"kind": "connector", "site": sites[0], "name": "hh-1"}))?;
+    let connector = stage.connector("hh-1", key["join_key"].as_str().context("a key")?)?;
+    let key = post("/enrolment-keys", json!({"kind": "device", "owner": people[0]}))?;
+    let client = stage.client("mikkel-laptop", key["join_key"].as_str().context("a key")?)?;
+    eventually("a page through the tunnel", Duration::from_secs(30), || {
+        client.fetch(&format!("http://{}", web.address))
+    })?;
+    // Access that was just taken away: its connector refuses what the device still believes it may do.
+    stage.api("DELETE", &format!("/policies/{brief}"), None)?;
+    let _ = client.fetch("http://orders-db.example.com:5432");
+    eventually("flows in the log", Duration::from_secs(20), || {
+        let flows = stage.api("GET", "/flows", None)?;
+        ensure!(flows["items"].as_array().is_some_and(|items| !items.is_empty()), "{flows}");
+        Ok(())
+    })?;
+    let device = &client.device;
+    let shot = |name: &'static str, path: String| Shot { name, path };
+    let connectors = stage.api("GET", "/connectors", None)?;
+    let connector_id = id(&connectors["items"][0]);
+    let pops = stage.api("GET", "/pops", None)?;
+    let shots = vec![
+        shot("overview", "/".into()),
+        shot("topology", "/topology".into()),
+        shot("flows", "/flows".into()),
+        shot("resources", "/resources".into()),
+        shot("resource", format!("/resources/{}", resources[0])),
+        shot("resource-new", "/resources/new".into()),
+        shot("policies", "/policies".into()),
+        shot("policy", format!("/policies/{}", policies[0])),
+        shot("policy-edit", format!("/policies/{}/edit", policies[0])),
+        shot("policy-new-preview", format!("/policies/new?group={}&resource={}", groups[0], resources[1])),
+        shot("policy-remove", format!("/policies/{}/remove", policies[0])),
+        shot("access", "/access".into()),
+        shot("why-empty", "/why".into()),
+        shot("why-yes", "/why?who=Mikkel+Lund&to=Wiki".into()),
+        shot("why-no", "/why?who=Mikkel+Lund&to=Order+database".into()),
+        shot("sites", "/sites".into()),
+        shot("site", format!("/sites/{}", sites[0])),
+        shot("site-connect", format!("/sites/{}/connect", sites[1])),
+        shot("connector", format!("/connectors/{connector_id}")),
+        shot("people", "/people".into()),
+        shot("person", format!("/people/{}", people[0])),
+        shot("group", format!("/groups/{}", groups[0])),
+        shot("devices", "/devices".into()),
+        shot("device", format!("/devices/{device}")),
+        shot("device-revoke", format!("/devices/{device}/revoke")),
+        shot("service-accounts", "/service-accounts".into()),
+        shot("service-account", format!("/service-accounts/{account}")),
+        shot("pops", "/pops".into()),
+        shot("pop", format!("/pops/{}", id(&pops["items"][0]))),
+        shot("keys", "/keys".into()),
+        shot("audit", "/audit".into()),
+        shot("settings", "/settings".into()),
+        shot("search", "/search?q=e".into()),
+        shot("status", "/status".into()),
+        shot("not-found", "/sites/nothing".into()),
+    ];
+    Ok(World { shots, _connector: connector, _client: client })
+}
+
+/// Four pictures of a page, each judged.
+fn take(
+    stage: &Stage,
+    page: &Page<'_>,
+    shot: &Shot,
+    folder: &Path,
+    axe: Option<&str>,
+    findings: &mut Vec<String>,
+) -> Result<()> {
+    for (theme, theme_name) in [(Theme::Light, "light"), (Theme::Dark, "dark")] {
+        for (screen, screen_name) in [(Screen::DESKTOP, "1440"), (Screen::PHONE, "390")] {
+            page.prefer(theme)?;
+            page.screen(screen)?;
+            page.open(&format!("{}{}", stage.url, shot.path))?;
+            let wide =
+                page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")?;
+            let file = format!("{}-{theme_name}-{screen_name}", shot.name);
+            if wide.as_i64().unwrap_or(0) > 1 {
+                findings.push(format!("{file}: {wide} px wider than the screen"));
+            }
+            page.picture(&folder.join(format!("{file}.png")), screen)?;
+            if let Some(axe) = axe {
+                judge(page, &file, axe, findings)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn judge(page: &Page<'_>, file: &str, axe: &str, findings: &mut Vec<String>) -> Result<()> {
+    page.evaluate(&format!("{axe};void 0"))?;
+    let run = "axe.run(document, {resultTypes: ['violations']}).then(r => JSON.stringify(r.violations.map(v => \
+               ({id: v.id, impact: v.impact, help: v.help, nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' — ' + (n.failureSummary || '').slice(0, 200))}))))";
+    let found: Value = serde_json::from_str(page.evaluate(run)?.as_str().context("axe's answer")?)?;
+    for violation in found.as_array().into_iter().flatten() {
+        if matches!(violation["impact"].as_str(), Some("serious" | "critical")) {
+            findings.push(format!(
+                "{file}: {} {} {} {}",
+                violation["impact"], violation["id"], violation["help"], violation["nodes"]
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What the first page costs somebody who comes for the first time.
+fn first_page(chromium: &Chromium, stage: &Stage) -> Result<()> {
+    let link = stage.api("POST", "/owner-links", Some(&json!({})))?;
+    let page = chromium.page()?;
+    page.open(link["link"].as_str().context("a link")?)?;
+    page.fill("#name, #n", "Tomás Herrera")?;
+    if page.count("#email")? == 1 {
+        page.fill("#email", "tomas@example.org")?;
+    }
+    page.fill("#passphrase, #p", PASSPHRASE)?;
+    page.fill("#again, #a", PASSPHRASE)?;
+    page.follow("main form[method=post] button[type=submit]")?;
+    page.call("Network.clearBrowserCache", json!({}))?;
+    page.bytes()?;
+    page.open(&format!("{}/", stage.url))?;
+    let paint = eventually("the first paint", Duration::from_secs(10), || {
+        let paint =
+            page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")?;
+        paint.as_f64().context("not painted yet")
+    })?;
+    let bytes = page.bytes()?;
+    println!(
+        "first page, cold: first contentful paint {paint:.0} ms (≤ {LATEST_PAINT_MS:.0}), {bytes} bytes transferred (≤ {MOST_BYTES})"
+    );
+    ensure!(bytes <= MOST_BYTES && bytes > 10_000, "{bytes} bytes");
+    ensure!(paint <= LATEST_PAINT_MS, "{paint} ms");
+    Ok(())
+}
+
+fn index(folder: &Path, names: &[&str]) -> Result<()> {
+    let mut html = String::from(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tidegate console</title><style>body{font:14px system-ui;margin:2rem}section{margin-bottom:3rem}img{border:1px solid #ccc;vertical-align:top;margin:.25rem}.d{width:36rem}.p{width:10rem}</style><h1>Tidegate console</h1>",
+    );
+    for name in names {
+        let _ = write!(html, "<section><h2>{name}</h2>");
+        for theme in ["light", "dark"] {
+            for (screen, class) in [("1440", "d"), ("390", "p")] {
+                let file = format!("{name}-{theme}-{screen}.png");
+                let _ = write!(
+                    html,
+                    "<a href=\"{file}\"><img class=\"{class}\" loading=\"lazy\" src=\"{file}\" alt=\"{name}, {theme}, {screen} px\"></a>"
+                );
+            }
+        }
+        html.push_str("</section>");
+    }
+    fs::write(folder.join("index.html"), html).context("the index")
+}

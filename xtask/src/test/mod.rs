@@ -90,6 +90,8 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
     // The binary's package depends on every other that has examples.
     suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), cargo(&doc), Some(count::libtest));
     suite.program("fuzz corpus", Runs::WhenChanged(&["fuzz-targets"]), cargo(REPLAY), Some(count::plain));
+    let console = Runs::WhenChanged(&["tidegate", "browser", "xtask"]);
+    suite.program("console pages, judged by axe-core", console, this(&["screenshots"]), None);
     let simulation = Runs::WhenChanged(&["sim", "xtask"]);
     suite.program("simulation", simulation, this(&["sim", "--seeds", SEEDS]), None);
     suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);

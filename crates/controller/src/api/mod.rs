@@ -22,7 +22,7 @@ mod rates;
 mod reference;
 mod removal;
 mod request;
-mod roles;
+pub(crate) mod roles;
 mod sessions;
 mod tag;
 pub mod types;

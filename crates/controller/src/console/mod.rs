@@ -1,8 +1,35 @@
-//! The console: server-rendered pages without script.
+//! The console: server-rendered pages that work without script, from the memory snapshot and what is live now.
 
+mod access;
+mod ask;
+mod assets;
+mod audit;
+mod devices;
+mod events;
+mod flows;
+mod form;
+mod keys;
+mod lists;
+mod look;
+mod names;
 mod overview;
+mod pages;
 mod passphrase;
+mod people;
+mod policies;
+mod preview;
+mod resources;
+mod search;
 mod session;
+mod sessions;
+mod settings;
+mod shell;
+mod sites;
+mod status;
+mod strikes;
+mod things;
+mod topology;
+mod why;
 
 use crate::{
     api::{self, Peer},
@@ -35,11 +62,7 @@ use wire::UserId;
 const FIRST_OWNER: &str = "first-owner";
 /// How long that link works.
 const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
-const STYLE: &str = include_str!("../../assets/console.css");
-static STYLE_PATH: LazyLock<String> = LazyLock::new(|| {
-    let digest = encode_base64url(&sha256(&[STYLE.as_bytes()]));
-    format!("/assets/console-{}.css", &digest[..16])
-});
+static STYLE_PATH: LazyLock<String> = LazyLock::new(|| assets::STYLE_SHEET.path.clone());
 /// Wrong passphrases in five minutes: of one address, after which it waits, and for one account, after which every
 /// try at it is slower.
 const FAILURES: u32 = 10;
@@ -67,26 +90,25 @@ impl Console {
 
 pub(crate) fn router(core: &Arc<Core>) -> Router {
     Router::new()
-        .route("/", get(overview::page))
         .route("/signin", get(sign_in_page).post(sign_in))
         .route("/signout", post(sign_out))
         .route("/theme", post(theme))
         .route("/first-owner/{secret}", get(first_owner_page).post(first_owner))
         .route("/join", get(join_page))
-        .route(&STYLE_PATH, get(style))
         .layer(DefaultBodyLimit::max(MAX_FORM))
+        .merge(pages::routes(core))
         .layer(middleware::map_response(guarded))
         .with_state(Arc::clone(core))
 }
 
-/// What every page of the console carries: no script, no frame, nothing from elsewhere.
+/// What every page of the console carries: no script but our own files, no frame, nothing from elsewhere.
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let fixed = [
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
-             frame-ancestors 'none'",
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -97,15 +119,6 @@ async fn guarded(mut response: Response) -> Response {
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
-}
-
-async fn style() -> impl IntoResponse {
-    // The name changes with the content.
-    let headers = [
-        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-    ];
-    (headers, STYLE)
 }
 
 fn render(status: StatusCode, page: &impl Template, cookies: &[HeaderValue]) -> Response {
@@ -264,8 +277,19 @@ async fn sign_out(
     response
 }
 
-async fn theme(State(core): State<Arc<Core>>, headers: HeaderMap, Form(form): Form<TokenForm>) -> Response {
-    let mut response = Redirect::to("/").into_response();
+#[derive(Deserialize)]
+struct ThemeForm {
+    form_token: String,
+    #[serde(default)]
+    next: String,
+}
+
+async fn theme(State(core): State<Arc<Core>>, headers: HeaderMap, Form(form): Form<ThemeForm>) -> Response {
+    // Back to the page that it was chosen on, when that is one of ours.
+    let own = form.next.starts_with('/') && !form.next.starts_with("//") && !form.next.contains('\\');
+    let back =
+        if own && form.next.bytes().all(|byte| byte.is_ascii_graphic()) { form.next.as_str() } else { "/" };
+    let mut response = Redirect::to(back).into_response();
     let own = core
         .console
         .sessions

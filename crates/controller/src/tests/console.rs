@@ -91,20 +91,26 @@ async fn the_first_owner_sets_a_passphrase_by_a_link_that_works_once_and_sees_wh
     for shown in [
         "Lena Brandt",
         "hamburg",
-        "orders",
-        "10.1.2.3",
-        "tcp 5432",
-        "No devices yet",
-        "Nothing can be reached yet",
+        "From nothing to the first resource",
         "Export the root key",
+        "Configuration is current",
     ] {
         assert!(page.text.contains(shown), "{shown}");
     }
+    for (path, shown) in [
+        ("/resources", "orders"),
+        ("/resources", "10.1.2.3"),
+        ("/resources", "5432"),
+        ("/devices", "No devices yet"),
+    ] {
+        assert!(get(&world, path, &session).await.text.contains(shown), "{path}: {shown}");
+    }
     let policy = page.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    for forbidden in ["<script", " style=", "<style", " onclick="] {
+    for forbidden in ["<script>", " style=", "<style", " onclick="] {
         assert!(!page.text.contains(forbidden), "{forbidden}");
     }
+    assert_eq!(page.text.matches("<script src=\"/assets/").count(), page.text.matches("<script").count());
     assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
     let style = page.text.split_once("href=\"/assets/").unwrap().1.split('"').next().unwrap();
     let style = get(&world, &format!("/assets/{style}"), "").await;
@@ -190,4 +196,153 @@ async fn a_device_s_link_is_its_key_behind_a_page_that_says_what_to_do() {
     assert!(shown.text.contains("tidegate login"), "{}", shown.text);
     let site = world.post("/enrolment-keys", json!({"kind": "connector", "site": f.site})).await.made();
     assert!(site["link"].is_null(), "a connector joins by its key");
+}
+
+/// Every page that shows something, and one that there is not.
+#[tokio::test]
+async fn every_page_answers_a_person_who_is_signed_in_and_sends_everybody_else_to_sign_in_first() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let site = f.site.clone();
+    let paths = [
+        "/",
+        "/topology",
+        "/flows",
+        "/resources",
+        "/resources/new",
+        "/policies",
+        "/policies/new",
+        "/access",
+        "/why",
+        "/why?who=nobody&to=orders",
+        "/sites",
+        "/sites/new",
+        "/people",
+        "/people/new",
+        "/groups/new",
+        "/devices",
+        "/service-accounts",
+        "/service-accounts/new",
+        "/pops",
+        "/keys",
+        "/audit",
+        "/settings",
+        "/search?q=or",
+    ];
+    let mut paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+    paths.extend([
+        format!("/sites/{site}"),
+        format!("/sites/{site}/connect"),
+        format!("/sites/{site}/edit"),
+        format!("/people/{}", f.user),
+    ]);
+    for path in &paths {
+        let page = get(&world, path, &session).await;
+        assert_eq!(page.status, 200, "{path}: {}", page.text);
+        assert_eq!(page.text.matches("<h1").count(), 1, "{path}");
+        assert!(!page.text.contains(" style="), "{path}");
+        let stranger = get(&world, path, "").await;
+        assert_eq!(stranger.status, 303, "{path}");
+        assert!(stranger.headers[header::LOCATION].to_str().unwrap().starts_with("/signin"), "{path}");
+    }
+    for path in [
+        "/sites/x",
+        "/resources/res-1",
+        "/devices/x",
+        "/people/x",
+        "/groups/x",
+        "/policies/x",
+        "/pops/x",
+        "/connectors/x",
+    ] {
+        assert_eq!(get(&world, path, &session).await.status, 404, "{path}");
+    }
+    for path in ["/status", "/status.json", "/favicon.svg"] {
+        assert_eq!(get(&world, path, "").await.status, 200, "{path}");
+    }
+    let public = get(&world, "/status.json", "").await;
+    assert!(
+        !public.text.contains("hamburg") && public.text.contains("\"access\":\"works\""),
+        "{}",
+        public.text
+    );
+}
+
+#[tokio::test]
+async fn a_form_keeps_what_was_typed_names_the_field_and_shows_both_versions_when_somebody_else_saved_first()
+{
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/sites/new", &session).await;
+    let token = form_token(&page);
+    let wrong = [
+        ("form_token", token.as_str()),
+        ("name", "Hamburg"),
+        ("prefixes", "10.0.0.0/8\nnonsense"),
+        ("regions", ""),
+    ];
+    let refused = submit(&world, "/sites/new", &session, &wrong).await;
+    assert_eq!(refused.status, 422);
+    for shown in ["id=\"prefixes-error\"", "nonsense</textarea>", "value=\"Hamburg\"", "Nothing was saved."] {
+        assert!(refused.text.contains(shown), "{shown}: {}", refused.text);
+    }
+    let right =
+        [("form_token", token.as_str()), ("name", "Hamburg"), ("prefixes", "10.0.0.0/8"), ("regions", "")];
+    let made = submit(&world, "/sites/new", &session, &right).await;
+    assert_eq!(made.status, 303, "{}", made.text);
+    let place = made.headers[header::LOCATION].to_str().unwrap().split('?').next().unwrap().to_owned();
+    let edit = get(&world, &format!("{place}/edit"), &session).await;
+    let version = edit
+        .text
+        .split_once("name=\"version\" value=\"")
+        .unwrap()
+        .1
+        .split('"')
+        .next()
+        .unwrap()
+        .replace("&quot;", "\"");
+    let mine = |name: &'static str| {
+        [
+            ("form_token", token.clone()),
+            ("version", version.clone()),
+            ("name", name.to_owned()),
+            ("prefixes", "10.0.0.0/8".to_owned()),
+        ]
+    };
+    let borrowed = |fields: &[(&'static str, String); 4]| {
+        fields.iter().map(|(key, value)| (*key, value.clone())).collect::<Vec<_>>()
+    };
+    let send = async |name| {
+        let fields = borrowed(&mine(name));
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        submit(&world, &format!("{place}/edit"), &session, &fields).await
+    };
+    assert_eq!(send("Hamburg DC").await.status, 303);
+    let late = send("Hamburg Hafen").await;
+    assert_eq!(late.status, 412, "{}", late.text);
+    for shown in ["Somebody else saved first", "Hamburg DC", "Hamburg Hafen"] {
+        assert!(late.text.contains(shown), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_of_another_session_saves_nothing_and_one_without_a_session_loses_nothing() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let fields = [("form_token", "forged"), ("name", "Rotterdam & sons"), ("prefixes", ""), ("regions", "")];
+    let forged = submit(&world, "/sites/new", &session, &fields).await;
+    assert_eq!(forged.status, 409);
+    assert!(
+        forged.text.contains("value=\"Rotterdam &amp; sons\"")
+            && forged.text.contains("opened before you signed in")
+    );
+    let without = submit(&world, "/sites/new", "", &fields).await;
+    assert_eq!(without.status, 401);
+    assert!(
+        without.text.contains("Nothing is lost") && without.text.contains("value=\"Rotterdam &amp; sons\"")
+    );
+    assert!(!without.text.contains("forged"), "a token of a session that ended is of no use");
+    let sites = get(&world, "/sites", &session).await;
+    assert!(sites.text.contains("No sites yet"));
 }

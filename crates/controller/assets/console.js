@@ -1,0 +1,58 @@
+// The one script of our own. Every page works without it: it copies, jumps, and asks for what has changed.
+(() => {
+  "use strict";
+  const $ = (selector) => document.querySelector(selector);
+
+  // Copy buttons: the text of the code beside them.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const code = button.closest(".code")?.querySelector("code");
+    const label = button.querySelector("span");
+    if (!code || !label) return;
+    const text = [...code.childNodes].filter((n) => !n.classList?.contains("c")).map((n) => n.textContent).join("");
+    try {
+      await navigator.clipboard.writeText(text.trim() + "\n");
+    } catch {
+      getSelection().selectAllChildren(code);
+      label.textContent = "Press Ctrl C";
+      return;
+    }
+    button.dataset.done = "";
+    label.textContent = "Copied";
+    setTimeout(() => { delete button.dataset.done; label.textContent = "Copy"; }, 2000);
+  });
+
+  // Keys: Ctrl K or / for the palette; in it, arrows walk and a letter of an entry goes there.
+  const palette = $("#palette");
+  const inField = (element) => element?.matches?.("input, textarea, select, [contenteditable]");
+  document.addEventListener("keydown", (event) => {
+    const letter = event.key.toLowerCase();
+    if (palette?.showPopover && ((letter === "k" && (event.ctrlKey || event.metaKey)) || (event.key === "/" && !inField(event.target)))) {
+      event.preventDefault();
+      palette.togglePopover();
+      if (palette.matches(":popover-open")) palette.querySelector("input").focus();
+      return;
+    }
+    if (palette?.matches(":popover-open") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+      const entries = [...palette.querySelectorAll("input, li a")];
+      const next = entries.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
+      event.preventDefault();
+      entries[(next + entries.length) % entries.length]?.focus();
+    }
+  });
+
+  // A form's summary of errors is where the eye and the reader should be.
+  $("[data-focus]")?.focus();
+
+  // Something changed on the server: parts that are live ask for themselves again.
+  if ($("[data-live]") && window.EventSource && window.htmx) {
+    let last = "";
+    const source = new EventSource("/events");
+    source.addEventListener("state", (event) => {
+      if (last && event.data !== last) htmx.trigger(document.body, "live");
+      last = event.data;
+    });
+    addEventListener("pagehide", () => source.close());
+  }
+})();

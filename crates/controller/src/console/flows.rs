@@ -1,0 +1,175 @@
+//! Sessions and flows: who reached what, by which path, and who was refused and why.
+
+use super::{
+    lists::{Wanted, filter},
+    look::{Column, Path, Row, badge, bytes, counted, empty, exact_time, head, table, typed},
+    names::pop_name,
+    shell::{Here, Viewer, encode},
+};
+use crate::flows::FlowQuery;
+use axum::{extract::Query, response::Response};
+use maud::{Markup, html};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
+use trust::UnixMs;
+
+/// Records that are read for a search: the newest.
+const READ: usize = 1000;
+/// Rows of a page.
+const SHOWN: usize = 100;
+
+pub(super) const FLOW_COLUMNS: &[Column] = &[
+    ("Time", "nowrap"),
+    ("Who", ""),
+    ("Wanted", ""),
+    ("Verdict", ""),
+    ("Because of", ""),
+    ("Path", "low"),
+    ("Bytes", "num low"),
+    ("Why", "row-actions"),
+];
+
+/// The newest records that fit.
+pub(super) async fn recent(viewer: &Viewer, query: FlowQuery) -> Result<Vec<Value>, String> {
+    if !viewer.reads("/flows") {
+        return Err("Your role does not read the flow log.".to_owned());
+    }
+    let (core, organization) = (Arc::clone(&viewer.core), viewer.organization);
+    let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
+    match read {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(format!("The flow log cannot be read: {error}.")),
+        Err(error) => Err(format!("The flow log cannot be read: {error}.")),
+    }
+}
+
+fn text<'a>(record: &'a Value, name: &str) -> &'a str {
+    record[name].as_str().unwrap_or_default()
+}
+
+/// The path that the record's connector reported.
+pub(super) fn path_of(viewer: &Viewer, record: &Value) -> Path {
+    match (text(record, "verdict"), record["relay"].as_str()) {
+        ("denied", _) => Path::Unknown,
+        (_, Some(pop)) => Path::Relay(
+            pop.parse().map_or_else(|_| pop.to_owned(), |id| pop_name(&viewer.snapshot.dataset, &id)),
+        ),
+        (_, None) => Path::Direct,
+    }
+}
+
+fn verdict(record: &Value) -> Markup {
+    match text(record, "verdict") {
+        "allowed" => badge("ok", "check", "allowed"),
+        "denied" => badge("denied", "cross", "denied"),
+        "withdrawn" => badge("denied", "strike", "cut off"),
+        "failed" => badge("warn", "warn", "no answer"),
+        other => html! { (other) },
+    }
+}
+
+pub(super) fn flow_rows(viewer: &Viewer, records: &[Value]) -> Vec<Row> {
+    records.iter().map(|record| flow_row(viewer, record)).collect()
+}
+
+fn flow_row(viewer: &Viewer, record: &Value) -> Row {
+    let at = UnixMs::from_millis(record["ended"].as_u64().unwrap_or(0));
+    let (device, owner) = (text(record, "device"), text(record, "owner_name"));
+    let (protocol, destination) = (text(record, "protocol"), text(record, "destination"));
+    let port = destination.rsplit_once(':').map_or("", |(_, port)| port);
+    let on = if port.is_empty() || port == "0" { protocol.to_owned() } else { format!("{protocol} {port}") };
+    let wanted = record["resource_name"].as_str().or(record["name"].as_str()).unwrap_or(destination);
+    let moved = record["bytes_up"].as_u64().unwrap_or(0) + record["bytes_down"].as_u64().unwrap_or(0);
+    let denied = matches!(text(record, "verdict"), "denied" | "withdrawn");
+    let ask = match record["resource"].as_str() {
+        Some(resource) => format!("/why?who={}&to={}&on={}", encode(device), encode(resource), encode(&on)),
+        None => format!(
+            "/why?who={}&to={}&on={}",
+            encode(device),
+            encode(destination.rsplit_once(':').map_or(destination, |(host, _)| host)),
+            encode(&on)
+        ),
+    };
+    Row {
+        name: exact_time(at, viewer.now),
+        cells: vec![
+            html! { a href={ "/devices/" (device) } { (typed(owner)) } span class="sub" { (typed(text(record, "device_name"))) } },
+            html! {
+                @if let Some(resource) = record["resource"].as_str() { a href={ "/resources/" (resource) } { (typed(wanted)) } } @else { span class="wrap-any" { (typed(wanted)) } }
+                span class="sub" { (on) }
+            },
+            verdict(record),
+            html! { span class="wrap-any" { (text(record, "explanation")) } },
+            if denied {
+                html! { span class="quiet" { "none" } }
+            } else {
+                path_of(viewer, record).show()
+            },
+            html! { (bytes(moved)) },
+            html! { div { a class="btn btn--sm" href=(ask) { "Why?" } } },
+        ],
+        class: if denied { "row--denied" } else { "" },
+    }
+}
+
+fn fits(record: &Value, search: &str) -> bool {
+    search.is_empty()
+        || ["owner_name", "device_name", "resource_name", "destination", "name", "explanation", "target"]
+            .iter()
+            .any(|name| text(record, name).to_lowercase().contains(search))
+}
+
+pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
+    let wanted = Wanted(wanted);
+    let only = |name: &str| Some(wanted.get(name)).filter(|value| !value.is_empty()).map(str::to_owned);
+    let search = wanted.search();
+    let query = FlowQuery {
+        limit: if search.is_empty() { SHOWN } else { READ },
+        device: only("device"),
+        connector: only("connector"),
+        resource: only("resource"),
+        verdict: only("verdict"),
+        ..FlowQuery::default()
+    };
+    let read = recent(&viewer, query).await;
+    let sessions = super::sessions::card_of(&viewer, &search);
+    let verdicts = [
+        ("", "Every verdict"),
+        ("allowed", "Allowed"),
+        ("denied", "Denied"),
+        ("withdrawn", "Cut off"),
+        ("failed", "No answer"),
+    ]
+    .map(|(value, text)| (value.to_owned(), text.to_owned()));
+    let filtered = wanted.0.iter().any(|(_, value)| !value.is_empty());
+    let body = html! {
+        (head(&[], "Sessions and flows", "Who is connected now, and every connection that ended or was refused, newest first.", html! {}))
+        (sessions)
+        section class="card card--clip" aria-labelledby="flows" {
+            div class="card-head" { h2 id="flows" { "Flows" } span class="sub" { "as connectors reported them" } }
+            form class="filters" action="/flows" role="search" {
+                input class="input" type="search" name="q" value=(wanted.get("q")) placeholder="Person, device, resource or address" aria-label="Person, device, resource or address" dir="auto" maxlength="200";
+                (filter("verdict", "Verdict", wanted.get("verdict"), &verdicts))
+                @for kept in ["device", "connector", "resource"] {
+                    @if !wanted.get(kept).is_empty() { input type="hidden" name=(kept) value=(wanted.get(kept)); }
+                }
+                button class="btn btn--sm" type="submit" { "Filter" }
+                @if filtered { a class="btn btn--quiet btn--sm" href="/flows" { "Clear" } }
+            }
+            @match &read {
+                Err(error) => p class="card-body card-body--top" { (error) },
+                Ok(found) => {
+                    @let shown: Vec<Value> = found.iter().filter(|record| fits(record, &search)).take(SHOWN).cloned().collect();
+                    @if shown.is_empty() {
+                        (empty(if filtered { "Nothing fits" } else { "No flow yet" },
+                            "Connectors report each connection when it ends, and each that was denied at once.", html! {}))
+                    } @else {
+                        (table("Flows", FLOW_COLUMNS, &flow_rows(&viewer, &shown)))
+                        div class="card-foot" { "The newest " (counted(shown.len(), "record", "records")) " that fit. The API streams all of them." }
+                    }
+                },
+            }
+        }
+    };
+    viewer.page(Here::Flows, "Sessions and flows", body)
+}

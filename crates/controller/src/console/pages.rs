@@ -1,0 +1,140 @@
+//! Which page is where.
+
+use super::{
+    access,
+    ask::Api,
+    assets, audit, devices, events, flows, keys, overview, people, policies, resources, search, settings,
+    sites, status, strikes,
+    things::{self, Thing},
+    topology, why,
+};
+use crate::parts::Core;
+use axum::{
+    Extension, Router,
+    extract::{DefaultBodyLimit, Path},
+    response::IntoResponse,
+    routing::{get, post},
+};
+use http::header;
+use std::sync::Arc;
+
+/// The longest form: a policy that names a thousand groups and resources, or a name that somebody pasted by mistake.
+const MAX_FORM: usize = 256 * 1024;
+const FAVICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#16505a"/><path d="M0 20c2.7-2.4 5.3-2.4 8 0s5.3 2.4 8 0 5.3-2.4 8 0 5.3 2.4 8 0v5a7 7 0 0 1-7 7H7a7 7 0 0 1-7-7z" fill="#5ec6ba"/><path d="M9 6v13M16 6v20M23 6v13" stroke="#fff" stroke-width="3.2" stroke-linecap="round" fill="none"/></svg>"##;
+
+/// Making, changing and removing one kind of thing by forms.
+fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
+    let page = thing.page();
+    let mut router = router.route(
+        &format!("{page}/{{id}}/remove"),
+        get(move |api, viewer, id| things::remove_page(thing, api, viewer, id))
+            .post(move |api, id, posted| things::remove(thing, api, id, posted)),
+    );
+    if !matches!(thing, Thing::ServiceAccount | Thing::Connector | Thing::Key) {
+        router = router.route(
+            &format!("{page}/{{id}}/edit"),
+            get(move |api, viewer, id| things::edit_page(thing, api, viewer, id))
+                .post(move |api, id, posted| things::replace(thing, api, id, posted)),
+        );
+    }
+    if !matches!(thing, Thing::Pop | Thing::Device | Thing::Connector | Thing::Key) {
+        router = router.route(
+            &format!("{page}/new"),
+            get(move |viewer, wanted| things::new_page(thing, viewer, wanted))
+                .post(move |api, posted| things::create(thing, api, posted)),
+        );
+    }
+    router
+}
+
+/// Taking access away and giving it back.
+fn strikes(router: Router<Arc<Core>>, kind: &'static str) -> Router<Arc<Core>> {
+    let named = move |Path(id): Path<String>| Path((kind.to_owned(), id));
+    router
+        .route(
+            &format!("/{kind}/{{id}}/revoke"),
+            get(move |viewer, id| strikes::revoke_page(viewer, named(id)))
+                .post(move |api, id, posted| strikes::revoke(api, named(id), posted)),
+        )
+        .route(
+            &format!("/{kind}/{{id}}/restore"),
+            post(move |api, id, posted| strikes::restore(api, named(id), posted)),
+        )
+}
+
+pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
+    let mut router = Router::new()
+        .route("/", get(overview::page))
+        .route("/topology", get(topology::page))
+        .route("/flows", get(flows::list))
+        .route("/resources", get(resources::list))
+        .route("/resources/{id}", get(resources::one))
+        .route("/policies", get(policies::list))
+        .route("/policies/new", get(policies::new_page).post(policies::create))
+        .route("/policies/{id}", get(policies::one))
+        .route("/policies/{id}/edit", get(policies::edit_page).post(policies::replace))
+        .route(
+            "/policies/{id}/remove",
+            get(policies::remove_page).post(|api, id, posted| things::remove(Thing::Policy, api, id, posted)),
+        )
+        .route("/access", get(access::page))
+        .route("/why", get(why::page))
+        .route("/sites", get(sites::list))
+        .route("/sites/{id}", get(sites::one))
+        .route("/sites/{id}/connect", get(sites::connect_page).post(sites::connect))
+        .route("/sites/{id}/waiting/{key}", get(sites::waiting_page))
+        .route("/connectors/{id}", get(sites::connector))
+        .route("/people", get(people::list))
+        .route("/people/{id}", get(people::person))
+        .route("/groups/{id}", get(people::group))
+        .route("/groups/members/add", post(people::add_member))
+        .route("/groups/{id}/members/remove", post(people::remove_member))
+        .route("/service-accounts", get(people::accounts))
+        .route("/service-accounts/{id}", get(people::account))
+        .route("/devices", get(devices::list))
+        .route("/devices/{id}", get(devices::one))
+        .route("/pops", get(keys::pops))
+        .route("/pops/{id}", get(keys::one_pop))
+        .route("/keys", get(keys::list))
+        .route("/keys/device", post(keys::device))
+        .route("/keys/pop", post(keys::pop))
+        .route("/audit", get(audit::page))
+        .route("/settings", get(settings::page).post(settings::save))
+        .route("/settings/tokens", post(settings::make_token))
+        .route("/settings/tokens/{id}/remove", post(settings::remove_token))
+        .route("/search", get(search::page))
+        .route("/events", get(events::events))
+        .route("/status", get(status::page))
+        .route("/status.json", get(status::json))
+        .route("/favicon.ico", get(async || axum::response::Redirect::permanent("/favicon.svg")))
+        .route(
+            "/favicon.svg",
+            get(async || {
+                (
+                    [
+                        (header::CONTENT_TYPE, "image/svg+xml"),
+                        (header::CACHE_CONTROL, "public, max-age=86400"),
+                    ],
+                    FAVICON,
+                )
+                    .into_response()
+            }),
+        );
+    for thing in [
+        Thing::Site,
+        Thing::Resource,
+        Thing::Group,
+        Thing::User,
+        Thing::ServiceAccount,
+        Thing::Pop,
+        Thing::Device,
+        Thing::Connector,
+        Thing::Key,
+    ] {
+        router = forms(router, thing);
+    }
+    for kind in ["devices", "people", "service-accounts", "connectors", "pops"] {
+        router = strikes(router, kind);
+    }
+    router.merge(assets::routes()).layer(Extension(Api::new(core))).layer(DefaultBodyLimit::max(MAX_FORM))
+}

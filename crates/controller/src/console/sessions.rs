@@ -1,0 +1,71 @@
+//! Who is connected now: what PoPs say of presence, what connectors last said of paths.
+
+use super::{
+    look::{Column, Row, badge, card, counted, empty, table, typed},
+    names::{Names, member_page, pop_name},
+    shell::Viewer,
+};
+use maud::{Markup, html};
+use trust::Subject;
+
+/// Rows of a page.
+const SHOWN: usize = 50;
+
+const COLUMNS: &[Column] = &[
+    ("Who and device", ""),
+    ("State", ""),
+    ("At PoP", ""),
+    ("Last heard of", "nowrap low"),
+    ("Actions", "row-actions"),
+];
+
+/// Devices with a session at a PoP, newest first, in a card.
+pub(super) fn card_of(viewer: &Viewer, search: &str) -> Markup {
+    let data = viewer.data();
+    let names = Names::of(data);
+    let presence = viewer.core.presence();
+    let mut attached: Vec<_> = data
+        .devices
+        .iter()
+        .filter_map(|device| Some((device, presence.of(Subject::Device(device.id))?.clone())))
+        .filter(|(_, seen)| !seen.attached.is_empty())
+        .filter(|(device, _)| {
+            search.is_empty()
+                || device.name.to_lowercase().contains(search)
+                || names.member(device.owner).to_lowercase().contains(search)
+        })
+        .collect();
+    drop(presence);
+    attached.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
+    let all = attached.len();
+    let rows: Vec<Row> = attached
+        .iter()
+        .take(SHOWN)
+        .map(|(device, seen)| {
+            let pops: Vec<String> = seen.attached.iter().map(|pop| pop_name(&viewer.snapshot.dataset, pop)).collect();
+            Row::new(
+                html! { a href={ "/devices/" (device.id) } { (typed(&device.name)) } span class="sub" { a href=(member_page(device.owner)) { (typed(names.member(device.owner))) } } },
+                vec![
+                    badge("fresh", "fresh", "attached"),
+                    html! { (pops.join(", ")) },
+                    super::look::time(seen.last, viewer.now),
+                    html! { div { a class="btn btn--sm" href={ "/flows?device=" (device.id) } { "Flows" } } },
+                ],
+            )
+        })
+        .collect();
+    let body = if rows.is_empty() {
+        empty(
+            if search.is_empty() { "Nobody is connected" } else { "Nobody who fits is connected" },
+            "A device is here as soon as its client has a session at a PoP: tidegate up.",
+            html! {},
+        )
+    } else {
+        table("Connected devices", COLUMNS, &rows)
+    };
+    html! {
+        div class="mb-4" id="sessions" data-live hx-get=(viewer.path) hx-select="#sessions" hx-trigger="live from:body" hx-swap="outerHTML" {
+            (card("connected", "Connected now", html! { span class="sub" { (counted(all, "device", "devices")) ", updated as they change" } }, body))
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The administrator's first day in the browser alone: from the first start to a page that a client fetched.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits for conditions with deadlines"
+)]
+
+use browser::{Chromium, Page, Screen, Stage, WebSite, eventually};
+use std::time::{Duration, Instant};
+
+const PASSPHRASE: &str = "correct horse battery staple";
+const SAVE: &str = "main form .btn--primary";
+
+/// Lets the first owner in by their link.
+fn sign_in(stage: &Stage, page: &Page<'_>) {
+    page.open(&stage.owner_link).unwrap();
+    page.fill("#name, #n", "Lena Brandt").unwrap();
+    if page.count("#email").unwrap() == 1 {
+        page.fill("#email", "lena@example.com").unwrap();
+    }
+    page.fill("#passphrase, #p", PASSPHRASE).unwrap();
+    page.fill("#again, #a", PASSPHRASE).unwrap();
+    page.follow("main form[method=post] button[type=submit]").unwrap();
+    page.open(&format!("{}/", stage.url)).unwrap();
+    page.wait_for_text(".who", "Lena Brandt").unwrap();
+}
+
+fn clean(page: &Page<'_>) {
+    let complaints = page.complaints().unwrap();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+/// Makes a site with a running connector, a resource, a person in a group and a policy, each by its form.
+fn furnish(stage: &Stage, page: &Page<'_>, web: &WebSite) -> (browser::Connector, String) {
+    let url = &stage.url;
+    page.follow("ol.todo .btn--primary").unwrap();
+    page.wait_for_path("/sites/new").unwrap();
+    page.fill("#name", "Hamburg DC").unwrap();
+    page.fill("#prefixes", "127.0.0.0/8").unwrap();
+    page.follow(SAVE).unwrap();
+    page.wait_for_text("h1", "Hamburg DC").unwrap();
+
+    page.follow(".actions .btn--primary").unwrap();
+    page.follow(SAVE).unwrap();
+    page.wait_for_text("#arrive", "Waiting for the connector").unwrap();
+    let key = page.text("[aria-label='Enrolment key'] code").unwrap();
+    let connector = stage.connector("hamburg-dc-1", key.trim()).unwrap();
+    page.wait_for_text("#arrive.arrive--there", "hamburg-dc-1 is connected").unwrap();
+    page.follow("#arrive .btn--primary").unwrap();
+
+    page.wait_for_path("/resources/new").unwrap();
+    page.fill("#name", "Wiki").unwrap();
+    page.fill("#address", &web.address.ip().to_string()).unwrap();
+    page.fill("#ports", "70000").unwrap();
+    page.follow(SAVE).unwrap();
+    let error = page.wait_for_text("#ports-error", "port").unwrap();
+    assert_eq!(page.evaluate("document.querySelector('#name').value").unwrap(), "Wiki", "{error}");
+    page.fill("#ports", &web.address.port().to_string()).unwrap();
+    page.follow(SAVE).unwrap();
+    page.wait_for_text("main", "Closed for everybody").unwrap();
+
+    page.open(&format!("{url}/people/new")).unwrap();
+    page.fill("#name", "Mikkel Lund").unwrap();
+    page.fill("#email", "mikkel@example.com").unwrap();
+    page.follow(SAVE).unwrap();
+    let person = page.wait_for_path("/people/").unwrap();
+    let person = person.split('?').next().unwrap().to_owned();
+    page.open(&format!("{url}/groups/new")).unwrap();
+    page.fill("#name", "engineering").unwrap();
+    page.follow(SAVE).unwrap();
+    page.open(&format!("{url}{person}")).unwrap();
+    page.follow("form[action='/groups/members/add'] button").unwrap();
+    page.wait_for_text("main", "engineering").unwrap();
+    (connector, person)
+}
+
+/// Writes the policy that opens the resource, looking at its preview first.
+fn open_up(stage: &Stage, page: &Page<'_>) {
+    page.open(&format!("{}/policies/new", stage.url)).unwrap();
+    page.fill("#name", "Engineers read the wiki").unwrap();
+    page.fill("#add_group", "engineering").unwrap();
+    page.follow("button[value=preview]").unwrap();
+    page.wait_for_text("#delta", "+0").unwrap();
+    page.fill("#add_resource", "Wiki").unwrap();
+    page.follow("button[value=preview]").unwrap();
+    page.wait_for_text("#delta", "+1").unwrap();
+    page.wait_for_text("main", "Mikkel Lund").unwrap();
+    page.wait_for_text("button[value=save]", "1 gain, 0 lose").unwrap();
+    page.follow("button[value=save]").unwrap();
+    page.wait_for_text("main", "Saved.").unwrap();
+}
+
+/// Makes a link for a device and starts its client.
+fn enrol(stage: &Stage, page: &Page<'_>, person: &str, name: &str) -> browser::Client {
+    page.open(&format!("{}{person}", stage.url)).unwrap();
+    page.follow("form[action='/keys/device'] button").unwrap();
+    let link = page.text("[aria-label='Link'] code").unwrap();
+    let client = stage.client(name, link.trim()).unwrap();
+    assert!(!page.path().unwrap().contains("tg1"), "a secret is in no address");
+    client
+}
+
+#[test]
+fn from_the_first_start_to_the_first_resource_in_the_browser_alone_then_a_policy_a_revocation_and_an_outage()
+{
+    let web = WebSite::start("127.0.0.2", "hello from the wiki").unwrap();
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    page.wait_for_text("h1", "Nothing can be reached yet").unwrap();
+    let (_connector, person) = furnish(&stage, &page, &web);
+    let address = format!("http://{}", web.address);
+
+    // Nothing is open before the policy.
+    let client = enrol(&stage, &page, &person, "mikkel-laptop");
+    client.fetch(&address).unwrap_err();
+    page.open(&format!("{}/why?who=mikkel-laptop&to=Wiki", stage.url)).unwrap();
+    page.wait_for_text("#verdict", "No: Mikkel Lund can’t reach Wiki").unwrap();
+    open_up(&stage, &page);
+    // A device hears of a new configuration with its next keepalive, every 25 s.
+    let said = eventually("the page through the tunnel", Duration::from_secs(60), || client.fetch(&address))
+        .unwrap();
+    assert_eq!(said, "hello from the wiki");
+    page.open(&format!("{}/why?who=mikkel-laptop&to=Wiki", stage.url)).unwrap();
+    page.wait_for_text("#verdict", "Yes: Mikkel Lund can reach Wiki").unwrap();
+    page.open(&format!("{}/", stage.url)).unwrap();
+    page.wait_for_text("h1", "Every site can be reached").unwrap();
+
+    // What was carried is in the log, and by which way.
+    eventually("the flow in the log", Duration::from_secs(15), || {
+        page.open(&format!("{}/flows", stage.url))?;
+        let text = page.text("main")?;
+        anyhow::ensure!(text.contains("Wiki") && text.contains("allowed"), "{text}");
+        Ok(())
+    })
+    .unwrap();
+
+    degraded(&stage, &page, &client, &address);
+    revoked(&stage, &page, &client, &address);
+    clean_but_for_refusals(&page);
+}
+
+/// The database is locked by another program: access goes on, changes wait, nothing typed is lost.
+fn degraded(stage: &Stage, page: &Page<'_>, client: &browser::Client, address: &str) {
+    let lock = stage.lock_database().unwrap();
+    page.open(&format!("{}/groups/new", stage.url)).unwrap();
+    page.fill("#name", "support").unwrap();
+    page.follow(SAVE).unwrap();
+    page.wait_for_text("[role=alert]", "Nothing was saved").unwrap();
+    assert_eq!(page.evaluate("document.querySelector('#name').value").unwrap(), "support");
+    page.wait_for_text(".banner", "Access works. Changes have to wait").unwrap();
+    page.open(&format!("{}/", stage.url)).unwrap();
+    page.wait_for_text("h1", "Access works. Changes have to wait.").unwrap();
+    page.wait_for_text("#overview", "What works now").unwrap();
+    page.open(&format!("{}/status", stage.url)).unwrap();
+    page.wait_for_text("h1", "Saving changes is paused").unwrap();
+    client.fetch(address).unwrap();
+    drop(lock);
+    eventually("a console without a banner", Duration::from_secs(30), || {
+        page.open(&format!("{}/", stage.url))?;
+        anyhow::ensure!(page.count(".banner")? == 0, "{}", page.text(".banner")?);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A device is revoked in the browser, and its running download ends.
+fn revoked(stage: &Stage, page: &Page<'_>, client: &browser::Client, address: &str) {
+    let mut download = client.hold(&format!("{address}/drip")).unwrap();
+    assert!(download.is_running().unwrap());
+    page.open(&format!("{}/devices/{}", stage.url, client.device)).unwrap();
+    page.follow("a.btn--danger[href$='/revoke']").unwrap();
+    page.wait_for_text("h1", "Revoke mikkel-laptop?").unwrap();
+    let at = Instant::now();
+    page.follow("button.btn--danger").unwrap();
+    page.wait_for_text("main", "Enforced at 1 of 1 connector").unwrap();
+    download.ends_within(Duration::from_secs(5)).unwrap();
+    println!("the session ended {:?} after the click", at.elapsed());
+    client.fetch(address).unwrap_err();
+    page.open(&format!("{}/devices/{}", stage.url, client.device)).unwrap();
+    page.wait_for_text("main", "revoked").unwrap();
+}
+
+#[test]
+fn every_form_works_without_script_and_the_palette_opens_by_its_key_with_it() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    page.ctrl("k").unwrap();
+    page.wait_for_text("#palette", "Connect a site").unwrap();
+    page.key("Escape").unwrap();
+    clean(&page);
+    page.without_script().unwrap();
+    page.open(&format!("{}/sites/new", stage.url)).unwrap();
+    page.fill("#name", "Rotterdam").unwrap();
+    page.click(SAVE).unwrap();
+    page.wait_for_text("h1", "Rotterdam").unwrap();
+    page.screen(Screen::PHONE).unwrap();
+    page.open(&format!("{}/sites", stage.url)).unwrap();
+    page.click("button[popovertarget=nav]").unwrap();
+    page.wait_for_text("nav#nav", "Enrolment keys").unwrap();
+    page.click("nav#nav a[href='/settings']").unwrap();
+    page.wait_for_text("h1", "Settings").unwrap();
+}
+
+#[test]
+fn hostile_names_are_text_everywhere_and_a_list_of_thousands_is_turned_page_by_page() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    let names = [
+        "<img src=x onerror=alert(1)>",
+        "'; DROP TABLE users; --",
+        "\u{202e}gnirts desrever",
+        "👩‍👩‍👧‍👦 صفحة عربية",
+        "\"><script>alert(1)</script>",
+    ];
+    for (index, name) in names.iter().enumerate() {
+        let site = stage
+            .api("POST", "/sites", Some(&serde_json::json!({"name": name, "prefixes": ["10.0.0.0/8"]})))
+            .unwrap();
+        let resource = serde_json::json!({"name": name, "site": site["id"], "address": format!("10.0.0.{}", index + 1), "ports": ["443"], "mode": "standard"});
+        stage.api("POST", "/resources", Some(&resource)).unwrap();
+        stage.api("POST", "/groups", Some(&serde_json::json!({"name": name}))).unwrap();
+        let user = serde_json::json!({"name": name, "email": format!("u{index}@example.com")});
+        stage.api("POST", "/users", Some(&user)).unwrap();
+    }
+    for path in [
+        "/",
+        "/sites",
+        "/resources",
+        "/people",
+        "/access",
+        "/topology",
+        "/audit",
+        "/why",
+        "/search?q=script",
+        "/policies/new",
+    ] {
+        page.open(&format!("{}{path}", stage.url)).unwrap();
+        let wide = page
+            .evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            .unwrap();
+        assert!(wide.as_i64().unwrap() <= 1, "{path} is {wide} px too wide");
+        assert_eq!(page.count("img").unwrap(), 0, "{path}");
+    }
+    page.open(&format!("{}/sites/new", stage.url)).unwrap();
+    page.fill("#name", &"x".repeat(100_000)).unwrap();
+    page.follow(SAVE).unwrap();
+    page.wait_for_text("#name-error", "64 characters").unwrap();
+    assert_eq!(page.evaluate("document.querySelector('#name').value.length").unwrap(), 100_000);
+    clean_but_for_refusals(&page);
+}
+
+/// A form that was refused is an answer of 4xx, which the browser notes.
+fn clean_but_for_refusals(page: &Page<'_>) {
+    let complaints = page.complaints().unwrap();
+    let others: Vec<_> = complaints
+        .iter()
+        .filter(|text| !text.contains("status of 4") && !text.contains("status of 5"))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
