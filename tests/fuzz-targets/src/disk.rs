@@ -79,7 +79,7 @@ pub(crate) fn flow_batch(bytes: &[u8]) {
 }
 
 fn everything() -> flows::FlowQuery {
-    flows::FlowQuery { limit: 1000, device: None, connector: None, resource: None, verdict: None }
+    flows::FlowQuery { limit: 1000, ..flows::FlowQuery::default() }
 }
 
 /// A segment of the flow log that was found.
