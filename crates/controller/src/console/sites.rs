@@ -42,7 +42,7 @@ pub(super) fn connector_state(viewer: &Viewer, row: &Connector) -> (Markup, bool
     }
 }
 
-fn of_site<'a>(viewer: &'a Viewer, site: SiteId) -> impl Iterator<Item = &'a Connector> {
+fn of_site(viewer: &Viewer, site: SiteId) -> impl Iterator<Item = &Connector> {
     viewer.data().connectors.iter().filter(move |row| row.site == site)
 }
 

@@ -21,7 +21,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Works {
-    Works,
+    #[serde(rename = "works")]
+    Yes,
     Paused,
     Stopped,
 }
@@ -52,21 +53,21 @@ fn status(core: &Core) -> Status {
     let saving = if core.database.trouble().is_some() || core.signer.signing_time().is_err() {
         Works::Paused
     } else {
-        Works::Works
+        Works::Yes
     };
     let renewing = if core.withheld().is_some() || core.signer.signing_time().is_err() {
         Works::Paused
     } else {
-        Works::Works
+        Works::Yes
     };
     let pops = core.snapshot().dataset.pops.len();
     let hears = core.presence().attached_pops().len();
     // What a PoP does goes on without this controller: it is not known from here, and not called broken.
-    let registration = if pops > 0 && hears == 0 { Works::Stopped } else { Works::Works };
+    let registration = if pops > 0 && hears == 0 { Works::Stopped } else { Works::Yes };
     let access = registration;
     let summary = match (access, saving) {
-        (Works::Works, Works::Works) => "Access works. So does everything else.",
-        (Works::Works, _) => "Access works. Saving changes is paused.",
+        (Works::Yes, Works::Yes) => "Access works. So does everything else.",
+        (Works::Yes, _) => "Access works. Saving changes is paused.",
         _ => "No PoP hears this controller.",
     };
     Status {
@@ -89,10 +90,10 @@ fn status(core: &Core) -> Status {
                 about: "from memory, without the database",
                 state: renewing,
             },
-            Part { name: "Console and API, reading", about: "from memory", state: Works::Works },
+            Part { name: "Console and API, reading", about: "from memory", state: Works::Yes },
             Part { name: "Console and API, saving", about: "needs the database", state: saving },
             Part { name: "Enrolment of new devices and people", about: "needs the database", state: saving },
-            Part { name: "Revoking", about: "needs no database", state: Works::Works },
+            Part { name: "Revoking", about: "needs no database", state: Works::Yes },
         ],
         at: api::rfc3339(clock::wall()),
         snapshot_age_seconds: core.snapshot_age().as_secs(),
@@ -101,7 +102,7 @@ fn status(core: &Core) -> Status {
 
 fn shown_state(state: Works) -> Markup {
     match state {
-        Works::Works => badge("ok", "check", "works"),
+        Works::Yes => badge("ok", "check", "works"),
         Works::Paused => badge("warn", "warn", "paused"),
         Works::Stopped => badge("bad", "cross", "not heard of"),
     }
@@ -118,8 +119,8 @@ pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> R
     let now = clock::wall();
     let name = super::organization_name(&core);
     let class = match (status.access, status.changes) {
-        (Works::Works, Works::Works) => "health",
-        (Works::Works, _) => "health health--stale",
+        (Works::Yes, Works::Yes) => "health",
+        (Works::Yes, _) => "health health--stale",
         _ => "health health--bad",
     };
     let age = millis_between(now, core.snapshots.verified_at());

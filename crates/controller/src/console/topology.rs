@@ -32,11 +32,18 @@ struct Client {
     devices: BTreeSet<DeviceId>,
 }
 
+/// A site, its name, and its connectors with whether each is there.
+struct SiteHere {
+    id: SiteId,
+    name: String,
+    connectors: Vec<(String, bool)>,
+}
+
 /// What the picture shows.
 pub(super) struct Topology {
     clients: Vec<Client>,
     pops: Vec<(PopId, String, String, bool)>,
-    sites: Vec<(SiteId, String, Vec<(String, bool)>)>,
+    sites: Vec<SiteHere>,
     more_sites: usize,
     pub(super) live: Vec<Reported>,
 }
@@ -84,17 +91,21 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
     let clients = clients(viewer, &names);
     let presence = viewer.core.presence();
     let there = |id| presence.of(Subject::Connector(id)).is_some_and(|seen| !seen.attached.is_empty());
-    let mut sites: Vec<(SiteId, String, Vec<(String, bool)>)> = viewer
+    let mut sites: Vec<SiteHere> = viewer
         .data()
         .sites
         .iter()
         .map(|site| {
             let connectors = viewer.data().connectors.iter().filter(|row| row.site == site.id);
-            (site.id, site.name.clone(), connectors.map(|row| (row.name.clone(), there(row.id))).collect())
+            SiteHere {
+                id: site.id,
+                name: site.name.clone(),
+                connectors: connectors.map(|row| (row.name.clone(), there(row.id))).collect(),
+            }
         })
         .collect();
     drop(presence);
-    sites.sort_by_key(|(_, name, connectors)| (connectors.is_empty(), name.to_lowercase()));
+    sites.sort_by_key(|site| (site.connectors.is_empty(), site.name.to_lowercase()));
     let more_sites = sites.len().saturating_sub(BOXES);
     sites.truncate(BOXES);
     let attached_pops = viewer.core.presence().attached_pops();
@@ -136,7 +147,7 @@ impl Topology {
             let client = self.clients.iter().position(|client| client.devices.contains(&one.device));
             let site = site_of
                 .get(&one.connector)
-                .and_then(|site| self.sites.iter().position(|(id, ..)| id == site));
+                .and_then(|site| self.sites.iter().position(|here| here.id == *site));
             let pop = match one.way {
                 Way::Direct => None,
                 // One that the picture has no room for is not drawn as something else.
@@ -216,7 +227,7 @@ impl Topology {
             );
         }
         let of_site = self.live_by_site(viewer);
-        for (index, (id, name, connectors)) in self.sites.iter().enumerate() {
+        for (index, SiteHere { id, name, connectors }) in self.sites.iter().enumerate() {
             let y = TOP + index * 92;
             let live = of_site.get(id).copied().unwrap_or(0);
             let _ = write!(
