@@ -564,6 +564,11 @@ fn on_one_lan_the_interfaces_meet() {
     let now = world.now;
     let beside = surroundings("192.168.1.9:50000", "203.0.113.20:50000");
     world.sides.get_mut(&Side::Connector).expect("both").set_surroundings(now, beside);
+    // The PoP sees both at one address; without its word neither is looked for on the LAN.
+    for (side, seen) in [(Side::Client, "203.0.113.20:50000"), (Side::Connector, CLIENT_PUBLIC)] {
+        let peer = world.peers[&side];
+        world.sides.get_mut(&side).expect("both").introduced_from(now, peer, Some(address(seen)));
+    }
     world.run(SECOND, OFTEN);
     assert_eq!(world.way(Side::Client), Some(Path::direct(address("192.168.1.9:50000"))));
 }
