@@ -502,6 +502,8 @@ async fn a_backup_of_either_engine_fills_either_engine_with_the_same_rows(f: Fix
         action: "strike".into(),
         subject: "dev-a".into(),
         detail: "{}".into(),
+        source: String::new(),
+        request: String::new(),
     }];
     f.store.record(&entries, &[StruckGeneration { subject: "dev-a".into(), generation: 3 }]).await.unwrap();
     let (before, mut file) = (f.store.load().await.unwrap().unwrap(), Vec::new());
@@ -526,10 +528,10 @@ async fn a_backup_of_either_engine_fills_either_engine_with_the_same_rows(f: Fix
             data.organization.shrink_version = old.organization.shrink_version;
         }
         assert_eq!(after, before);
-        let page = AuditPage { before_ms: u64::MAX, limit: 100 };
+        let page = AuditPage { before_ms: u64::MAX, limit: 100, ..AuditPage::default() };
         let of = AuditOf::OrganizationAndInstallation(f.organization);
-        let audit = target.audit(of, page).await.unwrap();
-        assert!(audit.len() == f.store.audit(of, page).await.unwrap().len() + 1, "and the restore itself");
+        let audit = target.audit(of, &page).await.unwrap();
+        assert!(audit.len() == f.store.audit(of, &page).await.unwrap().len() + 1, "and the restore itself");
         // Again: it is not empty now, and nothing of it is touched.
         let held = target.load().await.unwrap();
         let refused = target.restore(NOW, "test", Existing::Refuse, &mut file.as_slice()).await;

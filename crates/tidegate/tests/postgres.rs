@@ -39,16 +39,12 @@ impl Controller {
         command.args(["--json", "controller", "--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--url", &format!("https://localhost:{port}"), "--state"]).arg(state);
         command.env_remove(URL).envs(url.map(|url| (URL, url)));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if line.contains("\"ready\"") {
-                return Self { child, state: state.to_owned() };
-            }
-            said.push_str(&line);
-        }
-        panic!("it is not ready: {said}");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        // From here on it is ended whatever happens.
+        let mut controller = Self { child, state: state.to_owned() };
+        let mut lines = BufReader::new(controller.child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("\"ready\"")), "it became ready");
+        controller
     }
 
     fn call(&self, method: &str, path: &str, body: Option<Value>) -> Reply {

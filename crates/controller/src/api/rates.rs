@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn who_asks_too_often_waits_for_the_next_window_and_nobody_else_does() {
-        let (rates, start) = (Rates::default(), Instant::now());
+        let (rates, start) = (Rates::default(), crate::clock::now());
         let (a, b) = (([1; 16], Class::Changes), ([2; 16], Class::Changes));
         for _ in 0..Class::Changes.most() {
             rates.count(a, Class::Changes, start).unwrap();
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_table_of_callers_is_bounded() {
-        let (rates, start) = (Rates::default(), Instant::now());
+        let (rates, start) = (Rates::default(), crate::clock::now());
         for number in 0..u32::try_from(MAX_KEYS).unwrap() + 100 {
             let mut key = [0; 16];
             key[..4].copy_from_slice(&number.to_be_bytes());

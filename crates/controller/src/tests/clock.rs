@@ -111,8 +111,9 @@ async fn a_controller_that_starts_with_a_clock_behind_its_line_or_without_one_se
         directory = Some(world.stop().await);
     }
     // It goes on running, and ends when it is told to.
-    let controller = crate::Controller::start(World::options(directory.as_ref().unwrap())).await.unwrap().0;
-    controller.run(tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
+    let starting = crate::Controller::start(World::options(directory.as_ref().unwrap()));
+    let controller = Box::pin(starting).await.unwrap().0;
+    Box::pin(controller.run(tokio::time::sleep(Duration::from_millis(300)))).await.unwrap();
     // Downtime is no jump: the line of a year ago is no obstacle.
     let year = clock::wall().minus(Duration::from_secs(365 * 24 * 3600)).as_millis().to_string();
     std::fs::write(&floor, year).unwrap();

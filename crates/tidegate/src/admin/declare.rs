@@ -294,15 +294,15 @@ ports = ["5432"]
 "#;
 
     fn message(result: Result<File, Failure>) -> String {
-        format!("{:#}", result.err().expect("a failure").error)
+        format!("{:#}", result.expect_err("a failure").error)
     }
 
     #[test]
     fn a_file_is_read_as_toml_and_as_json_and_each_object_knows_its_line() {
-        let file = parse("net.toml", FILE).ok().expect("reads");
+        let file = parse("net.toml", FILE).expect("reads");
         assert_eq!(file.place("resources", 0), "net.toml:9: resources[0]");
         let json = serde_json::to_string(&file.declared).unwrap();
-        assert_eq!(parse("net.json", &json).ok().expect("reads").declared, file.declared);
+        assert_eq!(parse("net.json", &json).expect("reads").declared, file.declared);
     }
 
     #[test]

@@ -583,8 +583,8 @@ mod tests {
     }
 
     fn plan(text: &str, others: Others) -> Plan {
-        let file = declare::parse("f", text).ok().expect("reads");
-        Plan::make(&file, &current(), others).ok().expect("plans")
+        let file = declare::parse("f", text).expect("reads");
+        Plan::make(&file, &current(), others).expect("plans")
     }
 
     #[test]
@@ -638,7 +638,7 @@ members = []
     fn a_name_that_nobody_has_says_where_it_stands() {
         let file =
             declare::parse("net.toml", "[[policies]]\nname = \"p\"\ngroups = [\"ops\"]\nresources = []\n");
-        let error = Plan::make(&file.ok().expect("reads"), &current(), Others::Stay).err().expect("refused");
+        let error = Plan::make(&file.expect("reads"), &current(), Others::Stay).expect_err("refused");
         let said = error.error.to_string();
         assert!(
             said.starts_with("net.toml:1: policies[0]: groups: expected") && said.contains("\"ops\""),
