@@ -62,7 +62,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "samba", present: || on_path("smbd"), needed_for: For::Lab },
     Package { name: "smbclient", present: || on_path("smbclient"), needed_for: For::Lab },
     Package { name: "iperf3", present: || on_path("iperf3"), needed_for: For::Lab },
-    Package { name: "openssl", present: || on_path("openssl"), needed_for: For::Lab },
+    Package { name: "openssl", present: || on_path("openssl"), needed_for: For::Checks },
     Package { name: "postgresql-client", present: || on_path("psql"), needed_for: For::Lab },
 ];
 

@@ -46,6 +46,7 @@ mod paths;
 mod presence;
 mod server;
 mod signer;
+mod signin;
 mod snapshot;
 mod strikes;
 mod sync;
@@ -64,7 +65,6 @@ pub use strikes::StrikeError;
 
 use crate::{
     audit::AuditHeads,
-    console::Console,
     database::Database,
     flows::FlowLog,
     gate::Gate,
@@ -73,6 +73,7 @@ use crate::{
     presence::Presence,
     server::{Listeners, Shown},
     signer::{STARTED, Signer},
+    signin::{SignIn, SignInError},
     snapshot::{Opened, Snapshots},
     strikes::Strikes,
 };
@@ -185,6 +186,9 @@ pub enum ControllerError {
     /// The strike journal.
     #[error(transparent)]
     Strike(#[from] StrikeError),
+    /// What sign-in keeps.
+    #[error(transparent)]
+    SignIn(#[from] SignInError),
     /// The audit spool.
     #[error("the audit spool cannot be written: {0}")]
     Audit(std::io::Error),
@@ -268,6 +272,7 @@ impl Controller {
             let deed = Deed::new(clock::wall(), "command line", "issue from old snapshot", "controller");
             ledger::write_down(&path, &deed).map_err(ControllerError::Audit)?;
         }
+        let signin = SignIn::open(&directory, &url)?;
         let flows = FlowLog::open(&path.join("flows")).map_err(ControllerError::Flows)?;
         let answers = api::AnswerSeal::open(&directory)?;
         let (sync, commands) = mpsc::channel(SYNC_QUEUE);
@@ -295,10 +300,10 @@ impl Controller {
             presence: Mutex::new(Presence::default()),
             paths: Mutex::default(),
             flows,
-            console: Console::new(),
             rates: api::Rates::default(),
             answers,
             audit: AuditHeads::open(Arc::clone(&directory)),
+            signin,
             sync,
             started: clock::now(),
         });
@@ -453,7 +458,7 @@ async fn bootstrap(
         created_ms,
     };
     store.bootstrap(&installation, &organization, "first start").await?;
-    let (owner_link, link) = console::owner_link(url);
+    let (owner_link, link) = signin::owner_link(url);
     let mut change = store.change(store::Scope::Installation, "first start", created_ms).await?;
     change.insert_one_time_link(&link).await?;
     change.put_trust_document("chain", &signer.chain_text()).await?;
@@ -512,6 +517,11 @@ async fn renew(core: &Arc<Core>, shown: &Shown) {
         shown.refresh(&core.signer);
         // Only by a clock that is believed, and when nothing of the journal may be missing.
         let Ok(wall) = core.signer.signing_time() else { continue };
+        match core.signin.keys.rotate_if_due(wall) {
+            Ok(true) => tracing::info!("web sessions are signed with a new key"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "web sessions go on with the old key"),
+        }
         if core.withheld().is_some() {
             continue;
         }

@@ -156,6 +156,37 @@ impl Slowing {
     }
 }
 
+/// Counts failures of accounts, and stops them for the rest of the window. For what only somebody reaches who has
+/// proven something already: a stranger would keep people out by it.
+#[derive(Debug)]
+pub(crate) struct AccountLimit {
+    most: u32,
+    counts: Mutex<Counts<[u8; 32]>>,
+}
+
+impl AccountLimit {
+    pub(crate) const fn new(most: u32, window: Duration) -> Self {
+        Self { most, counts: Mutex::new(Counts::new(window)) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts<[u8; 32]>> {
+        self.counts.lock().expect("nothing panics while it holds the counts")
+    }
+
+    /// Whether another try may be made; when not, how long to wait.
+    pub(crate) fn check(&self, name: &str, now: Instant) -> Result<(), Duration> {
+        match self.lock().of(account(name), now) {
+            Some((failures, wait)) if failures >= self.most => Err(wait),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a failure.
+    pub(crate) fn failed(&self, name: &str, now: Instant) {
+        self.lock().add(account(name), now);
+    }
+}
+
 fn account(name: &str) -> [u8; 32] {
     sha256(&[b"tidegate/console-account/1", name.to_ascii_lowercase().as_bytes()])
 }
@@ -231,5 +262,18 @@ mod tests {
         assert_eq!(delays.last(), Some(&LONGEST_DELAY));
         assert_eq!(slowing.delay("ada", now), Duration::ZERO);
         assert_eq!(slowing.delay("lena", now + Duration::from_secs(60)), Duration::ZERO);
+    }
+
+    #[test]
+    fn wrong_codes_stop_their_account_for_the_rest_of_the_window_and_no_other() {
+        let limit = AccountLimit::new(3, Duration::from_secs(60));
+        let start = crate::clock::now();
+        for _ in 0..3 {
+            assert_eq!(limit.check("lena", start), Ok(()));
+            limit.failed("lena", start);
+        }
+        assert_eq!(limit.check("lena", start + Duration::from_secs(20)), Err(Duration::from_secs(40)));
+        assert_eq!(limit.check("ada", start), Ok(()));
+        assert_eq!(limit.check("lena", start + Duration::from_secs(60)), Ok(()));
     }
 }

@@ -4,7 +4,6 @@ use crate::{
     api::{AnswerSeal, Rates},
     audit::AuditHeads,
     clock,
-    console::Console,
     database::Database,
     flows::FlowLog,
     gate::{Gate, Held, Withheld},
@@ -12,6 +11,7 @@ use crate::{
     paths::Paths,
     presence::Presence,
     signer::{CERTIFICATE_LIFE, Signer},
+    signin::SignIn,
     snapshot::{Snapshot, SnapshotError, SnapshotSource, Snapshots},
     strikes::{Holders, OnDisk, StrikeError, Strikes, Struck},
 };
@@ -54,13 +54,13 @@ pub(crate) struct Core {
     pub(crate) presence: Mutex<Presence>,
     pub(crate) paths: Mutex<Paths>,
     pub(crate) flows: FlowLog,
-    pub(crate) console: Console,
     /// How often callers of the API ask.
     pub(crate) rates: Rates,
     /// Seals the answers that are kept for who asks again.
     pub(crate) answers: AnswerSeal,
     /// The audit log's ends, outside the database.
     pub(crate) audit: AuditHeads,
+    pub(crate) signin: SignIn,
     pub(crate) sync: mpsc::Sender<SyncCommand>,
     /// Something waits for [`Core::catch_up`].
     pub(crate) work: Notify,

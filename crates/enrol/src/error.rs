@@ -43,6 +43,12 @@ pub enum EnrolError {
     /// No answer, or a refusal.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The person refused the device code.
+    #[error("the person who was asked refused; nothing was enrolled")]
+    CodeDenied,
+    /// Nobody confirmed the device code in time.
+    #[error("nobody confirmed the code in time; run tidegate login again")]
+    CodeExpired,
     /// The controller is not the one that the key names.
     #[error(
         "{address} is not the installation that this key is for: its root key has another hash than the one in the key; check the address, and that nobody is in between"

@@ -12,6 +12,7 @@
 
 mod anchor;
 mod api;
+mod device_code;
 mod error;
 mod http;
 mod join;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use self::http::{Answer, HttpError, HttpsClient, Lines, ServerUrl, ServerUrlError};
 pub use api::{ApiClient, ApiError, BearerToken, Problem};
+pub use device_code::DeviceCode;
 pub use error::{ClockDirection, EnrolError};
 pub use join::{
     ENROLLED_FILE, EnrolledAgent, already_enrolled, discover_trust, enrol_connector, enrol_device, enrol_pop,

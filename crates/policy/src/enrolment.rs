@@ -30,6 +30,88 @@ pub struct TrustAnswer {
     pub beacon: Option<String>,
 }
 
+/// The body of `POST /enrol/v1/device-code`: a terminal asks for a person to confirm it in a browser (in the shape of
+/// RFC 8628).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceCodeRequest {
+    /// What the device will be called.
+    pub name: String,
+}
+
+/// Its answer (RFC 8628 section 3.2).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCodeAnswer {
+    /// The terminal's secret.
+    pub device_code: String,
+    /// What the person types, or compares.
+    pub user_code: String,
+    /// Where it is typed.
+    pub verification_uri: String,
+    /// The same with the code in it.
+    pub verification_uri_complete: String,
+    /// Seconds until the code ends.
+    pub expires_in: u64,
+    /// Seconds between two questions.
+    pub interval: u64,
+    /// The hash of the root that the join key will name: shown on both sides.
+    pub root: String,
+}
+
+impl std::fmt::Debug for DeviceCodeAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceCodeAnswer").field("user_code", &self.user_code).finish_non_exhaustive()
+    }
+}
+
+/// The body of `POST /enrol/v1/device-code/token`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceCodePoll {
+    /// The terminal's secret.
+    pub device_code: String,
+}
+
+impl std::fmt::Debug for DeviceCodePoll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceCodePoll").finish_non_exhaustive()
+    }
+}
+
+/// Its answer (RFC 8628 section 3.5, by the same words).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum DeviceCodeResult {
+    /// Nobody has decided yet.
+    AuthorizationPending,
+    /// Asked too often.
+    SlowDown {
+        /// Seconds between two questions from now on.
+        interval: u64,
+    },
+    /// The person said no.
+    AccessDenied,
+    /// Too late, or unknown.
+    ExpiredToken,
+    /// The person said yes.
+    Confirmed {
+        /// The join key's text: it enrols one device of that person.
+        join_key: String,
+    },
+}
+
+impl std::fmt::Debug for DeviceCodeResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AuthorizationPending => "AuthorizationPending",
+            Self::SlowDown { .. } => "SlowDown",
+            Self::AccessDenied => "AccessDenied",
+            Self::ExpiredToken => "ExpiredToken",
+            Self::Confirmed { .. } => "Confirmed",
+        })
+    }
+}
+
 /// The body of `POST /enrol/v1/device`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod accounts;
 mod audit;
 mod backup;
 mod change;
@@ -40,6 +41,7 @@ mod statement;
 mod store;
 mod trace;
 
+pub use accounts::{Account, AccountLink, NewUsers, OidcIdentity, OidcProvider, Passkey, SignInData};
 pub use audit::{AuditEnds, AuditOf, AuditPage, AuditPlace};
 pub use backup::{BackupError, BackupSummary, Existing};
 pub use change::{AuditHead, Chain, Change, Committed, Kept, Linked, Noted, Scope, Subject};

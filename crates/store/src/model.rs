@@ -552,6 +552,9 @@ pub struct OrganizationData {
     pub tokens: Vec<Token>,
     /// By id.
     pub enrolment_keys: Vec<EnrolmentKey>,
+    /// How its people sign in.
+    #[serde(default)]
+    pub sign_in: crate::SignInData,
 }
 
 /// Everything, read in one transaction.

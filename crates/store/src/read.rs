@@ -1,16 +1,16 @@
 //! Reads: the whole dataset in one transaction.
 
 use crate::{
-    Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group, Installation,
-    Membership, OneTimeLink, Organization, OrganizationData, Policy, Pop, Resource, ResourceMode, SecretHash,
-    ServiceAccount, Site, Store, StoreError, Token, User, Version,
+    Account, AccountLink, Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group, Installation,
+    Membership, NewUsers, OidcIdentity, OidcProvider, OneTimeLink, Organization, OrganizationData, Passkey, Policy, Pop, Resource, ResourceMode, SecretHash,
+    ServiceAccount, SignInData, Site, Store, StoreError, Token, User, Version,
     change::{Scope, flag},
     engine::Transaction,
     row::{Row, corrupt, json, key, number, optional_parsed, optional_text, parsed, text},
     statement::query,
 };
 use std::collections::BTreeMap;
-use wire::{OrganizationId, PolicyId};
+use wire::{OrganizationId, PolicyId, UserId};
 
 impl Store {
     /// Signed trust documents by name.
@@ -142,6 +142,7 @@ async fn organization_data(
         policies,
         tokens: each(&tokens, token)?,
         enrolment_keys: each(&keys, enrolment_key)?,
+        sign_in: sign_in_data(db, id).await?,
     })
 }
 
@@ -334,6 +335,103 @@ pub(crate) fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
         cap: number(row, "cap")?,
         uses: number(row, "uses")?,
         expires_ms: number(row, "expires_ms")?,
+        created_ms: number(row, "created_ms")?,
+    })
+}
+
+/// How the people of one organization sign in.
+async fn sign_in_data(db: &mut Transaction, id: OrganizationId) -> Result<SignInData, StoreError> {
+    let accounts =
+        of(db, id, "account", "SELECT * FROM accounts WHERE organization = $1 ORDER BY id").await?;
+    let codes = of(
+        db,
+        id,
+        "recovery code",
+        "SELECT account, code_hash FROM recovery_codes WHERE organization = $1 ORDER BY account, code_hash",
+    )
+    .await?;
+    let mut codes_of: BTreeMap<UserId, Vec<SecretHash>> = BTreeMap::new();
+    for row in &codes {
+        let code = SecretHash::from_digest(key(row, "code_hash")?);
+        codes_of.entry(parsed(row, "account")?).or_default().push(code);
+    }
+    let passkeys =
+        of(db, id, "passkey", "SELECT * FROM passkeys WHERE organization = $1 ORDER BY credential").await?;
+    let links = of(
+        db,
+        id,
+        "account link",
+        "SELECT * FROM account_links WHERE organization = $1 ORDER BY secret_hash",
+    )
+    .await?;
+    let providers =
+        of(db, id, "OpenID provider", "SELECT * FROM oidc_providers WHERE organization = $1 ORDER BY name")
+            .await?;
+    let identities = of(
+        db,
+        id,
+        "OpenID identity",
+        "SELECT * FROM oidc_identities WHERE organization = $1 ORDER BY provider, subject",
+    )
+    .await?;
+    let accounts = each(&accounts, |row| {
+        let id = parsed(row, "id")?;
+        Ok(Account {
+            id,
+            sign_in_name: text(row, "sign_in_name")?,
+            passphrase_hash: optional_text(row, "passphrase_hash")?,
+            totp: optional_text(row, "totp")?,
+            recovery_codes: codes_of.get(&id).cloned().unwrap_or_default(),
+            sessions_from_ms: number(row, "sessions_from_ms")?,
+            created_ms: number(row, "created_ms")?,
+        })
+    })?;
+    Ok(SignInData {
+        accounts,
+        passkeys: each(&passkeys, |row| {
+            Ok(Passkey {
+                credential: text(row, "credential")?,
+                account: parsed(row, "account")?,
+                name: text(row, "name")?,
+                document: text(row, "document")?,
+                created_ms: number(row, "created_ms")?,
+            })
+        })?,
+        links: each(&links, |row| {
+            Ok(AccountLink {
+                secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
+                user: parsed(row, "owner")?,
+                expires_ms: number(row, "expires_ms")?,
+            })
+        })?,
+        providers: each(&providers, oidc_provider)?,
+        identities: each(&identities, |row| {
+            Ok(OidcIdentity {
+                provider: text(row, "provider")?,
+                subject: text(row, "subject")?,
+                account: parsed(row, "account")?,
+            })
+        })?,
+    })
+}
+
+fn oidc_provider(row: &Row) -> Result<OidcProvider, StoreError> {
+    Ok(OidcProvider {
+        name: text(row, "name")?,
+        title: text(row, "title")?,
+        issuer: text(row, "issuer")?,
+        client_id: text(row, "client_id")?,
+        client_secret: text(row, "client_secret")?,
+        scopes: text(row, "scopes")?,
+        groups_claim: text(row, "groups_claim")?,
+        group_map: json(row, "group_map")?,
+        domains: json(row, "domains")?,
+        new_users: match text(row, "new_users")?.as_str() {
+            "refuse" => NewUsers::Refuse,
+            "make" => NewUsers::Make,
+            other => return Err(corrupt("new_users", format!("expected refuse or make, got {other:?}"))),
+        },
+        ca_pem: text(row, "ca_pem")?,
         created_ms: number(row, "created_ms")?,
     })
 }

@@ -63,6 +63,7 @@ on_both_engines! {
     audit_entries_chain_and_an_altered_or_missing_one_breaks_the_chain,
     old_audit_entries_go_from_the_beginning_and_the_chain_goes_on,
     an_answer_is_kept_with_the_change_that_made_it_and_with_no_other,
+    how_people_sign_in_is_read_back_is_used_up_once_and_goes_with_its_person,
 }
 
 async fn a_change_raises_the_version_by_one_and_leaves_an_audit_row(f: Fixture) {
@@ -378,6 +379,12 @@ async fn a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_an
         "policy_groups",
         "policy_resources",
         "tokens",
+        "accounts",
+        "passkeys",
+        "recovery_codes",
+        "account_links",
+        "oidc_providers",
+        "oidc_identities",
     ];
     for table in tables {
         for (from, to) in [(table, "away"), ("away", table)] {
@@ -570,6 +577,90 @@ async fn a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing(f: Fixtur
     let why =
         f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
     assert!(why.to_string().contains("newer version"), "{why}");
+async fn how_people_sign_in_is_read_back_is_used_up_once_and_goes_with_its_person(f: Fixture) {
+    let (ada, bob) = (user(21), user(22));
+    let account = |id: UserId, name: &str| Account {
+        id,
+        sign_in_name: name.into(),
+        passphrase_hash: Some("$argon2id$x".into()),
+        totp: None,
+        recovery_codes: vec![],
+        sessions_from_ms: 0,
+        created_ms: NOW,
+    };
+    let provider = OidcProvider {
+        name: "main".into(),
+        title: "Main".into(),
+        issuer: "https://id.example.com".into(),
+        client_id: "c".into(),
+        client_secret: "sealed".into(),
+        scopes: "openid".into(),
+        groups_claim: "groups".into(),
+        group_map: Default::default(),
+        domains: vec!["example.com".into()],
+        new_users: NewUsers::Make,
+        ca_pem: String::new(),
+        created_ms: NOW,
+    };
+    let identity = OidcIdentity { provider: "main".into(), subject: "s".into(), account: ada.id };
+    let key = Passkey {
+        credential: "cred".into(),
+        account: ada.id,
+        name: "laptop".into(),
+        document: "{}".into(),
+        created_ms: NOW,
+    };
+    let hash = |n: u8| SecretHash::from_digest([n; 32]);
+    let link = AccountLink { secret_hash: hash(9), user: ada.id, expires_ms: NOW + 1 };
+    let mut change = f.change().await;
+    for person in [&ada, &bob] {
+        change.insert_user(person).await.unwrap();
+    }
+    change.insert_account(&account(ada.id, "ada@example.com")).await.unwrap();
+    change.insert_account(&account(bob.id, "bob@example.com")).await.unwrap();
+    change.set_totp(ada.id, Some("sealed"), &[hash(1), hash(2)]).await.unwrap();
+    change.insert_passkey(&key).await.unwrap();
+    change.insert_account_link(&link).await.unwrap();
+    change.put_oidc_provider(&provider).await.unwrap();
+    change.insert_oidc_identity(&identity).await.unwrap();
+    change.commit("create", "accounts", "{}").await.unwrap();
+    let data = f.data().await.sign_in;
+    let held = data.accounts.iter().find(|row| row.id == ada.id).unwrap();
+    assert_eq!((held.totp.as_deref(), held.recovery_codes.len()), (Some("sealed"), 2));
+    assert_eq!((data.accounts.len(), &data.passkeys, &data.links), (2, &vec![key], &vec![link]));
+    assert_eq!((&data.providers, &data.identities), (&vec![provider.clone()], &vec![identity]));
+
+    let mut change = f.change().await;
+    let taken = change.insert_account(&account(ada.id, "other")).await;
+    assert!(matches!(taken, Err(StoreError::Conflict { .. })), "{taken:?}");
+    drop(change);
+    let mut change = f.change().await;
+    change.take_recovery_code(ada.id, hash(1)).await.unwrap();
+    change.take_account_link(hash(9), ada.id).await.unwrap();
+    change.end_sessions(ada.id, 5).await.unwrap();
+    change.set_passphrase(ada.id, None).await.unwrap();
+    // Under another issuer a subject is another person.
+    change
+        .put_oidc_provider(&OidcProvider { issuer: "https://other.example.com".into(), ..provider })
+        .await
+        .unwrap();
+    change.commit("use", "codes", "{}").await.unwrap();
+    let data = f.data().await.sign_in;
+    let held = data.accounts.iter().find(|row| row.id == ada.id).unwrap();
+    assert_eq!((held.sessions_from_ms, &held.passphrase_hash, held.recovery_codes.len()), (5, &None, 1));
+    assert!(data.links.is_empty() && data.identities.is_empty());
+    let mut change = f.change().await;
+    for again in [
+        change.take_recovery_code(ada.id, hash(1)).await,
+        change.take_recovery_code(bob.id, hash(2)).await,
+        change.take_account_link(hash(9), ada.id).await,
+    ] {
+        assert!(matches!(again, Err(StoreError::NotFound { .. })), "{again:?}");
+    }
+    change.delete_member(Member::User(ada.id)).await.unwrap();
+    change.commit("delete", "user", "{}").await.unwrap();
+    let data = f.data().await.sign_in;
+    assert_eq!((data.accounts.len(), data.passkeys.len()), (1, 0));
 }
 
 async fn roles_states_and_settings_come_back_as_they_were_set(f: Fixture) {

@@ -3,6 +3,7 @@
 use crate::{
     admin,
     cli::{ConnectorArgs, LoginArgs, PopArgs},
+    device_code,
     diagnostics::{self, Watched},
     forwarding,
     output::{CommandResult, Failure, Format, Outcome, note},
@@ -121,7 +122,10 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
 /// `tidegate login`.
 pub async fn login(args: &LoginArgs, format: Format) -> CommandResult {
     let state = places::state_dir(args.state.as_deref(), "client")?;
-    let key = places::login_key(args.key.as_deref(), args.key_file.as_deref())?;
+    let key = match device_code::controller(args.key.as_deref()) {
+        Some(address) => device_code::key(address, args, format).await?,
+        None => places::login_key(args.key.as_deref(), args.key_file.as_deref())?,
+    };
     if let Some(identity) = enrol::already_enrolled(&state, Role::Device, &key.root)? {
         return Err(Failure::new(
             Outcome::Failed,

@@ -47,7 +47,7 @@ pub enum Command {
     Pop(PopArgs),
     /// Run a connector in a site.
     Connector(ConnectorArgs),
-    /// Enrol this device with a key or one-time link.
+    /// Enrol this device: by a code that you confirm in a browser, or with a key or one-time link.
     Login(LoginArgs),
     /// Start the client.
     Up(UpArgs),
@@ -389,13 +389,19 @@ fn site_range(text: &str) -> Result<policy::Prefix, String> {
 /// Arguments of `login`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate login --key-file key\n  tidegate login < key\n  tidegate login https://tide.example.org/join#tg1.…"
+    after_help = "Examples:\n  tidegate login https://tide.example.org          shows a code; you confirm it in a browser\n  tidegate login --key-file key\n  tidegate login < key\n  tidegate login https://tide.example.org/join#tg1.…"
 )]
 pub struct LoginArgs {
-    /// The key or link. Other users of this host can read it in the process list: prefer --key-file
-    /// or standard input.
-    #[arg(value_name = "LINK-OR-KEY", conflicts_with = "key_file")]
+    /// The controller's address, or a key or link. Other users of this host can read a key in the process list:
+    /// prefer --key-file or standard input for it.
+    #[arg(value_name = "CONTROLLER-LINK-OR-KEY", conflicts_with = "key_file")]
     pub key: Option<String>,
+    /// With a controller's address: its root's hash, as the console shows it. The controller is believed by it alone.
+    #[arg(long, value_name = "HASH")]
+    pub root: Option<String>,
+    /// With a controller's address: the certificate of its own CA (PEM), besides those that this machine believes.
+    #[arg(long, value_name = "FILE", conflicts_with = "root")]
+    pub ca: Option<PathBuf>,
     /// A file with the key; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,

@@ -12,6 +12,7 @@ mod client_commands;
 mod control;
 mod database;
 mod demo;
+mod device_code;
 mod diagnostics;
 mod documentation;
 mod drill;

@@ -64,7 +64,7 @@ pub fn login_key(key: Option<&str>, file: Option<&Path>) -> Result<JoinKey, Fail
         (None, Some(file)) => parse(&read_key_file(file)?),
         (None, None) if std::io::stdin().is_terminal() => Err(Failure::say(
             Outcome::Usage,
-            "expected a key or link: tidegate login LINK-OR-KEY, or --key-file FILE; your administrator makes one with: tidegate admin create key --device --user YOU",
+            "expected a controller, a key or a link: tidegate login https://CONTROLLER to confirm in a browser, tidegate login LINK-OR-KEY, or --key-file FILE; your administrator makes a key with: tidegate admin create key --device --user YOU",
         )),
         (None, None) => parse(&read_key_file(Path::new("-"))?),
     }
@@ -85,6 +85,16 @@ fn read_key_file(path: &Path) -> Result<String, Failure> {
         Failure::say(Outcome::Usage, format_args!("the key file {}: {error}", path.display()))
     })?;
     Ok(text)
+}
+
+/// The public key of a CA's certificate in PEM.
+pub fn public_key_of_ca(ca: &Path) -> Result<Vec<u8>, Failure> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    let wrong = |problem: &dyn std::fmt::Display| {
+        Failure::say(Outcome::Usage, format_args!("{}: expected a PEM certificate: {problem}", ca.display()))
+    };
+    let certificate = CertificateDer::from_pem_file(ca).map_err(|error| wrong(&error))?;
+    trust::subject_public_key(&certificate).map_err(|error| wrong(&error))
 }
 
 /// What kind of file system a directory is on, if that is one whose files go with the container or the machine's next

@@ -51,7 +51,9 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     let needs = if options.fast { tools::For::Checks } else { tools::For::Lab };
     let suite = Suite::new(interrupt, earlier);
     suite.step("tools", Runs::Always, || {
-        tools::ensure_all(needs, interrupt).map(|said| (Count::ONE_PASSED, said))
+        let said = tools::ensure_all(needs, interrupt)?;
+        crate::npm::modules("oidc", interrupt)?;
+        Ok((Count::ONE_PASSED, said))
     });
     suite.program("format", Runs::Always, cargo(&["fmt", "--all", "--check"]), None);
     suite.step("layers", Runs::Always, || layers::run().map(|()| (Count::ONE_PASSED, String::new())));

@@ -1,5 +1,6 @@
 //! The REST API under `/api/v1`, and the OpenAPI document that is generated from it.
 
+mod accounts;
 mod apply;
 mod audit;
 mod bulk;
@@ -31,7 +32,7 @@ mod view;
 #[allow(unused_imports, reason = "the console builds callers by its sessions")]
 pub(crate) use caller::{Caller, InProcess, Origin};
 pub use caller::{ORGANIZATION_HEADER, Peer};
-pub(crate) use check::{host_port, name};
+pub(crate) use check::{email, host_port, name};
 pub(crate) use idempotency::AnswerSeal;
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
 pub(crate) use problem::{MAX_BODY, complete};
@@ -74,6 +75,7 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(flows::routes())
         .merge(audit::routes())
         .merge(bulk::routes())
+        .merge(accounts::routes())
 }
 
 fn info() -> utoipa::openapi::Info {
@@ -265,6 +267,8 @@ static METHODS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
         ("/enrol/v1/device", "POST"),
         ("/enrol/v1/connector", "POST"),
         ("/enrol/v1/pop", "POST"),
+        ("/enrol/v1/device-code", "POST"),
+        ("/enrol/v1/device-code/token", "POST"),
     ];
     let others = others.map(|(path, methods)| (path.to_owned(), methods.to_owned()));
     of_document.chain(others).collect()

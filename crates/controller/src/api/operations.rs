@@ -216,7 +216,7 @@ async fn create_restore(
 /// Makes a link that lets one more owner set a passphrase: it works once, for 24 hours.
 #[utoipa::path(post, path = "/owner-links", tag = "owners", responses((status = 201, description = "Made", body = OwnerLink)))]
 async fn create_owner_link(State(core): State<Arc<Core>>, caller: Caller) -> Made<OwnerLink> {
-    let (link, row) = crate::console::owner_link(&core.url);
+    let (link, row) = crate::signin::owner_link(&core.url);
     let (store, mut change) = core.database.change(Scope::Installation, &caller.actor).await?;
     change.insert_one_time_link(&row).await?;
     core.commit(&store, change, "create owner link", "owner", &json!({})).await?;

@@ -184,6 +184,8 @@ const READ_PEOPLE: Needs = &[P::ReadPeople];
 const READ_KEYS: Needs = &[P::ReadKeys];
 const POLICIES: Needs = &[P::Policies];
 const PEOPLE: Needs = &[P::People];
+const OWNERSHIP: Needs = &[P::Ownership];
+const READ_AUDIT: Needs = &[P::ReadAudit];
 const DEVICES: Needs = &[P::Devices];
 const ENROL: Needs = &[P::EnrolDevices, P::EnrolConnectors, P::Installation];
 const INSTALLATION: Needs = &[P::Installation];
@@ -284,6 +286,14 @@ pub(crate) const ENDPOINTS: &[(Method, &str, Needs)] = &[
     (Method::POST, "/strikes", STRIKE),
     (Method::POST, "/restores", &[P::People, P::Devices, P::Network, P::Installation]),
     (Method::POST, "/owner-links", INSTALLATION),
+    (Method::GET, "/oidc-providers", READ_PEOPLE),
+    (Method::GET, "/oidc-providers/{id}", READ_PEOPLE),
+    // A provider may speak for owners' addresses.
+    (Method::PUT, "/oidc-providers/{id}", OWNERSHIP),
+    (Method::DELETE, "/oidc-providers/{id}", OWNERSHIP),
+    (Method::POST, "/invitations", PEOPLE),
+    (Method::POST, "/ended-web-sessions", PEOPLE),
+    (Method::GET, "/authentication-log", READ_AUDIT),
     (Method::POST, "/restored-database", INSTALLATION),
     (Method::POST, "/key-rotations", INSTALLATION),
     (Method::GET, "/flows", &[P::ReadFlows]),

@@ -1,10 +1,11 @@
 //! The console is a client of the API like any other: what it changes goes through the same router, in this process, so
 //! that checks, versions, audit rows and refusals can never differ.
 
-use super::{session::SignedIn, shell::Viewer};
+use super::shell::Viewer;
 use crate::{
     api::{self, Caller, InProcess, Origin, Peer, roles},
     parts::Core,
+    signin::{cookie::RoleSource, session::SignedIn},
 };
 use axum::{Router, body::Body};
 use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts};
@@ -14,7 +15,6 @@ use serde_json::Value;
 use std::sync::Arc;
 use tower::ServiceExt as _;
 use trust::{encode_base64url, sha256};
-use wire::OrganizationId;
 
 /// Longest answer that is read: a page of a thousand rows has less.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -33,11 +33,14 @@ impl Api {
 pub(super) fn caller(
     core: &Arc<Core>,
     who: &SignedIn,
-    _organization: OrganizationId,
     parts: &Parts,
 ) -> Result<Caller, api::Problem> {
     let origin = Origin::of(parts.extensions.get::<Peer>(), &parts.headers);
-    Caller::of_administrator(core, &who.name, origin)
+    let caller = match who.source {
+        RoleSource::User => Caller::of_user(core, who.organization, who.user, origin)?,
+        RoleSource::Administrator => Caller::of_administrator(core, &who.name, origin)?,
+    };
+    Ok(caller.authenticated(who.authenticated))
 }
 
 /// What their role is called.

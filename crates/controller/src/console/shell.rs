@@ -3,12 +3,12 @@
 use super::{
     assets::{HTMX_SCRIPT, OWN_SCRIPT, STYLE_SHEET, sprite},
     look::{age, counted, icon, initials, said, sized_icon, thin, typed, wave},
-    session::{self, SignedIn},
 };
 use crate::{
     api::{self, Caller},
     clock,
     parts::Core,
+    signin::session::{self, SignedIn},
     snapshot::{Snapshot, SnapshotSource},
 };
 use axum::{
@@ -149,13 +149,11 @@ impl Viewer {
     /// Who sent these headers, if they are signed in.
     pub(super) fn of(core: &Arc<Core>, parts: &Parts) -> Result<Self, NotSignedIn> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let Some(who) = core.console.sessions.of(&parts.headers) else {
+        let Some(who) = core.signed_in(&parts.headers) else {
             return Err(NotSignedIn::Redirect(path));
         };
         let snapshot = core.snapshot();
-        let organization =
-            snapshot.dataset.organizations.first().ok_or(NotSignedIn::Nothing)?.organization.id;
-        let caller = super::ask::caller(core, &who, organization, parts)
+        let caller = super::ask::caller(core, &who, parts)
             .map_err(|problem| NotSignedIn::Refused(problem.detail.clone()))?;
         let organization = caller.organization;
         if snapshot.organization(organization).is_none() {

@@ -3,10 +3,9 @@
 use super::{
     assets::{STYLE_SHEET, sprite},
     look::{badge, said, sized_icon, wave},
-    session,
     shell::millis_between,
 };
-use crate::{api, clock, parts::Core};
+use crate::{api, clock, parts::Core, signin::session};
 use axum::{
     Json,
     extract::State,
@@ -117,7 +116,7 @@ pub(super) async fn json(State(core): State<Arc<Core>>) -> Response {
 pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
     let status = status(&core);
     let now = clock::wall();
-    let name = super::organization_name(&core);
+    let name = core.snapshot().dataset.organizations.first().map(|data| data.organization.name.clone()).unwrap_or_default();
     let class = match (status.access, status.changes) {
         (Works::Yes, Works::Yes) => "health",
         (Works::Yes, _) => "health health--stale",

@@ -58,6 +58,7 @@ fn snapshot(pops: &[PopId], version: Version) -> Snapshot {
         policies: vec![],
         tokens: vec![],
         enrolment_keys: vec![],
+        sign_in: Default::default(),
     };
     let dataset = Dataset {
         installation: Installation { id: INSTALLATION, version, created_ms: 1 },

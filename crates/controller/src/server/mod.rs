@@ -9,6 +9,7 @@ use crate::{
     clock, console, enrolment,
     parts::Core,
     signer::{SignError, Signer},
+    signin,
 };
 use axum::{Router, body::Body, response::IntoResponse};
 use http::Request;
@@ -181,7 +182,12 @@ fn acceptor(shown: Arc<Shown>) -> TlsAcceptor {
 
 /// Everything that is served over the network.
 pub(crate) fn network_router(core: &Arc<Core>) -> Router {
-    api::router(core).merge(enrolment::router(core)).merge(console::router(core)).fallback(api::no_such_path)
+    api::router(core)
+        .merge(enrolment::router(core))
+        .merge(signin::device_router(core))
+        .merge(signin::router(core))
+        .merge(console::router(core))
+        .fallback(api::no_such_path)
 }
 
 /// What the local socket serves: the API, and enrolment for the PoP of this host, which passes connections on

@@ -105,6 +105,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
             expires_ms: 2,
             created_ms: 1,
         }],
+        sign_in: Default::default(),
         enrolment_keys: vec![EnrolmentKey {
             id: id(EnrolmentKeyId::from_bytes, number),
             organization: Some(id(OrganizationId::from_bytes, number)),

@@ -6,16 +6,22 @@ use axum::body::Body;
 use http::{Request, header};
 use serde_json::json;
 
-async fn get(world: &World, path: &str, cookies: &str) -> Reply {
+pub(super) async fn get(world: &World, path: &str, cookies: &str) -> Reply {
     let request = Request::get(path).header(header::COOKIE, cookies).body(Body::empty()).unwrap();
     world.send(stranger(), request).await
 }
 
-async fn submit(world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
+pub(super) async fn submit(world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
     submit_from(stranger(), world, path, cookies, fields).await
 }
 
-async fn submit_from(peer: Peer, world: &World, path: &str, cookies: &str, fields: &[(&str, &str)]) -> Reply {
+pub(super) async fn submit_from(
+    peer: Peer,
+    world: &World,
+    path: &str,
+    cookies: &str,
+    fields: &[(&str, &str)],
+) -> Reply {
     let encode = |text: &str| -> String {
         text.bytes()
             .map(|byte| {
@@ -38,7 +44,7 @@ async fn submit_from(peer: Peer, world: &World, path: &str, cookies: &str, field
 }
 
 /// The `name=value` of every cookie an answer sets.
-fn cookies(reply: &Reply) -> String {
+pub(super) fn cookies(reply: &Reply) -> String {
     let set = reply.headers.get_all(header::SET_COOKIE).iter();
     set.map(|cookie| {
         let text = cookie.to_str().unwrap();
@@ -52,21 +58,26 @@ fn cookies(reply: &Reply) -> String {
     .join("; ")
 }
 
-fn form_token(page: &Reply) -> String {
+pub(super) fn form_token(page: &Reply) -> String {
     let rest = page.text.split_once("name=\"form_token\" value=\"").expect("a form").1;
     rest.split('"').next().unwrap().to_owned()
 }
 
-const PASSPHRASE: &str = "correct horse battery staple";
+pub(super) const PASSPHRASE: &str = "correct horse battery staple";
 
-async fn owner(world: &World) -> String {
+pub(super) async fn owner(world: &World) -> String {
     let link = world.first.as_ref().unwrap().owner_link.clone();
     let path = link.strip_prefix("https://localhost:8443").unwrap().to_owned();
     let page = get(world, &path, "").await;
     assert_eq!(page.status, 200, "{}", page.text);
     let token = form_token(&page);
-    let mut fields =
-        [("name", "Lena Brandt"), ("passphrase", "short"), ("again", "short"), ("form_token", &token)];
+    let mut fields = [
+        ("name", "Lena Brandt"),
+        ("passphrase", "short"),
+        ("again", "short"),
+        ("form_token", &token),
+        ("email", "Lena@example.com"),
+    ];
     let short = submit(world, &path, &cookies(&page), &fields).await;
     assert_eq!(short.status, 422);
     assert!(short.text.contains("at least 15 characters") && short.text.contains("value=\"Lena Brandt\""));
@@ -139,7 +150,7 @@ async fn signing_in_needs_the_passphrase_and_ten_wrong_ones_cost_five_minutes() 
     let with = |passphrase: &'static str| {
         let (world, jar, token) = (&world, jar.clone(), token.clone());
         async move {
-            let fields = [("name", "lena brandt"), ("passphrase", passphrase), ("form_token", &token)];
+            let fields = [("name", "lena@Example.com"), ("passphrase", passphrase), ("form_token", &token)];
             submit(world, "/signin", &jar, &fields).await
         }
     };
@@ -154,7 +165,7 @@ async fn signing_in_needs_the_passphrase_and_ten_wrong_ones_cost_five_minutes() 
     assert_eq!(limited.status, 429);
     assert!(limited.headers.contains_key(header::RETRY_AFTER));
     // A neighbour who guesses does not keep the owner out: the next address of the same /24 signs in, slower.
-    let fields = [("name", "lena brandt"), ("passphrase", PASSPHRASE), ("form_token", token.as_str())];
+    let fields = [("name", "lena@Example.com"), ("passphrase", PASSPHRASE), ("form_token", token.as_str())];
     let neighbour = Peer::Network(std::net::IpAddr::from([203, 0, 113, 8]));
     let began = crate::clock::now();
     let done = submit_from(neighbour, &world, "/signin", &jar, &fields).await;
@@ -175,7 +186,8 @@ async fn an_owner_signs_in_while_the_database_is_gone_and_reads_why_changes_wait
     std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
     world.post("/groups", json!({"name": "later"})).await.problem(503);
     let page = get(&world, "/signin", "").await;
-    let fields = [("name", "Lena Brandt"), ("passphrase", PASSPHRASE), ("form_token", &form_token(&page))];
+    let fields =
+        [("name", "lena@example.com"), ("passphrase", PASSPHRASE), ("form_token", &form_token(&page))];
     let done = submit(&world, "/signin", &cookies(&page), &fields).await;
     let page = get(&world, "/", &cookies(&done)).await;
     assert!(page.text.contains("Access works. Changes have to wait"), "{}", page.status);

@@ -9,6 +9,7 @@ mod enrolment;
 mod lists;
 mod outage;
 mod roles;
+mod signin;
 mod slow;
 mod strikes;
 mod through_pop;

@@ -1,5 +1,6 @@
 //! The configuration transaction. The version row, the change and its audit row commit together.
 
+mod accounts;
 mod installation;
 mod kept;
 mod look;

@@ -1,0 +1,429 @@
+//! How people sign in: OpenID providers, invitations, sessions of browsers, and the log of who signed in.
+
+use super::{
+    Answer, Made, Problem, Removed,
+    caller::Caller,
+    check,
+    flows::limit,
+    request::{Body, Id, Params},
+    rfc3339,
+};
+use crate::{clock, parts::Core, signin};
+use axum::{Json, extract::State};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{collections::BTreeMap, sync::Arc};
+use store::{Scope, StoreError};
+use trust::UnixMs;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use wire::{GroupId, UserId};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_oidc_providers))
+        .routes(routes!(get_oidc_provider, put_oidc_provider, delete_oidc_provider))
+        .routes(routes!(create_invitation))
+        .routes(routes!(end_web_sessions))
+        .routes(routes!(list_authentications))
+}
+
+/// What happens when a provider vouches for somebody whom nobody here knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewUsers {
+    /// They are told to ask for an invitation.
+    Refuse,
+    /// A user is made.
+    Make,
+}
+
+/// An OpenID provider. Its client secret is written and never read.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OidcProvider {
+    /// Part of addresses; unique in the organization.
+    pub name: String,
+    /// What the button says.
+    pub title: String,
+    /// The issuer identifier, `https://…`.
+    pub issuer: String,
+    /// Who this installation is there.
+    pub client_id: String,
+    /// Whether there is a client secret.
+    pub has_client_secret: bool,
+    /// The address to register there as the redirect URI.
+    pub redirect_uri: String,
+    /// What is asked for.
+    pub scopes: Vec<String>,
+    /// The claim that lists groups.
+    pub groups_claim: String,
+    /// From a value of that claim to the id of the group it means. People join and leave these groups with the claim.
+    pub group_map: BTreeMap<String, String>,
+    /// The provider's verified word about addresses under these domains is believed: such a person is the user with
+    /// that address.
+    pub domains: Vec<String>,
+    /// What happens with people whom nobody knows.
+    pub new_users: NewUsers,
+    /// Certificates of CAs that its server may be signed by, besides those of the machine; PEM.
+    pub ca_pem: String,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// Every provider.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OidcProviders {
+    /// By name.
+    pub items: Vec<OidcProvider>,
+}
+
+/// What an OpenID provider is to be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OidcProviderInput {
+    /// What the button says.
+    pub title: String,
+    /// The issuer identifier, `https://…`, exactly as the provider writes it.
+    pub issuer: String,
+    /// Who this installation is there.
+    pub client_id: String,
+    /// The client secret; absent: the one that is held stays, or there is none.
+    #[schema(nullable = false)]
+    pub client_secret: Option<String>,
+    /// What is asked for; `openid` is always asked for.
+    #[schema(nullable = false)]
+    pub scopes: Option<Vec<String>>,
+    /// The claim that lists groups.
+    #[schema(nullable = false, default = "groups")]
+    pub groups_claim: Option<String>,
+    /// From a value of that claim to the id of a group.
+    #[serde(default)]
+    pub group_map: BTreeMap<String, String>,
+    /// Domains whose addresses the provider may speak for.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    /// What happens with people whom nobody knows.
+    #[schema(nullable = false)]
+    pub new_users: Option<NewUsers>,
+    /// Certificates of CAs that its server may be signed by, besides those of the machine; PEM.
+    #[serde(default)]
+    pub ca_pem: String,
+}
+
+/// For whom an invitation is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InvitationInput {
+    /// The user's id.
+    pub user: String,
+}
+
+/// A link that works once, shown in this answer only.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Invitation {
+    /// Opens a page on which that person sets a passphrase, also when there is an account already.
+    pub link: String,
+    /// RFC 3339.
+    pub expires: String,
+}
+
+/// Whose sessions.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndWebSessionsInput {
+    /// The user's id.
+    pub user: String,
+}
+
+/// What may stand behind `authentication-log?`.
+mod query {
+    use serde::Deserialize;
+    use utoipa::IntoParams;
+
+    /// Which entries.
+    #[derive(Debug, Deserialize, IntoParams)]
+    #[serde(deny_unknown_fields)]
+    #[into_params(parameter_in = Query)]
+    pub struct AuthenticationQuery {
+        /// At most this many entries (1 to 1000).
+        #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
+        pub limit: Option<u32>,
+        /// Entries before this time (Unix milliseconds).
+        #[param(nullable = false)]
+        pub before_ms: Option<u64>,
+    }
+}
+use query::AuthenticationQuery;
+
+/// One try to sign in.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Authentication {
+    /// RFC 3339.
+    pub at: String,
+    /// The same in Unix milliseconds.
+    pub at_ms: u64,
+    /// Who, when it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub user: Option<String>,
+    /// How: `passphrase`, `passphrase+totp`, `passkey`, `oidc`, …
+    pub method: String,
+    /// What came of it.
+    pub outcome: String,
+    /// From where.
+    pub address: String,
+    /// More, in words.
+    pub detail: String,
+}
+
+/// The newest entries first: of this controller.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Authentications {
+    /// The entries.
+    pub items: Vec<Authentication>,
+}
+
+fn shown(core: &Core, row: &store::OidcProvider) -> OidcProvider {
+    OidcProvider {
+        name: row.name.clone(),
+        title: row.title.clone(),
+        issuer: row.issuer.clone(),
+        client_id: row.client_id.clone(),
+        has_client_secret: !row.client_secret.is_empty(),
+        redirect_uri: signin::redirect_uri(core),
+        scopes: row.scopes.split(' ').map(str::to_owned).collect(),
+        groups_claim: row.groups_claim.clone(),
+        group_map: row.group_map.iter().map(|(value, group)| (value.clone(), group.to_string())).collect(),
+        domains: row.domains.clone(),
+        new_users: match row.new_users {
+            store::NewUsers::Refuse => NewUsers::Refuse,
+            store::NewUsers::Make => NewUsers::Make,
+        },
+        ca_pem: row.ca_pem.clone(),
+        created: rfc3339(UnixMs::from_millis(row.created_ms)),
+    }
+}
+
+/// Lists every OpenID provider.
+#[utoipa::path(get, path = "/oidc-providers", tag = "sign-in", responses((status = 200, description = "Every provider", body = OidcProviders)))]
+async fn list_oidc_providers(State(core): State<Arc<Core>>, caller: Caller) -> Answer<OidcProviders> {
+    let snapshot = core.snapshot();
+    let rows = &caller.data(&snapshot)?.sign_in.providers;
+    Ok(Json(OidcProviders { items: rows.iter().map(|row| shown(&core, row)).collect() }))
+}
+
+fn provider_name(value: &str) -> Result<String, Problem> {
+    let fits = (1..=32).contains(&value.len())
+        && value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let rule = "1 to 32 of a-z, 0-9 and -";
+    fits.then(|| value.to_owned())
+        .ok_or_else(|| Problem::invalid("id", rule, value.chars().take(64).collect::<String>()))
+}
+
+/// Gets one OpenID provider.
+#[utoipa::path(get, path = "/oidc-providers/{id}", tag = "sign-in", params(("id" = String, Path, description = "Its name")), responses((status = 200, description = "The provider", body = OidcProvider)))]
+async fn get_oidc_provider(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(name): Id<String>,
+) -> Answer<OidcProvider> {
+    let snapshot = core.snapshot();
+    let mut rows = caller.data(&snapshot)?.sign_in.providers.iter();
+    let row = rows.find(|row| row.name == name).ok_or_else(|| Problem::not_found("OpenID provider", name))?;
+    Ok(Json(shown(&core, row)))
+}
+
+fn checked_provider(
+    core: &Core,
+    name: String,
+    held: Option<&store::OidcProvider>,
+    groups: &[store::Group],
+    input: &OidcProviderInput,
+) -> Result<store::OidcProvider, Problem> {
+    check::list_length("domains", input.domains.len())?;
+    check::list_length("group_map", input.group_map.len())?;
+    if !signin::is_issuer(&input.issuer) {
+        let rule = "an address like https://id.example.com, without query and fragment";
+        return Err(Problem::invalid("issuer", rule, input.issuer.chars().take(120).collect::<String>()));
+    }
+    let plain = |field: &str, value: &str, most: usize| {
+        let fits = !value.is_empty()
+            && value.len() <= most
+            && !value.chars().any(|c| c.is_control() || c.is_whitespace());
+        let rule = format!("1 to {most} characters without spaces");
+        if fits {
+            Ok(value.to_owned())
+        } else {
+            Err(Problem::invalid(field, rule, value.chars().take(120).collect::<String>()))
+        }
+    };
+    let mut scopes = vec!["openid".to_owned()];
+    let asked = input.scopes.clone().unwrap_or_else(|| ["profile", "email"].map(str::to_owned).to_vec());
+    check::list_length("scopes", asked.len())?;
+    for (index, scope) in asked.iter().enumerate() {
+        let scope = plain(&format!("scopes[{index}]"), scope, 64)?;
+        if !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    let mut group_map = BTreeMap::new();
+    for (value, group) in &input.group_map {
+        let field = format!("group_map.{}", value.chars().take(40).collect::<String>());
+        let id: GroupId = check::parsed(&field, group)?;
+        if !groups.iter().any(|group| group.id == id) {
+            return Err(Problem::invalid(&field, "the id of a group of this organization", group.clone()));
+        }
+        group_map.insert(value.clone(), id);
+    }
+    let domains = input.domains.iter().enumerate().map(|(index, domain)| {
+        let field = format!("domains[{index}]");
+        plain(&field, domain, 253).and_then(|domain| {
+            let fits = !domain.contains('@') && domain.contains('.');
+            if fits {
+                Ok(domain.to_lowercase())
+            } else {
+                Err(Problem::invalid(&field, "a domain like example.com", domain))
+            }
+        })
+    });
+    if input.ca_pem.len() > 64 * 1024 || (!input.ca_pem.is_empty() && !signin::is_ca_pem(&input.ca_pem)) {
+        return Err(Problem::invalid(
+            "ca_pem",
+            "certificates in PEM, at most 64 KiB",
+            serde_json::Value::Null,
+        ));
+    }
+    let client_secret = match (&input.client_secret, held) {
+        (Some(secret), _) if secret.is_empty() => String::new(),
+        (Some(secret), _) if secret.len() > 1024 => {
+            return Err(Problem::invalid("client_secret", "at most 1024 bytes", serde_json::Value::Null));
+        }
+        (Some(secret), _) => signin::sealed_client_secret(core, secret),
+        (None, Some(held)) => held.client_secret.clone(),
+        (None, None) => String::new(),
+    };
+    Ok(store::OidcProvider {
+        name,
+        title: check::name("title", &input.title)?,
+        issuer: input.issuer.clone(),
+        client_id: plain("client_id", &input.client_id, 256)?,
+        client_secret,
+        scopes: scopes.join(" "),
+        groups_claim: plain("groups_claim", input.groups_claim.as_deref().unwrap_or("groups"), 64)?,
+        group_map,
+        domains: domains.collect::<Result<_, _>>()?,
+        new_users: match input.new_users {
+            Some(NewUsers::Make) => store::NewUsers::Make,
+            Some(NewUsers::Refuse) | None => store::NewUsers::Refuse,
+        },
+        ca_pem: input.ca_pem.clone(),
+        created_ms: held.map_or_else(|| clock::wall().as_millis(), |held| held.created_ms),
+    })
+}
+
+/// Makes an OpenID provider, or replaces what is known of it.
+#[utoipa::path(put, path = "/oidc-providers/{id}", tag = "sign-in", params(("id" = String, Path, description = "Its name: 1 to 32 of a-z, 0-9 and -")), request_body = OidcProviderInput, responses((status = 200, description = "Made or replaced", body = OidcProvider)))]
+async fn put_oidc_provider(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(name): Id<String>,
+    Body(input): Body<OidcProviderInput>,
+) -> Answer<OidcProvider> {
+    let name = provider_name(&name)?;
+    let snapshot = core.snapshot();
+    let data = caller.data(&snapshot)?;
+    let held = data.sign_in.providers.iter().find(|row| row.name == name);
+    let row = checked_provider(&core, name, held, &data.groups, &input)?;
+    let scope = Scope::Organization(caller.organization);
+    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+    change.put_oidc_provider(&row).await?;
+    let detail = json!({"issuer": row.issuer, "client_id": row.client_id});
+    core.commit(&store, change, "put OpenID provider", &row.name, &detail).await?;
+    Ok(Json(shown(&core, &row)))
+}
+
+/// Removes an OpenID provider, and whom it knows. Their accounts stay.
+#[utoipa::path(delete, path = "/oidc-providers/{id}", tag = "sign-in", params(("id" = String, Path, description = "Its name")), responses((status = 204, description = "Removed")))]
+async fn delete_oidc_provider(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Id(name): Id<String>,
+) -> Removed {
+    let scope = Scope::Organization(caller.organization);
+    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+    change.delete_oidc_provider(&name).await?;
+    core.commit(&store, change, "delete OpenID provider", &name, &json!({})).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn user_of(core: &Core, caller: &Caller, text: &str) -> Result<UserId, Problem> {
+    let id: UserId = check::parsed("user", text)?;
+    let snapshot = core.snapshot();
+    let known = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
+    let user = known.ok_or_else(|| Problem::invalid("user", "the id of a user of this organization", text))?;
+    // Who gets into an account may do what its person may.
+    caller.need_to_cover(user.role)?;
+    Ok(id)
+}
+
+/// Makes a link by which a person sets an account up, or gets into it again: it works once, for 72 hours.
+#[utoipa::path(post, path = "/invitations", tag = "sign-in", request_body = InvitationInput, responses((status = 201, description = "Made", body = Invitation)))]
+async fn create_invitation(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<InvitationInput>,
+) -> Made<Invitation> {
+    let user = user_of(&core, &caller, &input.user)?;
+    let (link, row) = signin::invitation_link(&core.url, user);
+    let scope = Scope::Organization(caller.organization);
+    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+    change.insert_account_link(&row).await?;
+    core.commit(&store, change, "create invitation", &user.to_string(), &json!({})).await?;
+    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
+    Ok((StatusCode::CREATED, Json(Invitation { link, expires })))
+}
+
+/// Ends every session that a person has in browsers. Revoking the person does so too, and needs no database.
+#[utoipa::path(post, path = "/ended-web-sessions", tag = "sign-in", request_body = EndWebSessionsInput, responses((status = 204, description = "Ended")))]
+async fn end_web_sessions(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Body(input): Body<EndWebSessionsInput>,
+) -> Removed {
+    let user = user_of(&core, &caller, &input.user)?;
+    let scope = Scope::Organization(caller.organization);
+    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+    let ended = change.end_sessions(user, core.signer.best_time().as_millis() + 1).await;
+    if let Err(StoreError::NotFound { .. }) = ended {
+        return Err(Problem::not_found("account", user.to_string()));
+    }
+    ended?;
+    core.commit(&store, change, "end web sessions", &user.to_string(), &json!({})).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists who signed in, how, from where, and what came of it: the newest first, of this controller.
+#[utoipa::path(get, path = "/authentication-log", tag = "sign-in", params(AuthenticationQuery), responses((status = 200, description = "The newest entries", body = Authentications)))]
+async fn list_authentications(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    Params(query): Params<AuthenticationQuery>,
+) -> Answer<Authentications> {
+    let before = UnixMs::from_millis(query.before_ms.unwrap_or(u64::MAX));
+    let (limit, organization) = (limit(query.limit)?, caller.organization);
+    let read = tokio::task::spawn_blocking(move || core.signin.log.read(organization, before, limit)).await;
+    let entries = read
+        .map_err(|error| Problem::internal(error.to_string()))?
+        .map_err(|error| Problem::internal(format!("the authentication log cannot be read: {error}")))?;
+    let items = entries.into_iter().map(|entry| Authentication {
+        at: rfc3339(entry.at),
+        at_ms: entry.at.as_millis(),
+        user: entry.user.map(|user| user.to_string()),
+        method: entry.method,
+        outcome: entry.outcome.word().to_owned(),
+        address: entry.address.to_string(),
+        detail: entry.detail,
+    });
+    Ok(Json(Authentications { items: items.collect() }))
+}

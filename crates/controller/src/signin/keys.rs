@@ -1,0 +1,339 @@
+//! The secrets behind web sessions: made here, kept sealed in the controller's state, replaced by time.
+//!
+//! One secret a generation; what is used is derived from it, a key for each purpose (RFC 5869): a text of one
+//! purpose is nothing under another. Old generations go on opening what is sealed in the database, and go on
+//! verifying cookies for as long as a cookie lives.
+
+use crate::clock;
+use aws_lc_rs::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf, hmac,
+};
+use serde::{Deserialize, Serialize};
+use state::{StateDir, StateError};
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use trust::{UnixMs, decode_base64url, encode_base64url};
+
+/// The file in the state directory's sealed part.
+const FILE: &str = "web-keys";
+/// A new secret each quarter: the same life as every signing key (architecture: ≤ 90 days).
+pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Generations that are kept: 64 quarters are 16 years.
+const MOST: usize = 64;
+
+/// What a text is for: under another purpose it is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The cookie of a person who is signed in.
+    Session,
+    /// The token in that person's forms.
+    Form,
+    /// Between the two factors of a sign-in.
+    SecondFactor,
+    /// A passkey is being registered.
+    PasskeyRegistration,
+    /// Somebody signs in with a passkey.
+    PasskeySignIn,
+    /// Somebody is at an OpenID provider.
+    Provider,
+    /// A TOTP secret that was shown and not yet confirmed.
+    TotpSetup,
+    /// A TOTP secret in the database.
+    TotpSecret,
+    /// A provider's client secret in the database.
+    ClientSecret,
+}
+
+impl Purpose {
+    /// Part of the key's derivation: never changed, for what is sealed stays sealed.
+    const fn info(self) -> &'static [u8] {
+        match self {
+            Self::Session => b"tidegate/web-session/1",
+            Self::Form => b"tidegate/web-form/1",
+            Self::SecondFactor => b"tidegate/second-factor/1",
+            Self::PasskeyRegistration => b"tidegate/passkey-registration/1",
+            Self::PasskeySignIn => b"tidegate/passkey-sign-in/1",
+            Self::Provider => b"tidegate/provider/1",
+            Self::TotpSetup => b"tidegate/totp-setup/1",
+            Self::TotpSecret => b"tidegate/totp-secret/1",
+            Self::ClientSecret => b"tidegate/client-secret/1",
+        }
+    }
+}
+
+/// One secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Generation {
+    id: u32,
+    secret: String,
+    made: UnixMs,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ring {
+    generations: Vec<Generation>,
+}
+
+/// The secrets of one controller.
+pub(crate) struct WebKeys {
+    directory: Option<Arc<StateDir>>,
+    ring: RwLock<Vec<(u32, UnixMs, [u8; 32])>>,
+}
+
+impl std::fmt::Debug for WebKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebKeys").finish_non_exhaustive()
+    }
+}
+
+/// The keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WebKeysError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What is there is no key ring.
+    #[error(
+        "the keys of web sessions do not decode ({0}); restore them, or remove the file and sign in anew"
+    )]
+    Decode(String),
+}
+
+fn ring_of(bytes: &[u8]) -> Result<Vec<(u32, UnixMs, [u8; 32])>, WebKeysError> {
+    let ring: Ring =
+        serde_json::from_slice(bytes).map_err(|error| WebKeysError::Decode(error.to_string()))?;
+    let mut keys = Vec::with_capacity(ring.generations.len());
+    for generation in ring.generations {
+        let secret = decode_base64url(&generation.secret).ok().and_then(|bytes| bytes.try_into().ok());
+        let secret = secret.ok_or_else(|| WebKeysError::Decode("a secret is not 32 bytes".into()))?;
+        keys.push((generation.id, generation.made, secret));
+    }
+    if keys.is_empty() {
+        return Err(WebKeysError::Decode("there is none".into()));
+    }
+    Ok(keys)
+}
+
+impl WebKeys {
+    /// Reads them, or makes the first.
+    ///
+    /// # Errors
+    /// [`WebKeysError`]: a damaged file is not replaced, for what it seals would be lost.
+    pub(crate) fn open(directory: Arc<StateDir>) -> Result<Self, WebKeysError> {
+        let keys = match directory.read_secret(FILE)? {
+            Some(bytes) => ring_of(&bytes)?,
+            None => {
+                let keys = vec![(1, clock::wall(), clock::random())];
+                write(&directory, &keys)?;
+                keys
+            }
+        };
+        Ok(Self { directory: Some(directory), ring: RwLock::new(keys) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(secrets: &[(u32, [u8; 32])], made: UnixMs) -> Self {
+        let ring = secrets.iter().map(|(id, secret)| (*id, made, *secret)).collect();
+        Self { directory: None, ring: RwLock::new(ring) }
+    }
+
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Vec<(u32, UnixMs, [u8; 32])>> {
+        self.ring.read().expect("nothing panics while it holds the keys")
+    }
+
+    /// Makes a new secret when the newest is old. The old ones stay.
+    ///
+    /// # Errors
+    /// The old ones go on.
+    pub(crate) fn rotate_if_due(&self, wall: UnixMs) -> Result<bool, WebKeysError> {
+        let mut keys = self.ring().clone();
+        let Some((newest, made, _)) = keys.last().copied() else { return Ok(false) };
+        if wall.since(made) < REPLACE_AFTER {
+            return Ok(false);
+        }
+        keys.push((newest.wrapping_add(1), wall, clock::random()));
+        let too_many = keys.len().saturating_sub(MOST);
+        keys.drain(..too_many);
+        if let Some(directory) = &self.directory {
+            write(directory, &keys)?;
+        }
+        *self.ring.write().expect("nothing panics while it holds the keys") = keys;
+        Ok(true)
+    }
+
+    fn newest(&self) -> (u32, [u8; 32]) {
+        let ring = self.ring();
+        let (id, _, secret) = ring.last().expect("a ring has at least one key");
+        (*id, *secret)
+    }
+
+    fn secret(&self, id: u32) -> Option<[u8; 32]> {
+        self.ring().iter().find(|(known, ..)| *known == id).map(|(_, _, secret)| *secret)
+    }
+
+    /// The code of `body`, and which generation made it.
+    pub(crate) fn sign(&self, purpose: Purpose, body: &[u8]) -> (u32, [u8; 32]) {
+        let (id, secret) = self.newest();
+        (id, mac(&secret, purpose, body))
+    }
+
+    /// The code of `body` by a generation that is known.
+    pub(crate) fn sign_by(&self, id: u32, purpose: Purpose, body: &[u8]) -> Option<[u8; 32]> {
+        self.secret(id).map(|secret| mac(&secret, purpose, body))
+    }
+
+    /// Whether `code` is the one of `body` by generation `id`. Takes the same time wherever they differ.
+    pub(crate) fn verify(&self, id: u32, purpose: Purpose, body: &[u8], code: &[u8]) -> bool {
+        let Some(secret) = self.secret(id) else { return false };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(&secret, purpose));
+        hmac::verify(&key, body, code).is_ok()
+    }
+
+    /// Seals: generation ‖ nonce ‖ ciphertext and tag, in base64url.
+    pub(crate) fn seal(&self, purpose: Purpose, plain: &[u8]) -> String {
+        let (id, secret) = self.newest();
+        let nonce: [u8; NONCE_LEN] = clock::random();
+        let id = id.to_be_bytes();
+        let mut body = plain.to_vec();
+        cipher(&secret, purpose)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(id), &mut body)
+            .expect("what is sealed here is far below the cipher's limit");
+        encode_base64url(&[&id[..], &nonce, &body].concat())
+    }
+
+    /// Opens what [`Self::seal`] made for the same purpose.
+    pub(crate) fn open_sealed(&self, purpose: Purpose, sealed: &str) -> Option<Vec<u8>> {
+        let bytes = decode_base64url(sealed).ok()?;
+        let (id, rest) = bytes.split_first_chunk::<4>()?;
+        let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let secret = self.secret(u32::from_be_bytes(*id))?;
+        let mut body = body.to_vec();
+        let plain = cipher(&secret, purpose)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(*id), &mut body)
+            .ok()?;
+        Some(plain.to_vec())
+    }
+
+    /// Seals something small for a browser to bring back until `until`.
+    pub(crate) fn seal_until<T: Serialize>(&self, purpose: Purpose, until: UnixMs, what: &T) -> String {
+        let bytes = serde_json::to_vec(&(until, what)).expect("what is sealed has a JSON form");
+        self.seal(purpose, &bytes)
+    }
+
+    /// Opens it, in time.
+    pub(crate) fn open_until<T: serde::de::DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        sealed: &str,
+        now: UnixMs,
+    ) -> Option<T> {
+        let bytes = self.open_sealed(purpose, sealed)?;
+        let (until, what): (UnixMs, T) = serde_json::from_slice(&bytes).ok()?;
+        (now < until).then_some(what)
+    }
+}
+
+fn write(directory: &StateDir, keys: &[(u32, UnixMs, [u8; 32])]) -> Result<(), StateError> {
+    let generations = keys.iter().map(|(id, made, secret)| Generation {
+        id: *id,
+        secret: encode_base64url(secret),
+        made: *made,
+    });
+    let ring = Ring { generations: generations.collect() };
+    directory.write_secret(FILE, &serde_json::to_vec(&ring).expect("text and numbers always serialize"))
+}
+
+struct Bytes32;
+
+impl hkdf::KeyType for Bytes32 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+fn derive(secret: &[u8; 32], purpose: Purpose) -> [u8; 32] {
+    // The secret is uniformly random: a fixed salt is all that extraction needs (RFC 5869 section 3.1).
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidegate/web-keys/1");
+    let mut key = [0; 32];
+    salt.extract(secret)
+        .expand(&[purpose.info()], Bytes32)
+        .and_then(|okm| okm.fill(&mut key))
+        .expect("32 bytes are within HKDF's limit");
+    key
+}
+
+fn mac(secret: &[u8; 32], purpose: Purpose, body: &[u8]) -> [u8; 32] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, purpose));
+    hmac::sign(&key, body).as_ref().try_into().expect("HMAC-SHA256 gives 32 bytes")
+}
+
+fn cipher(secret: &[u8; 32], purpose: Purpose) -> LessSafeKey {
+    let key = derive(secret, purpose);
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).expect("the cipher takes 32-byte keys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> WebKeys {
+        WebKeys::of(&[(1, [1; 32]), (2, [2; 32])], UnixMs::from_millis(1_000))
+    }
+
+    #[test]
+    fn what_is_sealed_for_one_purpose_opens_for_no_other_and_not_after_its_end() {
+        let keys = keys();
+        let end = UnixMs::from_millis(5_000);
+        let sealed = keys.seal_until(Purpose::Provider, end, &"state");
+        let open = |purpose, at: u64| keys.open_until::<String>(purpose, &sealed, UnixMs::from_millis(at));
+        assert_eq!(open(Purpose::Provider, 4_999).as_deref(), Some("state"));
+        assert_eq!(open(Purpose::Provider, 5_000), None);
+        assert_eq!(open(Purpose::SecondFactor, 4_999), None);
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_sealed_text_opens() {
+        let keys = keys();
+        let sealed = decode_base64url(&keys.seal(Purpose::TotpSecret, b"secret")).unwrap();
+        for index in 0..sealed.len() {
+            let mut forged = sealed.clone();
+            forged[index] ^= 1;
+            assert_eq!(
+                keys.open_sealed(Purpose::TotpSecret, &encode_base64url(&forged)),
+                None,
+                "byte {index}"
+            );
+        }
+        for length in 0..sealed.len() {
+            let short = encode_base64url(&sealed[..length]);
+            assert_eq!(keys.open_sealed(Purpose::TotpSecret, &short), None);
+        }
+    }
+
+    #[test]
+    fn keys_are_replaced_each_quarter_and_the_old_ones_go_on_opening() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("controller");
+        let made = crate::signer::first_start(&path).unwrap();
+        drop(made);
+        let state = Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap());
+        let keys = WebKeys::open(Arc::clone(&state)).unwrap();
+        let (sealed, code) = (keys.seal(Purpose::TotpSecret, b"s"), keys.sign(Purpose::Session, b"b"));
+        assert!(!keys.rotate_if_due(clock::wall()).unwrap());
+        assert!(keys.rotate_if_due(clock::wall().plus(REPLACE_AFTER)).unwrap());
+        let newer = keys.sign(Purpose::Session, b"b");
+        assert_ne!((code.0, code.1), (newer.0, newer.1));
+        // After a restart, and on a controller that was given the same keys.
+        let again = WebKeys::open(state).unwrap();
+        assert_eq!(again.open_sealed(Purpose::TotpSecret, &sealed).as_deref(), Some(&b"s"[..]));
+        assert!(again.verify(code.0, Purpose::Session, b"b", &code.1));
+        assert!(again.verify(newer.0, Purpose::Session, b"b", &newer.1));
+        assert!(!again.verify(newer.0, Purpose::Form, b"b", &newer.1));
+        assert!(!again.verify(code.0, Purpose::Session, b"b", &newer.1));
+    }
+}

@@ -1,0 +1,333 @@
+//! From what a provider says to a user: the one it means, one that is made, or nobody; and the groups that follow.
+
+use super::protocol::Claims;
+use crate::{
+    clock,
+    parts::{Core, StrikeRequest},
+    signin::{
+        invitation::new_account,
+        session::{Person, person_of},
+    },
+    snapshot::owner,
+};
+use serde_json::json;
+use std::{collections::BTreeSet, sync::Arc};
+use store::{Member, NewUsers, OidcIdentity, OidcProvider, OrganizationData, Role, Scope, StoreError, User};
+use trust::RevokedSubject;
+use wire::{GroupId, OrganizationId, UserId};
+
+/// Nobody is signed in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// Nobody here.
+    #[error("{0}")]
+    Unknown(String),
+    /// Somebody new, and the database cannot be used.
+    #[error("you are new here, and changes have to wait: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// What has to be written before this person can be signed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Whom {
+    /// Known by this subject.
+    Known(UserId),
+    /// The user with this address, of whom the provider speaks for the first time.
+    Linked(User),
+    /// Nobody yet.
+    New { name: String, email: String },
+}
+
+/// Whom the claims mean.
+fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Result<Whom, String> {
+    let identities = &data.sign_in.identities;
+    let known = identities.iter().find(|row| row.provider == provider.name && row.subject == claims.subject);
+    if let Some(known) = known {
+        return Ok(Whom::Known(known.account));
+    }
+    let email = claims.email.as_deref().map(str::to_lowercase);
+    let same = |user: &&User| email.as_deref() == Some(user.email.to_lowercase().as_str());
+    let speaks_for = |email: &str| {
+        let domain = email.rsplit_once('@').map_or("", |(_, domain)| domain);
+        provider.domains.iter().any(|known| known.eq_ignore_ascii_case(domain))
+    };
+    if let Some(user) = data.users.iter().find(same) {
+        // Another provider, or a careless one, must not take over an account by naming its address.
+        let believed =
+            (claims.email_verified && speaks_for(&user.email)) || planted::is("every-provider-is-believed");
+        return if believed {
+            Ok(Whom::Linked(user.clone()))
+        } else {
+            Err(format!(
+                "{} is somebody here already, and {} is not believed about that address; an administrator can list its \
+                 domain at the provider, or you sign in another way",
+                user.email, provider.title
+            ))
+        };
+    }
+    match (provider.new_users, email) {
+        (NewUsers::Refuse, _) => {
+            Err(format!("nobody here is known to {} as you are; ask for an invitation", provider.title))
+        }
+        (NewUsers::Make, None) => Err(format!("{} did not say your email address", provider.title)),
+        (NewUsers::Make, Some(email)) => {
+            let name = claims.name.clone().unwrap_or_else(|| email.chars().take(64).collect());
+            Ok(Whom::New { name, email })
+        }
+    }
+}
+
+/// The groups to join and to leave. Groups that no value maps to are not the provider's business.
+fn moves(
+    data: &OrganizationData,
+    provider: &OidcProvider,
+    user: UserId,
+    claims: &Claims,
+) -> (Vec<GroupId>, Vec<(GroupId, u64)>) {
+    let existing: BTreeSet<GroupId> = data.groups.iter().map(|group| group.id).collect();
+    let mapped: BTreeSet<GroupId> =
+        provider.group_map.values().copied().filter(|group| existing.contains(group)).collect();
+    let wanted: BTreeSet<GroupId> = provider
+        .group_map
+        .iter()
+        .filter(|(value, group)| claims.groups.contains(*value) && existing.contains(group))
+        .map(|(_, group)| *group)
+        .collect();
+    let member = Member::User(user);
+    let held = data.memberships.iter().filter(|row| row.member == member && mapped.contains(&row.group));
+    let held: Vec<(GroupId, u64)> = held.map(|row| (row.group, row.generation)).collect();
+    let join = wanted.iter().filter(|group| held.iter().all(|(held, _)| held != *group)).copied().collect();
+    let leave = held.into_iter().filter(|(group, _)| !wanted.contains(group)).collect();
+    (join, leave)
+}
+
+/// The person that these claims sign in. Who is known needs no database; leaving a group is a strike and needs none
+/// either.
+///
+/// # Errors
+/// [`NotTaken`].
+pub(crate) async fn take(
+    core: &Arc<Core>,
+    organization: OrganizationId,
+    provider: &OidcProvider,
+    claims: &Claims,
+) -> Result<Person, NotTaken> {
+    let snapshot = core.snapshot();
+    let data = snapshot.organization(organization);
+    let data = data.ok_or_else(|| NotTaken::Unknown("the organization is gone".into()))?;
+    let actor = format!("OpenID provider {}", provider.name);
+    let id = match whom(data, provider, claims).map_err(NotTaken::Unknown)? {
+        Whom::Known(id) => id,
+        Whom::Linked(user) => {
+            let has_account = person_of(data, user.id).is_some();
+            let (store, mut change) = core.database.change(Scope::Organization(organization), &actor).await?;
+            if !has_account {
+                change.insert_account(&new_account(user.id, &user.email, None)).await?;
+            }
+            change.insert_oidc_identity(&identity(provider, claims, user.id)).await?;
+            let detail = json!({"provider": provider.name});
+            core.commit(&store, change, "link OpenID identity", &user.id.to_string(), &detail).await?;
+            user.id
+        }
+        Whom::New { name, email } => {
+            let created_ms = clock::wall().as_millis();
+            let id = UserId::from_time_and_random(created_ms, clock::random());
+            let user = User { id, name: name.clone(), email: email.clone(), role: Role::Member, generation: 1, created_ms };
+            let (store, mut change) = core.database.change(Scope::Organization(organization), &actor).await?;
+            change.insert_user(&user).await?;
+            change.insert_account(&new_account(id, &email, None)).await?;
+            change.insert_oidc_identity(&identity(provider, claims, id)).await?;
+            let detail = json!({"provider": provider.name, "name": name});
+            core.commit(&store, change, "create user", &id.to_string(), &detail).await?;
+            id
+        }
+    };
+    follow_groups(core, organization, provider, id, claims, &actor).await;
+    let snapshot = core.snapshot();
+    let person = snapshot.organization(organization).and_then(|data| person_of(data, id));
+    person.map(|(person, _)| person).ok_or_else(|| {
+        NotTaken::Unknown("your account is stored and memory is a moment behind; try again".into())
+    })
+}
+
+fn identity(provider: &OidcProvider, claims: &Claims, account: UserId) -> OidcIdentity {
+    OidcIdentity { provider: provider.name.clone(), subject: claims.subject.clone(), account }
+}
+
+/// Puts memberships where the claims say. What cannot be written now is said and written at the next sign-in; a
+/// membership that ended is struck at once, with or without the database.
+async fn follow_groups(
+    core: &Arc<Core>,
+    organization: OrganizationId,
+    provider: &OidcProvider,
+    id: UserId,
+    claims: &Claims,
+    actor: &str,
+) {
+    let snapshot = core.snapshot();
+    let Some(data) = snapshot.organization(organization) else { return };
+    let (join, leave) = moves(data, provider, id, claims);
+    if join.is_empty() && leave.is_empty() {
+        return;
+    }
+    let member = Member::User(id);
+    for (group, generation) in &leave {
+        let subject = RevokedSubject::membership(owner(member), *group);
+        if core.strikes.set().is_struck(subject, *generation) {
+            continue;
+        }
+        let (generation, actor) = (*generation, actor.to_owned());
+        let request = StrikeRequest { subject, generation, organization: Some(organization), actor };
+        if let Err(error) = core.strike(request).await {
+            tracing::error!(%error, %subject, "a membership that a provider ended was not revoked");
+        }
+    }
+    let written = async {
+        let (store, mut change) = core.database.change(Scope::Organization(organization), actor).await?;
+        for group in &join {
+            let subject = RevokedSubject::membership(owner(member), *group);
+            let struck = core.strikes.set().struck_generation(subject).unwrap_or(0);
+            change.add_member(*group, member, struck).await?;
+        }
+        for (group, _) in &leave {
+            change.remove_member(*group, member).await?;
+        }
+        let detail = json!({"provider": provider.name, "joined": join.len(), "left": leave.len()});
+        core.commit(&store, change, "follow provider's groups", &id.to_string(), &detail).await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(%error, user = %id, "memberships that a provider says are not written yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{Group, Membership, Organization, SignInData, Version};
+    use trust::UnixMs;
+
+    fn group(n: u8) -> GroupId {
+        GroupId::from_bytes([n; 16])
+    }
+
+    fn ada() -> User {
+        User {
+            id: UserId::from_bytes([1; 16]),
+            name: "Ada".into(),
+            email: "Ada@example.com".into(),
+            role: Role::Member, generation: 1,
+            created_ms: 0,
+        }
+    }
+
+    fn data() -> OrganizationData {
+        let version = Version { incarnation: 1, version: 1 };
+        OrganizationData {
+            organization: Organization {
+                id: OrganizationId::from_bytes([7; 16]),
+                name: "x".into(),
+                version,
+                grant_life_ms: 1,
+                renew_after_ms: 1,
+                shrink_version: 0,
+                old_grants_end_ms: 0,
+                approve_devices: false,
+                audit_retention_days: 0,
+                flow_retention_days: 0,
+                created_ms: 0,
+            },
+            sites: vec![],
+            connectors: vec![],
+            resources: vec![],
+            groups: (1..=3).map(|n| Group { id: group(n), name: n.to_string(), created_ms: 0 }).collect(),
+            users: vec![ada()],
+            service_accounts: vec![],
+            memberships: vec![],
+            devices: vec![],
+            policies: vec![],
+            tokens: vec![],
+            enrolment_keys: vec![],
+            sign_in: SignInData::default(),
+        }
+    }
+
+    fn provider() -> OidcProvider {
+        OidcProvider {
+            name: "main".into(),
+            title: "Main".into(),
+            issuer: "https://id.example.com".into(),
+            client_id: "c".into(),
+            client_secret: String::new(),
+            scopes: "openid".into(),
+            groups_claim: "groups".into(),
+            group_map: [
+                ("eng".to_owned(), group(1)),
+                ("ops".to_owned(), group(2)),
+                ("gone".to_owned(), group(9)),
+            ]
+            .into(),
+            domains: vec!["example.com".into()],
+            new_users: NewUsers::Make,
+            ca_pem: String::new(),
+            created_ms: 0,
+        }
+    }
+
+    fn claims(email: &str) -> Claims {
+        Claims {
+            subject: "s".into(),
+            email: Some(email.into()),
+            email_verified: true,
+            name: None,
+            groups: ["eng".to_owned(), "gone".to_owned(), "else".to_owned()].into(),
+            authenticated: UnixMs::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn who_is_known_by_subject_is_that_account_whatever_address_is_said() {
+        let mut data = data();
+        let known = OidcIdentity { provider: "main".into(), subject: "s".into(), account: ada().id };
+        data.sign_in.identities.push(known);
+        assert_eq!(whom(&data, &provider(), &claims("other@elsewhere")), Ok(Whom::Known(ada().id)));
+        let other = OidcProvider { name: "other".into(), ..provider() };
+        assert!(
+            matches!(whom(&data, &other, &claims("x@elsewhere")), Ok(Whom::New { .. })),
+            "another provider's subject"
+        );
+    }
+
+    #[test]
+    fn an_address_is_believed_only_when_verified_and_of_a_domain_that_the_provider_may_speak_for() {
+        let (data, believed) = (data(), claims("ada@EXAMPLE.com"));
+        assert_eq!(whom(&data, &provider(), &believed), Ok(Whom::Linked(ada())));
+        let unverified = Claims { email_verified: false, ..believed.clone() };
+        assert!(whom(&data, &provider(), &unverified).is_err());
+        for domains in [vec![], vec!["elsewhere.com".to_owned()], vec!["ample.com".to_owned()]] {
+            let stranger = OidcProvider { domains, ..provider() };
+            assert!(whom(&data, &stranger, &believed).unwrap_err().contains("is not believed"));
+        }
+    }
+
+    #[test]
+    fn new_people_are_made_where_the_provider_may() {
+        let (data, bob) = (data(), claims("Bob@example.com"));
+        let new = Whom::New { name: "bob@example.com".into(), email: "bob@example.com".into() };
+        assert_eq!(whom(&data, &provider(), &bob), Ok(new));
+        let refusing = OidcProvider { new_users: NewUsers::Refuse, ..provider() };
+        assert!(whom(&data, &refusing, &bob).unwrap_err().contains("ask for an invitation"));
+        assert!(whom(&data, &provider(), &Claims { email: None, ..bob }).is_err());
+    }
+
+    #[test]
+    fn mapped_groups_follow_the_claims_and_others_are_left_alone() {
+        let mut data = data();
+        let membership =
+            |n, generation| Membership { group: group(n), member: Member::User(ada().id), generation };
+        data.memberships = vec![membership(2, 5), membership(3, 1)];
+        let (join, leave) = moves(&data, &provider(), ada().id, &claims("x"));
+        assert_eq!((join, leave), (vec![group(1)], vec![(group(2), 5)]));
+        data.memberships = vec![membership(1, 1), membership(3, 1)];
+        assert_eq!(moves(&data, &provider(), ada().id, &claims("x")), (vec![], vec![]));
+    }
+}
