@@ -1,7 +1,7 @@
 //! How people sign in: OpenID providers, invitations, sessions of browsers, and the log of who signed in.
 
 use super::{
-    Answer, Made, Problem, Removed,
+    Problem,
     caller::Caller,
     check,
     flows::limit,
@@ -19,6 +19,13 @@ use trust::UnixMs;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{GroupId, UserId};
+
+/// The answer of a handler.
+type Answer<T> = Result<Json<T>, Problem>;
+/// The answer of a handler that makes something.
+type Made<T> = Result<(StatusCode, Json<T>), Problem>;
+/// The answer of a handler that removes something.
+type Removed = Result<StatusCode, Problem>;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()

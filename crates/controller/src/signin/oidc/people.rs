@@ -177,7 +177,14 @@ async fn follow_groups(
             continue;
         }
         let (generation, actor) = (*generation, actor.to_owned());
-        let request = StrikeRequest { subject, generation, organization: Some(organization), actor };
+        let request = StrikeRequest {
+            subject,
+            generation,
+            organization: Some(organization),
+            actor,
+            source: "provider".into(),
+            request: String::new(),
+        };
         if let Err(error) = core.strike(request).await {
             tracing::error!(%error, %subject, "a membership that a provider ended was not revoked");
         }
