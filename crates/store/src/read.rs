@@ -1,9 +1,10 @@
 //! Reads: the whole dataset in one transaction.
 
 use crate::{
-    Account, AccountLink, Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group, Installation,
-    Membership, NewUsers, OidcIdentity, OidcProvider, OneTimeLink, Organization, OrganizationData, Passkey, Policy, Pop, Resource, ResourceMode, SecretHash,
-    ServiceAccount, SignInData, Site, Store, StoreError, Token, User, Version,
+    Account, AccountLink, Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group,
+    Installation, Membership, NewUsers, OidcIdentity, OidcProvider, OneTimeLink, Organization,
+    OrganizationData, Passkey, Policy, Pop, Resource, ResourceMode, SecretHash, ServiceAccount, SignInData,
+    Site, Store, StoreError, Token, User, Version,
     change::{Scope, flag},
     engine::Transaction,
     row::{Row, corrupt, json, key, number, optional_parsed, optional_text, parsed, text},

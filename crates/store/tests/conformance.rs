@@ -577,6 +577,8 @@ async fn a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing(f: Fixtur
     let why =
         f.store.restore(NOW, "test", Existing::DangerouslyReplace, &mut newer.as_bytes()).await.unwrap_err();
     assert!(why.to_string().contains("newer version"), "{why}");
+}
+
 async fn how_people_sign_in_is_read_back_is_used_up_once_and_goes_with_its_person(f: Fixture) {
     let (ada, bob) = (user(21), user(22));
     let account = |id: UserId, name: &str| Account {

@@ -368,7 +368,8 @@ fn user_of(core: &Core, caller: &Caller, text: &str) -> Result<UserId, Problem> 
     let id: UserId = check::parsed("user", text)?;
     let snapshot = core.snapshot();
     let known = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
-    let user = known.ok_or_else(|| Problem::invalid("user", "the id of a user of this organization", text))?;
+    let user =
+        known.ok_or_else(|| Problem::invalid("user", "the id of a user of this organization", text))?;
     // Who gets into an account may do what its person may.
     caller.need_to_cover(user.role)?;
     Ok(id)

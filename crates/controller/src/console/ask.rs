@@ -30,11 +30,7 @@ impl Api {
 }
 
 /// Who the API hears when a person of the console asks: their role is the one of this moment.
-pub(super) fn caller(
-    core: &Arc<Core>,
-    who: &SignedIn,
-    parts: &Parts,
-) -> Result<Caller, api::Problem> {
+pub(super) fn caller(core: &Arc<Core>, who: &SignedIn, parts: &Parts) -> Result<Caller, api::Problem> {
     let origin = Origin::of(parts.extensions.get::<Peer>(), &parts.headers);
     let caller = match who.source {
         RoleSource::User => Caller::of_user(core, who.organization, who.user, origin)?,

@@ -116,7 +116,13 @@ pub(super) async fn json(State(core): State<Arc<Core>>) -> Response {
 pub(super) async fn page(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
     let status = status(&core);
     let now = clock::wall();
-    let name = core.snapshot().dataset.organizations.first().map(|data| data.organization.name.clone()).unwrap_or_default();
+    let name = core
+        .snapshot()
+        .dataset
+        .organizations
+        .first()
+        .map(|data| data.organization.name.clone())
+        .unwrap_or_default();
     let class = match (status.access, status.changes) {
         (Works::Yes, Works::Yes) => "health",
         (Works::Yes, _) => "health health--stale",

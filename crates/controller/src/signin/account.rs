@@ -43,6 +43,7 @@ struct Own {
     organization: String,
 }
 
+#[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn own(core: &Core, headers: &HeaderMap) -> Result<Own, Response> {
     let who = core.signed_in(headers).ok_or_else(|| Redirect::to("/signin?next=/account").into_response())?;
     let snapshot = core.snapshot();
@@ -71,6 +72,7 @@ fn own(core: &Core, headers: &HeaderMap) -> Result<Own, Response> {
 }
 
 /// The account, by a form of this session and a sign-in that is not old.
+#[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn fresh(core: &Core, headers: &HeaderMap, form_token: &str) -> Result<Own, Response> {
     let own = own(core, headers)?;
     if !session::same(&own.who.form_token, form_token) {

@@ -94,6 +94,7 @@ pub(super) struct DeviceQuery {
     code: String,
 }
 
+#[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn signed_in(core: &Core, headers: &HeaderMap, code: &str) -> Result<SignedIn, Response> {
     let here = format!("/device?code={}", percent(code.get(..20).unwrap_or(code)));
     let who = core.signed_in(headers);

@@ -272,7 +272,14 @@ async fn make_owner(
     let organization = first.ok_or_else(|| StoreError::Unavailable("there is no organization yet".into()))?;
     let created_ms = clock::wall().as_millis();
     let id = UserId::from_time_and_random(created_ms, clock::random());
-    let user = User { id, name: name.to_owned(), email: email.to_owned(), role: Role::Owner, generation: 1, created_ms };
+    let user = User {
+        id,
+        name: name.to_owned(),
+        email: email.to_owned(),
+        role: Role::Owner,
+        generation: 1,
+        created_ms,
+    };
     let (store, mut change) = core.database.change(Scope::Installation, "one-time link").await?;
     change.take_one_time_link(link_hash(secret), FIRST_OWNER).await?;
     change.insert_owner(organization, &user, &new_account(id, email, Some(hash))).await?;

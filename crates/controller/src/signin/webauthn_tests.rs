@@ -182,7 +182,8 @@ fn another_site_challenge_kind_or_party_is_refused_by_its_step() {
         change(&mut liar);
         (register(&ours(), CHALLENGE, &liar.make(CHALLENGE), Demand::Verification), liar)
     };
-    let lies: [(fn(&mut Authenticator), Refusal); 6] = [
+    type Lie = (fn(&mut Authenticator), Refusal);
+    let lies: [Lie; 6] = [
         (|a| a.origin = "https://evil.example".into(), Refusal::Origin),
         (|a| a.origin = "https://tide.example.com".into(), Refusal::Origin),
         (|a| a.id = "example.com".into(), Refusal::Party),

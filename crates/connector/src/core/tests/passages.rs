@@ -43,7 +43,7 @@ impl Kernel {
                 match self.site.poll_output() {
                     flow::Output::Packet { bytes, .. } => {
                         moved = true;
-                        self.from_site(&bytes);
+                        self.site_says(&bytes);
                     }
                     flow::Output::Event { flow, event, .. } => {
                         moved = true;
@@ -61,7 +61,7 @@ impl Kernel {
         }
     }
 
-    fn from_site(&mut self, packet: &[u8]) {
+    fn site_says(&mut self, packet: &[u8]) {
         let (now, wall) = (self.world.now, self.world.wall);
         self.world.core.from_site(now, wall, std::iter::once(packet));
         self.world.settle();
@@ -143,7 +143,7 @@ fn an_allowed_connection_goes_by_the_kernel_from_the_connectors_side_and_leaves_
     assert_eq!(kernel.world.core.status().kernel_flows, 0);
     // Its last segments pass for a while, and then it is forgotten.
     kernel.world.advance(Duration::from_secs(11));
-    kernel.from_site(&udp(address(WEB), source, b"late").expect("fits"));
+    kernel.site_says(&udp(address(WEB), source, b"late").expect("fits"));
     assert_eq!(kernel.world.core.status().site_strays, 1);
 }
 
@@ -173,7 +173,7 @@ fn a_strike_resets_both_sides_and_nothing_passes_any_more() {
     assert!(kernel.site_events.contains(&closed), "{:?}", kernel.site_events);
     assert_eq!(kernel.world.records[0].verdict, Verdict::Withdrawn);
     let before = kernel.world.inner.len();
-    kernel.from_site(&udp(address(WEB), source, b"late").expect("fits"));
+    kernel.site_says(&udp(address(WEB), source, b"late").expect("fits"));
     kernel.settle();
     assert_eq!(kernel.world.inner.len(), before);
 }
@@ -281,7 +281,7 @@ fn the_next_address_of_a_name_is_tried_where_the_first_refuses_or_is_silent() {
     let Some(Output::ToSite(syn)) = kernel.world.asked.pop() else { panic!("a SYN") };
     let syn = IpPacket::parse(&syn).expect("a packet").tcp().expect("TCP");
     assert_eq!(syn.tuple.dst, address("10.0.0.8:80"));
-    kernel.from_site(&flow::reset_for(&syn).expect("no reset"));
+    kernel.site_says(&flow::reset_for(&syn).expect("no reset"));
     kernel.settle();
     kernel.established(client);
     assert_eq!(kernel.ends_sent()[0].1, address("10.0.0.9:80"));
@@ -330,7 +330,7 @@ fn a_target_that_refuses_or_cannot_be_reached_is_said_to_the_client_and_recorded
     let client = kernel.world.dial(inner, WEB);
     let Some(Output::ToSite(syn)) = kernel.world.asked.pop() else { panic!("a SYN") };
     let read = IpPacket::parse(&syn).expect("a packet");
-    kernel.from_site(&flow::reset_for(&read.tcp().expect("TCP")).expect("no reset"));
+    kernel.site_says(&flow::reset_for(&read.tcp().expect("TCP")).expect("no reset"));
     assert!(kernel.world.client_end(client).is_some());
     assert_eq!(kernel.world.records[0].reason, Refusal::TargetRefused.label());
 
@@ -339,7 +339,7 @@ fn a_target_that_refuses_or_cannot_be_reached_is_said_to_the_client_and_recorded
     let client = kernel.world.dial(inner, WEB);
     let Some(Output::ToSite(syn)) = kernel.world.asked.pop() else { panic!("a SYN") };
     let error = flow::unreachable(&IpPacket::parse(&syn).expect("a packet"), Unreachable::Host).expect("TCP");
-    kernel.from_site(&error);
+    kernel.site_says(&error);
     assert_eq!(kernel.world.client_end(client), Some(CloseReason::Unreachable(Unreachable::Host)));
     assert_eq!(kernel.world.records[0].reason, Refusal::TargetUnreachable.label());
     assert_eq!(kernel.world.records[0].verdict, Verdict::Failed);
@@ -364,7 +364,7 @@ fn packets_of_the_site_that_belong_to_no_flow_reach_no_client() {
         vec![0x45; 12],
         Vec::new(),
     ] {
-        kernel.from_site(&packet);
+        kernel.site_says(&packet);
     }
     assert_eq!(kernel.world.inner.len(), before);
     assert_eq!(
@@ -392,7 +392,7 @@ fn datagrams_and_echoes_pass_and_their_answers_come_back() {
     kernel.settle();
     let (source, target) = kernel.ends_sent()[0];
     assert_eq!(target, resolver);
-    kernel.from_site(&udp(resolver, source, b"!").expect("fits"));
+    kernel.site_says(&udp(resolver, source, b"!").expect("fits"));
     let answer = kernel.world.inner.pop().expect("an answer");
     let answer = IpPacket::parse(&answer).expect("a packet").udp().expect("UDP");
     assert_eq!((answer.tuple.src, answer.tuple.dst, answer.data), (resolver, client, &b"!"[..]));
@@ -405,7 +405,7 @@ fn datagrams_and_echoes_pass_and_their_answers_come_back() {
     assert_eq!((sent.protocol, sent.src), (Inside::Icmp, SITE_SIDE.v4.into()));
     let asked = sent.echo().expect("an echo");
     let reply = Echo { kind: EchoKind::Reply, ..asked };
-    kernel.from_site(&reply.packet(resolver.ip(), SITE_SIDE.v4.into()).expect("fits"));
+    kernel.site_says(&reply.packet(resolver.ip(), SITE_SIDE.v4.into()).expect("fits"));
     let answer = kernel.world.inner.pop().expect("an answer");
     let answer = IpPacket::parse(&answer).expect("a packet");
     assert_eq!(answer.echo(), Some(Echo { kind: EchoKind::Reply, ..echo }));
@@ -415,7 +415,7 @@ fn datagrams_and_echoes_pass_and_their_answers_come_back() {
     kernel.world.advance(Duration::from_secs(61));
     let reasons: Vec<&str> = kernel.world.records.iter().map(|record| record.reason.as_str()).collect();
     assert_eq!(reasons, ["idle", "idle"]);
-    kernel.from_site(&udp(resolver, source, b"late").expect("fits"));
+    kernel.site_says(&udp(resolver, source, b"late").expect("fits"));
     assert!(kernel.world.inner.is_empty() || kernel.world.core.status().site_strays == 1);
     assert_eq!(kernel.world.core.status().site_strays, 1);
 }
@@ -492,7 +492,7 @@ fn a_packet_of_the_site_in_pieces_comes_whole_and_a_long_one_of_the_client_goes_
     assert_eq!(asked.data, data);
     let reply = Echo { kind: EchoKind::Reply, ..asked }.packet(address_of("10.0.0.5"), SITE_SIDE.v4.into());
     for piece in flow::split(reply.expect("fits"), 1_500, 4) {
-        kernel.from_site(&piece);
+        kernel.site_says(&piece);
     }
     let mut joined = flow::Reassembly::new();
     let answer = kernel.world.inner.iter().find_map(|piece| {

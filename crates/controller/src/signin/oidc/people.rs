@@ -132,7 +132,14 @@ pub(crate) async fn take(
         Whom::New { name, email } => {
             let created_ms = clock::wall().as_millis();
             let id = UserId::from_time_and_random(created_ms, clock::random());
-            let user = User { id, name: name.clone(), email: email.clone(), role: Role::Member, generation: 1, created_ms };
+            let user = User {
+                id,
+                name: name.clone(),
+                email: email.clone(),
+                role: Role::Member,
+                generation: 1,
+                created_ms,
+            };
             let (store, mut change) = core.database.change(Scope::Organization(organization), &actor).await?;
             change.insert_user(&user).await?;
             change.insert_account(&new_account(id, &email, None)).await?;
@@ -222,7 +229,8 @@ mod tests {
             id: UserId::from_bytes([1; 16]),
             name: "Ada".into(),
             email: "Ada@example.com".into(),
-            role: Role::Member, generation: 1,
+            role: Role::Member,
+            generation: 1,
             created_ms: 0,
         }
     }

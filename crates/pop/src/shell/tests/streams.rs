@@ -210,7 +210,7 @@ async fn whoever_is_registered_keeps_its_place_when_the_port_is_full_of_others()
     assert!(is_closed(&mut newer).await, "and so on");
     until(&running, "counted", |status| status["front"]["full"] == 2).await;
     agent.say(&wire::Keepalive {}.into());
-    agent.hear_agent(|message| matches!(message, wire::ToAgent::Alive(_)).then_some(())).await;
+    agent.hear_agent(|message| matches!(message, ToAgent::Alive(_)).then_some(())).await;
     drop(newest);
 }
 
