@@ -54,6 +54,8 @@ const WITHHELD_ISOLATED: Duration = Duration::from_secs(54);
 pub(crate) struct Renewals {
     renew_at: Option<Instant>,
     renew_failures: u32,
+    /// When a newer grant was wanted last because of what a slice gives.
+    grant_wanted: Option<Instant>,
     slice_at: Option<Instant>,
     slice_failures: u32,
     lag_checks: u32,
@@ -419,6 +421,19 @@ impl<B: AgentSlice> Agent<B> {
     pub fn force_renew(&mut self, now: Instant) {
         self.renewals.renew_at = Some(now);
         self.tick_renewals(now);
+    }
+
+    /// A slice gives what the grant does not show: a group that no policy named when the grant was made, or that this
+    /// device's owner has joined since. Asks for a newer one, once a minute at most, spread as everybody's questions about
+    /// one change.
+    pub fn want_grant(&mut self, now: Instant) {
+        if self.renewals.grant_wanted.is_some_and(|wanted| wanted > now) {
+            return;
+        }
+        let not_before = self.renewals.grant_wanted.map_or(now, |last| (last + HURRY_PAUSE).max(now));
+        let at = not_before + self.jitter.up_to(SLICE_SPREAD);
+        self.renewals.grant_wanted = Some(not_before);
+        self.renewals.renew_at = Some(self.renewals.renew_at.map_or(at, |due| due.min(at)));
     }
 
     /// A session is up: what could not be asked before is asked.

@@ -634,6 +634,22 @@ fn force_renew_asks_now() {
 }
 
 #[test]
+fn a_grant_that_shows_less_than_the_slice_gives_is_renewed_soon_and_once_a_minute_at_most() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.agent.want_grant(world.now);
+    world.run(SECOND * 3);
+    assert_eq!(world.controller.renewals.len(), 1);
+    for _ in 0..10 {
+        world.agent.want_grant(world.now);
+        world.run(SECOND);
+    }
+    assert_eq!(world.controller.renewals.len(), 1);
+    world.run(SECOND * 60);
+    assert_eq!(world.controller.renewals.len(), 2, "asked again when the minute is over, and not ten times");
+}
+
+#[test]
 fn an_idle_client_sends_about_one_message_a_keepalive_and_asks_the_controller_nothing() {
     let mut world = World::client(1);
     world.wait_registered(1);

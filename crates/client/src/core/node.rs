@@ -603,6 +603,9 @@ impl ClientNode {
             }
             AgentEvent::SliceChanged => {
                 self.take_slice(now);
+                if self.gives_more_than_the_grant_shows() {
+                    self.agent.want_grant(now);
+                }
                 self.tell(NodeEvent::Changed);
             }
             AgentEvent::BundleChanged => {
@@ -645,6 +648,17 @@ impl ClientNode {
         if let Some(text) = self.agent.grant_text() {
             self.core.set_grant(now, text);
         }
+    }
+
+    /// Whether the slice has a resource by groups alone that the grant does not name.
+    fn gives_more_than_the_grant_shows(&self) -> bool {
+        let (Some(slice), Some(grant)) = (self.agent.slice(), self.agent.grant()) else { return false };
+        let is_shown = |group| grant.groups.iter().any(|shown| shown.id == group);
+        slice
+            .body
+            .resources
+            .iter()
+            .any(|resource| !resource.allow.is_empty() && !resource.allow.iter().any(|by| is_shown(by.group)))
     }
 
     fn take_slice(&mut self, now: Instant) {
