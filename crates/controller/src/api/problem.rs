@@ -32,6 +32,14 @@ impl std::ops::DerefMut for Problem {
     }
 }
 
+/// Any JSON value: what was given may be a text as well as a list.
+fn anything() -> utoipa::openapi::schema::Object {
+    utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+        .description(Some("What was given."))
+        .build()
+}
+
 /// What went wrong, as it is sent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Problem, description = "RFC 9457 problem. `field`, `rule` and `value` name what is wrong in the request.")]
@@ -56,7 +64,7 @@ pub struct ProblemDocument {
     pub rule: Option<String>,
     /// What was given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, nullable = false)]
+    #[schema(schema_with = anything)]
     pub value: Option<Value>,
     /// When to come back, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
