@@ -74,12 +74,20 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
             lanes.spawn(|| lab(&suite));
             checks(&suite, interrupt);
         });
-        whole_network(&suite);
+        whole_network(&suite, options.all);
         if options.without_drills {
             suite.left_out("the outage matrix and the drills".to_owned());
         } else {
             drills(&suite);
         }
+    }
+    if options.all {
+        let console = Runs::WhenChanged(&["tidegate", "browser", "xtask"]);
+        suite.program("console pages, judged by axe-core", console, this(&["screenshots"]), None);
+    } else {
+        suite.left_out(
+            "the console's pages judged by axe-core (`--all`, or `cargo xtask screenshots`)".to_owned(),
+        );
     }
     interrupt.check()?;
     suite.conclude(began)
@@ -92,8 +100,6 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
     // The binary's package depends on every other that has examples.
     suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), cargo(&doc), Some(count::libtest));
     suite.program("fuzz corpus", Runs::WhenChanged(&["fuzz-targets"]), cargo(REPLAY), Some(count::plain));
-    let console = Runs::WhenChanged(&["tidegate", "browser", "xtask"]);
-    suite.program("console pages, judged by axe-core", console, this(&["screenshots"]), None);
     let simulation = Runs::WhenChanged(&["sim", "xtask"]);
     suite.program("simulation", simulation, this(&["sim", "--seeds", SEEDS]), None);
     suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
@@ -138,14 +144,17 @@ fn names(changed: &[(String, inputs::Fingerprint)]) -> String {
     changed.iter().map(|(package, _)| package.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The API, judged by programs that nobody here wrote. With `--all` schemathesis asks for a quarter of an hour.
+/// The API, judged by programs that nobody here wrote; schemathesis, which asks for a quarter of an hour, with `--all`.
 fn judges(suite: &Suite, is_all: bool, interrupt: &Interrupt) {
     use crate::judges;
     suite.step("redocly", Runs::WhenChanged(&["controller", "xtask"]), || {
         judges::redocly(interrupt).map(|said| (Count::ONE_PASSED, said))
     });
-    let depth = if is_all { judges::Depth::Long } else { judges::Depth::Short };
+    if !is_all {
+        return suite.left_out("schemathesis (`--all`, or `cargo xtask judges`)".to_owned());
+    }
     suite.step("schemathesis", PROGRAM, || {
+        let depth = judges::Depth::Long;
         judges::schemathesis(&release_binary(), depth, interrupt).map(|said| (Count::ONE_PASSED, said))
     });
 }
@@ -162,8 +171,13 @@ fn lab(suite: &Suite) {
 }
 
 /// Alone on the machine: its resolver has figures to reach.
-fn whole_network(suite: &Suite) {
-    suite.program("lab whole-network", PROGRAM, this(&["lab", "whole-network"]), Some(count::plain));
+fn whole_network(suite: &Suite, is_all: bool) {
+    let mut arguments = vec!["lab", "whole-network"];
+    if !is_all {
+        arguments.extend(["--mode", "userspace"]);
+        suite.left_out("the whole network with a connector in kernel mode (`--all`)".to_owned());
+    }
+    suite.program("lab whole-network", PROGRAM, this(&arguments), Some(count::plain));
 }
 
 /// The founding outages, each time, smaller than a person would run them and with the same pass levels, and one cell
