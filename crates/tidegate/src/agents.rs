@@ -68,8 +68,11 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     });
     diagnostics::start(args.diagnostics, Watched::Pop(state)).await?;
     let (mut first, mut second) = (process::Shutdown::listen(), process::Shutdown::listen());
+    // Two signals before the second listener has looked count as one: it looks before anybody is told of the first.
+    let (counted, is_counted) = tokio::sync::oneshot::channel();
     let leave = async {
         let signal = first.asked().await;
+        let _ = is_counted.await;
         tracing::info!(signal, "leaving");
         let leaving = serde_json::json!({"event": "leaving", "role": "pop", "within_seconds": args.drain});
         format.print(&leaving, || {
@@ -81,6 +84,7 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     };
     let at_once = async {
         second.asked().await;
+        let _ = counted.send(());
         second.asked().await;
     };
     pop.run_until_left(leave, Duration::from_secs(args.drain.into()), at_once).await?;

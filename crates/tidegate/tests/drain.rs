@@ -435,7 +435,7 @@ fn a_second_signal_ends_a_pop_at_once_and_the_only_one_of_an_installation_waits_
     stage.second.event("leaving");
     stage.second.signal(Signal::TERM);
     let took = stage.second.ends_within(Duration::from_secs(DRAIN));
-    assert!(took < Duration::from_secs(DRAIN) / 2, "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
     // Now the other is the only one, and knows it.
     let state = stage.scratch.path().join("serve");
     let versions = || stage.pop_status("serve/pop").map(|status| status["sessions"]["slice"].clone());
