@@ -18,6 +18,7 @@
 //!     url: "https://tidegate.example.com:8443".into(),
 //!     tls: TlsSource::Own,
 //!     old_snapshots: controller::OldSnapshots::Refuse,
+//!     database: None,
 //! };
 //! let (controller, first) = Controller::start(options).await?;
 //! if let Some(first) = first {
