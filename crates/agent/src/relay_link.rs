@@ -26,6 +26,8 @@ pub enum RelayInput<'a> {
     },
     /// The PoP asked whether this agent is where it seems to be. Send this back.
     Answer {
+        /// About which channel.
+        channel: ChannelId,
         /// Where to.
         to: SocketAddr,
         /// The datagram.
@@ -190,7 +192,7 @@ impl RelayLinks {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, channel.secret.expose());
                 let tag = hmac::sign(&key, frame.body);
                 payload.extend_from_slice(&tag.as_ref()[..CHALLENGE_LEN]);
-                Ok(RelayInput::Answer { to: from, payload })
+                Ok(RelayInput::Answer { channel: frame.channel, to: from, payload })
             }
             RelayKind::Answer | RelayKind::Hello => Err(RelayRefused::WrongKind),
         }
@@ -216,7 +218,7 @@ mod tests {
         let (links, pop, _) = links();
         let challenge =
             [&encode_relay_header(RelayKind::Challenge, CHANNEL)[..], &[9; CHALLENGE_LEN]].concat();
-        let Ok(RelayInput::Answer { to, payload }) = links.handle_input(pop, &challenge) else {
+        let Ok(RelayInput::Answer { to, payload, .. }) = links.handle_input(pop, &challenge) else {
             panic!("answered");
         };
         assert_eq!(to, pop);

@@ -331,7 +331,7 @@ impl Node {
                         }
                         run.push(packet);
                     }
-                    Ok(RelayInput::Answer { to, payload }) => answers.push((to, payload)),
+                    Ok(RelayInput::Answer { to, payload, .. }) => answers.push((to, payload)),
                     Err(_) => self.stats.relay_frames_refused += 1,
                 },
                 DatagramKind::WireGuard => {

@@ -515,7 +515,7 @@ impl Client {
                             Ok(RelayInput::Data { channel, packet }) => {
                                 self.tunnels.handle_input(now, tunnel::Path::relay(POP, channel), packet);
                             }
-                            Ok(RelayInput::Answer { to, payload }) => self.outgoing.push(to, &payload),
+                            Ok(RelayInput::Answer { to, payload, .. }) => self.outgoing.push(to, &payload),
                             Err(_) => {}
                         },
                         DatagramKind::WireGuard => {

@@ -99,6 +99,8 @@ pub(crate) struct PeerState {
     pub origin: Origin,
     /// The relay. Set only when a packet or response from there proved the peer's key.
     pub path: Option<Path>,
+    /// We chose the relay's channel, and nothing has come by it yet.
+    pub is_relay_new: bool,
     /// Whether data goes by it, or straight to the peer.
     pub direct: Direct,
     /// Who pays for what `direct` asks.
@@ -137,6 +139,7 @@ impl PeerState {
             key,
             origin,
             path: None,
+            is_relay_new: false,
             direct,
             owner: Owner::Key(key),
             remote: None,
@@ -193,6 +196,7 @@ impl PeerState {
 
     /// Notes that the relay carried something here.
     pub const fn relay_heard(&mut self) {
+        self.is_relay_new = false;
         self.relay_unheard = None;
         self.quiet_from = None;
         self.quiet_pause = QUIET;

@@ -346,6 +346,21 @@ fn a_new_channel_is_used_only_after_a_packet_came_by_it() {
 }
 
 #[test]
+fn what_proves_a_new_channel_goes_out_again_when_its_pop_asks_where_we_are_and_not_once_it_has_carried_something() {
+    let mut pair = Pair::new();
+    drain(&mut pair.client);
+    // The PoP took nothing from there: it asks first.
+    pair.client.asked_about(pair.now, relay(CLIENT_PATH));
+    assert_eq!(drain(&mut pair.client).transmits.len(), 1);
+    pair.client.asked_about(pair.now, relay(4));
+    assert_eq!(drain(&mut pair.client).transmits.len(), 0, "another channel");
+    let mut pair = Pair::proven();
+    pair.assert_data_flows();
+    pair.client.asked_about(pair.now, relay(CLIENT_PATH));
+    assert_eq!(drain(&mut pair.client).transmits.len(), 0, "it carries");
+}
+
+#[test]
 fn a_peer_that_lost_its_path_and_never_came_back_is_removed() {
     let mut pair = Pair::proven();
     pair.connector.drop_path(pair.now, relay(CONNECTOR_PATH));

@@ -311,6 +311,12 @@ impl ClientCore {
         self.pump(now);
     }
 
+    /// A PoP wanted to know whether this device is where a channel's frames come from.
+    pub fn asked_about(&mut self, now: Instant, path: Path) {
+        self.tunnels.asked_about(now, path);
+        self.pump(now);
+    }
+
     /// Nothing comes back by a channel, and its PoP does not answer: another way is asked for while this one is still
     /// held on to.
     pub fn path_doubted(&mut self, now: Instant, path: Path) {

@@ -272,8 +272,11 @@ impl ClientNode {
                         }
                         run.push(packet);
                     }
-                    Ok(RelayInput::Answer { to, payload }) => {
+                    Ok(RelayInput::Answer { channel, to, payload }) => {
                         self.outputs.push_back(NodeOutput::Transmit { to, payload });
+                        if let Some(path) = self.paths.get(&channel).copied() {
+                            self.core.asked_about(now, path);
+                        }
                     }
                     Err(refused) => tracing::trace!(reason = refused.label(), "a relay frame was dropped"),
                 },

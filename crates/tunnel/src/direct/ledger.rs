@@ -45,7 +45,7 @@ impl Spent {
     fn take(&mut self, now: Instant, peer: PeerId, cause: Cause) -> bool {
         self.forget(now);
         match cause {
-            Cause::Answer | Cause::Proven => true,
+            Cause::Answer | Cause::Proven | Cause::Introduced => true,
             Cause::Burst if self.bursts.back() == Some(&(now, peer)) => true,
             Cause::Burst if self.bursts.len() >= MAX_BURSTS => false,
             Cause::Burst => {
@@ -83,6 +83,16 @@ impl Ledger {
             return true;
         }
         self.make_room(now);
+        if cause == Cause::Introduced {
+            // Whoever is there wants it; a PoP that lies is stopped by the host's account.
+            let is_free = self.host_has_room(now, to.ip());
+            if is_free {
+                self.hosts.entry(to.ip()).or_insert((now, 0)).1 += 1;
+            } else {
+                self.refused += 1;
+            }
+            return is_free;
+        }
         let has_room = self.owners.len() < MAX_OWNERS || self.owners.contains_key(&owner);
         let is_free = has_room
             && self.has_room_at(now, to)
@@ -106,7 +116,11 @@ impl Ledger {
             }
             None => self.addresses.len() < MAX_TARGETS,
         };
-        let at_host = match self.hosts.get_mut(&to.ip()) {
+        at_address && self.host_has_room(now, to.ip())
+    }
+
+    fn host_has_room(&mut self, now: Instant, host: IpAddr) -> bool {
+        match self.hosts.get_mut(&host) {
             Some((since, count)) => {
                 if now >= *since + BURST_WINDOW {
                     (*since, *count) = (now, 0);
@@ -114,8 +128,7 @@ impl Ledger {
                 *count < MAX_AT_HOST
             }
             None => self.hosts.len() < MAX_TARGETS,
-        };
-        at_address && at_host
+        }
     }
 
     fn make_room(&mut self, now: Instant) {
@@ -204,6 +217,19 @@ mod tests {
             ledger.charge(now, owner, key, to(1, 2_000 + number), Cause::Burst)
         });
         assert_eq!(sent.count(), usize::try_from(MAX_AT_HOST).expect("small"));
+    }
+
+    #[test]
+    fn where_a_pop_sees_the_device_is_asked_however_often_it_starts_anew_and_its_host_not_more_than_others() {
+        let (now, mut ledger) = (Instant::now(), Ledger::default());
+        let sent = |ledger: &mut Ledger, times: u64, cause: Cause| {
+            (0..times).filter(|key| ledger.charge(now, device(1), peer(*key), to(1, 2_000), cause)).count()
+        };
+        assert_eq!(sent(&mut ledger, 40, Cause::Introduced), 40);
+        // What it names itself has its own account still.
+        assert_eq!(sent(&mut ledger, 40, Cause::Burst), MAX_BURSTS);
+        let most = usize::try_from(MAX_AT_HOST).expect("small");
+        assert_eq!(sent(&mut ledger, 2_000, Cause::Introduced), most - 40 - MAX_BURSTS);
     }
 
     #[test]

@@ -860,6 +860,10 @@ impl Direct {
         if let Some(current) = self.current.as_mut().filter(|current| current.address == address) {
             current.came = 0;
         }
+        let cause = match cause {
+            Cause::Burst | Cause::Seen if self.seen_at == Some(address) => Cause::Introduced,
+            other => other,
+        };
         if let Some(pair) = self.pairs.get_mut(&address) {
             pair.asked(now, id);
             outcome.ask(Route::Direct(address), PathMessage::Probe { id, length: MIN_PROBE_LEN }, cause);

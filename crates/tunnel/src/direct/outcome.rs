@@ -31,6 +31,8 @@ pub(crate) enum Cause {
     Burst,
     /// Something came from there, and nobody named it.
     Seen,
+    /// The PoP that introduced the peer sees it there, so that nobody else is asked.
+    Introduced,
 }
 
 /// A message to seal and send.

@@ -188,6 +188,7 @@ impl<E: Engine> Tunnels<E> {
         let peer = self.peers.get_mut(&id).expect("just looked up");
         peer.state.pathless_since = None;
         let replaced = peer.state.path.replace(path).filter(|old| *old != path);
+        peer.state.is_relay_new = true;
         let candidates = std::mem::take(&mut peer.state.candidates);
         let unused = candidates.into_iter().map(|candidate| candidate.path).filter(|unused| *unused != path);
         for old in replaced.into_iter().chain(unused) {
@@ -205,6 +206,15 @@ impl<E: Engine> Tunnels<E> {
         self.open_direct(now, id);
         self.reschedule(id);
         Ok(replaced)
+    }
+
+    /// The relay of a path asked where this side is: it did not take what came from there before. What proves our key by a
+    /// path that has carried nothing yet goes out once more.
+    pub fn asked_about(&mut self, now: Instant, path: Path) {
+        let Some(id) = self.by_path.get(&path).copied() else { return };
+        if self.peers.get(&id).is_some_and(|peer| peer.state.path == Some(path) && peer.state.is_relay_new) {
+            self.keepalive(now, id, path);
+        }
     }
 
     /// Answers an initiation that an introduction brought, if it was really made with `key`. Nothing but

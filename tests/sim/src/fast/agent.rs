@@ -325,7 +325,10 @@ impl Agent {
                 Ok(RelayInput::Data { channel, packet }) => {
                     self.tunnels.handle_input(at, Path::relay(POP, channel), packet);
                 }
-                Ok(RelayInput::Answer { to, payload }) => self.out.push((to, payload)),
+                Ok(RelayInput::Answer { channel, to, payload }) => {
+                    self.out.push((to, payload));
+                    self.tunnels.asked_about(at, Path::relay(POP, channel));
+                }
                 Err(_) => {}
             },
             DatagramKind::WireGuard => self.tunnels.handle_direct(at, from, &[datagram]),

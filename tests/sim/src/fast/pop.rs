@@ -194,6 +194,7 @@ impl PopModel {
             id: channels[index].0,
             secret: channels[index].1.clone(),
             address,
+            moved: None,
             owner: owner(agents[index]),
         };
         let spec = ChannelSpec { sides: [side(0, client), side(1, far)] };

@@ -37,9 +37,8 @@ const ANSWER_WITHIN: Time = Time::from_secs(3);
 /// lost in one run of thirty. Measured over 1,000 seeds: 4.5 s at most.
 const ANSWER_AFTER_FAULT: Time = Time::from_secs(8);
 
-/// A download is interrupted for so long at most by a roam or a restart of the PoP, on links that lose nothing. Issue 3 says
-/// 3 s: since probes are paid by the device (ADR 0020) 9 of 360 seeds take up to 3.6 s. The README lists it.
-const INTERRUPTED: Time = Time::from_secs(4);
+/// A download is interrupted for so long at most by a roam or a restart of the PoP (issue 3), on links that lose nothing.
+const INTERRUPTED: Time = Time::from_secs(3);
 /// And by both at once, one being noticed after the other; and by a roam from or to a network without UDP, where TCP 443
 /// is found within this time (issue 3, "what to build", 4).
 const INTERRUPTED_TWICE: Time = Time::from_secs(5);

@@ -27,9 +27,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A device's probes have one budget over all its restarts (ADR 0020): after a few of them in a minute the next burst
-/// waits for the minute's end.
-const DIRECT: Duration = Duration::from_secs(100);
+/// Until a device that just started goes straight.
+const DIRECT: Duration = Duration::from_secs(30);
 /// Starts of roles, and whatever is not under test.
 pub const START: Duration = Duration::from_secs(30);
 /// A page of the private web server.

@@ -28,6 +28,8 @@ pub struct SideSpec {
     pub secret: ChannelSecret,
     /// Where its session is: proven by the session itself.
     pub address: SocketAddr,
+    /// Where its session has moved since, which it has not proven yet.
+    pub moved: Option<SocketAddr>,
     /// Whose it is.
     pub owner: OwnerId,
 }
@@ -189,6 +191,12 @@ impl Side {
         if let Some((_, credit)) = &mut self.knock {
             *credit = credit.saturating_sub(bytes);
         }
+    }
+
+    /// Whether a source is where the session is said to be, and is heard from there for the first time.
+    pub(super) fn is_awaited(&self, source: SocketAddr) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.address == source)
+            && self.knock.is_none_or(|(address, _)| address != source)
     }
 
     pub(super) fn asked_within(&self, now: Instant, interval: std::time::Duration) -> bool {

@@ -64,6 +64,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(400);
 /// A connector that comes back may own thousands of channels: 32 challenges per 5 ms keep below
 /// the 212,992 bytes of a default Linux receive buffer (about 270 small datagrams).
 const PROBE_BATCH: u32 = 32;
+/// Other channels of an agent that are looked at for a proof of its new address.
+const MAX_LOOKED_AT: usize = 64;
 const PROBE_BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// Frames that wait to be sent at once; more are dropped and asked again later.
 const MAX_QUEUED_FRAMES: usize = 1024;
@@ -316,8 +318,10 @@ impl Relay {
     fn ask_newcomer(&mut self, now: Instant, (index, which): Position, source: SocketAddr, received: usize) {
         let Some(channel) = self.channels.get_mut(index) else { return };
         let side = channel.side_mut(which);
+        // A question that was sent there before may have come before it knew the channel.
+        let is_awaited = side.is_awaited(source);
         let credit = side.credit(source, received);
-        if credit < CHALLENGE_FRAME_LEN || side.asked_within(now, CHALLENGE_INTERVAL) {
+        if credit < CHALLENGE_FRAME_LEN || !is_awaited && side.asked_within(now, CHALLENGE_INTERVAL) {
             return;
         }
         // Counted before the queue is asked for room: a full queue must not give credit back.
@@ -443,6 +447,41 @@ impl Relay {
             }
         }
         self.deadlines.insert((now + IDLE_AFTER, Due::Idle, index, Which::A));
+        for (which, side) in [(Which::A, a), (Which::B, b)] {
+            if let Some(moved) = side.moved.filter(|moved| *moved != side.address) {
+                self.begin_elsewhere(now, (index, which), moved);
+            }
+        }
+    }
+
+    /// A new side of an agent whose session has just moved. Where another of its channels has proven the new address, this
+    /// one is there too, in the same trial; otherwise it is asked.
+    fn begin_elsewhere(&mut self, now: Instant, position: Position, moved: SocketAddr) {
+        let (index, which) = position;
+        let Some(owner) = self.channels.get(index).map(|channel| channel.side(which).owner) else { return };
+        let others = self.owners.get(owner).into_iter().flat_map(|owner| &owner.sides);
+        let known =
+            others.filter(|other| **other != position).take(MAX_LOOKED_AT).find_map(|(index, which)| {
+                let side = self.channels.get(*index)?.side(*which);
+                match &side.trial {
+                    Some(trial) if trial.candidate == moved => {
+                        Some((side.address, Some((trial.old, trial.until))))
+                    }
+                    Some(_) => None,
+                    None => (side.address == moved).then_some((moved, None)),
+                }
+            });
+        let Some(side) = self.channels.get_mut(index).map(|channel| channel.side_mut(which)) else { return };
+        match known {
+            Some((address, trial)) => {
+                side.move_to(address);
+                if let Some((old, until)) = trial {
+                    side.trial = Some(Trial { candidate: moved, old, at: now, until });
+                    self.deadlines.insert((now, Due::Trial, index, which));
+                }
+            }
+            None => self.probe_side(now, position, moved, Cause::Moved),
+        }
     }
 
     fn owner_index(&mut self, now: Instant, id: OwnerId) -> usize {
@@ -489,21 +528,25 @@ impl Relay {
             if position > 0 && position % PROBE_BATCH == 0 {
                 at += PROBE_BATCH_INTERVAL;
             }
-            let Some(channel) = self.channels.get_mut(index) else { continue };
-            let side = channel.side_mut(which);
-            if cause == Cause::Moved && side.address == address {
-                continue;
-            }
-            let cause = match side.probe.take() {
-                Some(old) => {
-                    self.deadlines.remove(&(old.at, Due::Probe, index, which));
-                    old.cause.followed_by(cause)
-                }
-                None => cause,
-            };
-            side.probe = Some(Probe { address, attempts: 0, at, cause });
-            self.deadlines.insert((at, Due::Probe, index, which));
+            self.probe_side(at, (index, which), address, cause);
         }
+    }
+
+    fn probe_side(&mut self, at: Instant, (index, which): Position, address: SocketAddr, cause: Cause) {
+        let Some(channel) = self.channels.get_mut(index) else { return };
+        let side = channel.side_mut(which);
+        if cause == Cause::Moved && side.address == address {
+            return;
+        }
+        let cause = match side.probe.take() {
+            Some(old) => {
+                self.deadlines.remove(&(old.at, Due::Probe, index, which));
+                old.cause.followed_by(cause)
+            }
+            None => cause,
+        };
+        side.probe = Some(Probe { address, attempts: 0, at, cause });
+        self.deadlines.insert((at, Due::Probe, index, which));
     }
 
     /// Does what is due.

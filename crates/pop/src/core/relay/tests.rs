@@ -75,10 +75,20 @@ impl Bench {
 }
 
 fn spec(a: u64, b: u64) -> ChannelSpec {
-    let client =
-        SideSpec { id: id(a), secret: secret(0xA), address: addr(CLIENT), owner: OwnerId::from_number(1) };
-    let connector =
-        SideSpec { id: id(b), secret: secret(0xB), address: addr(CONNECTOR), owner: OwnerId::from_number(2) };
+    let client = SideSpec {
+        id: id(a),
+        secret: secret(0xA),
+        address: addr(CLIENT),
+        moved: None,
+        owner: OwnerId::from_number(1),
+    };
+    let connector = SideSpec {
+        id: id(b),
+        secret: secret(0xB),
+        address: addr(CONNECTOR),
+        moved: None,
+        owner: OwnerId::from_number(2),
+    };
     ChannelSpec { sides: [client, connector] }
 }
 
@@ -239,6 +249,61 @@ fn a_session_that_moved_makes_the_relay_ask_its_sides_there() {
     bench.input(ELSEWHERE, answer(frame, &secret(0xA)));
     bench.pass(OLD_ADDRESS_WINDOW);
     assert_eq!(bench.client_address(), addr(ELSEWHERE));
+}
+
+/// Another channel of the same client, whose session has moved.
+fn install_after_a_move(bench: &mut Bench, client: u64) {
+    let mut spec = spec(client, client + 1);
+    spec.sides[0].moved = Some(addr(ELSEWHERE));
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec)));
+}
+
+#[test]
+fn a_new_channel_of_a_client_that_moved_carries_at_once_what_another_channel_has_proven() {
+    let mut bench = Bench::new();
+    bench.input(ELSEWHERE, data(0xA, 60));
+    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    install_after_a_move(&mut bench, 0xC);
+    assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), Handled::Forward(addr(CONNECTOR)), "in the trial");
+    bench.pass(OLD_ADDRESS_WINDOW);
+    assert_eq!(bench.relay.side_of(id(0xC)).address, addr(ELSEWHERE));
+    install_after_a_move(&mut bench, 0xE);
+    assert_eq!(bench.input(CONNECTOR, data(0xF, 60)), Handled::Forward(addr(ELSEWHERE)), "after it");
+}
+
+#[test]
+fn a_trial_that_a_new_channel_took_over_ends_for_it_too_when_the_old_address_lives() {
+    let mut bench = Bench::new();
+    bench.input(ELSEWHERE, data(0xA, 60));
+    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    install_after_a_move(&mut bench, 0xC);
+    let asked = bench.challenges();
+    let (_, frame) = asked
+        .iter()
+        .find(|(to, frame)| {
+            *to == addr(CLIENT)
+                && frame[..RELAY_HEADER_LEN] == encode_relay_header(RelayKind::Challenge, id(0xC))
+        })
+        .expect("the old address is asked about the new channel");
+    bench.input(CLIENT, answer(frame, &secret(0xA)));
+    assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
+}
+
+#[test]
+fn a_client_that_moved_is_asked_again_when_its_first_frame_comes_from_there() {
+    let mut bench = Bench::new();
+    install_after_a_move(&mut bench, 0xC);
+    let to_new = |frames: Vec<(SocketAddr, ChallengeFrame)>| {
+        frames.into_iter().filter(|(to, _)| *to == addr(ELSEWHERE)).count()
+    };
+    assert_eq!(to_new(bench.challenges()), 1, "before it knew the channel");
+    assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
+    assert_eq!(to_new(bench.challenges()), 1, "at once");
+    // And then at the pace of everybody.
+    assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
+    assert_eq!(to_new(bench.challenges()), 0);
 }
 
 #[test]

@@ -175,19 +175,13 @@ impl Sessions {
             return self.tell_closed(now, connector.session, connector.id, Refusal::Malformed);
         }
         let (Some(a), Some(b)) = (self.side(now, &client), self.side(now, &connector)) else { return };
-        let owners = [(a.0.owner, a.1), (b.0.owner, b.1)];
         self.channels += 1;
         for half in [&client, &connector] {
             if let Some(agent) = self.agents.get_mut(&half.subject) {
                 agent.channels += 1;
             }
         }
-        self.relay(RelayCommand::Install(Box::new(ChannelSpec { sides: [a.0, b.0] })));
-        for (owner, moved) in owners {
-            if let Some(address) = moved {
-                self.relay(RelayCommand::AddressChanged { owner, address });
-            }
-        }
+        self.relay(RelayCommand::Install(Box::new(ChannelSpec { sides: [a, b] })));
         self.counters.introductions_opened += 1;
         let connector_seen = self.sessions.get(&connector.session).map(super::Session::observed);
         let opened = Opened {
@@ -202,14 +196,13 @@ impl Sessions {
         self.send(now, client.session, &opened.into());
     }
 
-    /// One side to install, and where its session has moved without having proven it.
-    fn side(&mut self, now: Instant, half: &Half) -> Option<(SideSpec, Option<std::net::SocketAddr>)> {
+    /// One side to install.
+    fn side(&mut self, now: Instant, half: &Half) -> Option<SideSpec> {
         let owner = self.agents.get(&half.subject)?.owner;
         let session = self.sessions.get_mut(&half.session)?;
         session.settle(now);
         let moved = session.moved.map(|(address, _)| address);
-        let spec = SideSpec { id: half.id, secret: half.secret.clone(), address: session.settled, owner };
-        Some((spec, moved))
+        Some(SideSpec { id: half.id, secret: half.secret.clone(), address: session.settled, moved, owner })
     }
 
     pub(super) fn connector_refused(&mut self, now: Instant, id: SessionId, refuse: &Refuse) {
