@@ -346,7 +346,8 @@ fn a_new_channel_is_used_only_after_a_packet_came_by_it() {
 }
 
 #[test]
-fn what_proves_a_new_channel_goes_out_again_when_its_pop_asks_where_we_are_and_not_once_it_has_carried_something() {
+fn what_proves_a_new_channel_goes_out_again_when_its_pop_asks_where_we_are_and_not_once_it_has_carried_something()
+ {
     let mut pair = Pair::new();
     drain(&mut pair.client);
     // The PoP took nothing from there: it asks first.

@@ -118,7 +118,6 @@ async fn a_running_flow_survives_a_restart_of_the_pop_and_a_new_client_needs_nob
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "nobody gets through the test's proxy yet: whether that is its fault or ours is open (README)"]
 async fn agents_register_and_work_through_a_proxy_that_breaks_tls_open_and_has_no_certificate_of_theirs() {
     let body = pattern(300_000);
     let web = web_server(body.clone()).await;

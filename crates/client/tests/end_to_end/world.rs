@@ -66,6 +66,15 @@ impl<E: std::fmt::Debug + Send + 'static> Running<E> {
     }
 }
 
+fn run_pop(options: pop::PopOptions) -> Running<pop::PopError> {
+    let pop = pop::Pop::open(options).expect("opens");
+    Running::spawn(|stop| {
+        pop.run(async {
+            let _ = stop.await;
+        })
+    })
+}
+
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     keys: BTreeMap<KeyRole, SigningKey>,
@@ -250,17 +259,15 @@ impl World {
     }
 
     pub(crate) fn pop(&self) -> Running<pop::PopError> {
-        self.pop_at(self.pop_address)
+        run_pop(pop::PopOptions::new(self.path("pop"), self.pop_address))
     }
 
-    /// A PoP somewhere else than the slices say.
+    /// A PoP somewhere else than the slices say, by UDP and by TCP.
     pub(crate) fn pop_at(&self, address: SocketAddr) -> Running<pop::PopError> {
-        let pop = pop::Pop::open(pop::PopOptions::new(self.path("pop"), address)).expect("opens");
-        Running::spawn(|stop| {
-            pop.run(async {
-                let _ = stop.await;
-            })
-        })
+        let mut options = pop::PopOptions::new(self.path("pop"), address);
+        options.tcp_front =
+            Some(pop::TcpFrontOptions { listen: address, console: None, max_connections: 1_024 });
+        run_pop(options)
     }
 
     pub(crate) fn connector(&self) -> Running<connector::ConnectorError> {
