@@ -15,6 +15,8 @@ pub enum Nat {
     FullCone(Ipv4Addr),
     /// Address- and port-dependent mapping ("symmetric"): a new external port for each destination.
     Symmetric,
+    /// A new external port for each UDP packet, also to one destination; answers to each come back.
+    PerPacket,
     /// A home router that lets no UDP through, in silence; TCP goes.
     UdpBlocked,
     /// A stateful IPv6 firewall without translation (RFC 6092).
@@ -38,12 +40,21 @@ impl Nat {
             Self::UdpBlocked => {
                 ("ip", "", "oifname \"ext\" meta l4proto udp drop\niifname \"ext\" meta l4proto udp drop")
             }
-            Self::Home | Self::Symmetric => ("ip", "", ""),
+            Self::Home | Self::Symmetric | Self::PerPacket => ("ip", "", ""),
         };
         let translation = match self {
             Self::Ipv6Firewall => String::new(),
             Self::Home | Self::UdpBlocked => postrouting("masquerade"),
             Self::Symmetric => postrouting("masquerade fully-random"),
+            // Each packet is a flow in a zone of its own on the way out; on the way in there is one zone.
+            Self::PerPacket => format!(
+                "{}
+                chain prerouting {{
+                    type filter hook prerouting priority -300; policy accept;
+                    iifname \"lan\" meta l4proto udp ct original zone set numgen random mod 60000
+                }}",
+                postrouting("masquerade fully-random")
+            ),
             // Ports are kept on the way out, so that the port on the way in names the inside's.
             Self::FullCone(inside) => format!(
                 "{}

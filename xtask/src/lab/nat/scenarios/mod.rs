@@ -2,6 +2,7 @@
 
 mod idle;
 mod move_about;
+mod odd;
 mod path_quality;
 mod restart;
 
@@ -48,8 +49,8 @@ struct Scenario {
 
 /// Every scenario, in the order of issue and document.
 fn all() -> Vec<Scenario> {
-    let parts: [&[Scenario]; 4] =
-        [move_about::SCENARIOS, restart::SCENARIOS, path_quality::SCENARIOS, idle::SCENARIOS];
+    let parts: [&[Scenario]; 5] =
+        [move_about::SCENARIOS, restart::SCENARIOS, path_quality::SCENARIOS, idle::SCENARIOS, odd::SCENARIOS];
     parts.into_iter().flatten().map(|scenario| Scenario { ..*scenario }).collect()
 }
 
