@@ -230,8 +230,8 @@ impl Pop {
         let streams = streams::Streams::new(identity);
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         // Each channel ends once and is counted by the session core until it has heard of it: never
-        // more than there are channels.
-        let (ended_sender, ended) = mpsc::channel(MAX_CHANNELS);
+        // more than there are channels. What is told besides has room of its own.
+        let (told_sender, told) = mpsc::channel(MAX_CHANNELS + relay_loop::MOST_MOVES);
         let (to_sessions, from_relay) = mpsc::channel(FOREIGN);
         let (to_relay, from_sessions) = mpsc::channel(FOREIGN);
         let (question_sender, questions) = mpsc::channel(STATUS_QUESTIONS);
@@ -241,7 +241,7 @@ impl Pop {
             ports.relay,
             relay_loop::Channels {
                 commands,
-                ended: ended_sender,
+                told: told_sender,
                 foreign: from_sessions,
                 to_sessions: to_sessions.clone(),
                 streams: streams.clone(),
@@ -261,7 +261,7 @@ impl Pop {
             intake,
             port: ports.session,
             commands: command_sender,
-            ended,
+            told,
             foreign: from_relay,
             to_relay,
             jobs,

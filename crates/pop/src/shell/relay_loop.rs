@@ -1,7 +1,9 @@
 //! The relay's thread.
 
 use super::{Foreign, now, streams::Streams};
-use crate::core::relay::{ChannelEnded, Handled, Relay, RelayCommand, RelayCounters, RelayOutput};
+use crate::core::relay::{
+    ChannelEnded, Handled, MAX_CHANNELS, OwnerId, Relay, RelayCommand, RelayCounters, RelayOutput,
+};
 use net::{RecvBatch, SendBatch, UdpPort};
 use std::{
     io,
@@ -18,9 +20,18 @@ pub(super) enum ToRelay {
     Counters(oneshot::Sender<RelayCounters>),
 }
 
+/// Moves of agents that wait for the session loop.
+pub(super) const MOST_MOVES: usize = 4_096;
+
+/// What the session loop is told.
+pub(super) enum FromRelay {
+    Ended(ChannelEnded),
+    Proven { owner: OwnerId, address: SocketAddr },
+}
+
 pub(super) struct Channels {
     pub(super) commands: mpsc::Receiver<ToRelay>,
-    pub(super) ended: mpsc::Sender<ChannelEnded>,
+    pub(super) told: mpsc::Sender<FromRelay>,
     pub(super) foreign: mpsc::Receiver<Foreign>,
     pub(super) to_sessions: mpsc::Sender<Foreign>,
     pub(super) streams: Streams,
@@ -134,7 +145,13 @@ impl Loop {
                 RelayOutput::Transmit { to, frame } => self.out.push(to, &frame),
                 RelayOutput::Ended(ended) => {
                     // Room for every channel there is; only an ended session loop does not take it.
-                    let _ = self.channels.ended.try_send(ended);
+                    let _ = self.channels.told.try_send(FromRelay::Ended(ended));
+                }
+                RelayOutput::Proven { owner, address } => {
+                    // Untold, the agent is asked about its next channel. The ends of channels have their room.
+                    if self.channels.told.capacity() > MAX_CHANNELS {
+                        let _ = self.channels.told.try_send(FromRelay::Proven { owner, address });
+                    }
                 }
                 RelayOutput::Timeout { at, .. } => return at.unwrap_or_else(|| now() + FAR),
             }

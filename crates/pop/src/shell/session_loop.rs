@@ -1,12 +1,16 @@
 //! The session loop: QUIC and STUN datagrams, and everything the session core says.
 
 use super::{
-    Foreign, PopError, PopStatus, disk::Job, front::FrontCounters, now, relay_loop::ToRelay,
-    streams::Streams, wall,
+    Foreign, PopError, PopStatus,
+    disk::Job,
+    front::FrontCounters,
+    now,
+    relay_loop::{FromRelay, ToRelay},
+    streams::Streams,
+    wall,
 };
 use crate::core::{
     admission::{Class, Intake},
-    relay::ChannelEnded,
     sessions::{Record, Sessions, SessionsOutput, Took, WriteId, Written},
     stun,
 };
@@ -52,7 +56,7 @@ pub(super) struct SessionLoop {
     pub(super) intake: Intake,
     pub(super) port: UdpPort,
     pub(super) commands: mpsc::Sender<ToRelay>,
-    pub(super) ended: mpsc::Receiver<ChannelEnded>,
+    pub(super) told: mpsc::Receiver<FromRelay>,
     pub(super) foreign: mpsc::Receiver<Foreign>,
     pub(super) to_relay: mpsc::Sender<Foreign>,
     pub(super) jobs: SyncSender<Job>,
@@ -68,7 +72,7 @@ enum Woken {
     Leave,
     Received(io::Result<()>),
     Handed(Foreign),
-    Ended(ChannelEnded),
+    Told(FromRelay),
     Written(WriteId, Written),
     Asked(oneshot::Sender<PopStatus>),
     Wall,
@@ -135,7 +139,7 @@ impl SessionLoop {
                 () = &mut leave, if !self.sessions.is_draining() => Woken::Leave,
                 received = self.port.recv_batch(&mut batch) => Woken::Received(received),
                 Some(foreign) = self.foreign.recv() => Woken::Handed(foreign),
-                Some(ended) = self.ended.recv() => Woken::Ended(ended),
+                Some(told) = self.told.recv() => Woken::Told(told),
                 Some((id, written)) = self.written.recv() => Woken::Written(id, written),
                 Some(asker) = self.questions.recv() => Woken::Asked(asker),
                 _ = wall_tick.tick() => Woken::Wall,
@@ -166,7 +170,10 @@ impl SessionLoop {
                     self.turns(&mut out, &mut counters);
                 }
                 Woken::Turn => self.turns(&mut out, &mut counters),
-                Woken::Ended(ended) => self.sessions.handle_channel_ended(now(), ended),
+                Woken::Told(FromRelay::Ended(ended)) => self.sessions.handle_channel_ended(now(), ended),
+                Woken::Told(FromRelay::Proven { owner, address }) => {
+                    self.sessions.handle_side_proven(owner, address);
+                }
                 Woken::Written(id, written) => self.sessions.handle_written(now(), id, written),
                 Woken::Asked(asker) => self.answer(asker, &counters).await,
                 Woken::Wall => self.sessions.set_wall(now(), wall()),

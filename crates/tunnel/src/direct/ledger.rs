@@ -1,7 +1,9 @@
 //! What questions to addresses that have proven nothing are charged to: the device that named them, however many keys it has
 //! and however often it comes again, and the address they go to, whoever named it.
 
-use super::numbers::{BURST_WINDOW, MAX_AT_ADDRESS, MAX_AT_HOST, MAX_BURSTS, MAX_SEEN_PROBES};
+use super::numbers::{
+    BURST_WINDOW, MAX_AT_ADDRESS, MAX_AT_HOST, MAX_BURSTS, MAX_INTRODUCED, MAX_SEEN_PROBES,
+};
 use super::{Cause, MAX_CANDIDATES};
 use crate::{PeerId, WireGuardPublicKey};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +32,8 @@ struct Spent {
     /// Bursts of a minute, one for each peer and instant.
     bursts: VecDeque<(Instant, PeerId)>,
     seen: VecDeque<Instant>,
+    /// Probes to where PoPs see it.
+    introduced: VecDeque<Instant>,
 }
 
 impl Spent {
@@ -37,15 +41,22 @@ impl Spent {
         while self.bursts.front().is_some_and(|(at, _)| now >= *at + BURST_WINDOW) {
             self.bursts.pop_front();
         }
-        while self.seen.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
-            self.seen.pop_front();
+        for times in [&mut self.seen, &mut self.introduced] {
+            while times.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
+                times.pop_front();
+            }
         }
     }
 
     fn take(&mut self, now: Instant, peer: PeerId, cause: Cause) -> bool {
         self.forget(now);
         match cause {
-            Cause::Answer | Cause::Proven | Cause::Introduced => true,
+            Cause::Answer | Cause::Proven => true,
+            Cause::Introduced if self.introduced.len() >= MAX_INTRODUCED => false,
+            Cause::Introduced => {
+                self.introduced.push_back(now);
+                true
+            }
             Cause::Burst if self.bursts.back() == Some(&(now, peer)) => true,
             Cause::Burst if self.bursts.len() >= MAX_BURSTS => false,
             Cause::Burst => {
@@ -83,19 +94,9 @@ impl Ledger {
             return true;
         }
         self.make_room(now);
-        if cause == Cause::Introduced {
-            // Whoever is there wants it; a PoP that lies is stopped by the host's account.
-            let is_free = self.host_has_room(now, to.ip());
-            if is_free {
-                self.hosts.entry(to.ip()).or_insert((now, 0)).1 += 1;
-            } else {
-                self.refused += 1;
-            }
-            return is_free;
-        }
         let has_room = self.owners.len() < MAX_OWNERS || self.owners.contains_key(&owner);
         let is_free = has_room
-            && self.has_room_at(now, to)
+            && self.has_room_at(now, to, cause)
             && self.owners.entry(owner).or_default().take(now, peer, cause);
         if is_free {
             self.addresses.entry(to).or_default().push_back(now);
@@ -106,13 +107,14 @@ impl Ledger {
         is_free
     }
 
-    fn has_room_at(&mut self, now: Instant, to: SocketAddr) -> bool {
+    fn has_room_at(&mut self, now: Instant, to: SocketAddr, cause: Cause) -> bool {
+        let most = if cause == Cause::Introduced { MAX_INTRODUCED } else { MAX_AT_ADDRESS };
         let at_address = match self.addresses.get_mut(&to) {
             Some(times) => {
                 while times.front().is_some_and(|at| now >= *at + BURST_WINDOW) {
                     times.pop_front();
                 }
-                times.len() < MAX_AT_ADDRESS
+                times.len() < most
             }
             None => self.addresses.len() < MAX_TARGETS,
         };
@@ -133,14 +135,16 @@ impl Ledger {
 
     fn make_room(&mut self, now: Instant) {
         // Room for one list at least, without a look at all of it for each probe.
-        let is_full = self.owners.len() >= MAX_OWNERS || self.addresses.len() + MAX_CANDIDATES > MAX_TARGETS;
+        let is_full = self.owners.len() >= MAX_OWNERS
+            || self.addresses.len() + MAX_CANDIDATES > MAX_TARGETS
+            || self.hosts.len() + MAX_CANDIDATES > MAX_TARGETS;
         if !is_full || self.swept.is_some_and(|at| now < at + SWEEP_EVERY) {
             return;
         }
         self.swept = Some(now);
         self.owners.retain(|_, spent| {
             spent.forget(now);
-            !spent.bursts.is_empty() || !spent.seen.is_empty()
+            !spent.bursts.is_empty() || !spent.seen.is_empty() || !spent.introduced.is_empty()
         });
         self.addresses.retain(|_, times| times.back().is_some_and(|at| now < *at + BURST_WINDOW));
         self.hosts.retain(|_, (since, _)| now < *since + BURST_WINDOW);
@@ -220,16 +224,34 @@ mod tests {
     }
 
     #[test]
-    fn where_a_pop_sees_the_device_is_asked_however_often_it_starts_anew_and_its_host_not_more_than_others() {
+    fn where_a_pop_sees_the_device_is_asked_for_a_dozen_starts_a_minute_and_not_for_more() {
         let (now, mut ledger) = (Instant::now(), Ledger::default());
-        let sent = |ledger: &mut Ledger, times: u64, cause: Cause| {
-            (0..times).filter(|key| ledger.charge(now, device(1), peer(*key), to(1, 2_000), cause)).count()
+        let mut sent = |number: u8, port: u16, cause: Cause| {
+            let key =
+                (0..200).filter(|key| ledger.charge(now, device(number), peer(*key), to(1, port), cause));
+            key.count()
         };
-        assert_eq!(sent(&mut ledger, 40, Cause::Introduced), 40);
+        assert_eq!(sent(1, 2_000, Cause::Introduced), MAX_INTRODUCED);
+        assert_eq!(sent(1, 2_001, Cause::Introduced), 0, "one device, wherever it is said to be");
+        assert_eq!(sent(2, 2_000, Cause::Introduced), 0, "one address, whoever is said to be there");
         // What it names itself has its own account still.
-        assert_eq!(sent(&mut ledger, 40, Cause::Burst), MAX_BURSTS);
-        let most = usize::try_from(MAX_AT_HOST).expect("small");
-        assert_eq!(sent(&mut ledger, 2_000, Cause::Introduced), most - 40 - MAX_BURSTS);
+        assert_eq!(sent(1, 2_002, Cause::Burst), MAX_BURSTS);
+        assert_eq!(sent(2, 2_000, Cause::Burst), 0, "and the address counts all of it");
+    }
+
+    #[test]
+    fn hosts_are_forgotten_after_a_minute_also_where_only_introductions_led_there() {
+        let (start, mut ledger) = (Instant::now(), Ledger::default());
+        let target = |number: u32| SocketAddr::new(IpAddr::from(number.to_be_bytes()), 2_000);
+        for number in 0..70_000_u32 {
+            let now = start + SECOND * (number / 200);
+            let owner = device(u8::try_from(number % 200).expect("small"));
+            ledger.charge(now, owner, peer(number.into()), target(number), Cause::Introduced);
+            assert!(ledger.hosts.len() <= MAX_TARGETS && ledger.addresses.len() <= MAX_TARGETS);
+        }
+        let later = start + SECOND * 500;
+        assert!(ledger.charge(later, device(201), peer(1), target(90_000), Cause::Introduced));
+        assert!(ledger.charge(later, device(202), peer(2), target(90_001), Cause::Burst));
     }
 
     #[test]

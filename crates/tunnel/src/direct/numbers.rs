@@ -23,6 +23,9 @@ pub(super) const MAX_SEEN: usize = 4;
 pub(super) const MAX_SEEN_PROBES: usize = 10;
 /// Probes to one address in a minute, whoever names it: two peers' bursts.
 pub(super) const MAX_AT_ADDRESS: usize = 2 * MAX_BURSTS;
+/// Probes in a minute to where a PoP sees a device, and to the one address that it is: twelve starts of a client with five bursts
+/// each. The PoP has proven that address, so nobody else is asked; a PoP that lies moves no more than this.
+pub(super) const MAX_INTRODUCED: usize = 60;
 /// And to one IP address: an office behind one router whose hundred devices all come in one minute.
 pub(super) const MAX_AT_HOST: u32 = 600;
 /// Proofs before a path carries data.

@@ -199,6 +199,9 @@ impl World {
                     RelayOutput::Transmit { to, frame } => {
                         self.post(Node::Pop(number), to, frame.to_vec());
                     }
+                    RelayOutput::Proven { owner, address } => {
+                        self.pops[number].sessions.handle_side_proven(owner, address);
+                    }
                     RelayOutput::Ended(ended) => {
                         has_ended = true;
                         self.pops[number].sessions.handle_channel_ended(now, ended);

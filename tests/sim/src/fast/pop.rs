@@ -228,6 +228,8 @@ impl PopModel {
                         }
                     }
                 }
+                // This model takes every source for proven.
+                RelayOutput::Proven { .. } => {}
                 RelayOutput::Timeout { at, .. } => break at,
             }
         };

@@ -447,6 +447,9 @@ impl Stack {
                     RelayOutput::Transmit { to, frame } => {
                         self.transmit(POP_HOST, to, frame.to_vec());
                     }
+                    RelayOutput::Proven { owner, address } => {
+                        self.pop.sessions.handle_side_proven(owner, address);
+                    }
                     RelayOutput::Ended(ended) => {
                         has_ended = true;
                         self.pop.sessions.handle_channel_ended(now, ended);

@@ -138,6 +138,8 @@ pub(super) struct Probe {
     pub(super) attempts: u8,
     pub(super) at: Instant,
     pub(super) cause: Cause,
+    /// A frame came from there since.
+    pub(super) was_heard: bool,
 }
 
 /// Why a side is asked.
@@ -193,10 +195,12 @@ impl Side {
         }
     }
 
-    /// Whether a source is where the session is said to be, and is heard from there for the first time.
-    pub(super) fn is_awaited(&self, source: SocketAddr) -> bool {
-        self.probe.as_ref().is_some_and(|probe| probe.address == source)
-            && self.knock.is_none_or(|(address, _)| address != source)
+    /// Whether a source is where the session is said to be, and is heard from there for the first time since it is asked.
+    pub(super) fn is_first_from_where_awaited(&mut self, source: SocketAddr) -> bool {
+        self.probe
+            .as_mut()
+            .filter(|probe| probe.address == source)
+            .is_some_and(|probe| !std::mem::replace(&mut probe.was_heard, true))
     }
 
     pub(super) fn asked_within(&self, now: Instant, interval: std::time::Duration) -> bool {

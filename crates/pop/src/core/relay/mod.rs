@@ -50,7 +50,7 @@ pub const OLD_ADDRESS_WINDOW: Duration = Duration::from_secs(1);
 /// four questions all stay unanswered in 0.51⁴ = 7 % of the cases, and then the next frame asks again.
 const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 /// Least time between two rounds of challenges of one side: bounds what a flood of captured frames
-/// makes us send to 2 × 28 bytes per 200 ms and side.
+/// makes us send to 2 × 28 bytes per 200 ms and side, and once more for each question to an agent that moved.
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a channel may carry nothing before it is taken back. WireGuard forgets a session after
 /// 180 s (white paper section 6.1), so nothing that still lives is lost.
@@ -64,8 +64,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(400);
 /// A connector that comes back may own thousands of channels: 32 challenges per 5 ms keep below
 /// the 212,992 bytes of a default Linux receive buffer (about 270 small datagrams).
 const PROBE_BATCH: u32 = 32;
-/// Other channels of an agent that are looked at for a proof of its new address.
-const MAX_LOOKED_AT: usize = 64;
+/// So long a proof on one channel of an agent counts for a new one.
+const PROOF_IS_FRESH: Duration = Duration::from_secs(5);
 const PROBE_BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// Frames that wait to be sent at once; more are dropped and asked again later.
 const MAX_QUEUED_FRAMES: usize = 1024;
@@ -194,6 +194,14 @@ pub enum RelayOutput {
     },
     /// Tell the session core.
     Ended(ChannelEnded),
+    /// Tell the session core: an agent holds the secret of a channel and receives at this address, and where it was before
+    /// nobody has answered for as long as that takes.
+    Proven {
+        /// Which agent.
+        owner: OwnerId,
+        /// Where it is.
+        address: SocketAddr,
+    },
     /// Nothing more until then, or until input.
     Timeout {
         /// When to call `handle_timeout`; `None` is never.
@@ -208,6 +216,16 @@ struct Owner {
     id: OwnerId,
     budget: Bucket,
     sides: BTreeSet<Position>,
+    proof: Option<Proof>,
+}
+
+/// Where one side of an agent was last shown to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proof {
+    address: SocketAddr,
+    at: Instant,
+    /// The address before has until then to object.
+    trial_until: Option<Instant>,
 }
 
 /// The relay core.
@@ -222,6 +240,7 @@ pub struct Relay {
     deadlines: BTreeSet<Deadline>,
     frames: VecDeque<(SocketAddr, ChallengeFrame)>,
     ended: VecDeque<ChannelEnded>,
+    proven: VecDeque<(OwnerId, SocketAddr)>,
     counters: RelayCounters,
 }
 
@@ -240,6 +259,7 @@ impl Relay {
             deadlines: BTreeSet::new(),
             frames: VecDeque::new(),
             ended: VecDeque::new(),
+            proven: VecDeque::new(),
             counters: RelayCounters::default(),
         }
     }
@@ -319,9 +339,9 @@ impl Relay {
         let Some(channel) = self.channels.get_mut(index) else { return };
         let side = channel.side_mut(which);
         // A question that was sent there before may have come before it knew the channel.
-        let is_awaited = side.is_awaited(source);
         let credit = side.credit(source, received);
-        if credit < CHALLENGE_FRAME_LEN || !is_awaited && side.asked_within(now, CHALLENGE_INTERVAL) {
+        let is_due = !side.asked_within(now, CHALLENGE_INTERVAL);
+        if credit < CHALLENGE_FRAME_LEN || !is_due && !side.is_first_from_where_awaited(source) {
             return;
         }
         // Counted before the queue is asked for room: a full queue must not give credit back.
@@ -359,6 +379,9 @@ impl Relay {
         if let Some(trial) = side.trial.take_if(|trial| trial.old == source) {
             self.deadlines.remove(&(trial.at, Due::Trial, index, which));
             self.counters.moves_refused += 1;
+            if let Some(owner) = self.owners.get_mut(side.owner) {
+                owner.proof = None;
+            }
             if side.address != source {
                 side.move_to(source);
                 self.counters.moves_undone += 1;
@@ -385,7 +408,11 @@ impl Relay {
         }
         // The time runs from here, and the old address is asked all through it: one lost challenge
         // must not look like silence.
-        side.trial = Some(Trial { candidate: source, old, at: now, until: now + OLD_ADDRESS_WINDOW });
+        let until = now + OLD_ADDRESS_WINDOW;
+        side.trial = Some(Trial { candidate: source, old, at: now, until });
+        if let Some(owner) = self.owners.get_mut(side.owner) {
+            owner.proof = Some(Proof { address: source, at: now, trial_until: Some(until) });
+        }
         self.deadlines.insert((now, Due::Trial, index, which));
         Ok(Handled::Consumed)
     }
@@ -454,31 +481,22 @@ impl Relay {
         }
     }
 
-    /// A new side of an agent whose session has just moved. Where another of its channels has proven the new address, this
-    /// one is there too, in the same trial; otherwise it is asked.
+    /// A new side of an agent whose session has just moved. Where another of its channels has just proven the new address, this
+    /// one is there too, on the same trial; otherwise it is asked.
     fn begin_elsewhere(&mut self, now: Instant, position: Position, moved: SocketAddr) {
         let (index, which) = position;
-        let Some(owner) = self.channels.get(index).map(|channel| channel.side(which).owner) else { return };
-        let others = self.owners.get(owner).into_iter().flat_map(|owner| &owner.sides);
-        let known =
-            others.filter(|other| **other != position).take(MAX_LOOKED_AT).find_map(|(index, which)| {
-                let side = self.channels.get(*index)?.side(*which);
-                match &side.trial {
-                    Some(trial) if trial.candidate == moved => {
-                        Some((side.address, Some((trial.old, trial.until))))
-                    }
-                    Some(_) => None,
-                    None => (side.address == moved).then_some((moved, None)),
-                }
-            });
         let Some(side) = self.channels.get_mut(index).map(|channel| channel.side_mut(which)) else { return };
-        match known {
-            Some((address, trial)) => {
-                side.move_to(address);
-                if let Some((old, until)) = trial {
-                    side.trial = Some(Trial { candidate: moved, old, at: now, until });
-                    self.deadlines.insert((now, Due::Trial, index, which));
-                }
+        let proof = self.owners.get(side.owner).and_then(|owner| owner.proof);
+        let fresh = proof.filter(|proof| {
+            proof.address == moved && now.saturating_duration_since(proof.at) < PROOF_IS_FRESH
+        });
+        match fresh {
+            Some(Proof { trial_until: None, .. }) => side.move_to(moved),
+            Some(Proof { trial_until: Some(until), .. }) => {
+                // Never so short that the old address cannot object.
+                let until = until.max(now + TRIAL_INTERVAL * 2);
+                side.trial = Some(Trial { candidate: moved, old: side.address, at: now, until });
+                self.deadlines.insert((now, Due::Trial, index, which));
             }
             None => self.probe_side(now, position, moved, Cause::Moved),
         }
@@ -488,7 +506,8 @@ impl Relay {
         if let Some(index) = self.owner_ids.get(&id) {
             return *index;
         }
-        let owner = Owner { id, budget: Bucket::full(self.limits.bytes, now), sides: BTreeSet::new() };
+        let owner =
+            Owner { id, budget: Bucket::full(self.limits.bytes, now), sides: BTreeSet::new(), proof: None };
         let index = self.owners.insert(owner);
         self.owner_ids.insert(id, index);
         index
@@ -545,7 +564,7 @@ impl Relay {
             }
             None => cause,
         };
-        side.probe = Some(Probe { address, attempts: 0, at, cause });
+        side.probe = Some(Probe { address, attempts: 0, at, cause, was_heard: false });
         self.deadlines.insert((at, Due::Probe, index, which));
     }
 
@@ -575,6 +594,14 @@ impl Relay {
             if side.address != candidate {
                 side.move_to(candidate);
                 self.counters.moves += 1;
+            }
+            if let Some(owner) = self.owners.get_mut(side.owner) {
+                let is_news =
+                    owner.proof.is_none_or(|proof| proof.address != candidate || proof.trial_until.is_some());
+                owner.proof = Some(Proof { address: candidate, at: now, trial_until: None });
+                if is_news {
+                    self.proven.push_back((owner.id, candidate));
+                }
             }
             return;
         }
@@ -626,6 +653,9 @@ impl Relay {
         }
         if let Some(ended) = self.ended.pop_front() {
             return RelayOutput::Ended(ended);
+        }
+        if let Some((owner, address)) = self.proven.pop_front() {
+            return RelayOutput::Proven { owner, address };
         }
         match self.deadlines.first() {
             Some((at, due, ..)) => RelayOutput::Timeout { at: Some(*at), reason: due.reason() },

@@ -301,9 +301,41 @@ fn a_client_that_moved_is_asked_again_when_its_first_frame_comes_from_there() {
     assert_eq!(to_new(bench.challenges()), 1, "before it knew the channel");
     assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
     assert_eq!(to_new(bench.challenges()), 1, "at once");
-    // And then at the pace of everybody.
+    // And then at the pace of everybody, whoever else knocks in between.
+    for _ in 0..20 {
+        bench.input("192.0.2.9:9", data(0xC, 60));
+        assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
+    }
+    assert_eq!(bench.challenges().len(), 0);
+}
+
+#[test]
+fn an_old_proof_counts_for_no_new_channel() {
+    let mut bench = Bench::new();
+    bench.input(ELSEWHERE, data(0xA, 60));
+    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    bench.pass(Duration::from_secs(10));
+    install_after_a_move(&mut bench, 0xC);
     assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
-    assert_eq!(to_new(bench.challenges()), 0);
+}
+
+#[test]
+fn the_session_core_hears_once_where_an_agent_was_shown_to_be() {
+    let mut bench = Bench::new();
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec(0xC, 0xD))));
+    for channel in [0xA, 0xC] {
+        bench.input(ELSEWHERE, data(channel, 60));
+    }
+    for (to, frame) in bench.challenges() {
+        if to == addr(ELSEWHERE) {
+            bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+        }
+    }
+    let outputs = bench.pass(OLD_ADDRESS_WINDOW * 2);
+    let told: Vec<_> = outputs.iter().filter(|output| matches!(output, RelayOutput::Proven { .. })).collect();
+    let expected = RelayOutput::Proven { owner: OwnerId::from_number(1), address: addr(ELSEWHERE) };
+    assert_eq!(told, [&expected]);
 }
 
 #[test]

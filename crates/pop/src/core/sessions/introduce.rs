@@ -102,7 +102,7 @@ impl Sessions {
         let number = self.last_introduction;
         let client = self.half(id, client);
         let connector = self.half(connector_session, target);
-        let client_seen = self.sessions.get(&id).map(super::Session::observed);
+        let client_seen = self.sessions.get(&id).and_then(super::Session::seen_at);
         let introduce = Introduce {
             intro: number,
             channel: connector.id,
@@ -174,7 +174,7 @@ impl Sessions {
             self.refuse_open(now, client.session, seq, Refusal::HandshakeInvalid);
             return self.tell_closed(now, connector.session, connector.id, Refusal::Malformed);
         }
-        let (Some(a), Some(b)) = (self.side(now, &client), self.side(now, &connector)) else { return };
+        let (Some(a), Some(b)) = (self.side(&client), self.side(&connector)) else { return };
         self.channels += 1;
         for half in [&client, &connector] {
             if let Some(agent) = self.agents.get_mut(&half.subject) {
@@ -183,7 +183,7 @@ impl Sessions {
         }
         self.relay(RelayCommand::Install(Box::new(ChannelSpec { sides: [a, b] })));
         self.counters.introductions_opened += 1;
-        let connector_seen = self.sessions.get(&connector.session).map(super::Session::observed);
+        let connector_seen = self.sessions.get(&connector.session).and_then(super::Session::seen_at);
         let opened = Opened {
             seq,
             channel: client.id,
@@ -197,12 +197,11 @@ impl Sessions {
     }
 
     /// One side to install.
-    fn side(&mut self, now: Instant, half: &Half) -> Option<SideSpec> {
+    fn side(&self, half: &Half) -> Option<SideSpec> {
         let owner = self.agents.get(&half.subject)?.owner;
-        let session = self.sessions.get_mut(&half.session)?;
-        session.settle(now);
+        let session = self.sessions.get(&half.session)?;
         let moved = session.moved.map(|(address, _)| address);
-        Some(SideSpec { id: half.id, secret: half.secret.clone(), address: session.settled, moved, owner })
+        Some(SideSpec { id: half.id, secret: half.secret.clone(), address: session.proven, moved, owner })
     }
 
     pub(super) fn connector_refused(&mut self, now: Instant, id: SessionId, refuse: &Refuse) {

@@ -18,10 +18,9 @@ pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BEACON_INTERVAL: Duration = Duration::from_secs(5);
 /// How long changes of presence are gathered.
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
-/// A session address counts as proven once QUIC has kept it this long: path validation gives up
-/// after 3 × PTO (RFC 9000 section 8.2.4), below 3 s for round trips up to 300 ms. Until then the
-/// relay keeps the address before, and its own challenge decides.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// An address that QUIC has kept this long is worth a question about each channel. It is no proof: how long path validation
+/// takes (RFC 9000 section 8.2.4) is also the peer's to say.
+pub const STAYED_FOR: Duration = Duration::from_secs(3);
 
 /// Registrations a second that one core serves in any weather: the floor of the guarantees ("class
 /// isolation"). A reconnect is spread over sessions ÷ this.

@@ -145,7 +145,7 @@ pub enum SessionsOutput {
 enum Due {
     Hello(SessionId),
     Introduction(u64),
-    Settle(SessionId),
+    Stayed(SessionId),
     Beacons,
     Presence,
     Attached(SessionId),
@@ -158,7 +158,7 @@ impl Due {
         match self {
             Self::Hello(_) => "sessions: a first message is due",
             Self::Introduction(_) => "sessions: a connector's answer is due",
-            Self::Settle(_) => "sessions: a new address has stayed",
+            Self::Stayed(_) => "sessions: a new address has stayed",
             Self::Beacons => "sessions: beacons for connectors",
             Self::Presence => "sessions: presence for controllers",
             Self::Attached(_) => "sessions: more of who is here for a controller",
@@ -180,8 +180,8 @@ struct Session {
     identity: Identity,
     generation: u64,
     stage: Stage,
-    /// Proven: by the handshake, or by staying.
-    settled: SocketAddr,
+    /// Proven: by the handshake, or by an answer to the relay.
+    proven: SocketAddr,
     /// Where QUIC has moved since, and when.
     moved: Option<(SocketAddr, Instant)>,
     /// A deadline for that is set: one a session, however often it moves.
@@ -193,7 +193,13 @@ struct Session {
 
 impl Session {
     fn observed(&self) -> SocketAddr {
-        self.moved.map_or(self.settled, |(address, _)| address)
+        self.moved.map_or(self.proven, |(address, _)| address)
+    }
+
+    /// Where others may be told that it is: nowhere, while all that is known is the source of some packets. What is said here
+    /// decides whom a peer knocks at.
+    fn seen_at(&self) -> Option<SocketAddr> {
+        self.moved.is_none().then_some(self.proven)
     }
 }
 
@@ -413,7 +419,7 @@ impl Sessions {
                     }
                 }
                 Due::Introduction(number) => self.introduction_timed_out(now, number),
-                Due::Settle(id) => self.settled(now, id),
+                Due::Stayed(id) => self.stayed(now, id),
                 Due::Beacons => {
                     self.deadlines.insert((now + limits::BEACON_INTERVAL, Due::Beacons));
                     self.push_beacons(now);

@@ -35,7 +35,7 @@ impl Sessions {
             identity,
             generation: peer.generation(),
             stage: Stage::AwaitingHello(until),
-            settled: remote,
+            proven: remote,
             moved: None,
             is_settling: false,
             frames: Bucket::full(allowance(identity.role()), now),
@@ -241,35 +241,40 @@ impl Sessions {
 
     pub(super) fn address_changed(&mut self, now: Instant, id: SessionId, remote: SocketAddr) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.settle(now);
-        session.moved = (remote != session.settled).then_some((remote, now));
+        session.moved = (remote != session.proven).then_some((remote, now));
         let is_agent = matches!(session.identity.role(), Role::Device | Role::Connector);
         if session.stage == Stage::Registered && is_agent {
-            // The relay hears of it when QUIC has proven it: until then it is the source of one packet, and would be
+            // The relay hears of it when QUIC has kept it: until then it is the source of one packet, and would be
             // asked about every channel. The agent says hello on each from there, and is challenged for as much as it
             // sends.
             if session.moved.is_some() && !std::mem::replace(&mut session.is_settling, true) {
-                self.deadlines.insert((now + limits::SETTLED_AFTER, Due::Settle(id)));
+                self.deadlines.insert((now + limits::STAYED_FOR, Due::Stayed(id)));
             }
             self.alive(now, id);
         }
     }
 
-    /// An address has stayed for as long as QUIC takes to prove or give it up.
-    pub(super) fn settled(&mut self, now: Instant, id: SessionId) {
+    /// An address may have stayed for as long as QUIC takes to prove or give it up: worth a question about each channel. It
+    /// proves nothing here; only an answer to the relay does.
+    pub(super) fn stayed(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let before = session.settled;
-        session.settle(now);
-        let address = session.settled;
-        session.is_settling = session.moved.is_some();
-        if let Some((_, at)) = session.moved {
-            self.deadlines.insert((at + limits::SETTLED_AFTER, Due::Settle(id)));
-        }
-        if address != before
-            && let Some(agent) = self.agent_of(id).filter(|agent| agent.channels > 0)
-        {
+        session.is_settling = false;
+        let Some((address, since)) = session.moved else { return };
+        if now < since + limits::STAYED_FOR {
+            session.is_settling = true;
+            self.deadlines.insert((since + limits::STAYED_FOR, Due::Stayed(id)));
+        } else if let Some(agent) = self.agent_of(id).filter(|agent| agent.channels > 0) {
             let owner = agent.owner;
             self.relay(RelayCommand::AddressChanged { owner, address });
+        }
+    }
+
+    /// The relay has had an answer from where a session moved to.
+    pub fn handle_side_proven(&mut self, owner: OwnerId, address: SocketAddr) {
+        let agent = self.owners.get(&owner).and_then(|subject| self.agents.get(subject));
+        let session = agent.and_then(|agent| agent.session).and_then(|id| self.sessions.get_mut(&id));
+        if let Some(session) = session.filter(|session| session.observed() == address) {
+            (session.proven, session.moved) = (address, None);
         }
     }
 
@@ -311,22 +316,10 @@ impl Sessions {
                 LostReason::ClosedHere(CloseCode::NotTrusted | CloseCode::Expired) => {
                     self.close_channels(owner, Refusal::SessionLost);
                 }
-                _ => self.relay(RelayCommand::Detached { owner, address: session.settled }),
+                _ => self.relay(RelayCommand::Detached { owner, address: session.observed() }),
             }
         }
         self.went(now, session.identity);
         self.forget_if_gone(subject);
-    }
-}
-
-impl Session {
-    /// What QUIC has kept for long enough is proven.
-    pub(super) fn settle(&mut self, now: Instant) {
-        if let Some((address, at)) = self.moved
-            && now.saturating_duration_since(at) >= limits::SETTLED_AFTER
-        {
-            self.settled = address;
-            self.moved = None;
-        }
     }
 }
