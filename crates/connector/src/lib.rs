@@ -28,5 +28,5 @@ pub use shell::{Connector, ConnectorError, ConnectorOptions, Forwarding};
 pub use spool::{MAX_SEGMENTS, SEGMENT_BYTES};
 pub use status::{
     ConnectorStatus, ForwardingMode, ForwardingReport, PopReport, ResourceReport, STATUS_SOCKET, StatusError,
-    StrictState, ask_status,
+    StrictState, TrafficReport, ask_status,
 };

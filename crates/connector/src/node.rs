@@ -201,6 +201,11 @@ impl Node {
         self.core.ways()
     }
 
+    /// What went by each kind of path.
+    pub fn traffic(&self) -> crate::status::TrafficReport {
+        self.core.traffic()
+    }
+
     /// What people may see of the core.
     pub fn core_status(&self) -> CoreStatus {
         self.core.status()

@@ -537,6 +537,7 @@ impl Shell {
             pops,
             access: self.node.core_status(),
             paths,
+            traffic: self.node.traffic(),
             dropped: self.node.stats(),
             forwarding: self.kernel.report(),
             targets: self.userspace.len(),

@@ -117,6 +117,45 @@ pub struct PathCounts {
     pub tcp: usize,
 }
 
+/// Packets and bytes of tunnels by kind of path, since the start. What went by relays over TCP 443 is among the relays'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// Packets sent by relays.
+    pub relay_packets_sent: u64,
+    /// Their bytes.
+    pub relay_bytes_sent: u64,
+    /// Packets from relays.
+    pub relay_packets_received: u64,
+    /// Their bytes.
+    pub relay_bytes_received: u64,
+    /// Packets sent straight to devices.
+    pub direct_packets_sent: u64,
+    /// Their bytes.
+    pub direct_bytes_sent: u64,
+    /// Packets straight from devices.
+    pub direct_packets_received: u64,
+    /// Their bytes.
+    pub direct_bytes_received: u64,
+    /// Probes that were not sent because a device or an address had its share.
+    pub probes_over_budget: u64,
+}
+
+impl TrafficReport {
+    pub(crate) const fn new(traffic: tunnel::Traffic, probes_over_budget: u64) -> Self {
+        Self {
+            relay_packets_sent: traffic.relay_sent.packets,
+            relay_bytes_sent: traffic.relay_sent.bytes,
+            relay_packets_received: traffic.relay_received.packets,
+            relay_bytes_received: traffic.relay_received.bytes,
+            direct_packets_sent: traffic.direct_sent.packets,
+            direct_bytes_sent: traffic.direct_sent.bytes,
+            direct_packets_received: traffic.direct_received.packets,
+            direct_bytes_received: traffic.direct_received.bytes,
+            probes_over_budget,
+        }
+    }
+}
+
 /// What a connector says of itself. Ready means: it can do its job with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectorStatus {
@@ -161,6 +200,9 @@ pub struct ConnectorStatus {
     /// Tunnels of devices, by the kind of path that packets to them take.
     #[serde(default)]
     pub paths: PathCounts,
+    /// What went by each kind of path.
+    #[serde(default)]
+    pub traffic: TrafficReport,
     /// What was dropped before it was looked at.
     pub dropped: NodeStats,
     /// How flows get into the site.

@@ -116,6 +116,18 @@ pub struct StreamTotals {
     pub dropped: u64,
     /// UDP packets that claimed to come from a stream's address (100::/64), from which none comes.
     pub claimed: u64,
+    /// Datagrams given to streams.
+    #[serde(default)]
+    pub datagrams_sent: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub bytes_sent: u64,
+    /// Datagrams taken from streams.
+    #[serde(default)]
+    pub datagrams_received: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub bytes_received: u64,
 }
 
 struct TlsConnectorDebug(TlsConnector);
@@ -168,10 +180,14 @@ impl StreamLinks {
             self.totals.opened += 1;
             self.links.insert(to, Link { outgoing, opened: Instant::now() });
         }
-        if let Some(link) = self.links.get(&to)
-            && link.outgoing.try_send(datagram).is_err()
-        {
-            self.totals.dropped += 1;
+        let length = datagram.len() as u64;
+        match self.links.get(&to).map(|link| link.outgoing.try_send(datagram)) {
+            Some(Ok(())) => {
+                self.totals.datagrams_sent += 1;
+                self.totals.bytes_sent += length;
+            }
+            Some(Err(_)) => self.totals.dropped += 1,
+            None => {}
         }
     }
 
@@ -179,7 +195,7 @@ impl StreamLinks {
     /// without losing one.
     pub async fn recv(&mut self) -> (SocketAddr, Vec<u8>) {
         match self.incoming.recv().await {
-            Some(came) => came,
+            Some(came) => self.taken(came),
             // The sender is held here: this does not happen.
             None => std::future::pending().await,
         }
@@ -187,7 +203,14 @@ impl StreamLinks {
 
     /// One more, if it has come already.
     pub fn try_recv(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
-        self.incoming.try_recv().ok()
+        let came = self.incoming.try_recv().ok()?;
+        Some(self.taken(came))
+    }
+
+    const fn taken(&mut self, came: (SocketAddr, Vec<u8>)) -> (SocketAddr, Vec<u8>) {
+        self.totals.datagrams_received += 1;
+        self.totals.bytes_received += came.1.len() as u64;
+        came
     }
 
     /// Ends every stream: the machine is in another network.

@@ -726,6 +726,9 @@ impl World {
                         let frame = frame.to_vec();
                         self.post(Node::Pop(index), to, frame);
                     }
+                    RelayOutput::Proven { owner, address } => {
+                        self.pops[index].sessions.handle_side_proven(owner, address);
+                    }
                     RelayOutput::Ended(ended) => {
                         has_ended = true;
                         self.pops[index].sessions.handle_channel_ended(now, ended);

@@ -162,6 +162,11 @@ impl ConnectorCore {
         self.sessions.keys().filter_map(|peer| self.tunnels.way_of(*peer))
     }
 
+    /// What went by each kind of path.
+    pub fn traffic(&self) -> crate::status::TrafficReport {
+        crate::status::TrafficReport::new(self.tunnels.traffic(), self.tunnels.probes_over_budget())
+    }
+
     /// A client wants in. Answers the PoP with `Accept` or `Refuse`.
     pub fn introduce<R: Rules>(
         &mut self,

@@ -138,6 +138,8 @@ pub struct Agent {
     wanted: Option<Wanted>,
     tokens: u32,
     asked_near: Option<Time>,
+    /// Where the PoP said that others are, to be told to the watch.
+    told_of: Vec<SocketAddr>,
     /// Its keys before this one.
     rekeyed: u16,
     out: Vec<(SocketAddr, Vec<u8>)>,
@@ -206,6 +208,7 @@ impl Agent {
             wanted: None,
             tokens: 0,
             asked_near: None,
+            told_of: Vec::new(),
             rekeyed: 0,
             out: Vec::new(),
             events: Vec::new(),
@@ -448,6 +451,7 @@ impl Agent {
                 if self.links.insert(channel, SESSION, self.pop, ChannelSecret::from_random(*secret)) =>
             {
                 self.tunnels.belongs_to(accepted.peer, device_of(u16::from_le_bytes(*client)));
+                self.told_of.extend(seen);
                 self.tunnels.introduced_from(self.base + now, accepted.peer, seen);
                 body.extend_from_slice(&accepted.response);
                 self.say(now, Word::Accept, body);
@@ -474,6 +478,7 @@ impl Agent {
                 if let Some(wanted) = &mut self.wanted {
                     wanted.asked_at = None;
                 }
+                self.told_of.extend(seen);
                 self.tunnels.introduced_from(self.base + now, peer, seen);
                 self.give_back(now, replaced);
             }
@@ -577,6 +582,7 @@ impl Agent {
                     return Drained {
                         sealed,
                         session: std::mem::take(&mut self.out),
+                        told_of: std::mem::take(&mut self.told_of),
                         events: std::mem::take(&mut self.events),
                         due: due.into_iter().flatten().min().unwrap_or(Time::MAX),
                     };
@@ -612,6 +618,8 @@ pub struct Drained {
     pub sealed: Vec<(SocketAddr, Transmit)>,
     /// Datagrams of the session and the relay's questions.
     pub session: Vec<(SocketAddr, Vec<u8>)>,
+    /// Where the PoP said that others are.
+    pub told_of: Vec<SocketAddr>,
     /// What happened.
     pub events: Vec<Event>,
     /// When to call again.

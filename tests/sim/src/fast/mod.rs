@@ -279,6 +279,7 @@ impl World {
         let drained = agent.drain(self.now);
         self.due[index] = drained.due;
         let (number, host) = (agent.number, agent.host);
+        self.watch.introduced.extend(drained.told_of.iter().map(|at| (number, *at)));
         for event in &drained.events {
             if let Event::Moved { peer, path, reason } = event {
                 let other = agent.number_of(*peer, agents);

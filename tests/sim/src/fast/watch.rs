@@ -3,7 +3,7 @@
 use super::engine::inner_of;
 use crate::world::Time;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use tunnel::{Event, MoveReason, Path, PathMessage, Transmit};
@@ -141,6 +141,8 @@ pub struct Watch {
     pub fresh: Vec<(Time, u16)>,
     /// When an agent forgot a tunnel to another: what it uses is gone with it, what it spent is not.
     pub forgotten: Vec<(Time, u16, u64)>,
+    /// Where the PoP said to an agent that its peers are.
+    pub introduced: BTreeSet<(u16, SocketAddr)>,
     asked: BTreeMap<(u16, SocketAddr), Asked>,
     record: Record,
 }
@@ -202,6 +204,7 @@ impl Watch {
             unproven: None,
             fresh: Vec::new(),
             forgotten: Vec::new(),
+            introduced: BTreeSet::new(),
             asked: BTreeMap::new(),
             record,
         }

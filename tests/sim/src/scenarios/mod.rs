@@ -182,8 +182,8 @@ fn over_budget(watch: &Watch) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut carrying: BTreeMap<(u16, u64), SocketAddr> = BTreeMap::new();
     let mut doubted: BTreeMap<(u16, u64), Time> = BTreeMap::new();
-    // A device has one budget, however many tunnels it has or had.
-    let mut bursts: BTreeMap<(u16, Option<u16>), VecDeque<Time>> = BTreeMap::new();
+    // A device has one budget, however many tunnels it has or had; to where the PoP sees it, each tunnel has one (ADR 0020).
+    let mut bursts: BTreeMap<(u16, Option<u16>, Option<u64>), VecDeque<Time>> = BTreeMap::new();
     let (mut moves, mut fresh) = (watch.moves.iter().peekable(), watch.fresh.iter().peekable());
     let mut forgotten = watch.forgotten.iter().peekable();
     for sent in watch.sent.iter().filter(|sent| sent.kind == Kind::Probe) {
@@ -206,12 +206,13 @@ fn over_budget(watch: &Watch) -> Vec<String> {
         }
         while let Some((_, agent)) = fresh.next_if(|(at, _)| *at <= sent.at) {
             carrying.retain(|(of, _), _| of != agent);
-            bursts.retain(|(of, _), _| of != agent);
+            bursts.retain(|(of, ..), _| of != agent);
         }
         while let Some((_, agent, tunnel)) = forgotten.next_if(|(at, ..)| *at <= sent.at) {
             carrying.remove(&(*agent, *tunnel));
         }
-        let (pair, tunnel) = ((sent.agent, sent.other), (sent.agent, sent.tunnel));
+        let of_tunnel = watch.introduced.contains(&(sent.agent, sent.to)).then_some(sent.tunnel);
+        let (pair, tunnel) = ((sent.agent, sent.other, of_tunnel), (sent.agent, sent.tunnel));
         if doubted.get(&tunnel) == Some(&sent.at) {
             carrying.entry(tunnel).or_insert(sent.to);
         }
@@ -227,7 +228,7 @@ fn over_budget(watch: &Watch) -> Vec<String> {
         }
         minute.push_back(sent.at);
         if minute.len() > BURSTS_A_MINUTE {
-            let (agent, other) = pair;
+            let (agent, other, _) = pair;
             wrong.push(format!("agent {agent} sent these bursts for {other:?} in a minute: {minute:?}"));
             break;
         }

@@ -2,12 +2,13 @@
 //! counted of it.
 
 use super::{
-    super::daemon::Daemon,
+    super::{daemon::Daemon, fleet::connector_status},
     bench::{Bench, DOWNLOAD, Pair},
     kind::{Cell, Kind, Path},
     meter::Meter,
 };
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use std::{
     fs, thread,
     time::{Duration, Instant},
@@ -69,6 +70,7 @@ fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path, downloads: u32)
     };
     let before = Meter::read(&bench.net.server)?;
     let processor = || Ok::<_, anyhow::Error>(taken(&pair.client_process)? + taken(&pair.connector_process)?);
+    let counted_before = counted(bench)?;
     let (taken_before, mut rates) = (processor()?, 0.0);
     for _ in 0..downloads {
         rates += bench.download(pair).context("50 MB")?;
@@ -78,6 +80,8 @@ fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path, downloads: u32)
     let carried = Meter::read(&bench.net.server)? - before;
     let path = carried.path(u64::from(DOWNLOAD) * u64::from(downloads), cell.blocked())?;
     ensure!(path == expected, "50 MB went by {path}, expected {expected}");
+    let counted = counted(bench)?.since(counted_before);
+    counted.judge(u64::from(DOWNLOAD) * u64::from(downloads), cell, expected)?;
     let until = match expected {
         Path::Direct => Instant::now() + SETTLE,
         Path::Relay | Path::Tcp => (page.at + TRIED).max(Instant::now()),
@@ -97,6 +101,63 @@ fn judge(bench: &Bench, pair: &Pair, cell: Cell, expected: Path, downloads: u32)
     }
     bench.page(pair).context("the last page")?;
     Ok(Figures { path, first: page.first, direct_after, mbit_per_s, processor })
+}
+
+/// Bytes of downloads by kind of path, in the agents' own metrics.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// What the client received: straight, by relays, on streams.
+    client: [u64; 3],
+    /// What the connector sent.
+    connector: [u64; 3],
+}
+
+impl Counted {
+    fn since(self, before: Self) -> Self {
+        let less = |after: [u64; 3], before: [u64; 3]| std::array::from_fn(|n| after[n] - before[n]);
+        Self { client: less(self.client, before.client), connector: less(self.connector, before.connector) }
+    }
+
+    /// Each side counts the download under the path that it took, and next to nothing under the others.
+    fn judge(self, downloaded: u64, cell: Cell, expected: Path) -> Result<()> {
+        let blocked = cell.blocked();
+        for (who, of, is_blocked) in
+            [("client", self.client, blocked.client), ("connector", self.connector, blocked.connector)]
+        {
+            let [direct, relayed, streamed] = of;
+            let wanted = [expected == Path::Direct, expected != Path::Direct, is_blocked];
+            for (kind, bytes, wanted) in [
+                ("direct", direct, wanted[0]),
+                ("relay", relayed, wanted[1]),
+                ("TCP 443", streamed, wanted[2]),
+            ] {
+                let holds = if wanted { bytes >= downloaded } else { bytes < downloaded / 10 };
+                ensure!(
+                    holds,
+                    "the {who}'s metrics have {bytes} bytes under {kind} of a download of {downloaded} that went by {expected}"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn counted(bench: &Bench) -> Result<Counted> {
+    let of = |status: &Value, way: &str| -> Result<[u64; 3]> {
+        let traffic = &status["traffic"];
+        let figures = [
+            &traffic[format!("direct_bytes_{way}")],
+            &traffic[format!("relay_bytes_{way}")],
+            &status["streams"][format!("bytes_{way}")],
+        ];
+        let mut bytes = [0; 3];
+        for (bytes, figure) in bytes.iter_mut().zip(figures) {
+            *bytes = figure.as_u64().context("a status has bytes by kind of path")?;
+        }
+        Ok(bytes)
+    };
+    let connector = connector_status(&bench.fleet.state("connector")).context("the connector's status")?;
+    Ok(Counted { client: of(&bench.fleet.status()?, "received")?, connector: of(&connector, "sent")? })
 }
 
 /// What a process took of the processors so far (proc(5): utime and stime, in ticks).

@@ -93,6 +93,10 @@ pub struct RelayCounters {
     pub forwarded_frames: u64,
     /// Bytes forwarded, with the relay header.
     pub forwarded_bytes: u64,
+    /// Of these, frames to agents that are reached over TCP 443.
+    pub stream_frames: u64,
+    /// Their bytes.
+    pub stream_bytes: u64,
     /// Challenges sent.
     pub challenges: u64,
     /// Challenges not sent because too many waited.

@@ -275,9 +275,13 @@ impl Relay {
     pub fn handle_input(&mut self, now: Instant, source: SocketAddr, datagram: &mut [u8]) -> Handled {
         let handled = self.route(now, source, datagram).unwrap_or_else(Handled::Dropped);
         match handled {
-            Handled::Forward(_) => {
+            Handled::Forward(to) => {
                 self.counters.forwarded_frames += 1;
                 self.counters.forwarded_bytes += datagram.len() as u64;
+                if wire::is_stream_address(to) {
+                    self.counters.stream_frames += 1;
+                    self.counters.stream_bytes += datagram.len() as u64;
+                }
             }
             Handled::Consumed => {}
             Handled::Dropped(reason) => self.counters.dropped.add(reason),
