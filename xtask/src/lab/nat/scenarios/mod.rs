@@ -1,6 +1,7 @@
 //! Downloads that go on while the network changes under them.
 
 mod idle;
+mod mapping;
 mod move_about;
 mod odd;
 mod path_quality;
@@ -49,8 +50,14 @@ struct Scenario {
 
 /// Every scenario, in the order of issue and document.
 fn all() -> Vec<Scenario> {
-    let parts: [&[Scenario]; 5] =
-        [move_about::SCENARIOS, restart::SCENARIOS, path_quality::SCENARIOS, idle::SCENARIOS, odd::SCENARIOS];
+    let parts: [&[Scenario]; 6] = [
+        move_about::SCENARIOS,
+        restart::SCENARIOS,
+        path_quality::SCENARIOS,
+        idle::SCENARIOS,
+        mapping::SCENARIOS,
+        odd::SCENARIOS,
+    ];
     parts.into_iter().flatten().map(|scenario| Scenario { ..*scenario }).collect()
 }
 
