@@ -22,6 +22,7 @@ mod reason;
 mod relay;
 mod special;
 mod stream;
+mod stun;
 
 pub use bounded::{Bounded, TooLong};
 pub use first_byte::{DatagramKind, RELAY_FIRST_BYTE_MASK, RELAY_FIRST_BYTE_VALUE, classify};
@@ -43,3 +44,4 @@ pub use stream::{
     MAX_STREAM_DATAGRAM, StreamError, StreamReader, encode_stream_datagram, is_stream_address,
     shares_outside, stream_address, stream_address_from,
 };
+pub use stun::{stun_mapped_address, stun_request};

@@ -35,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("frames", frames),
     ("messages", messages),
     ("stun", stun),
+    ("stun_answer", stun_answer),
     ("ip", ip),
     ("fragments", fragments),
     ("grant", grant),
@@ -266,6 +267,15 @@ fn stun(bytes: &[u8]) {
         if let Ok(answer) = pop::core::stun::answer(bytes, source.parse().expect("an address")) {
             assert!(answer.len() <= bytes.len(), "an answer longer than its request amplifies");
         }
+    }
+}
+
+fn stun_answer(bytes: &[u8]) {
+    // Whoever answers knows the transaction.
+    let Some(transaction) = bytes.get(8..20).and_then(|of| of.try_into().ok()) else { return };
+    if wire::stun_mapped_address(bytes, transaction).is_some() {
+        let other = transaction.map(|byte| !byte);
+        assert_eq!(wire::stun_mapped_address(bytes, other), None, "the answer to another question");
     }
 }
 

@@ -365,6 +365,9 @@ pub struct PingAnswer {
 pub struct NetcheckAnswer {
     /// The UDP address that everything leaves by.
     pub local: SocketAddr,
+    /// The addresses of this machine's interfaces.
+    #[serde(default)]
+    pub interfaces: Vec<std::net::IpAddr>,
     /// What it tells its peers: kind (`local`, `observed`, `mapped`) and address.
     pub candidates: Vec<(String, SocketAddr)>,
     /// The PoPs, and what they see.

@@ -14,7 +14,7 @@ use policy::ClientSlice;
 use session::{CloseCode, LostReason, SessionId};
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -360,6 +360,11 @@ impl ClientNode {
         let mut around = self.around.clone();
         around.observed = self.observed.values().copied().collect();
         around.candidates()
+    }
+
+    /// The addresses of this machine's interfaces.
+    pub fn interfaces(&self) -> impl Iterator<Item = IpAddr> {
+        self.around.local.iter().map(|local| local.ip)
     }
 
     /// Nobody waits for this dial any more.

@@ -237,6 +237,7 @@ pub(super) fn netcheck(node: &ClientNode, now: Instant, local: SocketAddr) -> Ne
     let candidates = node.candidates().into_iter();
     NetcheckAnswer {
         local,
+        interfaces: node.interfaces().collect(),
         candidates: candidates.map(|told| (told.kind.label().to_owned(), told.address)).collect(),
         connectors: connectors.collect(),
         traffic: node.traffic().into(),

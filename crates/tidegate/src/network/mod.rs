@@ -184,9 +184,9 @@ fn mapping_of(answer: &NetcheckAnswer) -> Mapping {
         .chain(observed)
         .filter(|address| address.is_ipv4())
         .collect();
-    let local: BTreeSet<SocketAddr> =
-        answer.candidates.iter().filter(|(kind, _)| kind == "local").map(|(_, address)| *address).collect();
-    let outside: BTreeSet<&SocketAddr> = seen.difference(&local).collect();
+    // An address that is seen as it is here is told as seen, not as local.
+    let outside: BTreeSet<&SocketAddr> =
+        seen.iter().filter(|address| !answer.interfaces.contains(&address.ip())).collect();
     let addresses: BTreeSet<IpAddr> = outside.iter().map(|address| address.ip()).collect();
     let witnesses = answer.pops.iter().filter(|pop| pop.observed.is_some()).count()
         + answer.connectors.iter().filter(|connector| !connector.sees.is_empty()).count();
@@ -322,7 +322,9 @@ mod tests {
         };
         NetcheckAnswer {
             local: address(&local),
-            candidates: vec![("local".to_owned(), address(&local))],
+            interfaces: vec![address(&local).ip()],
+            // What a PoP sees as it is here is told as what it sees.
+            candidates: vec![("observed".to_owned(), address(&local))],
             pops: observed.iter().map(address).map(pop).collect(),
             connectors: vec![ConnectorView {
                 name: "c".to_owned(),

@@ -125,7 +125,8 @@ impl Counted {
             [("client", self.client, blocked.client), ("connector", self.connector, blocked.connector)]
         {
             let [direct, relayed, streamed] = of;
-            let wanted = [expected == Path::Direct, expected != Path::Direct, is_blocked];
+            let is_relayed = expected != Path::Direct;
+            let wanted = [!is_relayed, is_relayed, is_relayed && is_blocked];
             for (kind, bytes, wanted) in [
                 ("direct", direct, wanted[0]),
                 ("relay", relayed, wanted[1]),
