@@ -199,6 +199,9 @@ impl Session {
     /// Where others may be told that it is: nowhere, while all that is known is the source of some packets. What is said here
     /// decides whom a peer knocks at.
     fn seen_at(&self) -> Option<SocketAddr> {
+        if planted::is("pop-repeats-what-it-was-told") {
+            return Some(self.observed());
+        }
         self.moved.is_none().then_some(self.proven)
     }
 }
