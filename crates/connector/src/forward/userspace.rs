@@ -477,6 +477,8 @@ mod tests {
                         Output::Readable(flow) => userspace.client_to_target(&mut world.core, now, flow),
                         Output::Writable(flow) => userspace.target_to_client(&mut world.core, now, flow),
                         Output::Ended { flow, ending } => userspace.end(flow, ending),
+                        // The clock is real: on a busy machine the other end may be late.
+                        Output::RelayQuiet => {}
                         other => panic!("{other:?}"),
                     }
                 }
