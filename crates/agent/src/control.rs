@@ -56,6 +56,23 @@ impl<B: AgentSlice> Agent<B> {
         Ok(RequestSeq(self.ask(now, Purpose::Owner, request)))
     }
 
+    /// The same, and asked once: what is not answered within 5 s has failed. For what is soon out of date, so that it
+    /// spends nothing of the budget for trying again.
+    ///
+    /// # Errors
+    /// Too much is asked at once.
+    pub fn request_once(
+        &mut self,
+        now: Instant,
+        request: ControlRequest,
+    ) -> Result<RequestSeq, RequestError> {
+        let seq = self.request(now, request)?;
+        if let Some(pending) = self.pending.get_mut(&seq.0) {
+            pending.attempts = MAX_ATTEMPTS;
+        }
+        Ok(seq)
+    }
+
     pub(crate) fn is_asking(&self, purpose: Purpose) -> bool {
         self.pending.values().any(|pending| pending.purpose == purpose)
     }

@@ -17,6 +17,7 @@ mod shell;
 mod ship;
 mod spool;
 mod status;
+mod tell;
 
 pub use crate::core::{
     ConnectorCore, CoreStatus, DatagramFault, DatagramId, DatagramKind, DatagramNews, DatagramRequest,

@@ -8,20 +8,21 @@ use crate::core::{
 use crate::record::FlowRecord;
 use crate::ship::{Shipper, Step};
 use crate::status::StrictState;
+use crate::tell::{Teller, Way};
 use agent::{
     AgentEvent, ConnectorAgent, Freshness, Output as AgentOutput, Persisted, RelayInput, RelayLinks,
-    RequestSeq,
+    RequestSeq, Transport,
 };
 use flow::FlowId;
 use session::SessionId;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use trust::UnixMs;
 use tunnel::{LocalAddress, Path, Surroundings};
 use wire::{
-    Bounded, ChannelId, ControlReply, ControlRequest, DatagramKind, FromAgent, PopId, Refusal, Refuse,
-    ShipFlows, classify,
+    Bounded, ChannelId, ControlReply, ControlRequest, DatagramKind, DeviceId, FromAgent, PopId, Refusal,
+    Refuse, ShipFlows, classify,
 };
 
 /// How long running flows of strict resources go on in isolation (architecture: 15 min by default).
@@ -125,6 +126,10 @@ pub struct Node {
     introductions: BTreeMap<(PopId, u64), ChannelId>,
     shipper: Shipper,
     shipping: Option<RequestSeq>,
+    teller: Teller,
+    telling: Option<RequestSeq>,
+    /// Another number in each connector: what all would do in the same moment is spread by it.
+    spread: u64,
     isolated_since: Option<Instant>,
     recheck_at: Option<Instant>,
     /// When sessions that nothing goes through are looked for.
@@ -163,7 +168,9 @@ fn knowledge<'a>(
 impl Node {
     /// A connector that nobody has reached yet.
     pub fn new(agent: ConnectorAgent, core: ConnectorCore, now: Instant) -> Self {
+        let id = trust::sha256(&[agent.identity().to_string().as_bytes()]);
         let mut node = Self {
+            spread: id.iter().take(4).fold(0, |all, byte| all << 8 | u64::from(*byte)),
             agent,
             core,
             links: RelayLinks::new(),
@@ -172,6 +179,8 @@ impl Node {
             introductions: BTreeMap::new(),
             shipper: Shipper::new(now),
             shipping: None,
+            teller: Teller::new(now),
+            telling: None,
             // Nobody was heard yet.
             isolated_since: Some(now),
             recheck_at: None,
@@ -226,8 +235,9 @@ impl Node {
         self.agent.wall(now)
     }
 
-    /// The machine's wall clock, about once a second.
+    /// The machine's wall clock, about once a second. Ways are looked at then: nobody has to wake up for it.
     pub fn set_wall(&mut self, now: Instant, wall: UnixMs) {
+        self.tell_ways(now);
         let before = self.agent.wall(now);
         self.agent.set_wall(now, wall);
         // A step of the clock, or a machine that slept: what ends by the wall clock may have ended.
@@ -527,6 +537,39 @@ impl Node {
         }
     }
 
+    /// By which way packets to each device go, as people are told.
+    fn ways_of_devices(&self) -> BTreeMap<DeviceId, Way> {
+        let by_stream: BTreeSet<PopId> = self
+            .agent
+            .pops()
+            .filter(|pop| pop.session.is_some() && pop.transport == Some(Transport::Tcp))
+            .map(|pop| pop.pop)
+            .collect();
+        // A device with several tunnels is shown by the newest.
+        self.core
+            .ways_of_devices()
+            .map(|(device, path)| match path {
+                Path::Relay { pop, .. } if by_stream.contains(&pop) => (device, Way::Stream(pop)),
+                Path::Relay { pop, .. } => (device, Way::Relay(pop)),
+                _ => (device, Way::Direct),
+            })
+            .collect()
+    }
+
+    fn tell_ways(&mut self, now: Instant) {
+        if self.pops.is_empty() {
+            return;
+        }
+        let mut teller = std::mem::replace(&mut self.teller, Teller::new(now));
+        if let Some(report) = teller.report(now, || self.ways_of_devices()) {
+            match self.agent.request_once(now, ControlRequest::TellPaths(report)) {
+                Ok(seq) => self.telling = Some(seq),
+                Err(_) => teller.failed(now),
+            }
+        }
+        self.teller = teller;
+    }
+
     fn session_to(&self, pop: PopId) -> Option<SessionId> {
         self.pops.iter().find(|(_, of)| **of == pop).map(|(session, _)| *session)
     }
@@ -607,6 +650,13 @@ impl Node {
                 }
             }
             AgentEvent::ControlReply { seq, reply } => {
+                if self.telling == Some(seq) {
+                    self.telling = None;
+                    return match reply {
+                        ControlReply::PathsTaken(taken) => self.teller.taken(now, taken.held),
+                        _ => self.teller.failed(now),
+                    };
+                }
                 if self.shipping == Some(seq) {
                     self.shipping = None;
                     match reply {
@@ -616,6 +666,10 @@ impl Node {
                         _ => self.shipper.failed(now),
                     }
                 }
+            }
+            AgentEvent::RequestFailed { seq, .. } if self.telling == Some(seq) => {
+                self.telling = None;
+                self.teller.failed(now);
             }
             AgentEvent::RequestFailed { seq, reason } => {
                 if self.shipping == Some(seq) {
@@ -629,6 +683,9 @@ impl Node {
             | AgentEvent::BundleChanged
             | AgentEvent::TimeAnchored => self.recheck(now),
             AgentEvent::FreshnessChanged(freshness) => {
+                if freshness == Freshness::Fresh {
+                    self.teller.reachable(now, self.spread);
+                }
                 self.isolated_since = match (freshness, self.isolated_since) {
                     (Freshness::Fresh | Freshness::Stale, _) => None,
                     (Freshness::Isolated, since) => Some(since.unwrap_or(now)),

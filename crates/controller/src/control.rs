@@ -14,8 +14,8 @@ use trust::{
     control::{ControlError, OpenedRequest, open_request, sealed_to},
 };
 use wire::{
-    Anchor, Anchored, Bounded, ControlRefused, ControlReply, ControlRequest, FlowsTaken, GetSlice, Refusal,
-    Renew, Renewed, ShipFlows, SliceReply, Why, WhyReply,
+    Anchor, Anchored, Bounded, ControlRefused, ControlReply, ControlRequest, FlowsTaken, GetSlice, MAX_PATHS,
+    PathsTaken, Refusal, Renew, Renewed, ShipFlows, SliceReply, TellPaths, Why, WhyReply,
 };
 
 /// Come back in so many milliseconds when this controller cannot sign right now.
@@ -131,6 +131,7 @@ async fn serve(core: &Arc<Core>, opened: &OpenedRequest) -> Result<ControlReply,
         ControlRequest::Why(request) => why(&issuer, &known, request),
         ControlRequest::ShipFlows(request) => ship(core, &known, request).await,
         ControlRequest::Anchor(request) => anchor(core, &snapshot, request),
+        ControlRequest::TellPaths(report) => tell_paths(core, &known, report),
     }
 }
 
@@ -208,7 +209,7 @@ async fn ship(
     let core = Arc::clone(core);
     let work = move || {
         core.flows.take(organization, connector, batch, ndjson.as_slice(), crate::clock::wall())?;
-        core.paths().take(connector, ndjson.as_slice());
+        core.paths().take(connector, ndjson.as_slice(), crate::clock::wall());
         Ok(())
     };
     match tokio::task::spawn_blocking(work).await {
@@ -223,6 +224,15 @@ async fn ship(
         }
         Err(_) => Err(refused(Refusal::ShuttingDown, LATER_MS)),
     }
+}
+
+fn tell_paths(core: &Core, known: &Known<'_>, report: &TellPaths) -> Result<ControlReply, ControlRefused> {
+    let Known::Connector(_, connector) = known else { return Err(refused(Refusal::WrongRole, 0)) };
+    if report.paths.len() + report.gone.len() > MAX_PATHS {
+        return Err(refused(Refusal::Malformed, 0));
+    }
+    let held = core.paths().tell(connector.id, report, crate::clock::wall());
+    Ok(PathsTaken { held }.into())
 }
 
 fn anchor(core: &Core, snapshot: &Snapshot, request: &Anchor) -> Result<ControlReply, ControlRefused> {

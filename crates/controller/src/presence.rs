@@ -12,10 +12,20 @@ const MAX_SUBJECTS: usize = 200_000;
 pub(crate) struct Seen {
     /// PoPs that have a session of it now.
     pub(crate) attached: BTreeSet<PopId>,
+    /// Those of them that it reaches by TCP 443 alone.
+    pub(crate) by_stream: BTreeSet<PopId>,
     /// Since when it has been attached somewhere without a break; or was, when it is not.
     pub(crate) since: UnixMs,
     /// When a PoP last said something about it.
     pub(crate) last: UnixMs,
+}
+
+/// Who has sessions at a PoP, as it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Here {
+    pub(crate) attached: Vec<Identity>,
+    /// Those of them whose session is carried by TCP 443.
+    pub(crate) by_stream: Vec<Identity>,
 }
 
 /// The state of one PoP's session with this controller.
@@ -43,11 +53,11 @@ impl Presence {
     }
 
     /// A PoP's session came up, and these have sessions at it.
-    pub(crate) fn pop_attached(&mut self, pop: PopId, attached: &[Identity], wall: UnixMs) {
+    pub(crate) fn pop_attached(&mut self, pop: PopId, here: &Here, wall: UnixMs) {
         self.pop_lost(pop, wall);
         self.changes += 1;
         self.pops.insert(pop, PopSeen { since: Some(wall), last: wall });
-        self.came(pop, attached, wall);
+        self.came(pop, here, wall);
     }
 
     /// A PoP's session ended: nobody is known to be attached there.
@@ -60,13 +70,15 @@ impl Presence {
         }
         for seen in self.subjects.values_mut() {
             seen.attached.remove(&pop);
+            seen.by_stream.remove(&pop);
         }
     }
 
     /// Sessions came up at a PoP.
-    pub(crate) fn came(&mut self, pop: PopId, identities: &[Identity], wall: UnixMs) {
+    pub(crate) fn came(&mut self, pop: PopId, here: &Here, wall: UnixMs) {
         self.changes += 1;
-        for identity in identities {
+        let streams: BTreeSet<Subject> = here.by_stream.iter().map(|identity| identity.subject()).collect();
+        for identity in &here.attached {
             if self.subjects.len() >= MAX_SUBJECTS && !self.subjects.contains_key(&identity.subject()) {
                 continue;
             }
@@ -75,6 +87,11 @@ impl Presence {
                 seen.since = wall;
             }
             seen.attached.insert(pop);
+            if streams.contains(&identity.subject()) {
+                seen.by_stream.insert(pop);
+            } else {
+                seen.by_stream.remove(&pop);
+            }
             seen.last = wall;
         }
     }
@@ -85,6 +102,7 @@ impl Presence {
         for identity in identities {
             if let Some(seen) = self.subjects.get_mut(&identity.subject()) {
                 seen.attached.remove(&pop);
+                seen.by_stream.remove(&pop);
                 seen.last = wall;
             }
         }
@@ -119,8 +137,9 @@ mod tests {
         );
         let (a, b) = (PopId::from_bytes([1; 16]), PopId::from_bytes([2; 16]));
         let mut presence = Presence::default();
-        presence.pop_attached(a, &[identity], UnixMs::from_millis(1));
-        presence.pop_attached(b, &[identity], UnixMs::from_millis(2));
+        let here = Here { attached: vec![identity], by_stream: Vec::new() };
+        presence.pop_attached(a, &here, UnixMs::from_millis(1));
+        presence.pop_attached(b, &here, UnixMs::from_millis(2));
         presence.pop_lost(a, UnixMs::from_millis(3));
         let seen = presence.of(Subject::Connector(connector)).unwrap();
         assert_eq!(seen.attached, BTreeSet::from([b]));
@@ -128,5 +147,24 @@ mod tests {
         presence.went(b, &[identity], UnixMs::from_millis(4));
         let seen = presence.of(Subject::Connector(connector)).unwrap();
         assert_eq!((seen.attached.len(), seen.last), (0, UnixMs::from_millis(4)));
+    }
+
+    #[test]
+    fn who_comes_again_by_udp_is_not_by_tcp_any_more() {
+        let device = wire::DeviceId::from_bytes([3; 16]);
+        let identity = Identity::device(
+            InstallationId::from_bytes([1; 16]),
+            OrganizationId::from_bytes([2; 16]),
+            device,
+        );
+        let pop = PopId::from_bytes([1; 16]);
+        let mut presence = Presence::default();
+        let by_tcp = Here { attached: vec![identity], by_stream: vec![identity] };
+        presence.came(pop, &by_tcp, UnixMs::from_millis(1));
+        assert_eq!(presence.of(Subject::Device(device)).unwrap().by_stream, BTreeSet::from([pop]));
+        let by_udp = Here { attached: vec![identity], by_stream: Vec::new() };
+        presence.came(pop, &by_udp, UnixMs::from_millis(2));
+        let seen = presence.of(Subject::Device(device)).unwrap();
+        assert_eq!((seen.attached.len(), seen.by_stream.len()), (1, 0));
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     gate::ToWrite,
     issue::{IssueError, Issuer},
     parts::{Core, SyncCommand},
+    presence::Here,
 };
 use net::{RecvBatch, SendBatch, UdpPort};
 use session::{CloseCode, Dialler, Event, LocalIdentity, Output, SessionId};
@@ -284,7 +285,9 @@ impl Sync {
                     link.wait = RETRY_FIRST;
                 }
                 tracing::info!(%pop, "attached to a PoP");
-                self.core.presence().pop_attached(pop, &identities(&welcome.attached), wall);
+                let here =
+                    Here { attached: identities(&welcome.attached), by_stream: identities(&welcome.streams) };
+                self.core.presence().pop_attached(pop, &here, wall);
                 self.take_held(pop, welcome.held, welcome.beacons);
             }
             ToSigner::Forward(forward) => self.forward(id, forward),
@@ -296,7 +299,9 @@ impl Sync {
             ToSigner::Presence(change) => {
                 let mut presence = self.core.presence();
                 presence.went(pop, &identities(&change.detached), wall);
-                presence.came(pop, &identities(&change.attached), wall);
+                let here =
+                    Here { attached: identities(&change.attached), by_stream: identities(&change.streams) };
+                presence.came(pop, &here, wall);
             }
         }
     }

@@ -56,8 +56,21 @@ pub struct Organization {
     /// For how many days flow records are kept; 0: as long as there is room.
     #[serde(default)]
     pub flow_retention_days: u64,
+    /// How long a person's sign-in counts as fresh for what asks for one, in milliseconds.
+    #[serde(default = "sign_in_age_ms")]
+    pub sign_in_age_ms: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
+}
+
+/// As migration 0050 has it: what was written before says nothing of it.
+const fn sign_in_age_ms() -> u64 {
+    Organization::SIGN_IN_AGE_MS
+}
+
+impl Organization {
+    /// How long a sign-in counts as fresh where nobody has set it: a quarter of an hour.
+    pub const SIGN_IN_AGE_MS: u64 = 15 * 60 * 1000;
 }
 
 /// A point of presence.

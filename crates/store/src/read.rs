@@ -218,6 +218,7 @@ pub(crate) fn organization(row: &Row) -> Result<Organization, StoreError> {
         approve_devices: flag(row, "approve_devices")?,
         audit_retention_days: number(row, "audit_retention_days")?,
         flow_retention_days: number(row, "flow_retention_days")?,
+        sign_in_age_ms: number(row, "sign_in_age_ms")?,
         created_ms: number(row, "created_ms")?,
     })
 }

@@ -674,6 +674,8 @@ async fn roles_states_and_settings_come_back_as_they_were_set(f: Fixture) {
     change.set_role(user_id, Role::NetworkAdmin).await.unwrap();
     let mut settings = change.organization_row(f.organization).await.unwrap().unwrap();
     (settings.approve_devices, settings.audit_retention_days) = (false, 90);
+    assert_ne!(settings.sign_in_age_ms, 60_000);
+    settings.sign_in_age_ms = 60_000;
     change.set_settings(&settings).await.unwrap();
     assert!(change.set_role(UserId::from_bytes([9; 16]), Role::Owner).await.is_err());
     change.commit("set", "role", "{}").await.unwrap();
@@ -682,6 +684,7 @@ async fn roles_states_and_settings_come_back_as_they_were_set(f: Fixture) {
     assert!(data.enrolment_keys[0].approval);
     let kept = (data.organization.approve_devices, data.organization.audit_retention_days);
     assert_eq!(kept, (false, 90));
+    assert_eq!(data.organization.sign_in_age_ms, 60_000);
 }
 
 /// Whether a chain holds from its beginning to its end.

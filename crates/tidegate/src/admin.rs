@@ -109,11 +109,13 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             approve_devices,
             audit_retention_days,
             flow_retention_days,
+            sign_in_age_seconds,
             grant_life_seconds,
         } => {
             let patch = json!({
                 "approve_devices": approve_devices, "audit_retention_days": audit_retention_days,
-                "flow_retention_days": flow_retention_days, "grant_life_seconds": grant_life_seconds,
+                "flow_retention_days": flow_retention_days,
+                "sign_in_age_seconds": sign_in_age_seconds, "grant_life_seconds": grant_life_seconds,
             });
             let nothing = patch.as_object().is_some_and(|members| members.values().all(Value::is_null));
             let answer: Value = if nothing {

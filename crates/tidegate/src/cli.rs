@@ -779,6 +779,9 @@ pub enum AdminCommand {
         /// For how many days flow records are kept, if there is room; 0: as long as there is room.
         #[arg(long, value_name = "DAYS")]
         flow_retention_days: Option<u64>,
+        /// How old a person's sign-in may be for what asks for a fresh one, in seconds.
+        #[arg(long, value_name = "SECONDS")]
+        sign_in_age_seconds: Option<u64>,
         /// How long grants live, in seconds.
         #[arg(long, value_name = "SECONDS")]
         grant_life_seconds: Option<u64>,

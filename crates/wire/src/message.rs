@@ -4,7 +4,7 @@
 //! a field that this one skips. The frame in front of it carries the type (see [`crate::encode_frame`]),
 //! so that a neighbour version can add a message that this one counts and skips.
 
-use crate::{Bounded, ChannelId, ChannelSecret, ConnectorId, ControllerId, Refusal};
+use crate::{Bounded, ChannelId, ChannelSecret, ConnectorId, ControllerId, DeviceId, PopId, Refusal};
 use minicbor::{Decode, Encode};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,6 +25,8 @@ pub const MAX_SEALED_REQUEST: usize = 48 * 1024;
 pub const MAX_SEALED_REPLY: usize = 1024 * 1024;
 /// Most documents in one message.
 pub const MAX_DOCUMENTS: usize = 64;
+/// Most devices in one [`TellPaths`]: 512 × 45 bytes are half of what a sealed request may have.
+pub const MAX_PATHS: usize = 512;
 /// Length of a WireGuard handshake initiation (white paper, section 5.4.2).
 pub const WG_INITIATION_LEN: usize = 148;
 /// Length of a WireGuard handshake response (white paper, section 5.4.3).
@@ -184,6 +186,8 @@ message_sets! {
         ShipFlows(ShipFlows) = 131,
         /// A time anchor.
         Anchor(Anchor) = 132,
+        /// By which way packets to devices go.
+        TellPaths(TellPaths) = 133,
     }
 
     /// What a controller answers, sealed.
@@ -200,6 +204,8 @@ message_sets! {
         Anchored(Anchored) = 164,
         /// The request was refused.
         Refused(ControlRefused) = 165,
+        /// What a connector told of its paths is known.
+        PathsTaken(PathsTaken) = 166,
     }
 }
 
@@ -597,6 +603,10 @@ pub struct SignerWelcome {
     #[n(3)]
     #[cbor(default)]
     pub beacons: Vec<Document>,
+    /// Those of `attached` whose session is carried by TCP 443. An older PoP does not say.
+    #[n(4)]
+    #[cbor(default)]
+    pub streams: Vec<Bounded<256>>,
 }
 
 /// A sealed control frame from an agent.
@@ -636,6 +646,10 @@ pub struct Presence {
     /// URIs of sessions that went.
     #[n(1)]
     pub detached: Vec<Bounded<256>>,
+    /// Those of `attached` whose session is carried by TCP 443. An older PoP does not say.
+    #[n(2)]
+    #[cbor(default)]
+    pub streams: Vec<Bounded<256>>,
 }
 
 // ---- agent ↔ controller, sealed ----------------------------------------------------------------
@@ -691,6 +705,38 @@ pub struct Anchor {
     pub nonce: [u8; 16],
 }
 
+/// What has changed of the ways by which a connector's packets to devices go, since the controller last said what it
+/// holds. At most [`MAX_PATHS`] devices in all; more go in the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TellPaths {
+    /// Whatever this connector told before counts no more: this is the first part of all of it.
+    #[n(0)]
+    pub afresh: bool,
+    /// Devices whose way is another one now.
+    #[n(1)]
+    pub paths: Vec<PathTold>,
+    /// Devices that have no tunnel any more.
+    #[n(2)]
+    pub gone: Vec<DeviceId>,
+}
+
+/// By which way packets to a device go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PathTold {
+    /// Which device.
+    #[n(0)]
+    pub device: DeviceId,
+    /// Whose relay carries them; none: they go straight.
+    #[n(1)]
+    pub pop: Option<PopId>,
+    /// The connector reaches that PoP by TCP 443 alone.
+    #[n(2)]
+    #[cbor(default)]
+    pub stream: bool,
+}
+
 /// Renewed documents.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -728,6 +774,16 @@ pub struct FlowsTaken {
     /// The batch's number.
     #[n(0)]
     pub batch: u64,
+}
+
+/// A report of paths is known. It is in memory alone: a controller that holds another number than the connector thinks
+/// has lost them, and is told all of them anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PathsTaken {
+    /// Of how many devices the controller knows the way from this connector now.
+    #[n(0)]
+    pub held: u32,
 }
 
 /// Signed time.
@@ -798,6 +854,28 @@ mod tests {
         assert_eq!(ToAgent::decode_body(35, &body).expect("valid"), Some(before.into()));
         let body = ToAgent::from(now.clone()).encode_body();
         assert_eq!(ToAgent::decode_body(35, &body).expect("valid"), Some(now.into()));
+    }
+
+    #[test]
+    fn the_longest_report_of_paths_fits_a_sealed_request_with_room_for_the_seal() {
+        let told = |n: u8| PathTold {
+            device: DeviceId::from_bytes([n; 16]),
+            pop: Some(PopId::from_bytes([n; 16])),
+            stream: true,
+        };
+        let paths: Vec<PathTold> = std::iter::repeat_with(|| told(0xFF)).take(MAX_PATHS).collect();
+        let report = ControlRequest::from(TellPaths { afresh: true, paths, gone: Vec::new() });
+        let body = report.encode_body();
+        assert!(body.len() <= MAX_SEALED_REQUEST / 2, "{}", body.len());
+        assert_eq!(ControlRequest::decode_body(133, &body).expect("valid"), Some(report));
+    }
+
+    #[test]
+    fn a_presence_of_an_older_pop_says_nothing_of_tcp_and_is_taken() {
+        // {0: [], 1: []}
+        let told = ToSigner::decode_body(99, &[0xA2, 0x00, 0x80, 0x01, 0x80]).expect("valid");
+        let nobody = Presence { attached: vec![], detached: vec![], streams: vec![] };
+        assert_eq!(told, Some(nobody.into()));
     }
 
     #[test]

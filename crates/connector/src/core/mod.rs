@@ -167,6 +167,12 @@ impl ConnectorCore {
         crate::status::TrafficReport::new(self.tunnels.traffic(), self.tunnels.probes_over_budget())
     }
 
+    /// The same with the device, older sessions first.
+    pub fn ways_of_devices(&self) -> impl Iterator<Item = (DeviceId, Path)> {
+        let sessions = self.sessions.iter();
+        sessions.filter_map(|(peer, session)| Some((session.grant.device, self.tunnels.way_of(*peer)?)))
+    }
+
     /// A client wants in. Answers the PoP with `Accept` or `Refuse`.
     pub fn introduce<R: Rules>(
         &mut self,

@@ -7,7 +7,7 @@
 use super::{
     problem::Problem,
     rates::Class,
-    roles::{self, Needs, Permission},
+    roles::{self, Needs, Permission, SignIn},
     types::Scope,
 };
 use crate::{clock, limiter::FailureLimit, parts::Core, snapshot::Snapshot};
@@ -107,7 +107,6 @@ pub(crate) struct Caller {
     /// The role, where the caller has one.
     pub(crate) role: Option<Role>,
     /// When the person behind it last proved who they are; none for tokens and the local socket.
-    #[allow(dead_code, reason = "asked by what needs a fresh sign-in")]
     pub(crate) authenticated_at: Option<UnixMs>,
     permissions: BTreeSet<Permission>,
 }
@@ -222,6 +221,17 @@ impl Caller {
         Err(problem)
     }
 
+    /// Refuses a person who proved too long ago who they are. A token or the local socket has proven it with this request.
+    pub(crate) fn need_fresh(&self, core: &Core) -> Result<(), Problem> {
+        match self.who {
+            Who::Local | Who::Token(_) => return Ok(()),
+            Who::User(_) | Who::Administrator => {}
+        }
+        let age = core.sign_in_age(self.organization);
+        let fresh = self.authenticated_at.is_some_and(|at| core.signer.best_time() < at.plus(age));
+        if fresh { Ok(()) } else { Err(Problem::sign_in_again(age)) }
+    }
+
     /// The caller's organization as the snapshot has it.
     pub(crate) fn data<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a OrganizationData, Problem> {
         let found = snapshot.organization(self.organization);
@@ -327,6 +337,9 @@ fn admit(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Probl
     let template = template.strip_prefix("/api/v1").unwrap_or(&template);
     let caller = identify(core, request, origin)?;
     caller.need_any(roles::needs(request.method(), template))?;
+    if roles::sign_in(request.method(), template) == SignIn::Fresh {
+        caller.need_fresh(core)?;
+    }
     if !is_read(request.method()) && !strikes(request.method(), template) {
         core.signer.signing_time()?;
     }

@@ -10,6 +10,7 @@ use super::{
     operations::outcome,
     removal::{Found, Removal},
     request::Said,
+    roles::SignIn,
     tag::{IfMatch, Tagged},
     types::{BulkInput, BulkOutcome, BulkResult},
 };
@@ -279,9 +280,12 @@ async fn every(
     for (index, mut asked) in input.operations.into_iter().enumerate() {
         let at = |problem| of_operation(index, problem);
         names.fill_in(&mut asked).map_err(at)?;
-        let (operation, needs) =
+        let (operation, needs, sign_in) =
             Operation::parse(asked.method, &asked.path, asked.body.as_ref()).map_err(at)?;
         caller.need_any(needs).map_err(at)?;
+        if sign_in == SignIn::Fresh {
+            caller.need_fresh(core).map_err(at)?;
+        }
         let scope = operation.scope(caller, core).map_err(at)?;
         let work = match &mut work {
             Some((of, work)) if *of == scope => work,

@@ -202,7 +202,8 @@ impl Operation {
             (Post, ["restores"]) => (Self::Restore(at.body()?), "/restores"),
             _ => return Err(no_such(method, path)),
         };
-        Ok((operation, roles::needs(&http_method(method), template)))
+        let method = http_method(method);
+        Ok((operation, roles::needs(&method, template), roles::sign_in(&method, template)))
     }
 
     /// Whose version it raises.

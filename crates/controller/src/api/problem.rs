@@ -9,8 +9,12 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
+use std::time::Duration;
 use store::StoreError;
 use utoipa::ToSchema;
+
+/// The word of a problem that a fresh sign-in cures.
+const SIGN_IN_AGAIN: &str = "sign-in-again";
 
 /// Largest request body. A policy with a thousand groups and resources has 64 kB.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
@@ -70,6 +74,10 @@ pub struct ProblemDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub retry_after: Option<u64>,
+    /// How old a sign-in may be for this, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub max_age: Option<u64>,
     /// Of a change that met an error: `not_done`, or `unknown` when the database went away in the middle. The same
     /// request with the same Idempotency-Key then tells.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,6 +110,7 @@ impl Problem {
             rule: None,
             value: None,
             retry_after: None,
+            max_age: None,
             outcome: None,
             versions: None,
         }))
@@ -149,6 +158,21 @@ impl Problem {
 
     pub(crate) fn unauthorized(detail: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    }
+
+    /// A person signed in too long ago for this (RFC 9470 is the same in HTTP's words).
+    pub(crate) fn sign_in_again(age: Duration) -> Self {
+        let seconds = age.as_secs();
+        let mut problem = Self::new(
+            StatusCode::UNAUTHORIZED,
+            SIGN_IN_AGAIN,
+            "A fresh sign-in is needed",
+            format!("this needs a sign-in within the last {seconds} s; sign in again and repeat the request"),
+        );
+        problem.field = Some("sign-in".into());
+        problem.rule = Some(format!("not older than {seconds} s"));
+        problem.max_age = Some(seconds);
+        problem
     }
 
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
@@ -246,8 +270,15 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 6750 section 3.
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750 section 3; RFC 9470 section 3.
+            let challenge = self.max_age.map(|age| {
+                HeaderValue::from_str(&format!(
+                    "Bearer error=\"insufficient_user_authentication\", max_age=\"{age}\""
+                ))
+                .expect("digits and our own words")
+            });
+            let challenge = challenge.unwrap_or(HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(kept);
         response

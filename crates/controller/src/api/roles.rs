@@ -306,6 +306,48 @@ pub(crate) const ENDPOINTS: &[(Method, &str, Needs)] = &[
     (Method::POST, "/bulk", ANY_CHANGE),
 ];
 
+/// How old a person's sign-in may be at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SignIn {
+    /// As old as the session.
+    Any,
+    /// No older than the organization allows (`sign_in_age_seconds`): whoever found an unlocked screen does not take
+    /// access from everybody, make a token, or make themselves owner.
+    Fresh,
+}
+
+/// Endpoints that ask people for a fresh sign-in: what takes access away or gives it back, what lets somebody sign in,
+/// and what touches the installation's keys. Roles given with `/users` are asked for where they change.
+pub(crate) const FRESH: &[(Method, &str)] = &[
+    (Method::POST, "/strikes"),
+    (Method::POST, "/restores"),
+    (Method::DELETE, "/users/{id}"),
+    (Method::DELETE, "/service-accounts/{id}"),
+    (Method::DELETE, "/devices/{id}"),
+    (Method::POST, "/devices/{id}/block"),
+    (Method::POST, "/devices/{id}/archive"),
+    (Method::DELETE, "/connectors/{id}"),
+    (Method::DELETE, "/pops/{id}"),
+    (Method::POST, "/ended-web-sessions"),
+    (Method::POST, "/tokens"),
+    (Method::DELETE, "/tokens/{id}"),
+    (Method::PUT, "/users/{id}/role"),
+    (Method::POST, "/invitations"),
+    (Method::POST, "/owner-links"),
+    (Method::PUT, "/oidc-providers/{id}"),
+    (Method::DELETE, "/oidc-providers/{id}"),
+    (Method::PATCH, "/settings"),
+    (Method::POST, "/key-rotations"),
+    (Method::POST, "/restored-database"),
+];
+
+/// What an endpoint asks of a person's sign-in.
+#[must_use]
+pub(crate) fn sign_in(method: &Method, template: &str) -> SignIn {
+    let asks = FRESH.iter().any(|(of, path)| of == method && *path == template);
+    if asks { SignIn::Fresh } else { SignIn::Any }
+}
+
 /// What an endpoint needs; `template` is its path below `/api/v1` with its parameters in braces.
 #[must_use]
 pub(crate) fn needs(method: &Method, template: &str) -> Needs {
@@ -382,18 +424,22 @@ pub fn roles_table() -> String {
         let _ = writeln!(text, "| `{word}` | {} |", words.join(", "));
     }
     text.push_str(
-        "\n## Endpoints\n\nAny one of the permissions named opens the endpoint; ✓: everybody who is signed in.\n\n| endpoint | needs |",
+        "\n## Endpoints\n\nAny one of the permissions named opens the endpoint; ✓: everybody who is signed in.\n\
+         Where *fresh* stands, a person has to have signed in within the organization's `sign_in_age_seconds` (15 min unless it \
+         was set);\nso has one who gives a role with `/users`. Tokens and the local socket do not sign in and are not asked.\n\n\
+         | endpoint | needs | sign-in |",
     );
     for (role, _) in ROLES {
         let _ = write!(text, " {} |", word(*role));
     }
-    text.push_str("\n| --- | --- |");
+    text.push_str("\n| --- | --- | --- |");
     text.push_str(&" :-: |".repeat(ROLES.len()));
     text.push('\n');
     for (method, path, needs) in ENDPOINTS {
         let words: Vec<String> = needs.iter().map(|one| format!("`{}`", one.word())).collect();
         let words = if words.is_empty() { "✓".to_owned() } else { words.join(" or ") };
-        let _ = write!(text, "| {method} {path} | {words} |");
+        let sign_in = if sign_in(method, path) == SignIn::Fresh { "fresh" } else { "" };
+        let _ = write!(text, "| {method} {path} | {words} | {sign_in} |");
         for (role, _) in ROLES {
             let held = of_role(*role).iter().copied().collect();
             text.push_str(if suffices(&held, needs) { " ● |" } else { "  |" });
@@ -421,6 +467,14 @@ mod tests {
         assert!(!covers(&admin, Role::Owner) && covers(&admin, Role::Admin));
         let auditor = of_role(Role::Auditor);
         assert!(auditor.iter().all(|one| one.word().starts_with("read.")), "{auditor:?}");
+    }
+
+    #[test]
+    fn what_asks_for_a_fresh_sign_in_is_an_endpoint_and_changes_something() {
+        for (method, path) in FRESH {
+            assert!(ENDPOINTS.iter().any(|(of, known, _)| of == method && known == path), "{method} {path}");
+            assert_ne!(*method, Method::GET, "{path}");
+        }
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! From rows, presence and strikes to what the API says.
 
 use super::types as api;
-use crate::{parts::Core, presence::Presence};
+use crate::{
+    parts::Core,
+    paths::{ConnectorSide, Paths, Way},
+    presence::Presence,
+};
 use std::sync::{Arc, MutexGuard};
 use store::{EnrolmentTarget, Member, OrganizationData, ResourceMode};
 use trust::{Owner, RevocationSet, RevokedSubject, Subject, UnixMs, encode_base64url};
-use wire::GroupId;
+use wire::{DeviceId, GroupId};
 
 /// What the views read.
 pub(crate) struct Views<'a> {
@@ -263,7 +267,7 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// The device as a session, when it has one.
+    /// The device as a session, when it has one; [`Self::with_paths`] adds the ways.
     pub(crate) fn device_session(&self, device: &store::Device) -> Option<api::Session> {
         let seen = self.attached(Subject::Device(device.id))?;
         Some(api::Session {
@@ -274,6 +278,9 @@ impl<'a> Views<'a> {
             owner_name: Some(self.member_name(device.owner)),
             site: None,
             pops: seen.attached.iter().copied().collect(),
+            pops_by_tcp: seen.by_stream.iter().copied().collect(),
+            paths: None,
+            path_counts: None,
             since: rfc3339(seen.since),
             last_seen: rfc3339(seen.last),
         })
@@ -290,8 +297,58 @@ impl<'a> Views<'a> {
             owner_name: None,
             site: Some(connector.site.to_string()),
             pops: seen.attached.iter().copied().collect(),
+            pops_by_tcp: seen.by_stream.iter().copied().collect(),
+            paths: None,
+            path_counts: None,
             since: rfc3339(seen.since),
             last_seen: rfc3339(seen.last),
+        })
+    }
+
+    /// A session with the ways that packets go. Apart from the rest: only a page's own rows are looked up.
+    pub(crate) fn with_paths(&self, session: &api::Session, paths: &Paths, now: UnixMs) -> api::Session {
+        let mut session = session.clone();
+        if let Ok(device) = session.id.parse() {
+            let of = |row| self.path_of(row, device, paths, now);
+            session.paths = Some(self.data.connectors.iter().filter_map(of).collect());
+        } else if let Ok(connector) = session.id.parse() {
+            let mut counts = api::SessionPathCounts::default();
+            for path in paths.of_connector(connector, &self.presence, now) {
+                match path.way {
+                    Way::Direct => counts.direct += 1,
+                    Way::Relay(_) => counts.relay += 1,
+                    Way::Tcp(_) => counts.tcp += 1,
+                }
+            }
+            session.path_counts = Some(counts);
+        }
+        session
+    }
+
+    fn path_of(
+        &self,
+        connector: &store::Connector,
+        device: DeviceId,
+        paths: &Paths,
+        now: UnixMs,
+    ) -> Option<api::SessionPath> {
+        let path = paths.of(connector.id, device, &self.presence, now)?;
+        let (kind, pop) = match path.way {
+            Way::Direct => (api::PathKind::Direct, None),
+            Way::Relay(pop) => (api::PathKind::Relay, Some(pop)),
+            Way::Tcp(pop) => (api::PathKind::Tcp, Some(pop)),
+        };
+        let connector_transport = path.connector_side.map(|side| match side {
+            ConnectorSide::Udp => api::PathTransport::Udp,
+            ConnectorSide::Tcp => api::PathTransport::Tcp,
+        });
+        Some(api::SessionPath {
+            connector: connector.id,
+            connector_name: connector.name.clone(),
+            kind,
+            pop,
+            connector_transport,
+            since: rfc3339(path.at),
         })
     }
 
@@ -333,6 +390,7 @@ pub(crate) fn settings(row: &store::Organization) -> api::Settings {
         approve_devices: row.approve_devices,
         audit_retention_days: row.audit_retention_days,
         flow_retention_days: row.flow_retention_days,
+        sign_in_age_seconds: row.sign_in_age_ms / 1000,
     }
 }
 

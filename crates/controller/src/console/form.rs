@@ -4,11 +4,12 @@ use super::{
     ask::Refused,
     look::{icon, note},
     shell::{Here, Viewer, encode},
+    step_up,
 };
 use crate::parts::Core;
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request},
+    extract::{FromRequest, MatchedPath, Request},
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
@@ -89,6 +90,15 @@ impl FromRequest<Arc<Core>> for Posted {
         match Viewer::of(core, &parts) {
             Ok(viewer) => {
                 let genuine = viewer.sent(values.one("form_token"));
+                let template = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+                if let Some(what) = step_up::asked(template) {
+                    if !viewer.who.is_fresh(core) {
+                        return Err(step_up::sign_in_again(&viewer, what, &viewer.path, &values));
+                    }
+                    if !genuine {
+                        return Err(step_up::look_again(&viewer, what, &viewer.path, &values));
+                    }
+                }
                 Ok(Self { viewer, values, genuine })
             }
             Err(super::shell::NotSignedIn::Redirect(path)) => Err(keep(&path, &values)),

@@ -281,6 +281,8 @@ pub(super) fn initials(name: &str) -> String {
 pub(super) enum Path {
     Direct,
     Relay(String),
+    /// A relay that the device reaches by TCP 443 alone.
+    Tcp(String),
     Unknown,
 }
 
@@ -289,6 +291,7 @@ impl Path {
         let (class, sign, text) = match self {
             Self::Direct => ("direct", "p-direct", "direct".to_owned()),
             Self::Relay(pop) => ("relay", "p-relay", format!("relay {pop}")),
+            Self::Tcp(pop) => ("tcp", "p-tcp", format!("TCP 443, relay {pop}")),
             Self::Unknown => return html! { span class="quiet" { "not reported" } },
         };
         html! {

@@ -24,6 +24,7 @@ mod settings;
 mod shell;
 mod sites;
 mod status;
+mod step_up;
 mod strikes;
 mod things;
 mod topology;
@@ -48,6 +49,12 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(core), session::keep_alive))
         .layer(middleware::map_response(guarded))
         .with_state(Arc::clone(core))
+}
+
+/// The forms that ask for a fresh sign-in, for tests.
+#[cfg(test)]
+pub(crate) const fn step_up_forms() -> &'static [(&'static str, &'static str)] {
+    step_up::ASKED
 }
 
 /// What every page of the console carries: no script but our own files, no frame, nothing from elsewhere.

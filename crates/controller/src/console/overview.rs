@@ -6,7 +6,7 @@ use super::{
     resources::live_sites,
     shell::{Here, Viewer},
     sites::connector_state,
-    topology::topology,
+    topology::{PathCounts, topology},
 };
 use crate::{
     flows::FlowQuery,
@@ -358,7 +358,7 @@ pub(super) async fn page(viewer: Viewer) -> Response {
     let counts = counts(&viewer);
     let health = health(&viewer, &counts);
     let shown = topology(&viewer);
-    let (direct, relay) = shown.counts();
+    let PathCounts { direct, relay, tcp } = shown.counts();
     let degraded = viewer.core.database.trouble().is_some();
     let grants = said(grants_end(viewer.data(), viewer.now), viewer.now);
     let hours = viewer.data().organization.grant_life_ms / 3_600_000;
@@ -368,8 +368,8 @@ pub(super) async fn page(viewer: Viewer) -> Response {
             (wave(health.water, "wave"))
             div class="tiles" {
                 (tile("/devices?state=attached", "Devices attached", html! { (thin(counts.devices_there as u64)) " " small class="long" { "of " (thin(counts.devices as u64)) " enrolled" } }, html! {}, "now"))
-                (tile("/topology", "Paths, last 10 min", html! { (thin(shown.live.len() as u64)) }, split(direct, relay),
-                    if shown.live.is_empty() { "none was reported".to_owned() } else { format!("{direct} direct · {relay} relay") }))
+                (tile("/topology", "Paths now", html! { (thin(shown.live.len() as u64)) }, split(direct, relay + tcp),
+                    if shown.live.is_empty() { "no device has a tunnel".to_owned() } else { format!("{direct} direct · {relay} relay · {tcp} TCP") }))
                 (tile("/sites", "Connectors fresh", html! { (thin(counts.connectors_there as u64)) " " small class="long" { "of " (thin(counts.connectors as u64)) " enrolled" } }, html! {}, counted(viewer.data().sites.len(), "site", "sites")))
                 (tile("/flows?verdict=denied", "Denied flows, 24 h", html! { (thin(denied_day as u64)) @if !all_seen { " " small { "or more" } } }, html! {}, "as connectors reported them"))
             }

@@ -4,7 +4,7 @@ use super::{
     access,
     ask::Api,
     assets, audit, devices, events, flows, keys, overview, people, policies, resources, search, settings,
-    sites, status, strikes,
+    sites, status, step_up, strikes,
     things::{self, Thing},
     topology, why,
 };
@@ -103,6 +103,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/settings/tokens", post(settings::make_token))
         .route("/settings/tokens/{id}/remove", post(settings::remove_token))
         .route("/search", get(search::page))
+        .route("/signed-in-again", get(step_up::signed_in_again))
         .route("/events", get(events::events))
         .route("/status", get(status::page))
         .route("/status.json", get(status::json))

@@ -7,7 +7,7 @@ use super::{
     resources::live_sites,
     shell::{Here, Viewer},
 };
-use crate::paths::{Reported, Way};
+use crate::paths::{ConnectorSide, Reported, Way};
 use axum::response::Response;
 use maud::{Markup, PreEscaped, html};
 use std::{
@@ -18,8 +18,6 @@ use store::Member;
 use trust::Subject;
 use wire::{DeviceId, PopId, SiteId};
 
-/// How long a path counts that was reported with a flow, while its device is still connected.
-const WORTH_MS: u64 = 600_000;
 /// Boxes of a column: beyond it, devices are counted by kind and sites by the rest.
 const BOXES: usize = 8;
 const TOP: usize = 106;
@@ -113,51 +111,67 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
     let pops = pops
         .map(|pop| (pop.id, pop.name.clone(), pop.zone.clone(), attached_pops.contains(&pop.id)))
         .collect();
-    let since = viewer.now.minus(std::time::Duration::from_millis(WORTH_MS));
     // Only of devices and connectors that are there now and of this organization, whatever was reported.
     let devices: BTreeSet<DeviceId> = attached(viewer).iter().map(|row| row.id).collect();
-    let presence = viewer.core.presence();
-    let connectors: BTreeSet<_> = viewer
-        .data()
-        .connectors
-        .iter()
-        .filter(|row| presence.of(Subject::Connector(row.id)).is_some_and(|seen| !seen.attached.is_empty()))
-        .map(|row| row.id)
-        .collect();
-    drop(presence);
-    let reported = viewer.core.paths().since(since);
-    let live = reported
-        .into_iter()
-        .filter(|one| devices.contains(&one.device) && connectors.contains(&one.connector));
-    Topology { clients, pops, sites, more_sites, live: live.collect() }
+    let (presence, paths) = (viewer.core.presence(), viewer.core.paths());
+    let connectors = viewer.data().connectors.iter().map(|row| row.id);
+    let connectors = connectors
+        .filter(|id| presence.of(Subject::Connector(*id)).is_some_and(|seen| !seen.attached.is_empty()));
+    let live = connectors.flat_map(|id| paths.of_connector(id, &presence, viewer.now));
+    let live = live.filter(|one| devices.contains(&one.device)).collect();
+    Topology { clients, pops, sites, more_sites, live }
+}
+
+/// How many paths there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct PathCounts {
+    pub(super) direct: usize,
+    pub(super) relay: usize,
+    pub(super) tcp: usize,
+}
+
+/// The kinds of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    Direct,
+    /// Through the PoP at this place of the picture.
+    Relay(usize),
+    Tcp(usize),
 }
 
 impl Topology {
-    /// How many of the reported paths are direct, and how many relayed.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        let direct = self.live.iter().filter(|one| one.way == Way::Direct).count();
-        (direct, self.live.len() - direct)
+    /// How many of the paths are of which kind.
+    pub(super) fn counts(&self) -> PathCounts {
+        let mut counts = PathCounts::default();
+        for one in &self.live {
+            match one.way {
+                Way::Direct => counts.direct += 1,
+                Way::Relay(_) => counts.relay += 1,
+                Way::Tcp(_) => counts.tcp += 1,
+            }
+        }
+        counts
     }
 
-    /// How many paths go from a box to a site, and through which PoP; none is direct.
-    fn bundles(&self, viewer: &Viewer) -> BTreeMap<(usize, usize, Option<usize>), usize> {
+    /// How many paths go from a box to a site, and as which line.
+    fn bundles(&self, viewer: &Viewer) -> BTreeMap<(usize, usize, Line), usize> {
         let site_of: BTreeMap<_, _> = viewer.data().connectors.iter().map(|row| (row.id, row.site)).collect();
+        let place = |pop: PopId| self.pops.iter().position(|(id, ..)| *id == pop);
         let mut bundles = BTreeMap::new();
         for one in &self.live {
             let client = self.clients.iter().position(|client| client.devices.contains(&one.device));
             let site = site_of
                 .get(&one.connector)
                 .and_then(|site| self.sites.iter().position(|here| here.id == *site));
-            let pop = match one.way {
-                Way::Direct => None,
-                // One that the picture has no room for is not drawn as something else.
-                Way::Relay(pop) => match self.pops.iter().position(|(id, ..)| *id == pop) {
-                    Some(index) => Some(index),
-                    None => continue,
-                },
+            // One that the picture has no room for is not drawn as something else.
+            let line = match one.way {
+                Way::Direct => Some(Line::Direct),
+                Way::Relay(pop) => place(pop).map(Line::Relay),
+                Way::Tcp(pop) => place(pop).map(Line::Tcp),
             };
+            let Some(line) = line else { continue };
             if let (Some(client), Some(site)) = (client, site) {
-                *bundles.entry((client, site, pop)).or_insert(0) += 1;
+                *bundles.entry((client, site, line)).or_insert(0) += 1;
             }
         }
         bundles
@@ -175,10 +189,10 @@ impl Topology {
         );
         self.control_plane(&mut svg, trouble.is_some());
         let middle = |index: usize, step: usize, size: usize| TOP + index * step + size / 2;
-        for ((client, site, pop), count) in self.bundles(viewer) {
+        for ((client, site, line), count) in self.bundles(viewer) {
             let (y1, y2) = (middle(client, 70, 54), middle(site, 92, 76));
-            let (class, wide, path) = match pop {
-                None => {
+            let (class, wide, path) = match line {
+                Line::Direct => {
                     let wide = 2.0 + (count as f64).ln_1p() * 1.6;
                     // Beside the PoPs, never behind one: it does not go through any.
                     let gap = (usize::midpoint(y1, y2) - TOP) / 84;
@@ -189,11 +203,14 @@ impl Topology {
                         format!("M166 {y1}C256 {y1} 250 {lane} 330 {lane}H450C520 {lane} 512 {y2} 582 {y2}"),
                     )
                 }
-                Some(pop) => {
-                    let (y, from, to) = (middle(pop, 84, 56), y1 + 6, y2 + 8);
+                Line::Relay(pop) | Line::Tcp(pop) => {
+                    let by_tcp = matches!(line, Line::Tcp(_));
+                    // Beside each other where both go through one PoP.
+                    let beside = if by_tcp { 6 } else { 0 };
+                    let (y, from, to) = (middle(pop, 84, 56) + beside, y1 + 6 + beside, y2 + 8 + beside);
                     (
-                        "p--relay",
-                        2.0,
+                        if by_tcp { "p--tcp" } else { "p--relay" },
+                        if by_tcp { 3.0 } else { 2.0 },
                         format!("M166 {from}C256 {from} 240 {y} 330 {y}M450 {y}C510 {y} 522 {to} 582 {to}"),
                     )
                 }
@@ -297,11 +314,11 @@ impl Topology {
     /// The picture in words.
     pub(super) fn sentence(&self) -> String {
         let devices: usize = self.clients.iter().map(|client| client.devices.len()).sum();
-        let (direct, relayed) = self.counts();
+        let PathCounts { direct, relay, tcp } = self.counts();
         let paths = match self.live.len() {
-            0 => "No path was reported in the last 10 min.".to_owned(),
+            0 => "No connector says that a device has a tunnel to it.".to_owned(),
             n => format!(
-                "Of {} reported in the last 10 min, {direct} direct and {relayed} through a relay.",
+                "Of {}, {direct} direct, {relay} through a relay and {tcp} through a relay by TCP 443.",
                 counted(n, "path", "paths")
             ),
         };
@@ -313,10 +330,12 @@ impl Topology {
     }
 
     pub(super) fn legend(&self) -> Markup {
+        let counts = self.counts();
         html! {
             div class="card-foot legend" {
-                span class="path path--direct" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-direct\"/></svg>")) span { (thin(self.counts().0 as u64)) " direct" } }
-                span class="path path--relay" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-relay\"/></svg>")) span { (thin(self.counts().1 as u64)) " through a relay" } }
+                span class="path path--direct" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-direct\"/></svg>")) span { (thin(counts.direct as u64)) " direct" } }
+                span class="path path--relay" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-relay\"/></svg>")) span { (thin(counts.relay as u64)) " through a relay" } }
+                span class="path path--tcp" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-tcp\"/></svg>")) span { (thin(counts.tcp as u64)) " by TCP 443" } }
                 @if self.more_sites > 0 { span { "and " (counted(self.more_sites, "more site", "more sites")) } }
             }
         }
@@ -328,6 +347,7 @@ fn shown_way(viewer: &Viewer, one: &Reported) -> Markup {
     match one.way {
         Way::Direct => Path::Direct,
         Way::Relay(pop) => Path::Relay(pop_name(&viewer.snapshot.dataset, &pop)),
+        Way::Tcp(pop) => Path::Tcp(pop_name(&viewer.snapshot.dataset, &pop)),
     }
     .show()
 }
@@ -347,7 +367,10 @@ pub(super) async fn page(viewer: Viewer) -> Response {
             Some(Row::new(
                 html! { a href={ "/devices/" (device.id) } { (typed(&device.name)) } span class="sub" { (typed(names.member(device.owner))) } },
                 vec![
-                    shown_way(&viewer, one),
+                    html! {
+                        (shown_way(&viewer, one))
+                        @if one.connector_side == Some(ConnectorSide::Tcp) { span class="sub" { "the connector reaches the relay by TCP 443" } }
+                    },
                     html! { a href={ "/connectors/" (connector.id) } { (typed(&connector.name)) } },
                     html! { a href={ "/sites/" (connector.site) } { (typed(names.site(connector.site))) } },
                     exact_time(one.at, viewer.now),
@@ -377,13 +400,13 @@ pub(super) async fn page(viewer: Viewer) -> Response {
         })
         .collect();
     let body = html! {
-        (head(&[], "Topology", "Who is connected, and by which way packets go. Only what PoPs and connectors reported is drawn.", html! {}))
+        (head(&[], "Topology", "Who is connected, and by which way packets go. Only what PoPs and connectors say is drawn, within seconds after it changes.", html! {}))
         div class="stack" id="topology" data-live hx-get="/topology" hx-select="#topology" hx-trigger="live from:body" hx-swap="outerHTML" {
             section class="card card--clip" aria-label="Picture" { (shown.picture(&viewer)) (shown.legend()) }
             (card("paths", "Paths", html! { span class="sub" { (shown.sentence()) } }, if paths.is_empty() {
-                empty("No path was reported in the last 10 min",
-                    "A connector reports by which way packets went when a connection ends. Whether a relay is reached by UDP or TCP 443 is known to the device: tidegate status there.", html! {})
-            } else { table("Paths", &[("Device", ""), ("Path", ""), ("Connector", ""), ("Site", "low"), ("Reported", "nowrap")], &paths) }))
+                empty("No device has a tunnel to a connector",
+                    "A device opens one when somebody asks for a resource. Its connector tells within seconds by which way packets go; tidegate status on the device says the same.", html! {})
+            } else { table("Paths", &[("Device", ""), ("Path", ""), ("Connector", ""), ("Site", "low"), ("Since", "nowrap")], &paths) }))
             @if !sites.is_empty() { (card("sites", "Sites", html! {}, table("Sites", &[("Site", ""), ("State", ""), ("Connectors", "num")], &sites))) }
         }
     };

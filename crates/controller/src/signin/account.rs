@@ -78,7 +78,7 @@ fn fresh(core: &Core, headers: &HeaderMap, form_token: &str) -> Result<Own, Resp
     if !session::same(&own.who.form_token, form_token) {
         return Err(Redirect::to("/account").into_response());
     }
-    if !own.who.is_fresh(core.signer.best_time()) {
+    if !own.who.is_fresh(core) {
         return Err(Redirect::to("/signin?again=1&next=/account").into_response());
     }
     Ok(own)
@@ -314,7 +314,7 @@ pub(super) async fn totp_page(State(core): State<Arc<Core>>, headers: HeaderMap)
         Err(answer) => return answer,
     };
     let now = core.signer.best_time();
-    if !own.who.is_fresh(now) {
+    if !own.who.is_fresh(&core) {
         let again = format!("/signin?again=1&next={}", percent("/account/totp"));
         return Redirect::to(&again).into_response();
     }

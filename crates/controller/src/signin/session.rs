@@ -20,9 +20,6 @@ use wire::{OrganizationId, UserId};
 const SESSION_COOKIE: &str = "__Host-tidegate-session";
 const FORM_COOKIE: &str = "__Host-tidegate-form";
 const THEME_COOKIE: &str = "__Host-tidegate-theme";
-/// For dangerous actions a person proves anew who they are when the last time is longer ago than this.
-pub(crate) const FRESH: Duration = Duration::from_secs(15 * 60);
-
 /// A person who is signed in.
 #[derive(Debug, Clone)]
 pub(crate) struct SignedIn {
@@ -41,8 +38,8 @@ pub(crate) struct SignedIn {
 
 impl SignedIn {
     /// Whether a dangerous action may be done without proving again.
-    pub(crate) fn is_fresh(&self, now: UnixMs) -> bool {
-        now < self.authenticated.plus(FRESH)
+    pub(crate) fn is_fresh(&self, core: &Core) -> bool {
+        core.signer.best_time() < self.authenticated.plus(core.sign_in_age(self.organization))
     }
 
     /// The actor of audit rows.
@@ -104,6 +101,13 @@ impl Core {
                 })
             }
         }
+    }
+
+    /// How long ago a person of an organization may have proven who they are, for dangerous actions.
+    pub(crate) fn sign_in_age(&self, organization: OrganizationId) -> Duration {
+        let snapshot = self.snapshot();
+        let set = snapshot.organization(organization).map(|data| data.organization.sign_in_age_ms);
+        Duration::from_millis(set.unwrap_or(store::Organization::SIGN_IN_AGE_MS))
     }
 
     /// Whether access of this person was revoked.

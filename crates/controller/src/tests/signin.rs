@@ -119,7 +119,7 @@ async fn signing_out_everywhere_ends_all_sessions_and_an_owner_can_do_it_for_oth
 }
 
 /// A session like `session`, proven `ago`.
-fn proven(world: &World, session: &str, ago: Duration) -> String {
+pub(super) fn proven(world: &World, session: &str, ago: Duration) -> String {
     let core = &world.controller.core;
     let (name, text) = session.split_once('=').unwrap();
     let now = core.signer.best_time();

@@ -16,8 +16,8 @@ impl Change {
     pub async fn insert_organization(&mut self, organization: &Organization) -> Result<(), StoreError> {
         let statement = query(
             "INSERT INTO organizations (id, name, incarnation, version, grant_life_ms, renew_after_ms, created_ms, \
-             approve_devices, audit_retention_days, flow_retention_days) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             approve_devices, audit_retention_days, flow_retention_days, sign_in_age_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(organization.id.to_string())
         .bind(organization.name.clone())
@@ -28,7 +28,8 @@ impl Change {
         .bind(integer(organization.created_ms))
         .bind(i64::from(organization.approve_devices))
         .bind(integer(organization.audit_retention_days))
-        .bind(integer(organization.flow_retention_days));
+        .bind(integer(organization.flow_retention_days))
+        .bind(integer(organization.sign_in_age_ms));
         self.run("organization", statement).await.map(|_| ())
     }
 

@@ -162,17 +162,19 @@ impl Change {
         self.hit("device", id.to_string(), statement).await
     }
 
-    /// Sets how an organization works: approval and retention.
+    /// Sets how an organization works: approval, retention, and how fresh a sign-in has to be.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn set_settings(&mut self, row: &Organization) -> Result<(), StoreError> {
         let statement = query(
-            "UPDATE organizations SET approve_devices = $1, audit_retention_days = $2, flow_retention_days = $3 WHERE id = $4",
+            "UPDATE organizations SET approve_devices = $1, audit_retention_days = $2, flow_retention_days = $3, \
+             sign_in_age_ms = $4 WHERE id = $5",
         )
         .bind(i64::from(row.approve_devices))
         .bind(integer(row.audit_retention_days))
         .bind(integer(row.flow_retention_days))
+        .bind(integer(row.sign_in_age_ms))
         .bind(row.id.to_string());
         self.hit("organization", row.id.to_string(), statement).await
     }

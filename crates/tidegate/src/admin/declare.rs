@@ -42,6 +42,8 @@ pub(super) struct Settings {
     audit_retention_days: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     flow_retention_days: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sign_in_age_seconds: Option<u64>,
 }
 
 /// A site, known by its name.

@@ -87,6 +87,7 @@ impl Current {
             "approve_devices",
             "audit_retention_days",
             "flow_retention_days",
+            "sign_in_age_seconds",
         ];
         file.insert("settings".into(), chosen(&self.settings, &settings));
         for collection in COLLECTIONS {

@@ -177,6 +177,36 @@ impl Bench {
         }
     }
 
+    /// The path that the controller's API has for the device; none when it has none.
+    ///
+    /// # Errors
+    /// The API does not answer, or has a word that nobody knows.
+    pub fn told(&self) -> Result<Option<Path>> {
+        let sessions = self.fleet.admin(&self.net.server, &["list", "sessions"])?;
+        let items = sessions["items"].as_array().context("a list of sessions")?;
+        let device = items.iter().find(|session| session["kind"] == "device");
+        device.and_then(|session| session["paths"][0]["kind"].as_str()).map(str::parse).transpose()
+    }
+
+    /// Waits until client and API both have this path; gives how much later the API had it, zero when it was first.
+    ///
+    /// # Errors
+    /// One of them does not within `deadline`, or the API more than `within` after the client.
+    pub fn follow(&self, path: Path, deadline: Duration, within: Duration) -> Result<Duration> {
+        let (mut client, mut api) = (None, None);
+        wait_until(&format!("the path {path} at client and API"), deadline, &self.interrupt, || {
+            // The API is asked last: what it has too early is the better for it.
+            client = (self.path()? == Some(path)).then(|| client.unwrap_or_else(Instant::now));
+            api = (self.told()? == Some(path)).then(|| api.unwrap_or_else(Instant::now));
+            Ok((client.is_some() && api.is_some()).then_some(()))
+        })
+        .with_context(|| format!("client {:?}, API {:?}", self.path(), self.told()))?;
+        let (client, api) = (client.context("the client's time")?, api.context("the API's time")?);
+        let late = api.saturating_duration_since(client);
+        ensure!(late <= within, "the API had the path {path} {late:?} after the client");
+        Ok(late)
+    }
+
     /// Waits until the client says that it goes direct **and** a megabyte came without the server's seeing
     /// it: each of the two chooses its own way, and a download is the connector's.
     ///

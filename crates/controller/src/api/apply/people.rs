@@ -85,6 +85,7 @@ fn may_give(work: &Work, role: store::Role) -> Result<(), Problem> {
         return Ok(());
     }
     work.caller.need(super::super::roles::Permission::Roles)?;
+    work.caller.need_fresh(&work.core)?;
     work.caller.need_to_cover(role)
 }
 
@@ -122,6 +123,7 @@ pub(super) async fn replace_user(work: &mut Work, id: UserId, input: &UserInput)
 
 async fn change_role(work: &mut Work, row: &mut store::User, role: store::Role) -> Result<(), Problem> {
     work.caller.need(super::super::roles::Permission::Roles)?;
+    work.caller.need_fresh(&work.core)?;
     may_give(work, role)?;
     row.role = role;
     Ok(work.change.set_role(row.id, role).await?)

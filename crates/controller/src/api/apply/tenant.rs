@@ -37,6 +37,7 @@ pub(super) async fn create_organization(
         approve_devices: false,
         audit_retention_days: 0,
         flow_retention_days: 0,
+        sign_in_age_ms: store::Organization::SIGN_IN_AGE_MS,
         created_ms: clock::wall().as_millis(),
     };
     work.change.insert_organization(&row).await?;
@@ -85,6 +86,9 @@ pub(super) async fn change_organization(
     Ok(Applied::changed(after))
 }
 
+/// A minute leaves time for the form; a session lives 12 h.
+const SIGN_IN_AGE: std::ops::RangeInclusive<u64> = 60..=43_200;
+
 fn days(field: &str, value: u64, least: u64) -> Result<u64, Problem> {
     if value == 0 { Ok(0) } else { check::within(field, value, least..=*RETENTION.end()) }
 }
@@ -97,6 +101,7 @@ pub(super) async fn change_settings(work: &mut Work, input: &SettingsPatch) -> R
         "name": input.name, "grant_life_seconds": input.grant_life_seconds,
         "renew_after_seconds": input.renew_after_seconds, "approve_devices": input.approve_devices,
         "audit_retention_days": input.audit_retention_days, "flow_retention_days": input.flow_retention_days,
+        "sign_in_age_seconds": input.sign_in_age_seconds,
     }))?;
     let (life, renew) = (input.grant_life_seconds, input.renew_after_seconds);
     name_and_times(work, &mut row, input.name.as_deref(), life, renew).await?;
@@ -106,6 +111,9 @@ pub(super) async fn change_settings(work: &mut Work, input: &SettingsPatch) -> R
     }
     if let Some(kept) = input.flow_retention_days {
         row.flow_retention_days = days("flow_retention_days", kept, 1)?;
+    }
+    if let Some(age) = input.sign_in_age_seconds {
+        row.sign_in_age_ms = check::within("sign_in_age_seconds", age, SIGN_IN_AGE)? * 1000;
     }
     work.change.set_settings(&row).await?;
     let after = value(&view::settings(&row));

@@ -218,7 +218,8 @@ impl Sessions {
         let (first, rest) = attached.split_at(attached.len().min(limits::PRESENCE_PAGE));
         let held = self.revocations.documents();
         let beacons = self.beacons.by_signer.values().map(|(_, document)| document.clone()).collect();
-        let welcome = SignerWelcome { version, held, attached: uris(first), beacons };
+        let streams = uris(&self.by_stream(first));
+        let welcome = SignerWelcome { version, held, attached: uris(first), beacons, streams };
         self.send_signer(now, id, &welcome.into());
         if !rest.is_empty() {
             self.untold.insert(id, rest.to_vec());
@@ -239,7 +240,8 @@ impl Sessions {
                     self.agents.get(&identity.subject()).is_some_and(|agent| agent.session.is_some())
                 })
                 .collect();
-            let presence = ToSigner::from(Presence { attached: uris(&here), detached: Vec::new() });
+            let streams = uris(&self.by_stream(&here));
+            let presence = ToSigner::from(Presence { attached: uris(&here), detached: Vec::new(), streams });
             match self.acceptor.send(id, presence.frame_type(), &presence.encode_body()) {
                 Ok(()) => untold.truncate(rest),
                 Err(session::SendError::Full) => {
@@ -518,10 +520,21 @@ impl Sessions {
         if came.is_empty() && went.is_empty() {
             return;
         }
-        let presence = Presence { attached: uris(&came), detached: uris(&went) };
+        let streams = uris(&self.by_stream(&came));
+        let presence = Presence { attached: uris(&came), detached: uris(&went), streams };
         for session in self.signers.values().copied().collect::<Vec<_>>() {
             self.send_signer(now, session, &presence.clone().into());
         }
+    }
+
+    /// Whose sessions are carried by TCP 443 now.
+    fn by_stream(&self, identities: &[Identity]) -> Vec<Identity> {
+        let is_by_stream = |identity: &&Identity| {
+            let agent = self.agents.get(&identity.subject());
+            let session = agent.and_then(|agent| self.sessions.get(&agent.session?));
+            session.is_some_and(|session| wire::is_stream_address(session.observed()))
+        };
+        identities.iter().filter(is_by_stream).copied().collect()
     }
 }
 

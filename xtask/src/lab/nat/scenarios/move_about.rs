@@ -19,7 +19,11 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "direct, the client's router comes back with another address", run: readdress_direct },
     Scenario { name: "relayed, the client's router forgets its mappings", run: reboot_relayed },
     Scenario { name: "direct, the client's router takes UDP away and gives it back", run: block },
+    Scenario { name: "UDP taken and given back, and the controller hears of each path", run: told },
 ];
+
+/// The picture matches the device's own status so soon (issue 6).
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// TCP 443 is found within this by racing (issue 3).
 const TCP_WITHIN: Duration = Duration::from_secs(5);
@@ -106,4 +110,23 @@ fn block(bench: &mut Bench) -> Result<Figures> {
     figures.push(("path_afterwards", back.name().into()));
     ensure!(back != Path::Tcp, "still by TCP");
     Ok(figures)
+}
+
+fn told(bench: &mut Bench) -> Result<Figures> {
+    let mut pair = pair(bench, Kind::Home, Kind::Home, Path::Direct)?;
+    let direct = bench.follow(Path::Direct, DIRECT, TOLD_WITHIN)?;
+    let mut by_tcp = Duration::ZERO;
+    during_download(bench, &mut pair, TCP_WITHIN, |bench, pair| {
+        pair.client.router()?.behave(Nat::UdpBlocked)?;
+        by_tcp = bench.follow(Path::Tcp, Duration::from_secs(20), TOLD_WITHIN)?;
+        Ok(())
+    })?;
+    pair.client.router()?.behave(Nat::Home)?;
+    bench.page(&pair).context("a page while UDP is back")?;
+    let again = bench.follow(Path::Direct, UDP_AGAIN_WITHIN, TOLD_WITHIN)?;
+    Ok(vec![
+        ("direct_told_after_ms", whole_ms(direct).into()),
+        ("tcp_told_after_ms", whole_ms(by_tcp).into()),
+        ("direct_again_told_after_ms", whole_ms(again).into()),
+    ])
 }
