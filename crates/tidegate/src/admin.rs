@@ -3,6 +3,7 @@
 mod declare;
 mod losses;
 mod plan;
+pub mod provider;
 mod stream;
 
 use crate::{
@@ -105,6 +106,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 api.post(&format!("/api/v1/devices/{id}/{word}"), &json!({})).await.map_err(refused)?;
             format.print(&answer, || object_text(&answer));
         }
+        AdminCommand::Provider(command) => return provider::run(&api, command, format).await,
         AdminCommand::Settings {
             approve_devices,
             audit_retention_days,

@@ -768,6 +768,9 @@ pub enum AdminCommand {
     /// Approve a device that waits, block one, or archive it.
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Who else may say who somebody is (OpenID Connect).
+    #[command(subcommand)]
+    Provider(crate::admin::provider::ProviderCommand),
     /// Show how the organization works, or change it.
     Settings {
         /// Whether each new device waits until somebody approves it.

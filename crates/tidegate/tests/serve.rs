@@ -184,3 +184,52 @@ fn a_first_start_with_a_certificate_of_somebody_elses_ca_enrols_its_pop() {
     assert!(serve.end(Signal::TERM));
     nobody_is_left(&state);
 }
+
+/// What `tidegate --json admin` answers, and whether it did.
+fn admin(state: &Path, arguments: &[&str]) -> (bool, Value, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["--json", "admin", "--state"])
+        .arg(state)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), words)
+}
+
+#[test]
+fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    assert!(admin(&state, &["create", "group", "--name", "engineers"]).0);
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "very-secret-indeed\n").unwrap();
+    let set = |more: &[&str]| admin(&state, &[&["provider", "set", "corp"], more].concat());
+    let (done, _, words) = set(&["--title", "Corporate", "--client-id", "tidegate"]);
+    assert!(!done && words.contains("--issuer"), "{words}");
+    let issuer = "https://id.example.com";
+    let secret = secret.to_str().unwrap();
+    let (done, made, words) = set(&[
+        "--title", "Corporate", "--client-id", "tidegate", "--issuer", issuer, "--client-secret-file", secret, "--domain",
+        "example.com", "--group", "engineering=engineers",
+    ]);
+    assert!(done, "{words}");
+    assert!(made["redirect_uri"].as_str().unwrap().starts_with("https://localhost"), "{made}");
+    assert!(!made.to_string().contains("very-secret"), "{made}");
+    let (done, changed, words) = set(&["--new-users", "make"]);
+    assert!(done, "{words}");
+    for (member, value) in [("title", "Corporate"), ("issuer", issuer), ("new_users", "make")] {
+        assert_eq!(changed[member], value);
+    }
+    assert_eq!((&changed["has_client_secret"], changed["domains"][0].as_str()), (&true.into(), Some("example.com")));
+    assert_eq!(changed["group_map"], made["group_map"]);
+    let (_, list, _) = admin(&state, &["provider", "list"]);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    assert!(!admin(&state, &["provider", "show", "../users"]).0);
+    assert!(admin(&state, &["provider", "remove", "corp"]).0);
+    assert!(!admin(&state, &["provider", "show", "corp"]).0);
+    assert!(serve.end(Signal::TERM));
+}

@@ -2,7 +2,7 @@
 
 use super::{
     lists::Wanted,
-    look::{Row, card, counted, empty, head, link_button, primary_link, table, typed},
+    look::{Row, card, counted, empty, head, table, typed},
     names::Names,
     shell::{Here, Viewer},
 };
@@ -179,9 +179,9 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         })
         .collect();
     let body = html! {
-        (head(&[], "Access graph", "Groups on the left reach resources on the right through the policies between them.", link_button("/why", "why", "Why can / can’t…")))
+        (head(&[], "Access graph", "Groups on the left reach resources on the right through the policies between them.", viewer.link_button("/why", "why", "Why can / can’t…")))
         @if data.policies.is_empty() {
-            section class="card" { (empty("No policies yet", "Nothing is open to anybody. A policy joins groups to resources.", primary_link("/policies/new", "plus", "Write a policy"))) }
+            section class="card" { (empty("No policies yet", "Nothing is open to anybody. A policy joins groups to resources.", viewer.primary_link("/policies/new", "plus", "Write a policy"))) }
         } @else {
             section class="card card--clip mb-4" aria-label="Access graph" {
                 form class="filters" action="/access" role="search" {

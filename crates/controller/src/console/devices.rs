@@ -5,7 +5,7 @@ use super::{
     flows::{FLOW_COLUMNS, flow_rows, recent},
     lists::{self, Listing, Wanted, filter},
     look::{
-        Row, badge, card, card_with_room, empty, facts, head, link_button, parsed, said, table, time, typed,
+        Row, badge, card, card_with_room, empty, facts, head, parsed, said, table, time, typed,
     },
     names::{Names, member_page, pop_name},
     shell::{Here, Viewer},
@@ -118,7 +118,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         nothing: empty(
             "No devices yet",
             "Open a person, make a link that works once, and open it on the device: tidegate login LINK.",
-            link_button("/people", "people", "People"),
+            viewer.link_button("/people", "people", "People"),
         ),
     };
     lists::page(&viewer, &wanted, &listing, data.devices.len(), &rows, |(row, state, seen)| {
@@ -128,7 +128,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                 state_badge(*state),
                 html! { a href=(member_page(row.owner)) { (typed(names.member(row.owner))) } },
                 last(&viewer, *seen),
-                html! { @if *state != State::Revoked { div { a class="btn btn--sm btn--danger" href={ "/devices/" (row.id) "/revoke" } aria-label={ "Revoke " (row.name) } { "Revoke" } } } },
+                html! { @if *state != State::Revoked { div { (viewer.danger_link(&format!("/devices/{}/revoke", row.id), "Revoke", Some(&row.name))) } } },
             ],
         )
     })
@@ -161,10 +161,10 @@ pub(super) async fn one(
                 State::Revoked => "Nothing passes from it. Giving access back needs the database, and the device enrols again.",
             }
         }, html! {
-            (link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
-            (link_button(&format!("/devices/{id}/edit"), "edit", "Rename"))
+            (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
+            (viewer.link_button(&format!("/devices/{id}/edit"), "edit", "Rename"))
             (buttons(&viewer, "/devices", &id, view.struck))
-            a class="btn btn--danger" href={ "/devices/" (id) "/remove" } { "Remove" }
+            (viewer.danger_link(&format!("/devices/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         div class="grid" {

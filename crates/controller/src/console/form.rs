@@ -239,6 +239,8 @@ fn explained(refused: &Refused) -> String {
 /// The kinds of fields.
 pub(super) enum Kind<'a> {
     Text,
+    /// What never comes back into a page.
+    Secret,
     Area,
     Number,
     /// Values and what they are called.
@@ -271,6 +273,7 @@ pub(super) fn field(field: &Field<'_>, values: &Values, errors: &Errors) -> Mark
             label for=(name) { (label) @if *optional { " " span class="opt" { "optional" } } }
             @match kind {
                 Kind::Text => input class="input" id=(name) name=(name) value=(value) autocomplete="off" dir="auto" aria-invalid=[invalid] aria-describedby=[described];,
+                Kind::Secret => input class="input" id=(name) name=(name) type="password" autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];,
                 Kind::Number => input class="input" id=(name) name=(name) value=(value) inputmode="numeric" autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];,
                 Kind::Area => textarea class="textarea" id=(name) name=(name) rows="4" dir="auto" aria-invalid=[invalid] aria-describedby=[described] { (value) },
                 Kind::Choice(options) => span class="select-wrap" {

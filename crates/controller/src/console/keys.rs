@@ -99,7 +99,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                 html! { a href=(page) { (typed(&what)) } },
                 html! { (key.uses) " of " (key.cap) },
                 time(UnixMs::from_millis(key.expires_ms), viewer.now),
-                html! { div { a class="btn btn--sm btn--danger" href={ "/keys/" (key.id) "/remove" } aria-label={ "Remove the key " (key.name) } { "Remove" } } },
+                html! { div { (viewer.danger_link(&format!("/keys/{}/remove", key.id), "Remove", Some(&format!("the key {}", key.name)))) } },
             ],
         )
     })
@@ -107,6 +107,9 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
 
 /// The form that makes a link for a device.
 pub(super) fn device_key_form(viewer: &Viewer, member: Member) -> Markup {
+    if !viewer.offers("/keys/device") {
+        return html! {};
+    }
     let waits = viewer.changes_wait();
     html! {
         form class="card-foot" method="post" action="/keys/device" {
@@ -158,6 +161,9 @@ pub(super) async fn device(api: Extension<Api>, posted: Posted) -> Response {
 }
 
 pub(super) fn pop_form(viewer: &Viewer) -> Markup {
+    if !viewer.offers("/keys/pop") {
+        return html! {};
+    }
     let waits = viewer.changes_wait();
     html! {
         form class="card" method="post" action="/keys/pop" {
@@ -290,9 +296,9 @@ pub(super) async fn one_pop(
     let (state, last) = pop_state(&viewer, row);
     let body = html! {
         (head(&[("/pops", "PoPs")], typed(&row.name), html! { (state) }, html! {
-            (super::look::link_button(&format!("/pops/{id}/edit"), "edit", "Edit"))
+            (viewer.link_button(&format!("/pops/{id}/edit"), "edit", "Edit"))
             (super::strikes::buttons(&viewer, "/pops", &id, struck))
-            a class="btn btn--danger" href={ "/pops/" (id) "/remove" } { "Remove" }
+            (viewer.danger_link(&format!("/pops/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         (card_with_room("facts", "Facts", facts(&[

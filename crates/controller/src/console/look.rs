@@ -48,15 +48,6 @@ pub(super) fn chips(all: &[(String, String)], most: usize) -> Markup {
     }
 }
 
-/// A button that looks like one and is a link.
-pub(super) fn link_button(href: &str, sign: &'static str, text: &str) -> Markup {
-    html! { a class="btn" href=(href) { (icon(sign)) (text) } }
-}
-
-pub(super) fn primary_link(href: &str, sign: &'static str, text: &str) -> Markup {
-    html! { a class="btn btn--primary" href=(href) { (icon(sign)) (text) } }
-}
-
 /// The head of a page.
 pub(super) fn head(
     crumbs: &[(&str, &str)],

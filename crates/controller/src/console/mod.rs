@@ -1,6 +1,7 @@
 //! The console: server-rendered pages that work without script, from the memory snapshot and what is live now.
 
 mod access;
+mod actions;
 mod ask;
 mod assets;
 mod audit;
@@ -17,6 +18,7 @@ mod pages;
 mod people;
 mod policies;
 mod preview;
+mod providers;
 mod resources;
 mod search;
 mod sessions;

@@ -230,7 +230,7 @@ fn first_steps(viewer: &Viewer, counts: &Counts) -> Markup {
     if left == 0 {
         return html! {};
     }
-    let next = steps.iter().position(|(done, ..)| !done);
+    let next = steps.iter().position(|(done, _, _, href)| !done && viewer.offers(href));
     html! {
         div class="mb-4" {
             (card("first", "From nothing to the first resource", html! { span class="sub" { (left) " to go" } }, html! {
@@ -240,7 +240,7 @@ fn first_steps(viewer: &Viewer, counts: &Counts) -> Markup {
                             (sized_icon(if *done { "icon icon--ok" } else { "icon" }, if *done { "check" } else { "plus" }))
                             div {
                                 @if Some(index) == next { a class="btn btn--primary btn--sm" href=(href) { (what) } }
-                                @else if *done { strong { (what) } }
+                                @else if *done || !viewer.offers(href) { strong { (what) } }
                                 @else { a href=(href) { (what) } }
                                 span { (why) }
                             }
@@ -283,7 +283,10 @@ fn worth_a_look(viewer: &Viewer, counts: &Counts) -> Markup {
     for (id, name) in counts.unfinished.iter().take(5) {
         all.push((
             "site",
-            html! { a href={ "/sites/" (id) "/connect" } { "Connect " (super::look::typed(name)) } },
+            viewer.link_or_words(
+                &format!("/sites/{id}/connect"),
+                &html! { "Connect " (super::look::typed(name)) },
+            ),
             "Has resources and no connector yet.".into(),
         ));
     }

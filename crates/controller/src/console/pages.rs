@@ -3,7 +3,7 @@
 use super::{
     access,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, resources, search, settings,
+    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, search, settings,
     sites, status, step_up, strikes,
     things::{self, Thing},
     topology, why,
@@ -100,6 +100,10 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/keys/pop", post(keys::pop))
         .route("/audit", get(audit::page))
         .route("/settings", get(settings::page).post(settings::save))
+        .route("/settings/providers", get(providers::list))
+        .route("/settings/providers/new", get(providers::new_page).post(providers::create))
+        .route("/settings/providers/{id}/edit", get(providers::edit_page).post(providers::replace))
+        .route("/settings/providers/{id}/remove", post(providers::remove))
         .route("/settings/tokens", post(settings::make_token))
         .route("/settings/tokens/{id}/remove", post(settings::remove_token))
         .route("/search", get(search::page))

@@ -7,8 +7,8 @@ use super::{
     keys::device_key_form,
     lists::{self, Listing, Wanted},
     look::{
-        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, link_button, plain_badge,
-        primary_link, small_table, time, typed,
+        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge,
+        small_table, time, typed,
     },
     names::{Names, member_page},
     shell::{Here, Viewer},
@@ -71,13 +71,13 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         })
         .collect();
     rows.sort_by_cached_key(|row| row.name.to_lowercase());
-    let add = primary_link("/people/new", "plus", "Add a person");
+    let add = viewer.primary_link("/people/new", "plus", "Add a person");
     let listing = Listing {
         here: Here::People,
         title: "People and groups",
         lede: "What a person reaches follows from their groups. Leaving a group takes effect within 5 s.",
         path: "/people",
-        actions: html! { (link_button("/groups/new", "plus", "Add a group")) (add) },
+        actions: html! { (viewer.link_button("/groups/new", "plus", "Add a group")) (add) },
         above: html! { (done_note(&viewer, &wanted)) div class="mb-4" { (group_card(&viewer, &names, &search)) } },
         search: "Name or e-mail",
         filters: html! {},
@@ -124,7 +124,7 @@ fn group_card(viewer: &Viewer, names: &Names<'_>, search: &str) -> Markup {
         empty(
             "No groups yet",
             "Policies name groups. The first one could be everybody, or one team.",
-            primary_link("/groups/new", "plus", "Add a group"),
+            viewer.primary_link("/groups/new", "plus", "Add a group"),
         )
     } else if shown.is_empty() {
         html! { p class="card-body sm quiet" { "No group fits." } }
@@ -175,7 +175,7 @@ fn reaches(viewer: &Viewer, names: &Names<'_>, groups: &[GroupId]) -> Markup {
             empty(
                 "Nothing yet",
                 "No policy names a group that they are in.",
-                primary_link("/policies/new", "plus", "Write a policy"),
+                viewer.primary_link("/policies/new", "plus", "Write a policy"),
             )
         } else {
             small_table("Resources", &[("Resource", ""), ("Address", ""), ("Through", "")], &rows)
@@ -197,19 +197,19 @@ fn group_forms(viewer: &Viewer, names: &Names<'_>, member: Member, groups: &[Gro
                     @for group in groups {
                         li { (icon("people")) div class="inline" {
                             a href={ "/groups/" (group) } { (typed(names.group(*group))) }
-                            form method="post" action={ "/groups/" (group) "/members/remove" } {
+                            @if viewer.offers(&format!("/groups/{group}/members/remove")) { form method="post" action={ "/groups/" (group) "/members/remove" } {
                                 (viewer.token())
                                 input type="hidden" name="member" value=(member.to_string());
                                 input type="hidden" name="back" value=(member_page(member));
                                 button class="btn btn--sm btn--danger" type="submit" aria-label={ "Take out of " (names.group(*group)) } { "Take out" }
-                            }
+                            } }
                         } }
                     }
                 }
             }
             @if names.groups.is_empty() {
-                p class="card-body sm" { "There is no group yet. " a href="/groups/new" { "Add one" } "." }
-            } @else if !others.is_empty() {
+                p class="card-body sm" { "There is no group yet." @if viewer.offers("/groups/new") { " " a href="/groups/new" { "Add one" } "." } }
+            } @else if !others.is_empty() && viewer.offers("/groups/members/add") {
                 form class="card-foot" method="post" action="/groups/members/add" {
                     (viewer.token())
                     input type="hidden" name="member" value=(member.to_string());
@@ -312,10 +312,10 @@ fn member_answer(
     let groups = groups_of(viewer, member);
     let body = html! {
         (head(&[(page, list)], typed(name), lede, html! {
-            (link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
-            @if here == Here::People { (link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
+            (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
+            @if here == Here::People { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
             (buttons(viewer, page, id, struck))
-            a class="btn btn--danger" href={ (page) "/" (id) "/remove" } { "Remove" }
+            (viewer.danger_link(&format!("{page}/{id}/remove"), "Remove", None))
         }))
         (done_note(viewer, wanted))
         div class="grid" {
@@ -344,7 +344,7 @@ pub(super) async fn accounts(viewer: Viewer, Query(wanted): Query<BTreeMap<Strin
         .filter(|row| search.is_empty() || row.name.to_lowercase().contains(&search))
         .collect();
     rows.sort_by_cached_key(|row| row.name.to_lowercase());
-    let add = primary_link("/service-accounts/new", "plus", "Add a service account");
+    let add = viewer.primary_link("/service-accounts/new", "plus", "Add a service account");
     let listing = Listing {
         here: Here::ServiceAccounts,
         title: "Service accounts",
@@ -411,7 +411,7 @@ pub(super) async fn group(
         nothing: empty(
             "Nobody is in this group yet",
             "Open a person or service account and put them into it.",
-            link_button("/people", "people", "People"),
+            viewer.link_button("/people", "people", "People"),
         ),
     };
     let table = lists::table_of(&wanted, &listing, members.len(), &shown, |member| {
@@ -419,12 +419,12 @@ pub(super) async fn group(
             html! { a href=(member_page(*member)) { (typed(names.member(*member))) } },
             vec![
                 html! { @match member { Member::User(_) => "person", Member::ServiceAccount(_) => "service account" } },
-                html! { div { form method="post" action={ "/groups/" (id) "/members/remove" } {
+                html! { @if viewer.offers(&format!("/groups/{id}/members/remove")) { div { form method="post" action={ "/groups/" (id) "/members/remove" } {
                     (viewer.token())
                     input type="hidden" name="member" value=(member.to_string());
                     input type="hidden" name="back" value=(path);
                     button class="btn btn--sm btn--danger" type="submit" aria-label={ "Take out " (names.member(*member)) } { "Take out" }
-                } } },
+                } } } },
             ],
         )
     });
@@ -442,15 +442,15 @@ pub(super) async fn group(
         .collect();
     let body = html! {
         (head(&[("/people", "People and groups")], typed(&row.name), "Whoever is in it reaches what its policies name.", html! {
-            (link_button(&format!("{path}/edit"), "edit", "Rename"))
-            a class="btn btn--danger" href={ (path) "/remove" } { (icon("strike")) "Remove" }
+            (viewer.link_button(&format!("{path}/edit"), "edit", "Rename"))
+            (viewer.danger_link(&format!("{path}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         div class="grid" {
             div class="col-8" { (table) }
             div class="stack stack--side col-4" {
                 (card("policies", "Policies", html! {}, if policies.is_empty() {
-                    html! { div class="card-body sm" { p class="quiet mb-2" { "No policy names this group: its members reach nothing by it." } (primary_link(&format!("/policies/new?group={id}"), "plus", "Write a policy")) } }
+                    html! { div class="card-body sm" { p class="quiet mb-2" { "No policy names this group: its members reach nothing by it." } (viewer.primary_link(&format!("/policies/new?group={id}"), "plus", "Write a policy")) } }
                 } else { small_table("Policies", &[("Policy", ""), ("Reaches", "")], &policies) }))
             }
         }

@@ -5,8 +5,7 @@ use super::{
     form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, conflict, field, summary},
     lists::{self, Listing, Wanted},
     look::{
-        Row, card, card_with_room, chips, counted, empty, facts, head, icon, link_button, note, primary_link,
-        thin, time, typed,
+        Row, card, card_with_room, chips, counted, empty, facts, head, icon, note, thin, time, typed,
     },
     names::{Names, member_page},
     preview::{Changed, Preview, preview},
@@ -44,13 +43,13 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         })
         .collect();
     rows.sort_by_cached_key(|row| row.name.to_lowercase());
-    let add = primary_link("/policies/new", "plus", "Write a policy");
+    let add = viewer.primary_link("/policies/new", "plus", "Write a policy");
     let listing = Listing {
         here: Here::Policies,
         title: "Policies",
         lede: "A policy says which groups reach which resources. What no policy opens is closed.",
         path: "/policies",
-        actions: html! { (link_button("/access", "lock", "Access graph")) (add) },
+        actions: html! { (viewer.link_button("/access", "lock", "Access graph")) (add) },
         above: done_note(&viewer, &wanted),
         search: "Policy or group",
         filters: html! {},
@@ -488,14 +487,14 @@ pub(super) async fn one(
         (head(&[("/policies", "Policies")], typed(&row.name), html! {
             (counted(people, "member", "members")) " of " (counted(row.groups.len(), "group", "groups")) " may reach " (counted(row.resources.len(), "resource", "resources")) "."
         }, html! {
-            (link_button(&format!("/policies/{id}/edit"), "edit", "Edit with preview"))
-            a class="btn btn--danger" href={ "/policies/" (id) "/remove" } { (icon("strike")) "Remove" }
+            (viewer.link_button(&format!("/policies/{id}/edit"), "edit", "Edit with preview"))
+            (viewer.danger_link(&format!("/policies/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         div class="grid" {
             div class="stack col-8" {
                 (card("res", "May reach", html! { span class="sub" { (row.resources.len()) } }, if resources.is_empty() {
-                    empty("Nothing yet", "This policy names no resource.", link_button(&format!("/policies/{id}/edit"), "edit", "Edit"))
+                    empty("Nothing yet", "This policy names no resource.", viewer.link_button(&format!("/policies/{id}/edit"), "edit", "Edit"))
                 } else { super::look::table("Resources", &[("Resource", ""), ("Address", ""), ("Ports", ""), ("Site", "low")], &resources) }))
             }
             div class="stack stack--side col-4" {

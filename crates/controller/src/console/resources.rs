@@ -5,8 +5,8 @@ use super::{
     flows::{FLOW_COLUMNS, flow_rows, recent},
     lists::{self, Listing, Wanted, filter},
     look::{
-        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, link_button, plain_badge,
-        primary_link, table, typed,
+        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge,
+        table, typed,
     },
     names::Names,
     shell::{Here, Viewer},
@@ -91,16 +91,16 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     ]
     .map(|(value, text)| (value.to_owned(), text.to_owned()));
     let add = if data.sites.is_empty() {
-        primary_link("/sites/new", "plus", "Add a site first")
+        viewer.primary_link("/sites/new", "plus", "Add a site first")
     } else {
-        primary_link("/resources/new", "plus", "Add a resource")
+        viewer.primary_link("/resources/new", "plus", "Add a resource")
     };
     let listing = Listing {
         here: Here::Resources,
         title: "Resources",
         lede: "What people and machines may reach, and in which site it lives. A resource that no policy names is closed.",
         path: "/resources",
-        actions: html! { (link_button("/why", "why", "Why?")) (add) },
+        actions: html! { (viewer.link_button("/why", "why", "Why?")) (add) },
         above: done_note(&viewer, &wanted),
         search: "Name, alias or address",
         filters: html! { (filter("site", "Site", wanted.get("site"), &sites)) (filter("mode", "Kind", wanted.get("mode"), &modes)) },
@@ -189,9 +189,9 @@ pub(super) async fn one(
                 n => { (counted(n, "person or service account", "people and service accounts")) " may reach it." }
             }
         }, html! {
-            (link_button(&format!("/why?to={id}"), "why", "Why can / can’t…"))
-            (link_button(&format!("/resources/{id}/edit"), "edit", "Edit"))
-            a class="btn btn--danger" href={ "/resources/" (id) "/remove" } { (icon("strike")) "Remove" }
+            (viewer.link_button(&format!("/why?to={id}"), "why", "Why can / can’t…"))
+            (viewer.link_button(&format!("/resources/{id}/edit"), "edit", "Edit"))
+            (viewer.danger_link(&format!("/resources/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         div class="grid" {
@@ -261,7 +261,7 @@ fn who_reaches(viewer: &Viewer, names: &Names<'_>, row: &Resource) -> Markup {
         empty(
             "Closed for everybody",
             "No policy names this resource. A policy says which groups may reach it.",
-            primary_link(&format!("/policies/new?resource={}", row.id), "plus", "Write a policy"),
+            viewer.primary_link(&format!("/policies/new?resource={}", row.id), "plus", "Write a policy"),
         )
     } else {
         html! { ul class="reach" { @for line in &lines { (line) } } }

@@ -12,7 +12,10 @@ use super::{
     shell::{Here, Viewer},
     things::done_note,
 };
-use crate::signer::{RootKeyPlace, root_key_place};
+use crate::{
+    api::Permission,
+    signer::{RootKeyPlace, root_key_place},
+};
 use axum::{
     Extension,
     extract::{Path, Query},
@@ -24,7 +27,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use trust::{RevokedSubject, UnixMs};
 
-const FIELDS: &[&str] = &["name", "grant_life_seconds", "renew_after_seconds"];
+const FIELDS: &[&str] = &["name", "grant_life_seconds", "renew_after_seconds", "sign_in_age_seconds"];
 const SCOPES: &[(&str, &str)] = &[
     ("read", "read everything of the organization"),
     ("write", "change what the organization has"),
@@ -39,6 +42,7 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     values.set("name", row.name.clone());
     values.set("grant_life_seconds", (row.grant_life_ms / 1000).to_string());
     values.set("renew_after_seconds", (row.renew_after_ms / 1000).to_string());
+    values.set("sign_in_age_seconds", (row.sign_in_age_ms / 1000).to_string());
     answer(&viewer, &Wanted(wanted), &values, &Errors::default(), StatusCode::OK)
 }
 
@@ -72,6 +76,13 @@ fn answer(
             hint: "At least 5, and well before the grant ends.",
             optional: false,
         },
+        Field {
+            name: "sign_in_age_seconds",
+            label: "What takes access away asks for a sign-in not older than, in seconds",
+            kind: Kind::Number,
+            hint: "60 to 43200 (12 h). Tokens, roles and these settings ask for it too.",
+            optional: false,
+        },
     ];
     let labels: Vec<(&'static str, &str)> = fields.iter().map(|field| (field.name, field.label)).collect();
     let status_facts = status_facts(viewer);
@@ -88,9 +99,15 @@ fn answer(
                         @for each in &fields { (field(each, values, errors)) }
                     }
                     div class="card-foot" {
-                        button class="btn btn--primary" type="submit" disabled[waits.is_some()] { "Save" }
+                        @if viewer.caller.may(Permission::Settings) { button class="btn btn--primary" type="submit" disabled[waits.is_some()] { "Save" } }
+                        @else { span { "Your role reads this and does not change it." } }
                         @if let Some(why) = &waits { span { "Saving waits: " (why) ". What you typed stays here." } }
                     }
+                }
+                @if viewer.reads("/oidc-providers") {
+                    (card("providers", "Sign-in providers", html! { span class="sub" { (viewer.data().sign_in.providers.len()) } }, html! {
+                        p class="card-body" { "Who else may say who somebody is: OpenID Connect. " a href="/settings/providers" { "Look at them" } "." }
+                    }))
                 }
                 @if viewer.reads("/tokens") { (tokens(viewer)) }
             }
@@ -158,6 +175,7 @@ fn root(viewer: &Viewer) -> Markup {
 
 fn tokens(viewer: &Viewer) -> Markup {
     let waits = viewer.changes_wait();
+    let may_change = viewer.offers("/settings/tokens");
     let struck = viewer.core.strikes.set();
     let rows: Vec<Row> = viewer
         .data()
@@ -175,7 +193,7 @@ fn tokens(viewer: &Viewer) -> Markup {
             Row::new(html! { (typed(&token.name)) span class="sub" { (token.scopes.join(", ")) } }, vec![
                 state,
                 time(UnixMs::from_millis(token.expires_ms), viewer.now),
-                html! { div { form method="post" action={ "/settings/tokens/" (token.id) "/remove" } { (viewer.token()) button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the token " (token.name) } { "Remove" } } } },
+                html! { @if may_change { div { form method="post" action={ "/settings/tokens/" (token.id) "/remove" } { (viewer.token()) button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the token " (token.name) } { "Remove" } } } } },
             ])
         })
         .collect();
@@ -186,7 +204,7 @@ fn tokens(viewer: &Viewer) -> Markup {
         html! {
             @if rows.is_empty() { (empty("No tokens yet", "A script signs in with a token. It has scopes, an end, and is shown once.", html! {})) }
             @else { (table("API tokens", &[("Token", ""), ("State", ""), ("Until", "nowrap"), ("Actions", "row-actions")], &rows)) }
-            form class="card-body card-body--top" method="post" action="/settings/tokens" {
+            @if may_change { form class="card-body card-body--top" method="post" action="/settings/tokens" {
                 (viewer.token())
                 div class="field" { label for="token_name" { "Name of a new token" } input class="input" id="token_name" name="name" autocomplete="off" maxlength="64" required; }
                 fieldset class="field" {
@@ -196,7 +214,7 @@ fn tokens(viewer: &Viewer) -> Markup {
                     }
                 }
                 div class="actions mt-4" { button class="btn" type="submit" disabled[waits.is_some()] { (icon("key")) "Make a token" } }
-            }
+            } }
         },
     )
 }
@@ -211,7 +229,10 @@ pub(super) async fn save(api: Extension<Api>, posted: Posted) -> Response {
         return answer(&viewer, &none, &values, &errors, StatusCode::CONFLICT);
     }
     let mut body = json!({"name": values.one("name")});
-    for name in ["grant_life_seconds", "renew_after_seconds"] {
+    for name in ["grant_life_seconds", "renew_after_seconds", "sign_in_age_seconds"] {
+        if !values.has(name) {
+            continue;
+        }
         match values.one(name).parse::<u64>() {
             Ok(seconds) => body[name] = seconds.into(),
             Err(_) => errors.add(
@@ -226,10 +247,9 @@ pub(super) async fn save(api: Extension<Api>, posted: Posted) -> Response {
     if !errors.is_empty() {
         return answer(&viewer, &none, &values, &errors, StatusCode::UNPROCESSABLE_ENTITY);
     }
-    let path = format!("/organizations/{}", viewer.organization);
-    let sent = match send(&api, &viewer, Method::GET, &path, None, None).await {
+    let sent = match send(&api, &viewer, Method::GET, "/settings", None, None).await {
         Ok(Done { version, .. }) => {
-            send(&api, &viewer, Method::PATCH, &path, Some(&body), Some(&version)).await
+            send(&api, &viewer, Method::PATCH, "/settings", Some(&body), Some(&version)).await
         }
         Err(refused) => Err(refused),
     };

@@ -165,6 +165,7 @@ impl Viewer {
                 "You are signed in with the role {role}, which does not read this."
             )));
         }
+        super::actions::admit(&caller, parts.uri.path())?;
         let theme = session::theme(&parts.headers);
         Ok(Self {
             core: Arc::clone(core),
@@ -449,7 +450,7 @@ impl Viewer {
                 }
                 div id="palette-found" {}
                 h3 { "Do" }
-                ul { @for (href, sign, text) in go { li { a href=(href) { (icon(sign)) (text) } } } }
+                ul { @for (href, sign, text) in go.into_iter().filter(|(href, ..)| self.offers(href)) { li { a href=(href) { (icon(sign)) (text) } } } }
             }
         }
     }

@@ -5,8 +5,8 @@ use super::{
     form::Posted,
     lists::{self, Listing, Wanted},
     look::{
-        Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, link_button, note, parsed,
-        primary_link, said, table, time, typed,
+        Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, note, parsed,
+        said, table, time, typed,
     },
     shell::{Here, Viewer},
     strikes::buttons,
@@ -72,7 +72,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         })
         .collect();
     rows.sort_by_cached_key(|row| row.name.to_lowercase());
-    let add = primary_link("/sites/new", "plus", "Add a site");
+    let add = viewer.primary_link("/sites/new", "plus", "Add a site");
     let listing = Listing {
         here: Here::Sites,
         title: "Sites",
@@ -106,7 +106,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                 site_state(&viewer, row.id),
                 html! { (resources.get(&row.id).copied().unwrap_or(0)) },
                 html! { span class="mono wrap-any" { (row.prefixes.join(", ")) } @if row.prefixes.is_empty() { span class="quiet" { "none" } } },
-                html! { div { a class="btn btn--sm" href={ "/sites/" (row.id) "/connect" } { "Add a connector" } } },
+                html! { @if viewer.offers(&format!("/sites/{}/connect", row.id)) { div { a class="btn btn--sm" href={ "/sites/" (row.id) "/connect" } { "Add a connector" } } } },
             ],
         )
     })
@@ -167,19 +167,19 @@ pub(super) async fn one(
     let first = wanted.get("saved") == "1" && connectors.is_empty();
     let body = html! {
         (head(&[("/sites", "Sites")], typed(&site.name), html! { (site_state(&viewer, site.id)) }, html! {
-            (primary_link(&connect, "plus", "Add a connector"))
-            (link_button(&format!("/sites/{id}/edit"), "edit", "Edit"))
-            a class="btn btn--danger" href={ "/sites/" (id) "/remove" } { (icon("strike")) "Remove" }
+            (viewer.primary_link(&connect, "plus", "Add a connector"))
+            (viewer.link_button(&format!("/sites/{id}/edit"), "edit", "Edit"))
+            (viewer.danger_link(&format!("/sites/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
-        @if first { div class="mb-4" { (note("", "info", html! { strong { "Next: start its connector. " } a href=(connect) { "Get the command" } })) } }
+        @if first && viewer.offers(&connect) { div class="mb-4" { (note("", "info", html! { strong { "Next: start its connector. " } a href=(connect) { "Get the command" } })) } }
         div class="grid" {
             div class="stack col-8" id="live" data-live hx-get={ "/sites/" (id) } hx-select="#live" hx-trigger="live from:body" hx-swap="outerHTML" {
                 (card("con", "Connectors", html! { span class="sub" { (connectors.len()) } }, if connectors.is_empty() {
-                    empty("No connector yet", "A connector runs in this network and dials out. One command starts it.", primary_link(&connect, "plus", "Add a connector"))
+                    empty("No connector yet", "A connector runs in this network and dials out. One command starts it.", viewer.primary_link(&connect, "plus", "Add a connector"))
                 } else { table("Connectors", CONNECTOR_COLUMNS, &connectors) }))
                 (card("res", "Resources here", html! { a href={ "/resources?site=" (id) } { "All " (resources.len()) } }, if rows.is_empty() {
-                    empty("No resources here yet", "Say what people may reach in this network.", primary_link(&format!("/resources/new?site={id}"), "plus", "Add a resource"))
+                    empty("No resources here yet", "Say what people may reach in this network.", viewer.primary_link(&format!("/resources/new?site={id}"), "plus", "Add a resource"))
                 } else { table("Resources", &[("Name", ""), ("Address", ""), ("Ports", "")], &rows) }))
             }
             div class="stack stack--side col-4" {
@@ -213,7 +213,7 @@ pub(super) async fn connector(
     let body = html! {
         (head(&[("/sites", "Sites"), (&sites, site.map_or("removed", |site| &site.name))], typed(&row.name), html! { (connector_state(&viewer, row).0) }, html! {
             (buttons(&viewer, "/connectors", &id, view.struck))
-            a class="btn btn--danger" href={ "/connectors/" (id) "/remove" } { "Remove" }
+            (viewer.danger_link(&format!("/connectors/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))
         div id="live" data-live hx-get={ "/connectors/" (id) } hx-select="#live" hx-trigger="live from:body" hx-swap="outerHTML" {
@@ -430,7 +430,7 @@ fn waiting(viewer: &Viewer, site: &str, key: &str) -> Markup {
             }
             @if attached {
                 div class="card-foot" {
-                    (primary_link(&format!("/resources/new?site={site}"), "plus", "Add a resource here"))
+                    (viewer.primary_link(&format!("/resources/new?site={site}"), "plus", "Add a resource here"))
                     a class="btn" href={ "/sites/" (site) } { "Look at the site" }
                 }
             } @else {

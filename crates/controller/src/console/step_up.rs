@@ -33,6 +33,10 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/service-accounts/{id}/remove", "Removing a service account"),
     ("/connectors/{id}/remove", "Removing a connector"),
     ("/pops/{id}/remove", "Removing a PoP"),
+    ("/settings", "Changing how the organization works"),
+    ("/settings/providers/new", "Adding a sign-in provider"),
+    ("/settings/providers/{id}/edit", "Changing a sign-in provider"),
+    ("/settings/providers/{id}/remove", "Removing a sign-in provider"),
     ("/settings/tokens", "Making an API token"),
     ("/settings/tokens/{id}/remove", "Removing an API token"),
 ];
@@ -52,7 +56,8 @@ fn fields(values: &Values) -> Markup {
 
 /// What was typed, for people; what a page put into its form by itself says nothing to them.
 fn typed_fields(values: &Values) -> Markup {
-    let shown = |name: &str| !matches!(name, "form_token" | "version" | "allow_shrink");
+    // A secret is kept in the form, and shown to nobody who looks over a shoulder.
+    let shown = |name: &str| !matches!(name, "form_token" | "version" | "allow_shrink" | "client_secret");
     let rows: Vec<(&str, Markup)> = values
         .iter()
         .filter(|(name, value)| shown(name) && !value.is_empty())

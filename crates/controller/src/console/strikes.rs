@@ -184,10 +184,12 @@ pub(super) async fn restore(
 /// The buttons of a page about something that can be revoked.
 pub(super) fn buttons(viewer: &Viewer, page: &str, id: &str, struck: bool) -> Markup {
     html! {
-        @if struck {
+        @if struck && !viewer.offers(&format!("{page}/{id}/restore")) {
+            // Whoever may not give it back is offered nothing.
+        } @else if struck {
             form method="post" action={ (page) "/" (id) "/restore" } { (viewer.token()) button class="btn" type="submit" { "Give access back" } }
         } @else {
-            a class="btn btn--danger" href={ (page) "/" (id) "/revoke" } { (icon("strike")) "Revoke" }
+            (viewer.danger_link(&format!("{page}/{id}/revoke"), "Revoke", None))
         }
     }
 }

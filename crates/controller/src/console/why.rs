@@ -336,7 +336,7 @@ fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> 
         div class="grid" {
             div class="col-8" { (chain(&checks, first_failed)) }
             div class="stack stack--side col-4" {
-                (what_would_help(names, asker, &asked, &decision, first_failed.is_some_and(|index| index < checks.len() - decision.explanation.steps.len())))
+                (what_would_help(viewer, names, asker, &asked, &decision, first_failed.is_some_and(|index| index < checks.len() - decision.explanation.steps.len())))
                 (others(viewer, names, asker, &asked))
                 (card_with_room("shell", "From the shell", html! {
                     (code("Command", html! { "tidegate why '" (asked.said.replace('\'', "")) "'" }))
@@ -410,6 +410,7 @@ fn capital(text: &str) -> String {
 }
 
 fn what_would_help(
+    viewer: &Viewer,
     names: &Names<'_>,
     asker: &Asker<'_>,
     asked: &Asked,
@@ -433,10 +434,10 @@ fn what_would_help(
         ));
     }
     match decision.verdict {
-        Verdict::Deny(Refusal::NoResource) => all.push(("plus", html! { a href={ "/resources/new?address=" (super::shell::encode(&asked.said)) } { "Make it a resource" } },
+        Verdict::Deny(Refusal::NoResource) => all.push(("plus", viewer.link_or_words(&format!("/resources/new?address={}", super::shell::encode(&asked.said)), &html! { "Make it a resource" }),
             html! { "Nothing is reached that is no resource." })),
         Verdict::Deny(Refusal::PortNotAllowed) => if let Some(resource) = decision.resource {
-            all.push(("edit", html! { a href={ "/resources/" (resource.id) "/edit" } { "Add the port to " (typed(&resource.name)) } },
+            all.push(("edit", viewer.link_or_words(&format!("/resources/{}/edit", resource.id), &html! { "Add the port to " (typed(&resource.name)) }),
                 html! { "It has " (resource.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) "." }));
         },
         Verdict::Deny(_) => if let Some(resource) = decision.resource {
@@ -444,7 +445,7 @@ fn what_would_help(
                 all.push(("people", html! { a href={ "/groups/" (allow.group) } { "Put " (typed(asker.name)) " into " (typed(names.group(allow.group))) } },
                     html! { "Its members reach this by the policy " (typed(&allow.policy_name)) "." }));
             }
-            all.push(("policy", html! { a href={ "/policies/new?resource=" (resource.id) } { "Write a policy" } },
+            all.push(("policy", viewer.link_or_words(&format!("/policies/new?resource={}", resource.id), &html! { "Write a policy" }),
                 html! { "With a preview of who gains access." }));
         },
         Verdict::Allow => {}

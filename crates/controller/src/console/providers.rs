@@ -1,0 +1,256 @@
+//! Sign-in providers (OpenID Connect): what there is, and forms that make, change and remove one.
+
+use super::{
+    ask::{Api, Refused, send},
+    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, show},
+    lists::Wanted,
+    look::{Row, card, code, empty, head, plain_badge, table, typed},
+    people::not_done,
+    shell::{Here, Viewer, encode},
+    things::done_note,
+};
+use axum::{
+    Extension,
+    extract::{Path, Query},
+    response::{IntoResponse, Redirect, Response},
+};
+use http::{Method, StatusCode};
+use maud::html;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+const LIST: &str = "/settings/providers";
+const FIELDS: &[&str] = &[
+    "name", "title", "issuer", "client_id", "client_secret", "scopes", "groups_claim", "group_map", "domains",
+    "new_users", "ca_pem",
+];
+
+/// Every provider.
+pub(super) async fn list(
+    api: Extension<Api>,
+    viewer: Viewer,
+    Query(wanted): Query<BTreeMap<String, String>>,
+) -> Response {
+    let answer = match send(&api, &viewer, Method::GET, "/oidc-providers", None, None).await {
+        Ok(done) => done.body,
+        Err(refused) => return not_done(&viewer, "Providers cannot be read", &refused, "/settings"),
+    };
+    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |item: &Value, member: &str| item[member].as_str().unwrap_or_default().to_owned();
+    let rows: Vec<Row> = items
+        .iter()
+        .map(|item| {
+            let name = text(item, "name");
+            let domains: Vec<&str> =
+                item["domains"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            Row::new(
+                html! { (typed(&text(item, "title"))) span class="sub" { (typed(&name)) } },
+                vec![
+                    html! { code class="wrap-any" { (text(item, "issuer")) } },
+                    html! { @if domains.is_empty() { span class="quiet" { "none" } } @else { (typed(&domains.join(", "))) } },
+                    plain_badge(if item["new_users"] == "make" { "become users" } else { "are refused" }),
+                    html! { div class="inline" {
+                        (viewer.link_button(&format!("{LIST}/{name}/edit"), "edit", "Edit"))
+                        @if viewer.offers(&format!("{LIST}/{name}/remove")) {
+                            form method="post" action={ (LIST) "/" (name) "/remove" } {
+                                (viewer.token())
+                                button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the provider " (name) } { "Remove" }
+                            }
+                        }
+                    } },
+                ],
+            )
+        })
+        .collect();
+    let add = viewer.primary_link(&format!("{LIST}/new"), "plus", "Add a provider");
+    let redirect = items.first().map(|item| text(item, "redirect_uri"));
+    let redirect = redirect.unwrap_or_else(|| crate::signin::redirect_uri(&viewer.core));
+    let body = html! {
+        (head(&[("/settings", "Settings")], "Sign-in providers", "Who else may say who somebody is. Passphrases and passkeys go on working beside them.", add.clone()))
+        (done_note(&viewer, &Wanted(wanted)))
+        div class="stack" {
+            (card("providers", "Providers", html! { span class="sub" { (rows.len()) } }, if rows.is_empty() {
+                empty("No provider yet", "With one, people sign in by the account that they have anyway.", add)
+            } else {
+                table("Sign-in providers", &[("Provider", ""), ("Issuer", ""), ("Speaks for", "low"), ("Unknown people", ""), ("Actions", "row-actions")], &rows)
+            }))
+            (code("Redirect URI to register at a provider", html! { (redirect) }))
+        }
+    };
+    viewer.page(Here::Settings, "Sign-in providers", body)
+}
+
+fn form(viewer: &Viewer, name: Option<&str>, values: &Values, errors: &Errors, status: StatusCode) -> Response {
+    let unknown = [("refuse", "are not let in"), ("make", "become users without any right")]
+        .map(|(value, text)| (value.to_owned(), text.to_owned()));
+    let field = |name, label, kind, hint, optional| Field { name, label, kind, hint, optional };
+    let mut fields = vec![
+        field("title", "What the button says", Kind::Text, "For example the name of the company.", false),
+        field("issuer", "Issuer", Kind::Text, "https://…, exactly as the provider writes it.", false),
+        field("client_id", "Client id", Kind::Text, "Who this installation is there.", false),
+        field(
+            "client_secret",
+            "Client secret",
+            Kind::Secret,
+            "It is sealed and never shown again, also not here: type it again when something else was wrong. Empty: the one that \
+             is held stays, or there is none.",
+            true,
+        ),
+        field("domains", "Domains whose addresses it speaks for", Kind::Area, "One a line. Its verified word about such an address is believed: that person is the user with the address.", true),
+        field("new_users", "People whom nobody knows", Kind::Choice(&unknown), "", false),
+        field("groups_claim", "Claim that lists groups", Kind::Text, "groups, unless the provider calls it otherwise.", true),
+        field("group_map", "Groups", Kind::Area, "One a line: value of the claim = name of a group here. People join and leave these groups with the claim.", true),
+        field("scopes", "What is asked for besides openid", Kind::Text, "profile, email unless something else is named.", true),
+        field("ca_pem", "CAs that its server may be signed by", Kind::Area, "Certificates in PEM, besides those of the machine.", true),
+    ];
+    if name.is_none() {
+        fields.insert(0, field("name", "Name", Kind::Text, "1 to 32 of a-z, 0-9 and -; part of its address, and never changed.", false));
+    }
+    let title = if name.is_some() { "Edit the provider" } else { "Add a provider" };
+    let action = name.map_or_else(|| format!("{LIST}/new"), |name| format!("{LIST}/{name}/edit"));
+    let lede = "Whoever controls a provider signs in as the people whom it speaks for: name only domains that it may speak for.";
+    let page = FormPage {
+        here: Here::Settings,
+        head: head(&[("/settings", "Settings"), (LIST, "Sign-in providers")], title, lede, html! {}),
+        title,
+        action: &action,
+        fields,
+        save: "Save",
+        back: LIST,
+        more: html! {},
+        aside: code("Redirect URI to register there", html! { (crate::signin::redirect_uri(&viewer.core)) }),
+    };
+    show(viewer, &page, values, errors, status)
+}
+
+pub(super) async fn new_page(viewer: Viewer) -> Response {
+    let mut values = Values::default();
+    values.set("new_users", "refuse");
+    form(&viewer, None, &values, &Errors::default(), StatusCode::OK)
+}
+
+fn path(name: &str) -> String {
+    format!("/oidc-providers/{}", encode(name).replace('/', "%2F"))
+}
+
+pub(super) async fn edit_page(api: Extension<Api>, viewer: Viewer, Path(name): Path<String>) -> Response {
+    let held = match send(&api, &viewer, Method::GET, &path(&name), None, None).await {
+        Ok(done) => done.body,
+        Err(refused) => return not_done(&viewer, "There is no such provider", &refused, LIST),
+    };
+    let mut values = Values::default();
+    for member in ["title", "issuer", "client_id", "groups_claim", "new_users", "ca_pem"] {
+        values.set(member, held[member].as_str().unwrap_or_default());
+    }
+    let lines = |member: &str, between: &str, leave: &str| {
+        let all = held[member].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.filter(|one| *one != leave).collect::<Vec<_>>().join(between)
+    };
+    values.set("domains", lines("domains", "\n", ""));
+    values.set("scopes", lines("scopes", ", ", "openid"));
+    let groups = &viewer.data().groups;
+    let named = |id: &str| groups.iter().find(|group| group.id.to_string() == id).map(|group| group.name.clone());
+    let map = held["group_map"].as_object().into_iter().flatten();
+    let map = map.filter_map(|(value, id)| {
+        let id = id.as_str()?;
+        Some(format!("{value} = {}", named(id).unwrap_or_else(|| id.to_owned())))
+    });
+    values.set("group_map", map.collect::<Vec<_>>().join("\n"));
+    form(&viewer, Some(&name), &values, &Errors::default(), StatusCode::OK)
+}
+
+/// What the API is asked for; a line of the map that is none is an error at its field.
+fn body(viewer: &Viewer, values: &Values, errors: &mut Errors) -> Value {
+    let mut groups = Map::new();
+    for line in values.one("group_map").lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let shown: String = line.chars().take(80).collect();
+        let Some((value, group)) = line.rsplit_once('=').map(|(value, group)| (value.trim(), group.trim())) else {
+            errors.add("group_map", format!("Expected: a value of the claim = the name of a group; got “{shown}”."));
+            continue;
+        };
+        let known = viewer.data().groups.iter().find(|row| row.name == group || row.id.to_string() == group);
+        match known {
+            Some(row) => {
+                groups.insert(value.to_owned(), row.id.to_string().into());
+            }
+            None => errors.add("group_map", format!("Expected: the name of a group that there is; got “{shown}”.")),
+        }
+    }
+    let mut body = json!({
+        "title": values.one("title"),
+        "issuer": values.one("issuer"),
+        "client_id": values.one("client_id"),
+        "group_map": groups,
+        "domains": values.list("domains"),
+        "new_users": values.one("new_users"),
+        "ca_pem": values.one("ca_pem"),
+    });
+    let scopes = values.list("scopes");
+    if !scopes.is_empty() {
+        body["scopes"] = scopes.into();
+    }
+    for member in ["client_secret", "groups_claim"] {
+        if !values.one(member).is_empty() {
+            body[member] = values.one(member).into();
+        }
+    }
+    body
+}
+
+async fn save(api: Extension<Api>, name: Option<String>, posted: Posted) -> Response {
+    let Posted { viewer, values, .. } = &posted;
+    let mut errors = Errors::default();
+    if !posted.is_genuine() {
+        errors.add("", OTHER_SESSION);
+        return form(viewer, name.as_deref(), values, &errors, StatusCode::CONFLICT);
+    }
+    let body = body(viewer, values, &mut errors);
+    if name.is_none() && values.one("name").is_empty() {
+        errors.add("name", "Expected: 1 to 32 of a-z, 0-9 and -.");
+    }
+    if !errors.is_empty() {
+        return form(viewer, name.as_deref(), values, &errors, StatusCode::UNPROCESSABLE_ENTITY);
+    }
+    let place = path(name.as_deref().unwrap_or_else(|| values.one("name")));
+    if name.is_none() {
+        // What is there under this name is changed where it is shown.
+        match send(&api, viewer, Method::GET, &place, None, None).await {
+            Ok(_) => {
+                errors.add("name", "Something else already has this. Choose another.");
+                return form(viewer, None, values, &errors, StatusCode::CONFLICT);
+            }
+            Err(refused) if refused.status == 404 => {}
+            Err(refused) => {
+                return form(viewer, None, values, &Errors::refused(&refused, FIELDS), refused.http_status());
+            }
+        }
+    }
+    match send(&api, viewer, Method::PUT, &place, Some(&body), None).await {
+        Ok(_) => Redirect::to(&format!("{LIST}?saved=1")).into_response(),
+        Err(refused) => {
+            // The API calls its name `id`.
+            let field = refused.field.clone().map(|field| if field == "id" { "name".to_owned() } else { field });
+            let refused = Refused { field, ..refused };
+            let errors = Errors::refused(&refused, FIELDS);
+            form(viewer, name.as_deref(), values, &errors, refused.http_status())
+        }
+    }
+}
+
+pub(super) async fn create(api: Extension<Api>, posted: Posted) -> Response {
+    save(api, None, posted).await
+}
+
+pub(super) async fn replace(api: Extension<Api>, Path(name): Path<String>, posted: Posted) -> Response {
+    save(api, Some(name), posted).await
+}
+
+pub(super) async fn remove(api: Extension<Api>, Path(name): Path<String>, posted: Posted) -> Response {
+    if !posted.is_genuine() {
+        return Redirect::to(LIST).into_response();
+    }
+    match send(&api, &posted.viewer, Method::DELETE, &path(&name), None, None).await {
+        Ok(_) => Redirect::to(&format!("{LIST}?removed=1")).into_response(),
+        Err(refused) => not_done(&posted.viewer, "The provider was not removed", &refused, LIST),
+    }
+}
