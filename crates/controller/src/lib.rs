@@ -276,6 +276,7 @@ impl Controller {
         let signin = SignIn::open(&directory, &url)?;
         let flows = FlowLog::open(&path.join("flows")).map_err(ControllerError::Flows)?;
         let answers = api::AnswerSeal::open(&directory)?;
+        let once = api::Once::open(Arc::clone(&directory))?;
         let (sync, commands) = mpsc::channel(SYNC_QUEUE);
         let shown = Shown::load(options.tls, &url, &signer)?;
         let ca = signer.console_certificate(&["localhost".to_owned()])?;
@@ -303,6 +304,7 @@ impl Controller {
             flows,
             rates: api::Rates::default(),
             answers,
+            once,
             audit: AuditHeads::open(Arc::clone(&directory)),
             signin,
             sync,

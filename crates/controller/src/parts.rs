@@ -1,7 +1,7 @@
 //! What every part of the controller shares.
 
 use crate::{
-    api::{AnswerSeal, Rates},
+    api::{AnswerSeal, Once, Rates},
     audit::AuditHeads,
     clock,
     database::Database,
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) rates: Rates,
     /// Seals the answers that are kept for who asks again.
     pub(crate) answers: AnswerSeal,
+    /// The same for requests that no transaction keeps.
+    pub(crate) once: Once,
     /// The audit log's ends, outside the database.
     pub(crate) audit: AuditHeads,
     pub(crate) signin: SignIn,

@@ -97,6 +97,11 @@ impl IdempotencyKey {
         Ok(Some(Self { text: bare.to_owned(), what, said }))
     }
 
+    /// The key, to say which.
+    pub(super) fn shown(&self) -> &str {
+        &self.text
+    }
+
     /// What names it in the database: nobody's key is another's, and none is stored.
     pub(crate) fn digest(&self, actor: &str, organization: impl fmt::Display) -> [u8; 32] {
         let organization = organization.to_string();

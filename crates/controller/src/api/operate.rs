@@ -35,6 +35,11 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
+    /// The caller's key for this request.
+    pub(super) const fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
     /// Says whether much may go at once.
     pub(super) const fn allowing(mut self, allow_shrink: Option<bool>) -> Self {
         self.allow_shrink = allow_shrink;

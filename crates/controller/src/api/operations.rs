@@ -6,6 +6,7 @@ use super::{
     check,
     list::Wanted,
     listed::Strikes,
+    once::{Unremembered, once},
     operate::{Intent, operate},
     operation::Operation,
     request::Body,
@@ -27,7 +28,7 @@ use crate::{
 };
 use axum::{Json, extract::State};
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use store::{Member, OrganizationData, Scope};
 use trust::{RevokedSubject, UnixMs};
@@ -35,8 +36,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The answer of a handler.
 type Answer<T> = Result<Json<T>, Problem>;
-/// The answer of a handler that makes something.
-type Made<T> = Result<(StatusCode, Json<T>), Problem>;
+
+/// An answer's body.
+fn value(answer: &impl serde::Serialize) -> Value {
+    serde_json::to_value(answer).expect("what the API says always serializes")
+}
 
 const DAY_S: u64 = 24 * 3600;
 
@@ -111,8 +115,9 @@ fn may_strike(caller: &Caller, data: &OrganizationData, subject: RevokedSubject)
 async fn create_strike(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<StrikeInput>,
-) -> Made<StrikeOutcome> {
+) -> Result<Tagged, Problem> {
     let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
     let snapshot = core.snapshot();
     let data = caller.data(&snapshot)?;
@@ -120,11 +125,15 @@ async fn create_strike(
     let generation = generation(&snapshot, data, subject)?;
     let organization = Some(caller.organization);
     let organization = if matches!(subject, RevokedSubject::Pop(_)) { None } else { organization };
-    let (source, request) = (caller.origin.source(), caller.origin.request);
-    let actor = caller.actor;
+    let (source, request) = (caller.origin.source(), caller.origin.request.clone());
+    let actor = caller.actor.clone();
     let asked = StrikeRequest { subject, generation, organization, actor, source, request };
-    let report = core.strike(asked).await?;
-    Ok((StatusCode::CREATED, Json(outcome(&report))))
+    let striking = Arc::clone(&core);
+    let make = async move {
+        let report = striking.strike(asked).await?;
+        Ok((StatusCode::CREATED, value(&outcome(&report))))
+    };
+    once(&core, &caller, &intent, Unremembered::Goes, make).await
 }
 
 /// What the maker of a strike is told: what is, and nothing that is hoped for.
@@ -215,31 +224,48 @@ async fn create_restore(
 
 /// Makes a link that lets one more owner set a passphrase: it works once, for 24 hours.
 #[utoipa::path(post, path = "/owner-links", tag = "owners", responses((status = 201, description = "Made", body = OwnerLink)))]
-async fn create_owner_link(State(core): State<Arc<Core>>, caller: Caller) -> Made<OwnerLink> {
-    let (link, row) = crate::signin::owner_link(&core.url);
-    let (store, mut change) = core.database.change(Scope::Installation, &caller.actor).await?;
-    change.insert_one_time_link(&row).await?;
-    core.commit(&store, change, "create owner link", "owner", &json!({})).await?;
-    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
-    Ok((StatusCode::CREATED, Json(OwnerLink { link, expires })))
+async fn create_owner_link(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+) -> Result<Tagged, Problem> {
+    let (making, actor) = (Arc::clone(&core), caller.actor.clone());
+    let make = async move {
+        let (link, row) = crate::signin::owner_link(&making.url);
+        let (store, mut change) = making.database.change(Scope::Installation, &actor).await?;
+        change.insert_one_time_link(&row).await?;
+        making.commit(&store, change, "create owner link", "owner", &json!({})).await?;
+        let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
+        Ok((StatusCode::CREATED, value(&OwnerLink { link, expires })))
+    };
+    once(&core, &caller, &intent, Unremembered::Waits, make).await
 }
 
 /// Takes a database that was restored from a copy for the truth. Until then a controller that has served
 /// something newer neither reads nor changes it. What was revoked stays revoked.
 #[utoipa::path(post, path = "/restored-database", tag = "status", responses((status = 200, description = "Accepted", body = AcceptedDatabase)))]
-async fn accept_restored_database(State(core): State<Arc<Core>>, caller: Caller) -> Answer<AcceptedDatabase> {
-    match core.accept_restored(&caller.actor).await {
-        Ok(version) => {
-            Ok(Json(AcceptedDatabase { incarnation: version.incarnation, version: version.version }))
+async fn accept_restored_database(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+) -> Result<Tagged, Problem> {
+    let (accepting, actor) = (Arc::clone(&core), caller.actor.clone());
+    let make = async move {
+        match accepting.accept_restored(&actor).await {
+            Ok(version) => {
+                let (incarnation, version) = (version.incarnation, version.version);
+                Ok((StatusCode::OK, value(&AcceptedDatabase { incarnation, version })))
+            }
+            Err(SnapshotError::Store(error)) => Err(error.into()),
+            Err(error) => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "database-not-usable",
+                "This database cannot be accepted",
+                error.to_string(),
+            )),
         }
-        Err(SnapshotError::Store(error)) => Err(error.into()),
-        Err(error) => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "database-not-usable",
-            "This database cannot be accepted",
-            error.to_string(),
-        )),
-    }
+    };
+    once(&core, &caller, &intent, Unremembered::Waits, make).await
 }
 
 /// Makes new signing keys of every role now: because one may have leaked, or to see that nothing depends on an old one.
@@ -249,12 +275,21 @@ async fn accept_restored_database(State(core): State<Arc<Core>>, caller: Caller)
 async fn rotate_keys(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<KeyRotationInput>,
-) -> Made<KeyRotation> {
+) -> Result<Tagged, Problem> {
     let seconds = input.use_after_seconds.unwrap_or(DAY_S);
     let seconds = check::within("use_after_seconds", seconds, 1..=7 * DAY_S)?;
     let published_for = std::time::Duration::from_secs(seconds);
-    let actor = caller.actor;
+    let make = rotated(Arc::clone(&core), caller.actor.clone(), published_for);
+    once(&core, &caller, &intent, Unremembered::Waits, make).await
+}
+
+async fn rotated(
+    core: Arc<Core>,
+    actor: String,
+    published_for: std::time::Duration,
+) -> Result<(StatusCode, Value), Problem> {
     let made = tokio::task::spawn_blocking(move || {
         let serial = core.signer.rotate_now(published_for)?;
         let now = core.signer.best_time();
@@ -276,7 +311,7 @@ async fn rotate_keys(
             return Err(Problem::new(StatusCode::CONFLICT, "keys-not-rotated", title, error.to_string()));
         }
     };
-    Ok((StatusCode::CREATED, Json(KeyRotation { serial, used_from: rfc3339(used_from) })))
+    Ok((StatusCode::CREATED, value(&KeyRotation { serial, used_from: rfc3339(used_from) })))
 }
 
 /// How this controller is.

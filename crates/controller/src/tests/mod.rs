@@ -8,6 +8,7 @@ mod console_roles;
 mod documents;
 mod enrolment;
 mod lists;
+mod once;
 mod outage;
 mod providers;
 mod paths;
