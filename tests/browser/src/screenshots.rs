@@ -203,6 +203,8 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("keys", "/keys".into()),
         shot("audit", "/audit".into()),
         shot("settings", "/settings".into()),
+        shot("providers", "/settings/providers".into()),
+        shot("provider-new", "/settings/providers/new".into()),
         shot("search", "/search?q=e".into()),
         shot("status", "/status".into()),
         shot("not-found", "/sites/nothing".into()),

@@ -127,6 +127,8 @@ fn from_the_first_start_to_the_first_resource_in_the_browser_alone_then_a_policy
     page.open(&format!("{}/", stage.url)).unwrap();
     page.wait_for_text("h1", "Every site can be reached").unwrap();
 
+    path_as_the_device_says(&stage, &page, &client);
+
     // What was carried is in the log, and by which way.
     eventually("the flow in the log", Duration::from_secs(15), || {
         page.open(&format!("{}/flows", stage.url))?;
@@ -139,6 +141,24 @@ fn from_the_first_start_to_the_first_resource_in_the_browser_alone_then_a_policy
     degraded(&stage, &page, &client, &address);
     revoked(&stage, &page, &client, &address);
     clean_but_for_refusals(&page);
+}
+
+/// API and picture have the way that the device itself says, within five seconds and without a flow that has ended.
+fn path_as_the_device_says(stage: &Stage, page: &Page<'_>, client: &browser::Client) {
+    let url = &stage.url;
+    eventually("the path as the device says it", Duration::from_secs(5), || {
+        let status = client.status()?;
+        let own = &status["resources"][0]["path"]["kind"];
+        let sessions = stage.api("GET", "/sessions?kind=device", None)?;
+        let told = &sessions["items"][0]["paths"][0]["kind"];
+        anyhow::ensure!(own.is_string() && own == told, "the device {own}, the API {told}");
+        Ok(())
+    })
+    .unwrap();
+    page.open(&format!("{url}/topology")).unwrap();
+    page.wait_for_text("#topology", "mikkel-laptop").unwrap();
+    let line = page.count("svg.topo path.p--relay, svg.topo path.p--direct, svg.topo path.p--tcp").unwrap();
+    assert_eq!(line, 1, "{}", page.text("#topology").unwrap());
 }
 
 /// The database is locked by another program: access goes on, changes wait, nothing typed is lost.
