@@ -8,7 +8,7 @@ use crate::presence::Presence;
 use serde::Deserialize;
 use std::{collections::BTreeMap, time::Duration};
 use trust::{Subject, UnixMs};
-use wire::{ConnectorId, DeviceId, PathTold, PopId, TellPaths};
+use wire::{ConnectorId, DeviceId, PopId, TellPaths};
 
 /// Pairs of device and connector that are remembered of flow records; the one reported longest ago goes.
 const MAX_PAIRS: usize = 50_000;
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use crate::presence::Here;
     use trust::Identity;
-    use wire::{InstallationId, OrganizationId};
+    use wire::{InstallationId, OrganizationId, PathTold};
 
     const CONNECTOR: ConnectorId = ConnectorId::from_bytes([2; 16]);
     const DEVICE: DeviceId = DeviceId::from_bytes([1; 16]);

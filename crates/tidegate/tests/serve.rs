@@ -213,8 +213,18 @@ fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     let issuer = "https://id.example.com";
     let secret = secret.to_str().unwrap();
     let (done, made, words) = set(&[
-        "--title", "Corporate", "--client-id", "tidegate", "--issuer", issuer, "--client-secret-file", secret, "--domain",
-        "example.com", "--group", "engineering=engineers",
+        "--title",
+        "Corporate",
+        "--client-id",
+        "tidegate",
+        "--issuer",
+        issuer,
+        "--client-secret-file",
+        secret,
+        "--domain",
+        "example.com",
+        "--group",
+        "engineering=engineers",
     ]);
     assert!(done, "{words}");
     assert!(made["redirect_uri"].as_str().unwrap().starts_with("https://localhost"), "{made}");
@@ -224,7 +234,10 @@ fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     for (member, value) in [("title", "Corporate"), ("issuer", issuer), ("new_users", "make")] {
         assert_eq!(changed[member], value);
     }
-    assert_eq!((&changed["has_client_secret"], changed["domains"][0].as_str()), (&true.into(), Some("example.com")));
+    assert_eq!(
+        (&changed["has_client_secret"], changed["domains"][0].as_str()),
+        (&true.into(), Some("example.com"))
+    );
     assert_eq!(changed["group_map"], made["group_map"]);
     let (_, list, _) = admin(&state, &["provider", "list"]);
     assert_eq!(list["items"].as_array().unwrap().len(), 1);

@@ -119,7 +119,8 @@ impl Once {
         }
         while all.len() >= MOST {
             let settled = all.iter().filter(|(_, entry)| !entry.running);
-            let Some(first) = settled.min_by_key(|(_, entry)| entry.at_ms).map(|(name, _)| name.clone()) else {
+            let Some(first) = settled.min_by_key(|(_, entry)| entry.at_ms).map(|(name, _)| name.clone())
+            else {
                 break;
             };
             all.remove(&first);

@@ -6,7 +6,7 @@ use super::{
     check,
     removal::Removal,
     request::decoded,
-    roles::{self, Needs},
+    roles::{self, Needs, SignIn},
     types::{
         BulkMethod, EnrolmentKeyInput, NameInput, OrganizationInput, OrganizationPatch, PolicyInput,
         PopInput, ResourceInput, Role, RoleInput, SettingsPatch, SiteInput, StrikeInput, TokenInput,
@@ -128,7 +128,7 @@ impl Operation {
         method: BulkMethod,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<(Self, Needs), Problem> {
+    ) -> Result<(Self, Needs, SignIn), Problem> {
         use BulkMethod::{Delete, Patch, Post, Put};
         let rest = path.strip_prefix("/api/v1").unwrap_or(path);
         let rest = rest.strip_prefix('/').ok_or_else(|| no_such(method, path))?;

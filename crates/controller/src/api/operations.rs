@@ -321,7 +321,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
     let version = caller.data(&snapshot)?.organization.version;
     let trouble = core.database.trouble();
     let alarms = core.snapshots.alarms();
-    let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let word = |value: Value| value.as_str().unwrap_or_default().to_owned();
     let views = Views::new(&core, caller.data(&snapshot)?);
     let struck = views.revocations.len();
     drop(views);

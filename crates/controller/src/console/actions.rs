@@ -131,13 +131,18 @@ mod tests {
         assert_eq!(needed("/groups/grp-1/members/remove"), Some(&[P::People][..]));
         assert_eq!(needed("/sites/site-1/edit?x=1"), Some(&[P::Network][..]));
         assert_eq!(needed("/resources/new"), Some(&[P::Network][..]));
-        assert_eq!((needed("/resources"), needed("/resources/res-1"), needed("/sites//edit")), (None, None, None));
+        assert_eq!(
+            (needed("/resources"), needed("/resources/res-1"), needed("/sites//edit")),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn whatever_asks_for_a_fresh_sign_in_needs_a_permission_too() {
         // Settings are read and changed at one address; their page shows no button to who may not.
-        for (template, _) in super::super::step_up::ASKED.iter().filter(|(template, _)| *template != "/settings") {
+        for (template, _) in
+            super::super::step_up::ASKED.iter().filter(|(template, _)| *template != "/settings")
+        {
             assert!(ACTIONS.iter().any(|(known, _)| known == template), "{template}");
         }
     }

@@ -4,9 +4,7 @@ use super::{
     ask::Refused,
     flows::{FLOW_COLUMNS, flow_rows, recent},
     lists::{self, Listing, Wanted, filter},
-    look::{
-        Row, badge, card, card_with_room, empty, facts, head, parsed, said, table, time, typed,
-    },
+    look::{Row, badge, card, card_with_room, empty, facts, head, parsed, said, table, time, typed},
     names::{Names, member_page, pop_name},
     shell::{Here, Viewer},
     strikes::buttons,

@@ -3,8 +3,8 @@
 use super::{
     access,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, search, settings,
-    sites, status, step_up, strikes,
+    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, search,
+    settings, sites, status, step_up, strikes,
     things::{self, Thing},
     topology, why,
 };

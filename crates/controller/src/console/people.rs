@@ -7,8 +7,8 @@ use super::{
     keys::device_key_form,
     lists::{self, Listing, Wanted},
     look::{
-        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge,
-        small_table, time, typed,
+        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge, small_table,
+        time, typed,
     },
     names::{Names, member_page},
     shell::{Here, Viewer},

@@ -4,9 +4,7 @@ use super::{
     ask::{Api, Done, Refused, send},
     form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, conflict, field, summary},
     lists::{self, Listing, Wanted},
-    look::{
-        Row, card, card_with_room, chips, counted, empty, facts, head, icon, note, thin, time, typed,
-    },
+    look::{Row, card, card_with_room, chips, counted, empty, facts, head, icon, note, thin, time, typed},
     names::{Names, member_page},
     preview::{Changed, Preview, preview},
     shell::{Here, Viewer},

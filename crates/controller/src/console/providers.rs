@@ -21,8 +21,17 @@ use std::collections::BTreeMap;
 
 const LIST: &str = "/settings/providers";
 const FIELDS: &[&str] = &[
-    "name", "title", "issuer", "client_id", "client_secret", "scopes", "groups_claim", "group_map", "domains",
-    "new_users", "ca_pem",
+    "name",
+    "title",
+    "issuer",
+    "client_id",
+    "client_secret",
+    "scopes",
+    "groups_claim",
+    "group_map",
+    "domains",
+    "new_users",
+    "ca_pem",
 ];
 
 /// Every provider.
@@ -80,7 +89,13 @@ pub(super) async fn list(
     viewer.page(Here::Settings, "Sign-in providers", body)
 }
 
-fn form(viewer: &Viewer, name: Option<&str>, values: &Values, errors: &Errors, status: StatusCode) -> Response {
+fn form(
+    viewer: &Viewer,
+    name: Option<&str>,
+    values: &Values,
+    errors: &Errors,
+    status: StatusCode,
+) -> Response {
     let unknown = [("refuse", "are not let in"), ("make", "become users without any right")]
         .map(|(value, text)| (value.to_owned(), text.to_owned()));
     let field = |name, label, kind, hint, optional| Field { name, label, kind, hint, optional };
@@ -96,15 +111,54 @@ fn form(viewer: &Viewer, name: Option<&str>, values: &Values, errors: &Errors, s
              is held stays, or there is none.",
             true,
         ),
-        field("domains", "Domains whose addresses it speaks for", Kind::Area, "One a line. Its verified word about such an address is believed: that person is the user with the address.", true),
+        field(
+            "domains",
+            "Domains whose addresses it speaks for",
+            Kind::Area,
+            "One a line. Its verified word about such an address is believed: that person is the user with the address.",
+            true,
+        ),
         field("new_users", "People whom nobody knows", Kind::Choice(&unknown), "", false),
-        field("groups_claim", "Claim that lists groups", Kind::Text, "groups, unless the provider calls it otherwise.", true),
-        field("group_map", "Groups", Kind::Area, "One a line: value of the claim = name of a group here. People join and leave these groups with the claim.", true),
-        field("scopes", "What is asked for besides openid", Kind::Text, "profile, email unless something else is named.", true),
-        field("ca_pem", "CAs that its server may be signed by", Kind::Area, "Certificates in PEM, besides those of the machine.", true),
+        field(
+            "groups_claim",
+            "Claim that lists groups",
+            Kind::Text,
+            "groups, unless the provider calls it otherwise.",
+            true,
+        ),
+        field(
+            "group_map",
+            "Groups",
+            Kind::Area,
+            "One a line: value of the claim = name of a group here. People join and leave these groups with the claim.",
+            true,
+        ),
+        field(
+            "scopes",
+            "What is asked for besides openid",
+            Kind::Text,
+            "profile, email unless something else is named.",
+            true,
+        ),
+        field(
+            "ca_pem",
+            "CAs that its server may be signed by",
+            Kind::Area,
+            "Certificates in PEM, besides those of the machine.",
+            true,
+        ),
     ];
     if name.is_none() {
-        fields.insert(0, field("name", "Name", Kind::Text, "1 to 32 of a-z, 0-9 and -; part of its address, and never changed.", false));
+        fields.insert(
+            0,
+            field(
+                "name",
+                "Name",
+                Kind::Text,
+                "1 to 32 of a-z, 0-9 and -; part of its address, and never changed.",
+                false,
+            ),
+        );
     }
     let title = if name.is_some() { "Edit the provider" } else { "Add a provider" };
     let action = name.map_or_else(|| format!("{LIST}/new"), |name| format!("{LIST}/{name}/edit"));
@@ -149,7 +203,8 @@ pub(super) async fn edit_page(api: Extension<Api>, viewer: Viewer, Path(name): P
     values.set("domains", lines("domains", "\n", ""));
     values.set("scopes", lines("scopes", ", ", "openid"));
     let groups = &viewer.data().groups;
-    let named = |id: &str| groups.iter().find(|group| group.id.to_string() == id).map(|group| group.name.clone());
+    let named =
+        |id: &str| groups.iter().find(|group| group.id.to_string() == id).map(|group| group.name.clone());
     let map = held["group_map"].as_object().into_iter().flatten();
     let map = map.filter_map(|(value, id)| {
         let id = id.as_str()?;
@@ -164,8 +219,12 @@ fn body(viewer: &Viewer, values: &Values, errors: &mut Errors) -> Value {
     let mut groups = Map::new();
     for line in values.one("group_map").lines().map(str::trim).filter(|line| !line.is_empty()) {
         let shown: String = line.chars().take(80).collect();
-        let Some((value, group)) = line.rsplit_once('=').map(|(value, group)| (value.trim(), group.trim())) else {
-            errors.add("group_map", format!("Expected: a value of the claim = the name of a group; got “{shown}”."));
+        let Some((value, group)) = line.rsplit_once('=').map(|(value, group)| (value.trim(), group.trim()))
+        else {
+            errors.add(
+                "group_map",
+                format!("Expected: a value of the claim = the name of a group; got “{shown}”."),
+            );
             continue;
         };
         let known = viewer.data().groups.iter().find(|row| row.name == group || row.id.to_string() == group);
@@ -173,7 +232,8 @@ fn body(viewer: &Viewer, values: &Values, errors: &mut Errors) -> Value {
             Some(row) => {
                 groups.insert(value.to_owned(), row.id.to_string().into());
             }
-            None => errors.add("group_map", format!("Expected: the name of a group that there is; got “{shown}”.")),
+            None => errors
+                .add("group_map", format!("Expected: the name of a group that there is; got “{shown}”.")),
         }
     }
     let mut body = json!({
@@ -229,7 +289,8 @@ async fn save(api: Extension<Api>, name: Option<String>, posted: Posted) -> Resp
         Ok(_) => Redirect::to(&format!("{LIST}?saved=1")).into_response(),
         Err(refused) => {
             // The API calls its name `id`.
-            let field = refused.field.clone().map(|field| if field == "id" { "name".to_owned() } else { field });
+            let field =
+                refused.field.clone().map(|field| if field == "id" { "name".to_owned() } else { field });
             let refused = Refused { field, ..refused };
             let errors = Errors::refused(&refused, FIELDS);
             form(viewer, name.as_deref(), values, &errors, refused.http_status())

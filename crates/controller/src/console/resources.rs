@@ -5,8 +5,7 @@ use super::{
     flows::{FLOW_COLUMNS, flow_rows, recent},
     lists::{self, Listing, Wanted, filter},
     look::{
-        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge,
-        table, typed,
+        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge, table, typed,
     },
     names::Names,
     shell::{Here, Viewer},

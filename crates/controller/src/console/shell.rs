@@ -56,7 +56,7 @@ pub(super) struct Viewer {
     pub(super) organization: OrganizationId,
     pub(super) caller: Caller,
     pub(super) now: UnixMs,
-    theme: &'static str,
+    pub(super) theme: &'static str,
     /// Path and query, to come back to.
     pub(super) path: String,
 }

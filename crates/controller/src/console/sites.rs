@@ -5,8 +5,8 @@ use super::{
     form::Posted,
     lists::{self, Listing, Wanted},
     look::{
-        Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, note, parsed,
-        said, table, time, typed,
+        Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, note, parsed, said, table,
+        time, typed,
     },
     shell::{Here, Viewer},
     strikes::buttons,

@@ -434,20 +434,36 @@ fn what_would_help(
         ));
     }
     match decision.verdict {
-        Verdict::Deny(Refusal::NoResource) => all.push(("plus", viewer.link_or_words(&format!("/resources/new?address={}", super::shell::encode(&asked.said)), &html! { "Make it a resource" }),
-            html! { "Nothing is reached that is no resource." })),
-        Verdict::Deny(Refusal::PortNotAllowed) => if let Some(resource) = decision.resource {
-            all.push(("edit", viewer.link_or_words(&format!("/resources/{}/edit", resource.id), &html! { "Add the port to " (typed(&resource.name)) }),
+        Verdict::Deny(Refusal::NoResource) => all.push((
+            "plus",
+            viewer.link_or_words(
+                &format!("/resources/new?address={}", super::shell::encode(&asked.said)),
+                &html! { "Make it a resource" },
+            ),
+            html! { "Nothing is reached that is no resource." },
+        )),
+        Verdict::Deny(Refusal::PortNotAllowed) => {
+            if let Some(resource) = decision.resource {
+                all.push(("edit", viewer.link_or_words(&format!("/resources/{}/edit", resource.id), &html! { "Add the port to " (typed(&resource.name)) }),
                 html! { "It has " (resource.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) "." }));
-        },
-        Verdict::Deny(_) => if let Some(resource) = decision.resource {
-            for allow in resource.allow.iter().take(4) {
-                all.push(("people", html! { a href={ "/groups/" (allow.group) } { "Put " (typed(asker.name)) " into " (typed(names.group(allow.group))) } },
-                    html! { "Its members reach this by the policy " (typed(&allow.policy_name)) "." }));
             }
-            all.push(("policy", viewer.link_or_words(&format!("/policies/new?resource={}", resource.id), &html! { "Write a policy" }),
-                html! { "With a preview of who gains access." }));
-        },
+        }
+        Verdict::Deny(_) => {
+            if let Some(resource) = decision.resource {
+                for allow in resource.allow.iter().take(4) {
+                    all.push(("people", html! { a href={ "/groups/" (allow.group) } { "Put " (typed(asker.name)) " into " (typed(names.group(allow.group))) } },
+                    html! { "Its members reach this by the policy " (typed(&allow.policy_name)) "." }));
+                }
+                all.push((
+                    "policy",
+                    viewer.link_or_words(
+                        &format!("/policies/new?resource={}", resource.id),
+                        &html! { "Write a policy" },
+                    ),
+                    html! { "With a preview of who gains access." },
+                ));
+            }
+        }
         Verdict::Allow => {}
     }
     if all.is_empty() {

@@ -43,7 +43,7 @@ fn snapshot(pops: &[PopId], version: Version) -> Snapshot {
         approve_devices: false,
         audit_retention_days: 0,
         flow_retention_days: 0,
-        sign_in_age_ms: store::Organization::SIGN_IN_AGE_MS,
+        sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
         created_ms: 1,
     };
     let data = OrganizationData {

@@ -24,7 +24,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         approve_devices: false,
         audit_retention_days: 0,
         flow_retention_days: 0,
-        sign_in_age_ms: store::Organization::SIGN_IN_AGE_MS,
+        sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
         created_ms: 1,
     };
     let site = id(SiteId::from_bytes, number);

@@ -27,22 +27,33 @@ async fn a_provider_is_made_changed_and_removed_by_forms_and_its_secret_never_co
     ];
     let wrong = submit(&world, "/settings/providers/new", &session, &fields).await;
     assert_eq!(wrong.status, 422);
-    assert!(wrong.text.contains("id=\"group_map-error\"") && wrong.text.contains("Corporate &lt;account&gt;"));
+    assert!(
+        wrong.text.contains("id=\"group_map-error\"") && wrong.text.contains("Corporate &lt;account&gt;")
+    );
     assert!(!wrong.text.contains("very-secret-indeed"), "{}", wrong.text);
     fields[8].1 = "engineering = engineers";
     let wrong = submit(&world, "/settings/providers/new", &session, &fields).await;
     assert!(wrong.status == 422 && wrong.text.contains("id=\"issuer-error\""), "{}", wrong.text);
     fields[3].1 = "https://id.example.com";
     let made = submit(&world, "/settings/providers/new", &session, &fields).await;
-    assert_eq!((made.status.as_u16(), &made.headers[header::LOCATION]), (303, &"/settings/providers?saved=1".parse().unwrap()));
+    assert_eq!(
+        (made.status.as_u16(), &made.headers[header::LOCATION]),
+        (303, &"/settings/providers?saved=1".parse().unwrap())
+    );
     let held = world.get("/oidc-providers/corp").await.ok();
-    assert_eq!((&held["has_client_secret"], held["group_map"]["engineering"].as_str()), (&true.into(), Some(f.group.as_str())));
+    assert_eq!(
+        (&held["has_client_secret"], held["group_map"]["engineering"].as_str()),
+        (&true.into(), Some(f.group.as_str()))
+    );
     assert_eq!(held["scopes"], serde_json::json!(["openid", "profile", "email"]));
     let again = submit(&world, "/settings/providers/new", &session, &fields).await;
     assert!(again.status == 409 && again.text.contains("id=\"name-error\""), "{}", again.text);
 
     let list = get(&world, "/settings/providers", &session).await;
-    assert!(list.text.contains("Corporate &lt;account&gt;") && list.text.contains("/settings/providers/corp/edit"));
+    assert!(
+        list.text.contains("Corporate &lt;account&gt;")
+            && list.text.contains("/settings/providers/corp/edit")
+    );
     let edit = get(&world, "/settings/providers/corp/edit", &session).await;
     for shown in ["engineering = engineers", "example.com\nexample.org", "value=\"profile, email\""] {
         assert!(edit.text.contains(shown), "{shown}: {}", edit.text);

@@ -43,7 +43,8 @@ async fn ask(world: &World, user: &str, when: Proven, method: &str, path: &str, 
         Proven::Ago(ago) => caller.authenticated(core.signer.best_time().minus(ago)),
         Proven::Never => caller,
     };
-    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    let request =
+        Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
     let mut request = request.body(Body::from(body.to_string())).unwrap();
     request.extensions_mut().insert(InProcess(caller));
     world.send(stranger(), request).await
@@ -80,20 +81,22 @@ async fn a_person_whose_sign_in_is_old_is_asked_to_sign_in_again_where_the_table
 async fn the_refusal_names_the_age_as_rfc_9470_does_and_the_organization_may_set_it() {
     let world = World::new().await;
     let user = person(&world).await;
-    let body = json!({"name": "t", "role": "auditor"});
-    let token = async |when| ask(&world, &user, Proven::Ago(when), "POST", "/api/v1/tokens", &body).await;
-    let refused = token(QUARTER).await;
+    let token = async |name: &str, when| {
+        let body = json!({"name": name, "role": "auditor"});
+        ask(&world, &user, Proven::Ago(when), "POST", "/api/v1/tokens", &body).await
+    };
+    let refused = token("a", QUARTER).await;
     assert_eq!(refused.problem(401)["max_age"], 900);
     let challenge = refused.headers[header::WWW_AUTHENTICATE].to_str().unwrap();
     assert_eq!(challenge, "Bearer error=\"insufficient_user_authentication\", max_age=\"900\"");
-    token(Duration::from_secs(14 * 60)).await.made();
+    token("b", Duration::from_secs(14 * 60)).await.made();
     let settings = async |seconds: u64| {
         world.call(Method::PATCH, "/settings", Some(json!({"sign_in_age_seconds": seconds}))).await
     };
     assert_eq!(settings(3_600).await.ok()["sign_in_age_seconds"], 3_600);
-    token(QUARTER).await.made();
+    token("c", QUARTER).await.made();
     assert_eq!(settings(60).await.ok()["sign_in_age_seconds"], 60);
-    token(Duration::from_secs(14 * 60)).await.problem(401);
+    token("d", Duration::from_secs(14 * 60)).await.problem(401);
     settings(59).await.problem(422);
     settings(43_201).await.problem(422);
 }
@@ -149,7 +152,11 @@ async fn a_browser_is_led_to_sign_in_again_and_finds_what_was_typed() {
     let kept = [("name", "nightly <b>"), ("scopes", "read"), ("scopes", "strike")];
     let seen = submit(&world, "/settings/tokens", &session, &kept).await;
     assert_eq!(seen.status, 409);
-    assert!(seen.text.contains("Making an API token") && seen.text.contains("nightly &lt;b&gt;"), "{}", seen.text);
+    assert!(
+        seen.text.contains("Making an API token") && seen.text.contains("nightly &lt;b&gt;"),
+        "{}",
+        seen.text
+    );
     assert_eq!(world.get("/tokens").await.ok()["items"].as_array().unwrap().len(), 0);
     let token = form_token(&seen);
     let sent = [&kept[..], &[("form_token", token.as_str())]].concat();

@@ -144,8 +144,17 @@ async fn held(api: &ApiClient, name: &str) -> Result<Option<Value>, Failure> {
 async fn wanted(api: &ApiClient, args: &ProviderArgs, held: Option<&Value>) -> Result<Value, Failure> {
     let mut body = Map::new();
     // What the API takes of what it shows.
-    let kept =
-        ["title", "issuer", "client_id", "scopes", "groups_claim", "group_map", "domains", "new_users", "ca_pem"];
+    let kept = [
+        "title",
+        "issuer",
+        "client_id",
+        "scopes",
+        "groups_claim",
+        "group_map",
+        "domains",
+        "new_users",
+        "ca_pem",
+    ];
     for (held, member) in held.into_iter().flat_map(|held| kept.map(|member| (held, member))) {
         body.insert(member.to_owned(), held[member].clone());
     }

@@ -249,7 +249,7 @@ mod tests {
                 approve_devices: false,
                 audit_retention_days: 0,
                 flow_retention_days: 0,
-                sign_in_age_ms: store::Organization::SIGN_IN_AGE_MS,
+                sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
                 created_ms: 0,
             },
             sites: vec![],
