@@ -49,6 +49,15 @@ pub(crate) struct AuditHeads {
     changed: watch::Sender<u64>,
 }
 
+/// Who writes into the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// This controller: what does not join up is somebody else's.
+    Alone,
+    /// Other controllers, too: between two changes of this one there may be some of theirs.
+    Several,
+}
+
 /// What a verification of one chain found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -85,10 +94,10 @@ impl AuditHeads {
     }
 
     /// Takes what a change has written.
-    pub(crate) fn remember(&self, links: &[Linked]) {
+    pub(crate) fn remember(&self, links: &[Linked], writers: Writers) {
         let mut known = self.known();
         for link in links {
-            known.take(link.clone());
+            known.take(link.clone(), writers);
         }
         drop(known);
         self.changed.send_modify(|count| *count += 1);
@@ -141,7 +150,7 @@ impl AuditHeads {
 }
 
 impl Known {
-    fn take(&mut self, link: Linked) {
+    fn take(&mut self, link: Linked, writers: Writers) {
         let name = link.head.chain.name();
         let Some(end) = self.ends.get(&name) else {
             // The first that this controller writes into this chain.
@@ -149,6 +158,14 @@ impl Known {
             self.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0 });
             return;
         };
+        if writers == Writers::Several {
+            // The newest of its own: whatever stands at or before it cannot be changed without being found.
+            if link.head.seq > end.seq {
+                self.follow(&name, &link);
+            }
+            self.loose.retain(|key, _| key.0 != name);
+            return;
+        }
         let joins = link.before.0 == end.seq && encode_base64url(&link.before.1) == end.hash;
         if !joins {
             self.loose.insert((name.clone(), link.before.0), link);
@@ -277,7 +294,7 @@ impl Reading {
             if behind > 0 {
                 self.doubt(format!(
                     "{behind} entries are behind the last one that this controller remembers: it ended, or lost an answer, \
-                     while it wrote them, or somebody else did"
+                     while it wrote them, or somebody else did (another controller, where there are several)"
                 ));
             }
             if end.strangers > 0 {
@@ -314,24 +331,34 @@ mod tests {
     #[test]
     fn changes_that_are_told_out_of_order_join_up() {
         let mut known = Known::default();
-        known.take(link(0, 1));
-        known.take(link(3, 4));
-        known.take(link(2, 3));
+        known.take(link(0, 1), Writers::Alone);
+        known.take(link(3, 4), Writers::Alone);
+        known.take(link(2, 3), Writers::Alone);
         assert_eq!((known.ends["installation"].seq, known.loose.len()), (1, 2));
-        known.take(link(1, 2));
+        known.take(link(1, 2), Writers::Alone);
         assert_eq!((known.ends["installation"].seq, known.loose.len()), (4, 0));
     }
 
     #[test]
     fn what_never_joins_up_is_counted_and_the_table_is_bounded() {
         let mut known = Known::default();
-        known.take(link(0, 1));
+        known.take(link(0, 1), Writers::Alone);
         for number in 0..100 {
-            known.take(link(10 + number, 11 + number));
+            known.take(link(10 + number, 11 + number), Writers::Alone);
         }
         assert!(known.loose.len() <= MAX_LOOSE);
         let end = &known.ends["installation"];
         assert_eq!(end.strangers, 1);
         assert!(end.seq > 1);
+    }
+
+    #[test]
+    fn with_several_controllers_the_newest_of_its_own_is_remembered_and_nothing_is_strange() {
+        let mut known = Known::default();
+        for (before, seq) in [(0, 1), (4, 5), (2, 3), (8, 9)] {
+            known.take(link(before, seq), Writers::Several);
+        }
+        let end = &known.ends["installation"];
+        assert_eq!((end.seq, end.strangers, known.loose.len()), (9, 0, 0));
     }
 }

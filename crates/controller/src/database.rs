@@ -19,11 +19,20 @@ struct State {
     reason: String,
     /// It is another database than the one this controller serves from.
     refused: Option<String>,
+    /// Looks at it fail: reads are refused, and who looks is their prober.
+    unseen: Option<String>,
 }
 
 impl State {
     fn allowed(&self) -> Result<(), StoreError> {
         match &self.refused {
+            Some(reason) => Err(StoreError::Unavailable(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn seen(&self) -> Result<(), StoreError> {
+        match &self.unseen {
             Some(reason) => Err(StoreError::Unavailable(reason.clone())),
             None => Ok(()),
         }
@@ -55,10 +64,11 @@ impl Database {
         lock(&self.state)
     }
 
-    /// The open database.
+    /// The open database, at once refused while it is known not to answer.
     pub(crate) fn store(&self) -> Result<Store, StoreError> {
         let state = self.state();
         state.allowed()?;
+        state.seen()?;
         state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))
     }
 
@@ -66,6 +76,21 @@ impl Database {
     pub(crate) fn store_to_accept(&self) -> Result<Store, StoreError> {
         let state = self.state();
         state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))
+    }
+
+    /// Whether it is a server's, which other controllers write into, too.
+    pub(crate) const fn is_shared(&self) -> bool {
+        matches!(self.location, Location::Postgres(_))
+    }
+
+    /// Whether it is another one than this controller's.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state().refused.is_some()
+    }
+
+    /// What the last looks at it gave: this is the breaker of reads, and who looks is its one prober.
+    pub(crate) fn looked(&self, trouble: Option<String>) {
+        self.state().unseen = trouble;
     }
 
     /// Nothing is read from it or changed in it until somebody accepts it, or puts the right one there.
@@ -147,7 +172,8 @@ impl Database {
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.state();
         let refused = state.refused.clone();
-        refused.or_else(|| (state.store.is_none() || state.is_broken).then(|| state.reason.clone()))
+        let changes = || (state.store.is_none() || state.is_broken).then(|| state.reason.clone());
+        refused.or_else(changes).or_else(|| state.unseen.clone())
     }
 
     pub(crate) fn counters(&self) -> DatabaseCounters {

@@ -23,10 +23,10 @@ const ALONE_AFTER: Duration = Duration::from_secs(3);
 /// How long a PoP that was reached may take to say what it holds.
 const UNION_WITHIN: Duration = Duration::from_secs(3);
 /// Architecture, "Revocation": a snapshot whose last beacon is ≤ 24 h old.
-const SNAPSHOT_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const SNAPSHOT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How often the time of the last beacon is written. It may be this much older than the truth.
 const WRITE_EVERY: Duration = Duration::from_secs(600);
-const LAST_BEACON: &str = "last-beacon";
+pub(crate) const LAST_BEACON: &str = "last-beacon";
 /// What others have seen that is newer than what this directory served. A PoP forgets it with this
 /// controller's next beacon; this controller must not.
 const SEEN: &str = "seen";

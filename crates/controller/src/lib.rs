@@ -19,6 +19,7 @@
 //!     tls: TlsSource::Own,
 //!     old_snapshots: controller::OldSnapshots::Refuse,
 //!     database: None,
+//!     join: None,
 //! };
 //! let (controller, first) = Controller::start(options).await?;
 //! if let Some(first) = first {
@@ -37,6 +38,7 @@ mod control;
 mod database;
 mod enrolment;
 mod flows;
+mod follow;
 mod gate;
 mod issue;
 mod journal;
@@ -46,6 +48,7 @@ mod parts;
 mod paths;
 mod presence;
 mod server;
+mod several;
 mod signer;
 mod signin;
 mod snapshot;
@@ -57,6 +60,9 @@ mod tests;
 pub use api::{openapi_json, roles_table};
 pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
+pub use several::{
+    Added, JoinFileError, SeveralError, add_controller, remove_controller, write_controller_file,
+};
 pub use signer::{
     AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
     SignError, export_root, first_start_was_shown, open_root_file, root_key_place,
@@ -68,6 +74,7 @@ use crate::{
     audit::AuditHeads,
     database::Database,
     flows::FlowLog,
+    follow::Following,
     gate::Gate,
     ledger::{Deed, Ledger},
     parts::{Core, SyncCommand},
@@ -116,6 +123,8 @@ pub struct ControllerOptions {
     pub url: String,
     /// The server that has the configuration; without one it is in a file of the state directory.
     pub database: Option<PostgresUrl>,
+    /// What a further controller of an installation begins with (`tidegate admin add-controller`); of no use later.
+    pub join: Option<PathBuf>,
     /// Where the console's certificate comes from.
     pub tls: TlsSource,
     /// What to do alone with a snapshot that is older than a day.
@@ -181,6 +190,9 @@ pub enum ControllerError {
         /// Where the kind is kept.
         file: PathBuf,
     },
+    /// A further controller's beginning.
+    #[error(transparent)]
+    Join(#[from] JoinFileError),
     /// Nothing to serve from.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -232,13 +244,21 @@ impl Controller {
         rest.ok_or_else(|| ControllerError::Url(options.url.clone()))?;
         let url = options.url.trim_end_matches('/').to_owned();
         let path = options.state.clone();
+        let joins = options.join.as_deref().filter(|_| !signer::is_complete(&path));
+        if joins.is_some() && options.database.is_none() {
+            return Err(JoinFileError::NoServer.into());
+        }
         if let Some(server) = &options.database
+            && joins.is_none()
             && !signer::is_complete(&path)
         {
             // Before the keys are made: what is wrong with the server is mended and tried again, with nothing to remove.
             vacant(&server.clone().into()).await?.close().await;
         }
-        let (directory, phrase) = open_directory(&path).await?;
+        let (directory, phrase) = match joins {
+            Some(file) => (several::join(&path, file)?, None),
+            None => open_directory(&path).await?,
+        };
         let directory = Arc::new(directory);
         let signer = Signer::open(Arc::clone(&directory))?;
         let location = location(&directory, &options, phrase.is_some())?;
@@ -293,6 +313,7 @@ impl Controller {
             ledger: Ledger::new(&path),
             gate,
             work: Notify::new(),
+            news: Notify::new(),
             state: path,
             url,
             signer,
@@ -316,6 +337,8 @@ impl Controller {
         {
             tracing::warn!(%error, "what the database remembers to be revoked was not read");
         }
+        // Before the first look: everything that is shared is known when the first question comes.
+        Following::default().look(&core).await;
         let first = phrase.zip(owner_link);
         let first = first.map(|(recovery_phrase, owner_link)| FirstStart { recovery_phrase, owner_link });
         Ok((Self { core, listeners, shown, commands }, first))
@@ -340,6 +363,7 @@ impl Controller {
             () = listeners.serve(&core, Arc::clone(&shown)) => None,
             () = probe(&core) => None,
             () = Arc::clone(&core).catch_up() => None,
+            () = follow::follow(&core) => None,
             () = renew(&core, &shown) => None,
             ended = &mut sync => Some(ended),
         };
@@ -521,7 +545,13 @@ async fn renew(core: &Arc<Core>, shown: &Shown) {
         shown.refresh(&core.signer);
         // Only by a clock that is believed, and when nothing of the journal may be missing.
         let Ok(wall) = core.signer.signing_time() else { continue };
-        match core.signin.keys.rotate_if_due(wall) {
+        let rotated = if core.signer.is_one_of_several() {
+            let looked = core.look_after_shared_web_keys(wall).await;
+            looked.map(|()| false).map_err(|error| error.to_string())
+        } else {
+            core.signin.keys.rotate_if_due(wall).map_err(|error| error.to_string())
+        };
+        match rotated {
             Ok(true) => tracing::info!("web sessions are signed with a new key"),
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "web sessions go on with the old key"),

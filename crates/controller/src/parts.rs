@@ -2,7 +2,7 @@
 
 use crate::{
     api::{AnswerSeal, Once, Rates},
-    audit::AuditHeads,
+    audit::{AuditHeads, Writers},
     clock,
     database::Database,
     flows::FlowLog,
@@ -37,6 +37,8 @@ const ISSUING_LOOK: Duration = Duration::from_millis(50);
 /// Waits between two tries to get what is committed into memory, and what was done into the database.
 const CATCH_UP_FIRST: Duration = Duration::from_millis(250);
 const CATCH_UP_LONGEST: Duration = Duration::from_secs(30);
+/// A look at a database that others write into is this recent, or what is served has an age: one look may fail.
+const LOOKED_LATELY: Duration = Duration::from_secs(3);
 /// A connector that was seen this recently still hears beacons: the words fresh, stale and isolated.
 const ISOLATED_AFTER: Duration = Duration::from_secs(60);
 
@@ -66,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) sync: mpsc::Sender<SyncCommand>,
     /// Something waits for [`Core::catch_up`].
     pub(crate) work: Notify,
+    /// The database is to be looked at now, or told something.
+    pub(crate) news: Notify,
     pub(crate) started: Instant,
 }
 
@@ -226,7 +230,8 @@ impl Core {
         if links.is_empty() {
             return;
         }
-        self.audit.remember(&links);
+        let writers = if self.signer.is_one_of_several() { Writers::Several } else { Writers::Alone };
+        self.audit.remember(&links, writers);
         let core = Arc::clone(self);
         // What is lost with a crash is said by the next verification.
         let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
@@ -275,7 +280,7 @@ impl Core {
         self.snapshots.refresh(store).await.inspect_err(|error| self.look_at(error))
     }
 
-    fn look_at(&self, error: &SnapshotError) {
+    pub(crate) fn look_at(&self, error: &SnapshotError) {
         if error.is_another_database() {
             self.database.refuse(error.to_string());
         }
@@ -315,10 +320,13 @@ impl Core {
 
     /// How old what is served may be: nothing when memory is known to be what the database has.
     pub(crate) fn snapshot_age(&self) -> Duration {
+        let age = clock::wall().since(self.snapshots.verified_at());
         let current = self.snapshot().source == SnapshotSource::Database
             && !self.snapshots.is_behind()
-            && self.database.trouble().is_none();
-        if current { Duration::ZERO } else { clock::wall().since(self.snapshots.verified_at()) }
+            && self.database.trouble().is_none()
+            // What others write is seen by looking.
+            && (!self.database.is_shared() || age <= LOOKED_LATELY);
+        if current { Duration::ZERO } else { age }
     }
 
     /// Takes what the database remembers to be struck for good.

@@ -296,6 +296,7 @@ impl Sync {
                     held.hashes.iter().filter_map(|hash| hash.as_slice().try_into().ok()).collect();
                 self.core.strikes.held_by(pop, &hashes, &held.connectors);
             }
+            ToSigner::StrikesElsewhere(elsewhere) => self.take_elsewhere(elsewhere.entries),
             ToSigner::Presence(change) => {
                 let mut presence = self.core.presence();
                 presence.went(pop, &identities(&change.detached), wall);
@@ -331,6 +332,21 @@ impl Sync {
                 for entry in core.strikes.entries(clock::wall()) {
                     // Full: the PoPs get every entry when they attach again.
                     let _ = core.sync.try_send(SyncCommand::Strike(entry.text));
+                }
+            }
+        });
+    }
+
+    /// What another controller struck: applied here, and given to the PoPs that the other does not reach.
+    fn take_elsewhere(&self, entries: Vec<Document>) {
+        let texts: Vec<String> =
+            entries.into_iter().filter_map(|entry| String::from_utf8(entry.into_vec()).ok()).collect();
+        let core = Arc::clone(&self.core);
+        tokio::task::spawn_blocking(move || {
+            if core.strikes.take(&core.signer.bundle(), &texts) == Changed::Yes {
+                for text in texts {
+                    // Full: the PoPs get every entry when they attach again. What does not verify is refused there, too.
+                    let _ = core.sync.try_send(SyncCommand::Strike(text.into()));
                 }
             }
         });
@@ -467,10 +483,16 @@ impl Sync {
     /// Rotates what is due and shows a fresh certificate.
     fn look(&mut self) {
         self.dialler.set_wall(clock::wall());
-        match self.core.signer.rotate_if_due() {
-            Ok(crate::signer::Rotated::Yes) => self.command(&SyncCommand::Bundle),
-            Ok(crate::signer::Rotated::No) => {}
-            Err(error) => tracing::warn!(%error, "keys were not looked at"),
+        if self.core.signer.is_one_of_several() {
+            let core = Arc::clone(&self.core);
+            // Of its own: it waits for the database.
+            tokio::spawn(async move { core.look_after_shared_keys().await });
+        } else {
+            match self.core.signer.rotate_if_due() {
+                Ok(crate::signer::Rotated::Yes) => self.command(&SyncCommand::Bundle),
+                Ok(crate::signer::Rotated::No) => {}
+                Err(error) => tracing::warn!(%error, "keys were not looked at"),
+            }
         }
         if clock::boot().saturating_sub(self.identity_at) >= IDENTITY_EVERY {
             match self.core.signer.local_identity() {

@@ -105,6 +105,58 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Makes a standby that follows this server by streaming, and starts it: it answers reads and takes no writes.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn standby(&self) -> Result<Self, ScratchError> {
+        let directory = tempfile::Builder::new()
+            .prefix("pgscratch-")
+            .tempdir()
+            .map_err(|error| ScratchError::Io("a temporary directory", error))?;
+        self.owner.takes(directory.path())?;
+        let mut copy = self.owner.command(self.programs.join("pg_basebackup"));
+        copy.arg("--pgdata").arg(directory.path().join("data"));
+        copy.arg("--host").arg(self.directory.path()).args(["--port", &self.port.to_string()]);
+        copy.args(["--username", "postgres", "--wal-method", "stream", "--checkpoint", "fast"]);
+        copy.args(["--write-recovery-conf", "--no-sync"]);
+        run(&mut copy, "pg_basebackup")?;
+        let standby = Self {
+            directory,
+            programs: self.programs.clone(),
+            owner: self.owner,
+            port: free_port()?,
+            settings: self.settings.clone(),
+            running: Mutex::new(None),
+        };
+        standby.resume()?;
+        Ok(standby)
+    }
+
+    /// From now on a commit waits until a standby has it. Make the standby first: its copy of the settings has this too.
+    ///
+    /// # Errors
+    /// [`ScratchError`], also when no standby follows.
+    pub fn commit_to_a_standby(&self) -> Result<(), ScratchError> {
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        let state = "SELECT COUNT(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        self.wait_for(|| self.sql("postgres", state).ok().filter(|count| count == "1"))
+            .map(|_| ())
+            .ok_or_else(|| ScratchError::Silent(START.as_secs(), self.log()))
+    }
+
+    /// Makes a server of its own of a standby: it takes writes when this returns.
+    ///
+    /// # Errors
+    /// [`ScratchError::Program`] with what the server said.
+    pub fn promote(&self) -> Result<(), ScratchError> {
+        match self.sql("postgres", "SELECT pg_promote(true, 30)")?.as_str() {
+            "t" => Ok(()),
+            other => Err(ScratchError::Program { program: "pg_promote".into(), said: other.to_owned() }),
+        }
+    }
+
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,5 +346,22 @@ mod tests {
         drop(cluster);
         assert!(!directory.exists());
         assert!(rustix::process::test_kill_process(server).is_err(), "the server still runs");
+    }
+
+    #[test]
+    fn a_standby_has_what_was_committed_takes_no_writes_and_takes_them_when_it_is_promoted() {
+        let cluster = Cluster::start().expect("a cluster");
+        cluster.database("one").expect("a database");
+        let standby = cluster.standby().expect("a standby");
+        cluster.commit_to_a_standby().expect("a standby that follows");
+        cluster.sql("one", "CREATE TABLE t (n INT); INSERT INTO t VALUES (7)").expect("committed");
+        assert!(standby.sql("one", "INSERT INTO t VALUES (8)").is_err());
+        cluster.kill();
+        standby.promote().expect("promoted");
+        standby.sql("one", "INSERT INTO t VALUES (9)").expect("it takes writes");
+        assert_eq!(
+            standby.sql("one", "SELECT string_agg(n::text, ' ' ORDER BY n) FROM t").expect("rows"),
+            "7 9"
+        );
     }
 }

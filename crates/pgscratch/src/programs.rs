@@ -27,7 +27,7 @@ pub fn programs() -> Result<PathBuf, ScratchError> {
 }
 
 fn is_complete(directory: &Path) -> bool {
-    ["initdb", "postgres", "psql"].iter().all(|program| directory.join(program).is_file())
+    ["initdb", "postgres", "psql", "pg_basebackup"].iter().all(|program| directory.join(program).is_file())
 }
 
 /// As whom the server runs: PostgreSQL refuses root, and Debian's packages make the user `postgres` for it.

@@ -207,6 +207,20 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), about, sealer, _lock: lock })
     }
 
+    /// Reads a secret beside the process that holds the directory: for one that is written at once and whole, as all are.
+    ///
+    /// # Errors
+    /// Nothing there, another role, sealed with another key.
+    pub fn secret_beside(path: &Path, role: Role, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Self::checked(path, role)?;
+        let sealer = Sealer::open(path, &SealSource::from_environment(path))?;
+        let path = path.join("secrets").join(name);
+        match read_bounded(&path)? {
+            None => Ok(None),
+            Some(sealed) => sealer.open_secret(&path, name, sealed).map(Some),
+        }
+    }
+
     /// Makes a directory, or opens it again when it is the same installation's and role's already.
     ///
     /// # Errors

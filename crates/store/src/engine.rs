@@ -42,6 +42,23 @@ impl Engine {
         .map(Transaction::new)
     }
 
+    /// As [`Engine::read`], for one row and in a second: nothing else keeps it back.
+    pub(crate) async fn look(&self) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.read().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.look().await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    pub(crate) async fn hints(&self) -> Result<Hints, StoreError> {
+        match self {
+            // Nobody else writes into a file of this process.
+            Self::Sqlite(_) => Ok(Hints::Never),
+            Self::Postgres(database) => database.listen().await.map(Hints::Of),
+        }
+    }
+
     /// As [`Engine::read`], for work that takes minutes: each step has a deadline, the whole has none.
     pub(crate) async fn read_for_long(&self, scope: Scope) -> Result<Transaction, StoreError> {
         match self {
@@ -79,6 +96,22 @@ impl Engine {
         match self {
             Self::Sqlite(database) => database.close().await,
             Self::Postgres(database) => database.close().await,
+        }
+    }
+}
+
+/// What says that somebody wrote something.
+#[derive(Debug)]
+pub(crate) enum Hints {
+    Never,
+    Of(postgres::Listener),
+}
+
+impl Hints {
+    pub(crate) async fn next(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Never => std::future::pending().await,
+            Self::Of(listener) => listener.next().await,
         }
     }
 }

@@ -40,6 +40,7 @@ mod sqlite;
 mod statement;
 mod store;
 mod trace;
+mod watch;
 
 pub use accounts::{Account, AccountLink, NewUsers, OidcIdentity, OidcProvider, Passkey, SignInData};
 pub use audit::{AuditEnds, AuditOf, AuditPage, AuditPlace};
@@ -53,3 +54,4 @@ pub use postgres::{PostgresUrl, UrlError};
 pub use record::{Happened, StruckGeneration};
 pub use secret::SecretHash;
 pub use store::{Opening, Store};
+pub use watch::{EndedSession, Hints, Look, Mark, SignInNotes, UsedCode};

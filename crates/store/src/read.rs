@@ -51,6 +51,14 @@ fn each<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Result
 }
 
 pub(crate) async fn dataset(db: &mut Transaction) -> Result<Option<Dataset>, StoreError> {
+    dataset_after(db, None).await
+}
+
+/// Organizations that `held` has in the same version are not read again.
+pub(crate) async fn dataset_after(
+    db: &mut Transaction,
+    held: Option<&Dataset>,
+) -> Result<Option<Dataset>, StoreError> {
     let rows =
         all(db, "installation", "SELECT id, incarnation, version, created_ms FROM installation").await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -81,10 +89,18 @@ pub(crate) async fn dataset(db: &mut Transaction) -> Result<Option<Dataset>, Sto
             })
         })?;
     let rows = all(db, "organization", "SELECT * FROM organizations ORDER BY id").await?;
+    let held: BTreeMap<_, _> = held
+        .into_iter()
+        .flat_map(|held| &held.organizations)
+        .map(|data| (data.organization.id, data))
+        .collect();
     let mut organizations = Vec::with_capacity(rows.len());
     for row in &rows {
         let organization = organization(row)?;
-        organizations.push(organization_data(db, organization).await?);
+        organizations.push(match held.get(&organization.id) {
+            Some(data) if data.organization == organization => (*data).clone(),
+            _ => organization_data(db, organization).await?,
+        });
     }
     Ok(Some(Dataset {
         installation,

@@ -88,6 +88,9 @@ impl Store {
             .bind(row::integer(entry.generation));
             tx.execute("struck generation", statement).await?;
         }
+        if !struck.is_empty() {
+            crate::watch::raise_notes(&mut tx).await?;
+        }
         tx.commit().await?;
         Ok(links)
     }

@@ -106,6 +106,28 @@ impl Store {
         .await
     }
 
+    /// Everything, in one transaction, where `held` is what was read before: organizations whose version is the same are
+    /// taken from it. A database that was replaced by a copy of itself is not noticed by that: after each opening
+    /// [`Store::load`] is for it.
+    ///
+    /// # Errors
+    /// Any read error: never a smaller answer.
+    pub async fn load_after(&self, held: &Dataset) -> Result<Option<Dataset>, StoreError> {
+        within(LOAD_DEADLINE, async {
+            let mut tx = self.engine.read(Scope::Installation).await?;
+            let dataset = crate::read::dataset_after(&mut tx, Some(held)).await?;
+            tx.commit().await?;
+            Ok(dataset)
+        })
+        .await
+    }
+
+    /// Whether others may write into it: a server's database has several controllers, a file has one.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.engine, Engine::Postgres(_))
+    }
+
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
     }

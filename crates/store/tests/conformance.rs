@@ -57,6 +57,8 @@ on_both_engines! {
     changes_of_two_programs_at_once_commit_in_the_order_of_their_versions,
     a_database_of_a_newer_build_is_refused_and_nothing_is_written,
     a_database_is_an_installation_once,
+    each_change_has_a_mark_of_its_own_and_reading_what_changed_gives_what_reading_everything_gives,
+    what_controllers_tell_each_other_raises_a_number_and_no_version_and_expires,
     a_backup_of_either_engine_fills_either_engine_with_the_same_rows,
     a_backup_that_is_cut_off_or_changed_anywhere_restores_nothing,
     roles_states_and_settings_come_back_as_they_were_set,
@@ -780,4 +782,60 @@ async fn an_answer_is_kept_with_the_change_that_made_it_and_with_no_other(f: Fix
     assert_eq!(change.kept(&[1; 32]).await.unwrap(), None);
     change.keep(&[1; 32], &kept).await.unwrap();
     change.commit("x", "y", "{}").await.unwrap();
+}
+
+async fn each_change_has_a_mark_of_its_own_and_reading_what_changed_gives_what_reading_everything_gives(
+    f: Fixture,
+) {
+    let f = f.furnished().await;
+    let other = organization(2, "other");
+    let mut marks = Vec::new();
+    let mut held = f.store.load().await.unwrap().unwrap();
+    for step in 0..4_u8 {
+        let scope = if step == 1 { Scope::Installation } else { Scope::Organization(f.organization) };
+        let mut change = f.store.change(scope, "test", NOW).await.unwrap();
+        if step == 1 {
+            change.insert_organization(&other).await.unwrap();
+        } else {
+            change.insert_site(&site(100 + step, &format!("site {step}"))).await.unwrap();
+        }
+        change.commit("create", "something", "{}").await.unwrap();
+        let everything = f.store.load().await.unwrap().unwrap();
+        let mark = f.store.look().await.unwrap().unwrap().mark;
+        assert_eq!(mark, Mark::of(&everything));
+        assert!(!marks.contains(&mark), "{marks:?}");
+        marks.push(mark);
+        assert_eq!(f.store.load_after(&held).await.unwrap().unwrap(), everything);
+        assert_eq!(f.store.load_after(&everything).await.unwrap().unwrap(), everything);
+        held = everything;
+    }
+    // Of an organization with the same row nothing else is read.
+    let mut before = held.clone();
+    before.organizations[0].sites.clear();
+    assert!(f.store.load_after(&before).await.unwrap().unwrap().organizations[0].sites.is_empty());
+}
+
+async fn what_controllers_tell_each_other_raises_a_number_and_no_version_and_expires(f: Fixture) {
+    let f = f.furnished().await;
+    let before = f.store.look().await.unwrap().unwrap();
+    let ended = |id: u8, expires_ms| EndedSession { id: [id; 16], organization: f.organization, expires_ms };
+    let used = |step| UsedCode { account: UserId::from_bytes([1; 16]), organization: f.organization, step };
+    let first = SignInNotes { ended: vec![ended(1, NOW + 10), ended(2, NOW + 20)], used: vec![used(7)] };
+    f.store.tell_sign_ins(&first, NOW).await.unwrap();
+    assert_eq!(f.store.sign_in_notes(NOW).await.unwrap(), first);
+    // Again, and an older code: nothing goes back.
+    let again = SignInNotes { ended: vec![ended(1, NOW + 10)], used: vec![used(6)] };
+    f.store.tell_sign_ins(&again, NOW).await.unwrap();
+    assert_eq!(f.store.sign_in_notes(NOW).await.unwrap(), first);
+    assert_eq!(f.store.sign_in_notes(NOW + 10).await.unwrap().ended, [ended(2, NOW + 20)]);
+    f.store
+        .tell_sign_ins(&SignInNotes { used: vec![used(8)], ..Default::default() }, NOW + 20)
+        .await
+        .unwrap();
+    let left = f.store.sign_in_notes(0).await.unwrap();
+    assert_eq!((left.ended.len(), left.used), (0, vec![used(8)]));
+    let struck = StruckGeneration { subject: "usr-x".into(), generation: 2 };
+    f.store.record(&[], &[struck]).await.unwrap();
+    let after = f.store.look().await.unwrap().unwrap();
+    assert_eq!((after.mark, after.notes), (before.mark, before.notes + 4));
 }

@@ -357,3 +357,57 @@ async fn tls_is_spoken_where_the_url_asks_and_a_certificate_of_somebody_else_is_
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn who_listens_is_told_of_each_change_of_another_and_only_of_its_own_database() {
+    let f = Fixture::postgres().await;
+    let stranger = Fixture::postgres().await;
+    let other = f.other().await;
+    let mut hints = f.store.hints().await.unwrap();
+    let scope = Scope::Organization(f.organization);
+    let nothing =
+        stranger.store.change(Scope::Organization(stranger.organization), "test", NOW).await.unwrap();
+    nothing.commit("nothing", "nothing", "{}").await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), hints.next()).await.is_err());
+    for _ in 0..3 {
+        let change = other.change(scope, "test", NOW).await.unwrap();
+        change.commit("nothing", "nothing", "{}").await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), hints.next()).await.unwrap().unwrap();
+    }
+    // What was taken back is not told.
+    drop(other.change(scope, "test", NOW).await.unwrap());
+    assert!(tokio::time::timeout(Duration::from_millis(300), hints.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_look_is_not_kept_back_by_reads_and_changes_that_wait_and_a_listener_says_that_its_server_ended() {
+    let (cluster, url) = own_cluster();
+    let store = bootstrapped(url).await;
+    let mut hints = store.hints().await.unwrap();
+    let before = store.look().await.unwrap().unwrap();
+    let held = store.change(Scope::Installation, "test", NOW).await.unwrap();
+    let waiting: Vec<_> = (0..6)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.change(Scope::Installation, "test", NOW).await.is_err() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = Instant::now();
+    assert_eq!(store.look().await.unwrap().unwrap(), before);
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    for waiting in waiting {
+        assert!(waiting.await.unwrap());
+    }
+    drop(held);
+    cluster.freeze();
+    let started = Instant::now();
+    assert!(reason(store.look().await).contains("no answer"));
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    cluster.thaw();
+    cluster.kill();
+    assert!(tokio::time::timeout(Duration::from_secs(5), hints.next()).await.unwrap().is_err());
+    cluster.resume().unwrap();
+    assert_eq!(store.look().await.unwrap().unwrap(), before);
+    store.hints().await.unwrap();
+}

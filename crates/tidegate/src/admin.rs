@@ -33,6 +33,12 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
     // Past the controller: it may be the one that is lost.
     match &args.command {
         AdminCommand::Backup(backup) => return database::backup(backup, args.state.as_deref(), format).await,
+        AdminCommand::AddController(add) => {
+            return database::add_controller(add, args.state.as_deref(), format).await;
+        }
+        AdminCommand::RemoveController(remove) => {
+            return database::remove_controller(remove, args.state.as_deref(), format).await;
+        }
         AdminCommand::RestoreBackup(restore) => {
             return database::restore(restore, args.state.as_deref(), format).await;
         }

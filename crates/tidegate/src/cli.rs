@@ -258,6 +258,10 @@ pub struct ControllerArgs {
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
     pub dangerous_issue_from_old_snapshot: bool,
+    /// The first start of a further controller of an installation: the file that `tidegate admin add-controller` wrote
+    /// for it. It has private keys: remove it when the controller has started.
+    #[arg(long, value_name = "FILE")]
+    pub controller_file: Option<PathBuf>,
     /// Whoever started this process shows the recovery phrase and says so itself.
     #[arg(long, hide = true)]
     pub first_start_is_shown_by_supervisor: bool,
@@ -849,6 +853,12 @@ pub enum AdminCommand {
     /// The root key.
     #[command(subcommand)]
     Root(RootCommand),
+    /// Make the keys of one more controller and write them into a file for its first start (`tidegate controller
+    /// --controller-file`). On the host of a controller, which may run; the configuration has to be in PostgreSQL.
+    AddController(AddControllerArgs),
+    /// Take every key of a controller out of the trust bundle: nothing that it signs is believed from then on. On the
+    /// host of another controller, which may run.
+    RemoveController(RemoveControllerArgs),
     /// Take a database that was restored from a copy for the truth: until then nothing is read from it or
     /// changed in it. What was revoked stays revoked.
     AcceptRestoredDatabase,
@@ -871,6 +881,30 @@ pub enum AdminCommand {
 pub struct BackupArgs {
     /// The file; must not exist.
     pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseSource,
+}
+
+/// What `admin add-controller` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  tidegate admin --state /var/lib/tidegate/controller add-controller --database-url-file /etc/tidegate/database second\n  \
+    (on the other host)\n  tidegate controller --controller-file second --database-url-file /etc/tidegate/database --listen 0.0.0.0:443 --url https://gate2.example.org"
+)]
+pub struct AddControllerArgs {
+    /// The file; must not exist.
+    pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseSource,
+}
+
+/// What `admin remove-controller` takes.
+#[derive(Debug, Args)]
+pub struct RemoveControllerArgs {
+    /// Its id, as `admin status` says it there.
+    pub controller: String,
     /// Which database.
     #[command(flatten)]
     pub database: DatabaseSource,

@@ -24,6 +24,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         unix: args.unix.clone(),
         url: args.url.clone(),
         database: database::server(&args.database)?,
+        join: args.controller_file.clone(),
         tls,
         old_snapshots: if args.dangerous_issue_from_old_snapshot {
             OldSnapshots::DangerouslyIssue

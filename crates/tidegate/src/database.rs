@@ -1,10 +1,10 @@
-//! Where the configuration database is, from whatever says so; and its backups.
+//! Where the configuration database is, from whatever says so; its backups, and the controllers that share it.
 //!
 //! A connection string carries a password: it comes from a file or the environment. On the command line it is taken
 //! without one only, since every user of a host can read the arguments of its processes.
 
 use crate::{
-    cli::{BackupArgs, DatabaseSource, RestoreBackupArgs},
+    cli::{AddControllerArgs, BackupArgs, DatabaseSource, RemoveControllerArgs, RestoreBackupArgs},
     output::{CommandResult, Failure, Format, Outcome},
     places, process,
 };
@@ -160,6 +160,64 @@ pub async fn restore(args: &RestoreBackupArgs, state: Option<&Path>, format: For
             summary.version.version,
             summary.installation
         )
+    });
+    Ok(Outcome::Done)
+}
+
+fn local_actor() -> String {
+    format!("local uid {}", rustix::process::getuid().as_raw())
+}
+
+/// `tidegate admin add-controller`.
+pub async fn add_controller(args: &AddControllerArgs, state: Option<&Path>, format: Format) -> CommandResult {
+    let (location, state) = location(&args.database, state)?;
+    if args.file.exists() {
+        return Err(Failure::say(
+            Outcome::Usage,
+            format_args!("{} exists already: nothing was made", args.file.display()),
+        ));
+    }
+    let store = Store::open(location, Opening::MustExist).await?;
+    let added = controller::add_controller(&state, &store, &local_actor()).await;
+    store.close().await;
+    let added = added.map_err(anyhow::Error::new)?;
+    controller::write_controller_file(&args.file, &added).with_context(|| {
+        format!(
+            "{}; the keys of {id} are in the trust bundle and nowhere else: take them out again with `tidegate admin \
+             remove-controller {id}`",
+            args.file.display(),
+            id = added.controller
+        )
+    })?;
+    let said = json!({"file": args.file, "controller": added.controller.to_string(), "bundle": added.serial});
+    format.print(&said, || {
+        format!(
+            "{} is a controller of this installation from now on, by bundle {}.\nIts private keys are in {}: carry the file to its \
+             host, start it there with --controller-file, and remove the file.",
+            added.controller,
+            added.serial,
+            args.file.display()
+        )
+    });
+    Ok(Outcome::Done)
+}
+
+/// `tidegate admin remove-controller`.
+pub async fn remove_controller(
+    args: &RemoveControllerArgs,
+    state: Option<&Path>,
+    format: Format,
+) -> CommandResult {
+    let id = args.controller.parse().map_err(|error| {
+        Failure::say(Outcome::Usage, format_args!("expected a controller's id (ctl-…): {error}"))
+    })?;
+    let (location, state) = location(&args.database, state)?;
+    let store = Store::open(location, Opening::MustExist).await?;
+    let removed = controller::remove_controller(&state, &store, &local_actor(), id).await;
+    store.close().await;
+    let serial = removed.map_err(anyhow::Error::new)?;
+    format.print(&json!({"controller": args.controller, "bundle": serial}), || {
+        format!("Nothing that {} signs is believed any more, by bundle {serial}.", args.controller)
     });
     Ok(Outcome::Done)
 }

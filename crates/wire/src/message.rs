@@ -172,6 +172,8 @@ message_sets! {
         StrikesHeld(StrikesHeld) = 98,
         /// Sessions that came and went.
         Presence(Presence) = 99,
+        /// Revocation entries that another controller gave this PoP.
+        StrikesElsewhere(StrikesElsewhere) = 100,
     }
 
     /// What an agent asks a controller, sealed.
@@ -634,6 +636,15 @@ pub struct StrikesHeld {
     /// Connectors attached here that were sent the entries.
     #[n(1)]
     pub connectors: Vec<ConnectorId>,
+}
+
+/// Revocation entries that another controller gave this PoP since this one came.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct StrikesElsewhere {
+    /// The signed texts.
+    #[n(0)]
+    pub entries: Vec<Document>,
 }
 
 /// Sessions that came and went since the last message.

@@ -15,7 +15,8 @@ use trust::{decode_base64url, encode_base64url, sha256};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// The sealing key's file.
-const KEY_FILE: &str = "answers.key";
+/// The secret that seals kept answers: the same at every controller of an installation.
+pub(crate) const KEY_FILE: &str = "answers.key";
 /// Longest key: four UUIDs.
 const MAX_KEY: usize = 128;
 /// An answer that is larger is not kept; a bulk of 500 operations has some 300 kB.

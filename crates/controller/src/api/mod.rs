@@ -34,7 +34,7 @@ mod view;
 pub(crate) use caller::{Caller, InProcess, Origin};
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{email, host_port, name};
-pub(crate) use idempotency::AnswerSeal;
+pub(crate) use idempotency::{AnswerSeal, KEY_FILE as ANSWERS_KEY_FILE};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
 pub(crate) use once::Once;
 pub(crate) use problem::{MAX_BODY, complete};

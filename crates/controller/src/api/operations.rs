@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     clock,
+    follow::SettleError,
     ledger::{self, Deed},
     parts::{Core, StrikeReport, StrikeRequest, SyncCommand},
-    signer::{SignError, root_key_place},
+    signer::{Renewal, SignError, root_key_place},
     snapshot::{Snapshot, SnapshotError},
     strikes::OnDisk,
 };
@@ -290,8 +291,26 @@ async fn rotated(
     actor: String,
     published_for: std::time::Duration,
 ) -> Result<(StatusCode, Value), Problem> {
+    let not_rotated = |why: String| {
+        Problem::new(StatusCode::CONFLICT, "keys-not-rotated", "The keys were not rotated", why)
+    };
+    // With other controllers the bundle changes in the database.
+    let shared = if core.signer.is_one_of_several() {
+        match core.settle_keys(Renewal::Now { published_for }).await {
+            Ok(Some(serial)) => Some(serial),
+            Ok(None) => return Err(not_rotated("this controller was removed from the installation".into())),
+            Err(SettleError::Store(error)) => return Err(error.into()),
+            Err(SettleError::Sign(SignError::Fenced(fenced))) => return Err(fenced.into()),
+            Err(SettleError::Sign(error)) => return Err(not_rotated(error.to_string())),
+        }
+    } else {
+        None
+    };
     let made = tokio::task::spawn_blocking(move || {
-        let serial = core.signer.rotate_now(published_for)?;
+        let serial = match shared {
+            Some(serial) => serial,
+            None => core.signer.rotate_now(published_for)?,
+        };
         let now = core.signer.best_time();
         if let Err(error) = ledger::write_down(&core.state, &Deed::new(now, &actor, "rotate keys", serial)) {
             tracing::warn!(%error, "a rotation of keys is not in the audit log");
@@ -306,10 +325,7 @@ async fn rotated(
     let (serial, used_from) = match made {
         Ok(made) => made,
         Err(SignError::Fenced(fenced)) => return Err(fenced.into()),
-        Err(error) => {
-            let title = "The keys were not rotated";
-            return Err(Problem::new(StatusCode::CONFLICT, "keys-not-rotated", title, error.to_string()));
-        }
+        Err(error) => return Err(not_rotated(error.to_string())),
     };
     Ok((StatusCode::CREATED, value(&KeyRotation { serial, used_from: rfc3339(used_from) })))
 }

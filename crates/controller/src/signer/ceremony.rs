@@ -148,7 +148,7 @@ pub fn export_root(state: &Path, out: &Path, phrase: &str, after: AfterExport) -
 }
 
 /// Writes a new file that is whole and on disk when this returns, or not there.
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
     if written.is_err() {

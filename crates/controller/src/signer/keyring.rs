@@ -73,6 +73,9 @@ pub(crate) struct Keyring {
     rotation: String,
     serial: u64,
     keys: Vec<StoredKey>,
+    /// What the bundle names of other controllers: theirs to replace, and kept with each bundle made here.
+    #[serde(skip)]
+    others: Vec<BundleKey>,
 }
 
 fn seed_of(text: &str) -> Result<[u8; 32], KeyringError> {
@@ -142,6 +145,7 @@ impl Keyring {
             rotation: encode_base64url(rotation.expose_seed()),
             serial: 1,
             keys,
+            others: Vec::new(),
         };
         let chain = TrustChain::sign(root, &rotation, &statement, &ring.bundle(wall)?)?;
         Ok((ring, chain))
@@ -155,9 +159,96 @@ impl Keyring {
         serde_json::to_vec(self).expect("text and numbers always serialize")
     }
 
-    fn bundle(&self, wall: UnixMs) -> Result<BundleStatement, KeyringError> {
+    /// Keys of one more controller of an installation that has `bundle`, and the chain that names them beside the others.
+    pub(crate) fn joining(
+        &self,
+        controller: ControllerId,
+        chain: &TrustChain,
+        bundle: &TrustBundle,
+        wall: UnixMs,
+    ) -> Result<(Self, TrustChain), KeyringError> {
+        let nbf = wall.minus(BACKDATED);
         let keys =
-            self.keys.iter().map(|key| key.to_bundle_key(self.controller)).collect::<Result<_, _>>()?;
+            KeyRole::ALL.into_iter().map(|role| StoredKey::generate(role, nbf)).collect::<Result<_, _>>()?;
+        let mut next = Self {
+            installation: self.installation,
+            controller,
+            identity: encode_base64url(SigningKey::generate().expose_seed()),
+            rotation: self.rotation.clone(),
+            serial: bundle.serial() + 1,
+            keys,
+            others: Vec::new(),
+        };
+        next.others = next.of_others(bundle);
+        next.room()?;
+        let rotation = SigningKey::from_seed(&seed_of(&next.rotation)?);
+        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        Ok((next, chain))
+    }
+
+    /// The chain without any key of a controller.
+    pub(crate) fn without(
+        &self,
+        controller: ControllerId,
+        chain: &TrustChain,
+        bundle: &TrustBundle,
+        wall: UnixMs,
+    ) -> Result<TrustChain, KeyringError> {
+        let keys = bundle.all_keys().filter(|key| key.owner != controller).cloned().collect();
+        let statement =
+            BundleStatement { installation: self.installation, serial: bundle.serial() + 1, iat: wall, keys };
+        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
+        Ok(chain.with_bundle(&rotation, &statement)?)
+    }
+
+    fn of_others(&self, bundle: &TrustBundle) -> Vec<BundleKey> {
+        bundle.all_keys().filter(|key| key.owner != self.controller).cloned().collect()
+    }
+
+    /// The same keys beside what `bundle` names of other controllers.
+    pub(crate) fn beside(mut self, bundle: &TrustBundle) -> Self {
+        self.others = self.of_others(bundle);
+        self.serial = self.serial.max(bundle.serial());
+        self
+    }
+
+    /// Whether other controllers have keys, too: then the chain changes in the database, in one order for all.
+    pub(crate) fn is_one_of_several(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// Whether `bundle` has a key of this controller: one that was removed does not put itself back.
+    pub(crate) fn is_named_by(&self, bundle: &TrustBundle) -> bool {
+        bundle.all_keys().any(|key| key.owner == self.controller)
+    }
+
+    /// Forgets keys that nobody was told of.
+    pub(crate) fn only_named_by(mut self, bundle: &TrustBundle) -> Result<Self, KeyringError> {
+        let mut kept = Vec::with_capacity(self.keys.len());
+        for key in std::mem::take(&mut self.keys) {
+            let public = key.to_bundle_key(self.controller)?.public;
+            if bundle.all_keys().any(|named| named.role == key.role && named.public == public) {
+                kept.push(key);
+            }
+        }
+        self.keys = kept;
+        Ok(self)
+    }
+
+    /// A secret that every controller of the installation can make, and the database cannot.
+    pub(crate) fn shared_secret(&self) -> Result<[u8; 32], KeyringError> {
+        seed_of(&self.rotation)
+    }
+
+    fn room(&self) -> Result<(), KeyringError> {
+        let all = self.keys.len() + self.others.len();
+        if all + KeyRole::ALL.len() > MOST_KEYS { Err(KeyringError::TooMany(all)) } else { Ok(()) }
+    }
+
+    fn bundle(&self, wall: UnixMs) -> Result<BundleStatement, KeyringError> {
+        let own = self.keys.iter().map(|key| key.to_bundle_key(self.controller));
+        let others = self.others.iter().filter(|key| key.exp > wall).cloned().map(Ok);
+        let keys = own.chain(others).collect::<Result<_, _>>()?;
         Ok(BundleStatement { installation: self.installation, serial: self.serial, iat: wall, keys })
     }
 
@@ -184,7 +275,8 @@ impl Keyring {
                 key.exp = key.nbf.plus(MAX_KEY_LIFE);
             }
         }
-        if unnamed == 0 && bundle.all_keys().count() == next.keys.len() && self.serial == bundle.serial() {
+        let own = bundle.all_keys().filter(|key| key.owner == self.controller).count();
+        if unnamed == 0 && own == next.keys.len() && self.serial == bundle.serial() {
             return Ok(None);
         }
         next.serial = self.serial.max(bundle.serial() + 1);
@@ -234,8 +326,8 @@ impl Keyring {
         if planted::is("rotation-drops-the-keys-of-before") {
             next.keys.clear();
         }
-        if next.keys.len() + 2 * KeyRole::ALL.len() > MOST_KEYS {
-            return Err(KeyringError::TooMany(next.keys.len()));
+        if next.keys.len() + next.others.len() + 2 * KeyRole::ALL.len() > MOST_KEYS {
+            return Err(KeyringError::TooMany(next.keys.len() + next.others.len()));
         }
         for role in KeyRole::ALL {
             let mut key = StoredKey::generate(role, wall.minus(BACKDATED))?;

@@ -8,7 +8,7 @@ mod sealing;
 pub use ceremony::{
     AfterExport, RootError, RootKeyPlace, export_root, first_start_was_shown, open_root_file, root_key_place,
 };
-pub(crate) use ceremony::{KEYRING, STARTED, first_start, is_complete};
+pub(crate) use ceremony::{KEYRING, STARTED, first_start, is_complete, write_new};
 pub(crate) use keyring::Keyring;
 pub use keyring::KeyringError;
 pub use phrase::{PhraseError, RecoveryPhrase};
@@ -104,7 +104,12 @@ impl Signer {
         // A clock that is behind fences what is signed; it does not make the own chain unreadable.
         let wall = time_line.unfenced_time();
         let bundle = chain.verify(&root, wall)?;
-        let (ring, chain, bundle) = match ring.reconciled(&chain, &bundle, wall)? {
+        let ring = ring.beside(&bundle);
+        // Of several controllers' chain nobody makes a new one alone.
+        let reconciled =
+            if ring.is_one_of_several() { None } else { ring.reconciled(&chain, &bundle, wall)? };
+        let (ring, chain, bundle) = match reconciled {
+            None if ring.is_one_of_several() => (ring.only_named_by(&bundle)?, chain, bundle),
             None => (ring, chain, bundle),
             Some((ring, chain)) => {
                 tracing::warn!(
@@ -118,6 +123,84 @@ impl Signer {
         let open = Arc::new(ring.open_keys()?);
         let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
         Ok(Self { time_line, directory, root, keys })
+    }
+
+    /// Whether other controllers have keys in the bundle.
+    pub(crate) fn is_one_of_several(&self) -> bool {
+        self.keys(|keys| keys.ring.is_one_of_several())
+    }
+
+    /// A secret that every controller of this installation can make, and the database cannot.
+    pub(crate) fn shared_secret(&self) -> Result<[u8; 32], SignError> {
+        Ok(self.keys(|keys| keys.ring.shared_secret())?)
+    }
+
+    /// Takes the chain that the database has, when it is newer. Blocking: it is written down.
+    ///
+    /// # Errors
+    /// [`SignError`]: it does not verify; the one held goes on.
+    pub(crate) fn adopt(&self, text: &str) -> Result<Rotated, SignError> {
+        let chain = TrustChain::parse(text)?;
+        let newer = chain.verify(&self.root, self.unfenced_time())?;
+        let mut keys = self.keys.write().expect("nothing panics while it holds the keys");
+        // Of two with one number the database's is the one: the other was made by somebody who did not know of it.
+        if newer.installation() != keys.ring.installation
+            || (newer.epoch(), newer.serial()) < (keys.bundle.epoch(), keys.bundle.serial())
+            || newer == *keys.bundle
+        {
+            return Ok(Rotated::No);
+        }
+        let ring = keys.ring.clone().beside(&newer);
+        write_keys(&self.directory, &ring, &chain)?;
+        let open = Arc::new(ring.open_keys()?);
+        *keys = Keys { ring, chain, bundle: Arc::new(newer), open };
+        Ok(Rotated::Yes)
+    }
+
+    /// What has to become of the chain that several controllers share: keys replaced that near their end, keys named that
+    /// nobody was told of. `None`: nothing is due. Nothing is changed by asking.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub(crate) fn due(&self, renewal: Renewal) -> Result<Option<Due>, SignError> {
+        let wall = self.signing_time()?;
+        let due = self.keys(|keys| {
+            // One that was removed does not put itself back.
+            if !keys.ring.is_named_by(&keys.bundle) {
+                return Ok(None);
+            }
+            if let Renewal::Now { published_for } = renewal {
+                return keys.ring.renewed(&keys.chain, wall, published_for).map(Some);
+            }
+            match keys.ring.reconciled(&keys.chain, &keys.bundle, wall)? {
+                Some(due) => Ok(Some(due)),
+                None => keys.ring.rotated(&keys.chain, wall),
+            }
+        })?;
+        Ok(due.map(|(ring, chain)| Due { ring, chain }))
+    }
+
+    /// The private halves first: what the database names is not lost. Blocking.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn prepare(&self, due: &Due) -> Result<(), SignError> {
+        Ok(self.directory.write_secret(KEYRING, &due.ring.encode())?)
+    }
+
+    /// It is in the database: it is the chain now. Blocking.
+    ///
+    /// # Errors
+    /// [`SignError`]; the next start finds it in the database.
+    pub(crate) fn install(&self, due: Due) -> Result<u64, SignError> {
+        let Due { ring, chain } = due;
+        let bundle = Arc::new(chain.verify(&self.root, self.unfenced_time())?);
+        let open = Arc::new(ring.open_keys()?);
+        write_keys(&self.directory, &ring, &chain)?;
+        let serial = bundle.serial();
+        *self.keys.write().expect("nothing panics while it holds the keys") =
+            Keys { ring, chain, bundle, open };
+        Ok(serial)
     }
 
     fn keys<T>(&self, read: impl FnOnce(&Keys) -> T) -> T {
@@ -358,6 +441,30 @@ pub struct ConsoleCertificate {
     pub key: PrivateKeyDer<'static>,
     /// The CA as PEM, for people who import it into a browser.
     pub ca_pem: String,
+}
+
+/// A chain that is to be the next one, with the private halves of what is new in it.
+pub(crate) struct Due {
+    ring: Keyring,
+    chain: TrustChain,
+}
+
+impl Due {
+    pub(crate) fn chain_text(&self) -> String {
+        self.chain.to_text()
+    }
+}
+
+/// Why keys are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// Some may near their end.
+    WhenDue,
+    /// Somebody says so.
+    Now {
+        /// They sign after this.
+        published_for: Duration,
+    },
 }
 
 /// Whether keys were replaced.

@@ -362,6 +362,7 @@ pub(super) async fn set_totp(
     }
     // The code that switched it on signs nobody in.
     core.signin.used_steps.take(user, step);
+    core.tell_used(own.person.organization, user, step);
     recovery_page(&headers, &codes)
 }
 

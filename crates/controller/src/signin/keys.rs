@@ -1,4 +1,5 @@
-//! The secrets behind web sessions: made here, kept sealed in the controller's state, replaced by time.
+//! The secrets behind web sessions: made here, kept sealed in the controller's state, replaced by time. Several controllers
+//! share them by the database, sealed under what only controllers have; each verifies from its own memory and disk.
 //!
 //! One secret a generation; what is used is derived from it, a key for each purpose (RFC 5869): a text of one
 //! purpose is nothing under another. Old generations go on opening what is sealed in the database, and go on
@@ -18,7 +19,7 @@ use std::{
 use trust::{UnixMs, decode_base64url, encode_base64url};
 
 /// The file in the state directory's sealed part.
-const FILE: &str = "web-keys";
+pub(crate) const FILE: &str = "web-keys";
 /// A new secret each quarter: the same life as every signing key (architecture: ≤ 90 days).
 pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Generations that are kept: 64 quarters are 16 years.
@@ -45,6 +46,8 @@ pub(crate) enum Purpose {
     TotpSecret,
     /// A provider's client secret in the database.
     ClientSecret,
+    /// These secrets themselves, for the other controllers.
+    SharedKeys,
 }
 
 impl Purpose {
@@ -60,6 +63,7 @@ impl Purpose {
             Self::TotpSetup => b"tidegate/totp-setup/1",
             Self::TotpSecret => b"tidegate/totp-secret/1",
             Self::ClientSecret => b"tidegate/client-secret/1",
+            Self::SharedKeys => b"tidegate/shared-web-keys/1",
         }
     }
 }
@@ -166,6 +170,43 @@ impl WebKeys {
         Ok(true)
     }
 
+    /// Takes what the controllers share. Secrets that only this one has stay; of two with one number theirs is the one.
+    /// Says whether anything was new. Blocking.
+    ///
+    /// # Errors
+    /// [`WebKeysError`]: the ones held go on.
+    pub(crate) fn adopt(&self, shared: &[u8]) -> Result<bool, WebKeysError> {
+        let shared = ring_of(shared)?;
+        let held = self.ring().clone();
+        let mut next: Vec<_> =
+            held.iter().filter(|(id, ..)| shared.iter().all(|(other, ..)| other != id)).copied().collect();
+        next.extend(shared);
+        next.sort_unstable_by_key(|(id, ..)| *id);
+        let too_many = next.len().saturating_sub(MOST);
+        next.drain(..too_many);
+        if next == held {
+            return Ok(false);
+        }
+        if let Some(directory) = &self.directory {
+            write(directory, &next)?;
+        }
+        *self.ring.write().expect("nothing panics while it holds the keys") = next;
+        Ok(true)
+    }
+
+    /// Whether the newest secret is old.
+    pub(crate) fn is_due(&self, wall: UnixMs) -> bool {
+        self.ring().last().is_some_and(|(_, made, _)| wall.since(*made) >= REPLACE_AFTER)
+    }
+
+    /// Them with one more, for the other controllers; nothing is used before it is adopted.
+    pub(crate) fn with_one_more(&self, wall: UnixMs) -> Vec<u8> {
+        let mut keys = self.ring().clone();
+        let newest = keys.last().map_or(0, |(id, ..)| *id);
+        keys.push((newest.wrapping_add(1), wall, clock::random()));
+        encoded(&keys)
+    }
+
     fn newest(&self) -> (u32, [u8; 32]) {
         let ring = self.ring();
         let (id, _, secret) = ring.last().expect("a ring has at least one key");
@@ -239,13 +280,43 @@ impl WebKeys {
 }
 
 fn write(directory: &StateDir, keys: &[(u32, UnixMs, [u8; 32])]) -> Result<(), StateError> {
+    directory.write_secret(FILE, &encoded(keys))
+}
+
+fn encoded(keys: &[(u32, UnixMs, [u8; 32])]) -> Vec<u8> {
     let generations = keys.iter().map(|(id, made, secret)| Generation {
         id: *id,
         secret: encode_base64url(secret),
         made: *made,
     });
     let ring = Ring { generations: generations.collect() };
-    directory.write_secret(FILE, &serde_json::to_vec(&ring).expect("text and numbers always serialize"))
+    serde_json::to_vec(&ring).expect("text and numbers always serialize")
+}
+
+/// Seals a ring for the database: `secret` is what every controller has and the database has not.
+pub(crate) fn sealed_ring(secret: &[u8; 32], ring: &[u8]) -> String {
+    let nonce: [u8; NONCE_LEN] = clock::random();
+    let mut body = ring.to_vec();
+    cipher(secret, Purpose::SharedKeys)
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(FILE), &mut body)
+        .expect("what is sealed here is far below the cipher's limit");
+    encode_base64url(&[&nonce[..], &body].concat())
+}
+
+/// Opens what [`sealed_ring`] made.
+///
+/// # Errors
+/// [`WebKeysError::Decode`]: of another installation, or changed.
+pub(crate) fn opened_ring(secret: &[u8; 32], sealed: &str) -> Result<Vec<u8>, WebKeysError> {
+    let wrong = || WebKeysError::Decode("the database's copy was not sealed by this installation".into());
+    let bytes = decode_base64url(sealed).map_err(|_| wrong())?;
+    let (nonce, body) = bytes.split_first_chunk::<NONCE_LEN>().ok_or_else(wrong)?;
+    let mut body = body.to_vec();
+    let plain = cipher(secret, Purpose::SharedKeys)
+        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(FILE), &mut body)
+        .map_err(|_| wrong())?;
+    ring_of(plain)?;
+    Ok(plain.to_vec())
 }
 
 struct Bytes32;
@@ -313,6 +384,26 @@ mod tests {
             let short = encode_base64url(&sealed[..length]);
             assert_eq!(keys.open_sealed(Purpose::TotpSecret, &short), None);
         }
+    }
+
+    #[test]
+    fn what_controllers_share_opens_with_their_secret_alone_and_adds_to_what_each_has() {
+        let (ours, theirs) = (keys(), WebKeys::of(&[(2, [9; 32]), (3, [3; 32])], UnixMs::from_millis(1_000)));
+        let ring = encoded(&theirs.ring());
+        let sealed = sealed_ring(&[7; 32], &ring);
+        assert!(opened_ring(&[8; 32], &sealed).is_err() && opened_ring(&[7; 32], "x").is_err());
+        assert!(!sealed.contains(&encode_base64url(&[3; 32])));
+        let opened = opened_ring(&[7; 32], &sealed).unwrap();
+        let old = ours.sign(Purpose::Session, b"b");
+        let first = ours.sign_by(1, Purpose::Session, b"b").unwrap();
+        assert!(ours.adopt(&opened).unwrap() && !ours.adopt(&opened).unwrap());
+        assert!(ours.verify(1, Purpose::Session, b"b", &first), "what only this one has stays");
+        assert!(!ours.verify(old.0, Purpose::Session, b"b", &old.1), "of two with one number theirs counts");
+        let (id, code) = ours.sign(Purpose::Session, b"b");
+        assert!(id == 3 && theirs.verify(id, Purpose::Session, b"b", &code));
+        let more = ours.with_one_more(UnixMs::from_millis(2_000));
+        assert!(theirs.adopt(&more).unwrap());
+        assert_eq!(theirs.newest().0, 4);
     }
 
     #[test]

@@ -19,11 +19,16 @@ mod passkeys;
 mod passphrase;
 mod qr;
 pub(crate) mod session;
+mod shared;
 mod sign_in;
 pub(crate) mod totp;
 pub(crate) mod webauthn;
 
 pub use keys::WebKeysError;
+pub(crate) use keys::{
+    FILE as WEB_KEYS_FILE, opened_ring as opened_web_keys, sealed_ring as sealed_web_keys,
+};
+pub(crate) use shared::Untold;
 
 use crate::{
     clock,
@@ -83,6 +88,8 @@ pub(crate) struct SignIn {
     slowing: Slowing,
     codes: AccountLimit,
     used_steps: UsedSteps,
+    /// What the other controllers are still to be told.
+    pub(crate) untold: Untold,
     passkeys: Passkeys,
     providers: Providers,
     device_codes: Mutex<DeviceCodes>,
@@ -103,6 +110,7 @@ impl SignIn {
             slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),
+            untold: Untold::default(),
             passkeys: Passkeys::of(url),
             providers: Providers::default(),
             device_codes: Mutex::default(),

@@ -174,6 +174,7 @@ impl Core {
         if let Err(error) = self.signin.ended.end(session.id, session.expires, self.signer.best_time()) {
             tracing::error!(%error, "a session was signed out and a restart would revive it");
         }
+        self.tell_ended(who.organization, session.id, session.expires);
     }
 }
 

@@ -317,7 +317,10 @@ pub(super) async fn code(
     let secret = secret.and_then(|bytes| TotpSecret::from_bytes(&bytes));
     let step = secret.and_then(|secret| secret.step_of(&form.code, core.signer.best_time()));
     let clear = session::cookie(SECOND_COOKIE, "", Duration::ZERO);
-    if step.is_some_and(|step| core.signin.used_steps.take(second.user, step)) {
+    if let Some(step) = step
+        && core.signin.used_steps.take(second.user, step)
+    {
+        core.tell_used(second.organization, second.user, step);
         return page::with_cookies(attempt.signed_in(&headers, &person, &methods, &second.next), [clear]);
     }
     let hash = recovery_hash(&form.code);

@@ -27,7 +27,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use store::{Dataset, Member, OrganizationData, Store, StoreError};
+use store::{Dataset, Mark, Member, OrganizationData, Store, StoreError};
 use tokio::sync::watch;
 use trust::{OrganizationTag, Owner, RevocationSet, RevokedSubject, SliceVersion, UnixMs};
 use wire::{InstallationId, OrganizationId};
@@ -288,6 +288,18 @@ pub(crate) struct Snapshots {
     /// Reads that fail, for tests.
     #[cfg(test)]
     pub(crate) failing: std::sync::atomic::AtomicU32,
+    /// Reads of the database, for tests.
+    #[cfg(test)]
+    pub(crate) reads: std::sync::atomic::AtomicU32,
+}
+
+/// How much of the database is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// All of it: it may be another database than the one read before.
+    Everything,
+    /// Organizations whose version is another than before.
+    WhatChanged,
 }
 
 /// What starting from disk and database gave.
@@ -320,7 +332,7 @@ impl Snapshots {
             }
         }
         let from_database = match database {
-            Ok(store) => read(&store, installation).await,
+            Ok(store) => read(&store, installation, None).await,
             Err(error) => Err(error.into()),
         };
         let served = memory.served().cloned();
@@ -371,6 +383,8 @@ impl Snapshots {
             verified_at,
             #[cfg(test)]
             failing: std::sync::atomic::AtomicU32::new(0),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicU32::new(0),
         };
         Ok(Opened { snapshots, refused })
     }
@@ -457,14 +471,36 @@ impl Snapshots {
                 held.organization(id).is_some_and(|data| data.organization.version >= version)
             }
         };
-        if contained { Ok(()) } else { self.read_again(store, &held, &mut memory).await }
+        if contained {
+            return Ok(());
+        }
+        self.read_again(store, &held, &mut memory, Reading::WhatChanged).await
+    }
+
+    /// Comes to the state that a look at `at` found. What this controller wrote itself is here already and is not read
+    /// again.
+    pub(crate) async fn follow(
+        &self,
+        store: &Store,
+        mark: Mark,
+        at: UnixMs,
+        reading: Reading,
+    ) -> Result<(), SnapshotError> {
+        let mut memory = self.memory.lock().await;
+        let held = self.get();
+        let is_here = held.source == SnapshotSource::Database && Mark::of(&held.dataset) == mark;
+        if is_here && reading == Reading::WhatChanged {
+            *self.verified_at.lock().expect("nothing panics while it holds a time") = at;
+            return Ok(());
+        }
+        self.read_again(store, &held, &mut memory, reading).await
     }
 
     /// Reads the database again. On an error the snapshot held goes on.
     pub(crate) async fn refresh(&self, store: &Store) -> Result<(), SnapshotError> {
         let mut memory = self.memory.lock().await;
         let held = self.get();
-        self.read_again(store, &held, &mut memory).await
+        self.read_again(store, &held, &mut memory, Reading::Everything).await
     }
 
     async fn read_again(
@@ -472,8 +508,9 @@ impl Snapshots {
         store: &Store,
         held: &Snapshot,
         memory: &mut Memory,
+        reading: Reading,
     ) -> Result<(), SnapshotError> {
-        let outcome = self.read_and_judge(store, held, memory).await;
+        let outcome = self.read_and_judge(store, held, memory, reading).await;
         let mut alarms = self.alarms.lock().expect("nothing panics while it holds the alarms");
         match &outcome {
             Ok(()) => alarms.current = None,
@@ -487,17 +524,21 @@ impl Snapshots {
         store: &Store,
         held: &Snapshot,
         memory: &mut Memory,
+        reading: Reading,
     ) -> Result<(), SnapshotError> {
         let unknown = self.wanted().unknown;
         #[cfg(test)]
         {
+            self.reads.fetch_add(1, Ordering::Relaxed);
             let failing =
                 self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             if failing.is_ok() {
                 return Err(StoreError::Unavailable("a test says so".into()).into());
             }
         }
-        let (snapshot, digest) = read(store, self.installation).await?;
+        let known = held.source == SnapshotSource::Database && reading == Reading::WhatChanged;
+        let known = known.then_some(&held.dataset);
+        let (snapshot, digest) = read(store, self.installation, known).await?;
         judge(&snapshot, Some(&held.dataset), memory.served())?;
         let same = snapshot.dataset == held.dataset;
         let read_at = snapshot.read_at;
@@ -522,10 +563,18 @@ impl Alarms {
     }
 }
 
-/// Reads everything, in one transaction, and judges it by itself.
-async fn read(store: &Store, installation: InstallationId) -> Result<(Snapshot, Digest), SnapshotError> {
+/// Reads everything in one transaction, or what is new beside `known`, and judges it by itself.
+async fn read(
+    store: &Store,
+    installation: InstallationId,
+    known: Option<&Dataset>,
+) -> Result<(Snapshot, Digest), SnapshotError> {
     let wall = clock::wall();
-    let dataset = store.load().await?.ok_or(SnapshotError::Empty)?;
+    let dataset = match known {
+        Some(known) => store.load_after(known).await?,
+        None => store.load().await?,
+    };
+    let dataset = dataset.ok_or(SnapshotError::Empty)?;
     let digest = Digest::of(&copy::body(&dataset));
     Ok((Snapshot::new(dataset, SnapshotSource::Database, wall, installation)?, digest))
 }

@@ -13,6 +13,7 @@ mod outage;
 mod paths;
 mod providers;
 mod roles;
+mod several;
 mod signin;
 mod slow;
 mod step_up;
@@ -88,16 +89,25 @@ impl World {
             unix: None,
             url: "https://localhost:8443".into(),
             database: None,
+            join: None,
             tls: TlsSource::Own,
             old_snapshots: crate::OldSnapshots::Refuse,
         }
     }
 
     pub(crate) async fn in_directory(directory: tempfile::TempDir) -> Self {
-        let (controller, first) = Controller::start(Self::options(&directory)).await.unwrap();
+        let options = Self::options(&directory);
+        Self::with(directory, options).await
+    }
+
+    pub(crate) async fn with(directory: tempfile::TempDir, options: ControllerOptions) -> Self {
+        let (controller, first) = Controller::start(options).await.unwrap();
         crate::first_start_was_shown(&directory.path().join("controller")).unwrap();
         let router = network_router(&controller.core);
-        let background = tokio::spawn(std::sync::Arc::clone(&controller.core).catch_up());
+        let core = std::sync::Arc::clone(&controller.core);
+        let background = tokio::spawn(async move {
+            tokio::join!(std::sync::Arc::clone(&core).catch_up(), crate::follow::follow(&core));
+        });
         Self { directory, controller, first, router, background }
     }
 

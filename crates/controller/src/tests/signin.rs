@@ -30,14 +30,14 @@ async fn owner_id(world: &World) -> String {
     world.get("/users").await.ok()["items"][0]["id"].as_str().unwrap().to_owned()
 }
 
-async fn sign_in(world: &World, passphrase: &str) -> Reply {
+pub(super) async fn sign_in(world: &World, passphrase: &str) -> Reply {
     let page = get(world, "/signin", "").await;
     let token = form_token(&page);
     let fields = [("name", "lena@example.com"), ("passphrase", passphrase), ("form_token", token.as_str())];
     submit(world, "/signin", &cookies(&page), &fields).await
 }
 
-async fn is_signed_in(world: &World, session: &str) -> bool {
+pub(super) async fn is_signed_in(world: &World, session: &str) -> bool {
     get(world, "/account", session).await.status == 200
 }
 
@@ -202,7 +202,7 @@ fn hidden<'a>(page: &'a Reply, name: &str) -> &'a str {
 }
 
 /// Switches an authenticator app on; gives its secret and the recovery codes.
-async fn with_app(world: &World, session: &str) -> (TotpSecret, Vec<String>) {
+pub(super) async fn with_app(world: &World, session: &str) -> (TotpSecret, Vec<String>) {
     let page = get(world, "/account/totp", session).await;
     assert!(page.text.contains("<svg class=\"qr\""), "{}", page.text);
     let secret = secret_on(&page);
@@ -218,7 +218,7 @@ async fn with_app(world: &World, session: &str) -> (TotpSecret, Vec<String>) {
     (secret, codes.collect())
 }
 
-async fn second(world: &World, jar: &str, code: &str) -> Reply {
+pub(super) async fn second(world: &World, jar: &str, code: &str) -> Reply {
     let page = get(world, "/signin/code", jar).await;
     assert_eq!(page.status, 200, "{}", page.text);
     let token = form_token(&page);

@@ -210,4 +210,14 @@ impl Change {
         .bind(integer(self.at_ms));
         self.run("trust document", statement).await.map(|_| ())
     }
+
+    /// A trust document as it is when nobody else can change it any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn trust_document(&mut self, name: &str) -> Result<Option<String>, StoreError> {
+        let statement = query("SELECT document FROM trust_documents WHERE name = $1").bind(name.to_owned());
+        let row = self.fetch("trust document", statement).await?;
+        row.map(|row| crate::row::text(&row, "document")).transpose()
+    }
 }

@@ -4,9 +4,11 @@
 //! of that organization, whatever the statement forgot to say.
 
 mod connect;
+mod hints;
 mod pool;
 mod url;
 
+pub(crate) use hints::Listener;
 pub use url::{PostgresUrl, UrlError};
 
 use crate::{
@@ -32,6 +34,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const WRITERS: usize = 4;
 /// The snapshot's builder, and history.
 const READERS: usize = 2;
+/// The look at the version row: neither a long read nor a waiting change keeps it back.
+const WATCHERS: usize = 1;
 /// A whole change, from its first statement to its commit: nobody waits for the lock of a change longer than this.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// A migration rewrites tables.
@@ -47,6 +51,8 @@ const ISOLATE: &str = include_str!("isolate.sql");
 pub(crate) struct Database {
     writers: Pool,
     readers: Pool,
+    watchers: Pool,
+    url: PostgresUrl,
     counters: Arc<Counters>,
 }
 
@@ -70,6 +76,7 @@ impl Database {
     pub(crate) async fn open(url: PostgresUrl, opening: Opening) -> Result<Self, StoreError> {
         let writers = Pool::new(url.clone(), WRITERS);
         let readers = Pool::new(url.clone(), READERS);
+        let watchers = Pool::new(url.clone(), WATCHERS);
         let mut held = writers.take(Instant::now() + DEADLINE).await?;
         let server = held.server();
         match in_time(Instant::now() + 2 * DEADLINE, &server, "schema", applied(&mut held)).await? {
@@ -92,7 +99,7 @@ impl Database {
             );
         }
         held.give_back();
-        Ok(Self { writers, readers, counters: Arc::default() })
+        Ok(Self { writers, readers, watchers, url, counters: Arc::default() })
     }
 
     pub(crate) async fn write(&self, scope: Scope) -> Result<Open, StoreError> {
@@ -109,6 +116,19 @@ impl Database {
             bound_to(scope)
         );
         self.begin(&self.readers, begin, LOAD_DEADLINE, LOAD_DEADLINE).await
+    }
+
+    /// For one row: it is there in time or not at all.
+    pub(crate) async fn look(&self) -> Result<Open, StoreError> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL tidegate.organization = '{}'",
+            bound_to(Scope::Installation)
+        );
+        self.begin(&self.watchers, begin, DEADLINE, DEADLINE).await
+    }
+
+    pub(crate) async fn listen(&self) -> Result<Listener, StoreError> {
+        Listener::open(&self.url).await
     }
 
     pub(crate) async fn read_for_long(&self, scope: Scope) -> Result<Open, StoreError> {
@@ -148,6 +168,7 @@ impl Database {
     pub(crate) async fn close(&self) {
         self.writers.close().await;
         self.readers.close().await;
+        self.watchers.close().await;
     }
 }
 

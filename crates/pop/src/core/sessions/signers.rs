@@ -17,7 +17,7 @@ use trust::{
 use wire::{
     BeaconPush, Bounded, BundlePush, ConnectorId, ControllerId, ControllerUnavailable, Document, Forward,
     FromController, FromSigner, GetRevocations, Presence, PublishBeacon, Refusal, Reply, SignerHello,
-    SignerWelcome, Strike, StrikesHeld, ToAgent, ToController, ToSigner,
+    SignerWelcome, Strike, StrikesElsewhere, StrikesHeld, ToAgent, ToController, ToSigner,
 };
 
 /// What a wrong clock may cost: entries are kept this much longer than they say.
@@ -368,6 +368,7 @@ impl Sessions {
         let connectors = if news.is_empty() {
             Vec::new()
         } else {
+            self.tell_other_signers(now, id, &news);
             self.push_to_connectors(now, &wire::Revocations { entries: news }.into())
         };
         if planted::is("strike-acknowledged-before-it-is-written") {
@@ -387,6 +388,14 @@ impl Sessions {
         self.revocations.waiting.insert(write, Ack { session: id, hashes: to_write, connectors });
         let record = Record::Revocations(self.revocations.texts());
         self.out.push_back(SessionsOutput::Persist { id: write, record });
+    }
+
+    /// The other controllers do not talk to each other: each new entry is told once, to each of them.
+    fn tell_other_signers(&mut self, now: Instant, from: SessionId, entries: &[Document]) {
+        let others: Vec<SessionId> = self.signers.values().copied().filter(|id| *id != from).collect();
+        for id in others {
+            self.send_signer(now, id, &StrikesElsewhere { entries: entries.to_vec() }.into());
+        }
     }
 
     /// A connector lacks what a beacon's head speaks of. An answer with nothing in it is one too.

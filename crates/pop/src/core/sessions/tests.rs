@@ -384,6 +384,29 @@ fn a_struck_device_loses_its_session_and_its_channel_and_connectors_learn_it() {
 }
 
 #[test]
+fn what_one_controller_strikes_every_other_one_is_told_once_and_nobody_is_told_what_it_said() {
+    let mut world = World::new();
+    let signer = world.signer();
+    let another =
+        Identity::controller(world.installation.bundle.installation(), ControllerId::from_bytes([3; 16]));
+    let other = world.dial(another, "192.0.2.10:7000");
+    world.say_signer(other, &SignerHello { oldest: 1, newest: 1 }.into());
+    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
+    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
+    let told = |world: &World, end: usize| -> Vec<_> {
+        let of = world.ends[end].signer_inbox.iter();
+        of.filter_map(|m| if let ToSigner::StrikesElsewhere(e) = m { Some(e.entries.clone()) } else { None })
+            .collect()
+    };
+    world.say_signer(signer, &Strike { entries: vec![entry.clone()] }.into());
+    assert_eq!(told(&world, other), [vec![entry.clone()]]);
+    // The other one spreads it: the PoP has it, and tells nobody again.
+    world.say_signer(other, &Strike { entries: vec![entry] }.into());
+    assert!(told(&world, signer).is_empty());
+    assert_eq!(told(&world, other).len(), 1);
+}
+
+#[test]
 fn a_strike_that_could_not_be_written_is_enforced_but_never_acknowledged() {
     let mut world = World::new();
     let client = world.agent(device(1, 10), CLIENT);
