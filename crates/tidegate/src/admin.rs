@@ -195,7 +195,11 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         // Done above, without a controller.
-        AdminCommand::Root(_) | AdminCommand::Backup(_) | AdminCommand::RestoreBackup(_) => {}
+        AdminCommand::Root(_)
+        | AdminCommand::Backup(_)
+        | AdminCommand::RestoreBackup(_)
+        | AdminCommand::AddController(_)
+        | AdminCommand::RemoveController(_) => {}
         AdminCommand::AcceptRestoredDatabase => {
             let answer: Value = api.post("/api/v1/restored-database", &json!({})).await.map_err(refused)?;
             format.print(&answer, || {
