@@ -123,6 +123,19 @@ fn data_goes_to_the_other_side_under_its_own_id() {
 }
 
 #[test]
+fn what_goes_to_an_agent_over_tcp_443_is_counted_apart() {
+    let mut bench = Bench::new();
+    let mut spec = spec(0xC, 0xD);
+    spec.sides[1].address = wire::stream_address(7, 443);
+    bench.relay.handle_command(bench.now, RelayCommand::Install(Box::new(spec)));
+    bench.input(CLIENT, data(0xA, 100));
+    bench.input(CLIENT, data(0xC, 60));
+    let counters = bench.relay.counters();
+    assert_eq!((counters.forwarded_frames, counters.forwarded_bytes), (2, 112 + 72));
+    assert_eq!((counters.stream_frames, counters.stream_bytes), (1, 72));
+}
+
+#[test]
 fn an_unknown_id_is_counted_and_answered_by_nothing() {
     let mut bench = Bench::new();
     assert_eq!(bench.input(ELSEWHERE, data(0xC, 100)), dropped(DropReason::UnknownChannel));
