@@ -7,7 +7,7 @@ use crate::{
     clock,
     parts::{Core, SyncCommand},
     several::{CHAIN, WEB_KEYS},
-    signer::{Renewal, Rotated, SignError},
+    signer::{Renewal, Rotated, SignError, Signer},
     signin,
     snapshot::Reading,
 };
@@ -204,6 +204,15 @@ impl Following {
     }
 }
 
+/// The end of a change of keys, however it ends.
+struct Settled<'a>(&'a Signer);
+
+impl Drop for Settled<'_> {
+    fn drop(&mut self) {
+        self.0.settled();
+    }
+}
+
 impl Core {
     /// Takes the chain and the web sessions' keys as the controllers share them.
     pub(crate) async fn take_documents(self: &Arc<Self>, store: &Store) -> Result<(), StoreError> {
@@ -242,6 +251,13 @@ impl Core {
     /// Changes this controller's keys in the bundle that several controllers share: in the database, where the version
     /// row's lock makes one order of it. Says the bundle's new number; `None`: nothing was due.
     pub(crate) async fn settle_keys(self: &Arc<Self>, renewal: Renewal) -> Result<Option<u64>, SettleError> {
+        let _one_at_a_time = self.settling.lock().await;
+        // Also when who asked has gone in the middle of it.
+        let _settled = Settled(&self.signer);
+        self.settle_keys_now(renewal).await
+    }
+
+    async fn settle_keys_now(self: &Arc<Self>, renewal: Renewal) -> Result<Option<u64>, SettleError> {
         let (store, mut change) = self.database.change(Scope::Installation, "controller").await?;
         let chain = change.trust_document(CHAIN).await?;
         let core = Arc::clone(self);

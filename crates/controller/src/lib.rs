@@ -310,6 +310,7 @@ impl Controller {
         }
         snapshots.tell(&gate).await;
         let core = Arc::new(Core {
+            settling: tokio::sync::Mutex::default(),
             ledger: Ledger::new(&path),
             gate,
             work: Notify::new(),

@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) state: PathBuf,
     pub(crate) url: String,
     pub(crate) signer: Signer,
+    /// Held while this controller's keys change in the bundle that several share.
+    pub(crate) settling: tokio::sync::Mutex<()>,
     pub(crate) database: Database,
     pub(crate) snapshots: Snapshots,
     pub(crate) strikes: Strikes,

@@ -28,14 +28,14 @@ fn parent_of(id: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether every one of them is stopped.
+/// Whether none of them runs: stopped, or ended and not waited for, as nobody waits whose parent is stopped.
 pub(crate) fn are_stopped(root: Pid) -> bool {
     below(root).into_iter().all(|id| {
         let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
         // One that ended meanwhile runs no more either.
         stat.rsplit_once(')')
             .and_then(|(_, rest)| rest.split_whitespace().next())
-            .is_none_or(|state| state == "T")
+            .is_none_or(|state| matches!(state, "T" | "Z" | "X"))
     })
 }
 

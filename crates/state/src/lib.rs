@@ -24,6 +24,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use trust::{Role, RootHash};
 use wire::InstallationId;
@@ -134,6 +135,8 @@ pub struct StateDir {
     path: PathBuf,
     about: About,
     sealer: Sealer,
+    // Two writers of one name would share its temporary file.
+    writing: Mutex<()>,
     // Held for the life of this value; the kernel lets go when the process dies.
     _lock: File,
 }
@@ -204,7 +207,7 @@ impl StateDir {
         let about = Self::checked(path, role)?;
         let lock = lock(path)?;
         let sealer = Sealer::open(path, &SealSource::from_environment(path))?;
-        Ok(Self { path: path.to_owned(), about, sealer, _lock: lock })
+        Ok(Self { path: path.to_owned(), about, sealer, writing: Mutex::default(), _lock: lock })
     }
 
     /// Reads a secret beside the process that holds the directory: for one that is written at once and whole, as all are.
@@ -241,7 +244,13 @@ impl StateDir {
         let lock = lock(path)?;
         create_private_dir(&path.join("secrets"))?;
         let sealer = Sealer::create(path, &SealSource::from_environment(path))?;
-        let state = Self { path: path.to_owned(), about: about.clone(), sealer, _lock: lock };
+        let state = Self {
+            path: path.to_owned(),
+            about: about.clone(),
+            sealer,
+            writing: Mutex::default(),
+            _lock: lock,
+        };
         let text = serde_json::to_vec_pretty(about).expect("plain data has a JSON form");
         state.write(ABOUT, &text)?;
         Ok(state)
@@ -267,11 +276,16 @@ impl StateDir {
         read_bounded(&self.path.join(name))
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Replaces a file so that a crash leaves the old or the new one, on disk when this returns.
     ///
     /// # Errors
     /// Not written; the old one is still there.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let _turn = self.turn();
         write_durably(&self.path, name, bytes)
     }
 
@@ -314,6 +328,7 @@ impl StateDir {
     /// # Errors
     /// Not written.
     pub fn write_secret(&self, name: &str, secret: &[u8]) -> Result<(), StateError> {
+        let _turn = self.turn();
         write_durably(&self.path.join("secrets"), name, &self.sealer.seal(name, secret))
     }
 

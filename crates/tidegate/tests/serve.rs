@@ -194,7 +194,7 @@ fn admin(state: &Path, arguments: &[&str]) -> (bool, Value, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let words = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
     (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), words)
 }
 

@@ -20,7 +20,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use session::LocalIdentity;
 use state::{StateDir, StateError, names};
 use std::{
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use trust::{
@@ -80,6 +83,8 @@ pub struct Signer {
     time_line: TimeLine,
     root: RootHash,
     keys: RwLock<Keys>,
+    /// Keys are on disk that the database is about to name.
+    prepared: AtomicBool,
 }
 
 impl std::fmt::Debug for Signer {
@@ -122,7 +127,7 @@ impl Signer {
         };
         let open = Arc::new(ring.open_keys()?);
         let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
-        Ok(Self { time_line, directory, root, keys })
+        Ok(Self { time_line, directory, root, keys, prepared: AtomicBool::new(false) })
     }
 
     /// Whether other controllers have keys in the bundle.
@@ -143,6 +148,10 @@ impl Signer {
         let chain = TrustChain::parse(text)?;
         let newer = chain.verify(&self.root, self.unfenced_time())?;
         let mut keys = self.keys.write().expect("nothing panics while it holds the keys");
+        // What is being put into the database is read back there before it is here with its private halves.
+        if self.prepared.load(Ordering::SeqCst) {
+            return Ok(Rotated::No);
+        }
         // Of two with one number the database's is the one: the other was made by somebody who did not know of it.
         if newer.installation() != keys.ring.installation
             || (newer.epoch(), newer.serial()) < (keys.bundle.epoch(), keys.bundle.serial())
@@ -185,7 +194,14 @@ impl Signer {
     /// # Errors
     /// The disk.
     pub(crate) fn prepare(&self, due: &Due) -> Result<(), SignError> {
+        let _keys = self.keys.write().expect("nothing panics while it holds the keys");
+        self.prepared.store(true, Ordering::SeqCst);
         Ok(self.directory.write_secret(KEYRING, &due.ring.encode())?)
+    }
+
+    /// It is in the database and here, or it came to nothing: what the database has is taken again.
+    pub(crate) fn settled(&self) {
+        self.prepared.store(false, Ordering::SeqCst);
     }
 
     /// It is in the database: it is the chain now. Blocking.
@@ -196,10 +212,10 @@ impl Signer {
         let Due { ring, chain } = due;
         let bundle = Arc::new(chain.verify(&self.root, self.unfenced_time())?);
         let open = Arc::new(ring.open_keys()?);
+        let mut keys = self.keys.write().expect("nothing panics while it holds the keys");
         write_keys(&self.directory, &ring, &chain)?;
         let serial = bundle.serial();
-        *self.keys.write().expect("nothing panics while it holds the keys") =
-            Keys { ring, chain, bundle, open };
+        *keys = Keys { ring, chain, bundle, open };
         Ok(serial)
     }
 
