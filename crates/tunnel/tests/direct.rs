@@ -77,6 +77,8 @@ struct World {
     inner: Vec<(Instant, Side)>,
     moves: Vec<(Instant, Side, Option<Path>, MoveReason)>,
     quiet: usize,
+    /// A handshake of the client's was given up.
+    is_given_up: bool,
     pongs: Vec<(PingId, Duration)>,
 }
 
@@ -123,6 +125,7 @@ impl World {
             inner: Vec::new(),
             moves: Vec::new(),
             quiet: 0,
+            is_given_up: false,
             pongs: Vec::new(),
         }
     }
@@ -178,6 +181,7 @@ impl World {
                         self.moves.push((self.now, side, path, reason));
                     }
                     Output::Event(Event::Quiet { .. }) => self.quiet += 1,
+                    Output::Event(Event::GaveUp { .. }) => self.is_given_up |= side == Side::Client,
                     Output::Event(Event::Pong { ping, round_trip, .. }) => {
                         self.pongs.push((ping, round_trip))
                     }
@@ -525,6 +529,30 @@ fn without_the_relay_the_direct_path_goes_on_for_longer_than_a_session() {
     assert_eq!(world.way(Side::Client), way);
     let answered = world.inner.len() - heard;
     assert!(answered >= 3_190, "{answered} of 3,200 packets");
+}
+
+#[test]
+fn a_handshake_whose_every_way_has_gone_is_tried_later_and_given_up_in_the_end() {
+    let mut world = World::homes();
+    world.run(SECOND * 2, OFTEN);
+    assert!(world.is_direct());
+    world.relay_works = false;
+    let now = world.now;
+    for side in world.sides.values_mut() {
+        side.drop_path(now, relay());
+    }
+    // The session is two minutes old in half a second, and another one is begun by the address alone.
+    let began = world.start;
+    world.run((began + Duration::from_millis(119_500)) - world.now, OFTEN);
+    for edge in world.edges.values_mut() {
+        *edge = Edge::Blocked;
+    }
+    world.run(SECOND, OFTEN);
+    world.run(SECOND * 30, None);
+    assert_eq!(world.way(Side::Client), None);
+    // What is given up says so, and none of it is a loop at one instant: virtual time went on.
+    world.run(SECOND * 90, None);
+    assert!(world.is_given_up, "the handshake that was begun was not given up in two minutes");
 }
 
 #[test]

@@ -671,6 +671,10 @@ impl<E: Engine> Tunnels<E> {
         let Some(path) =
             (if tries.is_multiple_of(2) { peer.state.path.or(direct) } else { direct.or(peer.state.path) })
         else {
+            // Every way has gone since the last try. One may come back; to be due all that time would be a loop.
+            if let Some(pending) = &mut peer.state.pending {
+                (pending.retry_at, pending.tries) = (retry_at, tries);
+            }
             return;
         };
         let initiation = self.engine.initiate(&mut peer.noise);
