@@ -271,7 +271,10 @@ impl Cluster {
     /// Kills it without a chance to say goodbye.
     pub fn kill(&self) {
         let Some(mut running) = self.running().take() else { return };
+        let all = tree::below(running.server);
         tree::signal_all(running.server, Signal::KILL);
+        // While one of them is still there its memory is, and no server starts beside that.
+        let _ = self.wait_for(|| tree::have_ended(&all).then_some(()));
         if let Some(mut hold) = running.hold.take() {
             let _ = hold.write_all(b"keep\n");
         }

@@ -39,6 +39,16 @@ pub(crate) fn are_stopped(root: Pid) -> bool {
     })
 }
 
+/// Whether none of them is there any more, but for those that nobody waits for.
+pub(crate) fn have_ended(all: &[Pid]) -> bool {
+    all.iter().all(|id| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .is_none_or(|state| matches!(state, "Z" | "X"))
+    })
+}
+
 pub(crate) fn signal_all(root: Pid, signal: Signal) {
     for id in below(root) {
         let _ = kill_process(id, signal);
