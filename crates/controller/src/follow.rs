@@ -86,6 +86,8 @@ async fn look_on(core: &Arc<Core>) {
             () = core.news.notified() => {}
         }
         following.look(core).await;
+        #[cfg(test)]
+        core.snapshots.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

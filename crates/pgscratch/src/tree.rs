@@ -28,25 +28,20 @@ fn parent_of(id: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The third field of `/proc/PID/stat`; none when there is no such process.
+fn state_of(id: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().next().map(str::to_owned)
+}
+
 /// Whether none of them runs: stopped, or ended and not waited for, as nobody waits whose parent is stopped.
 pub(crate) fn are_stopped(root: Pid) -> bool {
-    below(root).into_iter().all(|id| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
-        // One that ended meanwhile runs no more either.
-        stat.rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().next())
-            .is_none_or(|state| matches!(state, "T" | "Z" | "X"))
-    })
+    below(root).into_iter().all(|id| state_of(id).is_none_or(|state| matches!(&*state, "T" | "Z" | "X")))
 }
 
 /// Whether none of them is there any more, but for those that nobody waits for.
 pub(crate) fn have_ended(all: &[Pid]) -> bool {
-    all.iter().all(|id| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
-        stat.rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().next())
-            .is_none_or(|state| matches!(state, "Z" | "X"))
-    })
+    all.iter().all(|id| state_of(*id).is_none_or(|state| matches!(&*state, "Z" | "X")))
 }
 
 pub(crate) fn signal_all(root: Pid, signal: Signal) {

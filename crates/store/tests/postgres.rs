@@ -392,7 +392,11 @@ async fn a_look_is_not_kept_back_by_reads_and_changes_that_wait_and_a_listener_s
             tokio::spawn(async move { store.change(Scope::Installation, "test", NOW).await.is_err() })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let queued = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while cluster.sql("own", queued).unwrap() == "0" {
+        assert!(Instant::now() < deadline, "no change waits for the one that is held");
+    }
     let started = Instant::now();
     assert_eq!(store.look().await.unwrap().unwrap(), before);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());

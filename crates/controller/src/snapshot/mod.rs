@@ -291,6 +291,9 @@ pub(crate) struct Snapshots {
     /// Reads of the database, for tests.
     #[cfg(test)]
     pub(crate) reads: std::sync::atomic::AtomicU32,
+    /// Looks at the database for what others changed, and what they found is taken, for tests.
+    #[cfg(test)]
+    pub(crate) looks: std::sync::atomic::AtomicU32,
 }
 
 /// How much of the database is read.
@@ -385,6 +388,8 @@ impl Snapshots {
             failing: std::sync::atomic::AtomicU32::new(0),
             #[cfg(test)]
             reads: std::sync::atomic::AtomicU32::new(0),
+            #[cfg(test)]
+            looks: std::sync::atomic::AtomicU32::new(0),
         };
         Ok(Opened { snapshots, refused })
     }

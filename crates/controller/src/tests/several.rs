@@ -115,8 +115,17 @@ async fn what_a_controller_wrote_itself_is_not_read_twice_and_what_another_wrote
     let two = Two::start().await;
     let (first, second) = (&two.first.controller.core, &two.second.controller.core);
     until("both are quiet", async || first.signer.bundle() == second.signer.bundle()).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let reads = || [first, second].map(|core| core.snapshots.reads.load(Ordering::Relaxed));
+    let cores = [first, second];
+    let look_again = async || {
+        let before = cores.map(|core| core.snapshots.looks.load(Ordering::Relaxed));
+        until("each looked twice more", async || {
+            let now = cores.map(|core| core.snapshots.looks.load(Ordering::Relaxed));
+            before.iter().zip(now).all(|(before, now)| now >= before + 2)
+        })
+        .await;
+    };
+    look_again().await;
+    let reads = || cores.map(|core| core.snapshots.reads.load(Ordering::Relaxed));
     let before = reads();
     for number in 0..5 {
         two.first.post("/sites", json!({"name": format!("site {number}")})).await.made();
@@ -125,8 +134,8 @@ async fn what_a_controller_wrote_itself_is_not_read_twice_and_what_another_wrote
         })
         .await;
     }
-    // Longer than the longest wait between two looks.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // Whatever another look would have found is read by now.
+    look_again().await;
     let after = reads();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (5, 5));
     assert_eq!(first.snapshot().dataset, second.snapshot().dataset);

@@ -264,6 +264,13 @@ fn a_session_that_moved_makes_the_relay_ask_its_sides_there() {
     assert_eq!(bench.client_address(), addr(ELSEWHERE));
 }
 
+/// The client of the first channel sends from another address, and answers when it is asked there.
+fn answer_from_elsewhere(bench: &mut Bench) {
+    bench.input(ELSEWHERE, data(0xA, 60));
+    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
+    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+}
+
 /// Another channel of the same client, whose session has moved.
 fn install_after_a_move(bench: &mut Bench, client: u64) {
     let mut spec = spec(client, client + 1);
@@ -274,9 +281,7 @@ fn install_after_a_move(bench: &mut Bench, client: u64) {
 #[test]
 fn a_new_channel_of_a_client_that_moved_carries_at_once_what_another_channel_has_proven() {
     let mut bench = Bench::new();
-    bench.input(ELSEWHERE, data(0xA, 60));
-    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
-    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    answer_from_elsewhere(&mut bench);
     install_after_a_move(&mut bench, 0xC);
     assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), Handled::Forward(addr(CONNECTOR)), "in the trial");
     bench.pass(OLD_ADDRESS_WINDOW);
@@ -288,9 +293,7 @@ fn a_new_channel_of_a_client_that_moved_carries_at_once_what_another_channel_has
 #[test]
 fn a_trial_that_a_new_channel_took_over_ends_for_it_too_when_the_old_address_lives() {
     let mut bench = Bench::new();
-    bench.input(ELSEWHERE, data(0xA, 60));
-    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
-    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    answer_from_elsewhere(&mut bench);
     install_after_a_move(&mut bench, 0xC);
     let asked = bench.challenges();
     let (_, frame) = asked
@@ -325,9 +328,7 @@ fn a_client_that_moved_is_asked_again_when_its_first_frame_comes_from_there() {
 #[test]
 fn an_old_proof_counts_for_no_new_channel() {
     let mut bench = Bench::new();
-    bench.input(ELSEWHERE, data(0xA, 60));
-    let (_, frame) = bench.challenges().into_iter().find(|(to, _)| *to == addr(ELSEWHERE)).expect("asked");
-    bench.input(ELSEWHERE, answer(&frame, &secret(0xA)));
+    answer_from_elsewhere(&mut bench);
     bench.pass(Duration::from_secs(10));
     install_after_a_move(&mut bench, 0xC);
     assert_eq!(bench.input(ELSEWHERE, data(0xC, 60)), dropped(DropReason::UnprovenSource));
