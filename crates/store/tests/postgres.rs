@@ -396,6 +396,7 @@ async fn a_look_is_not_kept_back_by_reads_and_changes_that_wait_and_a_listener_s
     let deadline = Instant::now() + Duration::from_secs(20);
     while cluster.sql("own", queued).unwrap() == "0" {
         assert!(Instant::now() < deadline, "no change waits for the one that is held");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let started = Instant::now();
     assert_eq!(store.look().await.unwrap().unwrap(), before);

@@ -3,7 +3,7 @@
 use super::namespace::{Namespace, veth};
 use crate::process::Interrupt;
 use anyhow::Result;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How a router maps and filters, in the words of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub enum Nat {
     UdpBlocked,
     /// A stateful IPv6 firewall without translation (RFC 6092).
     Ipv6Firewall,
+    /// [`Self::Home`] with this outside address, which hairpins: what a host inside sends to another's mapped address
+    /// comes to that one, from the sender's own mapped address (RFC 4787, REQ-9). It forwards nothing else between its
+    /// rooms.
+    Hairpin(Ipv4Addr),
 }
 
 /// What makes the kernel drop what nobody inside asked for. The input chain must do so as well as the
@@ -40,6 +44,15 @@ impl Nat {
             Self::UdpBlocked => {
                 ("ip", "", "oifname \"ext\" meta l4proto udp drop\niifname \"ext\" meta l4proto udp drop")
             }
+            // What nobody has a mapping for is dropped before the kernel remembers it as a flow of the router's own.
+            Self::Hairpin(_) => (
+                "ip",
+                "iifname { \"lan\", \"lan2\" } ip daddr != { 10.0.0.0/8 } meta l4proto udp drop",
+                "iifname { \"lan\", \"lan2\" } oifname { \"lan\", \"lan2\" } ct status dnat accept
+                    iifname { \"lan\", \"lan2\" } oifname { \"lan\", \"lan2\" } ct state established accept
+                    iifname \"lan\" oifname \"lan2\" drop
+                    iifname \"lan2\" oifname \"lan\" drop",
+            ),
             Self::Home | Self::Symmetric | Self::PerPacket => ("ip", "", ""),
         };
         let translation = match self {
@@ -54,6 +67,25 @@ impl Nat {
                     iifname \"lan\" meta l4proto udp ct original zone set numgen random mod 60000
                 }}",
                 postrouting("masquerade fully-random")
+            ),
+            // Ports are kept on the way out: who sends from a port last is whom its mapped address means.
+            Self::Hairpin(public) => format!(
+                "map holders {{
+                    type inet_service : ipv4_addr; size 4096; flags dynamic,timeout; timeout 5m
+                }}
+                chain learn {{
+                    type filter hook forward priority 10; policy accept;
+                    oifname \"ext\" meta l4proto udp update @holders {{ udp sport : ip saddr }}
+                }}
+                chain prerouting {{
+                    type nat hook prerouting priority -100; policy accept;
+                    iifname {{ \"lan\", \"lan2\" }} ip daddr {public} meta l4proto udp dnat to udp dport map @holders
+                }}
+                chain postrouting {{
+                    type nat hook postrouting priority 100; policy accept;
+                    oifname \"ext\" masquerade
+                    oifname {{ \"lan\", \"lan2\" }} ct status dnat snat to {public}
+                }}"
             ),
             // Ports are kept on the way out, so that the port on the way in names the inside's.
             Self::FullCone(inside) => format!(
@@ -154,9 +186,36 @@ impl Router {
     /// # Errors
     /// The kernel refuses a part of it.
     pub fn attach(&mut self, host: &Namespace, interface: &str, address: IpAddr) -> Result<LanPort> {
+        self.plug("lan", host, interface, address)
+    }
+
+    /// Makes a second network inside, with a gateway of its own, and a host in it whose way out this is.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn room(&mut self, gateway: Ipv4Addr, host: &Namespace, address: Ipv4Addr) -> Result<LanPort> {
+        self.namespace.ip("link add lan2 type bridge")?;
+        self.namespace.ip("link set lan2 up")?;
+        self.namespace.address("lan2", gateway.into())?;
+        let port = self.plug("lan2", host, "eth0", address.into())?;
+        host.ip(&format!("route replace default via {gateway} dev eth0"))?;
+        Ok(port)
+    }
+
+    /// Carries IPv6 too, through a stateful firewall. The inside is a /64, whose gateway is `inside`.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn carry_v6(&self, inside: Ipv6Addr) -> Result<()> {
+        self.namespace.sysctl("net.ipv6.conf.all.forwarding=1")?;
+        self.namespace.address("lan", inside.into())?;
+        self.namespace.nft(&Nat::Ipv6Firewall.rules())
+    }
+
+    fn plug(&mut self, bridge: &str, host: &Namespace, interface: &str, address: IpAddr) -> Result<LanPort> {
         let port = self.port();
         veth((&self.namespace, &port.0), (host, interface))?;
-        self.namespace.ip(&format!("link set {} master lan", port.0))?;
+        self.namespace.ip(&format!("link set {} master {bridge}", port.0))?;
         host.address(interface, address)?;
         Ok(port)
     }

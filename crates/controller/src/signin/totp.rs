@@ -53,7 +53,7 @@ impl TotpSecret {
     }
 
     /// The step whose code this is, if it is one of those around now. Whoever types spaces means the digits.
-    pub(super) fn step_of(&self, code: &str, now: UnixMs) -> Option<u64> {
+    pub(crate) fn step_of(&self, code: &str, now: UnixMs) -> Option<u64> {
         let digits: String = code.chars().filter(|c| !c.is_whitespace()).collect();
         if digits.len() != 6 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;

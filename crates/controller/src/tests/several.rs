@@ -230,14 +230,17 @@ async fn a_code_that_was_used_at_one_controller_is_used_at_the_other() {
     let half = sign_in(&two.first, PASSPHRASE).await;
     let jar = cookies(&half);
     let now = two.first.controller.core.signer.best_time();
-    let next = secret.code_at(now.plus(Duration::from_secs(30)));
+    let ahead = now.plus(Duration::from_secs(30));
+    let next = secret.code_at(ahead);
     assert_eq!(second(&two.first, &jar, &next).await.status, 303);
     let core = &two.second.controller.core;
     until("the account and its code are known at the other", async || {
         let told = core.database.store().unwrap().sign_in_notes(0).await.unwrap();
         // As the next look does it.
         Following::default().look(core).await;
-        !told.used.is_empty() && is_signed_in(&two.second, &session).await
+        // The code that switched the app on was told before, and is an older one.
+        let is_told = told.used.iter().any(|code| code.step == secret.step_of(&next, ahead).unwrap());
+        is_told && is_signed_in(&two.second, &session).await
     })
     .await;
     let half = sign_in(&two.second, PASSPHRASE).await;

@@ -118,6 +118,15 @@ impl Bench {
         self.start(client, connector)
     }
 
+    /// Starts the pair in two rooms behind one router that hairpins.
+    ///
+    /// # Errors
+    /// A network or a process does not come up.
+    pub fn rooms(&mut self) -> Result<Pair> {
+        let (client, connector) = self.net.rooms()?;
+        self.start(client, connector)
+    }
+
     /// Starts the pair in networks that are there.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ pub fn run(bench: &mut Bench, cell: Cell, expected: Path, downloads: u32) -> Res
     let pair = match cell {
         Cell::Apart { client, connector } => bench.apart(client, connector)?,
         Cell::Lan(kind) => bench.lan(kind)?,
+        Cell::Rooms => bench.rooms()?,
     };
     let seen = judge(bench, &pair, cell, expected, downloads);
     // Both at once: a process that ends well takes its time to say goodbye.
@@ -185,7 +186,7 @@ fn own_word(cell: Cell, expected: Path) -> Path {
 /// Whether there is anything to send probes to: an address of one's own family.
 fn tries(cell: Cell) -> bool {
     let (client, connector) = cell.kinds();
-    (client == Kind::Ipv6Only) == (connector == Kind::Ipv6Only)
+    client.can_address(connector)
 }
 
 fn probes(bench: &Bench) -> Result<u64> {

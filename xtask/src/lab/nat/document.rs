@@ -58,6 +58,10 @@ pub fn write_matrix(rows: &BTreeMap<Cell, Row>, expected: &Expected, interrupt: 
         let cell = Cell::Lan(kind);
         let _ = writeln!(text, "| {kind} | {} |", shown(rows.get(&cell), cell, expected));
     }
+    text.push_str(
+        "\nClient and connector in two networks behind one router:\n\n| the router | path |\n| --- | --- |\n",
+    );
+    let _ = writeln!(text, "| hairpin | {} |", shown(rows.get(&Cell::Rooms), Cell::Rooms, expected));
     let failures: Vec<(&Cell, &String)> =
         rows.iter().filter_map(|(cell, row)| row.as_ref().err().map(|error| (cell, error))).collect();
     if !failures.is_empty() {

@@ -1,7 +1,7 @@
 //! docs/nat-expected.md, read strictly: what the table says is the only expectation there is.
 
 use super::kind::{Cell, Kind, Path};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeMap;
 
 const DOCUMENT: &str = include_str!("../../../../docs/nat-expected.md");
@@ -22,10 +22,11 @@ impl Expected {
     fn parse(document: &str) -> Result<Self> {
         let (_, document) = document.split_once("## The table\n").context("no section `The table`")?;
         let tables = tables(document);
-        ensure!(tables.len() == 2, "expected two tables, found {}", tables.len());
+        ensure!(tables.len() == 3, "expected three tables, found {}", tables.len());
         let mut cells = BTreeMap::new();
         apart(&tables[0], &mut cells)?;
         lans(&tables[1], &mut cells)?;
+        rooms(&tables[2], &mut cells)?;
         for cell in Cell::all() {
             ensure!(cells.contains_key(&cell), "{cell}: missing");
         }
@@ -90,6 +91,13 @@ fn lans(rows: &[Row<'_>], cells: &mut BTreeMap<Cell, Path>) -> Result<()> {
     Ok(())
 }
 
+fn rooms(rows: &[Row<'_>], cells: &mut BTreeMap<Cell, Path>) -> Result<()> {
+    let [head, row] = rows else { bail!("{} rows, the only router of rooms hairpins", rows.len()) };
+    ensure!(head == &["the router", "path"], "another head: {head:?}");
+    ensure!(row.len() == 2 && row[0] == "hairpin", "no lab for rooms behind {row:?}");
+    insert(cells, Cell::Rooms, row[1])
+}
+
 fn insert(cells: &mut BTreeMap<Cell, Path>, cell: Cell, word: &str) -> Result<()> {
     let path = word.parse().with_context(|| cell.to_string())?;
     ensure!(cells.insert(cell, path).is_none(), "{cell}: twice");
@@ -107,10 +115,15 @@ mod tests {
         if is(Kind::UdpBlocked) {
             return Path::Tcp;
         }
-        if (client == Kind::Ipv6Only) != (connector == Kind::Ipv6Only) {
+        let has_v6 = |kind| kind == Kind::Ipv6Only || kind == Kind::DualStack;
+        if has_v6(client) && has_v6(connector) {
+            return Path::Direct;
+        }
+        if is(Kind::Ipv6Only) {
             return Path::Relay;
         }
-        if is(Kind::Symmetric) && !one_lets_everybody_in { Path::Relay } else { Path::Direct }
+        let is_symmetric = is(Kind::Symmetric) || is(Kind::DualStack);
+        if is_symmetric && !one_lets_everybody_in { Path::Relay } else { Path::Direct }
     }
 
     #[test]
@@ -121,10 +134,10 @@ mod tests {
                 Cell::Apart { client, connector } => {
                     assert_eq!(expected.of(cell), derived(client, connector), "{cell}")
                 }
-                Cell::Lan(_) => assert_eq!(expected.of(cell), Path::Direct, "{cell}"),
+                Cell::Lan(_) | Cell::Rooms => assert_eq!(expected.of(cell), Path::Direct, "{cell}"),
             }
         }
-        assert_eq!(Cell::all().count(), 52);
+        assert_eq!(Cell::all().count(), 68);
     }
 
     #[test]

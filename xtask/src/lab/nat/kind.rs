@@ -20,11 +20,13 @@ pub enum Kind {
     UdpBlocked,
     /// A stateful IPv6 firewall, and no IPv4.
     Ipv6Only,
+    /// `symmetric` for IPv4, and beside it a stateful IPv6 firewall.
+    DualStack,
 }
 
 impl Kind {
     /// In the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Open,
         Self::FullCone,
         Self::Home,
@@ -32,6 +34,7 @@ impl Kind {
         Self::Cgn,
         Self::UdpBlocked,
         Self::Ipv6Only,
+        Self::DualStack,
     ];
 
     /// The routers that the table has a client and a connector on one LAN behind.
@@ -47,7 +50,15 @@ impl Kind {
             Self::Cgn => "cgn",
             Self::UdpBlocked => "udp-blocked",
             Self::Ipv6Only => "ipv6-only",
+            Self::DualStack => "dual-stack",
         }
+    }
+
+    /// Whether two hosts have an address family in common.
+    pub fn can_address(self, other: Self) -> bool {
+        (self == Self::Ipv6Only) == (other == Self::Ipv6Only)
+            || self == Self::DualStack
+            || other == Self::DualStack
     }
 }
 
@@ -119,6 +130,8 @@ pub enum Cell {
     },
     /// Both behind one router.
     Lan(Kind),
+    /// Each in a network of its own behind one router, which keeps the two apart and hairpins.
+    Rooms,
 }
 
 impl Cell {
@@ -127,7 +140,7 @@ impl Cell {
         let apart = Kind::ALL
             .into_iter()
             .flat_map(|client| Kind::ALL.into_iter().map(move |connector| Self::Apart { client, connector }));
-        apart.chain(Kind::LANS.into_iter().map(Self::Lan))
+        apart.chain(Kind::LANS.into_iter().map(Self::Lan)).chain([Self::Rooms])
     }
 
     /// Whether this side of the relay has no UDP.
@@ -141,6 +154,7 @@ impl Cell {
         match self {
             Self::Apart { client, connector } => (client, connector),
             Self::Lan(kind) => (kind, kind),
+            Self::Rooms => (Kind::Home, Kind::Home),
         }
     }
 }
@@ -150,6 +164,7 @@ impl fmt::Display for Cell {
         match self {
             Self::Apart { client, connector } => write!(formatter, "client={client} connector={connector}"),
             Self::Lan(kind) => write!(formatter, "lan={kind}"),
+            Self::Rooms => formatter.write_str("rooms=hairpin"),
         }
     }
 }

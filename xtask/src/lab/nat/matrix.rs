@@ -21,10 +21,10 @@ use std::{collections::BTreeMap, str::FromStr};
 /// Which cells to run.
 #[derive(Debug, Args)]
 pub struct MatrixOptions {
-    /// Only these cells: `client=home,connector=symmetric`, either alone, or `lan=home`.
+    /// Only these cells: `client=home,connector=symmetric`, either alone, `lan=home`, or `rooms=hairpin`.
     #[arg(long, value_name = "FILTER", conflicts_with_all = ["quick", "write"])]
     only: Option<Filter>,
-    /// Nine cells that have every kind of network and of path once.
+    /// Eleven cells that have every kind of network and of path once.
     #[arg(long, conflicts_with = "write")]
     quick: bool,
     /// Writes what was seen to docs/nat-matrix.md.
@@ -41,6 +41,7 @@ struct Filter {
     client: Option<Kind>,
     connector: Option<Kind>,
     lan: Option<Kind>,
+    rooms: bool,
 }
 
 impl FromStr for Filter {
@@ -49,18 +50,25 @@ impl FromStr for Filter {
     fn from_str(words: &str) -> Result<Self> {
         let mut filter = Self::default();
         for word in words.split(',') {
+            if word == "rooms=hairpin" {
+                filter.rooms = true;
+                continue;
+            }
             let (name, kind) = word.split_once('=').context("expected NAME=NETWORK")?;
             let kind = Some(kind.parse()?);
             match name {
                 "client" => filter.client = kind,
                 "connector" => filter.connector = kind,
                 "lan" => filter.lan = kind,
-                other => bail!("{other:?}: expected client, connector or lan"),
+                other => bail!("{other:?}: expected client, connector or lan, or rooms=hairpin"),
             }
         }
         ensure!(
-            filter.lan.is_none() || (filter.client.is_none() && filter.connector.is_none()),
-            "a cell is on one LAN, or client and connector are apart"
+            u8::from(filter.lan.is_some())
+                + u8::from(filter.rooms)
+                + u8::from(filter.client.is_some() || filter.connector.is_some())
+                == 1,
+            "a cell is on one LAN, in two rooms, or client and connector are apart"
         );
         ensure!(Cell::all().any(|cell| filter.takes(cell)), "there is no such cell");
         Ok(filter)
@@ -72,20 +80,23 @@ impl Filter {
         match cell {
             Cell::Apart { client, connector } => {
                 self.lan.is_none()
+                    && !self.rooms
                     && self.client.is_none_or(|wanted| wanted == client)
                     && self.connector.is_none_or(|wanted| wanted == connector)
             }
             Cell::Lan(kind) => {
                 self.client.is_none()
                     && self.connector.is_none()
+                    && !self.rooms
                     && self.lan.is_none_or(|wanted| wanted == kind)
             }
+            Cell::Rooms => self.rooms,
         }
     }
 }
 
 /// The cells of `--quick`.
-const QUICK: [Cell; 9] = [
+const QUICK: [Cell; 11] = [
     apart(Kind::Open, Kind::Home),
     apart(Kind::Home, Kind::Home),
     apart(Kind::Symmetric, Kind::FullCone),
@@ -94,7 +105,9 @@ const QUICK: [Cell; 9] = [
     apart(Kind::UdpBlocked, Kind::Home),
     apart(Kind::Home, Kind::UdpBlocked),
     apart(Kind::Ipv6Only, Kind::Ipv6Only),
+    apart(Kind::DualStack, Kind::DualStack),
     Cell::Lan(Kind::Home),
+    Cell::Rooms,
 ];
 
 const fn apart(client: Kind, connector: Kind) -> Cell {
@@ -181,9 +194,17 @@ mod tests {
             Cell::all().filter(|cell| filter.takes(*cell)).count()
         };
         assert_eq!(count("client=home,connector=symmetric"), 1);
-        assert_eq!(count("client=home"), 7);
+        assert_eq!(count("client=home"), 8);
         assert_eq!(count("lan=symmetric"), 1);
-        for wrong in ["client=nowhere", "somebody=home", "lan=open", "lan=home,client=home", "home"] {
+        assert_eq!(count("rooms=hairpin"), 1);
+        for wrong in [
+            "client=nowhere",
+            "somebody=home",
+            "lan=open",
+            "lan=home,client=home",
+            "rooms=hairpin,lan=home",
+            "home",
+        ] {
             wrong.parse::<Filter>().expect_err(wrong);
         }
     }

@@ -21,7 +21,7 @@ use super::{
     kind::Kind,
 };
 use crate::process::Interrupt;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Under which name agents find the PoP: it has addresses of both families.
@@ -41,6 +41,8 @@ const LAST_NUMBER: u8 = 250;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 /// The client's address when it is on the connector's LAN.
 const CLIENT_ON_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 77);
+/// The client's address, and its gateway's, in another room behind the connector's router.
+const CLIENT_IN_ROOM: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 0, 3, 1), Ipv4Addr::new(10, 0, 3, 2));
 
 /// Who a side is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Side {
     pub host: Namespace,
     /// Its address inside.
     pub inside: IpAddr,
+    /// Its IPv6 address, which the internet sees as it is: `inside`, or one beside it.
+    pub v6: Option<Ipv6Addr>,
     /// As whom the internet sees it.
     pub public: IpAddr,
     /// From the host outwards; none for `open`.
@@ -129,6 +133,11 @@ impl Net {
             Kind::FullCone | Kind::Home | Kind::Symmetric | Kind::UdpBlocked | Kind::Cgn => {
                 self.translated(role, kind, host)?
             }
+            Kind::DualStack => {
+                let mut side = self.translated(role, Kind::Symmetric, host)?;
+                self.also_v6(role, &mut side)?;
+                side
+            }
         };
         if role == Role::Connector {
             self.plug_web(&mut side)?;
@@ -143,7 +152,7 @@ impl Net {
     /// The kernel refuses a part of it; what was made is removed.
     pub fn lan(&mut self, kind: Kind) -> Result<(Side, Side)> {
         let connector = self.side(Role::Connector, kind)?;
-        let Side { host, inside, public, mut routers, uplink, lan_port } = connector;
+        let Side { host, inside, v6, public, mut routers, uplink, lan_port } = connector;
         let client = Namespace::create(Role::Client.host(), &self.interrupt)?;
         let router = routers.first_mut().context("a LAN has a router")?;
         let port = router.attach(&client, "eth0", CLIENT_ON_LAN.into())?;
@@ -151,13 +160,40 @@ impl Net {
         let client = Side {
             host: client,
             inside: CLIENT_ON_LAN.into(),
+            v6: None,
             public,
             routers,
             uplink: uplink.clone(),
             lan_port: Some(port),
         };
         client.host.hosts(&names(Role::Client, client.inside))?;
-        Ok((client, Side { host, inside, public, routers: Vec::new(), uplink, lan_port }))
+        Ok((client, Side { host, inside, v6, public, routers: Vec::new(), uplink, lan_port }))
+    }
+
+    /// Client and connector in two rooms behind one router that hairpins. The client's side has the router.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it; what was made is removed.
+    pub fn rooms(&mut self) -> Result<(Side, Side)> {
+        let mut connector = self.side(Role::Connector, Kind::Home)?;
+        let mut routers = std::mem::take(&mut connector.routers);
+        let router = routers.first_mut().context("rooms have a router")?;
+        let IpAddr::V4(public) = connector.public else { bail!("rooms have an IPv4 address outside") };
+        router.behave(Nat::Hairpin(public))?;
+        let host = Namespace::create(Role::Client.host(), &self.interrupt)?;
+        let (gateway, address) = CLIENT_IN_ROOM;
+        let port = router.room(gateway, &host, address)?;
+        let client = Side {
+            host,
+            inside: address.into(),
+            v6: None,
+            public: connector.public,
+            routers,
+            uplink: connector.uplink.clone(),
+            lan_port: Some(port),
+        };
+        client.host.hosts(&names(Role::Client, client.inside))?;
+        Ok((client, connector))
     }
 
     /// A home router on the internet with another inside than the client's first one, for it to move to.
@@ -175,7 +211,7 @@ impl Net {
         let (_, public, _) = self.public();
         let uplink = self.internet.attach(&host, "eth0", &[public.into()])?;
         let public = public.into();
-        Ok(Side { host, inside: public, public, routers: Vec::new(), uplink, lan_port: None })
+        Ok(Side { host, inside: public, v6: None, public, routers: Vec::new(), uplink, lan_port: None })
     }
 
     fn translated(&mut self, role: Role, kind: Kind, host: Namespace) -> Result<Side> {
@@ -184,7 +220,7 @@ impl Net {
             Kind::FullCone => Nat::FullCone(address),
             Kind::Symmetric => Nat::Symmetric,
             Kind::UdpBlocked => Nat::UdpBlocked,
-            Kind::Home | Kind::Cgn | Kind::Open | Kind::Ipv6Only => Nat::Home,
+            Kind::Home | Kind::Cgn | Kind::Open | Kind::Ipv6Only | Kind::DualStack => Nat::Home,
         };
         let mut router = Router::create(role.router(), gateway, nat, &self.interrupt)?;
         let (_, public, _) = self.public();
@@ -206,33 +242,49 @@ impl Net {
         let mut routers = vec![router];
         routers.append(&mut outer);
         let (inside, public) = (address.into(), public.into());
-        Ok(Side { host, inside, public, routers, uplink, lan_port: Some(port) })
+        Ok(Side { host, inside, v6: None, public, routers, uplink, lan_port: Some(port) })
     }
 
     fn ipv6(&mut self, role: Role, host: Namespace) -> Result<Side> {
+        let network = self.v6_network(role);
+        let mut router = Router::create(role.router(), network.gateway, Nat::Ipv6Firewall, &self.interrupt)?;
+        let uplink = self.internet.attach(router.namespace(), "ext", &[network.public.into()])?;
+        let (inside, public) = (network.address.into(), network.address.into());
+        let port = router.attach(&host, "eth0", inside)?;
+        let (routers, v6, lan_port) = (vec![router], Some(network.address), Some(port));
+        let side = Side { host, inside, v6, public, routers, uplink, lan_port };
+        self.route_v6(&side, network)?;
+        Ok(side)
+    }
+
+    /// An IPv6 network beside the IPv4 one that a side has.
+    fn also_v6(&mut self, role: Role, side: &mut Side) -> Result<()> {
+        let network = self.v6_network(role);
+        let router = side.router()?;
+        router.namespace().address("ext", network.public.into())?;
+        router.carry_v6(network.gateway)?;
+        side.host.address("eth0", network.address.into())?;
+        side.v6 = Some(network.address);
+        self.route_v6(side, network)
+    }
+
+    fn v6_network(&mut self, role: Role) -> V6Network {
         let (number, _, public) = self.public();
         let network = match role {
             Role::Client => u16::from(number),
             Role::Connector => 0x100 + u16::from(number),
         };
         let at = |last| Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, last);
-        let mut router = Router::create(role.router(), at(1), Nat::Ipv6Firewall, &self.interrupt)?;
-        let uplink = self.internet.attach(router.namespace(), "ext", &[public.into()])?;
-        let address = at(5);
-        let port = router.attach(&host, "eth0", address.into())?;
-        host.ip(&format!("-6 route replace default via {} dev eth0", at(1)))?;
+        V6Network { public, gateway: at(1), address: at(5) }
+    }
+
+    fn route_v6(&self, side: &Side, network: V6Network) -> Result<()> {
+        let V6Network { public, gateway, address } = network;
+        side.host.ip(&format!("-6 route replace default via {gateway} dev eth0"))?;
         // The internet is one bridge without a router of its own: whoever is on it learns the way. All of
         // 2001:db8::/32 that is not on the bridge is behind the routers of the two sides.
-        self.server.ip(&format!("-6 route replace 2001:db8:{network:x}::/48 via {public}"))?;
-        let routers = vec![router];
-        Ok(Side {
-            host,
-            inside: address.into(),
-            public: address.into(),
-            routers,
-            uplink,
-            lan_port: Some(port),
-        })
+        self.server.ip(&format!("-6 route replace {}/48 via {public}", with_last(address, 0)))?;
+        Ok(())
     }
 
     /// The web server on the connector's network; its cable to the last one is pulled.
@@ -263,15 +315,22 @@ impl Net {
     }
 }
 
+/// A side's IPv6 network: its router outside and inside, and the host.
+#[derive(Debug, Clone, Copy)]
+struct V6Network {
+    public: Ipv6Addr,
+    gateway: Ipv6Addr,
+    address: Ipv6Addr,
+}
+
 /// Two IPv6 networks learn of each other: the internet's bridge routes nothing.
 ///
 /// # Errors
 /// The kernel refuses a route.
 pub fn introduce(one: &Side, other: &Side) -> Result<()> {
     for (from, to) in [(one, other), (other, one)] {
-        if let (IpAddr::V6(inside), Some(router), Some(gateway)) =
-            (to.inside, from.routers.first(), to.routers.first())
-            && from.inside.is_ipv6()
+        if let (Some(inside), Some(router), Some(gateway)) = (to.v6, from.routers.first(), to.routers.first())
+            && from.v6.is_some()
         {
             let said = gateway.namespace().ip("-6 -o address show dev ext scope global")?.stdout;
             let via = said.split_whitespace().nth(3).and_then(|word| word.split('/').next());

@@ -41,6 +41,7 @@ pub fn check(report: &mut Report, directory: &Path, interrupt: &Interrupt) -> Re
         report.check(&format!("{kind} maps and filters as the table assumes"), || lab.network(kind));
     }
     report.check("a LAN's router does not hairpin, and its hosts reach each other", || lab.no_hairpin());
+    report.check("a router of two rooms hairpins, and keeps them apart otherwise", || lab.hairpin());
     report.check("coturn's natdiscovery finds the same behaviours", || lab.judge());
     Ok(())
 }
@@ -73,6 +74,16 @@ impl<'a> Premises<'a> {
 
     fn network(&mut self, kind: Kind) -> Result<Seen<()>> {
         let side = self.net.side(Role::Client, kind)?;
+        if kind != Kind::DualStack {
+            return self.family(&side, kind);
+        }
+        self.family(&side, Kind::Symmetric).context("IPv4")?;
+        let v6 = side.v6.context("a dual-stack host has an IPv6 address")?.into();
+        self.family(&Side { inside: v6, public: v6, ..side }, Kind::Ipv6Only).context("IPv6")
+    }
+
+    /// What one family of a side does; nothing goes by the other one, unless the side has both.
+    fn family(&self, side: &Side, kind: Kind) -> Result<Seen<()>> {
         let six = kind == Kind::Ipv6Only;
         let server: IpAddr = if six { SERVER_V6.into() } else { SERVER.into() };
         let bracketed = if six { format!("[{server}]") } else { server.to_string() };
@@ -81,7 +92,12 @@ impl<'a> Premises<'a> {
             .context("TCP to the server")?;
         let other: IpAddr = if six { SERVER.into() } else { SERVER_V6.into() };
         let route = side.host.attempt(SHORT, "ip", &["route", "get", &other.to_string()])?;
-        ensure!(!route.status.success(), "there is a route of the other family: {}", route.stdout.trim());
+        let is_alone = side.v6.is_none_or(|v6| side.inside == v6);
+        ensure!(
+            !is_alone || !route.status.success(),
+            "there is a route of the other family: {}",
+            route.stdout.trim()
+        );
         let mut echoes = vec![at(server, 4000), at(server, 4001)];
         if !six {
             echoes.push(at(SERVER_TWO, 4000));
@@ -99,7 +115,7 @@ impl<'a> Premises<'a> {
             Kind::Symmetric => ensure!(distinct == mapped.len(), "a mapping was used twice: {seen}"),
             _ => ensure!(distinct == 1, "several mappings: {seen}"),
         }
-        let filtering = self.filtering(&side, server)?;
+        let filtering = self.filtering(side, server)?;
         let expected = match kind {
             Kind::Open | Kind::FullCone => Behaviour::Independent,
             _ => Behaviour::Dependent,
@@ -148,6 +164,23 @@ impl<'a> Premises<'a> {
             }
         }
         Ok(Seen::new(()))
+    }
+
+    fn hairpin(&mut self) -> Result<Seen<()>> {
+        let (client, connector) = self.net.rooms()?;
+        let listen = at(connector.inside, 5001);
+        let mut inside =
+            probe::start(&connector.host, listen, Some(at(SERVER, 4000)), self.directory, self.interrupt)?;
+        let mapped = inside.wait_line("the mapping", SHORT, self.interrupt, |line| {
+            line.strip_prefix("seen as ").and_then(|seen| seen.parse().ok())
+        })?;
+        let asked = question_from(&client.host, at(client.inside, 5000), &[listen, mapped])?;
+        ensure!(asked[0] == SILENCE, "the rooms are not apart: {asked:?}");
+        let outside = at(connector.public, 5000).to_string();
+        ensure!(asked[1] == outside, "not hairpinned from the mapped address {outside}: {asked:?}");
+        let nobody = question_from(&client.host, at(client.inside, 5003), &[at(connector.public, 5999)])?;
+        ensure!(nobody[0] == SILENCE, "a port that nobody has answers: {nobody:?}");
+        Ok(Seen::new(()).with("around", asked[1].clone()))
     }
 
     /// RFC 5780's tests by coturn: its server has two addresses, its client sits in each network.

@@ -1,6 +1,9 @@
 #![expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
 
 mod allowance;
+mod renewal;
+mod strikes;
+mod whereabouts;
 
 use super::*;
 use crate::{
@@ -357,154 +360,6 @@ fn a_silent_connector_costs_the_client_five_seconds_and_both_are_told() {
 }
 
 #[test]
-fn a_struck_device_loses_its_session_and_its_channel_and_connectors_learn_it() {
-    let mut world = World::new();
-    let (client, connector, ..) = world.channel();
-    let signer = world.signer();
-    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
-    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
-    world.say_signer(signer, &Strike { entries: vec![entry.clone()] }.into());
-    assert_eq!(world.closed_with(client), Some(LostReason::ClosedByPeer(CloseCode::Struck)));
-    let told = &world.ends[connector].agent_inbox;
-    assert!(told.iter().any(|m| matches!(m, ToAgent::Revocations(r) if r.entries == [entry.clone()])));
-    assert!(told.iter().any(|m| matches!(m, ToAgent::ChannelClosed(c) if c.reason == Refusal::Struck)));
-    assert_eq!(world.sessions.status().channels, 0);
-    // Not acknowledged before it is on disk.
-    let held =
-        |world: &World| world.ends[signer].signer_inbox.iter().any(|m| matches!(m, ToSigner::StrikesHeld(_)));
-    assert!(!held(&world));
-    let [(write, Record::Revocations(texts))] = &world.writes[..] else { panic!("one write") };
-    assert_eq!(texts[0].as_bytes(), entry.as_slice());
-    world.sessions.handle_written(world.now, *write, Written::Durable);
-    world.settle();
-    assert!(held(&world));
-    // The same device is not let in again.
-    let again = world.dial(device(1, 10), "198.51.100.9:4000");
-    assert!(world.closed_with(again).is_some());
-}
-
-#[test]
-fn what_one_controller_strikes_every_other_one_is_told_once_and_nobody_is_told_what_it_said() {
-    let mut world = World::new();
-    let signer = world.signer();
-    let another =
-        Identity::controller(world.installation.bundle.installation(), ControllerId::from_bytes([3; 16]));
-    let other = world.dial(another, "192.0.2.10:7000");
-    world.say_signer(other, &SignerHello { oldest: 1, newest: 1 }.into());
-    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
-    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
-    let told = |world: &World, end: usize| -> Vec<_> {
-        let of = world.ends[end].signer_inbox.iter();
-        of.filter_map(|m| if let ToSigner::StrikesElsewhere(e) = m { Some(e.entries.clone()) } else { None })
-            .collect()
-    };
-    world.say_signer(signer, &Strike { entries: vec![entry.clone()] }.into());
-    assert_eq!(told(&world, other), [vec![entry.clone()]]);
-    // The other one spreads it: the PoP has it, and tells nobody again.
-    world.say_signer(other, &Strike { entries: vec![entry] }.into());
-    assert!(told(&world, signer).is_empty());
-    assert_eq!(told(&world, other).len(), 1);
-}
-
-#[test]
-fn a_strike_that_could_not_be_written_is_enforced_but_never_acknowledged() {
-    let mut world = World::new();
-    let client = world.agent(device(1, 10), CLIENT);
-    let signer = world.signer();
-    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
-    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
-    world.say_signer(signer, &Strike { entries: vec![entry.clone()] }.into());
-    let write = world.writes[0].0;
-    world.sessions.handle_written(world.now, write, Written::Failed);
-    world.settle();
-    assert!(world.closed_with(client).is_some());
-    assert!(!world.ends[signer].signer_inbox.iter().any(|m| matches!(m, ToSigner::StrikesHeld(_))));
-    // Sent again, it is written again.
-    world.say_signer(signer, &Strike { entries: vec![entry] }.into());
-    assert_eq!(world.writes.len(), 2);
-}
-
-#[test]
-fn a_strike_signed_by_a_key_of_another_role_strikes_nobody() {
-    let mut world = World::new();
-    let client = world.agent(device(1, 10), CLIENT);
-    let signer = world.signer();
-    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
-    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Grant);
-    world.say_signer(signer, &Strike { entries: vec![entry] }.into());
-    assert_eq!(world.closed_with(client), None);
-    assert_eq!(world.sessions.status().counters.refused.get("unknown_key"), 1);
-    assert!(world.writes.is_empty());
-}
-
-#[test]
-fn a_connector_gets_the_strikes_it_asks_for_in_their_order_and_a_device_none() {
-    let mut world = World::new();
-    let signer = world.signer();
-    let strikes: Vec<_> = (1..=70)
-        .map(|seq| {
-            let subject =
-                RevokedSubject::Device(DeviceId::from_bytes([u8::try_from(seq).expect("small"); 16]));
-            world.installation.strike_number(seq, subject, KeyRole::Beacon)
-        })
-        .collect();
-    for some in strikes.chunks(64) {
-        world.say_signer(signer, &Strike { entries: some.to_vec() }.into());
-    }
-    let end = world.agent(connector(1, 200), "198.51.100.20:4000");
-    let ask = |world: &mut World, first: u64, last: u64| {
-        world.ends[end].agent_inbox.clear();
-        world.say(end, &GetRevocations { signer: controller_id(), first, last }.into());
-        match &world.ends[end].agent_inbox[..] {
-            [ToAgent::Revocations(answer)] => answer.entries.clone(),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(ask(&mut world, 3, 5), strikes[2..5]);
-    assert_eq!(ask(&mut world, 1, u64::MAX), strikes[..64], "as many as a message carries");
-    assert_eq!(ask(&mut world, 71, 99), []);
-    // It costs what it is worth: a connector that asks on and on is not answered on and on.
-    world.ends[end].agent_inbox.clear();
-    for _ in 0..200 {
-        world.say(end, &GetRevocations { signer: controller_id(), first: 1, last: 99 }.into());
-    }
-    let answers = world.ends[end].agent_inbox.len();
-    assert!((10..=80).contains(&answers), "{answers} answers");
-    let client = world.agent(device(1, 250), CLIENT);
-    world.say(client, &GetRevocations { signer: controller_id(), first: 1, last: 9 }.into());
-    assert_eq!(world.closed_with(client), Some(LostReason::ClosedByPeer(CloseCode::WrongRole)));
-}
-
-#[test]
-fn strikes_outlive_their_key_and_a_retired_root_signs_no_more() {
-    let world = World::new();
-    let mut material = world.installation.pop();
-    let subject = RevokedSubject::Device(DeviceId::from_bytes([9; 16]));
-    let entry = world.installation.strike(subject, KeyRole::Beacon);
-    material.revocations = vec![String::from_utf8(entry.as_slice().to_vec()).expect("text")];
-    material.chain = world.installation.chain_without(KeyRole::Beacon, 2);
-    let (wall, seed) = (world.installation.wall, Seed::from_random([1; 32]));
-    let started = |material| {
-        Sessions::new(material, AcceptorLimits::default(), 1024, world.now, wall, &seed).expect("material")
-    };
-    let sessions = started(material);
-    assert!(sessions.revocations.set().is_struck(subject, 1));
-    // The successor's chain is believed, and after it nothing of the root before, now and after a restart.
-    let material = world.installation.pop();
-    let later = document(&world.installation.later_chain_of_the_root());
-    let mut sessions = started(material);
-    sessions.publish_bundle(world.now, &document(&world.installation.succeeded()));
-    assert_eq!(sessions.bundle.epoch(), 2);
-    sessions.publish_bundle(world.now, &later);
-    assert_eq!(sessions.bundle.epoch(), 2);
-    let mut material = world.installation.pop();
-    material.chain = world.installation.succeeded();
-    let mut sessions = started(material);
-    sessions.publish_bundle(world.now, &later);
-    assert_eq!((sessions.bundle.epoch(), sessions.counters.refused.get("chain")), (2, 1));
-}
-
-#[test]
 fn without_a_controller_an_agent_is_told_when_to_come_back() {
     let mut world = World::new();
     let client = world.agent(device(1, 10), CLIENT);
@@ -565,85 +420,6 @@ fn a_restarted_connectors_clients_learn_that_their_channel_is_gone() {
         "{closed:?}"
     );
     assert_eq!(world.sessions.status().channels, 0);
-}
-
-#[test]
-fn a_roaming_session_is_told_its_address_and_the_relay_asks_before_it_believes() {
-    let mut world = World::new();
-    let (client, _, channel, _) = world.channel();
-    let roamed = "198.51.100.200:4999";
-    world.ends[client].address = roamed.parse().expect("address");
-    world.say(client, &Keepalive {}.into());
-    let told = world.ends[client].agent_inbox.iter().any(
-        |message| matches!(message, ToAgent::Alive(alive) if alive.observed == world.ends[client].address),
-    );
-    assert!(told);
-    let asked = |world: &World| {
-        world.commands.iter().any(|command| matches!(command, RelayCommand::AddressChanged { .. }))
-    };
-    assert!(!asked(&world), "one packet's source is not asked about every channel");
-    world.pass(Duration::from_secs(4));
-    assert!(asked(&world), "an address that QUIC has kept is");
-    let mut frame = data(channel);
-    let handled = world.relay.handle_input(world.now, world.ends[client].address, &mut frame);
-    assert!(matches!(handled, Handled::Dropped(_)), "not before our own challenge is answered");
-}
-
-#[test]
-fn where_a_session_says_it_moved_is_no_ones_word_before_the_relay_had_an_answer_from_there() {
-    let mut world = World::new();
-    let (client, connector, ..) = world.channel();
-    let spoofed: SocketAddr = "198.51.100.200:4999".parse().expect("address");
-    let true_address = std::mem::replace(&mut world.ends[client].address, spoofed);
-    world.say(client, &Keepalive {}.into());
-    // However long it stays: path validation is the peer's to stretch.
-    for _ in 0..3 {
-        world.pass(Duration::from_secs(20));
-        world.say(client, &Keepalive {}.into());
-    }
-    world.open(client, connector_id(20));
-    let introduced = world.introduced(connector).expect("introduced");
-    assert_eq!(introduced.client_seen, None, "its peer is told nothing of it");
-    world.say(connector, &accept(introduced.intro).into());
-    let installed = world.commands.iter().rev().find_map(|command| match command {
-        RelayCommand::Install(spec) => Some(spec.sides[0].clone()),
-        _ => None,
-    });
-    let side = installed.expect("a channel");
-    assert_eq!(
-        (side.address, side.moved),
-        (true_address, Some(spoofed)),
-        "and nothing is sent there unasked"
-    );
-}
-
-#[test]
-fn a_session_whose_channel_answered_from_where_it_moved_is_there() {
-    let mut world = World::new();
-    let (client, connector, channel, _) = world.channel();
-    let secret = world.ends[client].agent_inbox.iter().find_map(|message| match message {
-        ToAgent::Opened(opened) => Some(opened.secret.clone()),
-        _ => None,
-    });
-    let secret = secret.expect("opened");
-    let roamed: SocketAddr = "198.51.100.200:4999".parse().expect("address");
-    world.ends[client].address = roamed;
-    world.say(client, &Keepalive {}.into());
-    world.relay.handle_input(world.now, roamed, &mut data(channel));
-    let frame = loop {
-        match world.relay.poll_output() {
-            RelayOutput::Transmit { to, frame } if to == roamed => break frame,
-            RelayOutput::Transmit { .. } => {}
-            other => panic!("the newcomer is asked, not {other:?}"),
-        }
-    };
-    let mut answer = frame.to_vec();
-    answer[0] = RelayKind::Answer as u8;
-    answer.extend_from_slice(&crate::core::relay::answer_of(&secret, &frame[wire::RELAY_HEADER_LEN..]));
-    world.relay.handle_input(world.now, roamed, &mut answer);
-    world.pass(Duration::from_secs(2));
-    world.open(client, connector_id(20));
-    assert_eq!(world.introduced(connector).expect("introduced").client_seen, Some(roamed));
 }
 
 #[test]
@@ -878,22 +654,6 @@ fn a_controller_that_comes_late_is_told_of_everybody_in_pages() {
     assert!(pages.iter().all(|page| *page <= limits::PRESENCE_PAGE), "{pages:?}");
 }
 
-#[test]
-fn what_was_struck_before_a_restart_is_struck_after_it() {
-    let installation = Installation::new(UnixMs::from_millis(1_800_000_000_000));
-    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
-    let entry = installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
-    let text = String::from_utf8(entry.into_vec()).expect("text");
-    let mut world = World::new();
-    let material = PopMaterial { revocations: vec![text], ..installation.pop() };
-    let seed = Seed::from_random([1; 32]);
-    world.sessions =
-        Sessions::new(material, AcceptorLimits::default(), 8, world.now, world.installation.wall, &seed)
-            .expect("material");
-    let client = world.dial(device(1, 10), CLIENT);
-    assert!(world.closed_with(client).is_some());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -918,72 +678,4 @@ proptest! {
         world.say(honest, &Keepalive {}.into());
         prop_assert!(matches!(world.ends[honest].agent_inbox.last(), Some(ToAgent::Alive(_))));
     }
-}
-
-/// The renewal that the PoP sends to its controller, opened.
-fn asked_renewal(world: &mut World, signer: usize) -> (wire::Forward, trust::control::OpenedRequest) {
-    world.ends[signer].signer_inbox.clear();
-    let now = world.now;
-    world.sessions.renewal_due(now);
-    world.settle();
-    let forward = world.ends[signer].signer_inbox.iter().find_map(|message| match message {
-        ToSigner::Forward(forward) => Some(forward.clone()),
-        _ => None,
-    });
-    let forward = forward.expect("the PoP asks the controller that is attached");
-    let home = &world.installation;
-    let opened = trust::control::open_request(&home.seal, &home.bundle, home.wall, forward.sealed.as_slice());
-    (forward, opened.expect("signed by the PoP and sealed to the controller"))
-}
-
-fn answer_renewal(
-    world: &mut World,
-    signer: usize,
-    certificate: impl FnOnce(&Installation, &Certificate) -> Vec<u8>,
-) {
-    let (forward, opened) = asked_renewal(world, signer);
-    let der = certificate(&world.installation, &opened.agent);
-    let renewed = wire::Renewed { grant: None, certificate: Some(Bounded::new(der).expect("short")) };
-    let sealed = Bounded::new(opened.seal_reply(&renewed.into()).expect("seals")).expect("short");
-    world.say_signer(signer, &Reply { route: forward.route, seq: forward.seq, sealed }.into());
-}
-
-fn written_certificates(world: &World) -> usize {
-    world.writes.iter().filter(|(_, record)| matches!(record, Record::Certificate(_))).count()
-}
-
-#[test]
-fn a_pop_renews_its_certificate_and_shows_the_new_one() {
-    let mut world = World::new();
-    let signer = world.signer();
-    // Time went on for the controller: what it issues now lives longer.
-    world.installation.wall = world.installation.wall.plus(Duration::from_secs(3600));
-    let wall = world.installation.wall;
-    world.sessions.set_wall(world.now, wall);
-    answer_renewal(&mut world, signer, |home, agent| {
-        home.certificate_for(agent.identity(), agent.public_key(), 1)
-    });
-    assert_eq!(written_certificates(&world), 1, "{:?}", world.sessions.status().counters.refused);
-    let client = world.agent(device(1, 10), CLIENT);
-    let shown = world.ends[client].dialler.peer(world.ends[client].id).expect("the PoP's certificate");
-    assert_eq!(shown.not_after(), wall.plus(Duration::from_secs(20 * 24 * 3600)));
-}
-
-#[test]
-fn a_pop_takes_no_certificate_of_another_name_or_key_or_shorter_life() {
-    let mut world = World::new();
-    let signer = world.signer();
-    // Not longer than the one held.
-    answer_renewal(&mut world, signer, |home, agent| {
-        home.certificate_for(agent.identity(), agent.public_key(), 1)
-    });
-    world.installation.wall = world.installation.wall.plus(Duration::from_secs(3600));
-    let wall = world.installation.wall;
-    world.sessions.set_wall(world.now, wall);
-    let other = Identity::pop(world.installation.bundle.installation(), wire::PopId::from_bytes([77; 16]));
-    answer_renewal(&mut world, signer, |home, agent| home.certificate_for(other, agent.public_key(), 1));
-    let key = SigningKey::generate();
-    answer_renewal(&mut world, signer, |home, agent| home.certificate(agent.identity(), &key, 1));
-    assert_eq!(world.sessions.status().counters.refused.get("renewal_not_ours"), 3);
-    assert_eq!(written_certificates(&world), 0);
 }
