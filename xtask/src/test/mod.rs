@@ -21,7 +21,7 @@ use suite::{Earlier, Runs, Suite};
 /// Seeds of each scenario of the simulation: each cell of the expected table twice, half a minute of one core.
 const SEEDS: &str = "104";
 /// The release binary's upper size.
-const BINARY_LIMIT: u64 = 40 * 1024 * 1024;
+const BINARY_LIMIT: u64 = 40_000_000;
 const REPLAY: &[&str] = &["run", "--quiet", "--locked", "--package", "fuzz-targets", "--bin", "replay"];
 /// What a step depends on that runs the built program from outside.
 const PROGRAM: Runs<'_> = Runs::WhenChanged(&["tidegate", "xtask"]);
@@ -96,13 +96,24 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
 /// What needs no release build.
 fn checks(suite: &Suite, interrupt: &Interrupt) {
     tests(suite);
+    // Each computes on one core, and neither has a clock to keep.
+    thread::scope(|lanes| {
+        lanes.spawn(|| simulation(suite));
+        small_checks(suite, interrupt);
+    });
+}
+
+fn simulation(suite: &Suite) {
+    let simulation = Runs::WhenChanged(&["sim", "xtask"]);
+    suite.program("simulation", simulation, this(&["sim", "--seeds", SEEDS]), None);
+    suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
+}
+
+fn small_checks(suite: &Suite, interrupt: &Interrupt) {
     let doc = ["test", "--workspace", "--doc", "--locked", "--no-fail-fast"];
     // The binary's package depends on every other that has examples.
     suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), cargo(&doc), Some(count::libtest));
     suite.program("fuzz corpus", Runs::WhenChanged(&["fuzz-targets"]), cargo(REPLAY), Some(count::plain));
-    let simulation = Runs::WhenChanged(&["sim", "xtask"]);
-    suite.program("simulation", simulation, this(&["sim", "--seeds", SEEDS]), None);
-    suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
     suite.step("golden vectors", Runs::Always, || {
         vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
     });
