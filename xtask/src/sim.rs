@@ -50,7 +50,7 @@ const PLANTED: [(&str, &[&str]); 7] = [
 ];
 /// One build has all of them; the environment says which is there.
 const WITH_BUGS: &[&str] = &["--features", "planted/bugs"];
-/// Seeds that each planted bug gets: every cell of the expected table once.
+/// Seeds that each planted bug gets: every pair of the simulation's networks once.
 const PLANTED_SEEDS: u64 = 52;
 
 fn sim(build: &[&str], arguments: &[String]) -> Command {

@@ -143,9 +143,9 @@ pub struct StateDir {
 
 const fn enrol_hint(role: Role) -> &'static str {
     match role {
-        Role::Device => "tidegate login KEY",
-        Role::Connector => "tidegate connector --join KEY",
-        Role::Pop => "tidegate pop --join KEY --advertise HOST:PORT",
+        Role::Device => "tidegate login --key-file FILE",
+        Role::Connector => "tidegate connector --join-file FILE",
+        Role::Pop => "tidegate pop --join-file FILE --advertise HOST:PORT",
         Role::Controller => "tidegate serve, or tidegate controller",
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{io::IsTerminal as _, path::Path};
 
 /// Most objects that are looked through for a name.
 const LOOK_UP_PAGE: u32 = 1000;
@@ -545,7 +545,8 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
     let answer: Value = api.post("/api/v1/enrolment-keys", &body).await.map_err(refused)?;
     note(&format!("The key is shown once. It works {} time(s), for {} h.", key.cap, key.hours));
     let text = answer["join_key"].as_str().unwrap_or_default().to_owned();
-    if let Some(link) = answer["link"].as_str() {
+    // It is the key once more: for a person who looks, not for the log beside a file.
+    if let Some(link) = answer["link"].as_str().filter(|_| std::io::stdout().is_terminal()) {
         note(&format!("As a link: {link}"));
     }
     let value = json!({"key": text, "link": answer["link"], "description": answer["key"]});
@@ -564,6 +565,7 @@ fn export_root(
     let state = places::state_dir(args.state.as_deref(), "serve")?;
     let nested = state.join("controller");
     let state = if nested.join(state::ABOUT_FILE).exists() { nested } else { state };
+    controller::expect_root(&state)?;
     let mut phrase = String::new();
     match phrase_file {
         Some(path) => {

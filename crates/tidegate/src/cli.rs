@@ -420,7 +420,7 @@ pub struct LoginArgs {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  curl -x \"$(cat ~/.local/state/tidegate/client/proxy-url)\" http://wiki/\n  sudo tidegate up --tun --state ~/.local/state/tidegate/client    every program, no proxy"
+    after_help = "Examples:\n  tidegate up                       starts the client in the background\n  tidegate up --foreground --socks 127.0.0.1:1080\n  printf 'proxy = %s' \"$(cat ~/.local/state/tidegate/client/proxy-url)\" | curl -K - http://wiki/\n  sudo tidegate up --tun --state ~/.local/state/tidegate/client    every program, no proxy"
 )]
 pub struct UpArgs {
     /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.

@@ -105,7 +105,7 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
     if args
         .advertise
         .rsplit_once(':')
-        .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        .is_none_or(|(host, port)| host.is_empty() || port.parse::<std::num::NonZeroU16>().is_err())
     {
         return Err(Failure::say(
             Outcome::Usage,
@@ -118,6 +118,11 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
     let mut shutdown = process::Shutdown::listen();
     std::fs::create_dir_all(&state).with_context(|| format!("the state directory {}", state.display()))?;
     let layout = Layout::of(&state);
+    // A first start shows its phrase once: not before the PoP can have its port. Later the PoP says it itself, since one
+    // of a serve that was killed may still be letting go of it.
+    if !layout.controller.join(state::ABOUT_FILE).exists() {
+        port_is_free(args.listen)?;
+    }
     let mut roles = Roles::default();
     let started = tokio::select! {
         started = start(args, &layout, &mut roles, format) => Some(started),
@@ -185,6 +190,21 @@ impl Roles {
             role.stop().await;
         }
     }
+}
+
+/// Whether a PoP can have this address, for UDP and TCP.
+fn port_is_free(listen: SocketAddr) -> Result<(), Failure> {
+    let taken = |protocol: &str, error: std::io::Error| {
+        Failure::say(
+            Outcome::Failed,
+            format_args!(
+                "--listen {listen}: {protocol}: {error}; nothing was made yet: end what has the port (ss -lptu), or choose another"
+            ),
+        )
+    };
+    std::net::UdpSocket::bind(listen).map_err(|error| taken("UDP", error))?;
+    std::net::TcpListener::bind(listen).map_err(|error| taken("TCP", error))?;
+    Ok(())
 }
 
 /// Starts both, enrolling this host's PoP unless it is enrolled already; gives what the PoP says when it is

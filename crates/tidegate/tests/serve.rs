@@ -127,6 +127,24 @@ fn children_end_with_a_serve_that_is_killed_and_it_starts_again() {
 }
 
 #[test]
+fn a_port_that_somebody_has_is_said_before_a_first_start_shows_anything() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("state");
+    let theirs = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut serve = Serve::start(&state, theirs.local_addr().unwrap().port());
+    let said: Vec<String> = serve.lines.by_ref().map_while(Result::ok).collect();
+    assert!(!said.iter().any(|line| line.contains("first_start")), "{said:?}");
+    assert!(!serve.child.wait().unwrap().success());
+    assert!(!state.join("controller").join("about.json").exists());
+    let port = theirs.local_addr().unwrap().port();
+    drop(theirs);
+    let mut serve = Serve::start(&state, port);
+    assert!(serve.event("first_start")["first_start"]["recovery_phrase"].is_string());
+    serve.event("ready");
+    assert!(serve.end(Signal::TERM));
+}
+
+#[test]
 fn a_pop_that_was_enrolled_by_half_is_enrolled_by_the_next_start() {
     let scratch = tempfile::tempdir().unwrap();
     let (state, port) = (scratch.path().join("state"), free_port());

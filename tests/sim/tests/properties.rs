@@ -4,7 +4,7 @@
 use sim::scenarios::named;
 
 /// Seeds of the scenarios that cost little, measured in November 2026: 1 to 7 ms each, 52 s of one core for all eight. Each of the
-/// 52 cells of docs/nat-expected.md comes forty times.
+/// 52 pairs of networks that are simulated comes forty times.
 const MANY: u64 = 2_080;
 
 /// Runs a scenario over seeds, and says what does not hold of all of them.

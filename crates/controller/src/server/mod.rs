@@ -367,6 +367,16 @@ async fn serve_admin(listener: UnixListener, own_uid: u32, router: &Router) {
     }
 }
 
+/// What the log has of a path: all of one of the API, whose paths hold identifiers alone, and of a page's the first part, since
+/// some links to pages are secrets (first owner, invitations). Queries are never logged.
+fn logged_path(path: &str) -> String {
+    let first = path.strip_prefix('/').and_then(|rest| rest.split_once('/'));
+    match first {
+        Some((first, rest)) if first != "api" && !rest.is_empty() => format!("/{first}/…"),
+        _ => path.to_owned(),
+    }
+}
+
 pub(crate) async fn http1(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
@@ -380,13 +390,7 @@ pub(crate) async fn http1(
             request.extensions_mut().insert(peer);
             let started = clock::now();
             let method = request.method().clone();
-            // Secrets are in no query and in one path, which is not logged.
-            let path = request.uri().path();
-            let path = if path.starts_with("/first-owner/") {
-                "/first-owner/…".to_owned()
-            } else {
-                path.to_owned()
-            };
+            let path = logged_path(request.uri().path());
             let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
             tracing::debug!(%method, path, status = answer.status().as_u16(), took = ?started.elapsed(), "answered");
             Ok::<_, std::convert::Infallible>(answer.into_response())
@@ -412,6 +416,20 @@ pub(crate) async fn http1(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_has_no_secret_of_a_link() {
+        for (path, logged) in [
+            ("/first-owner/c2VjcmV0", "/first-owner/…"),
+            ("/invitation/c2VjcmV0", "/invitation/…"),
+            ("/invitation/", "/invitation/"),
+            ("/overview", "/overview"),
+            ("/", "/"),
+            ("/api/v1/sites/0192", "/api/v1/sites/0192"),
+        ] {
+            assert_eq!(logged_path(path), logged);
+        }
+    }
 
     #[test]
     fn the_host_of_an_address_is_found_with_and_without_a_port() {

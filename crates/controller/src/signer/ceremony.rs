@@ -41,6 +41,15 @@ pub enum RootError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It never was here.
+    #[error(
+        "no root key in {}: expected the state directory of the controller that the installation began with (--state DIR)",
+        path.display()
+    )]
+    NoRoot {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// It was exported and removed.
     #[error("the root key is no longer on this host; it was exported and removed")]
     NotHere,
@@ -109,12 +118,27 @@ pub enum AfterExport {
     Remove,
 }
 
+/// A directory that is no controller's has no root key either, and is not where one was taken away from.
 fn sealed_root(state: &Path) -> Result<Vec<u8>, RootError> {
     match std::fs::read(state.join(ROOT)) {
         Ok(sealed) => Ok(sealed),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Err(RootError::NotHere),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(if state.join(EXPORTED).exists() {
+                RootError::NotHere
+            } else {
+                RootError::NoRoot { path: state.to_owned() }
+            })
+        }
         Err(source) => Err(StateError::Io { path: state.join(ROOT), source }.into()),
     }
+}
+
+/// Whether there is a root key to export, so that nobody is asked for a phrase for nothing.
+///
+/// # Errors
+/// [`RootError::NoRoot`], [`RootError::NotHere`], or the file cannot be read.
+pub fn expect_root(state: &Path) -> Result<(), RootError> {
+    sealed_root(state).map(drop)
 }
 
 /// Writes the sealed root key to a new file, proves by `phrase` that it opens, and marks it as
@@ -212,5 +236,13 @@ mod tests {
         let root = open_root_file(&out, &phrase).unwrap();
         assert_eq!(RootHash::of(&root.verifying_key()), ceremony.directory.of().root);
         assert!(matches!(export_root(&path, &out, &phrase, AfterExport::Keep), Err(RootError::NotHere)));
+    }
+
+    #[test]
+    fn a_directory_without_a_root_key_is_not_said_to_have_had_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = expect_root(directory.path()).unwrap_err();
+        assert!(matches!(error, RootError::NoRoot { .. }), "{error}");
+        assert!(error.to_string().contains("--state DIR"), "{error}");
     }
 }

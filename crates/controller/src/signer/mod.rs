@@ -6,7 +6,8 @@ mod phrase;
 mod sealing;
 
 pub use ceremony::{
-    AfterExport, RootError, RootKeyPlace, export_root, first_start_was_shown, open_root_file, root_key_place,
+    AfterExport, RootError, RootKeyPlace, expect_root, export_root, first_start_was_shown, open_root_file,
+    root_key_place,
 };
 pub(crate) use ceremony::{KEYRING, STARTED, first_start, is_complete, write_new};
 pub(crate) use keyring::Keyring;

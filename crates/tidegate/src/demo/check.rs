@@ -80,6 +80,9 @@ pub async fn run(dir: &Path, download: &Path, format: Format, exec: Instant) -> 
     }
 }
 
+/// Figure to reach: from exec on empty state directories to the first byte through the tunnel.
+const FIRST_BYTE: Duration = Duration::from_secs(3);
+
 async fn steps(
     check: &mut Check,
     stage: &mut Stage,
@@ -96,9 +99,12 @@ async fn steps(
             Ok((
                 alice,
                 format!(
-                    "{} bytes; first byte {} ms after exec (to reach: 3000)",
+                    "{} bytes; first byte {} ms after exec (to reach: {}, {})",
                     fetched.bytes,
-                    first.as_millis()
+                    first.as_millis(),
+                    FIRST_BYTE.as_millis(),
+                    // Said and not judged: the machine may do other things beside.
+                    if first <= FIRST_BYTE { "reached" } else { "missed" }
                 ),
             ))
         })
