@@ -2,10 +2,12 @@
 
 use crate::clock;
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use store::{Change, DatabaseCounters, Location, Opening, Scope, Store, StoreError};
+use store::{Change, Connections, DatabaseCounters, Location, Opening, Progress, Scope, Store, StoreError};
+use trust::TrustBundle;
 
 /// After a write that found the database unusable, later ones are refused at once, and one prober asks this often
 /// whether it can be used again. Nobody's write is the probe: people are told at once.
@@ -43,6 +45,8 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Database {
     location: Location,
+    /// Who is told how far it is, where it has replicas.
+    progress: Option<Progress>,
     state: Arc<Mutex<State>>,
 }
 
@@ -52,12 +56,16 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 
 impl Database {
     /// Takes the result of the first opening.
-    pub(crate) fn new(location: Location, opened: Result<Store, StoreError>) -> Self {
+    pub(crate) fn new(
+        location: Location,
+        progress: Option<Progress>,
+        opened: Result<Store, StoreError>,
+    ) -> Self {
         let state = match opened {
             Ok(store) => State { store: Some(store), ..State::default() },
             Err(error) => State { reason: error.to_string(), ..State::default() },
         };
-        Self { location, state: Arc::new(Mutex::new(state)) }
+        Self { location, progress, state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -122,7 +130,8 @@ impl Database {
         if self.state().store.is_some() {
             return None;
         }
-        match Store::open(self.location.clone(), Opening::MustExist).await {
+        let opened = Store::open_with(self.location.clone(), Opening::MustExist, self.progress.clone());
+        match opened.await {
             Ok(store) => {
                 let mut state = self.state();
                 *state = State { store: Some(store.clone()), ..State::default() };
@@ -209,5 +218,28 @@ async fn probe(state: Arc<Mutex<State>>) {
                 return;
             }
         }
+    }
+}
+
+/// Says it when the pools of all controllers would be more than their part of the server.
+pub(crate) async fn weigh_connections(store: &Store, bundle: &TrustBundle) {
+    let controllers: BTreeSet<_> = bundle.all_keys().map(|key| key.owner).collect();
+    let controllers = controllers.len() as u64;
+    match store.connections().await {
+        Ok(Some(connections)) => {
+            if let Some(needed) = connections.lacking(controllers) {
+                tracing::warn!(
+                    max_connections = connections.most,
+                    "{controllers} controllers hold up to {} connections to the database's server, which is more than {} % of its \
+                     max_connections ({}): set max_connections = {needed} or more there, or others and the one who looks \
+                     after it find no place",
+                    connections.each * controllers,
+                    Connections::SHARE,
+                    connections.most
+                );
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "how many connections the server takes was not read"),
     }
 }

@@ -6,10 +6,11 @@
 use crate::{
     clock,
     parts::{Core, SyncCommand},
+    replicas::Candidate,
     several::{CHAIN, WEB_KEYS},
     signer::{Renewal, Rotated, SignError, Signer},
     signin,
-    snapshot::Reading,
+    snapshot::{Reading, SnapshotError},
 };
 use std::{
     sync::Arc,
@@ -106,12 +107,16 @@ pub(crate) struct Following {
 impl Following {
     /// One look, and whatever it takes.
     pub(crate) async fn look(&mut self, core: &Arc<Core>) {
-        let Ok(store) = core.database.store_to_accept() else { return };
+        let Ok(store) = core.database.store_to_accept() else {
+            // It was never opened, or is gone: who opens it again is another.
+            self.failed = self.failed.saturating_add(1);
+            return self.look_elsewhere(core).await;
+        };
         if !store.is_shared() {
             return;
         }
-        let at = clock::wall();
-        let Look { mark, notes } = match store.look().await {
+        let (at, asked) = (clock::wall(), clock::now());
+        let Look { mark, notes, seen } = match store.look().await {
             Ok(Some(look)) => look,
             // The reload says by itself that it is empty.
             Ok(None) => Look {
@@ -121,6 +126,7 @@ impl Following {
                     versions: 0,
                 },
                 notes: 0,
+                seen: None,
             },
             Err(error) => {
                 if self.failed == 0 {
@@ -130,7 +136,7 @@ impl Following {
                 if self.failed >= UNSEEN_AFTER {
                     core.database.looked(Some(error.to_string()));
                 }
-                return;
+                return self.look_elsewhere(core).await;
             }
         };
         let is_refused = core.database.is_refused();
@@ -140,6 +146,10 @@ impl Following {
         } else {
             Reading::WhatChanged
         };
+        if self.failed > 0 {
+            // What a replica's state was refused for meanwhile holds nothing up here.
+            self.untaken = None;
+        }
         self.failed = 0;
         core.database.looked(None);
         self.is_refused = is_refused;
@@ -150,8 +160,47 @@ impl Following {
             tracing::info!("the database is believed again: somebody accepted it");
             core.database.accept();
         }
-        if let Err(error) = self.notes(core, &store, mark, notes).await {
+        if let Some(seen) = seen {
+            core.replicas.saw_primary(&seen, asked);
+        }
+        let told = async {
+            self.hear(core, &store, mark, notes).await?;
+            if core.signin.untold.is_empty() { Ok(()) } else { core.tell_sign_ins(&store).await }
+        };
+        if let Err(error) = told.await {
             tracing::warn!(%error, "what other controllers told was not read");
+        }
+    }
+
+    /// The primary does not answer: what its replicas have that is not older than what is held.
+    async fn look_elsewhere(&mut self, core: &Arc<Core>) {
+        for replica in core.replicas.look().await {
+            match self.take_from(core, &replica).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::info!(replica = replica.name, %error, "what a replica has was not taken");
+                }
+            }
+        }
+    }
+
+    /// Nothing that goes wrong here says anything about the primary.
+    async fn take_from(&mut self, core: &Arc<Core>, replica: &Candidate) -> Result<(), SnapshotError> {
+        let Look { mark, notes, .. } = replica.look;
+        // What was not taken from one is the same at the others.
+        let Some(wait) = self.due(mark) else { return Ok(()) };
+        let followed = core.snapshots.follow_replica(replica).await;
+        self.untaken = followed.is_err().then(|| (mark, clock::now() + wait, wait));
+        followed?;
+        Ok(self.hear(core, &replica.store, mark, notes).await?)
+    }
+
+    /// How long to wait when a state cannot be taken; nothing while that is waited for.
+    fn due(&self, mark: Mark) -> Option<Duration> {
+        match self.untaken {
+            Some((before, again, _)) if before == mark && clock::now() < again => None,
+            Some((before, _, wait)) if before == mark => Some((2 * wait).min(TRY_AGAIN)),
+            _ => Some(LOOK_EVERY),
         }
     }
 
@@ -164,11 +213,7 @@ impl Following {
         at: UnixMs,
         reading: Reading,
     ) -> bool {
-        let wait = match self.untaken {
-            Some((before, again, _)) if before == mark && clock::now() < again => return false,
-            Some((before, _, wait)) if before == mark => (2 * wait).min(TRY_AGAIN),
-            _ => LOOK_EVERY,
-        };
+        let Some(wait) = self.due(mark) else { return false };
         match core.snapshots.follow(store, mark, at, reading).await {
             Ok(()) => {
                 self.untaken = None;
@@ -183,7 +228,7 @@ impl Following {
     }
 
     /// What is told beside the configuration.
-    async fn notes(
+    async fn hear(
         &mut self,
         core: &Arc<Core>,
         store: &Store,
@@ -198,9 +243,6 @@ impl Following {
             core.absorb_struck(store).await?;
             core.hear_sign_ins(store).await?;
             self.notes = Some(notes);
-        }
-        if !core.signin.untold.is_empty() {
-            core.tell_sign_ins(store).await?;
         }
         Ok(())
     }

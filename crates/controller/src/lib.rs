@@ -19,6 +19,7 @@
 //!     tls: TlsSource::Own,
 //!     old_snapshots: controller::OldSnapshots::Refuse,
 //!     database: None,
+//!     replicas: Vec::new(),
 //!     join: None,
 //! };
 //! let (controller, first) = Controller::start(options).await?;
@@ -47,6 +48,7 @@ mod limiter;
 mod parts;
 mod paths;
 mod presence;
+mod replicas;
 mod server;
 mod several;
 mod signer;
@@ -79,6 +81,7 @@ use crate::{
     ledger::{Deed, Ledger},
     parts::{Core, SyncCommand},
     presence::Presence,
+    replicas::Replicas,
     server::{Listeners, Shown},
     signer::{STARTED, Signer},
     signin::{SignIn, SignInError},
@@ -92,7 +95,9 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use store::{Installation, Location, Opening, Organization, PostgresUrl, Store, StoreError, Version};
+use store::{
+    Installation, Location, Opening, Organization, PostgresUrl, Progress, Store, StoreError, Version,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use trust::Role;
 use wire::OrganizationId;
@@ -123,6 +128,8 @@ pub struct ControllerOptions {
     pub url: String,
     /// The server that has the configuration; without one it is in a file of the state directory.
     pub database: Option<PostgresUrl>,
+    /// Servers that follow that one: read from when it does not answer. Of use with `database` only.
+    pub replicas: Vec<PostgresUrl>,
     /// What a further controller of an installation begins with (`tidegate admin add-controller`); of no use later.
     pub join: Option<PathBuf>,
     /// Where the console's certificate comes from.
@@ -253,7 +260,7 @@ impl Controller {
             && !signer::is_complete(&path)
         {
             // Before the keys are made: what is wrong with the server is mended and tried again, with nothing to remove.
-            vacant(&server.clone().into()).await?.close().await;
+            vacant(&server.clone().into(), None).await?.close().await;
         }
         let (directory, phrase) = match joins {
             Some(file) => (several::join(&path, file)?, None),
@@ -262,12 +269,17 @@ impl Controller {
         let directory = Arc::new(directory);
         let signer = Signer::open(Arc::clone(&directory))?;
         let location = location(&directory, &options, phrase.is_some())?;
+        let replicas = Replicas::open(&directory, &options.replicas);
+        let progress = replicas.progress();
         let (opened, owner_link) = match &phrase {
             Some(_) => {
-                let (store, link) = bootstrap(&location, &url, &signer).await?;
+                let (store, link) = bootstrap(&location, &url, &signer, progress.clone()).await?;
                 (Ok(store), Some(link))
             }
-            None => (Store::open(location.clone(), Opening::MustExist).await, None),
+            None => {
+                let opened = Store::open_with(location.clone(), Opening::MustExist, progress.clone()).await;
+                (opened, None)
+            }
         };
         // Planted: a controller that starts from its database or not at all.
         if planted::is("start-asks-database")
@@ -281,7 +293,7 @@ impl Controller {
             Err(error) => Err(StoreError::Unavailable(error.to_string())),
         };
         let Opened { snapshots, refused } =
-            Snapshots::open(Arc::clone(&directory), signer.installation(), for_snapshot).await?;
+            Snapshots::open(Arc::clone(&directory), signer.installation(), for_snapshot, &replicas).await?;
         let journal = path.join("strikes.journal");
         if phrase.is_some() {
             // There is nothing yet that could be missing.
@@ -304,11 +316,14 @@ impl Controller {
         let listeners =
             Listeners::open(options.listen, options.unix.as_deref(), &path.join("admin.sock")).await?;
         let opened_store = opened.as_ref().ok().filter(|_| refused.is_none()).cloned();
-        let database = Database::new(location, opened);
+        let database = Database::new(location, progress, opened);
         if let Some(reason) = refused {
             database.refuse(reason);
         }
         snapshots.tell(&gate).await;
+        if let Some(store) = &opened_store {
+            database::weigh_connections(store, &signer.bundle()).await;
+        }
         let core = Arc::new(Core {
             settling: tokio::sync::Mutex::default(),
             ledger: Ledger::new(&path),
@@ -319,6 +334,7 @@ impl Controller {
             url,
             signer,
             database,
+            replicas,
             snapshots,
             strikes,
             presence: Mutex::new(Presence::default()),
@@ -365,6 +381,7 @@ impl Controller {
             () = probe(&core) => None,
             () = Arc::clone(&core).catch_up() => None,
             () = follow::follow(&core) => None,
+            () = replicas::watch(&core) => None,
             () = renew(&core, &shown) => None,
             ended = &mut sync => Some(ended),
         };
@@ -374,6 +391,7 @@ impl Controller {
             None => sync.await,
         };
         core.database.close().await;
+        core.replicas.close().await;
         match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(ControllerError::Sync(error.to_string())),
@@ -435,8 +453,8 @@ fn location(
 }
 
 /// A database that belongs to nobody yet.
-async fn vacant(location: &Location) -> Result<Store, ControllerError> {
-    let store = Store::open(location.clone(), Opening::CreateIfMissing).await?;
+async fn vacant(location: &Location, progress: Option<Progress>) -> Result<Store, ControllerError> {
+    let store = Store::open_with(location.clone(), Opening::CreateIfMissing, progress).await?;
     match store.load().await? {
         None => Ok(store),
         Some(found) => {
@@ -467,8 +485,9 @@ async fn bootstrap(
     location: &Location,
     url: &str,
     signer: &Signer,
+    progress: Option<Progress>,
 ) -> Result<(Store, String), ControllerError> {
-    let store = vacant(location).await?;
+    let store = vacant(location, progress).await?;
     let created_ms = clock::wall().as_millis();
     let version = Version { incarnation: 1, version: 1 };
     let installation = Installation { id: signer.installation(), version, created_ms };

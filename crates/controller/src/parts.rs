@@ -10,6 +10,7 @@ use crate::{
     ledger::{self, Deed, Ledger},
     paths::Paths,
     presence::Presence,
+    replicas::Replicas,
     signer::{CERTIFICATE_LIFE, Signer},
     signin::SignIn,
     snapshot::{Snapshot, SnapshotError, SnapshotSource, Snapshots},
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     /// Held while this controller's keys change in the bundle that several share.
     pub(crate) settling: tokio::sync::Mutex<()>,
     pub(crate) database: Database,
+    pub(crate) replicas: Replicas,
     pub(crate) snapshots: Snapshots,
     pub(crate) strikes: Strikes,
     pub(crate) gate: Gate,
@@ -318,6 +320,18 @@ impl Core {
         self.database.accept();
         self.work.notify_one();
         Ok(version)
+    }
+
+    /// Where history is read from: the database, and a replica of it while that does not answer. Another database than this
+    /// controller's is followed by others than its replicas.
+    pub(crate) fn history(&self) -> Result<Store, StoreError> {
+        self.database.store().or_else(|error| self.history_elsewhere(error))
+    }
+
+    /// Where history is read from after `error` of the database.
+    pub(crate) fn history_elsewhere(&self, error: StoreError) -> Result<Store, StoreError> {
+        let replica = if self.database.is_refused() { None } else { self.replicas.usable() };
+        replica.ok_or(error)
     }
 
     /// How old what is served may be: nothing when memory is known to be what the database has.

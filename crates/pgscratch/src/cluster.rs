@@ -352,6 +352,30 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_is_frozen_killed_and_started_again_like_any_server_and_catches_up() {
+        let cluster = Cluster::start().expect("a cluster");
+        cluster.database("one").expect("a database");
+        let standby = cluster.standby().expect("a standby");
+        cluster.sql("one", "CREATE TABLE t (n INT)").expect("committed");
+        let follows = |rows: &str| {
+            let counted = || standby.sql("one", "SELECT COUNT(*) FROM t").ok().filter(|count| count == rows);
+            cluster.wait_for(counted).expect("it follows");
+        };
+        follows("0");
+        standby.freeze();
+        let server = standby.running().as_ref().expect("it runs").server;
+        assert!(tree::are_stopped(server));
+        cluster.sql("one", "INSERT INTO t VALUES (1)").expect("nobody waits for it");
+        standby.thaw();
+        follows("1");
+        standby.kill();
+        assert!(standby.sql("one", "SELECT 1").is_err());
+        cluster.sql("one", "INSERT INTO t VALUES (2)").expect("nobody waits for it");
+        standby.resume().expect("it starts again");
+        follows("2");
+    }
+
+    #[test]
     fn a_standby_has_what_was_committed_takes_no_writes_and_takes_them_when_it_is_promoted() {
         let cluster = Cluster::start().expect("a cluster");
         cluster.database("one").expect("a database");

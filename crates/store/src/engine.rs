@@ -1,7 +1,7 @@
 //! Which database it is, and a transaction on it. Everything above this module is the same for both.
 
 use crate::{
-    Scope, StoreError, counters::DatabaseCounters, postgres, row::Row, sqlite, statement::Statement,
+    Scope, Sighting, StoreError, counters::DatabaseCounters, postgres, row::Row, sqlite, statement::Statement,
 };
 use futures_util::TryStreamExt as _;
 use std::time::Duration;
@@ -49,6 +49,22 @@ impl Engine {
             Self::Postgres(database) => database.look().await.map(Inner::Postgres),
         }
         .map(Transaction::new)
+    }
+
+    /// What a replica said last of itself, also when it was refused.
+    pub(crate) fn last_sighting(&self) -> Option<Sighting> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => database.last_sighting(),
+        }
+    }
+
+    /// The most connections that this process holds at a server.
+    pub(crate) const fn connections(&self) -> Option<u64> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(_) => Some(postgres::CONNECTIONS),
+        }
     }
 
     pub(crate) async fn hints(&self) -> Result<Hints, StoreError> {
@@ -139,6 +155,14 @@ impl Transaction {
 
     const fn for_long(inner: Inner) -> Self {
         Self { inner, spoilt: None, each: LONG_DEADLINE }
+    }
+
+    /// What the server said of itself before this began, where it was asked.
+    pub(crate) const fn seen(&self) -> Option<Sighting> {
+        match &self.inner {
+            Inner::Sqlite(_) => None,
+            Inner::Postgres(open) => open.seen(),
+        }
     }
 
     fn ready(&self, kind: &'static str, statement: &Statement) -> Result<(), StoreError> {

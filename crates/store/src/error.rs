@@ -39,6 +39,9 @@ pub enum StoreError {
     /// The database's schema is not one that this build can use.
     #[error("the database's schema cannot be used: {0}")]
     Schema(String),
+    /// A replica that nothing is read from. Another server may be asked.
+    #[error("the replica is not read from: {0}")]
+    Replica(String),
     /// There is no database where one is expected.
     #[error("no database at {0}; it was there before, so none is created in its place")]
     Missing(String),
@@ -75,7 +78,14 @@ impl StoreError {
     /// Whether it says that the database cannot be used, so that others need not try.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Missing(_) | Self::Schema(_))
+        matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::OutcomeUnknown(_)
+                | Self::Missing(_)
+                | Self::Schema(_)
+                | Self::Replica(_)
+        )
     }
 
     pub(crate) fn from_sqlx(kind: &'static str, error: sqlx::Error) -> Self {

@@ -1,10 +1,11 @@
 //! The store: an engine and what is done with it as a whole.
 
 use crate::{
-    Change, DatabaseCounters, Dataset, Installation, Location, Organization, Scope, StoreError,
+    Change, DatabaseCounters, Dataset, Installation, Location, Organization, PostgresUrl, Progress, Scope,
+    Sighting, StoreError,
     engine::{Engine, LOAD_DEADLINE, Transaction, within},
     postgres,
-    row::{Row, integer},
+    row::{Row, integer, number},
     sqlite,
     statement::{Statement, query},
 };
@@ -16,6 +17,27 @@ pub enum Opening {
     CreateIfMissing,
     /// There was one before: an absent one is an error, never an empty database.
     MustExist,
+}
+
+/// The connections of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// `max_connections`: so many it takes of everybody.
+    pub most: u64,
+    /// So many one process holds at most.
+    pub each: u64,
+}
+
+impl Connections {
+    /// Of a server's connections, so many in a hundred may be ours: it has others to serve, and who looks after it.
+    pub const SHARE: u64 = 60;
+
+    /// How many the server would have to take, when it does not take enough for so many processes.
+    #[must_use]
+    pub const fn lacking(&self, processes: u64) -> Option<u64> {
+        let needed = (self.each * processes * 100).div_ceil(Self::SHARE);
+        if needed > self.most { Some(needed) } else { None }
+    }
 }
 
 /// The configuration database.
@@ -30,11 +52,42 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Schema`] or [`StoreError::Unavailable`].
     pub async fn open(location: impl Into<Location>, opening: Opening) -> Result<Self, StoreError> {
-        let engine = match location.into() {
+        Self::open_with(location.into(), opening, None).await
+    }
+
+    /// As [`Store::open`], for a database that has replicas: `progress` is told where each commit ended, and what a look
+    /// finds says how far the server is. A file has none.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_with(
+        location: Location,
+        opening: Opening,
+        progress: Option<Progress>,
+    ) -> Result<Self, StoreError> {
+        let engine = match location {
             Location::Sqlite(path) => Engine::Sqlite(sqlite::Database::open(&path, opening).await?),
-            Location::Postgres(url) => Engine::Postgres(postgres::Database::open(url, opening).await?),
+            Location::Postgres(url) => {
+                Engine::Postgres(postgres::Database::open(url, opening, progress).await?)
+            }
         };
         Ok(Self { engine })
+    }
+
+    /// A server that follows the one that takes writes. Nothing is dialled yet, and nothing is ever written there.
+    ///
+    /// Each transaction first asks what is at the other end: another cluster than that of `progress`, a lower timeline,
+    /// another schema than this build's, or one that lacks a change that was acknowledged to this process after a second
+    /// is [`StoreError::Replica`], and no row is read.
+    #[must_use]
+    pub fn replica(url: PostgresUrl, progress: Progress) -> Self {
+        Self { engine: Engine::Postgres(postgres::Database::replica(url, progress)) }
+    }
+
+    /// What a replica said last of itself, also when it was refused.
+    #[must_use]
+    pub fn last_sighting(&self) -> Option<Sighting> {
+        self.engine.last_sighting()
     }
 
     /// Closes every connection.
@@ -128,6 +181,19 @@ impl Store {
         matches!(self.engine, Engine::Postgres(_))
     }
 
+    /// How many connections a server takes, and a process holds; a file has none.
+    ///
+    /// # Errors
+    /// Any read error.
+    pub async fn connections(&self) -> Result<Option<Connections>, StoreError> {
+        let Some(each) = self.engine.connections() else { return Ok(None) };
+        let asked = query("SELECT CAST(current_setting('max_connections') AS BIGINT) AS most");
+        let mut tx = self.engine.look().await?;
+        let row = tx.fetch_optional("max_connections", asked).await?;
+        tx.commit().await?;
+        row.map(|row| Ok(Connections { most: number(&row, "most")?, each })).transpose()
+    }
+
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -155,6 +221,15 @@ impl Store {
 mod tests {
     use super::*;
     use std::{path::PathBuf, pin::Pin};
+
+    #[test]
+    fn the_connections_of_all_processes_are_at_most_three_fifths_of_the_servers() {
+        let connections = |most| Connections { most, each: 8 };
+        assert_eq!(connections(27).lacking(2), None);
+        assert_eq!(connections(26).lacking(2), Some(27));
+        assert_eq!(connections(100).lacking(7), None);
+        assert_eq!(connections(100).lacking(8), Some(107));
+    }
 
     type Sent<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -1,7 +1,7 @@
 //! What a controller looks at again and again to see what another one has written: one row, and a hint when to look.
 
 use crate::{
-    Dataset, Scope, Store, StoreError, Version,
+    Dataset, Scope, Sighting, Store, StoreError, Version,
     row::{corrupt, integer, number, parsed, signed, text},
     statement::query,
 };
@@ -41,6 +41,8 @@ pub struct Look {
     pub mark: Mark,
     /// Raised with whatever controllers tell each other beside it.
     pub notes: u64,
+    /// What the server said of itself: a replica always, the primary where it has replicas.
+    pub seen: Option<Sighting>,
 }
 
 /// A web session that was signed out before its time.
@@ -83,8 +85,8 @@ impl SignInNotes {
 }
 
 impl Store {
-    /// Looks at the version row: three short statements, on a connection of their own, within a second. `None` before
-    /// [`Store::bootstrap`].
+    /// Looks at the version row: three short statements, on a connection of their own, within a second; two more where the
+    /// server says how far it is. `None` before [`Store::bootstrap`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -94,6 +96,7 @@ impl Store {
             "SELECT incarnation, version, notes, (SELECT COUNT(*) FROM organizations) AS organizations, \
              (SELECT CAST(COALESCE(SUM(version), 0) AS BIGINT) FROM organizations) AS versions FROM installation",
         );
+        let seen = tx.seen();
         let row = tx.fetch_optional("version row", statement).await?;
         tx.commit().await?;
         row.map(|row| {
@@ -101,7 +104,7 @@ impl Store {
                 Version { incarnation: number(&row, "incarnation")?, version: number(&row, "version")? };
             let (organizations, versions) = (number(&row, "organizations")?, signed(&row, "versions")?);
             let mark = Mark { installation, organizations, versions: versions.cast_unsigned() };
-            Ok(Look { mark, notes: number(&row, "notes")? })
+            Ok(Look { mark, notes: number(&row, "notes")?, seen })
         })
         .transpose()
     }

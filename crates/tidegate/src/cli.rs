@@ -195,7 +195,8 @@ pub struct DemoSiteArgs {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  tidegate serve --state /var/lib/tidegate/serve --listen 0.0.0.0:443 --advertise tide.example.org:443\n\n\
+    after_help = "Examples:\n  tidegate serve --state /var/lib/tidegate/serve --listen 0.0.0.0:443 --advertise tide.example.org:443\n  \
+    tidegate serve --advertise tide.example.org:443 --database-url-file /etc/tidegate/database --replica-url-file /etc/tidegate/replicas\n\n\
     The first start makes the root key, shows its recovery phrase once and prints a one-time link for the first owner."
 )]
 pub struct ServeArgs {
@@ -221,6 +222,9 @@ pub struct ServeArgs {
     /// Where the configuration is kept.
     #[command(flatten)]
     pub database: DatabaseSource,
+    /// What follows it.
+    #[command(flatten)]
+    pub replicas: ReplicaSource,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
@@ -229,6 +233,13 @@ pub struct ServeArgs {
 
 /// Arguments of `controller`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidegate controller --listen 0.0.0.0:443 --url https://gate.example.org\n  \
+    tidegate controller --listen 0.0.0.0:443 --url https://gate.example.org --database-url-file /etc/tidegate/database \
+    --replica-url-file /etc/tidegate/replicas\n\n\
+    A replica is a streaming standby of the database's server (pg_basebackup). While the primary does not answer, the \
+    configuration is read from it; changes wait. `tidegate admin status` says which replicas can be read from, and why not."
+)]
 pub struct ControllerArgs {
     /// Serve `/livez`, `/readyz` and `/metrics` (Prometheus) on this address, best a loopback one: `127.0.0.1:9460`.
     #[arg(long, value_name = "ADDR")]
@@ -254,6 +265,9 @@ pub struct ControllerArgs {
     /// Where the configuration is kept.
     #[command(flatten)]
     pub database: DatabaseSource,
+    /// What follows it.
+    #[command(flatten)]
+    pub replicas: ReplicaSource,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
@@ -278,6 +292,25 @@ pub struct DatabaseSource {
     /// A file with that URL, readable by this user alone.
     #[arg(long, env = "TIDEGATE_DATABASE_URL_FILE", value_name = "FILE")]
     pub database_url_file: Option<PathBuf>,
+}
+
+/// Servers that follow the one with the configuration.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReplicaSource {
+    /// Read the configuration from this streaming replica when the server of --database-url does not answer. Can be given
+    /// several times; in the environment, several with spaces between them. As an argument without a password only; with
+    /// one in the environment or in a file.
+    #[arg(
+        long,
+        env = "TIDEGATE_REPLICA_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ' '
+    )]
+    pub replica_url: Vec<String>,
+    /// A file with such URLs, one a line, readable by this user alone.
+    #[arg(long, env = "TIDEGATE_REPLICA_URL_FILE", value_name = "FILE")]
+    pub replica_url_file: Option<PathBuf>,
 }
 
 /// A key from wherever it is kept.

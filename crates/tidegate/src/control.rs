@@ -23,6 +23,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         listen: args.listen,
         unix: args.unix.clone(),
         url: args.url.clone(),
+        replicas: database::replicas(&args.replicas, &args.database)?,
         database: database::server(&args.database)?,
         join: args.controller_file.clone(),
         tls,

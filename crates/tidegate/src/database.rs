@@ -4,7 +4,9 @@
 //! without one only, since every user of a host can read the arguments of its processes.
 
 use crate::{
-    cli::{AddControllerArgs, BackupArgs, DatabaseSource, RemoveControllerArgs, RestoreBackupArgs},
+    cli::{
+        AddControllerArgs, BackupArgs, DatabaseSource, RemoveControllerArgs, ReplicaSource, RestoreBackupArgs,
+    },
     output::{CommandResult, Failure, Format, Outcome},
     places, process,
 };
@@ -25,6 +27,15 @@ pub const URL: &str = "TIDEGATE_DATABASE_URL";
 /// The file's name under which they get it.
 pub const URL_FILE: &str = "TIDEGATE_DATABASE_URL_FILE";
 
+/// Under this name they get its replicas, with spaces between them.
+pub const REPLICAS: &str = "TIDEGATE_REPLICA_URL";
+/// The name of the file with its replicas.
+pub const REPLICAS_FILE: &str = "TIDEGATE_REPLICA_URL_FILE";
+/// What may have a password in it, or leads to one.
+pub const SECRETS: [&str; 4] = [URL, URL_FILE, REPLICAS, REPLICAS_FILE];
+/// More replicas than anybody has for one controller; each is looked at every few seconds.
+const MAX_REPLICAS: usize = 8;
+
 /// The server that was named, if one was.
 pub fn server(source: &DatabaseSource) -> Result<Option<PostgresUrl>, Failure> {
     let text = match (&source.database_url, &source.database_url_file) {
@@ -40,19 +51,53 @@ pub fn server(source: &DatabaseSource) -> Result<Option<PostgresUrl>, Failure> {
             ));
         }
     };
-    let url: PostgresUrl = text.parse().map_err(|error| {
-        Failure::say(Outcome::Usage, format_args!("the database's connection string: {error}"))
-    })?;
-    if url.has_password() && is_argument(&text) {
+    parsed(&text, "the database's connection string", "--database-url", URL).map(Some)
+}
+
+fn parsed(text: &str, what: &str, option: &str, variable: &str) -> Result<PostgresUrl, Failure> {
+    let url: PostgresUrl =
+        text.parse().map_err(|error| Failure::say(Outcome::Usage, format_args!("{what}: {error}")))?;
+    if url.has_password() && is_argument(text) {
         return Err(Failure::say(
             Outcome::Usage,
             format_args!(
-                "--database-url with a password can be read by every user of this host in the process list: put it into \
-                 a file and say --database-url-file FILE, or into the environment as {URL}"
+                "{option} with a password can be read by every user of this host in the process list: put it into a file \
+                 and say {option}-file FILE, or into the environment as {variable}"
             ),
         ));
     }
-    Ok(Some(url))
+    Ok(url)
+}
+
+/// The replicas that were named.
+pub fn replicas(source: &ReplicaSource, database: &DatabaseSource) -> Result<Vec<PostgresUrl>, Failure> {
+    let said = |text: std::fmt::Arguments<'_>| Failure::say(Outcome::Usage, text);
+    let texts = match (source.replica_url.as_slice(), &source.replica_url_file) {
+        (texts, None) => texts.to_vec(),
+        ([], Some(file)) => {
+            let lines = read(file)?;
+            lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        }
+        _ => {
+            return Err(said(format_args!(
+                "expected either --replica-url ({REPLICAS}) or --replica-url-file ({REPLICAS_FILE}), got both"
+            )));
+        }
+    };
+    let texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+    if texts.len() > MAX_REPLICAS {
+        return Err(said(format_args!("expected at most {MAX_REPLICAS} replicas, got {}", texts.len())));
+    }
+    if !texts.is_empty() && database.database_url.is_none() && database.database_url_file.is_none() {
+        return Err(said(format_args!(
+            "replicas follow a server: expected --database-url or --database-url-file beside --replica-url"
+        )));
+    }
+    let text_of = |(number, text): (usize, &String)| {
+        let what = format!("the connection string of replica {}", number + 1);
+        parsed(text, &what, "--replica-url", REPLICAS)
+    };
+    texts.iter().enumerate().map(text_of).collect()
 }
 
 fn is_argument(text: &str) -> bool {

@@ -145,7 +145,9 @@ impl Role {
         command.envs(environment.iter().map(|(key, value)| (*key, value)));
         if name != "controller" {
             // Who has nothing to do with the database does not know its password either.
-            command.env_remove(crate::database::URL).env_remove(crate::database::URL_FILE);
+            for name in crate::database::SECRETS {
+                command.env_remove(name);
+            }
         }
         match stays {
             Stays::WithParent => command.env(PARENT, std::process::id().to_string()),

@@ -63,6 +63,16 @@ impl Layout {
         {
             arguments.extend(["--database-url-file".into(), file.into()]);
         }
+        if std::env::var_os(database::REPLICAS).is_none() {
+            for url in &args.replicas.replica_url {
+                arguments.extend(["--replica-url".into(), url.into()]);
+            }
+        }
+        if std::env::var_os(database::REPLICAS_FILE).is_none()
+            && let Some(file) = &args.replicas.replica_url_file
+        {
+            arguments.extend(["--replica-url-file".into(), file.into()]);
+        }
         if args.dangerous_issue_from_old_snapshot {
             arguments.push("--dangerous-issue-from-old-snapshot".into());
         }
@@ -114,6 +124,7 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
     }
     // Said here and not by a child that is started again and again.
     database::server(&args.database)?;
+    database::replicas(&args.replicas, &args.database)?;
     // From here on: a signal in the middle of the start ends what was started.
     let mut shutdown = process::Shutdown::listen();
     std::fs::create_dir_all(&state).with_context(|| format!("the state directory {}", state.display()))?;

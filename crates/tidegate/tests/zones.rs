@@ -176,12 +176,17 @@ impl Stage {
     }
 
     fn controller(scratch: &Path, name: &str, url: &str, file: Option<&Path>) -> Role {
+        let more: Vec<&str> = file.into_iter().flat_map(|file| ["--controller-file", text(file)]).collect();
+        Self::controller_with(scratch, name, url, &more)
+    }
+
+    fn controller_with(scratch: &Path, name: &str, url: &str, more: &[&str]) -> Role {
         let port = free_port();
         let (listen, public) = (format!("127.0.0.1:{port}"), format!("https://localhost:{port}"));
         let state = scratch.join(name);
         let mut arguments =
             vec!["controller", "--listen", &listen, "--url", &public, "--state", text(&state)];
-        arguments.extend(file.into_iter().flat_map(|file| ["--controller-file", text(file)]));
+        arguments.extend_from_slice(more);
         Role::start(name, &arguments, Some(url), scratch).ready()
     }
 
@@ -521,4 +526,96 @@ fn a_primary_that_is_killed_under_writes_costs_none_that_was_acknowledged_and_a_
     expected.sort_unstable();
     assert_eq!(stored, expected, "none is lost and none is there twice");
     assert_eq!(call(&state, "GET", "/groups?limit=1", None).0, 200);
+}
+
+#[test]
+fn with_the_primary_frozen_or_dead_changes_wait_reads_go_on_and_a_controller_boots_from_a_replica() {
+    let _alone = alone();
+    let primary = pgscratch::Cluster::start().unwrap();
+    let url = primary.database("own").unwrap();
+    let replicas = [primary.standby().unwrap(), primary.standby().unwrap()];
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, file) = (scratch.path().join("first"), scratch.path().join("replicas"));
+    let urls: Vec<String> = replicas.iter().map(|replica| replica.url("own")).collect();
+    std::fs::write(&file, urls.join("\n")).unwrap();
+    let more = ["--replica-url-file", text(&file)];
+    let start = || Stage::controller_with(scratch.path(), "first", &url, &more);
+    let first = start();
+    let database = || call(&state, "GET", "/status", None).1["database"].clone();
+    let usable = |count: usize| {
+        eventually("as many replicas", || (database()["replicas_usable"] == count).then_some(()));
+    };
+    let write = |name: &str| call(&state, "POST", "/groups", Some(&json!({"name": name}))).0;
+    // A busy machine's database may miss a deadline; what is there is not made again.
+    let made = |name: &str| eventually("a group", || matches!(write(name), 201 | 409).then_some(()));
+    made("crew");
+    usable(2);
+
+    // A replica's death is seen by whoever asks for it, and by nobody else.
+    replicas[0].kill();
+    usable(1);
+    made("mates");
+    assert_eq!(database()["usable"], true);
+
+    // A frozen primary: reads go on, history too; changes are refused, at once from the second on.
+    primary.freeze();
+    eventually("a change that is refused", || (write("later") == 503).then_some(()));
+    let began = Instant::now();
+    assert_eq!(write("later"), 503);
+    println!("refused in {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(names(&state, "/groups").len(), 2);
+    eventually("the audit log, from the replica", || {
+        let (status, audit) = call(&state, "GET", "/audit?limit=5", None);
+        (status == 200).then(|| assert!(audit["items"].as_array().unwrap().len() > 2, "{audit}"))
+    });
+
+    // Dead, and a controller that has nothing of its own any more.
+    let shown = std::fs::read(format!("/proc/{}/cmdline", first.child.id())).unwrap();
+    assert!(!String::from_utf8_lossy(&shown).contains("scratch-password"));
+    drop(first);
+    primary.kill();
+    for copy in ["snapshot", "snapshot.previous"] {
+        let _ = std::fs::remove_file(state.join(copy));
+    }
+    let _first = start();
+    let (_, status) = call(&state, "GET", "/status", None);
+    assert_eq!(status["snapshot"]["source"], "replica", "{status}");
+    let mut there = names(&state, "/groups");
+    there.sort_unstable();
+    assert_eq!(there, ["crew", "mates"]);
+    assert_eq!(write("later"), 503);
+
+    // It comes back, and everything is as before; the change that was refused was never made.
+    primary.resume().unwrap();
+    made("back");
+    eventually("the primary's state", || {
+        (call(&state, "GET", "/status", None).1["snapshot"]["source"] == "database").then_some(())
+    });
+    assert_eq!(primary.sql("own", "SELECT COUNT(*) FROM user_groups WHERE name = 'later'").unwrap(), "0");
+    let log = std::fs::read_to_string(scratch.path().join("first.log")).unwrap();
+    assert!(!log.contains("scratch-password"), "{log}");
+}
+
+#[test]
+fn what_is_said_of_replicas_is_refused_when_it_shows_a_password_or_follows_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("first");
+    let refused = |more: &[&str], url: Option<&str>| {
+        let arguments =
+            ["controller", "--listen", "127.0.0.1:0", "--url", "https://x", "--state", text(&state)];
+        let output = run(&[&arguments[..], more].concat(), url);
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let database = Some("postgres://db/own");
+    let secret = refused(&["--replica-url", "postgres://t:hunter2@db2/own"], database);
+    assert!(secret.contains("--replica-url-file") && secret.contains("TIDEGATE_REPLICA_URL"), "{secret}");
+    let second = ["--replica-url", "postgres://db2/own", "--replica-url", "postgres://db3"];
+    assert!(refused(&second, database).contains("replica 2"));
+    assert!(refused(&["--replica-url", "postgres://db2/own"], None).contains("--database-url"));
+    assert!(!state.exists());
 }

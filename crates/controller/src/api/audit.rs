@@ -88,14 +88,17 @@ async fn list_audit(
         subject: params.subject,
         limit: u32::try_from(most + 1).unwrap_or(u32::MAX),
     };
-    let store = core.database.store()?;
+    let store = core.history()?;
     // What the installation does names other organizations.
     let of = if caller.may(Permission::Installation) {
         AuditOf::OrganizationAndInstallation(caller.organization)
     } else {
         AuditOf::Organization(caller.organization)
     };
-    let mut entries = store.audit(of, &page).await?;
+    let mut entries = match store.audit(of, &page).await {
+        Err(error) if error.is_unavailable() => core.history_elsewhere(error)?.audit(of, &page).await?,
+        entries => entries?,
+    };
     let more = entries.len() > most;
     entries.truncate(most);
     let next = entries.last().filter(|_| more).map(cursor);
@@ -125,7 +128,7 @@ async fn export_audit(
         Chain::Organization(caller.organization)
     };
     // A database that is away is said before the first line.
-    core.database.store()?;
+    core.history()?;
     let after = params.after.unwrap_or(0).min(i64::MAX.unsigned_abs());
     let follow = params.follow == Some(true);
     let changes = core.audit.changes();
@@ -134,7 +137,7 @@ async fn export_audit(
         let mut export = export?;
         loop {
             export.changes.mark_unchanged();
-            let read = match export.core.database.store() {
+            let read = match export.core.history() {
                 Ok(store) => store.audit_on(export.chain, export.after, PIECE).await,
                 Err(error) => Err(error),
             };
@@ -162,7 +165,7 @@ async fn export_audit(
 /// Reads the whole audit log and says whether every entry is as it was written, and whether any is missing.
 #[utoipa::path(get, path = "/audit/verification", tag = "audit", responses((status = 200, description = "What was found", body = AuditVerification), (status = 503, description = "The database cannot be used right now", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn verify_audit(State(core): State<Arc<Core>>, caller: Caller) -> Result<Tagged, Problem> {
-    let store = core.database.store()?;
+    let store = core.history()?;
     let mut chains = vec![(Chain::Organization(caller.organization), "organization")];
     if caller.may(Permission::Installation) {
         chains.push((Chain::Installation, "installation"));

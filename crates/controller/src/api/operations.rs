@@ -14,7 +14,8 @@ use super::{
     tag::Tagged,
     types::{
         AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, Durable, KeyRotation, KeyRotationInput,
-        KeysStatus, OwnerLink, Page, Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
+        KeysStatus, OwnerLink, Page, ReplicaStatus, Restored, SnapshotStatus, Status, Strike, StrikeInput,
+        StrikeOutcome,
     },
     view::rfc3339,
 };
@@ -364,13 +365,30 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
             version: version.version,
         },
         keys: KeysStatus { serial: core.signer.bundle().serial(), end: rfc3339(keys_end), alarm: keys_alarm },
-        database: DatabaseStatus { usable: trouble.is_none(), trouble },
+        database: database_status(&core, trouble),
         not_signing: core.signer.signing_time().err().map(|error| error.to_string()),
         not_issuing: core.withheld().map(|withheld| withheld.to_string()),
         pops: snapshot.dataset.pops.len(),
         pops_attached: core.presence().attached_pops().len(),
         struck,
     }))
+}
+
+fn database_status(core: &Core, trouble: Option<String>) -> DatabaseStatus {
+    let replicas = core.replicas.states().into_iter().map(|replica| ReplicaStatus {
+        server: replica.name,
+        usable: replica.trouble.is_none(),
+        trouble: replica.trouble,
+        lag_seconds: replica.lag.map(|lag| lag.as_secs()),
+    });
+    let replicas: Vec<_> = replicas.collect();
+    DatabaseStatus {
+        usable: trouble.is_none(),
+        trouble,
+        replicas_usable: replicas.iter().filter(|replica| replica.usable).count(),
+        replica_lag_seconds: replicas.iter().filter_map(|replica| replica.lag_seconds).max(),
+        replicas,
+    }
 }
 
 /// What the database did since this controller opened it, counted by SQLite's own trace.

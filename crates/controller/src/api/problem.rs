@@ -213,9 +213,10 @@ impl From<StoreError> for Problem {
             StoreError::KeySpent(_) => {
                 Self::new(StatusCode::FORBIDDEN, "key-spent", "The enrolment key cannot be used", detail)
             }
-            StoreError::Unavailable(_) | StoreError::Missing(_) | StoreError::Schema(_) => {
-                Self::unavailable(detail)
-            }
+            StoreError::Unavailable(_)
+            | StoreError::Missing(_)
+            | StoreError::Schema(_)
+            | StoreError::Replica(_) => Self::unavailable(detail),
             StoreError::OutcomeUnknown(_) => {
                 let title = "Whether this was stored is not known: look before you try again";
                 let mut problem =

@@ -411,6 +411,7 @@ impl Viewer {
             let until = said(crate::issue::grants_end(data, self.now), self.now);
             let copy = match self.snapshot.source {
                 SnapshotSource::Database => "from memory",
+                SnapshotSource::Replica => "from a replica of the database",
                 SnapshotSource::DiskCopy => "from the copy on disk",
             };
             return banner(

@@ -7,6 +7,7 @@
 mod copy;
 mod model;
 mod poison;
+mod replica;
 mod shrink;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ mod validate;
 pub(crate) use model::port_range;
 pub(crate) use shrink::large_shrink;
 
-use crate::{clock, gate::Gate};
+use crate::{clock, gate::Gate, replicas::Replicas};
 use poison::{Digest, Memory, Served};
 use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
 use state::{StateDir, StateError};
@@ -107,6 +108,14 @@ pub enum SnapshotError {
         /// How many are gone.
         removed: usize,
     },
+    /// A replica has less than what is held.
+    #[error("it has {found}, and {held} is held: it lags behind its primary")]
+    Behind {
+        /// What it has.
+        found: String,
+        /// What is held.
+        held: String,
+    },
     /// It crashed the process, or what reads it.
     #[error(
         "this version crashed the controller before and is not tried again; change something to make another one"
@@ -135,6 +144,7 @@ impl SnapshotError {
             Self::Restored { .. } => "restored",
             Self::Diverged { .. } => "diverged",
             Self::Shrunk { .. } => "shrunk",
+            Self::Behind { .. } => "behind",
             Self::Quarantined => "quarantined",
             Self::Panicked(_) => "panicked",
             Self::Nothing(_) => "nothing",
@@ -154,8 +164,28 @@ impl SnapshotError {
 pub enum SnapshotSource {
     /// Read from the database by this process.
     Database,
+    /// Read from a replica of it by this process.
+    Replica,
     /// The copy on disk.
     DiskCopy,
+}
+
+/// Whom the builder asks.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    /// The server that takes writes.
+    Primary,
+    /// One that follows it, and whose state is as new as this, or newer.
+    Replica(UnixMs),
+}
+
+impl Origin {
+    const fn source(self) -> SnapshotSource {
+        match self {
+            Self::Primary => SnapshotSource::Database,
+            Self::Replica(_) => SnapshotSource::Replica,
+        }
+    }
 }
 
 /// Everything at one moment.
@@ -318,6 +348,7 @@ impl Snapshots {
         directory: Arc<StateDir>,
         installation: InstallationId,
         database: Result<Store, StoreError>,
+        replicas: &Replicas,
     ) -> Result<Opened, SnapshotError> {
         let mut memory = Memory::open(&directory);
         let mut alarms = Alarms::default();
@@ -335,10 +366,21 @@ impl Snapshots {
             }
         }
         let from_database = match database {
-            Ok(store) => read(&store, installation, None).await,
+            Ok(store) => read(&store, installation, None, Origin::Primary).await,
             Err(error) => Err(error.into()),
         };
         let served = memory.served().cloned();
+        let from_database = match from_database {
+            Err(SnapshotError::Store(error))
+                if error.is_unavailable() && !planted::is("start-asks-primary") =>
+            {
+                let held = copy.as_ref().map(|copy: &Snapshot| (&copy.dataset, copy.read_at));
+                let elsewhere =
+                    replica::boot(replicas, installation, held, served.as_ref(), &mut alarms).await;
+                elsewhere.ok_or(SnapshotError::Store(error))
+            }
+            other => other,
+        };
         let on_disk = copy.as_ref().map(|copy| copy.dataset.clone());
         let mut refused = None;
         let judged = match from_database {
@@ -479,7 +521,7 @@ impl Snapshots {
         if contained {
             return Ok(());
         }
-        self.read_again(store, &held, &mut memory, Reading::WhatChanged).await
+        self.read_again(store, &held, &mut memory, Reading::WhatChanged, Origin::Primary).await
     }
 
     /// Comes to the state that a look at `at` found. What this controller wrote itself is here already and is not read
@@ -498,14 +540,14 @@ impl Snapshots {
             *self.verified_at.lock().expect("nothing panics while it holds a time") = at;
             return Ok(());
         }
-        self.read_again(store, &held, &mut memory, reading).await
+        self.read_again(store, &held, &mut memory, reading, Origin::Primary).await
     }
 
     /// Reads the database again. On an error the snapshot held goes on.
     pub(crate) async fn refresh(&self, store: &Store) -> Result<(), SnapshotError> {
         let mut memory = self.memory.lock().await;
         let held = self.get();
-        self.read_again(store, &held, &mut memory, Reading::Everything).await
+        self.read_again(store, &held, &mut memory, Reading::Everything, Origin::Primary).await
     }
 
     async fn read_again(
@@ -514,8 +556,9 @@ impl Snapshots {
         held: &Snapshot,
         memory: &mut Memory,
         reading: Reading,
+        origin: Origin,
     ) -> Result<(), SnapshotError> {
-        let outcome = self.read_and_judge(store, held, memory, reading).await;
+        let outcome = self.read_and_judge(store, held, memory, reading, origin).await;
         let mut alarms = self.alarms.lock().expect("nothing panics while it holds the alarms");
         match &outcome {
             Ok(()) => alarms.current = None,
@@ -530,6 +573,7 @@ impl Snapshots {
         held: &Snapshot,
         memory: &mut Memory,
         reading: Reading,
+        origin: Origin,
     ) -> Result<(), SnapshotError> {
         let unknown = self.wanted().unknown;
         #[cfg(test)]
@@ -543,16 +587,29 @@ impl Snapshots {
         }
         let known = held.source == SnapshotSource::Database && reading == Reading::WhatChanged;
         let known = known.then_some(&held.dataset);
-        let (snapshot, digest) = read(store, self.installation, known).await?;
-        judge(&snapshot, Some(&held.dataset), memory.served())?;
+        let (snapshot, digest) = read(store, self.installation, known, origin).await?;
+        let is_replica = matches!(origin, Origin::Replica(_));
+        if !(is_replica && planted::is("replica-not-judged")) {
+            judge(&snapshot, Some(&held.dataset), memory.served())?;
+        }
         let same = snapshot.dataset == held.dataset;
         let read_at = snapshot.read_at;
-        if !same || held.source != SnapshotSource::Database {
+        // What a replica says over again was read from the database, and is called so.
+        let is_better = match origin {
+            Origin::Primary => held.source != SnapshotSource::Database,
+            Origin::Replica(_) => held.source == SnapshotSource::DiskCopy,
+        };
+        if !same || is_better {
             let snapshot = trying(&self.directory, memory, snapshot, &digest)?;
             if !same {
                 copy::write(&self.directory, &snapshot);
             }
             self.current.send_replace(Arc::new(snapshot));
+        }
+        if is_replica {
+            // Whether a change was stored that nobody answered to is the primary's to say.
+            self.verified_since(read_at);
+            return Ok(());
         }
         self.wanted().unknown -= unknown;
         *self.verified_at.lock().expect("nothing panics while it holds a time") = read_at;
@@ -573,6 +630,7 @@ async fn read(
     store: &Store,
     installation: InstallationId,
     known: Option<&Dataset>,
+    origin: Origin,
 ) -> Result<(Snapshot, Digest), SnapshotError> {
     let wall = clock::wall();
     let dataset = match known {
@@ -581,7 +639,11 @@ async fn read(
     };
     let dataset = dataset.ok_or(SnapshotError::Empty)?;
     let digest = Digest::of(&copy::body(&dataset));
-    Ok((Snapshot::new(dataset, SnapshotSource::Database, wall, installation)?, digest))
+    let read_at = match origin {
+        Origin::Primary => wall,
+        Origin::Replica(as_of) => as_of,
+    };
+    Ok((Snapshot::new(dataset, origin.source(), read_at, installation)?, digest))
 }
 
 /// Holds what was read against what is held and what was ever served.

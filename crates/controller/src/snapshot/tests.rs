@@ -334,7 +334,9 @@ async fn every_bad_copy_on_disk_leaves_the_generation_before_in_use_and_is_count
         let directory = state(scratch.path());
         directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
         directory.write_generation("snapshot", &bytes).unwrap();
-        let opened = Snapshots::open(Arc::clone(&directory), INSTALLATION, gone()).await;
+        let opened =
+            Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
+                .await;
         let snapshots = opened.unwrap_or_else(|error| panic!("{what}: {error}")).snapshots;
         assert_eq!(snapshots.get().dataset, dataset(7), "{what}");
         let alarms = snapshots.alarms();
@@ -343,7 +345,9 @@ async fn every_bad_copy_on_disk_leaves_the_generation_before_in_use_and_is_count
         drop(snapshots);
         // Alone it is refused: there is nothing to go on from.
         directory.remove("snapshot.previous").unwrap();
-        let refused = Snapshots::open(directory, INSTALLATION, gone()).await;
+        let refused =
+            Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
+                .await;
         assert!(matches!(refused.err(), Some(SnapshotError::Nothing(_))), "{what}");
     }
 }
@@ -407,8 +411,16 @@ async fn a_start_does_not_push_the_generation_before_out() {
     let data = organization(1, 1);
     let installation = dataset(1).installation;
     store.bootstrap(&installation, &data.organization, "test").await.unwrap();
-    let open =
-        async || Snapshots::open(Arc::clone(&directory), INSTALLATION, Ok(store.clone())).await.unwrap();
+    let open = async || {
+        Snapshots::open(
+            Arc::clone(&directory),
+            INSTALLATION,
+            Ok(store.clone()),
+            &Replicas::open(&directory, &[]),
+        )
+        .await
+        .unwrap()
+    };
     open().await;
     let mut change = store.change(Scope::Installation, "test", 1).await.unwrap();
     change.rename_organization(data.organization.id, "renamed").await.unwrap();
@@ -461,8 +473,12 @@ async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_b
     directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
     directory.write_generation("snapshot", &copy::encode(&good(8))).unwrap();
     let digest = Digest::of(&copy::body(&dataset(8)));
-    let open =
-        async || Snapshots::open(Arc::clone(&directory), INSTALLATION, gone()).await.unwrap().snapshots;
+    let open = async || {
+        Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
+            .await
+            .unwrap()
+            .snapshots
+    };
     // The process ends in the middle of a try: the note is there, and nothing behind it.
     Memory::open(&directory).begin(&directory, &digest).unwrap();
     assert_eq!(open().await.get().dataset, dataset(8), "once may be anybody's fault");
@@ -484,7 +500,10 @@ async fn an_older_generation_is_served_and_the_gate_is_told_what_was_served_befo
     let directory = state(scratch.path());
     directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
     Memory::open(&directory).passed(&directory, Served::of(&dataset(8))).unwrap();
-    let open = Snapshots::open(Arc::clone(&directory), INSTALLATION, gone()).await.unwrap();
+    let open =
+        Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
+            .await
+            .unwrap();
     assert_eq!(open.snapshots.get().dataset, dataset(7));
     let gate = Gate::new(
         Arc::clone(&directory),

@@ -12,6 +12,7 @@ mod once;
 mod outage;
 mod paths;
 mod providers;
+mod replicas;
 mod roles;
 mod several;
 mod signin;
@@ -21,7 +22,9 @@ mod strikes;
 mod through_pop;
 mod with_pop;
 
-use crate::{Controller, ControllerOptions, FirstStart, TlsSource, api::Peer, server::network_router};
+use crate::{
+    Controller, ControllerError, ControllerOptions, FirstStart, TlsSource, api::Peer, server::network_router,
+};
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -89,6 +92,7 @@ impl World {
             unix: None,
             url: "https://localhost:8443".into(),
             database: None,
+            replicas: Vec::new(),
             join: None,
             tls: TlsSource::Own,
             old_snapshots: crate::OldSnapshots::Refuse,
@@ -101,14 +105,35 @@ impl World {
     }
 
     pub(crate) async fn with(directory: tempfile::TempDir, options: ControllerOptions) -> Self {
-        let (controller, first) = Controller::start(options).await.unwrap();
+        let (controller, first) = Self::started(options).await;
         crate::first_start_was_shown(&directory.path().join("controller")).unwrap();
         let router = network_router(&controller.core);
         let core = std::sync::Arc::clone(&controller.core);
         let background = tokio::spawn(async move {
-            tokio::join!(std::sync::Arc::clone(&core).catch_up(), crate::follow::follow(&core));
+            tokio::join!(
+                std::sync::Arc::clone(&core).catch_up(),
+                crate::follow::follow(&core),
+                crate::replicas::watch(&core)
+            );
         });
         Self { directory, controller, first, router, background }
+    }
+
+    /// A server that was started a moment ago on a busy machine may miss a deadline: it is asked again.
+    async fn started(options: ControllerOptions) -> (Controller, Option<FirstStart>) {
+        let deadline = crate::clock::now() + std::time::Duration::from_secs(30);
+        loop {
+            match Controller::start(options.clone()).await {
+                Err(ControllerError::Store(error))
+                    if options.database.is_some()
+                        && error.is_unavailable()
+                        && crate::clock::now() < deadline =>
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     /// The same directory in a new controller, as after a restart.

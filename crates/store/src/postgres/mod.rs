@@ -6,13 +6,14 @@
 mod connect;
 mod hints;
 mod pool;
+mod standby;
 mod url;
 
 pub(crate) use hints::Listener;
 pub use url::{PostgresUrl, UrlError};
 
 use crate::{
-    Opening, Scope, StoreError,
+    Opening, Position, Progress, Scope, Sighting, StoreError,
     counters::DatabaseCounters,
     engine::{DEADLINE, LOAD_DEADLINE, LONG_DEADLINE},
     schema,
@@ -21,6 +22,7 @@ use crate::{
 use futures_util::TryStreamExt as _;
 use pool::{Held, Pool};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow};
+use standby::Standby;
 use std::{
     sync::{
         Arc,
@@ -28,7 +30,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 /// Changes of one organization follow each other anyway; a few organizations at once need no more than this.
 const WRITERS: usize = 4;
@@ -36,6 +38,8 @@ const WRITERS: usize = 4;
 const READERS: usize = 2;
 /// The look at the version row: neither a long read nor a waiting change keeps it back.
 const WATCHERS: usize = 1;
+/// All that one process holds at a server that it writes into: these, and the one that listens.
+pub(crate) const CONNECTIONS: u64 = (WRITERS + READERS + WATCHERS) as u64 + 1;
 /// A whole change, from its first statement to its commit: nobody waits for the lock of a change longer than this.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(3);
 /// A migration rewrites tables.
@@ -43,6 +47,11 @@ const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A whole backup: longer than anybody waits for one.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// The commit's end is asked for with the commit, and is there with its answer or not at all.
+const COMMIT_AND_WHERE: &str = "COMMIT; SELECT CAST(pg_current_wal_flush_lsn() AS TEXT) AS lsn, \
+     pg_walfile_name(pg_current_wal_flush_lsn()) AS file";
+const WHERE_DEADLINE: Duration = Duration::from_millis(200);
 
 const ISOLATE: &str = include_str!("isolate.sql");
 
@@ -54,6 +63,16 @@ pub(crate) struct Database {
     watchers: Pool,
     url: PostgresUrl,
     counters: Arc<Counters>,
+    part: Part,
+}
+
+/// What the server is to us.
+#[derive(Debug, Clone)]
+enum Part {
+    /// The one that takes writes. Where there are replicas, it says how far it is.
+    Primary(Option<Progress>),
+    /// One that is read from, and nothing else.
+    Replica(Arc<Standby>),
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +92,11 @@ impl Counters {
 }
 
 impl Database {
-    pub(crate) async fn open(url: PostgresUrl, opening: Opening) -> Result<Self, StoreError> {
+    pub(crate) async fn open(
+        url: PostgresUrl,
+        opening: Opening,
+        progress: Option<Progress>,
+    ) -> Result<Self, StoreError> {
         let writers = Pool::new(url.clone(), WRITERS);
         let readers = Pool::new(url.clone(), READERS);
         let watchers = Pool::new(url.clone(), WATCHERS);
@@ -99,12 +122,48 @@ impl Database {
             );
         }
         held.give_back();
-        Ok(Self { writers, readers, watchers, url, counters: Arc::default() })
+        let part = Part::Primary(progress);
+        Ok(Self { writers, readers, watchers, url, counters: Arc::default(), part })
+    }
+
+    /// A server that follows the primary. Nothing is dialled, and nothing is believed, before it is asked.
+    pub(crate) fn replica(url: PostgresUrl, progress: Progress) -> Self {
+        let url = url.for_reading();
+        Self {
+            writers: Pool::new(url.clone(), 0),
+            readers: Pool::new(url.clone(), READERS),
+            watchers: Pool::new(url.clone(), WATCHERS),
+            url,
+            counters: Arc::default(),
+            part: Part::Replica(Arc::new(Standby::new(progress))),
+        }
+    }
+
+    /// What a replica said last of itself, also when it was refused.
+    pub(crate) fn last_sighting(&self) -> Option<Sighting> {
+        match &self.part {
+            Part::Replica(standby) => standby.last(),
+            Part::Primary(_) => None,
+        }
     }
 
     pub(crate) async fn write(&self, scope: Scope) -> Result<Open, StoreError> {
         let begin = format!("BEGIN; SET LOCAL tidegate.organization = '{}'", bound_to(scope));
-        self.begin(&self.writers, begin, CHANGE_DEADLINE, DEADLINE).await
+        self.begin_writing(begin, CHANGE_DEADLINE, DEADLINE).await
+    }
+
+    async fn begin_writing(
+        &self,
+        begin: String,
+        whole: Duration,
+        each: Duration,
+    ) -> Result<Open, StoreError> {
+        let Part::Primary(progress) = &self.part else {
+            return Err(StoreError::Replica(format!("{}: nothing is written there", self.url)));
+        };
+        let mut open = self.begin(&self.writers, begin, whole, each).await?;
+        open.progress.clone_from(progress);
+        Ok(open)
     }
 
     /// REPEATABLE READ: all statements of the transaction see the state of its first one.
@@ -124,11 +183,33 @@ impl Database {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL tidegate.organization = '{}'",
             bound_to(Scope::Installation)
         );
-        self.begin(&self.watchers, begin, DEADLINE, DEADLINE).await
+        if let Part::Primary(None) | Part::Replica(_) = self.part {
+            return self.begin(&self.watchers, begin, DEADLINE, DEADLINE).await;
+        }
+        // The primary says how far it is: what a replica lacks is told by it.
+        let until = Instant::now() + DEADLINE;
+        self.counters.sent();
+        let mut held = self.watchers.begin(standby::NOTHING, until).await?;
+        self.counters.sent();
+        let seen = match standby::sight(&mut held, until).await {
+            Ok((seen, _)) => Some(seen),
+            // A role that may not ask: its replicas are not believed, and everything else goes on.
+            Err(StoreError::Schema(why)) => {
+                tracing::debug!(why, "the primary does not say of which cluster it is");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.counters.sent();
+        self.begin_on(held, begin, until, DEADLINE, seen).await
     }
 
     pub(crate) async fn listen(&self) -> Result<Listener, StoreError> {
-        Listener::open(&self.url).await
+        match self.part {
+            Part::Primary(_) => Listener::open(&self.url).await,
+            // A standby takes no LISTEN.
+            Part::Replica(_) => Err(StoreError::Replica("nobody is listened to there".into())),
+        }
     }
 
     pub(crate) async fn read_for_long(&self, scope: Scope) -> Result<Open, StoreError> {
@@ -142,7 +223,7 @@ impl Database {
 
     pub(crate) async fn write_for_long(&self, scope: Scope) -> Result<Open, StoreError> {
         let begin = format!("BEGIN; {}; SET LOCAL tidegate.organization = '{}'", patient(), bound_to(scope));
-        self.begin(&self.writers, begin, FOREVER, LONG_DEADLINE).await
+        self.begin_writing(begin, FOREVER, LONG_DEADLINE).await
     }
 
     async fn begin(
@@ -153,9 +234,34 @@ impl Database {
         each: Duration,
     ) -> Result<Open, StoreError> {
         self.counters.sent();
-        let held = pool.begin(&begin, Instant::now() + DEADLINE).await?;
-        let until = Instant::now() + whole;
-        Ok(Open { held: Some(held), counters: Arc::clone(&self.counters), until, each })
+        let until = Instant::now() + DEADLINE;
+        let Part::Replica(standby) = &self.part else {
+            let held = pool.begin(&begin, until).await?;
+            return Ok(self.opened(held, Instant::now() + whole, each, None));
+        };
+        let mut held = pool.begin(standby::READ_ONLY, until).await?;
+        let seen = standby.believe(&mut held, until).await?;
+        self.begin_on(held, begin, Instant::now() + whole, each, Some(seen)).await
+    }
+
+    /// Begins on a connection that was looked at.
+    async fn begin_on(
+        &self,
+        mut held: Held,
+        begin: String,
+        until: Instant,
+        each: Duration,
+        seen: Option<Sighting>,
+    ) -> Result<Open, StoreError> {
+        let server = held.server();
+        let began = sqlx::raw_sql(AssertSqlSafe(begin)).execute(held.busy());
+        let began = in_time(until.min(Instant::now() + each), &server, "beginning", began).await;
+        held.after(began)?;
+        Ok(self.opened(held, until, each, seen))
+    }
+
+    fn opened(&self, held: Held, until: Instant, each: Duration, seen: Option<Sighting>) -> Open {
+        Open { held: Some(held), counters: Arc::clone(&self.counters), until, each, seen, progress: None }
     }
 
     pub(crate) fn counters(&self) -> DatabaseCounters {
@@ -196,9 +302,17 @@ pub(crate) struct Open {
     counters: Arc<Counters>,
     until: Instant,
     each: Duration,
+    /// What the server said of itself before this began.
+    seen: Option<Sighting>,
+    /// Who is told where the commit ended.
+    progress: Option<Progress>,
 }
 
 impl Open {
+    pub(crate) const fn seen(&self) -> Option<Sighting> {
+        self.seen
+    }
+
     pub(crate) async fn execute(
         &mut self,
         kind: &'static str,
@@ -267,9 +381,8 @@ impl Open {
         let Some(mut held) = self.held.take() else { return Err(ended()) };
         let server = held.server();
         let started = Instant::now();
-        match timeout_at(deadline, sqlx::raw_sql("COMMIT").execute(held.busy())).await {
-            Ok(Ok(_)) => {
-                held.idle();
+        match committed(&mut held, deadline, self.progress.as_ref()).await {
+            Ok(Ok(())) => {
                 held.give_back();
                 Ok(())
             }
@@ -300,6 +413,43 @@ impl Open {
     fn held(&mut self) -> Result<&mut Held, StoreError> {
         self.held.as_mut().ok_or_else(ended)
     }
+}
+
+/// Commits, and asks in the same message where that ended when somebody wants to know it: a replica that has not
+/// replayed so much is not read from. What goes wrong behind the commit changes nothing about it.
+async fn committed(
+    held: &mut Held,
+    deadline: Instant,
+    wanted: Option<&Progress>,
+) -> Result<Result<(), sqlx::Error>, Elapsed> {
+    let Some(progress) = wanted else {
+        let done = timeout_at(deadline, sqlx::raw_sql("COMMIT").execute(held.busy())).await?;
+        return Ok(done.map(|_| held.idle()));
+    };
+    let mut answers = sqlx::raw_sql(COMMIT_AND_WHERE).fetch_many(held.busy());
+    match timeout_at(deadline, answers.try_next()).await? {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ok(Err(sqlx::Error::Protocol("no answer to the commit".into()))),
+        Err(error) => return Ok(Err(error)),
+    }
+    let place = timeout(WHERE_DEADLINE, async {
+        let mut place = None;
+        while let Some(answer) = answers.try_next().await? {
+            let Some(row) = answer.right() else { continue };
+            let (lsn, file): (String, String) = (row.try_get("lsn")?, row.try_get("file")?);
+            let timeline = standby::timeline_of(&file);
+            place = lsn.parse().ok().zip(timeline).map(|(lsn, timeline)| Position { timeline, lsn });
+        }
+        Ok::<_, sqlx::Error>(place)
+    });
+    let place = place.await;
+    drop(answers);
+    // Else the connection stays busy, and is closed.
+    if let Ok(Ok(_)) = place {
+        held.idle();
+    }
+    progress.wrote(place.ok().and_then(Result::ok).flatten(), Instant::now().into_std());
+    Ok(Ok(()))
 }
 
 fn ended() -> StoreError {

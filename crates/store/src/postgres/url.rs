@@ -149,6 +149,11 @@ impl PostgresUrl {
         self.password.is_some()
     }
 
+    /// The same, of whose servers whichever answers will do: nothing is written there.
+    pub(crate) fn for_reading(self) -> Self {
+        Self { wanted: Wanted::Any, ..self }
+    }
+
     pub(crate) const fn wanted(&self) -> Wanted {
         self.wanted
     }

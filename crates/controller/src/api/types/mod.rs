@@ -737,7 +737,7 @@ pub struct Status {
 /// What a controller serves from.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SnapshotStatus {
-    /// `database` or `disk_copy`.
+    /// `database`, `replica` or `disk_copy`.
     pub source: String,
     /// When it was read from the database (RFC 3339).
     pub read: String,
@@ -816,6 +816,31 @@ pub struct DatabaseStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub trouble: Option<String>,
+    /// Servers that follow it, and are read from when it does not answer.
+    pub replicas: Vec<ReplicaStatus>,
+    /// How many of them can be read from.
+    pub replicas_usable: usize,
+    /// The longest of their lags, of those that are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub replica_lag_seconds: Option<u64>,
+}
+
+/// A replica of the database.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReplicaStatus {
+    /// Where it is, without the password.
+    pub server: String,
+    /// It can be read from.
+    pub usable: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub trouble: Option<String>,
+    /// For how long it has not had something that the primary had; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub lag_seconds: Option<u64>,
 }
 
 /// What the database did since this controller opened it, counted by its own trace.
