@@ -140,8 +140,16 @@ async fn a_replica_that_lacks_what_was_acknowledged_here_is_waited_for_and_then_
     })
     .await;
     // Replay goes on while a read waits for it.
+    let before = standby.sql("postgres", "SELECT clock_timestamp()").unwrap();
+    let asked = format!(
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = 'own' AND query LIKE '%pg_control_system%' \
+         AND query_start > '{before}'"
+    );
     let (read, ()) = tokio::join!(replica.load(), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until("the read asks what was replayed", async || {
+            (standby.sql("postgres", &asked).unwrap() != "0").then_some(())
+        })
+        .await;
         standby.sql("postgres", "SELECT pg_wal_replay_resume()").unwrap();
     });
     assert_eq!(read.unwrap().unwrap().organizations[0].sites.len(), 1);

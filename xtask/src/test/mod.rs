@@ -22,6 +22,9 @@ use suite::{Earlier, Runs, Suite};
 const SEEDS: &str = "104";
 /// Behind those that the tests of `sim` have already run.
 const FIRST_SEED: &str = "10000";
+/// Scenarios of which the tests run few, since one costs ten milliseconds; the tests themselves run as many seeds of others.
+const LONG_SCENARIOS: [&str; 2] = ["roam", "faults"];
+const MANY_SEEDS: &str = "2080";
 /// The release binary's upper size.
 const BINARY_LIMIT: u64 = 40_000_000;
 const REPLAY: &[&str] = &["run", "--quiet", "--locked", "--package", "fuzz-targets", "--bin", "replay"];
@@ -108,6 +111,10 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
 fn simulation(suite: &Suite) {
     let simulation = Runs::WhenChanged(&["sim", "xtask"]);
     suite.program("simulation", simulation, this(&["sim", "--first", FIRST_SEED, "--seeds", SEEDS]), None);
+    for scenario in LONG_SCENARIOS {
+        let arguments = ["sim", "--scenario", scenario, "--first", "20000", "--seeds", MANY_SEEDS];
+        suite.program(&format!("simulation of {scenario}"), simulation, this(&arguments), None);
+    }
     suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
 }
 
