@@ -3,8 +3,8 @@
 use super::{
     Cause, Current, Direct, Doubt, MoveReason, Outcome, Part, Route,
     numbers::{
-        FRESH, HELD_WELL, HOLD_FIRST, HOLD_LAST, IDLE_LIFETIME, IN_USE, LEFT_BY_PEER, PROOFS, QUICK, READY,
-        SILENCE, SLOW_FIRST, STALE,
+        DOUBT_MEANT, FRESH, HELD_WELL, HOLD_FIRST, HOLD_LAST, IDLE_LIFETIME, IN_USE, LEFT_BY_PEER, PROOFS,
+        QUICK, READY, SILENCE, SLOW_FIRST, STALE,
     },
     pair::{Pair, Source},
     size::Sizes,
@@ -142,6 +142,18 @@ impl Direct {
         }
     }
 
+    /// Whether another address that the peer names has to wait for the doubtful one, which the peer names too and which
+    /// has proven itself from this network: where a third of all packets is lost most doubts are nothing, and the address
+    /// that happens to be asked in one is no better. One that the peer was only seen at is what it moved to.
+    pub(super) fn may_still_answer(&self, other: SocketAddr) -> bool {
+        let Some(Current { address, doubt: Doubt::Asking { probes, .. }, .. }) = self.current else {
+            return false;
+        };
+        let pair = &self.pairs[&address];
+        let are_named = [address, other].iter().all(|one| self.pairs[one].source == Source::Told);
+        are_named && pair.proofs >= PROOFS && probes < DOUBT_MEANT
+    }
+
     /// Whatever can take a doubtful address's place does, or is asked.
     ///
     /// A peer whose router gave it another port asks from there before it notices anything: an address that said
@@ -187,5 +199,136 @@ impl Direct {
                 self.next_burst = Some(self.hold_until);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test reads the clock once, as the start of its virtual time")]
+mod tests {
+    use super::*;
+    use crate::direct::{Candidate, CandidateKind, PathMessage, Surroundings, outcome::Say};
+    use std::time::Duration;
+
+    const FIRST: &str = "198.51.100.1:40000";
+    const OTHER: &str = "[2001:db8:1::2]:40000";
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A choice whose peer answers from where it is set to.
+    struct World {
+        now: Instant,
+        direct: Direct,
+        around: Surroundings,
+        asked: Vec<(SocketAddr, u64)>,
+    }
+
+    impl World {
+        /// In use is the first of two addresses that the peer named.
+        fn with_two_named() -> Self {
+            let now = Instant::now();
+            let around =
+                Surroundings { port: 50_000, local: Vec::new(), observed: Vec::new(), mapped: Vec::new() };
+            let direct = Direct::new(Part::Answerer, &[7; 32], now);
+            let mut world = Self { now, direct, around, asked: Vec::new() };
+            let opened = world.direct.opened(now, &[]);
+            world.take(opened);
+            let named = |text: &str| Candidate { kind: CandidateKind::Local, address: address(text) };
+            world.says(&[named(FIRST)]);
+            world.answer(address(FIRST));
+            world.answer(address(FIRST));
+            assert_eq!(world.direct.route(), Route::Direct(address(FIRST)));
+            world.says(&[named(FIRST), named(OTHER)]);
+            world
+        }
+
+        fn says(&mut self, list: &[Candidate]) {
+            let sequence = self.direct.their_list.map_or(1, |(_, last)| last + 1);
+            let said = PathMessage::Candidates { epoch: 1, sequence, round: 0, list: list.to_vec() };
+            let outcome = self.direct.handle_message(self.now, &self.around, None, &said);
+            self.take(outcome);
+        }
+
+        fn take(&mut self, outcome: Outcome) {
+            for Say { route, message, .. } in outcome.say {
+                if let (Route::Direct(to), PathMessage::Probe { id, .. }) = (route, message) {
+                    self.asked.push((to, id));
+                }
+            }
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            let outcome = self.direct.handle_timeout(self.now);
+            self.take(outcome);
+        }
+
+        /// The newest question to an address is answered from there.
+        fn answer(&mut self, from: SocketAddr) {
+            self.pass(MS * 10);
+            let (_, id) = *self.asked.iter().rfind(|(to, _)| *to == from).expect("a question");
+            let proof = PathMessage::Proof { id, seen: address("203.0.113.9:50000") };
+            let outcome = self.direct.handle_message(self.now, &self.around, Some(from), &proof);
+            self.take(outcome);
+        }
+
+        /// Data goes out until an answer is late.
+        fn lose_an_answer(&mut self) {
+            let began = self.now;
+            while self.direct.route() != Route::Relay {
+                assert!(self.now < began + Duration::from_secs(10), "nothing became doubtful");
+                let outcome = self.direct.data_sent(self.now, 100);
+                self.take(outcome);
+                self.pass(MS * 100);
+            }
+        }
+
+        fn ask(&mut self, from: SocketAddr) {
+            let mut outcome = Outcome::default();
+            self.direct.probe(self.now, from, Cause::Burst, &mut outcome);
+            self.take(outcome);
+        }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn one_late_answer_does_not_give_a_proven_path_to_another_address_that_the_peer_names() {
+        let mut world = World::with_two_named();
+        world.lose_an_answer();
+        for _ in 0..3 {
+            world.ask(address(OTHER));
+            world.answer(address(OTHER));
+        }
+        assert_eq!(world.direct.route(), Route::Relay, "data waits at the relay");
+        world.answer(address(FIRST));
+        assert_eq!(world.direct.route(), Route::Direct(address(FIRST)));
+    }
+
+    #[test]
+    fn a_path_that_stays_silent_is_taken_by_another_address_that_the_peer_names() {
+        let mut world = World::with_two_named();
+        world.lose_an_answer();
+        for _ in 0..u64::from(DOUBT_MEANT) {
+            world.pass(MS * 150);
+        }
+        world.ask(address(OTHER));
+        world.answer(address(OTHER));
+        world.ask(address(OTHER));
+        world.answer(address(OTHER));
+        assert_eq!(world.direct.route(), Route::Direct(address(OTHER)));
+    }
+
+    #[test]
+    fn an_address_that_the_peer_names_no_more_is_waited_for_no_longer() {
+        let mut world = World::with_two_named();
+        let moved = Candidate { kind: CandidateKind::Local, address: address(OTHER) };
+        world.says(&[moved]);
+        assert_eq!(world.direct.route(), Route::Relay);
+        world.ask(address(OTHER));
+        world.answer(address(OTHER));
+        world.ask(address(OTHER));
+        world.answer(address(OTHER));
+        assert_eq!(world.direct.route(), Route::Direct(address(OTHER)));
     }
 }

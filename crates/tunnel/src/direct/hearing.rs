@@ -220,7 +220,7 @@ impl Direct {
                 self.once_more = self.pairs.get(&from).map(|pair| now + patience(pair));
             }
             Some(_) | None => {
-                if !self.is_awake(now) {
+                if !self.is_awake(now) || self.may_still_answer(from) && !planted::is("no-hysteresis") {
                     return;
                 }
                 if now >= self.hold_until || planted::is("no-hysteresis") {

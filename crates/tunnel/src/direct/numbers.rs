@@ -53,6 +53,8 @@ pub(super) const FRESH: Duration = Duration::from_secs(5);
 pub(super) const READY: Duration = Duration::from_secs(1);
 /// So many questions of a doubt without an answer: the relay is looked at too.
 pub(super) const DOUBT_TOLD: u32 = 2;
+/// So many, and another address that the peer names may take its place.
+pub(super) const DOUBT_MEANT: u32 = 6;
 /// A proof later than this (or two round trips) makes the path doubtful.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 /// A question about a length that was not answered within this (or two round trips) is asked again. An answer that

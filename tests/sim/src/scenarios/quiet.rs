@@ -14,10 +14,10 @@ fn is_direct(world: &World, one: u16, other: u16) -> bool {
 }
 
 /// Changes of the path that data takes between addresses, an hour: after the first, without loss. Two families
-/// of like round trips tempt to more; 360 seeds made one at most.
+/// of like round trips tempt to more; 2,080 seeds made one at most.
 const CHANGES_WITHOUT_LOSS: usize = 2;
 /// With loss a path may end by twelve lost proofs in a row and be found again: at 30 % each way that is
-/// 0.51¹² = 0.03 % of the doubts, of which an hour has a few hundred. 360 seeds made four at most.
+/// 0.51¹² = 0.03 % of the doubts, of which an hour has about 1,300. 2,080 seeds made six at most (ADR 0006, Flapping).
 const CHANGES_WITH_LOSS: usize = 8;
 
 pub(super) fn steady(seed: u64) -> Report {
