@@ -23,11 +23,15 @@ const SEEDS: &str = "104";
 /// Behind those that the tests of `sim` have already run.
 const FIRST_SEED: &str = "10000";
 /// Scenarios of which the tests run few, since one costs ten milliseconds; the tests themselves run as many seeds of others.
-const LONG_SCENARIOS: [&str; 2] = ["roam", "faults"];
+const LONG_SCENARIOS: [&str; 3] = ["roam", "faults", "steady"];
 const MANY_SEEDS: &str = "2080";
 /// The release binary's upper size.
 const BINARY_LIMIT: u64 = 40_000_000;
-const REPLAY: &[&str] = &["run", "--quiet", "--locked", "--package", "fuzz-targets", "--bin", "replay"];
+/// Everything that the lints look at and the tests run: the same words each time, or cargo builds hundreds of crates again
+/// for a package whose neighbours want other features of them.
+const EVERYTHING: [&str; 3] = ["--workspace", "--all-targets", "--locked"];
+const LINTS: &str = "lints, and the build of the tests";
+const BUILD: &str = "build of the tests without lints";
 /// What a step depends on that runs the built program from outside.
 const PROGRAM: Runs<'_> = Runs::WhenChanged(&["tidegate", "xtask"]);
 
@@ -62,8 +66,15 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     });
     suite.program("format", Runs::Always, cargo(&["fmt", "--all", "--check"]), None);
     suite.step("layers", Runs::Always, || layers::run().map(|()| (Count::ONE_PASSED, String::new())));
-    let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    suite.program("lints", Runs::Always, cargo(&lints), None);
+    let mut lints = cargo(&["nextest", "run", "--no-run"]);
+    lints.args(EVERYTHING);
+    suite.program(LINTS, Runs::Always, linting(lints), None);
+    if suite.has_failed(LINTS) {
+        // What a lint found ends the build: the tests are to run all the same, and nothing that was built earlier.
+        let mut build = cargo(&["nextest", "run", "--no-run"]);
+        build.args(EVERYTHING);
+        suite.program(BUILD, Runs::Always, build, None);
+    }
     if options.fast {
         checks(&suite, interrupt);
     } else {
@@ -100,6 +111,9 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
 
 /// What needs no release build.
 fn checks(suite: &Suite, interrupt: &Interrupt) {
+    if suite.has_failed(BUILD) {
+        return;
+    }
     tests(suite);
     // Each computes on one core, and neither has a clock to keep.
     thread::scope(|lanes| {
@@ -110,10 +124,10 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
 
 fn simulation(suite: &Suite) {
     let simulation = Runs::WhenChanged(&["sim", "xtask"]);
-    suite.program("simulation", simulation, this(&["sim", "--first", FIRST_SEED, "--seeds", SEEDS]), None);
+    suite.program("simulation", simulation, built("sim", &["--first", FIRST_SEED, "--seeds", SEEDS]), None);
     for scenario in LONG_SCENARIOS {
-        let arguments = ["sim", "--scenario", scenario, "--first", "20000", "--seeds", MANY_SEEDS];
-        suite.program(&format!("simulation of {scenario}"), simulation, this(&arguments), None);
+        let arguments = ["--scenario", scenario, "--first", "20000", "--seeds", MANY_SEEDS];
+        suite.program(&format!("simulation of {scenario}"), simulation, built("sim", &arguments), None);
     }
     suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
 }
@@ -121,8 +135,14 @@ fn simulation(suite: &Suite) {
 fn small_checks(suite: &Suite, interrupt: &Interrupt) {
     let doc = ["test", "--workspace", "--doc", "--locked", "--no-fail-fast"];
     // The binary's package depends on every other that has examples.
-    suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), cargo(&doc), Some(count::libtest));
-    suite.program("fuzz corpus", Runs::WhenChanged(&["fuzz-targets"]), cargo(REPLAY), Some(count::plain));
+    let doc = as_built(suite, cargo(&doc));
+    suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), doc, Some(count::libtest));
+    suite.program(
+        "fuzz corpus",
+        Runs::WhenChanged(&["fuzz-targets"]),
+        built("replay", &[]),
+        Some(count::plain),
+    );
     suite.step("golden vectors", Runs::Always, || {
         vectors::run(interrupt).map(|said| (count::plain(&said).unwrap_or(Count::ONE_PASSED), said))
     });
@@ -140,7 +160,8 @@ fn tests(suite: &Suite) {
         println!("── {NAME}: unchanged in every package");
         return;
     }
-    let mut command = cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut command = as_built(suite, cargo(&["nextest", "run", "--no-fail-fast"]));
+    command.args(EVERYTHING);
     if let Some(changed) = &changed {
         // Built as ever, so that features are unified as ever; only what runs is chosen.
         let chosen: Vec<String> = changed.iter().map(|(package, _)| format!("package(={package})")).collect();
@@ -216,6 +237,28 @@ fn drills(suite: &Suite) {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(arguments);
+    command
+}
+
+/// Clippy's driver is the compiler of the workspace's own crates: it lints what it builds, and 500 crates that `cargo clippy`
+/// would only check are compiled once (ADR 0027).
+fn linting(mut command: Command) -> Command {
+    let beside = PathBuf::from(env!("CARGO")).with_file_name("clippy-driver");
+    let driver = if beside.is_file() { beside } else { PathBuf::from("clippy-driver") };
+    command.env("RUSTC_WORKSPACE_WRAPPER", driver);
+    command.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+    command
+}
+
+/// Runs what the lints have built, or what was built without them.
+fn as_built(suite: &Suite, command: Command) -> Command {
+    if suite.has_failed(LINTS) { command } else { linting(command) }
+}
+
+/// A program of the workspace's own, as the tests' build left it.
+fn built(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(crate::target_directory().join("debug").join(name));
+    command.args(arguments).current_dir(crate::repository());
     command
 }
 

@@ -224,6 +224,11 @@ impl Suite {
         Ok(())
     }
 
+    /// Whether a step has run and failed.
+    pub fn has_failed(&self, name: &str) -> bool {
+        lock(&self.outcome).failures.iter().any(|failed| failed == name)
+    }
+
     /// Whether these are all packages there are.
     pub fn is_everything(&self, packages: &[(String, Fingerprint)]) -> bool {
         self.graph.as_ref().is_some_and(|graph| graph.packages().count() == packages.len())

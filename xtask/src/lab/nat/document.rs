@@ -82,9 +82,16 @@ pub fn write_scenarios(
     every: impl Iterator<Item = &'static str>,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let mut text = format!("{SCENARIOS}\n\n{}", stamp("cargo xtask lab nat-scenarios --write", interrupt)?);
-    text.push_str("| what happens | verdict | seen |\n| --- | --- | --- |\n");
     let before = fs::read_to_string(place()).unwrap_or_default();
+    let every: Vec<&str> = every.collect();
+    let now = stamp("cargo xtask lab nat-scenarios --write", interrupt)?;
+    let mut text = format!("{SCENARIOS}\n\n");
+    if rows.len() == every.len() {
+        text.push_str(&now);
+    } else {
+        text.push_str(&stamped_again(&before, &now, rows));
+    }
+    text.push_str("| what happens | verdict | seen |\n| --- | --- | --- |\n");
     for name in every {
         if let Some(row) = rows.iter().find(|row| row.name == name) {
             let verdict = if row.passed { "holds" } else { "**does not hold**" };
@@ -132,6 +139,17 @@ fn place() -> PathBuf {
     crate::repository().join("docs/nat-matrix.md")
 }
 
+/// The stamp of the last whole run stays, and says which lines were run alone since.
+fn stamped_again(before: &str, now: &str, rows: &[ScenarioRow]) -> String {
+    let part = before.split_once(SCENARIOS).map_or("", |(_, part)| part);
+    let kept = part.lines().take_while(|line| !line.starts_with('|')).filter(|line| !line.is_empty());
+    let mut text: String = kept.map(|line| format!("{line}\n\n")).collect();
+    let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let now = now.trim_end().trim_end_matches('.');
+    let _ = write!(text, "{now}, these alone: {}.\n\n", names.join("; "));
+    text
+}
+
 /// Replaces one part of the document.
 fn write(part: &str, heading: &str) -> Result<()> {
     let before = fs::read_to_string(place()).unwrap_or_default();
@@ -163,6 +181,18 @@ fn replaced(before: &str, part: &str, heading: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scenarios_that_were_run_alone_leave_the_stamp_of_the_whole_run() {
+        let before = format!("{SCENARIOS}\n\nWritten by `x` on the first day.\n\n| what | seen |\n");
+        let row = |name: &str| ScenarioRow { name: name.to_owned(), seen: String::new(), passed: true };
+        let text =
+            stamped_again(&before, "Written by `x` on the second day.\n\n", &[row("roam"), row("loss")]);
+        assert_eq!(
+            text,
+            "Written by `x` on the first day.\n\nWritten by `x` on the second day, these alone: roam; loss.\n\n"
+        );
+    }
 
     #[test]
     fn writing_one_part_keeps_the_other() {
