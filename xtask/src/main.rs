@@ -37,6 +37,8 @@ enum Command {
     Layers,
     /// Everything that must hold; the last line is the count.
     Test(test::Options),
+    /// Installs what the checks and labs need of this machine (as root, else it says what is missing); `test` begins with it.
+    Tools,
     /// The golden vectors, judged by a decoder that nobody here wrote.
     Vectors,
     /// Writes docs/openapi.json and docs/roles.md from the code.
@@ -155,6 +157,7 @@ fn main() -> ExitCode {
     let done = Interrupt::install().and_then(|interrupt| match cli.command {
         Command::Layers => layers::run(),
         Command::Test(options) => test::run(options, &interrupt),
+        Command::Tools => tools::ensure_all(tools::For::Lab, &interrupt).map(|said| println!("{said}")),
         Command::Vectors => vectors::run(&interrupt).map(|said| println!("{said}")),
         Command::Openapi => openapi(),
         Command::Roles => openapi().and_then(|()| {

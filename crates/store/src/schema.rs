@@ -7,12 +7,50 @@
 use crate::StoreError;
 use sqlx::{
     AssertSqlSafe, SqlSafeStr as _,
-    migrate::{Migrate, MigrateError, Migration, Migrator},
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 use std::sync::LazyLock;
 
-static SHARED: Migrator = sqlx::migrate!("./migrations/shared");
-static ONLY_POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
+/// The files of a folder, by name. `sqlx::migrate!` does the same, and compiles both drivers, SQLite and the TLS library a
+/// second time to do it.
+macro_rules! steps {
+    ($folder:literal: $($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../migrations/", $folder, "/", $name, ".sql")))),+]
+    };
+}
+
+type Steps = &'static [(&'static str, &'static str)];
+
+const SHARED_STEPS: Steps = steps!("shared":
+    "0001_objects",
+    "0002_strikes",
+    "0003_old_grants",
+    "0020_api",
+    "0030_accounts",
+    "0050_step_up",
+    "0060_several_controllers",
+);
+const POSTGRES_STEPS: Steps = steps!("postgres":
+    "0010_isolation",
+    "0061_hints",
+);
+
+static SHARED: LazyLock<Migrator> = LazyLock::new(|| migrator(SHARED_STEPS));
+static ONLY_POSTGRES: LazyLock<Migrator> = LazyLock::new(|| migrator(POSTGRES_STEPS));
+
+fn migrator(steps: Steps) -> Migrator {
+    let steps = steps.iter().map(|(name, sql)| {
+        let (version, description) = number_and_words(name);
+        let kind = MigrationType::Simple;
+        Migration::new(version, description.into(), kind, AssertSqlSafe(*sql).into_sql_str(), false)
+    });
+    Migrator::with_migrations(steps.collect())
+}
+
+fn number_and_words(name: &str) -> (i64, String) {
+    let (number, words) = name.split_once('_').expect("a test reads every name");
+    (number.parse().expect("a test reads every name"), words.replace('_', " "))
+}
 
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
     let shared = SHARED.iter().map(|migration| {
@@ -107,6 +145,29 @@ mod tests {
             in_byte_order("id TEXT PRIMARY KEY, -- JSON as TEXT\nCONTEXT text 'TEXT' TEXT)"),
             "id TEXT COLLATE \"C\" PRIMARY KEY, -- JSON as TEXT\nCONTEXT text 'TEXT' TEXT COLLATE \"C\")"
         );
+    }
+
+    #[test]
+    fn every_file_of_both_folders_is_a_step() {
+        for (folder, steps) in [("shared", SHARED_STEPS), ("postgres", POSTGRES_STEPS)] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
+            let mut files: Vec<String> = std::fs::read_dir(path)
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect();
+            files.sort();
+            let named: Vec<String> = steps.iter().map(|(name, _)| format!("{name}.sql")).collect();
+            assert_eq!(named, files, "migrations/{folder}");
+            assert!(steps.iter().all(|(name, _)| number_and_words(name).0 > 0));
+        }
+    }
+
+    #[test]
+    fn a_step_is_recognised_by_its_bytes_as_the_driver_has_always_done() {
+        let first = sqlite().iter().next().expect("a first step");
+        let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, SHARED_STEPS[0].1.as_bytes());
+        assert_eq!((first.version, &*first.description), (1, "objects"));
+        assert_eq!(&*first.checksum, sum.as_ref());
     }
 
     #[test]

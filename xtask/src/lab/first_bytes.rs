@@ -52,8 +52,8 @@ impl Lab {
 /// The machine cannot hold it. Failed steps are counted in the outcome.
 pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
     let mut report = Report::new(form);
-    // The steps end at the first one that later ones need; what it said is printed already.
-    let _ = steps(&mut report, interrupt);
+    let ended = steps(&mut report, interrupt);
+    report.ended(ended);
     Ok(report.finish())
 }
 

@@ -47,12 +47,14 @@ pub struct Report {
     began: Instant,
     passed: u32,
     failed: u32,
+    /// What the last failed step said.
+    last_failure: Option<String>,
 }
 
 impl Report {
     /// An empty report; its clock starts now.
     pub fn new(form: Form) -> Self {
-        Self { form, about: String::new(), began: Instant::now(), passed: 0, failed: 0 }
+        Self { form, about: String::new(), began: Instant::now(), passed: 0, failed: 0, last_failure: None }
     }
 
     /// Runs a step that later steps need: its failure is the caller's end.
@@ -69,6 +71,7 @@ impl Report {
             }
             Err(error) => {
                 self.failed += 1;
+                self.last_failure = Some(format!("{error:#}"));
                 let fields = Map::from_iter([("error".to_owned(), json!(format!("{error:#}")))]);
                 self.print(name, started, "FAILED", fields);
                 Err(error)
@@ -85,6 +88,19 @@ impl Report {
     pub fn check(&mut self, name: &str, work: impl FnOnce() -> Result<Seen<()>>) {
         // Printed and counted by `step`.
         let _ = self.step(name, work);
+    }
+
+    /// Takes how a sequence of steps ended: at its end, at a step that failed and has said so, or between two steps, which
+    /// nobody has said or counted yet.
+    pub fn ended<T>(&mut self, steps: Result<T>) -> Option<T> {
+        match steps {
+            Ok(value) => Some(value),
+            Err(error) if self.last_failure.as_deref() == Some(&format!("{error:#}")) => None,
+            Err(error) => {
+                self.check("what stands between the steps", || Err(error));
+                None
+            }
+        }
     }
 
     /// Whether every step passed, after printing the count.
@@ -154,5 +170,16 @@ mod tests {
         report.check("fails", || anyhow::bail!("planted"));
         report.check("passes", || Ok(Seen::new(())));
         assert_eq!(report.finish(), Outcome { passed: 1, failed: 1 });
+    }
+
+    #[test]
+    fn what_fails_between_two_steps_is_counted_and_what_a_step_has_said_is_not_counted_twice() {
+        let mut report = Report::new(Form::Json);
+        let ended: Result<()> = Err(anyhow::anyhow!("no binary"));
+        assert!(report.ended(ended).is_none());
+        let failed = report.step("fails", || -> Result<Seen<()>> { anyhow::bail!("planted") });
+        assert!(report.ended(failed).is_none());
+        assert_eq!(report.ended(Ok(7)), Some(7));
+        assert_eq!(report.finish(), Outcome { passed: 0, failed: 2 });
     }
 }

@@ -24,9 +24,10 @@ const SHORT: Duration = Duration::from_secs(10);
 pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
     let mut report = Report::new(form);
     let directory = super::directory()?;
-    // What fails is printed and counted already.
-    let _ = networks(&mut report, directory.path(), interrupt);
-    let _ = premises::check(&mut report, directory.path(), interrupt);
+    let ended = networks(&mut report, directory.path(), interrupt);
+    report.ended(ended);
+    let ended = premises::check(&mut report, directory.path(), interrupt);
+    report.ended(ended);
     report.check("nothing of the lab is left", || {
         let listed = Command::new("ip").args(["netns", "list"]).output()?;
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();

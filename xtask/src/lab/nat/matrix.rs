@@ -129,8 +129,8 @@ pub fn run(options: &MatrixOptions, form: Form, interrupt: &Interrupt) -> Result
         None if options.quick => QUICK.to_vec(),
         None => Cell::all().collect(),
     };
-    // The steps end at the first one that later ones need; what it said is printed already.
-    if let Ok(mut bench) = Bench::create(&mut report, interrupt) {
+    let bench = Bench::create(&mut report, interrupt);
+    if let Some(mut bench) = report.ended(bench) {
         report.check("the PoP's STUN tells hosts where they come from", || stun(&mut bench));
         let mut rows = BTreeMap::new();
         for cell in cells {

@@ -104,13 +104,16 @@ pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outco
         interrupt.check()?;
         let mut ground = match kept.take() {
             Some(ground) => ground,
-            // What it says is printed already.
-            None => match Ground::create(&mut report, of, binary.clone(), interrupt) {
-                Ok(ground) => ground,
-                Err(_) => break,
-            },
+            None => {
+                let ground = Ground::create(&mut report, of, binary.clone(), interrupt);
+                match report.ended(ground) {
+                    Some(ground) => ground,
+                    None => break,
+                }
+            }
         };
-        if matrix.column(&mut report, &mut ground, column, number).is_ok() {
+        let ended = matrix.column(&mut report, &mut ground, column, number);
+        if report.ended(ended).is_some() {
             kept = Some(ground);
         }
     }

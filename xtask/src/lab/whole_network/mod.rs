@@ -191,8 +191,8 @@ fn worker(guardian: &Daemon) -> Result<u32> {
 pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
     let mut report = Report::new(form);
     let modes = options.mode.map_or(vec![Mode::Userspace, Mode::Kernel], |mode| vec![mode]);
-    // The steps end at the first one that later ones need; what it said is printed already.
-    let _ = steps(&mut report, &modes, interrupt);
+    let ended = steps(&mut report, &modes, interrupt);
+    report.ended(ended);
     Ok(report.finish())
 }
 

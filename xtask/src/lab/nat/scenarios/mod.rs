@@ -72,7 +72,8 @@ pub fn run(options: &ScenarioOptions, form: Form, interrupt: &Interrupt) -> Resu
         .collect();
     ensure!(!chosen.is_empty(), "no scenario has that in its name");
     let mut report = Report::new(form);
-    if let Ok(mut bench) = Bench::create(&mut report, interrupt) {
+    let bench = Bench::create(&mut report, interrupt);
+    if let Some(mut bench) = report.ended(bench) {
         let mut rows = Vec::new();
         for scenario in chosen {
             interrupt.check()?;
