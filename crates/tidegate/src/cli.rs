@@ -117,6 +117,8 @@ pub enum DrillName {
     LockBlip,
     /// Somebody else takes every connection that the database's server gives. On PostgreSQL.
     PoolExhaustion,
+    /// A newer version changes the database and does not come up; the older one goes back into service. On PostgreSQL.
+    BadRollout,
     /// The provider that people sign in at takes connections and never answers.
     HungThirdParty,
     /// The clock of each role jumps in turn, and the host sleeps. Needs a build whose clocks can be set.

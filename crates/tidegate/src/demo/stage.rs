@@ -172,6 +172,11 @@ impl Stage {
         ApiClient::unix(self.controller_state().join("admin.sock"))
     }
 
+    /// What the controller is told of its database from its next start on.
+    pub fn use_database(&mut self, database: Vec<(&'static str, String)>) {
+        self.database = database;
+    }
+
     /// Whether the configuration is at a database server.
     pub const fn is_on_a_server(&self) -> bool {
         !self.database.is_empty()

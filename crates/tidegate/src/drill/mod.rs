@@ -1,6 +1,7 @@
 //! `tidegate drill`: real incidents, replayed on this machine with real processes, and a verdict.
 
 mod api;
+mod bad_rollout;
 mod black_hole;
 mod brownout;
 mod clients;
@@ -51,6 +52,7 @@ impl DrillName {
             Self::KeyRotation => rotation::NEEDS,
             Self::PrimaryLoss => primary_loss::NEEDS,
             Self::LockBlip => lock_blip::NEEDS,
+            Self::BadRollout => bad_rollout::NEEDS,
             Self::PoolExhaustion => pool_exhaustion::NEEDS,
             Self::HungThirdParty => hung_third_party::NEEDS,
             Self::ClockJump => Needs { pops: 2, writes: api::Writes::No, databases: Databases::File },
@@ -69,6 +71,7 @@ impl DrillName {
             Self::KeyRotation => "key-rotation",
             Self::PrimaryLoss => "primary-loss",
             Self::LockBlip => "lock-blip",
+            Self::BadRollout => "bad-rollout",
             Self::PoolExhaustion => "pool-exhaustion",
             Self::HungThirdParty => "hung-third-party",
             Self::ClockJump => "clock-jump",
@@ -109,6 +112,10 @@ impl DrillName {
             Self::PrimaryLoss => {
                 "Every night of somebody who looks after PostgreSQL: the primary dies under writes, a standby takes over, \
                  and the old primary comes back."
+            }
+            Self::BadRollout => {
+                "A ZTNA cloud, 28 May 2025: a new version misbehaved, and going back to the old one took a control plane \
+                 that was down."
             }
             Self::LockBlip => {
                 "A mesh VPN, 24 May 2024: a lock of the database, held for a moment while the network's map was made, and \
@@ -168,6 +175,7 @@ pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
                 DrillName::BlackHoleRelay => black_hole::drill(&mut run).await,
                 DrillName::PoisonSnapshot => poison::drill(&mut run).await,
                 DrillName::PrimaryLoss => primary_loss::drill(&mut run).await,
+                DrillName::BadRollout => bad_rollout::drill(&mut run).await,
                 DrillName::LockBlip => lock_blip::drill(&mut run).await,
                 DrillName::PoolExhaustion => pool_exhaustion::drill(&mut run).await,
                 DrillName::HungThirdParty => hung_third_party::drill(&mut run).await,

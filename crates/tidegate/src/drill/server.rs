@@ -50,7 +50,24 @@ impl Server {
 
     /// What a controller is told, password and all: by the proxy.
     pub fn url(&self) -> String {
-        self.cluster.url_behind(self.proxy.port(), NAME)
+        self.url_of(NAME)
+    }
+
+    /// The same for another database there.
+    pub fn url_of(&self, database: &str) -> String {
+        self.cluster.url_behind(self.proxy.port(), database)
+    }
+
+    /// Makes another, empty database there.
+    pub async fn create(&self, database: &'static str) -> anyhow::Result<()> {
+        blocking(&self.cluster, move |cluster| cluster.database(database)).await??;
+        Ok(())
+    }
+
+    /// Runs statements in the controller's database, as the superuser.
+    pub async fn sql(&self, text: &'static str) -> anyhow::Result<()> {
+        blocking(&self.cluster, move |cluster| cluster.sql(NAME, text)).await??;
+        Ok(())
     }
 
     /// Connections of the controller right now.
@@ -84,6 +101,16 @@ impl Server {
     /// A transaction of somebody else has every table for itself, for `hold` once it has them all.
     pub async fn lock_every_table(&self, hold: Duration) -> anyhow::Result<()> {
         let sql = format!("{LOCK_EVERY_TABLE}{}); END $$", hold.as_secs_f64());
+        blocking(&self.cluster, move |cluster| cluster.sql(NAME, &sql)).await??;
+        Ok(())
+    }
+
+    /// A transaction of somebody else has the table of groups for itself, and no other one, for `hold`.
+    pub async fn lock_groups(&self, hold: Duration) -> anyhow::Result<()> {
+        let sql = format!(
+            "BEGIN; LOCK TABLE user_groups IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); COMMIT",
+            hold.as_secs_f64()
+        );
         blocking(&self.cluster, move |cluster| cluster.sql(NAME, &sql)).await??;
         Ok(())
     }
