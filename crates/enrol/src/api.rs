@@ -128,19 +128,27 @@ pub struct ApiClient {
     http: HttpsClient,
     token: Option<BearerToken>,
     organization: Option<String>,
+    idempotency_key: Option<String>,
 }
 
 impl ApiClient {
     /// The API over the network.
     #[must_use]
     pub fn https(url: ServerUrl, trust: ServerTrust, token: Option<BearerToken>) -> Self {
-        Self { http: HttpsClient::strict(url, trust), token, organization: None }
+        Self { http: HttpsClient::strict(url, trust), token, organization: None, idempotency_key: None }
     }
 
     /// The API over the controller's own socket (`admin.sock`): the caller's uid is the credential.
     #[must_use]
     pub const fn unix(socket: PathBuf) -> Self {
-        Self { http: HttpsClient::unix(socket), token: None, organization: None }
+        Self { http: HttpsClient::unix(socket), token: None, organization: None, idempotency_key: None }
+    }
+
+    /// Says with each request that it is the one of this key: whatever became of it before, it is done once.
+    #[must_use]
+    pub fn once(mut self, key: &str) -> Self {
+        self.idempotency_key = Some(key.to_owned());
+        self
     }
 
     /// Asks about another organization than the caller's own, by its id.
@@ -151,7 +159,7 @@ impl ApiClient {
     }
 
     pub(crate) const fn over(http: HttpsClient) -> Self {
-        Self { http, token: None, organization: None }
+        Self { http, token: None, organization: None, idempotency_key: None }
     }
 
     /// Whom this asks, for people.
@@ -234,6 +242,9 @@ impl ApiClient {
         let mut headers: Vec<(HeaderName, String)> = vec![(header::ACCEPT, accept.to_owned())];
         if let Some(BearerToken(token)) = &self.token {
             headers.push((header::AUTHORIZATION, format!("Bearer {token}")));
+        }
+        if let Some(key) = &self.idempotency_key {
+            headers.push((HeaderName::from_static("idempotency-key"), key.clone()));
         }
         if let Some(id) = &self.organization {
             headers.push((HeaderName::from_static("tidegate-organization"), id.clone()));

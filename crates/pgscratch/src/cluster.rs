@@ -8,6 +8,7 @@ use std::{
     fs,
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -115,12 +116,7 @@ impl Cluster {
             .tempdir()
             .map_err(|error| ScratchError::Io("a temporary directory", error))?;
         self.owner.takes(directory.path())?;
-        let mut copy = self.owner.command(self.programs.join("pg_basebackup"));
-        copy.arg("--pgdata").arg(directory.path().join("data"));
-        copy.arg("--host").arg(self.directory.path()).args(["--port", &self.port.to_string()]);
-        copy.args(["--username", "postgres", "--wal-method", "stream", "--checkpoint", "fast"]);
-        copy.args(["--write-recovery-conf", "--no-sync"]);
-        run(&mut copy, "pg_basebackup")?;
+        self.copy_to(&directory.path().join("data"))?;
         let standby = Self {
             directory,
             programs: self.programs.clone(),
@@ -131,6 +127,15 @@ impl Cluster {
         };
         standby.resume()?;
         Ok(standby)
+    }
+
+    fn copy_to(&self, data: &Path) -> Result<(), ScratchError> {
+        let mut copy = self.owner.command(self.programs.join("pg_basebackup"));
+        copy.arg("--pgdata").arg(data);
+        copy.arg("--host").arg(self.directory.path()).args(["--port", &self.port.to_string()]);
+        copy.args(["--username", "postgres", "--wal-method", "stream", "--checkpoint", "fast"]);
+        copy.args(["--write-recovery-conf", "--no-sync"]);
+        run(&mut copy, "pg_basebackup").map(drop)
     }
 
     /// From now on a commit waits until a standby has it. Make the standby first: its copy of the settings has this too.
@@ -144,6 +149,47 @@ impl Cluster {
         self.wait_for(|| self.sql("postgres", state).ok().filter(|count| count == "1"))
             .map(|_| ())
             .ok_or_else(|| ScratchError::Silent(START.as_secs(), self.log()))
+    }
+
+    /// From now on a commit waits until one of `standbys` standbys has it, whichever: either may be missing.
+    ///
+    /// # Errors
+    /// [`ScratchError`], also when fewer follow.
+    pub fn commit_to_any_of(&self, standbys: usize) -> Result<(), ScratchError> {
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'")?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        let state = "SELECT COUNT(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+        let wanted = standbys.to_string();
+        self.wait_for(|| self.sql("postgres", state).ok().filter(|count| *count == wanted))
+            .map(|_| ())
+            .ok_or_else(|| ScratchError::Silent(START.as_secs(), self.log()))
+    }
+
+    /// How far a standby has come in what it received, in bytes of its primary's log: of several that may take over, the
+    /// one with the most has every commit that was acknowledged.
+    ///
+    /// # Errors
+    /// [`ScratchError`], also when it is no standby.
+    pub fn received(&self) -> Result<u64, ScratchError> {
+        let said =
+            self.sql("postgres", "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::bigint")?;
+        said.parse().map_err(|_| ScratchError::Program { program: "psql".into(), said })
+    }
+
+    /// Makes a standby that follows `primary` of this server, which was killed: its data is replaced, its port is kept.
+    /// It is what a failover manager does with an old primary that comes back.
+    ///
+    /// # Errors
+    /// [`ScratchError`], also while it runs.
+    pub fn follow(&self, primary: &Self) -> Result<(), ScratchError> {
+        if self.running().is_some() {
+            let said = "it runs: kill it before it follows another server".to_owned();
+            return Err(ScratchError::Program { program: "postgres".into(), said });
+        }
+        let data = self.directory.path().join("data");
+        fs::remove_dir_all(&data).map_err(|error| ScratchError::Io("the old primary's data", error))?;
+        primary.copy_to(&data)?;
+        self.resume()
     }
 
     /// Makes a server of its own of a standby: it takes writes when this returns.
@@ -185,6 +231,8 @@ impl Cluster {
             keeper.args(["-c", "ssl=on"]);
         }
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Ctrl-C ends who started it, and that ends the server: a keeper that heard it too would clean nothing up.
+        keeper.process_group(0);
         let mut keeper = keeper.spawn().map_err(|error| ScratchError::Io("starting the server", error))?;
         let hold = keeper.stdin.take();
         let ready = self.wait_for(|| {
@@ -223,7 +271,13 @@ impl Cluster {
     /// Where a database is, by TCP on loopback.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        self.url_behind(self.port, database)
+    }
+
+    /// The same for whoever goes through something else on 127.0.0.1 that leads here.
+    #[must_use]
+    pub fn url_behind(&self, port: u16, database: &str) -> String {
+        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{port}/{database}")
     }
 
     /// Its port on 127.0.0.1.
@@ -390,5 +444,22 @@ mod tests {
             standby.sql("one", "SELECT string_agg(n::text, ' ' ORDER BY n) FROM t").expect("rows"),
             "7 9"
         );
+    }
+
+    #[test]
+    fn an_old_primary_comes_back_as_a_standby_of_the_new_one_at_its_old_port() {
+        let old = Cluster::start().expect("a cluster");
+        old.database("one").expect("a database");
+        let new = old.standby().expect("a standby");
+        assert!(old.follow(&new).is_err(), "it runs");
+        let port = old.port();
+        old.kill();
+        new.promote().expect("promoted");
+        new.sql("one", "CREATE TABLE t (n INT); INSERT INTO t VALUES (1)").expect("it takes writes");
+        old.follow(&new).expect("it follows");
+        let counted = || old.sql("one", "SELECT COUNT(*) FROM t").ok().filter(|count| count == "1");
+        old.wait_for(counted).expect("it has what the new one has");
+        assert!(old.sql("one", "INSERT INTO t VALUES (2)").is_err());
+        assert_eq!(old.port(), port);
     }
 }

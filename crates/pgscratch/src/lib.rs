@@ -1,4 +1,4 @@
-//! A real PostgreSQL of one's own, for tests: made from the installed server programs, in a directory of its own, on a
+//! A real PostgreSQL of one's own, for tests and drills: made from the installed server programs, in a directory of its own, on a
 //! loopback port and a Unix socket, gone when its process is gone.
 //!
 //! This crate owns: finding the programs, making a cluster, starting, freezing, killing and ending the server. It refuses

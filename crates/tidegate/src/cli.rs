@@ -111,15 +111,34 @@ pub enum DrillName {
     PoisonSnapshot,
     /// Every signing key is replaced again and again, and who was away missed some of it.
     KeyRotation,
+    /// The database's primary is killed under writes, a standby takes over, and the old primary comes back. On PostgreSQL.
+    PrimaryLoss,
+    /// Somebody else's transaction has every table locked, for a moment and for long. On PostgreSQL.
+    LockBlip,
+    /// Somebody else takes every connection that the database's server gives. On PostgreSQL.
+    PoolExhaustion,
+    /// A newer version changes the database and does not come up; the older one goes back into service. On PostgreSQL.
+    BadRollout,
+    /// The provider that people sign in at takes connections and never answers.
+    HungThirdParty,
     /// The clock of each role jumps in turn, and the host sleeps. Needs a build whose clocks can be set.
     ClockJump,
+}
+
+/// Where the controller of a drill keeps its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DrillDatabase {
+    /// In a file of its state directory.
+    Sqlite,
+    /// In a PostgreSQL that the drill makes from the installed programs, and ends.
+    Postgres,
 }
 
 /// Arguments of `drill`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate drill database-brownout\n  tidegate drill holepunch-surge --clients 2000 --duration 120\n  \
-    tidegate drill database-brownout --json | jq 'select(.holds == false)'\n\n\
+    after_help = "Examples:\n  tidegate drill database-brownout\n  tidegate drill database-brownout --database postgres\n  \
+    tidegate drill holepunch-surge --clients 2000 --duration 120\n  tidegate drill database-brownout --json | jq 'select(.holds == false)'\n\n\
     Everything runs on this host, in a temporary directory, on loopback addresses, and is gone at the end; only the report stays. \
     Exit code 0 when every pass level is reached, else 1."
 )]
@@ -127,6 +146,10 @@ pub struct DrillArgs {
     /// Which outage.
     #[arg(value_enum)]
     pub drill: DrillName,
+    /// Where the configuration is: SQLite, unless the drill is one of PostgreSQL's own. `database-brownout`, `cold-cache` and
+    /// `hung-third-party` run on both.
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub database: Option<DrillDatabase>,
     /// How many devices.
     #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(20..=60_000))]
     pub clients: usize,

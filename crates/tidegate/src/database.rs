@@ -33,6 +33,11 @@ pub const REPLICAS: &str = "TIDEGATE_REPLICA_URL";
 pub const REPLICAS_FILE: &str = "TIDEGATE_REPLICA_URL_FILE";
 /// What may have a password in it, or leads to one.
 pub const SECRETS: [&str; 4] = [URL, URL_FILE, REPLICAS, REPLICAS_FILE];
+/// What this process was told of databases by its environment, for the one of its children that uses them.
+pub fn inherited() -> Vec<(&'static str, String)> {
+    SECRETS.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect()
+}
+
 /// More replicas than anybody has for one controller; each is looked at every few seconds.
 const MAX_REPLICAS: usize = 8;
 

@@ -142,13 +142,12 @@ impl Role {
         };
         let mut command = Command::new(program);
         command.arg("--json").args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
-        command.envs(environment.iter().map(|(key, value)| (*key, value)));
-        if name != "controller" {
-            // Who has nothing to do with the database does not know its password either.
-            for name in crate::database::SECRETS {
-                command.env_remove(name);
-            }
+        // Who has nothing to do with the database does not know its password, and a drill's controller never uses the
+        // database of the shell that it was started from: who is to have one is told.
+        for name in crate::database::SECRETS {
+            command.env_remove(name);
         }
+        command.envs(environment.iter().map(|(key, value)| (*key, value)));
         match stays {
             Stays::WithParent => command.env(PARENT, std::process::id().to_string()),
             Stays::OnItsOwn => command.env_remove(PARENT),
@@ -260,6 +259,12 @@ impl Role {
             |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).context("proc(5)");
         // utime and stime are fields 14 and 15, in ticks of 10 ms on every Linux; rss is field 24, in pages.
         Ok(((field(11)? + field(12)?) as f64 / 100.0, field(21)? * 4096))
+    }
+
+    /// Descriptors that it has open, from proc(5).
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        let pid = self.child.id().ok_or_else(|| anyhow!("the {} process has ended", self.name))?;
+        Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
     }
 
     /// Ends it as a service manager would: SIGTERM, and SIGKILL when that does not help.

@@ -169,8 +169,9 @@ pub async fn run(args: &ServeArgs, format: Format) -> CommandResult {
             state.display()
         )
     });
-    let controller = keep("controller", controller, layout.controller_arguments(args), format);
-    let pop = keep("pop", pop, layout.pop_arguments(args), format);
+    let of_controller = (layout.controller_arguments(args), database::inherited());
+    let controller = keep("controller", controller, of_controller, format);
+    let pop = keep("pop", pop, (layout.pop_arguments(args), Vec::new()), format);
     let (stop, stopped) = tokio::sync::watch::channel(());
     let both = async { tokio::join!(controller(stopped.clone()), pop(stopped)) };
     let end = async {
@@ -228,7 +229,8 @@ async fn start(
 ) -> Result<Value, Failure> {
     let mut arguments = layout.controller_arguments(args);
     arguments.push("--first-start-is-shown-by-supervisor".into());
-    let controller = roles.controller.insert(Role::start("controller", &arguments, &[], None)?);
+    let controller =
+        roles.controller.insert(Role::start("controller", &arguments, &database::inherited(), None)?);
     let ready = controller.wait_for("ready").await?;
     if let Some(first) = ready.get("first_start").filter(|first| !first.is_null()) {
         announce_first_start(first, format);
@@ -273,7 +275,7 @@ async fn pop_join_key(admin_socket: &Path) -> Result<String, Failure> {
 fn keep(
     name: &'static str,
     mut role: Role,
-    arguments: Vec<OsString>,
+    (arguments, environment): (Vec<OsString>, Vec<(&'static str, String)>),
     format: Format,
 ) -> impl AsyncFnOnce(tokio::sync::watch::Receiver<()>) {
     async move |mut stop: tokio::sync::watch::Receiver<()>| {
@@ -300,7 +302,7 @@ fn keep(
                     _ = stop.changed() => return,
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                match Role::start(name, &arguments, &[], None) {
+                match Role::start(name, &arguments, &environment, None) {
                     Ok(next) => {
                         role = next;
                         format.print(&json!({"event": "restarted", "role": name, "pid": role.pid()}), || {

@@ -28,6 +28,9 @@ const PENDING_COOKIE: &str = "__Host-tidegate-provider";
 /// How long somebody may be at the provider: people look for their second factor there.
 const AWAY: Duration = Duration::from_secs(900);
 
+/// When a provider that did not answer may be asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Where providers send people back to: the address to register there.
 pub(crate) fn redirect_uri(core: &Core) -> String {
     format!("{}/signin/oidc", core.url.trim_end_matches('/'))
@@ -119,11 +122,15 @@ fn unanswered(headers: &HeaderMap, provider: &OidcProvider, problem: &ProviderEr
         "{} did not sign you in: {problem}. Other ways to sign in, and everything that is running, go on.",
         provider.title
     );
-    let status = match problem {
-        ProviderError::Fetch(_) => StatusCode::BAD_GATEWAY,
-        ProviderError::Protocol(_) => StatusCode::FORBIDDEN,
-    };
-    failed(headers, status, &text)
+    match problem {
+        // The trouble of somebody else is never a 500 or 502 of ours: those say that a controller is broken, and who
+        // balances load would take it away.
+        ProviderError::Fetch(_) => {
+            let refused = failed(headers, StatusCode::SERVICE_UNAVAILABLE, &text);
+            super::sign_in::limited(refused, ASK_AGAIN)
+        }
+        ProviderError::Protocol(_) => failed(headers, StatusCode::FORBIDDEN, &text),
+    }
 }
 
 /// What comes back in the address (RFC 6749 sections 4.1.2 and 4.1.2.1, RFC 9207).

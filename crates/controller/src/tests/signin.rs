@@ -505,3 +505,17 @@ async fn a_provider_is_configured_by_the_api_and_its_secret_is_written_and_never
     assert_eq!(world.delete("/oidc-providers/main").await.status, 204);
     world.get("/oidc-providers/main").await.problem(404);
 }
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_asked_is_told_with_503_and_when_to_come_back_and_never_as_a_fault_of_the_controller()
+ {
+    let world = World::new().await;
+    world.furnish().await;
+    // Nobody listens there any more.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let body = json!({"title": "Example ID", "issuer": format!("https://{gone}"), "client_id": "tidegate"});
+    world.call(http::Method::PUT, "/oidc-providers/main", Some(body)).await.ok();
+    let told = get(&world, "/signin/oidc/main", "").await;
+    assert_eq!((told.status.as_u16(), told.headers[header::RETRY_AFTER].to_str().unwrap()), (503, "31"));
+    assert!(told.text.contains("Other ways to sign in"), "{}", told.text);
+}

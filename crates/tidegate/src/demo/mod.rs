@@ -1,7 +1,7 @@
 //! `tidegate demo`: the whole system on one machine, to look at (`demo`) or as a proof (`demo --check`).
 
 mod check;
-mod fetch;
+pub(crate) mod fetch;
 mod ports;
 mod socks;
 pub(crate) mod stage;

@@ -42,6 +42,8 @@ pub struct Stage {
     /// Shown once.
     pub owner_link: String,
     controller_address: SocketAddr,
+    /// What the controller is told of its database by the environment; nothing: a file of its own.
+    database: Vec<(&'static str, String)>,
     /// The private web site.
     pub web: SocketAddr,
     /// The private line echo.
@@ -56,6 +58,15 @@ impl Stage {
     /// Starts the control plane, a PoP, a private site and its connector, and enrols them as in a real
     /// installation.
     pub async fn build(dir: &Path, download: &Path) -> anyhow::Result<Self> {
+        Self::build_on(dir, download, Vec::new()).await
+    }
+
+    /// The same, with what the controller is told of its database by its environment.
+    pub async fn build_on(
+        dir: &Path,
+        download: &Path,
+        database: Vec<(&'static str, String)>,
+    ) -> anyhow::Result<Self> {
         let controller_address = ports::free()?;
         let mut stage = Self {
             dir: dir.to_owned(),
@@ -66,6 +77,7 @@ impl Stage {
             url: format!("https://localhost:{}", controller_address.port()),
             owner_link: String::new(),
             controller_address,
+            database,
             web: SocketAddr::new(WEB.parse()?, 0),
             echo: SocketAddr::new(ECHO.parse()?, 0),
         };
@@ -160,6 +172,21 @@ impl Stage {
         ApiClient::unix(self.controller_state().join("admin.sock"))
     }
 
+    /// What the controller is told of its database from its next start on.
+    pub fn use_database(&mut self, database: Vec<(&'static str, String)>) {
+        self.database = database;
+    }
+
+    /// Whether the configuration is at a database server.
+    pub const fn is_on_a_server(&self) -> bool {
+        !self.database.is_empty()
+    }
+
+    /// Where everything is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the controller keeps its state.
     pub fn controller_state(&self) -> PathBuf {
         self.dir.join("controller")
@@ -180,7 +207,7 @@ impl Stage {
         let mut controller = Role::start(
             "controller",
             &words(&["controller", "--state", &state, "--listen", &listen, "--url", &self.url]),
-            &[],
+            &self.database,
             Some(&self.dir.join("controller.log")),
         )?;
         let ready = controller.wait_for("ready").await?;
@@ -278,6 +305,11 @@ impl Stage {
         std::fs::remove_file(&key_file)?;
         let id = enrolled["device"].as_str().context("a device id")?.to_owned();
         Ok(Device { id, state, client: None, log })
+    }
+
+    /// The controller's process, while it runs.
+    pub const fn controller(&self) -> Option<&Role> {
+        self.controller.as_ref()
     }
 
     /// The process id of the controller.

@@ -3,14 +3,14 @@
 use super::{
     api::Writes,
     brownout::because,
-    run::{Needs, Run, Visits, Weather},
+    run::{Databases, Needs, Run, Visits, Weather},
 };
 use crate::process::Frozen;
 use anyhow::Context as _;
 use std::time::Duration;
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 2, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 2, writes: Writes::No, databases: Databases::File };
 
 /// Runs it.
 pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {

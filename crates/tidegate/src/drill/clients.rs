@@ -2,31 +2,39 @@
 
 use crate::{output::note, process::Role};
 use anyhow::{Context as _, bail};
-use enrol::EnrolledAgent;
+use enrol::{ApiError, EnrolError, EnrolledAgent};
 use load::{Order, Report};
 use std::{
     ffi::OsString,
     ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use trust::JoinKey;
 
 /// Clients in one worker; below the usual limit of descriptors and light enough for one core.
 const IN_ONE_WORKER: usize = 5_000;
-/// Enrolments at once.
-const ENROLLING: usize = 16;
+/// An enrolment that is refused because the database is busy is tried again after this, so often.
+const ENROL_AGAIN: Duration = Duration::from_secs(2);
+const ENROL_TRIES: usize = 10;
 
-/// Enrols `count` devices by the API, as `tidegate login` does, into `states/c0`, `states/c1`, …; gives their ids.
-pub async fn enrol(states: &Path, key: &JoinKey, count: usize) -> anyhow::Result<Vec<EnrolledAgent>> {
-    let gate = Arc::new(Semaphore::new(ENROLLING));
+/// Enrols `count` devices by the API, `at_once` of them at once, as `tidegate login` does, into `states/c0`,
+/// `states/c1`, …; gives their ids.
+pub async fn enrol(
+    states: &Path,
+    key: &JoinKey,
+    count: usize,
+    at_once: usize,
+) -> anyhow::Result<Vec<EnrolledAgent>> {
+    let gate = Arc::new(Semaphore::new(at_once));
     let mut tasks = JoinSet::new();
     for number in 0..count {
         let (gate, key, state) = (Arc::clone(&gate), key.clone(), states.join(format!("c{number}")));
         tasks.spawn(async move {
             let _permit = gate.acquire_owned().await?;
-            anyhow::Ok((number, enrol::enrol_device(&key, &state, &format!("drill {number}")).await?))
+            anyhow::Ok((number, enrol_one(&key, &state, &format!("drill {number}")).await?))
         });
     }
     let mut enrolled: Vec<Option<EnrolledAgent>> = (0..count).map(|_| None).collect();
@@ -40,6 +48,21 @@ pub async fn enrol(states: &Path, key: &JoinKey, count: usize) -> anyhow::Result
         }
     }
     enrolled.into_iter().map(|agent| agent.context("every device was enrolled")).collect()
+}
+
+async fn enrol_one(key: &JoinKey, state: &Path, name: &str) -> Result<EnrolledAgent, EnrolError> {
+    let mut tries = 1;
+    loop {
+        match enrol::enrol_device(key, state, name).await {
+            Err(EnrolError::Api(ApiError::Refused { status, .. }))
+                if status.as_u16() == 503 && tries < ENROL_TRIES =>
+            {
+                tries += 1;
+                tokio::time::sleep(ENROL_AGAIN).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 struct Worker {

@@ -3,25 +3,25 @@
 use super::{
     api::Writes,
     brownout::because,
-    database::{DatabaseFault, Fault},
-    run::{Needs, Run, Visits, Weather},
+    database::{Database, Fault},
+    run::{Databases, Needs, Run, Visits, Weather},
 };
 use crate::process;
 use serde_json::Value;
 use std::time::Duration;
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No, databases: Databases::Either };
 
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs it.
 pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
-    let database = DatabaseFault::prepare(&run.stage.controller_state())?;
+    let database = Database::of(run)?;
     run.enter("as always", Weather::Fair);
     run.go_on(run.part(0.25)).await?;
     run.enter("the controller is killed, and the database does not answer", Weather::Fault);
-    database.set(Fault::Frozen);
+    database.set(Fault::Frozen).await?;
     run.stage.kill_controller().await?;
     run.go_on(run.part(0.15)).await?;
     run.enter("the controller starts from its disk copy", Weather::Fault);
@@ -33,7 +33,7 @@ pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
     let served = start.elapsed();
     run.go_on(run.part(0.35)).await?;
     run.enter("the database is back", Weather::Fair);
-    database.set(Fault::None);
+    database.set(Fault::None).await?;
     run.go_on(run.part(0.25)).await?;
     database.end().await;
 

@@ -1,7 +1,9 @@
-//! Faults of the database: another program that holds the locks of the SQLite file.
+//! Faults of the database. Of a file: another program that holds the locks of SQLite. Of a server: the proxy before it,
+//! or its processes stopped.
 
+use super::{run::Run, server::Server};
 use anyhow::Context as _;
-use std::{fs::File, os::fd::AsRawFd as _, path::Path, time::Duration};
+use std::{fs::File, os::fd::AsRawFd as _, path::Path, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// In write-ahead-log mode every reader and writer takes one of these bytes of the shared-memory file: one for
@@ -9,6 +11,40 @@ use tokio::{sync::watch, task::JoinHandle};
 /// holds them all stops everybody, as a backup tool gone wrong or a stuck network disk does.
 const WAL_LOCKS_FROM: libc::off_t = 120;
 const WAL_LOCKS: libc::off_t = 8;
+
+/// The database of a drill, whichever it is.
+pub enum Database {
+    /// SQLite.
+    File(DatabaseFault),
+    /// PostgreSQL.
+    Server(Arc<Server>),
+}
+
+impl Database {
+    /// The one that the drill's controller uses.
+    pub fn of(run: &Run<'_>) -> anyhow::Result<Self> {
+        Ok(match &run.server {
+            Some(server) => Self::Server(Arc::clone(server)),
+            None => Self::File(DatabaseFault::prepare(&run.stage.controller_state())?),
+        })
+    }
+
+    /// Begins or ends a fault.
+    pub async fn set(&self, fault: Fault) -> anyhow::Result<()> {
+        match self {
+            Self::File(file) => file.set(fault),
+            Self::Server(server) => server.set(fault).await?,
+        }
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub async fn end(self) {
+        if let Self::File(file) = self {
+            file.end().await;
+        }
+    }
+}
 
 /// Holds or gives back every lock of a database until dropped.
 pub struct DatabaseFault {

@@ -1,6 +1,7 @@
 //! `tidegate drill`: real incidents, replayed on this machine with real processes, and a verdict.
 
 mod api;
+mod bad_rollout;
 mod black_hole;
 mod brownout;
 mod clients;
@@ -10,21 +11,29 @@ mod clock_jump;
 mod clocks;
 mod cold_cache;
 mod database;
+mod hung_third_party;
+mod lock_blip;
 mod poison;
+mod pool_exhaustion;
+mod primary_loss;
+mod proxy;
 mod report;
 mod rotation;
 mod run;
+mod second_site;
+mod server;
 mod storm;
 mod surge;
 mod verdict;
 pub mod worker;
+mod zone;
 
 use crate::{
     cli::{DrillArgs, DrillName},
     output::{CommandResult, Failure, Format, Outcome, note, print_line},
     process,
 };
-use run::{Needs, Run};
+use run::{Databases, Needs, Run};
 
 #[cfg(not(feature = "test-clock"))]
 const NO_CLOCKS: &str = "this build's clocks cannot be set, and no shipped one's can. From the sources: cargo build --release \
@@ -41,7 +50,12 @@ impl DrillName {
             Self::BlackHoleRelay => black_hole::NEEDS,
             Self::PoisonSnapshot => poison::NEEDS,
             Self::KeyRotation => rotation::NEEDS,
-            Self::ClockJump => Needs { pops: 2, writes: api::Writes::No },
+            Self::PrimaryLoss => primary_loss::NEEDS,
+            Self::LockBlip => lock_blip::NEEDS,
+            Self::BadRollout => bad_rollout::NEEDS,
+            Self::PoolExhaustion => pool_exhaustion::NEEDS,
+            Self::HungThirdParty => hung_third_party::NEEDS,
+            Self::ClockJump => Needs { pops: 2, writes: api::Writes::No, databases: Databases::File },
         }
     }
 
@@ -55,6 +69,11 @@ impl DrillName {
             Self::BlackHoleRelay => "black-hole-relay",
             Self::PoisonSnapshot => "poison-snapshot",
             Self::KeyRotation => "key-rotation",
+            Self::PrimaryLoss => "primary-loss",
+            Self::LockBlip => "lock-blip",
+            Self::BadRollout => "bad-rollout",
+            Self::PoolExhaustion => "pool-exhaustion",
+            Self::HungThirdParty => "hung-third-party",
             Self::ClockJump => "clock-jump",
         }
     }
@@ -90,6 +109,26 @@ impl DrillName {
                 "An identity cloud, 15 March 2021, 14 hours: an automatic rotation removed a signing key that was still \
                  needed, and nothing signed with it was believed any more."
             }
+            Self::PrimaryLoss => {
+                "Every night of somebody who looks after PostgreSQL: the primary dies under writes, a standby takes over, \
+                 and the old primary comes back."
+            }
+            Self::BadRollout => {
+                "A ZTNA cloud, 28 May 2025: a new version misbehaved, and going back to the old one took a control plane \
+                 that was down."
+            }
+            Self::LockBlip => {
+                "A mesh VPN, 24 May 2024: a lock of the database, held for a moment while the network's map was made, and \
+                 nodes were given a map with nobody in it."
+            }
+            Self::PoolExhaustion => {
+                "A ZTNA cloud, 11 December 2023: every connection that its database gave was taken by something else, and \
+                 what needed a new one had none."
+            }
+            Self::HungThirdParty => {
+                "A ZTNA cloud, 19 August 2023: a third party that took connections and never answered held up whoever \
+                 asked it, and then everybody."
+            }
             Self::ClockJump => {
                 "Many: a time server, a hypervisor or a dead battery says another day or decade; certificates, leases \
                  and tickets of a whole fleet end at once, or never."
@@ -104,11 +143,25 @@ pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
     if args.drill == DrillName::ClockJump {
         return Err(Failure::say(Outcome::Usage, NO_CLOCKS));
     }
+    if args.drill.needs().databases.choose(args.database).is_none() {
+        return Err(Failure::say(
+            Outcome::Usage,
+            format_args!(
+                "--database: {} does not run on that engine: leave the option away (database-brownout, cold-cache and hung-third-party run on both)",
+                args.drill.word()
+            ),
+        ));
+    }
     let dir = tempfile::Builder::new().prefix("tidegate-drill-").tempdir()?;
     #[cfg(feature = "test-clock")]
     let clocks = clocks::Clocks::give(dir.path())?;
     let start = process::now();
-    let mut run = match Run::begin(args, args.drill.needs(), dir.path(), format).await {
+    let begun = tokio::select! {
+        begun = Run::begin(args, args.drill.needs(), dir.path(), format) => begun,
+        // Whatever was started goes with its handle.
+        signal = process::shutdown() => Err(anyhow::anyhow!("ended by {signal}")),
+    };
+    let mut run = match begun {
         Ok(run) => run,
         Err(error) => return Err(crate::demo::with_logs(error.context("the stage was not set"), dir.path())),
     };
@@ -121,6 +174,11 @@ pub async fn run(args: &DrillArgs, format: Format) -> CommandResult {
                 DrillName::ColdCache => cold_cache::drill(&mut run).await,
                 DrillName::BlackHoleRelay => black_hole::drill(&mut run).await,
                 DrillName::PoisonSnapshot => poison::drill(&mut run).await,
+                DrillName::PrimaryLoss => primary_loss::drill(&mut run).await,
+                DrillName::BadRollout => bad_rollout::drill(&mut run).await,
+                DrillName::LockBlip => lock_blip::drill(&mut run).await,
+                DrillName::PoolExhaustion => pool_exhaustion::drill(&mut run).await,
+                DrillName::HungThirdParty => hung_third_party::drill(&mut run).await,
                 #[cfg(feature = "test-clock")]
                 DrillName::ClockJump => clock_jump::drill(&mut run, &clocks).await,
                 DrillName::KeyRotation => {

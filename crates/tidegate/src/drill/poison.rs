@@ -4,7 +4,7 @@ use super::{
     api::Writes,
     brownout::because,
     database::{DatabaseFault, Fault},
-    run::{Needs, Run, Visits, Weather},
+    run::{Databases, Needs, Run, Visits, Weather},
 };
 use crate::process;
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::Sqlit
 use std::{path::Path, time::Duration};
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No, databases: Databases::File };
 
 /// From the start of the controller to its first answer: a second of it is the deadline of a database that is locked.
 const SERVES_WITHIN: Duration = Duration::from_secs(5);

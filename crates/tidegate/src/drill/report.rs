@@ -1,6 +1,9 @@
 //! The report of a drill: one HTML file with everything in it, and the same as JSON.
 
-use super::run::{Outcome, Weather};
+use super::{
+    api,
+    run::{Outcome, Weather},
+};
 use crate::cli::DrillArgs;
 use serde_json::{Value, json};
 use std::{fmt::Write as _, time::Duration};
@@ -52,7 +55,19 @@ const CHARTS: &[Chart] = &[
         title: "Writes of the API",
         what: "Done, and refused with 503: nothing is half-done.",
         unit: "/s",
-        series: &[("writes_ok", "done"), ("writes_refused", "refused")],
+        series: &[("writes_ok", "done"), ("writes_refused", "refused"), ("writes_else", "anything else")],
+    },
+    Chart {
+        title: "How long writes of the API took",
+        what: "The slowest in each half second.",
+        unit: "ms",
+        series: &[("write_ms", "done"), ("refusal_ms", "refused")],
+    },
+    Chart {
+        title: "Connections to the database",
+        what: "Of the controller, counted between it and the server. It holds 8 at the most.",
+        unit: "",
+        series: &[("connections", "open")],
     },
     Chart {
         title: "Memory of the PoP",
@@ -62,9 +77,21 @@ const CHARTS: &[Chart] = &[
     },
     Chart {
         title: "Database statements",
-        what: "Counted by the database's own trace.",
+        what: "Of SQLite counted by its own trace, of PostgreSQL where the controller sends them.",
         unit: "/s",
         series: &[("statements_per_s", "statements")],
+    },
+    Chart {
+        title: "Memory of the controller",
+        what: "Resident memory of the controller's process.",
+        unit: "MiB",
+        series: &[("controller_mib", "resident")],
+    },
+    Chart {
+        title: "Descriptors of the controller",
+        what: "Sockets and files that the controller's process has open.",
+        unit: "",
+        series: &[("controller_descriptors", "open")],
     },
 ];
 
@@ -194,6 +221,28 @@ fn draw(chart: &Chart, outcome: &Outcome) -> Option<String> {
     Some(svg)
 }
 
+/// What the API answered in each stretch, and how fast.
+fn answers(outcome: &Outcome) -> String {
+    let mut table = String::from(
+        "<section><h2>Answers of the API</h2><table><tr><th>Stretch<th>Calls<th>Answers<th>Middle<th>99 of 100<th>Slowest</tr>",
+    );
+    for phase in &outcome.phases {
+        for (what, calls) in [("reads", &phase.reads), ("writes", &phase.writes)] {
+            let Some(spread) = api::Spread::of(calls) else { continue };
+            let _ = write!(
+                table,
+                "<tr><td>{}<td>{what}<td>{}<td>{} ms<td>{} ms<td>{} ms</tr>",
+                escape(&phase.name),
+                escape(&api::words(&api::tally(calls))),
+                spread.p50_ms,
+                spread.p99_ms,
+                spread.slowest_ms
+            );
+        }
+    }
+    table + "</table></section>"
+}
+
 /// The page.
 pub fn render(args: &DrillArgs, outcome: &Outcome, took: Duration) -> String {
     let failed = outcome.levels.iter().filter(|level| !level.holds).count();
@@ -242,6 +291,7 @@ pub fn render(args: &DrillArgs, outcome: &Outcome, took: Duration) -> String {
         let _ = write!(page, "<p>{}</p>", escape(remark));
     }
     page.push_str("<p>The shaded stretches are those in which something was broken.</p></section>");
+    page.push_str(&answers(outcome));
     for chart in CHARTS {
         if let Some(svg) = draw(chart, outcome) {
             let _ = write!(
@@ -256,13 +306,20 @@ pub fn render(args: &DrillArgs, outcome: &Outcome, took: Duration) -> String {
     page
 }
 
+fn answered(calls: &[api::Call]) -> Value {
+    json!({"answers": api::tally(calls), "took": api::Spread::of(calls)})
+}
+
 /// Everything as JSON.
 pub fn json(args: &DrillArgs, outcome: &Outcome) -> Value {
     let phases: Vec<Value> = outcome
         .phases
         .iter()
         .map(|phase| {
-            json!({"name": phase.name, "fault": phase.weather == Weather::Fault, "from_s": phase.from_s, "to_s": phase.to_s})
+            json!({
+                "name": phase.name, "fault": phase.weather == Weather::Fault, "from_s": phase.from_s, "to_s": phase.to_s,
+                "reads": answered(&phase.reads), "writes": answered(&phase.writes),
+            })
         })
         .collect();
     let samples: Vec<Value> =

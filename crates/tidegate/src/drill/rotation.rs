@@ -3,7 +3,7 @@
 use super::{
     api::Writes,
     brownout::because,
-    run::{Needs, Phase, Run, Visits, Weather},
+    run::{Databases, Needs, Phase, Run, Visits, Weather},
 };
 use crate::process;
 use anyhow::Context as _;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No, databases: Databases::File };
 
 /// Rotations under load, one after the other.
 const ROTATIONS: u32 = 4;

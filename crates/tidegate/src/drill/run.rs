@@ -3,10 +3,13 @@
 use super::{
     api::{ApiUsers, Call, Writes},
     clients::{self, Clients},
+    server::Server,
     verdict::Level,
+    zone::Zone,
 };
 use crate::{
-    cli::DrillArgs,
+    cli::{DrillArgs, DrillDatabase},
+    database,
     demo::stage::Stage,
     output::{Format, note},
     process,
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -95,6 +99,10 @@ pub struct Run<'a> {
     format: Format,
     /// The processes.
     pub stage: Stage,
+    /// The database's server, unless the database is a file.
+    pub server: Option<Arc<Server>>,
+    /// Several of them, for a drill that takes them.
+    pub zone: Option<Zone>,
     /// The clients.
     pub clients: Clients,
     /// How they are divided.
@@ -122,6 +130,34 @@ pub struct Needs {
     pub pops: usize,
     /// Whether people change things while it runs.
     pub writes: Writes,
+    /// Where the configuration may be.
+    pub databases: Databases,
+}
+
+/// Which databases a drill knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Databases {
+    /// SQLite.
+    File,
+    /// SQLite, or PostgreSQL when that is asked for.
+    Either,
+    /// One PostgreSQL.
+    Server,
+    /// A PostgreSQL and its standbys.
+    Zone,
+}
+
+impl Databases {
+    /// The one to use; none when what was asked for does not go with the drill.
+    pub const fn choose(self, asked: Option<DrillDatabase>) -> Option<DrillDatabase> {
+        match (self, asked) {
+            (Self::File | Self::Either, None) => Some(DrillDatabase::Sqlite),
+            (Self::Server | Self::Zone, None) => Some(DrillDatabase::Postgres),
+            (Self::File, Some(DrillDatabase::Postgres))
+            | (Self::Server | Self::Zone, Some(DrillDatabase::Sqlite)) => None,
+            (_, asked) => asked,
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -140,7 +176,21 @@ impl<'a> Run<'a> {
         ));
         let nothing = dir.join("nothing");
         std::fs::write(&nothing, b"")?;
-        let mut stage = Stage::build(dir, &nothing).await?;
+        let (mut server, mut zone, mut told) = (None, None, Vec::new());
+        if needs.databases.choose(args.database) == Some(DrillDatabase::Postgres) {
+            if needs.databases == Databases::Zone {
+                note("  on three PostgreSQL servers of its own…");
+                let made = Zone::start().await?;
+                told = made.told()?;
+                zone = Some(made);
+            } else {
+                note("  on a PostgreSQL of its own…");
+                let made = Server::start().await?;
+                told.push((database::URL, made.url()));
+                server = Some(made);
+            }
+        }
+        let mut stage = Stage::build_on(dir, &nothing, told).await?;
         for _ in 1..needs.pops {
             stage.add_pop().await?;
         }
@@ -158,7 +208,9 @@ impl<'a> Run<'a> {
         let states = dir.join("clients");
         std::fs::create_dir(&states)?;
         let start = process::now();
-        let devices = clients::enrol(&states, &key.parse()?, crowd.all).await?;
+        // Changes of one organization follow each other; at a server the fifth waits for a connection as well.
+        let at_once = if stage.is_on_a_server() { 4 } else { 16 };
+        let devices = clients::enrol(&states, &key.parse()?, crowd.all, at_once).await?;
         note(&format!(
             "  enrolled in {:.1} s; {} clients register",
             start.elapsed().as_secs_f64(),
@@ -190,13 +242,15 @@ impl<'a> Run<'a> {
         }
         let (from, to, per_second) = (crowd.held, crowd.all, crowd.visits_per_second);
         clients.order(Order::Visit { from, to, per_second }).await?;
-        let api = ApiUsers::start(&api, needs.writes);
+        let api = ApiUsers::start(&api, needs.writes, &member);
         note("  the load stands");
         let now = process::now();
         Ok(Self {
             args,
             format,
             stage,
+            server,
+            zone,
             clients,
             crowd,
             devices,
@@ -214,6 +268,11 @@ impl<'a> Run<'a> {
     /// Seconds since the load stood.
     pub fn elapsed_s(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    /// Seconds from when the load stood to `at`.
+    pub fn at_s(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.began).as_secs_f64()
     }
 
     /// A part of the drill's length.
@@ -265,6 +324,20 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Nothing more is written; what is tried again until it is done goes on.
+    pub fn no_more_writes(&self) {
+        self.api.no_more_writes();
+    }
+
+    /// Goes on until every write has come to its end, for `longest` at most.
+    pub async fn until_done(&mut self, longest: Duration) -> anyhow::Result<()> {
+        let start = process::now();
+        while self.api.undone() > 0 && start.elapsed() < longest {
+            self.go_on(SAMPLE_EVERY).await?;
+        }
+        self.sample().await
+    }
+
     async fn sample(&mut self) -> anyhow::Result<()> {
         let report = self.clients.report()?;
         let calls = self.api.take();
@@ -292,9 +365,27 @@ impl<'a> Run<'a> {
         if let Some(ms) = slowest(&calls.reads) {
             values.insert("read_ms", ms);
         }
-        let ok = calls.writes.iter().filter(|call| call.outcome == Ok(200)).count();
+        let ended = |outcome: u16| calls.writes.iter().filter(move |call| call.outcome == Ok(outcome));
+        let (ok, refused) = (ended(200).count(), ended(503).count());
         values.insert("writes_ok", ok as f64 / seconds);
-        values.insert("writes_refused", (calls.writes.len() - ok) as f64 / seconds);
+        values.insert("writes_refused", refused as f64 / seconds);
+        values.insert("writes_else", (calls.writes.len() - ok - refused) as f64 / seconds);
+        for (key, outcome) in [("write_ms", 200), ("refusal_ms", 503)] {
+            if let Some(ms) = ended(outcome).map(|call| call.ms).max() {
+                values.insert(key, f64::from(ms));
+            }
+        }
+        if let Some(server) = &self.server {
+            values.insert("connections", server.connections() as f64);
+        }
+        if let Some(controller) = self.stage.controller() {
+            if let Ok((_, bytes)) = controller.cost() {
+                values.insert("controller_mib", bytes as f64 / 1_048_576.0);
+            }
+            if let Ok(count) = controller.descriptors() {
+                values.insert("controller_descriptors", count as f64);
+            }
+        }
         if let Some(bytes) = self
             .stage
             .pops()
@@ -328,7 +419,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Statements that the database has executed since the controller opened it, by SQLite's own trace.
+    /// Statements since the controller opened its database: of SQLite by its own trace, of PostgreSQL what was sent.
     pub async fn statements(&self) -> Option<u64> {
         let asked = self.stage.api();
         let answer = tokio::time::timeout(

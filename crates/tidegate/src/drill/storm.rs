@@ -2,12 +2,12 @@
 
 use super::{
     api::Writes,
-    run::{Needs, Run, Weather},
+    run::{Databases, Needs, Run, Weather},
 };
 use std::time::Duration;
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No, databases: Databases::File };
 
 /// Down for this long: longer than any client waits before it tries again.
 const DOWN: Duration = Duration::from_secs(5);

@@ -4,13 +4,13 @@ use super::{
     api::Writes,
     brownout::because,
     database::{DatabaseFault, Fault},
-    run::{Needs, Run, Visits, Weather},
+    run::{Databases, Needs, Run, Visits, Weather},
 };
 use load::Order;
 use std::time::Duration;
 
 /// What it needs.
-pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No };
+pub const NEEDS: Needs = Needs { pops: 1, writes: Writes::No, databases: Databases::File };
 
 /// An honest client negotiates anew when its network changes: every hundred seconds is a lot. The broken ones do it
 /// every second.
