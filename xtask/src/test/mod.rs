@@ -221,29 +221,29 @@ fn whole_network(suite: &Suite, is_all: bool) {
     suite.program("lab whole-network", PROGRAM, this(&arguments), Some(count::plain));
 }
 
-/// The founding outages and the loss of a database's primary, each time, smaller than a person would run them and with the same pass levels, and one cell
-/// of every row and column of the outage matrix: alone on the machine.
+/// One cell of every row and column of the outage matrix, then the founding outages and the loss of a database's primary,
+/// each time, smaller than a person would run them and with the same pass levels: alone on the machine, two at a time.
 fn drills(suite: &Suite) {
     let cover = ["outage-matrix", "--cover", "--lanes", "4"];
     suite.program("outage matrix, each row and column once", PROGRAM, this(&cover), None);
-    // The first on a file and on a server: they fail in different ways.
-    for (name, more) in [
-        ("database-brownout", &[][..]),
-        ("database-brownout", &["--database", "postgres"]),
-        ("primary-loss", &[]),
-        ("holepunch-surge", &[]),
-    ] {
-        let words = [&[name], more].concat().join(" ");
-        let report = crate::target_directory().join(format!("drill-{}.html", words.replace(' ', "-")));
-        let mut drill = Command::new(release_binary());
-        drill
-            .arg("drill")
-            .arg(name)
-            .args(more)
-            .args(["--clients", "120", "--duration", "30", "--report"])
-            .arg(report);
-        suite.program(&format!("drill {words}"), PROGRAM, drill, None);
-    }
+    thread::scope(|lanes| {
+        lanes.spawn(|| {
+            drill(suite, "database-brownout", &[]);
+            drill(suite, "holepunch-surge", &[]);
+        });
+        // The first on a server, too: a file and a server fail in different ways.
+        drill(suite, "database-brownout", &["--database", "postgres"]);
+        drill(suite, "primary-loss", &[]);
+    });
+}
+
+fn drill(suite: &Suite, name: &str, more: &[&str]) {
+    let words = [&[name], more].concat().join(" ");
+    let report = crate::target_directory().join(format!("drill-{}.html", words.replace(' ', "-")));
+    let mut drill = Command::new(release_binary());
+    drill.arg("drill").arg(name).args(more);
+    drill.args(["--clients", "120", "--duration", "30", "--report"]).arg(report);
+    suite.program(&format!("drill {words}"), PROGRAM, drill, None);
 }
 
 fn cargo(arguments: &[&str]) -> Command {
