@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use store::{Change, Connections, DatabaseCounters, Location, Opening, Progress, Scope, Store, StoreError};
+use store::{
+    Change, Connections, DatabaseCounters, Location, Opening, Progress, Scope, Size, Store, StoreError,
+};
 use trust::TrustBundle;
 
 /// After a write that found the database unusable, later ones are refused at once, and one prober asks this often
@@ -146,6 +148,16 @@ impl Database {
 
     /// Begins a change, at once refused while the breaker is open.
     pub(crate) async fn change(&self, scope: Scope, actor: &str) -> Result<(Store, Change), StoreError> {
+        self.change_of(scope, actor, Size::Usual).await
+    }
+
+    /// The same, for a change of another size.
+    pub(crate) async fn change_of(
+        &self,
+        scope: Scope,
+        actor: &str,
+        size: Size,
+    ) -> Result<(Store, Change), StoreError> {
         let store = {
             let state = self.state();
             state.allowed()?;
@@ -154,7 +166,7 @@ impl Database {
             }
             state.store.clone().ok_or_else(|| StoreError::Unavailable(state.reason.clone()))?
         };
-        match store.change(scope, actor, clock::wall().as_millis()).await {
+        match store.change_of(scope, actor, clock::wall().as_millis(), size).await {
             Ok(change) => Ok((store, change)),
             Err(error) => {
                 self.failed(&error);

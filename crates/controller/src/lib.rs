@@ -380,12 +380,14 @@ impl Controller {
             () = listeners.serve(&core, Arc::clone(&shown)) => None,
             () = probe(&core) => None,
             () = Arc::clone(&core).catch_up() => None,
+            () = snapshot::copy_on(&core) => None,
             () = follow::follow(&core) => None,
             () = replicas::watch(&core) => None,
             () = renew(&core, &shown) => None,
             ended = &mut sync => Some(ended),
         };
         let _ = stop.send(true);
+        core.snapshots.copy_what_waits();
         let ended = match ended {
             Some(ended) => ended,
             None => sync.await,

@@ -289,6 +289,16 @@ impl StateDir {
         write_durably(&self.path, name, bytes)
     }
 
+    /// As [`Self::write`], for what only has to outlive this process: a machine that loses power may lose it and has the old
+    /// file, or the new one.
+    ///
+    /// # Errors
+    /// Not written; the old one is still there.
+    pub fn write_lightly(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let _turn = self.turn();
+        replace(&self.path, name, bytes, Lasting::ThisProcess)
+    }
+
     /// As [`Self::write`], keeping the file that was there as `NAME.previous`.
     ///
     /// # Errors
@@ -447,15 +457,30 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
 
 /// Writes `DIR/NAME` through a temporary file: data, then rename, then the directory, each synced.
 fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    replace(dir, name, bytes, Lasting::ThisMachine)
+}
+
+/// What a file is to outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    /// The process that writes it.
+    ThisProcess,
+    /// The machine's power.
+    ThisMachine,
+}
+
+fn replace(dir: &Path, name: &str, bytes: &[u8], lasting: Lasting) -> Result<(), StateError> {
     let target = dir.join(name);
     let temporary = dir.join(format!(".{name}.new"));
     let write = || -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if lasting == Lasting::ThisMachine {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, &target)?;
-        File::open(dir)?.sync_all()
+        if lasting == Lasting::ThisMachine { File::open(dir)?.sync_all() } else { Ok(()) }
     };
     write().map_err(|error| io_error(&target, error))
 }

@@ -1,7 +1,8 @@
 //! Which database it is, and a transaction on it. Everything above this module is the same for both.
 
 use crate::{
-    Scope, Sighting, StoreError, counters::DatabaseCounters, postgres, row::Row, sqlite, statement::Statement,
+    Scope, Sighting, StoreError, counters::DatabaseCounters, postgres, row::Row, sqlite,
+    statement::Statement, touched::Touched,
 };
 use futures_util::TryStreamExt as _;
 use std::time::Duration;
@@ -29,6 +30,15 @@ impl Engine {
         match self {
             Self::Sqlite(database) => database.write().await.map(Inner::Sqlite),
             Self::Postgres(database) => database.write(scope).await.map(Inner::Postgres),
+        }
+        .map(Transaction::new)
+    }
+
+    /// As [`Engine::write`], for thousands of statements.
+    pub(crate) async fn write_longer(&self, scope: Scope) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.write().await.map(Inner::Sqlite),
+            Self::Postgres(database) => database.write_longer(scope).await.map(Inner::Postgres),
         }
         .map(Transaction::new)
     }
@@ -144,17 +154,24 @@ enum Inner {
 pub(crate) struct Transaction {
     inner: Inner,
     spoilt: Option<&'static str>,
+    /// What its statements wrote.
+    touched: Touched,
     /// Of one statement of SQLite's; a server's transaction has its own.
     each: Duration,
 }
 
 impl Transaction {
-    const fn new(inner: Inner) -> Self {
-        Self { inner, spoilt: None, each: sqlite::STATEMENT_DEADLINE }
+    fn new(inner: Inner) -> Self {
+        Self { inner, spoilt: None, touched: Touched::default(), each: sqlite::STATEMENT_DEADLINE }
     }
 
-    const fn for_long(inner: Inner) -> Self {
-        Self { inner, spoilt: None, each: LONG_DEADLINE }
+    fn for_long(inner: Inner) -> Self {
+        Self { each: LONG_DEADLINE, ..Self::new(inner) }
+    }
+
+    /// What its statements wrote.
+    pub(crate) const fn touched(&self) -> &Touched {
+        &self.touched
     }
 
     /// What the server said of itself before this began, where it was asked.
@@ -165,7 +182,8 @@ impl Transaction {
         }
     }
 
-    fn ready(&self, kind: &'static str, statement: &Statement) -> Result<(), StoreError> {
+    fn ready(&mut self, kind: &'static str, statement: &Statement) -> Result<(), StoreError> {
+        self.touched.saw(statement);
         match self.spoilt {
             Some(by) => Err(StoreError::Spoilt { kind, by }),
             None => statement.check(kind),

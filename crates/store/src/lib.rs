@@ -40,6 +40,7 @@ mod secret;
 mod sqlite;
 mod statement;
 mod store;
+mod touched;
 mod trace;
 mod watch;
 
@@ -55,5 +56,5 @@ pub use model::*;
 pub use postgres::{PostgresUrl, UrlError};
 pub use record::{Happened, StruckGeneration};
 pub use secret::SecretHash;
-pub use store::{Connections, Opening, Store};
+pub use store::{Connections, LONG_CHANGE, Opening, Size, Store};
 pub use watch::{EndedSession, Hints, Look, Mark, SignInNotes, UsedCode};

@@ -1,17 +1,17 @@
-//! Reads: the whole dataset in one transaction.
+//! Reads: the whole dataset in one transaction, and rows as types.
+
+mod organization;
 
 use crate::{
-    Account, AccountLink, Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group,
-    Installation, Membership, NewUsers, OidcIdentity, OidcProvider, OneTimeLink, Organization,
-    OrganizationData, Passkey, Policy, Pop, Resource, ResourceMode, SecretHash, ServiceAccount, SignInData,
-    Site, Store, StoreError, Token, User, Version,
+    Administrator, Connector, Dataset, Device, EnrolmentKey, EnrolmentTarget, Group, Installation, NewUsers,
+    OidcProvider, OneTimeLink, Organization, Pop, Resource, ResourceMode, SecretHash, ServiceAccount, Site,
+    Store, StoreError, Token, User, Version,
     change::{Scope, flag},
     engine::Transaction,
     row::{Row, corrupt, json, key, number, optional_parsed, optional_text, parsed, text},
     statement::query,
 };
 use std::collections::BTreeMap;
-use wire::{OrganizationId, PolicyId, UserId};
 
 impl Store {
     /// Signed trust documents by name.
@@ -33,19 +33,6 @@ async fn all(db: &mut Transaction, kind: &'static str, sql: &'static str) -> Res
     db.fetch_all(kind, query(sql)).await
 }
 
-async fn of(
-    db: &mut Transaction,
-    organization: OrganizationId,
-    kind: &'static str,
-    sql: &'static str,
-) -> Result<Vec<Row>, StoreError> {
-    let rows = db.fetch_all(kind, query(sql).bind(organization.to_string())).await;
-    if planted::is("read-error-is-empty") {
-        return Ok(rows.unwrap_or_default());
-    }
-    rows
-}
-
 fn each<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.iter().map(read).collect()
 }
@@ -54,7 +41,8 @@ pub(crate) async fn dataset(db: &mut Transaction) -> Result<Option<Dataset>, Sto
     dataset_after(db, None).await
 }
 
-/// Organizations that `held` has in the same version are not read again.
+/// Organizations that `held` has in the same version are not read again, and of others only the rows that were touched
+/// since, where every change left a note of them.
 pub(crate) async fn dataset_after(
     db: &mut Transaction,
     held: Option<&Dataset>,
@@ -99,7 +87,7 @@ pub(crate) async fn dataset_after(
         let organization = organization(row)?;
         organizations.push(match held.get(&organization.id) {
             Some(data) if data.organization == organization => (*data).clone(),
-            _ => organization_data(db, organization).await?,
+            held => organization::data(db, organization, held.copied()).await?,
         });
     }
     Ok(Some(Dataset {
@@ -110,102 +98,6 @@ pub(crate) async fn dataset_after(
         administrators,
         one_time_links,
     }))
-}
-
-async fn organization_data(
-    db: &mut Transaction,
-    organization: Organization,
-) -> Result<OrganizationData, StoreError> {
-    let id = organization.id;
-    let sites = of(db, id, "site", "SELECT * FROM sites WHERE organization = $1 ORDER BY id").await?;
-    let connectors =
-        of(db, id, "connector", "SELECT * FROM connectors WHERE organization = $1 ORDER BY id").await?;
-    let resources =
-        of(db, id, "resource", "SELECT * FROM resources WHERE organization = $1 ORDER BY id").await?;
-    let groups = of(db, id, "group", "SELECT * FROM user_groups WHERE organization = $1 ORDER BY id").await?;
-    let users = of(db, id, "user", "SELECT * FROM users WHERE organization = $1 ORDER BY id").await?;
-    let accounts =
-        of(db, id, "service account", "SELECT * FROM service_accounts WHERE organization = $1 ORDER BY id")
-            .await?;
-    let memberships = of(
-        db,
-        id,
-        "membership",
-        "SELECT * FROM memberships WHERE organization = $1 AND present = 1 ORDER BY user_group, member",
-    )
-    .await?;
-    let devices = of(db, id, "device", "SELECT * FROM devices WHERE organization = $1 ORDER BY id").await?;
-    let policies = policies(db, id).await?;
-    let tokens = of(db, id, "token", "SELECT * FROM tokens WHERE organization = $1 ORDER BY id").await?;
-    let keys =
-        of(db, id, "enrolment key", "SELECT * FROM enrolment_keys WHERE organization = $1 ORDER BY id")
-            .await?;
-    Ok(OrganizationData {
-        organization,
-        sites: each(&sites, site)?,
-        connectors: each(&connectors, connector)?,
-        resources: each(&resources, resource)?,
-        groups: each(&groups, group)?,
-        users: each(&users, user)?,
-        service_accounts: each(&accounts, service_account)?,
-        memberships: each(&memberships, |row| {
-            Ok(Membership {
-                group: parsed(row, "user_group")?,
-                member: parsed(row, "member")?,
-                generation: number(row, "generation")?,
-            })
-        })?,
-        devices: each(&devices, device)?,
-        policies,
-        tokens: each(&tokens, token)?,
-        enrolment_keys: each(&keys, enrolment_key)?,
-        sign_in: sign_in_data(db, id).await?,
-    })
-}
-
-async fn policies(db: &mut Transaction, organization: OrganizationId) -> Result<Vec<Policy>, StoreError> {
-    let rows =
-        of(db, organization, "policy", "SELECT * FROM policies WHERE organization = $1 ORDER BY id").await?;
-    let groups = of(
-        db,
-        organization,
-        "policy",
-        "SELECT policy_groups.policy, policy_groups.user_group FROM policy_groups \
-         JOIN policies ON policies.id = policy_groups.policy WHERE policies.organization = $1 \
-         ORDER BY policy_groups.policy, policy_groups.user_group",
-    )
-    .await?;
-    let resources = of(
-        db,
-        organization,
-        "policy",
-        "SELECT policy_resources.policy, policy_resources.resource FROM policy_resources \
-         JOIN policies ON policies.id = policy_resources.policy WHERE policies.organization = $1 \
-         ORDER BY policy_resources.policy, policy_resources.resource",
-    )
-    .await?;
-    let mut policies: BTreeMap<PolicyId, Policy> = BTreeMap::new();
-    for row in &rows {
-        let policy = Policy {
-            id: parsed(row, "id")?,
-            name: text(row, "name")?,
-            groups: Vec::new(),
-            resources: Vec::new(),
-            created_ms: number(row, "created_ms")?,
-        };
-        policies.insert(policy.id, policy);
-    }
-    for row in &groups {
-        if let Some(policy) = policies.get_mut(&parsed(row, "policy")?) {
-            policy.groups.push(parsed(row, "user_group")?);
-        }
-    }
-    for row in &resources {
-        if let Some(policy) = policies.get_mut(&parsed(row, "policy")?) {
-            policy.resources.push(parsed(row, "resource")?);
-        }
-    }
-    Ok(policies.into_values().collect())
 }
 
 pub(crate) fn pop(row: &Row) -> Result<Pop, StoreError> {
@@ -354,82 +246,6 @@ pub(crate) fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
         uses: number(row, "uses")?,
         expires_ms: number(row, "expires_ms")?,
         created_ms: number(row, "created_ms")?,
-    })
-}
-
-/// How the people of one organization sign in.
-async fn sign_in_data(db: &mut Transaction, id: OrganizationId) -> Result<SignInData, StoreError> {
-    let accounts =
-        of(db, id, "account", "SELECT * FROM accounts WHERE organization = $1 ORDER BY id").await?;
-    let codes = of(
-        db,
-        id,
-        "recovery code",
-        "SELECT account, code_hash FROM recovery_codes WHERE organization = $1 ORDER BY account, code_hash",
-    )
-    .await?;
-    let mut codes_of: BTreeMap<UserId, Vec<SecretHash>> = BTreeMap::new();
-    for row in &codes {
-        let code = SecretHash::from_digest(key(row, "code_hash")?);
-        codes_of.entry(parsed(row, "account")?).or_default().push(code);
-    }
-    let passkeys =
-        of(db, id, "passkey", "SELECT * FROM passkeys WHERE organization = $1 ORDER BY credential").await?;
-    let links = of(
-        db,
-        id,
-        "account link",
-        "SELECT * FROM account_links WHERE organization = $1 ORDER BY secret_hash",
-    )
-    .await?;
-    let providers =
-        of(db, id, "OpenID provider", "SELECT * FROM oidc_providers WHERE organization = $1 ORDER BY name")
-            .await?;
-    let identities = of(
-        db,
-        id,
-        "OpenID identity",
-        "SELECT * FROM oidc_identities WHERE organization = $1 ORDER BY provider, subject",
-    )
-    .await?;
-    let accounts = each(&accounts, |row| {
-        let id = parsed(row, "id")?;
-        Ok(Account {
-            id,
-            sign_in_name: text(row, "sign_in_name")?,
-            passphrase_hash: optional_text(row, "passphrase_hash")?,
-            totp: optional_text(row, "totp")?,
-            recovery_codes: codes_of.get(&id).cloned().unwrap_or_default(),
-            sessions_from_ms: number(row, "sessions_from_ms")?,
-            created_ms: number(row, "created_ms")?,
-        })
-    })?;
-    Ok(SignInData {
-        accounts,
-        passkeys: each(&passkeys, |row| {
-            Ok(Passkey {
-                credential: text(row, "credential")?,
-                account: parsed(row, "account")?,
-                name: text(row, "name")?,
-                document: text(row, "document")?,
-                created_ms: number(row, "created_ms")?,
-            })
-        })?,
-        links: each(&links, |row| {
-            Ok(AccountLink {
-                secret_hash: SecretHash::from_digest(key(row, "secret_hash")?),
-                user: parsed(row, "owner")?,
-                expires_ms: number(row, "expires_ms")?,
-            })
-        })?,
-        providers: each(&providers, oidc_provider)?,
-        identities: each(&identities, |row| {
-            Ok(OidcIdentity {
-                provider: text(row, "provider")?,
-                subject: text(row, "subject")?,
-                account: parsed(row, "account")?,
-            })
-        })?,
     })
 }
 

@@ -76,7 +76,8 @@ impl Store {
                 after: None,
                 detail: &entry.detail,
             };
-            links.push(append(&mut tx, &chained, Some(&entry.event)).await?);
+            let chain = Chain::of(entry.organization);
+            links.push(append(&mut tx, chain, &[chained], Some(&entry.event)).await?);
         }
         for entry in struck {
             let statement = query(

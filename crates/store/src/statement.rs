@@ -51,6 +51,7 @@ impl From<Option<i64>> for Value {
 pub(crate) struct Statement {
     sql: Cow<'static, str>,
     values: Vec<Value>,
+    named: Option<Vec<String>>,
 }
 
 impl std::fmt::Debug for Statement {
@@ -62,7 +63,7 @@ impl std::fmt::Debug for Statement {
 
 /// A statement of fixed text.
 pub(crate) const fn query(sql: &'static str) -> Statement {
-    Statement { sql: Cow::Borrowed(sql), values: Vec::new() }
+    Statement { sql: Cow::Borrowed(sql), values: Vec::new(), named: None }
 }
 
 impl Statement {
@@ -70,7 +71,14 @@ impl Statement {
     /// from outside goes into [`Statement::bind`] and never into `sql`.
     #[allow(dead_code, reason = "for tables with filters")]
     pub(crate) const fn built(sql: String) -> Self {
-        Self { sql: Cow::Owned(sql), values: Vec::new() }
+        Self { sql: Cow::Owned(sql), values: Vec::new(), named: None }
+    }
+
+    /// The same values under another text.
+    #[must_use]
+    pub(crate) fn saying(mut self, sql: String) -> Self {
+        self.sql = Cow::Owned(sql);
+        self
     }
 
     /// The next parameter's value.
@@ -78,6 +86,28 @@ impl Statement {
     pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
+    }
+
+    /// Says that it writes this row of its table and no other: what only refers to the row is its table's cascade.
+    #[must_use]
+    pub(crate) fn of_row(self, id: impl Into<String>) -> Self {
+        self.of_rows(vec![id.into()])
+    }
+
+    /// Says that it writes these rows of its table and no others.
+    #[must_use]
+    pub(crate) fn of_rows(mut self, ids: Vec<String>) -> Self {
+        self.named = Some(ids);
+        self
+    }
+
+    /// The rows that it writes, where somebody said which.
+    pub(crate) fn named(&self) -> Option<&[String]> {
+        self.named.as_deref()
+    }
+
+    pub(crate) fn sql(&self) -> &str {
+        &self.sql
     }
 
     /// Whether it changes rows, as far as its first word says.

@@ -40,6 +40,18 @@ impl Connections {
     }
 }
 
+/// What is expected of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// A few rows.
+    Usual,
+    /// Thousands: it may hold its lock for [`LONG_CHANGE`], and whoever waits for that longer than a second is refused.
+    Long,
+}
+
+/// How long a change of [`Size::Long`] may take at a server; a file's has this from who makes it.
+pub const LONG_CHANGE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The configuration database.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -142,7 +154,25 @@ impl Store {
     /// [`StoreError::NotFound`] for an unknown organization, [`StoreError::Unavailable`] at the
     /// deadline.
     pub async fn change(&self, scope: Scope, actor: &str, at_ms: u64) -> Result<Change, StoreError> {
-        Change::begin(self.begin(scope).await?, scope, actor, at_ms).await
+        self.change_of(scope, actor, at_ms, Size::Usual).await
+    }
+
+    /// As [`Store::change`], for a change of another size.
+    ///
+    /// # Errors
+    /// As [`Store::change`].
+    pub async fn change_of(
+        &self,
+        scope: Scope,
+        actor: &str,
+        at_ms: u64,
+        size: Size,
+    ) -> Result<Change, StoreError> {
+        let tx = match size {
+            Size::Usual => self.begin(scope).await?,
+            Size::Long => self.engine.write_longer(scope).await?,
+        };
+        Change::begin(tx, scope, actor, at_ms).await
     }
 
     /// Everything, in one transaction; `None` before [`Store::bootstrap`].

@@ -113,6 +113,8 @@ pub const PLANTED: &[Planted] = &[
         "nothing_older_than_what_is_held_or_was_ever_served_is_taken_from_a_replica"),
     test("error ≠ empty ≠ deny", "read-error-is-empty", "store", "conformance",
         "a_fault_at_every_read_of_the_builder_is_an_error_and_never_a_smaller_answer"),
+    test("monotone knowledge", "cascade-not-noted", "store", "touched",
+        "what_random_edits_leave_is_the_same_whether_what_they_touched_is_read_or_everything"),
     test("error ≠ empty ≠ deny", "generation-before-lost", "state", "state", "the_generation_before_is_kept"),
     test("class isolation", "one-queue", "pop", "pop", "packets_are_told_apart_by_what_they_show"),
     test("honest health", "always-fresh", "agent", "agent",

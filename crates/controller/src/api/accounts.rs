@@ -5,12 +5,14 @@ use super::{
     caller::Caller,
     check,
     flows::limit,
+    operate::{Intent, noted, once_in_store},
+    operation::Applied,
     request::{Body, Id, Params},
     rfc3339,
+    tag::Tagged,
 };
 use crate::{clock, parts::Core, signin};
 use axum::{Json, extract::State};
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,10 +24,6 @@ use wire::{GroupId, UserId};
 
 /// The answer of a handler.
 type Answer<T> = Result<Json<T>, Problem>;
-/// The answer of a handler that makes something.
-type Made<T> = Result<(StatusCode, Json<T>), Problem>;
-/// The answer of a handler that removes something.
-type Removed = Result<StatusCode, Problem>;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
@@ -191,6 +189,10 @@ pub struct Authentications {
     pub items: Vec<Authentication>,
 }
 
+fn value(answer: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(answer).expect("what the API says always serializes")
+}
+
 fn shown(core: &Core, row: &store::OidcProvider) -> OidcProvider {
     OidcProvider {
         name: row.name.clone(),
@@ -335,19 +337,25 @@ async fn put_oidc_provider(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(name): Id<String>,
+    intent: Intent,
     Body(input): Body<OidcProviderInput>,
-) -> Answer<OidcProvider> {
+) -> Result<Tagged, Problem> {
     let name = provider_name(&name)?;
     let snapshot = core.snapshot();
     let data = caller.data(&snapshot)?;
     let held = data.sign_in.providers.iter().find(|row| row.name == name);
     let row = checked_provider(&core, name, held, &data.groups, &input)?;
+    let answer = value(&shown(&core, &row));
     let scope = Scope::Organization(caller.organization);
-    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    change.put_oidc_provider(&row).await?;
-    let detail = json!({"issuer": row.issuer, "client_id": row.client_id});
-    core.commit(&store, change, "put OpenID provider", &row.name, &detail).await?;
-    Ok(Json(shown(&core, &row)))
+    once_in_store(&core, &caller, intent, scope, move |change| {
+        Box::pin(async move {
+            change.put_oidc_provider(&row).await?;
+            let detail = json!({"issuer": row.issuer, "client_id": row.client_id});
+            let noted = noted("put OpenID provider", &row.name, None, None, detail);
+            Ok((Applied::changed(answer), noted))
+        })
+    })
+    .await
 }
 
 /// Removes an OpenID provider, and whom it knows. Their accounts stay.
@@ -356,12 +364,16 @@ async fn delete_oidc_provider(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(name): Id<String>,
-) -> Removed {
+    intent: Intent,
+) -> Result<Tagged, Problem> {
     let scope = Scope::Organization(caller.organization);
-    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    change.delete_oidc_provider(&name).await?;
-    core.commit(&store, change, "delete OpenID provider", &name, &json!({})).await?;
-    Ok(StatusCode::NO_CONTENT)
+    once_in_store(&core, &caller, intent, scope, move |change| {
+        Box::pin(async move {
+            change.delete_oidc_provider(&name).await?;
+            Ok((Applied::removed(), noted("delete OpenID provider", &name, None, None, json!({}))))
+        })
+    })
+    .await
 }
 
 fn user_of(core: &Core, caller: &Caller, text: &str) -> Result<UserId, Problem> {
@@ -380,16 +392,22 @@ fn user_of(core: &Core, caller: &Caller, text: &str) -> Result<UserId, Problem> 
 async fn create_invitation(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<InvitationInput>,
-) -> Made<Invitation> {
+) -> Result<Tagged, Problem> {
     let user = user_of(&core, &caller, &input.user)?;
     let (link, row) = signin::invitation_link(&core.url, user);
-    let scope = Scope::Organization(caller.organization);
-    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    change.insert_account_link(&row).await?;
-    core.commit(&store, change, "create invitation", &user.to_string(), &json!({})).await?;
     let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
-    Ok((StatusCode::CREATED, Json(Invitation { link, expires })))
+    let answer = value(&Invitation { link, expires });
+    let scope = Scope::Organization(caller.organization);
+    once_in_store(&core, &caller, intent, scope, move |change| {
+        Box::pin(async move {
+            change.insert_account_link(&row).await?;
+            let noted = noted("create invitation", &user.to_string(), None, None, json!({}));
+            Ok((Applied::made(answer), noted))
+        })
+    })
+    .await
 }
 
 /// Ends every session that a person has in browsers. Revoking the person does so too, and needs no database.
@@ -397,18 +415,23 @@ async fn create_invitation(
 async fn end_web_sessions(
     State(core): State<Arc<Core>>,
     caller: Caller,
+    intent: Intent,
     Body(input): Body<EndWebSessionsInput>,
-) -> Removed {
+) -> Result<Tagged, Problem> {
     let user = user_of(&core, &caller, &input.user)?;
     let scope = Scope::Organization(caller.organization);
-    let (store, mut change) = core.database.change(scope, &caller.actor).await?;
-    let ended = change.end_sessions(user, core.signer.best_time().as_millis() + 1).await;
-    if let Err(StoreError::NotFound { .. }) = ended {
-        return Err(Problem::not_found("account", user.to_string()));
-    }
-    ended?;
-    core.commit(&store, change, "end web sessions", &user.to_string(), &json!({})).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let from_ms = core.signer.best_time().as_millis() + 1;
+    once_in_store(&core, &caller, intent, scope, move |change| {
+        Box::pin(async move {
+            let ended = change.end_sessions(user, from_ms).await;
+            if let Err(StoreError::NotFound { .. }) = ended {
+                return Err(Problem::not_found("account", user.to_string()));
+            }
+            ended?;
+            Ok((Applied::removed(), noted("end web sessions", &user.to_string(), None, None, json!({}))))
+        })
+    })
+    .await
 }
 
 /// Lists who signed in, how, from where, and what came of it: the newest first, of this controller.

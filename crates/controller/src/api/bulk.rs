@@ -4,30 +4,78 @@ use super::{
     Problem,
     caller::Caller,
     operate::{self, Intent},
-    request::Body,
+    problem::MAX_BODY,
+    request::{Body, MaxBody},
     tag::Tagged,
     types::{BulkInput, BulkOperation, BulkOutcome},
 };
 use crate::parts::Core;
-use axum::extract::State;
+use axum::{
+    Extension,
+    extract::{DefaultBodyLimit, FromRequestParts, State},
+};
+use http::{StatusCode, header, request::Parts};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
-    OpenApiRouter::new().routes(routes!(make_bulk))
+    OpenApiRouter::new()
+        .routes(routes!(make_bulk))
+        .layer(Extension(MaxBody(MAX_BULK)))
+        .layer(DefaultBodyLimit::max(MAX_BULK))
+}
+
+/// The longest body: ten thousand operations of some 400 bytes.
+const MAX_BULK: usize = 4 * 1024 * 1024;
+/// So many large ones are read and made at once: each takes some 60 MB while it is.
+static LARGE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
+
+/// Room for a bulk, taken before its body is read; a small one needs none.
+pub(super) struct Room(#[expect(dead_code, reason = "it is held, and let go")] Option<OwnedSemaphorePermit>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Room {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let announced = announced.and_then(|value| value.parse::<usize>().ok());
+        // A body of unknown length may be a long one.
+        if announced.is_some_and(|length| length <= MAX_BODY) {
+            return Ok(Self(None));
+        }
+        let taken = Arc::clone(&LARGE).try_acquire_owned();
+        taken.map(|permit| Self(Some(permit))).map_err(|_| {
+            let mut problem = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "Other large bulks are being made",
+                "two bulks of more than 256 kB are made at once, and this would be another one: nothing was changed",
+            );
+            problem.retry_after = Some(2);
+            problem
+        })
+    }
 }
 
 /// Makes many changes at once, all or none of them, in one transaction and one version. Access that a removal ends is
-/// revoked before the transaction is committed.
+/// revoked before the transaction is committed. At most 4 MiB and 10,000 operations, of which 100 may revoke; more than 500
+/// have 10 s, in which other changes of the organization may be refused and are to be sent again (503, Retry-After). Two
+/// bulks of more than 256 kB are made at once. An answer of more than a megabyte is not kept for its Idempotency-Key: who asks
+/// again is told that it was made (409).
 #[utoipa::path(post, path = "/bulk", tag = "bulk", request_body = BulkInput, responses((status = 200, description = "Every operation was made", body = BulkOutcome), (status = 404, description = "There is no such object", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn make_bulk(
     State(core): State<Arc<Core>>,
     caller: Caller,
     intent: Intent,
+    room: Room,
     Body(input): Body<BulkInput>,
 ) -> Result<Tagged, Problem> {
-    operate::bulk(&core, &caller, intent, input).await
+    operate::bulk(&core, &caller, intent, input, room).await
 }
 
 /// Longest name.

@@ -3,6 +3,7 @@
 
 use super::{
     Problem, Views, apply,
+    bulk::Room,
     caller::Caller,
     idempotency::IdempotencyKey,
     left::{Left, Shrink},
@@ -12,17 +13,19 @@ use super::{
     request::Said,
     roles::SignIn,
     tag::{IfMatch, Tagged},
-    types::{BulkInput, BulkOutcome, BulkResult},
+    types::{BulkInput, BulkOperation, BulkOutcome, BulkResult},
 };
 use crate::{parts::Core, snapshot::Snapshot};
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
 use serde_json::Value;
-use std::sync::Arc;
-use store::{Change, Noted, OrganizationData, Scope, Store, StoreError};
+use std::{pin::Pin, sync::Arc};
+use store::{Change, Noted, OrganizationData, Scope, Size, Store, StoreError};
 
 /// Most operations of a bulk.
-const MAX_OPERATIONS: usize = 500;
+const MAX_OPERATIONS: usize = 10_000;
+/// With more of them a change may hold its lock for [`store::LONG_CHANGE`].
+const FEW_OPERATIONS: usize = 500;
 /// Most of them that strike: each is a write to the journal.
 const MAX_STRIKES: usize = 100;
 
@@ -90,8 +93,12 @@ pub(super) struct Work {
 
 impl Work {
     async fn begin(core: &Arc<Core>, caller: &Caller, scope: Scope) -> Result<Self, Problem> {
+        Self::begin_for(core, caller, scope, Size::Usual).await
+    }
+
+    async fn begin_for(core: &Arc<Core>, caller: &Caller, scope: Scope, size: Size) -> Result<Self, Problem> {
         let snapshot = core.snapshot();
-        let (store, mut change) = core.database.change(scope, &caller.actor).await?;
+        let (store, mut change) = core.database.change_of(scope, &caller.actor, size).await?;
         change.came_from(&caller.origin.source(), &caller.origin.request);
         let left = Left::new(Arc::clone(&snapshot), caller.organization);
         Ok(Self {
@@ -152,6 +159,38 @@ impl Work {
         }
         self.core.finish(&self.store, self.change).await.map(|_| ())
     }
+}
+
+/// What a change of [`once_in_store`] writes: its rows, and what is said of them.
+pub(super) type Writing<'a> = Pin<Box<dyn Future<Output = Result<(Applied, Noted), Problem>> + Send + 'a>>;
+
+/// Makes a change that is no operation of a bulk: once for a key at every controller of the database, whose transaction
+/// keeps the answer.
+///
+/// # Errors
+/// Nothing was changed, unless the problem says otherwise.
+pub(super) async fn once_in_store<F>(
+    core: &Arc<Core>,
+    caller: &Caller,
+    intent: Intent,
+    scope: Scope,
+    write: F,
+) -> Result<Tagged, Problem>
+where
+    F: for<'a> FnOnce(&'a mut Change) -> Writing<'a> + Send + 'static,
+{
+    let (core, caller) = (Arc::clone(core), caller.clone());
+    let work = async move {
+        let mut work = Work::begin(&core, &caller, scope).await?;
+        if let Some(answer) = work.replay(intent.key.as_ref()).await? {
+            return Ok(answer);
+        }
+        let (applied, noted) = write(&mut work.change).await?;
+        work.change.note(noted);
+        work.finish(intent.key.as_ref(), Shrink::Small, &applied).await?;
+        Ok(Tagged::value(applied.status, &applied.body))
+    };
+    tokio::spawn(work).await.map_err(ended)?
 }
 
 fn ended(error: tokio::task::JoinError) -> Problem {
@@ -263,9 +302,21 @@ pub(super) async fn bulk(
     caller: &Caller,
     intent: Intent,
     input: BulkInput,
+    room: Room,
 ) -> Result<Tagged, Problem> {
     let (core, caller) = (Arc::clone(core), caller.clone());
-    tokio::spawn(async move { every(&core, &caller, intent, input).await }).await.map_err(ended)?
+    let work = async move {
+        let _room = room;
+        every(&core, &caller, intent, input).await
+    };
+    tokio::spawn(work).await.map_err(ended)?
+}
+
+/// What the operations of a bulk came to, before anything of it is struck or stored.
+enum Tried {
+    /// The same request was made before.
+    Before(Tagged),
+    Now(Work, Vec<BulkResult>),
 }
 
 async fn every(
@@ -279,10 +330,60 @@ async fn every(
         return Err(Problem::invalid("operations", format!("1 to {MAX_OPERATIONS} of them"), count));
     }
     let is_dry = input.dry_run == Some(true);
+    let tried = tokio::time::timeout(store::LONG_CHANGE, each(core, caller, &intent, input.operations)).await;
+    let (work, results) = match tried.map_err(|_| too_long(count))?? {
+        Tried::Before(answer) => return Ok(answer),
+        Tried::Now(work, results) => (work, results),
+    };
+    let shrink = work.left.check(input.allow_shrink)?;
+    let body = serde_json::to_value(BulkOutcome { results, dry_run: is_dry })
+        .expect("what the API says always serializes");
+    let applied = Applied::changed(body);
+    if !is_dry {
+        let requests: Vec<_> =
+            work.strikes.iter().map(|(removal, generation)| removal.request(caller, *generation)).collect();
+        let struck = !requests.is_empty();
+        core.strike_all(requests).await?;
+        let finished = work.finish(intent.key.as_ref(), shrink, &applied).await;
+        finished.map_err(|error| {
+            let problem = Problem::from(error);
+            if struck { but_not_written(problem) } else { problem }
+        })?;
+    }
+    Ok(Tagged::value(applied.status, &applied.body))
+}
+
+/// A change keeps others waiting: one that takes too long is taken back.
+fn too_long(count: usize) -> Problem {
+    let seconds = store::LONG_CHANGE.as_secs();
+    let mut problem = Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too-long",
+        "The bulk took too long",
+        format!(
+            "{count} operations were not made within {seconds} s, and nothing was changed: send fewer at once, or again \
+             when the database has less to do"
+        ),
+    );
+    problem.field = Some("operations".into());
+    problem.rule = Some(format!("made within {seconds} s"));
+    problem.value = Some(count.into());
+    problem.retry_after = Some(seconds);
+    problem
+}
+
+/// Makes the operations in an open change.
+async fn each(
+    core: &Arc<Core>,
+    caller: &Caller,
+    intent: &Intent,
+    operations: Vec<BulkOperation>,
+) -> Result<Tried, Problem> {
+    let size = if operations.len() > FEW_OPERATIONS { Size::Long } else { Size::Usual };
     let mut work: Option<(Scope, Work)> = None;
     let mut names = super::bulk::Names::default();
-    let mut results = Vec::with_capacity(count);
-    for (index, mut asked) in input.operations.into_iter().enumerate() {
+    let mut results = Vec::with_capacity(operations.len());
+    for (index, mut asked) in operations.into_iter().enumerate() {
         let at = |problem| of_operation(index, problem);
         names.fill_in(&mut asked).map_err(at)?;
         let (operation, needs, sign_in) =
@@ -299,14 +400,14 @@ async fn every(
                 return Err(at(Problem::invalid("path", rule, asked.path)));
             }
             none => {
-                let begun = Work::begin(core, caller, scope).await?;
+                let begun = Work::begin_for(core, caller, scope, size).await?;
                 &mut none.insert((scope, begun)).1
             }
         };
         if index == 0
             && let Some(answer) = work.replay(intent.key.as_ref()).await?
         {
-            return Ok(answer);
+            return Ok(Tried::Before(answer));
         }
         let seen = asked.if_match.as_deref().map(|text| IfMatch::parse("if_match", text));
         work.if_match = seen.transpose().map_err(at)?;
@@ -329,22 +430,7 @@ async fn every(
         results.push(BulkResult { status: applied.status.as_u16(), body });
     }
     let Some((_, work)) = work else { return Err(Problem::internal("a bulk without operations")) };
-    let shrink = work.left.check(input.allow_shrink)?;
-    let body = serde_json::to_value(BulkOutcome { results, dry_run: is_dry })
-        .expect("what the API says always serializes");
-    let applied = Applied::changed(body);
-    if !is_dry {
-        let requests: Vec<_> =
-            work.strikes.iter().map(|(removal, generation)| removal.request(caller, *generation)).collect();
-        let struck = !requests.is_empty();
-        core.strike_all(requests).await?;
-        let finished = work.finish(intent.key.as_ref(), shrink, &applied).await;
-        finished.map_err(|error| {
-            let problem = Problem::from(error);
-            if struck { but_not_written(problem) } else { problem }
-        })?;
-    }
-    Ok(Tagged::value(applied.status, &applied.body))
+    Ok(Tried::Now(work, results))
 }
 
 /// In a bulk everything is looked at before anything is struck.

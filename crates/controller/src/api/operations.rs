@@ -7,8 +7,8 @@ use super::{
     list::Wanted,
     listed::Strikes,
     once::{Unremembered, once},
-    operate::{Intent, operate},
-    operation::Operation,
+    operate::{Intent, noted, once_in_store, operate},
+    operation::{Applied, Operation},
     request::Body,
     roles::Permission,
     tag::Tagged,
@@ -231,16 +231,16 @@ async fn create_owner_link(
     caller: Caller,
     intent: Intent,
 ) -> Result<Tagged, Problem> {
-    let (making, actor) = (Arc::clone(&core), caller.actor.clone());
-    let make = async move {
-        let (link, row) = crate::signin::owner_link(&making.url);
-        let (store, mut change) = making.database.change(Scope::Installation, &actor).await?;
-        change.insert_one_time_link(&row).await?;
-        making.commit(&store, change, "create owner link", "owner", &json!({})).await?;
-        let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
-        Ok((StatusCode::CREATED, value(&OwnerLink { link, expires })))
-    };
-    once(&core, &caller, &intent, Unremembered::Waits, make).await
+    let (link, row) = crate::signin::owner_link(&core.url);
+    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
+    let answer = value(&OwnerLink { link, expires });
+    once_in_store(&core, &caller, intent, Scope::Installation, move |change| {
+        Box::pin(async move {
+            change.insert_one_time_link(&row).await?;
+            Ok((Applied::made(answer), noted("create owner link", "owner", None, None, json!({}))))
+        })
+    })
+    .await
 }
 
 /// Takes a database that was restored from a copy for the truth. Until then a controller that has served

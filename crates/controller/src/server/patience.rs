@@ -21,7 +21,7 @@ use tokio::{
 pub(crate) struct Patience {
     /// The TLS handshake, and the head of a request.
     pub(crate) head: Duration,
-    /// The whole body of a request: 256 kB at 26 kB/s.
+    /// The whole body of a request: 256 kB at 26 kB/s, and the 4 MiB of the largest bulk at 420 kB/s.
     pub(crate) body: Duration,
     /// Without a byte in or out, between requests too.
     pub(crate) idle: Duration,

@@ -13,10 +13,9 @@ const PREVIOUS: &str = "snapshot.previous";
 const FORMAT: u32 = 2;
 
 #[derive(Serialize)]
-struct Writing<'a> {
+struct Head {
     format: u32,
     read_at: UnixMs,
-    dataset: &'a Dataset,
 }
 
 #[derive(Deserialize)]
@@ -33,11 +32,31 @@ pub(super) fn body(dataset: &Dataset) -> Vec<u8> {
     serde_json::to_vec(dataset).expect("rows always serialize")
 }
 
+/// What was read, in the bytes of [`body`], and their digest: a large one is written out once.
+pub(super) struct Content {
+    pub(super) digest: Digest,
+    body: Vec<u8>,
+}
+
+impl Content {
+    pub(super) fn of(dataset: &Dataset) -> Self {
+        let body = body(dataset);
+        Self { digest: Digest::of(&body), body }
+    }
+}
+
 /// The bytes of a copy.
-pub(super) fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let copy = Writing { format: FORMAT, read_at: snapshot.read_at, dataset: &snapshot.dataset };
-    let body = serde_json::to_vec(&copy).expect("rows always serialize");
-    [&sha256(&[&body])[..], &body].concat()
+fn encode(read_at: UnixMs, content: &Content) -> Vec<u8> {
+    let head = serde_json::to_string(&Head { format: FORMAT, read_at }).expect("numbers always serialize");
+    let head = head.strip_suffix('}').expect("an object ends with a brace");
+    let parts: [&[u8]; 4] = [head.as_bytes(), b",\"dataset\":", &content.body, b"}"];
+    let sum = sha256(&parts);
+    [&[&sum[..]][..], &parts[..]].concat().concat()
+}
+
+#[cfg(test)]
+pub(super) fn encoded(snapshot: &Snapshot) -> Vec<u8> {
+    encode(snapshot.read_at, &Content::of(&snapshot.dataset))
 }
 
 /// Reads a copy and judges it as the builder judges what it built.
@@ -59,9 +78,9 @@ pub(super) fn decode(bytes: &[u8], installation: InstallationId) -> Result<Snaps
 }
 
 /// Writes a copy; the one before stays beside it.
-pub(super) fn write(directory: &StateDir, snapshot: &Snapshot) {
+pub(super) fn write(directory: &StateDir, read_at: UnixMs, content: &Content) {
     // A full disk must not take the database's changes away from those who read memory.
-    if let Err(error) = directory.write_generation(COPY, &encode(snapshot)) {
+    if let Err(error) = directory.write_generation(COPY, &encode(read_at, content)) {
         tracing::warn!(%error, "the snapshot's copy on disk is not up to date");
     }
 }

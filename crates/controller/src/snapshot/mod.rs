@@ -16,7 +16,8 @@ mod validate;
 pub(crate) use model::port_range;
 pub(crate) use shrink::large_shrink;
 
-use crate::{clock, gate::Gate, replicas::Replicas};
+use crate::{clock, gate::Gate, parts::Core, replicas::Replicas};
+use copy::Content;
 use poison::{Digest, Memory, Served};
 use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
 use state::{StateDir, StateError};
@@ -25,11 +26,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use store::{Dataset, Mark, Member, OrganizationData, Store, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use trust::{OrganizationTag, Owner, RevocationSet, RevokedSubject, SliceVersion, UnixMs};
 use wire::{InstallationId, OrganizationId};
 
@@ -211,8 +212,18 @@ impl Snapshot {
         installation: InstallationId,
     ) -> Result<Self, SnapshotError> {
         let models = validate::validate(&dataset, installation)?;
+        Ok(Self::of(dataset, models, source, read_at))
+    }
+
+    /// A dataset that was judged.
+    fn of(
+        dataset: Dataset,
+        models: BTreeMap<OrganizationId, OrganizationModel>,
+        source: SnapshotSource,
+        read_at: UnixMs,
+    ) -> Self {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { dataset, models, source, read_at, number })
+        Self { dataset, models, source, read_at, number }
     }
 
     pub(crate) fn organization(&self, id: OrganizationId) -> Option<&OrganizationData> {
@@ -313,6 +324,7 @@ pub(crate) struct Snapshots {
     memory: tokio::sync::Mutex<Memory>,
     wanted: Mutex<Wanted>,
     alarms: Mutex<Alarms>,
+    copies: Copies,
     /// When memory and database were last seen to be the same.
     verified_at: Mutex<UnixMs>,
     /// Reads that fail, for tests.
@@ -384,17 +396,19 @@ impl Snapshots {
         let on_disk = copy.as_ref().map(|copy| copy.dataset.clone());
         let mut refused = None;
         let judged = match from_database {
-            Ok((mut snapshot, digest)) => {
+            Ok((mut snapshot, content)) => {
                 let held = copy.as_ref().map(|copy| &copy.dataset);
                 match judge(&snapshot, held, served.as_ref()) {
-                    Ok(()) => trying(&directory, &mut memory, snapshot, &digest),
+                    Ok(()) => trying(&directory, &mut memory, snapshot, &content.digest)
+                        .map(|snapshot| (snapshot, content)),
                     Err(error) if copy.is_none() && error.is_another_database() => {
                         // There is nothing else to look at. It is read like an old copy: nothing is issued
                         // from it, and nothing is written into it, until somebody accepts it.
                         alarms.raise(error.label(), error.to_string());
                         refused = Some(error.to_string());
                         snapshot.source = SnapshotSource::DiskCopy;
-                        trying(&directory, &mut memory, snapshot, &digest)
+                        trying(&directory, &mut memory, snapshot, &content.digest)
+                            .map(|snapshot| (snapshot, content))
                     }
                     Err(error) => Err(error),
                 }
@@ -402,10 +416,10 @@ impl Snapshots {
             Err(error) => Err(error),
         };
         let snapshot = match (judged, copy) {
-            (Ok(snapshot), _) => {
+            (Ok((snapshot, content)), _) => {
                 // The same again would push the generation before out.
                 if refused.is_none() && on_disk.as_ref() != Some(&snapshot.dataset) {
-                    copy::write(&directory, &snapshot);
+                    copy::write(&directory, snapshot.read_at, &content);
                 }
                 snapshot
             }
@@ -425,6 +439,7 @@ impl Snapshots {
             memory: tokio::sync::Mutex::new(memory),
             wanted: Mutex::default(),
             alarms: Mutex::new(alarms),
+            copies: Copies::default(),
             verified_at,
             #[cfg(test)]
             failing: std::sync::atomic::AtomicU32::new(0),
@@ -550,6 +565,11 @@ impl Snapshots {
         self.read_again(store, &held, &mut memory, Reading::Everything, Origin::Primary).await
     }
 
+    /// Writes the copy of the newest edition, if it is not written yet.
+    pub(crate) fn copy_what_waits(&self) {
+        self.copies.write(&self.directory);
+    }
+
     async fn read_again(
         &self,
         store: &Store,
@@ -587,7 +607,7 @@ impl Snapshots {
         }
         let known = held.source == SnapshotSource::Database && reading == Reading::WhatChanged;
         let known = known.then_some(&held.dataset);
-        let (snapshot, digest) = read(store, self.installation, known, origin).await?;
+        let (snapshot, content) = read(store, self.installation, known, origin).await?;
         let is_replica = matches!(origin, Origin::Replica(_));
         if !(is_replica && planted::is("replica-not-judged")) {
             judge(&snapshot, Some(&held.dataset), memory.served())?;
@@ -600,11 +620,13 @@ impl Snapshots {
             Origin::Replica(_) => held.source == SnapshotSource::DiskCopy,
         };
         if !same || is_better {
-            let snapshot = trying(&self.directory, memory, snapshot, &digest)?;
+            let began = clock::now();
+            let snapshot = trying(&self.directory, memory, snapshot, &content.digest)?;
             if !same {
-                copy::write(&self.directory, &snapshot);
+                self.copies.keep(&self.directory, read_at, content);
             }
             self.current.send_replace(Arc::new(snapshot));
+            tracing::debug!(tried_and_copied = ?began.elapsed(), "an edition is served");
         }
         if is_replica {
             // Whether a change was stored that nobody answered to is the primary's to say.
@@ -614,6 +636,51 @@ impl Snapshots {
         self.wanted().unknown -= unknown;
         *self.verified_at.lock().expect("nothing panics while it holds a time") = read_at;
         Ok(())
+    }
+}
+
+/// The copy of the newest edition: nobody's answer waits for a disk to take megabytes of it.
+#[derive(Default)]
+struct Copies {
+    waiting: Mutex<Option<(UnixMs, Content)>>,
+    /// Whether somebody writes what waits; until then each is written at once.
+    is_written_later: AtomicBool,
+    news: Notify,
+}
+
+impl std::fmt::Debug for Copies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copies").finish_non_exhaustive()
+    }
+}
+
+impl Copies {
+    fn keep(&self, directory: &StateDir, read_at: UnixMs, content: Content) {
+        *self.waiting.lock().expect("nothing panics while it holds a copy") = Some((read_at, content));
+        if self.is_written_later.load(Ordering::Acquire) {
+            self.news.notify_one();
+        } else {
+            self.write(directory);
+        }
+    }
+
+    fn write(&self, directory: &StateDir) {
+        let waiting = self.waiting.lock().expect("nothing panics while it holds a copy").take();
+        if let Some((read_at, content)) = waiting {
+            copy::write(directory, read_at, &content);
+        }
+    }
+}
+
+/// Writes the copies of editions behind the answers that waited for them: of several at once the newest. A controller that
+/// falls in between starts from the one before, and knows that it has served a newer one.
+pub(crate) async fn copy_on(core: &Arc<Core>) {
+    core.snapshots.copies.is_written_later.store(true, Ordering::Release);
+    loop {
+        core.snapshots.copies.news.notified().await;
+        let core = Arc::clone(core);
+        // What it meets it says by itself.
+        let _ = tokio::task::spawn_blocking(move || core.snapshots.copy_what_waits()).await;
     }
 }
 
@@ -631,19 +698,44 @@ async fn read(
     installation: InstallationId,
     known: Option<&Dataset>,
     origin: Origin,
-) -> Result<(Snapshot, Digest), SnapshotError> {
+) -> Result<(Snapshot, Content), SnapshotError> {
     let wall = clock::wall();
+    let began = clock::now();
     let dataset = match known {
         Some(known) => store.load_after(known).await?,
         None => store.load().await?,
     };
     let dataset = dataset.ok_or(SnapshotError::Empty)?;
-    let digest = Digest::of(&copy::body(&dataset));
+    let loaded = began.elapsed();
+    #[cfg(test)]
+    held_against_everything(store, &dataset).await;
     let read_at = match origin {
         Origin::Primary => wall,
         Origin::Replica(as_of) => as_of,
     };
-    Ok((Snapshot::new(dataset, origin.source(), read_at, installation)?, digest))
+    // Tens of thousands of rows are judged and written out elsewhere than where requests are answered.
+    let work = move || {
+        let (content, models) = std::thread::scope(|both| {
+            let models = both.spawn(|| validate::validate(&dataset, installation));
+            (Content::of(&dataset), models.join())
+        });
+        let models = models.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((Snapshot::of(dataset, models, origin.source(), read_at), content))
+    };
+    let judged = tokio::task::spawn_blocking(work).await;
+    let judged = judged.unwrap_or_else(|error| Err(SnapshotError::Panicked(error.to_string())));
+    tracing::debug!(loaded = ?loaded, judged = ?began.elapsed().saturating_sub(loaded), "an edition was read");
+    judged
+}
+
+/// In tests each reading of some rows is held against one of all: none was missed.
+#[cfg(test)]
+async fn held_against_everything(store: &Store, dataset: &Dataset) {
+    // Where it does not answer a second time there is nothing to compare.
+    let Ok(Some(whole)) = store.load().await else { return };
+    if Mark::of(&whole) == Mark::of(dataset) {
+        assert!(whole == *dataset, "a row that a change touched was not read again");
+    }
 }
 
 /// Holds what was read against what is held and what was ever served.
@@ -666,12 +758,12 @@ fn judge(new: &Snapshot, held: Option<&Dataset>, served: Option<&Served>) -> Res
 fn diverged(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> {
     let text = |version: store::Version| format!("{}.{}", version.incarnation, version.version);
     let same_installation = new.installation.version == held.installation.version;
-    let shared = |dataset: &Dataset| {
-        let Dataset { installation, pops, enrolment_keys, administrators, one_time_links, .. } =
-            dataset.clone();
-        (installation, pops, enrolment_keys, administrators, one_time_links)
-    };
-    if same_installation && shared(new) != shared(held) {
+    let is_shared_same = new.pops == held.pops
+        && new.enrolment_keys == held.enrolment_keys
+        && new.administrators == held.administrators
+        && new.one_time_links == held.one_time_links
+        && new.installation == held.installation;
+    if same_installation && !is_shared_same {
         return Err(SnapshotError::Diverged { version: text(new.installation.version) });
     }
     for old in &held.organizations {

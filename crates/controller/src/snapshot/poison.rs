@@ -8,6 +8,9 @@ use store::{Dataset, Version};
 use wire::OrganizationId;
 
 const FILE: &str = "snapshot.state";
+/// What is being tried has a file of its own: it has to outlive the process and not the machine's power, and no disk is
+/// waited for.
+const TRYING: &str = "snapshot.trying";
 /// Tries that ended with the process.
 const CRASHES: u32 = 2;
 /// Digests that are remembered; the oldest goes.
@@ -76,7 +79,8 @@ struct Trying {
 struct Kept {
     #[serde(default)]
     served: Option<Served>,
-    #[serde(default)]
+    /// Of builds that had it here.
+    #[serde(default, skip_serializing)]
     trying: Option<Trying>,
     #[serde(default)]
     quarantined: Vec<Digest>,
@@ -102,6 +106,11 @@ impl Memory {
             Ok(kept) => (kept, None),
             Err(problem) => (Kept::default(), Some(problem)),
         };
+        // One that the power took is none.
+        let trying = directory.read(TRYING).ok().flatten();
+        if let Some(trying) = trying.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            kept.trying = trying;
+        }
         if let Some(trying) =
             kept.trying.take_if(|trying| trying.tries >= CRASHES && !planted::is("crash-forgotten"))
         {
@@ -124,13 +133,14 @@ impl Memory {
         let before = self.kept.trying.as_ref().filter(|trying| trying.digest == *digest);
         let tries = before.map_or(0, |trying| trying.tries) + 1;
         self.kept.trying = Some(Trying { digest: digest.clone(), tries });
-        self.write(directory)
+        self.note_trying(directory)
     }
 
     /// The version was tried and the process lives: it is the newest that was served.
     pub(super) fn passed(&mut self, directory: &StateDir, served: Served) -> Result<(), StateError> {
         self.kept.trying = None;
         self.kept.served = Some(served);
+        self.note_trying(directory)?;
         self.write(directory)
     }
 
@@ -138,11 +148,17 @@ impl Memory {
     pub(super) fn failed(&mut self, directory: &StateDir, digest: Digest) -> Result<(), StateError> {
         self.kept.trying = None;
         self.kept.quarantine(digest);
-        self.write(directory)
+        self.write(directory)?;
+        self.note_trying(directory)
     }
 
     fn write(&self, directory: &StateDir) -> Result<(), StateError> {
         directory.write(FILE, &serde_json::to_vec(&self.kept).expect("versions and digests always serialize"))
+    }
+
+    fn note_trying(&self, directory: &StateDir) -> Result<(), StateError> {
+        let trying = serde_json::to_vec(&self.kept.trying).expect("digests always serialize");
+        directory.write_lightly(TRYING, &trying)
     }
 }
 

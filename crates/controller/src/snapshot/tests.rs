@@ -290,7 +290,7 @@ fn sealed(body: &[u8]) -> Vec<u8> {
 }
 
 fn bad_copies() -> Vec<(String, Vec<u8>)> {
-    let whole = copy::encode(&good(8));
+    let whole = copy::encoded(&good(8));
     let body = &whole[32..];
     let text = std::str::from_utf8(body).unwrap();
     let mut flipped = whole.clone();
@@ -316,13 +316,13 @@ fn bad_copies() -> Vec<(String, Vec<u8>)> {
         ("of another installation".into(), {
             let mut other = dataset(8);
             other.installation.id = InstallationId::from_bytes([3; 16]);
-            copy::encode(&unjudged(other))
+            copy::encoded(&unjudged(other))
         }),
     ];
     bad.extend(BAD_DATASETS.iter().map(|(what, _, damage)| {
         let mut bad = dataset(8);
         damage(&mut bad);
-        ((*what).to_owned(), copy::encode(&unjudged(bad)))
+        ((*what).to_owned(), copy::encoded(&unjudged(bad)))
     }));
     bad
 }
@@ -332,7 +332,7 @@ async fn every_bad_copy_on_disk_leaves_the_generation_before_in_use_and_is_count
     for (what, bytes) in bad_copies() {
         let scratch = tempfile::tempdir().unwrap();
         let directory = state(scratch.path());
-        directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
+        directory.write_generation("snapshot", &copy::encoded(&good(7))).unwrap();
         directory.write_generation("snapshot", &bytes).unwrap();
         let opened =
             Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
@@ -355,14 +355,14 @@ async fn every_bad_copy_on_disk_leaves_the_generation_before_in_use_and_is_count
 #[test]
 fn the_same_content_gives_the_same_bytes() {
     assert_eq!(copy::body(&dataset(7)), copy::body(&dataset(7).clone()));
-    assert_eq!(copy::encode(&good(7)), copy::encode(&good(7)));
-    let back = copy::decode(&copy::encode(&good(7)), INSTALLATION).unwrap();
+    assert_eq!(copy::encoded(&good(7)), copy::encoded(&good(7)));
+    let back = copy::decode(&copy::encoded(&good(7)), INSTALLATION).unwrap();
     assert_eq!(copy::body(&back.dataset), copy::body(&dataset(7)));
 }
 
 #[test]
 fn a_copy_of_the_first_format_is_still_read() {
-    let text = String::from_utf8(copy::encode(&good(7))[32..].to_vec()).unwrap();
+    let text = String::from_utf8(copy::encoded(&good(7))[32..].to_vec()).unwrap();
     let old =
         text.replacen("\"format\":2,", "", 1).replace(",\"shrink_version\":0,\"old_grants_end_ms\":0", "");
     assert!(!old.contains("shrink_version") && !old.contains("format"));
@@ -470,8 +470,8 @@ fn a_large_shrink_needs_a_word_and_many_small_changes_do_not() {
 async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_before_is_used() {
     let scratch = tempfile::tempdir().unwrap();
     let directory = state(scratch.path());
-    directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
-    directory.write_generation("snapshot", &copy::encode(&good(8))).unwrap();
+    directory.write_generation("snapshot", &copy::encoded(&good(7))).unwrap();
+    directory.write_generation("snapshot", &copy::encoded(&good(8))).unwrap();
     let digest = Digest::of(&copy::body(&dataset(8)));
     let open = async || {
         Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
@@ -490,7 +490,7 @@ async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_b
     assert_eq!(snapshots.alarms().counts["quarantined"], 1);
     // It stays out, and every other version is taken.
     assert_eq!(open().await.get().dataset, dataset(7));
-    directory.write_generation("snapshot", &copy::encode(&good(9))).unwrap();
+    directory.write_generation("snapshot", &copy::encoded(&good(9))).unwrap();
     assert_eq!(open().await.get().dataset, dataset(9));
 }
 
@@ -498,7 +498,7 @@ async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_b
 async fn an_older_generation_is_served_and_the_gate_is_told_what_was_served_before() {
     let scratch = tempfile::tempdir().unwrap();
     let directory = state(scratch.path());
-    directory.write_generation("snapshot", &copy::encode(&good(7))).unwrap();
+    directory.write_generation("snapshot", &copy::encoded(&good(7))).unwrap();
     Memory::open(&directory).passed(&directory, Served::of(&dataset(8))).unwrap();
     let open =
         Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))

@@ -141,6 +141,61 @@ async fn a_bulk_is_made_all_or_not_at_all_and_names_stand_for_ids() {
     assert!(strikes["items"].as_array().unwrap().iter().any(|strike| strike["subject"] == user), "{strikes}");
 }
 
+/// So many resources of one site, as operations of a bulk.
+fn resources(site: &str, numbers: std::ops::Range<usize>) -> Vec<Value> {
+    let resource = |number: usize| {
+        let address = format!("10.{}.{}.{}", number / 65_536, number / 256 % 256, number % 256);
+        let body =
+            json!({"name": format!("resource {number}"), "site": site, "address": address, "ports": ["443"]});
+        json!({"method": "POST", "path": "/resources", "body": body})
+    };
+    numbers.map(resource).collect()
+}
+
+#[tokio::test]
+async fn a_bulk_of_thousands_is_one_change_and_the_one_that_fails_is_named() {
+    let world = World::new().await;
+    let site =
+        world.post("/sites", json!({"name": "hamburg"})).await.made()["id"].as_str().unwrap().to_owned();
+    let version = || async { world.get("/settings").await.ok()["version"].clone() };
+    let before = version().await;
+    let mut operations = resources(&site, 0..2_000);
+    operations[1_900]["body"]["name"] = "resource 7".into();
+    assert!(
+        json!({"operations": operations}).to_string().len() > 256 * 1024,
+        "more than other requests may have"
+    );
+    let problem = world.post("/bulk", json!({"operations": operations})).await.problem(409);
+    assert_eq!(problem["field"], "operations[1900].body.name", "{problem}");
+    assert_eq!((world.get("/resources").await.ok()["items"].clone(), version().await), (json!([]), before));
+    let key = [("idempotency-key", "thousands")];
+    let body = json!({"operations": resources(&site, 0..2_000)});
+    let made = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
+    assert_eq!(made["results"].as_array().unwrap().len(), 2_000);
+    let again = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
+    assert_eq!(again, made);
+    let log = world.get("/audit?limit=1000").await.ok();
+    let entries = log["items"].as_array().unwrap();
+    assert_eq!(entries.len(), 1_000);
+    assert!(entries.iter().all(|entry| entry["version"] == entries[0]["version"]), "one version");
+    assert_eq!(world.get("/audit/verification").await.ok()["intact"], true);
+}
+
+#[tokio::test]
+async fn a_bulk_that_is_too_large_is_refused_and_says_what_it_may_have() {
+    let world = World::new().await;
+    let operation = json!({"method": "DELETE", "path": "/sites/x"});
+    let problem = world.post("/bulk", json!({"operations": vec![operation; 10_001]})).await.problem(422);
+    assert_eq!((&problem["field"], &problem["value"]), (&json!("operations"), &json!(10_001)));
+    let long =
+        json!({"operations": [{"method": "POST", "path": "/sites", "body": {"name": "x".repeat(4 << 20)}}]});
+    let problem = world.post("/bulk", long.clone()).await.problem(413);
+    assert_eq!(problem["rule"], "at most 4194304 bytes", "{problem}");
+    // No other request may be that long.
+    let problem = world.post("/sites", json!({"name": "x".repeat(256 << 10)})).await.problem(413);
+    assert_eq!(problem["rule"], "at most 262144 bytes", "{problem}");
+}
+
 #[tokio::test]
 async fn a_patch_changes_what_it_names() {
     let world = World::new().await;

@@ -1,6 +1,6 @@
 //! The same request twice, where no transaction keeps its answer.
 
-use super::{LOCAL, Reply, World};
+use super::{LOCAL, Reply, World, console::owner};
 use axum::body::Body;
 use http::{Request, header};
 use serde_json::{Value, json};
@@ -53,4 +53,47 @@ async fn a_restored_database_is_accepted_once_for_a_key() {
     assert_eq!(post(&world, "/restored-database", "a", &json!({})).await.ok(), first);
     let next = post(&world, "/restored-database", "b", &json!({})).await.ok();
     assert!(next["incarnation"].as_u64() > first["incarnation"].as_u64(), "{first} {next}");
+}
+
+#[tokio::test]
+async fn an_invitation_an_ended_session_and_a_provider_are_made_once_for_a_key_and_stand_sealed_in_the_database()
+ {
+    let world = World::new().await;
+    owner(&world).await;
+    let users = world.get("/users").await.ok();
+    let user = json!({"user": users["items"][0]["id"]});
+    let made = post(&world, "/invitations", "i", &user).await.made();
+    let ended = post(&world, "/ended-web-sessions", "e", &user).await;
+    assert_eq!(ended.status, 204, "{}", ended.text);
+    let ended_from = || {
+        let snapshot = world.controller.core.snapshot();
+        snapshot.dataset.organizations[0].sign_in.accounts[0].sessions_from_ms
+    };
+    let from = ended_from();
+    assert_eq!(post(&world, "/ended-web-sessions", "e", &user).await.status, 204);
+    assert_eq!(ended_from(), from, "whoever signed in meanwhile stays");
+    let provider = json!({"title": "Corp", "issuer": "https://id.example.com", "client_id": "us", "client_secret": "hush-hush"});
+    let put = |body: &Value| {
+        let request = Request::put("/api/v1/oidc-providers/corp")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("idempotency-key", "p");
+        request.body(Body::from(body.to_string())).unwrap()
+    };
+    let first = world.send(LOCAL, put(&provider)).await.ok();
+    assert_eq!(world.send(LOCAL, put(&provider)).await.ok(), first);
+    let other = json!({"title": "Other", "issuer": "https://id.example.com", "client_id": "us"});
+    let refused = world.send(LOCAL, put(&other)).await.problem(422);
+    assert_eq!(refused["type"], "/problems/key-reused");
+    let mut database = Vec::new();
+    world.controller.core.database.store().unwrap().backup(0, &mut database).await.unwrap();
+    let rows = String::from_utf8(database).unwrap();
+    let link = made["link"].as_str().unwrap();
+    let secret = link.rsplit(['/', '#', '=']).next().unwrap().to_owned();
+    for shown_once in [secret.as_str(), "hush-hush"] {
+        assert!(shown_once.len() > 8 && !rows.contains(shown_once), "it is kept as a hash, or sealed");
+    }
+    let world = world.restarted().await;
+    assert_eq!(post(&world, "/invitations", "i", &user).await.made(), made);
+    let refused = post(&world, "/invitations", "i", &json!({"user": "usr-x"})).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
 }

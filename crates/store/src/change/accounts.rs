@@ -60,7 +60,7 @@ impl Change {
         .bind(integer(user.generation))
         .bind(integer(user.created_ms))
         .bind(user.role.to_string());
-        self.run("user", statement).await?;
+        self.run("user", statement.of_row(user.id.to_string())).await?;
         let statement = query(
             "INSERT INTO accounts (id, organization, sign_in_name, passphrase_hash, totp, sessions_from_ms, created_ms) \
              VALUES ($1, $2, $3, $4, NULL, $5, $6)",

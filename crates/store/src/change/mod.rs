@@ -8,6 +8,7 @@ mod network;
 mod note;
 mod people;
 mod rules;
+mod touched;
 
 pub use kept::Kept;
 pub(crate) use look::flag;
@@ -109,6 +110,7 @@ impl Change {
     /// As [`Change::commit`].
     pub async fn commit_noted(mut self) -> Result<Committed, StoreError> {
         let linked = self.write_noted().await?;
+        self.write_touched().await?;
         self.tx.commit().await?;
         Ok(Committed { version: self.version, linked })
     }
@@ -143,8 +145,9 @@ impl Change {
         self.tx.fetch_optional(kind, statement).await
     }
 
-    /// Runs a statement that must hit exactly one existing row.
+    /// Runs a statement that must hit exactly one existing row of its table, the one with this id, and touches no other.
     async fn hit(&mut self, kind: &'static str, id: String, statement: Statement) -> Result<(), StoreError> {
+        let statement = if statement.named().is_none() { statement.of_row(id.clone()) } else { statement };
         if self.run(kind, statement).await? == 0 { Err(StoreError::NotFound { kind, id }) } else { Ok(()) }
     }
 

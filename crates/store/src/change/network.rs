@@ -23,7 +23,7 @@ impl Change {
         .bind(json_text(&site.prefixes))
         .bind(json_text(&site.regions))
         .bind(integer(site.created_ms));
-        self.run("site", statement).await.map(|_| ())
+        self.run("site", statement.of_row(site.id.to_string())).await.map(|_| ())
     }
 
     /// Replaces a site's values.
@@ -73,7 +73,7 @@ impl Change {
         .bind(integer(connector.generation))
         .bind(connector.enrolled_by.to_string())
         .bind(integer(connector.created_ms));
-        self.run("connector", statement).await.map(|_| ())
+        self.run("connector", statement.of_row(connector.id.to_string())).await.map(|_| ())
     }
 
     /// Removes a connector.
@@ -106,7 +106,7 @@ impl Change {
         .bind(json_text(&resource.ports))
         .bind(mode_text(resource.mode))
         .bind(integer(resource.created_ms));
-        self.run("resource", statement).await.map(|_| ())
+        self.run("resource", statement.of_row(resource.id.to_string())).await.map(|_| ())
     }
 
     /// Replaces a resource's values.

@@ -8,7 +8,7 @@ use crate::{
     StoreError, Version,
     engine::Transaction,
     row::{self, hex32, integer},
-    statement::query,
+    statement::{Statement, query},
 };
 use aws_lc_rs::digest;
 use wire::OrganizationId;
@@ -153,16 +153,27 @@ pub(crate) fn chained(previous: &[u8; 32], seq: u64, entry: &Entry<'_>) -> [u8; 
     hash
 }
 
-/// Appends an entry. The chain's row is locked first: entries of one chain wait for each other.
+/// Entries of one `INSERT`. Both engines take far more parameters than this times the columns.
+const AT_ONCE: usize = 40;
+
+/// Appends entries to their chain, all of one. The chain's row is locked first: entries of one chain wait for each other.
+/// `event` tells an entry from every other one, where it was written down elsewhere first.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
 pub(crate) async fn append(
     tx: &mut Transaction,
-    entry: &Entry<'_>,
+    chain: Chain,
+    entries: &[Entry<'_>],
     event: Option<&str>,
 ) -> Result<Linked, StoreError> {
-    let name = entry.chain.name();
-    let organization = entry.chain.organization().map(|id| id.to_string());
+    let name = chain.name();
+    let organization = chain.organization().map(|id| id.to_string());
+    let count = entries.len() as u64;
     let next = || {
-        query("UPDATE audit_heads SET seq = seq + 1 WHERE chain = $1 RETURNING seq, hash").bind(name.clone())
+        query("UPDATE audit_heads SET seq = seq + $2 WHERE chain = $1 RETURNING seq, hash")
+            .bind(name.clone())
+            .bind(integer(count))
     };
     let mut head = tx.fetch_optional("audit", next()).await?;
     if head.is_none() {
@@ -178,34 +189,59 @@ pub(crate) async fn append(
         head = tx.fetch_optional("audit", next()).await?;
     }
     let head = head.ok_or(StoreError::NotFound { kind: "audit chain", id: name.clone() })?;
-    let (seq, previous) = (row::number(&head, "seq")?, row::key(&head, "hash")?);
-    let hash = chained(&previous, seq, entry);
-    let insert = query(
-        "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail, event, seq, \
-         source, request, object_before, object_after, hash) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-    )
-    .bind(organization)
-    .bind(integer(entry.version.incarnation))
-    .bind(integer(entry.version.version))
-    .bind(integer(entry.at_ms))
-    .bind(entry.actor)
-    .bind(entry.action)
-    .bind(entry.subject)
-    .bind(entry.detail)
-    .bind(event.map(ToOwned::to_owned))
-    .bind(integer(seq))
-    .bind(entry.source)
-    .bind(entry.request)
-    .bind(entry.before.map(ToOwned::to_owned))
-    .bind(entry.after.map(ToOwned::to_owned))
-    .bind(hex32::encode(&hash));
-    tx.execute("audit", insert).await?;
+    let (last, previous) = (row::number(&head, "seq")?, row::key(&head, "hash")?);
+    let before = (last.saturating_sub(count), previous);
+    let (mut seq, mut hash) = before;
+    for some in entries.chunks(AT_ONCE) {
+        let mut values = Vec::with_capacity(some.len());
+        let mut insert = Statement::built(String::new());
+        for (index, entry) in some.iter().enumerate() {
+            seq += 1;
+            hash = chained(&hash, seq, entry);
+            let places = (1..=COLUMNS).map(|place| format!("${}", index * COLUMNS + place));
+            values.push(format!("({})", places.collect::<Vec<_>>().join(", ")));
+            insert = bound(insert, entry, organization.as_deref(), event, seq, &hash);
+        }
+        let sql = format!(
+            "INSERT INTO audit (organization, incarnation, version, at_ms, actor, action, subject, detail, event, seq, \
+             source, request, object_before, object_after, hash) VALUES {}",
+            values.join(", ")
+        );
+        tx.execute("audit", insert.saying(sql)).await?;
+    }
     let moved =
         query("UPDATE audit_heads SET hash = $1 WHERE chain = $2").bind(hex32::encode(&hash)).bind(name);
     tx.execute("audit", moved).await?;
-    let head = AuditHead { chain: entry.chain, seq, hash };
-    Ok(Linked { before: (seq.saturating_sub(1), previous), head })
+    Ok(Linked { before, head: AuditHead { chain, seq, hash } })
+}
+
+/// Columns of an entry.
+const COLUMNS: usize = 15;
+
+fn bound(
+    insert: Statement,
+    entry: &Entry<'_>,
+    organization: Option<&str>,
+    event: Option<&str>,
+    seq: u64,
+    hash: &[u8; 32],
+) -> Statement {
+    insert
+        .bind(organization.map(ToOwned::to_owned))
+        .bind(integer(entry.version.incarnation))
+        .bind(integer(entry.version.version))
+        .bind(integer(entry.at_ms))
+        .bind(entry.actor)
+        .bind(entry.action)
+        .bind(entry.subject)
+        .bind(entry.detail)
+        .bind(event.map(ToOwned::to_owned))
+        .bind(integer(seq))
+        .bind(entry.source)
+        .bind(entry.request)
+        .bind(entry.before.map(ToOwned::to_owned))
+        .bind(entry.after.map(ToOwned::to_owned))
+        .bind(hex32::encode(hash))
 }
 
 impl Change {
@@ -226,9 +262,13 @@ impl Change {
             Scope::Installation => Chain::Installation,
             Scope::Organization(id) => Chain::Organization(id),
         };
-        let mut linked: Option<Linked> = None;
-        for noted in std::mem::take(&mut self.noted) {
-            let entry = Entry {
+        let noted = std::mem::take(&mut self.noted);
+        if noted.is_empty() {
+            return Ok(None);
+        }
+        let entries: Vec<Entry<'_>> = noted
+            .iter()
+            .map(|noted| Entry {
                 chain,
                 version: self.version,
                 at_ms: self.at_ms,
@@ -240,12 +280,9 @@ impl Change {
                 before: noted.before.as_deref(),
                 after: noted.after.as_deref(),
                 detail: &noted.detail,
-            };
-            let last = append(&mut self.tx, &entry, None).await?;
-            let before = linked.map_or(last.before, |first| first.before);
-            linked = Some(Linked { before, head: last.head });
-        }
-        Ok(linked)
+            })
+            .collect();
+        append(&mut self.tx, chain, &entries, None).await.map(Some)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     Device, Group, Member, ServiceAccount, StoreError, User,
     row::{self, hex32, integer},
     statement::query,
+    touched::membership,
 };
 use wire::{ConnectorId, DeviceId, GroupId, PopId, ServiceAccountId, UserId};
 
@@ -20,7 +21,7 @@ impl Change {
                 .bind(self.organization()?)
                 .bind(group.name.clone())
                 .bind(integer(group.created_ms));
-        self.run("group", statement).await.map(|_| ())
+        self.run("group", statement.of_row(group.id.to_string())).await.map(|_| ())
     }
 
     /// Gives a group another name.
@@ -69,7 +70,8 @@ impl Change {
         .bind(self.organization()?)
         .bind(group.to_string())
         .bind(member.to_string())
-        .bind(integer(struck));
+        .bind(integer(struck))
+        .of_row(membership(group, member));
         let row = self
             .fetch("membership", statement)
             .await?
@@ -87,7 +89,8 @@ impl Change {
         )
         .bind(group.to_string())
         .bind(member.to_string())
-        .bind(self.organization()?);
+        .bind(self.organization()?)
+        .of_row(membership(group, member));
         self.hit("membership", format!("{member} of {group}"), statement).await
     }
 
@@ -106,7 +109,7 @@ impl Change {
         .bind(integer(user.generation))
         .bind(integer(user.created_ms))
         .bind(user.role.to_string());
-        self.run("user", statement).await.map(|_| ())
+        self.run("user", statement.of_row(user.id.to_string())).await.map(|_| ())
     }
 
     /// Changes a person's name and address.
@@ -135,7 +138,7 @@ impl Change {
         .bind(account.name.clone())
         .bind(integer(account.generation))
         .bind(integer(account.created_ms));
-        self.run("service account", statement).await.map(|_| ())
+        self.run("service account", statement.of_row(account.id.to_string())).await.map(|_| ())
     }
 
     /// Removes a person or service account with its devices, memberships and device keys.
@@ -144,12 +147,28 @@ impl Change {
     /// [`StoreError::NotFound`].
     pub async fn delete_member(&mut self, member: Member) -> Result<(), StoreError> {
         let organization = self.organization()?;
-        for sql in [
-            "DELETE FROM devices WHERE owner = $1 AND organization = $2",
-            "DELETE FROM memberships WHERE member = $1 AND organization = $2",
-            "DELETE FROM enrolment_keys WHERE owner = $1 AND organization = $2",
+        // Which rows: who holds the state before reads these alone.
+        for (which, sql) in [
+            (
+                "SELECT id AS name FROM devices WHERE owner = $1 AND organization = $2",
+                "DELETE FROM devices WHERE owner = $1 AND organization = $2",
+            ),
+            (
+                "SELECT user_group || ' ' || member AS name FROM memberships WHERE member = $1 AND organization = $2",
+                "DELETE FROM memberships WHERE member = $1 AND organization = $2",
+            ),
+            (
+                "SELECT id AS name FROM enrolment_keys WHERE owner = $1 AND organization = $2",
+                "DELETE FROM enrolment_keys WHERE owner = $1 AND organization = $2",
+            ),
         ] {
-            self.run("member", query(sql).bind(member.to_string()).bind(organization.clone())).await?;
+            let of_member = |sql| query(sql).bind(member.to_string()).bind(organization.clone());
+            let rows = self.tx.fetch_all("member", of_member(which)).await?;
+            if rows.is_empty() {
+                continue;
+            }
+            let names = rows.iter().map(|row| row::text(row, "name")).collect::<Result<_, _>>()?;
+            self.run("member", of_member(sql).of_rows(names)).await?;
         }
         let (kind, sql) = match member {
             Member::User(_) => ("user", "DELETE FROM users WHERE id = $1 AND organization = $2"),
@@ -179,7 +198,7 @@ impl Change {
         .bind(device.enrolled_by.to_string())
         .bind(integer(device.created_ms))
         .bind(device.state.to_string());
-        self.run("device", statement).await.map(|_| ())
+        self.run("device", statement.of_row(device.id.to_string())).await.map(|_| ())
     }
 
     /// Gives a device another name.
@@ -212,7 +231,7 @@ impl Change {
     /// [`StoreError::NotFound`].
     pub async fn raise_generation(&mut self, subject: &Subject, struck: u64) -> Result<u64, StoreError> {
         let (kind, sql, id) = subject.raise();
-        let mut statement = query(sql).bind(id.clone()).bind(integer(struck));
+        let mut statement = query(sql).bind(id.clone()).bind(integer(struck)).of_row(id.clone());
         if !matches!(subject, Subject::Pop(_)) {
             statement = statement.bind(self.organization()?);
         }

@@ -20,7 +20,7 @@ impl Change {
                 .bind(self.organization()?)
                 .bind(policy.name.clone())
                 .bind(integer(policy.created_ms));
-        self.run("policy", statement).await?;
+        self.run("policy", statement.of_row(policy.id.to_string())).await?;
         self.link_policy(policy).await
     }
 
@@ -38,7 +38,7 @@ impl Change {
         for sql in
             ["DELETE FROM policy_groups WHERE policy = $1", "DELETE FROM policy_resources WHERE policy = $1"]
         {
-            self.run("policy", query(sql).bind(id.clone())).await?;
+            self.run("policy", query(sql).bind(id.clone()).of_row(id.clone())).await?;
         }
         self.link_policy(policy).await
     }
@@ -51,7 +51,7 @@ impl Change {
             )
             .bind(policy.id.to_string())
             .bind(group.to_string());
-            self.run("policy", statement).await?;
+            self.run("policy", statement.of_row(policy.id.to_string())).await?;
         }
         for resource in &policy.resources {
             let sql = "SELECT 1 AS one FROM resources WHERE id = $1 AND organization = $2";
@@ -61,7 +61,7 @@ impl Change {
             )
             .bind(policy.id.to_string())
             .bind(resource.to_string());
-            self.run("policy", statement).await?;
+            self.run("policy", statement.of_row(policy.id.to_string())).await?;
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Change {
         .bind(zone_name)
         .bind(integer(key.created_ms))
         .bind(i64::from(key.approval));
-        self.run("enrolment key", statement).await.map(|_| ())
+        self.run("enrolment key", statement.of_row(key.id.to_string())).await.map(|_| ())
     }
 
     /// Uses an enrolment key once; the same transaction makes what it is for.
@@ -131,7 +131,7 @@ impl Change {
         )
         .bind(id.to_string())
         .bind(integer(self.at_ms));
-        if self.run("enrolment key", statement).await? == 1 {
+        if self.run("enrolment key", statement.of_row(id.to_string())).await? == 1 {
             return Ok(());
         }
         let statement = query("SELECT uses, cap FROM enrolment_keys WHERE id = $1").bind(id.to_string());
@@ -176,7 +176,7 @@ impl Change {
         .bind(hex32::encode(token.secret_hash.as_bytes()))
         .bind(integer(token.expires_ms))
         .bind(integer(token.created_ms));
-        self.run("token", statement).await.map(|_| ())
+        self.run("token", statement.of_row(token.id.to_string())).await.map(|_| ())
     }
 
     /// Removes an API token.

@@ -13,7 +13,7 @@ pub(crate) use hints::Listener;
 pub use url::{PostgresUrl, UrlError};
 
 use crate::{
-    Opening, Position, Progress, Scope, Sighting, StoreError,
+    LONG_CHANGE, Opening, Position, Progress, Scope, Sighting, StoreError,
     counters::DatabaseCounters,
     engine::{DEADLINE, LOAD_DEADLINE, LONG_DEADLINE},
     schema,
@@ -150,6 +150,12 @@ impl Database {
     pub(crate) async fn write(&self, scope: Scope) -> Result<Open, StoreError> {
         let begin = format!("BEGIN; SET LOCAL tidegate.organization = '{}'", bound_to(scope));
         self.begin_writing(begin, CHANGE_DEADLINE, DEADLINE).await
+    }
+
+    pub(crate) async fn write_longer(&self, scope: Scope) -> Result<Open, StoreError> {
+        let begin = format!("BEGIN; SET LOCAL tidegate.organization = '{}'", bound_to(scope));
+        // The commit comes after it.
+        self.begin_writing(begin, LONG_CHANGE + CHANGE_DEADLINE, DEADLINE).await
     }
 
     async fn begin_writing(

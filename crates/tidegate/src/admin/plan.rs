@@ -12,8 +12,9 @@ use enrol::{ApiClient, ApiError};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most operations of one request, as the API takes them.
-const BULK: usize = 500;
+/// Most operations of one request, as the API takes them, and most bytes of theirs: its limit without the rest of the body.
+const BULK: usize = 10_000;
+const BULK_BYTES: usize = 4 * 1024 * 1024 - 4096;
 
 /// What there is, by collection and key.
 #[derive(Debug, Default)]
@@ -395,10 +396,28 @@ impl Plan {
         }
     }
 
+    /// The steps, in as few requests as the API takes them in.
+    fn requests(&self) -> Vec<&[Step]> {
+        let (mut all, mut rest) = (Vec::new(), self.steps.as_slice());
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take(BULK).take_while(|step| {
+                // An id is longer than the name that stands for it may be; and a comma.
+                bytes += step.operation.to_string().len() + 64;
+                bytes <= BULK_BYTES
+            });
+            let (some, others) = rest.split_at(fits.count().max(1));
+            all.push(some);
+            rest = others;
+        }
+        all
+    }
+
     /// Asks the controller what would come of it: every rule is its own, and what it writes in another way (an address
     /// in lower case) is no change.
     pub(super) async fn settle(mut self, api: &ApiClient, allow_shrink: bool) -> Result<Self, Failure> {
-        if self.steps.is_empty() || self.steps.len() > BULK {
+        // What takes several requests is not asked for at once: one may need what another makes.
+        if self.requests().len() != 1 {
             return Ok(self);
         }
         let answer = self.send(api, &self.steps, allow_shrink, true).await?;
@@ -433,14 +452,16 @@ impl Plan {
 
     /// Makes the changes: in one transaction, when they fit into one.
     pub(super) async fn apply(self, api: &ApiClient, allow_shrink: bool) -> Result<usize, Failure> {
-        if self.steps.len() > BULK {
+        let requests = self.requests();
+        if requests.len() > 1 {
             note(&format!(
-                "{} changes are made in steps of {BULK}; each step is made as a whole.",
-                self.steps.len()
+                "{} changes are made in {} requests; each is made as a whole.",
+                self.steps.len(),
+                requests.len()
             ));
         }
         let mut made: BTreeMap<String, String> = BTreeMap::new();
-        for chunk in self.steps.chunks(BULK) {
+        for chunk in requests {
             let mut steps = chunk.to_vec();
             for step in &mut steps {
                 known(&made, &mut step.operation);

@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BulkInput {
-    /// 1 to 500 of them, all of one organization or all of the installation.
-    #[schema(min_items = 1, max_items = 500)]
+    /// 1 to 10,000 of them, all of one organization or all of the installation.
+    #[schema(min_items = 1, max_items = 10000)]
     pub operations: Vec<BulkOperation>,
     /// Remove more than ten objects of a kind and more than a fifth of them in this one change.
     #[serde(default)]
