@@ -29,6 +29,7 @@ const SHARED_STEPS: Steps = steps!("shared":
     "0030_accounts",
     "0050_step_up",
     "0060_several_controllers",
+    "0070_touched_rows",
 );
 const POSTGRES_STEPS: Steps = steps!("postgres":
     "0010_isolation",
