@@ -1,6 +1,7 @@
 //! What is read of an organization after changes is the same whether the rows that were touched are read or all of them:
 //! random edits on both engines. A seed that does not hold: `TIDEGATE_SEED=N cargo nextest run -p store --test touched`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a seed that fails has to be known")]
 
 mod fixture;
 

@@ -316,7 +316,7 @@ pub(super) async fn bulk(
 enum Tried {
     /// The same request was made before.
     Before(Tagged),
-    Now(Work, Vec<BulkResult>),
+    Now(Box<Work>, Vec<BulkResult>),
 }
 
 async fn every(
@@ -430,7 +430,7 @@ async fn each(
         results.push(BulkResult { status: applied.status.as_u16(), body });
     }
     let Some((_, work)) = work else { return Err(Problem::internal("a bulk without operations")) };
-    Ok(Tried::Now(work, results))
+    Ok(Tried::Now(Box::new(work), results))
 }
 
 /// In a bulk everything is looked at before anything is struck.
