@@ -382,23 +382,24 @@ async fn who_listens_is_told_of_each_change_of_another_and_only_of_its_own_datab
     assert!(tokio::time::timeout(Duration::from_millis(300), hints.next()).await.is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_is_not_kept_back_by_reads_and_changes_that_wait_and_a_listener_says_that_its_server_ended() {
     let (cluster, url) = own_cluster();
     let store = bootstrapped(url).await;
     let mut hints = store.hints().await.unwrap();
     let before = store.look().await.unwrap().unwrap();
     let held = store.change(Scope::Installation, "test", NOW).await.unwrap();
-    let waiting: Vec<_> = (0..6)
-        .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.change(Scope::Installation, "test", NOW).await.is_err() })
-        })
-        .collect();
+    let wait = || {
+        let store = store.clone();
+        tokio::spawn(async move { store.change(Scope::Installation, "test", NOW).await.is_err() })
+    };
+    let mut waiting: Vec<_> = (0..6).map(|_| wait()).collect();
     let queued = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted";
     let deadline = Instant::now() + Duration::from_secs(20);
     while cluster.sql("own", queued).unwrap() == "0" {
         assert!(Instant::now() < deadline, "no change waits for the one that is held");
+        // Those before may have waited in vain while psql was on its way.
+        waiting.push(wait());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let started = Instant::now();
