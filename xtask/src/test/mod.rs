@@ -22,8 +22,6 @@ use suite::{Earlier, Runs, Suite};
 const SEEDS: &str = "104";
 /// Behind those that the tests of `sim` have already run.
 const FIRST_SEED: &str = "10000";
-/// Scenarios of which the tests run few, since one costs ten milliseconds; the tests themselves run as many seeds of others.
-const LONG_SCENARIOS: [&str; 3] = ["roam", "faults", "steady"];
 const MANY_SEEDS: &str = "2080";
 /// The release binary's upper size.
 const BINARY_LIMIT: u64 = 40_000_000;
@@ -34,6 +32,7 @@ const LINTS: &str = "lints, and the build of the tests";
 const BUILD: &str = "build of the tests without lints";
 /// What a step depends on that runs the built program from outside.
 const PROGRAM: Runs<'_> = Runs::WhenChanged(&["tidegate", "xtask"]);
+const SIMULATION: Runs<'_> = Runs::WhenChanged(&["sim", "xtask"]);
 
 /// Which steps to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -115,21 +114,24 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
         return;
     }
     tests(suite);
-    // Each computes on one core, and neither has a clock to keep.
+    // Each computes on one core, and none has a clock to keep.
     thread::scope(|lanes| {
-        lanes.spawn(|| simulation(suite));
+        lanes.spawn(|| {
+            let seeds = ["--first", FIRST_SEED, "--seeds", SEEDS];
+            suite.program("simulation", SIMULATION, built("sim", &seeds), None);
+            many_seeds(suite, "steady");
+        });
         small_checks(suite, interrupt);
+        many_seeds(suite, "roam");
+        many_seeds(suite, "faults");
+        suite.program("simulation finds planted bugs", SIMULATION, this(&["sim", "--planted"]), None);
     });
 }
 
-fn simulation(suite: &Suite) {
-    let simulation = Runs::WhenChanged(&["sim", "xtask"]);
-    suite.program("simulation", simulation, built("sim", &["--first", FIRST_SEED, "--seeds", SEEDS]), None);
-    for scenario in LONG_SCENARIOS {
-        let arguments = ["--scenario", scenario, "--first", "20000", "--seeds", MANY_SEEDS];
-        suite.program(&format!("simulation of {scenario}"), simulation, built("sim", &arguments), None);
-    }
-    suite.program("simulation finds planted bugs", simulation, this(&["sim", "--planted"]), None);
+/// A scenario of which the tests run few seeds, since one costs ten milliseconds or more; the tests themselves run as many of others.
+fn many_seeds(suite: &Suite, scenario: &str) {
+    let arguments = ["--scenario", scenario, "--first", "20000", "--seeds", MANY_SEEDS];
+    suite.program(&format!("simulation of {scenario}"), SIMULATION, built("sim", &arguments), None);
 }
 
 fn small_checks(suite: &Suite, interrupt: &Interrupt) {
