@@ -175,7 +175,14 @@ impl Direct {
 
     /// The smoothed round trip of the path in use.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.pairs.get(&self.current?.address)?.round_trip
+        self.in_use()?.1.round_trip
+    }
+
+    /// The path in use, doubtful or not. Looked up once where several things are asked of it: each packet asks for
+    /// a deadline.
+    fn in_use(&self) -> Option<(Current, &Pair)> {
+        let current = self.current?;
+        Some((current, self.pairs.get(&current.address)?))
     }
 
     /// Whether an address has proven itself as this peer's, or is in use.
@@ -347,7 +354,7 @@ impl Direct {
     /// Asks how long packets may be by the way that data takes.
     fn tick_sizes(&mut self, now: Instant, outcome: &mut Outcome) {
         let route = self.route();
-        let patience = self.size_patience();
+        let patience = self.size_patience(self.round_trip());
         let sizes = match route {
             Route::Direct(_) => &mut self.direct_sizes,
             Route::Relay => &mut self.relay_sizes,
@@ -364,10 +371,10 @@ impl Direct {
         }
     }
 
-    fn size_patience(&self) -> Duration {
+    fn size_patience(&self, round_trip: Option<Duration>) -> Duration {
         match self.route() {
             Route::Direct(_) => {
-                let most = SIZE_PATIENCE.max(self.round_trip().unwrap_or_default() * 2);
+                let most = SIZE_PATIENCE.max(round_trip.unwrap_or_default() * 2);
                 self.direct_sizes.patience(most)
             }
             Route::Relay => self.relay_sizes.patience(SIZE_PATIENCE_RELAY),
@@ -391,7 +398,9 @@ impl Direct {
                         self.tick_current(now, outcome);
                     };
                 }
-                if pair.waiting_since().is_none() && self.next_proof().is_some_and(|at| at <= now) {
+                if pair.waiting_since().is_none()
+                    && self.next_proof(current, pair).is_some_and(|at| at <= now)
+                {
                     self.probe(now, address, Cause::Proven, outcome);
                 }
             }
@@ -415,9 +424,7 @@ impl Direct {
     }
 
     /// When the path in use is to be asked for its next proof.
-    fn next_proof(&self) -> Option<Instant> {
-        let current = self.current?;
-        let pair = self.pairs.get(&current.address)?;
+    fn next_proof(&self, current: Current, pair: &Pair) -> Option<Instant> {
         let proven = pair.proven.unwrap_or(current.since);
         let silence = current.unheard_since.map(|since| {
             (since + SILENCE.max(pair.round_trip.unwrap_or_default() * 2)).max(proven + PROOF_APART)
@@ -438,18 +445,19 @@ impl Direct {
         if !self.is_open {
             return None;
         }
-        let current = self.current.and_then(|current| {
-            let pair = self.pairs.get(&current.address)?;
+        let in_use = self.in_use();
+        let current = in_use.map(|(current, pair)| {
             let forgotten = self.last_data.unwrap_or(current.since) + IDLE_LIFETIME;
             let next = match current.doubt {
                 Doubt::Asking { next, .. } => Some(next),
                 Doubt::None => {
-                    pair.waiting_since().map(|since| since + patience(pair)).or_else(|| self.next_proof())
+                    let asked_again = pair.waiting_since().map(|since| since + patience(pair));
+                    asked_again.or_else(|| self.next_proof(current, pair))
                 }
             };
-            Some(next.map_or(forgotten, |at| at.min(forgotten)))
+            next.map_or(forgotten, |at| at.min(forgotten))
         });
-        let patience = self.size_patience();
+        let patience = self.size_patience(in_use.and_then(|(_, pair)| pair.round_trip));
         let sizes = match self.route() {
             Route::Direct(_) => self.direct_sizes.deadline(patience),
             Route::Relay => self.relay_sizes.deadline(patience),

@@ -45,6 +45,8 @@ pub enum Part {
 pub enum Echo {
     /// Every packet.
     Each,
+    /// The first one of each second, whoever it is from.
+    Seldom,
     /// None.
     Never,
 }
@@ -120,6 +122,8 @@ pub struct Agent {
     pub program: Program,
     /// Whether it answers data.
     pub echo: Echo,
+    /// Before this, nothing is answered.
+    answers_at: Time,
     /// How long its packets are.
     pub length: Length,
     part: Part,
@@ -191,6 +195,7 @@ impl Agent {
             experience: Experience::default(),
             program: Program { every: None },
             echo: Echo::Each,
+            answers_at: Time::ZERO,
             length: Length::Least,
             part,
             key,
@@ -557,7 +562,7 @@ impl Agent {
                 Output::Transmit(transmit) => self.sealed.push(transmit),
                 Output::Inner { peer, packet } => {
                     self.experience.heard(now);
-                    if self.part == Part::Connector && self.echo == Echo::Each {
+                    if self.part == Part::Connector && self.answers(now) {
                         let sequence = sequence_of(&packet);
                         let packet = data(self.number, sequence, self.data_len(peer));
                         let _ = self.tunnels.seal(self.base + now, peer, &packet);
@@ -587,6 +592,19 @@ impl Agent {
                         due: due.into_iter().flatten().min().unwrap_or(Time::MAX),
                     };
                 }
+            }
+        }
+    }
+
+    /// Whether a packet that came is answered.
+    fn answers(&mut self, now: Time) -> bool {
+        match self.echo {
+            Echo::Each => true,
+            Echo::Never => false,
+            Echo::Seldom if now < self.answers_at => false,
+            Echo::Seldom => {
+                self.answers_at = now + Time::from_secs(1);
+                true
             }
         }
     }
