@@ -123,10 +123,11 @@ async fn foreground(
             ));
         }
     }
+    // Before it is said that the client is up: a port that somebody has ends it.
+    diagnostics::start(args.diagnostics, Watched::Client(state.to_owned())).await?;
     let status = running(state).status().await.map_err(asked(state))?;
     let ready = json!({"event": "ready", "role": "client", "status": status});
     format.print(&ready, || up_text(&status));
-    diagnostics::start(args.diagnostics, Watched::Client(state.to_owned())).await?;
     client
         .wait(async {
             process::shutdown().await;

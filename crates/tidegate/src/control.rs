@@ -34,6 +34,8 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         },
     };
     let state = options.state.clone();
+    // Before a first start shows anything: a port that somebody has ends it.
+    diagnostics::start(args.diagnostics, Watched::Controller(state.clone())).await?;
     let (controller, first) = Controller::start(options).await?;
     let first = first.map(|first| {
         // The one time that these two are shown.
@@ -57,7 +59,6 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
     if first.is_some() && !args.first_start_is_shown_by_supervisor {
         controller::first_start_was_shown(&state)?;
     }
-    diagnostics::start(args.diagnostics, Watched::Controller(state)).await?;
     controller
         .run(async {
             process::shutdown().await;

@@ -11,7 +11,7 @@ mod ports;
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -171,6 +171,18 @@ fn a_client_that_is_registered_says_to_whoever_watches_that_it_is_ready() {
     }
     assert_eq!(get(address, "/livez").0, 200);
     assert!(get(address, "/metrics").1.contains("tidegate_client_pops 1"));
+}
+
+#[test]
+fn a_port_for_diagnostics_that_somebody_has_is_said_and_no_client_stays() {
+    let installation = Installation::start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let up = tidegate(&installation.client, &["up", "--diagnostics", &address]);
+    assert!(!up.status.success(), "{}", words(&up));
+    let said = words(&up);
+    assert!(said.contains(&address) && said.contains("choose a free port"), "{said}");
+    assert_eq!(tidegate(&installation.client, &["status"]).status.code(), Some(3));
 }
 
 #[test]

@@ -192,6 +192,7 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("connector", format!("/connectors/{connector_id}")),
         shot("people", "/people".into()),
         shot("person", format!("/people/{}", people[0])),
+        shot("person-role", format!("/people/{}/role", people[0])),
         shot("group", format!("/groups/{}", groups[0])),
         shot("devices", "/devices".into()),
         shot("device", format!("/devices/{device}")),

@@ -17,6 +17,7 @@ mod once;
 mod operate;
 mod operation;
 mod operations;
+mod ownership;
 mod people;
 mod policies;
 mod problem;

@@ -254,7 +254,7 @@ async fn remove(
         }
         return Err(removal.none());
     };
-    removal.allowed(caller, data)?;
+    removal.allowed(core, caller, data)?;
     if let Some(seen) = &intent.if_match {
         seen.check(&found.object, &Value::Null)?;
     }
@@ -442,7 +442,11 @@ async fn remove_in(work: &mut Work, removal: Removal) -> Result<Applied, Problem
     let snapshot = Arc::clone(&work.snapshot);
     let data = work.caller.data(&snapshot)?;
     let found: Found = removal.find(&work.core, &snapshot, data).ok_or_else(|| removal.none())?;
-    removal.allowed(&work.caller, data)?;
+    removal.allowed(&work.core, &work.caller, data)?;
+    // Other owners may have gone by this very bulk.
+    if removal.is_of_an_owner(data) {
+        removal.keep_one(&work.core, &work.caller, &work.change.owners().await?)?;
+    }
     work.unchanged(&found.object, &Value::Null)?;
     removal.take_from(&mut work.left);
     removal.write(&mut work.change, &found).await?;

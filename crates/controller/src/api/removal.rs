@@ -1,14 +1,14 @@
 //! What ends access by a strike first: it ends at once, also while the database cannot be used, and the row follows.
 
-use super::{Problem, Views, caller::Caller, left::Left};
+use super::{Problem, Views, caller::Caller, left::Left, ownership};
 use crate::{
     parts::{Core, StrikeRequest},
     snapshot::{Snapshot, owner},
 };
 use serde_json::{Value, json};
-use store::{Change, DeviceState, Member, OrganizationData, Scope};
+use store::{Change, DeviceState, Member, OrganizationData, Role, Scope, User};
 use trust::RevokedSubject;
-use wire::{ConnectorId, DeviceId, GroupId, PopId};
+use wire::{ConnectorId, DeviceId, GroupId, PopId, UserId};
 
 /// What is removed, or kept without access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,12 +111,40 @@ impl Removal {
         }
     }
 
-    /// Whether the caller may: nobody takes access from somebody whose role may do more than their own.
-    pub(super) fn allowed(self, caller: &Caller, data: &OrganizationData) -> Result<(), Problem> {
-        let Self::Member(Member::User(id)) = self else { return Ok(()) };
-        match data.users.binary_search_by_key(&id, |row| row.id) {
-            Ok(place) => caller.need_to_cover(data.users[place].role),
-            Err(_) => Ok(()),
+    /// Whether the caller may: nobody takes access from somebody whose role may do more than their own, and the last owner stays.
+    pub(super) fn allowed(
+        self,
+        core: &Core,
+        caller: &Caller,
+        data: &OrganizationData,
+    ) -> Result<(), Problem> {
+        let Some(user) = self.person(data) else { return Ok(()) };
+        caller.need_to_cover(user.role)?;
+        let owners = data.users.iter().filter(|row| row.role == Role::Owner);
+        let owners: Vec<_> = owners.map(|row| (row.id, row.generation)).collect();
+        if user.role == Role::Owner { self.keep_one(core, caller, &owners) } else { Ok(()) }
+    }
+
+    fn person(self, data: &OrganizationData) -> Option<&User> {
+        let Self::Member(Member::User(id)) = self else { return None };
+        Some(&data.users[data.users.binary_search_by_key(&id, |row| row.id).ok()?])
+    }
+
+    /// Whether a person goes who is an owner.
+    pub(super) fn is_of_an_owner(self, data: &OrganizationData) -> bool {
+        self.person(data).is_some_and(|row| row.role == Role::Owner)
+    }
+
+    /// Refuses to remove the last of these owners.
+    pub(super) fn keep_one(
+        self,
+        core: &Core,
+        caller: &Caller,
+        owners: &[(UserId, u64)],
+    ) -> Result<(), Problem> {
+        match self {
+            Self::Member(Member::User(id)) => ownership::keep_one(core, caller, id, owners),
+            _ => Ok(()),
         }
     }
 

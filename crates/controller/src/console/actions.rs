@@ -31,6 +31,7 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/people/new", &[P::People]),
     ("/people/{id}/edit", &[P::People]),
     ("/people/{id}/remove", &[P::People]),
+    ("/people/{id}/role", &[P::Roles]),
     ("/people/{id}/revoke", &[P::StrikePeople]),
     ("/people/{id}/restore", &[P::People]),
     ("/service-accounts/new", &[P::People]),

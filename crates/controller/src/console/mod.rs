@@ -20,6 +20,7 @@ mod policies;
 mod preview;
 mod providers;
 mod resources;
+mod roles;
 mod search;
 mod sessions;
 mod settings;

@@ -3,8 +3,8 @@
 use super::{
     access,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, search,
-    settings, sites, status, step_up, strikes,
+    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, roles,
+    search, settings, sites, status, step_up, strikes,
     things::{self, Thing},
     topology, why,
 };
@@ -86,6 +86,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/connectors/{id}", get(sites::connector))
         .route("/people", get(people::list))
         .route("/people/{id}", get(people::person))
+        .route("/people/{id}/role", get(roles::role_page).post(roles::give_role))
         .route("/groups/{id}", get(people::group))
         .route("/groups/members/add", post(people::add_member))
         .route("/groups/{id}/members/remove", post(people::remove_member))

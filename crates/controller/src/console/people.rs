@@ -11,6 +11,7 @@ use super::{
         time, typed,
     },
     names::{Names, member_page},
+    roles,
     shell::{Here, Viewer},
     strikes::{buttons, struck_page},
     things::{Thing, done_note, nothing_there},
@@ -81,7 +82,14 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         above: html! { (done_note(&viewer, &wanted)) div class="mb-4" { (group_card(&viewer, &names, &search)) } },
         search: "Name or e-mail",
         filters: html! {},
-        columns: &[("Name", ""), ("State", ""), ("Groups", ""), ("Devices", "num"), ("Since", "nowrap low")],
+        columns: &[
+            ("Name", ""),
+            ("State", ""),
+            ("Role", "low"),
+            ("Groups", ""),
+            ("Devices", "num"),
+            ("Since", "nowrap low"),
+        ],
         one: "person",
         many: "people",
         nothing: empty("No people yet", "A person has devices and is in groups; policies name groups.", add),
@@ -92,6 +100,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
             html! { a href={ "/people/" (row.id) } { (typed(&row.name)) } span class="sub wrap-any" { (typed(&row.email)) } },
             vec![
                 state(struck.is_struck(RevokedSubject::User(row.id), row.generation)),
+                roles::shown(row.role),
                 group_chips(&names, groups.get(&member).map_or(&[], Vec::as_slice)),
                 html! { (devices.get(&member).copied().unwrap_or(0)) },
                 time(UnixMs::from_millis(row.created_ms), viewer.now),
@@ -260,11 +269,12 @@ pub(super) async fn person(
         (Here::People, "/people", "People and groups"),
         &id,
         &row.name,
-        html! { (state(struck)) " " (typed(&row.email)) },
+        html! { (state(struck)) (roles::said(row.role)) " " (typed(&row.email)) },
         member,
         struck,
         row.generation,
         row.created_ms,
+        Some(row.role),
     )
 }
 
@@ -292,6 +302,7 @@ pub(super) async fn account(
         struck,
         row.generation,
         row.created_ms,
+        None,
     )
 }
 
@@ -307,6 +318,7 @@ fn member_answer(
     struck: bool,
     generation: u64,
     created_ms: u64,
+    role: Option<store::Role>,
 ) -> Response {
     let names = Names::of(viewer.data());
     let groups = groups_of(viewer, member);
@@ -314,6 +326,7 @@ fn member_answer(
         (head(&[(page, list)], typed(name), lede, html! {
             (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
             @if here == Here::People { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
+            @if role.is_some_and(|role| roles::may_change(&viewer.caller, role)) { (viewer.link_button(&format!("{page}/{id}/role"), "people", "Role")) }
             (buttons(viewer, page, id, struck))
             (viewer.danger_link(&format!("{page}/{id}/remove"), "Remove", None))
         }))

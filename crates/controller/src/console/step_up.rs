@@ -33,6 +33,7 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/service-accounts/{id}/remove", "Removing a service account"),
     ("/connectors/{id}/remove", "Removing a connector"),
     ("/pops/{id}/remove", "Removing a PoP"),
+    ("/people/{id}/role", "Giving a person a role"),
     ("/settings", "Changing how the organization works"),
     ("/settings/providers/new", "Adding a sign-in provider"),
     ("/settings/providers/{id}/edit", "Changing a sign-in provider"),

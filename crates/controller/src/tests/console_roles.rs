@@ -2,14 +2,14 @@
 
 use super::{
     World,
-    console::{get, owner, submit},
+    console::{form_token, get, owner, submit},
 };
 use http::Method;
 use serde_json::json;
 use std::collections::BTreeSet;
 
 /// The last part of an address that is a form.
-const FORMS: [&str; 8] = ["new", "edit", "remove", "revoke", "restore", "connect", "add", "tokens"];
+const FORMS: [&str; 9] = ["new", "edit", "remove", "revoke", "restore", "connect", "add", "tokens", "role"];
 
 /// Where a page's links and forms lead, without what stands behind the path.
 fn targets(page: &str) -> BTreeSet<(&'static str, String)> {
@@ -110,4 +110,48 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
     assert!(of("owner") >= of("admin") && of("admin") > of("network_admin"), "{offered:?}");
     assert!(of("network_admin") > of("support"), "{offered:?}");
     assert_eq!((of("auditor"), of("member")), (0, 0), "{offered:?}");
+}
+
+fn version_in(page: &str) -> String {
+    let rest = page.split("name=\"version\" value=\"").nth(1).expect("the form has a version");
+    rest.split('"').next().unwrap().replace("&quot;", "\"")
+}
+
+#[tokio::test]
+async fn a_role_is_given_by_a_form_that_keeps_the_last_owner_and_what_others_changed_meanwhile() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let users = world.get("/users").await.ok();
+    let lena = users["items"].as_array().unwrap().iter().find(|user| user["role"] == "owner").unwrap();
+    let own = format!("/people/{}/role", lena["id"].as_str().unwrap());
+    let place = format!("/people/{}/role", f.user);
+    let held = async || world.get(&format!("/users/{}", f.user)).await.ok()["role"].clone();
+
+    let page = get(&world, &format!("/people/{}", f.user), &session).await;
+    assert!(page.text.contains(&place), "a person's page leads to it");
+    let form = get(&world, &place, &session).await;
+    assert!(form.text.contains("<option value=\"member\" selected>"), "{}", form.text);
+    let (token, version) = (form_token(&form), version_in(&form.text));
+    let fields = |role: &'static str| [("form_token", &*token), ("version", &*version), ("role", role)];
+    let given = submit(&world, &place, &session, &fields("support")).await;
+    assert_eq!((given.status.as_u16(), held().await), (303, json!("support")));
+    let listed = get(&world, "/people", &session).await;
+    assert!(listed.text.contains("Support") && listed.text.contains("Owner"), "{}", listed.text);
+
+    // The same form again, of a person who was changed since.
+    let late = submit(&world, &place, &session, &fields("auditor")).await;
+    assert_eq!((late.status.as_u16(), held().await), (412, json!("support")));
+    assert!(late.text.contains("the role is support now"), "{}", late.text);
+    assert!(late.text.contains("<option value=\"auditor\" selected>"), "what was chosen is kept");
+
+    let form = get(&world, &own, &session).await;
+    let (token, version) = (form_token(&form), version_in(&form.text));
+    let fields = [("form_token", &*token), ("version", &*version), ("role", "member")];
+    let refused = submit(&world, &own, &session, &fields).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.text.contains("expected another owner"), "{}", refused.text);
+    let nothing = submit(&world, &place, &session, &[("form_token", "x"), ("role", "owner")]).await;
+    assert_ne!(nothing.status, 303);
+    assert_eq!(held().await, "support", "a form of somebody else's session changes nothing");
 }

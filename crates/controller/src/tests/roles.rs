@@ -204,6 +204,50 @@ async fn nobody_gives_more_than_they_have_nor_changes_who_may_do_more() {
 }
 
 #[tokio::test]
+async fn the_last_owner_stays_one_except_at_the_machine_itself() {
+    let world = World::new().await;
+    let mut owners = Vec::new();
+    for name in ["Olga", "Omar"] {
+        let person = json!({"name": name, "email": format!("{name}@example.com"), "role": "owner"});
+        owners.push(world.post("/users", person).await.made()["id"].as_str().unwrap().to_owned());
+    }
+    let [olga, omar] = [&owners[0], &owners[1]];
+    let token = token(&world, "owner").await;
+    let ask = |method: &'static str, path: String, body: Value| {
+        let (world, token) = (&world, token.clone());
+        async move { world.send(stranger(), with(method, &format!("/api/v1{path}"), &token, &body)).await }
+    };
+    // All of them in one bulk: the second operation would leave nobody, and the first is undone with it.
+    let remove = |id: &str| json!({"method": "DELETE", "path": format!("/users/{id}")});
+    let both = json!({"operations": [remove(olga), remove(omar)]});
+    let problem = ask("POST", "/bulk".into(), both).await.problem(409);
+    assert_eq!(problem["type"], "/problems/last-owner", "{problem}");
+    assert_eq!(world.get(&format!("/users/{olga}")).await.ok()["struck"], false);
+    // Whose access was revoked is no owner to count on.
+    ask("POST", "/strikes".into(), json!({"subject": omar})).await.made();
+    let all = [
+        ("PUT", format!("/users/{olga}/role"), json!({"role": "admin"})),
+        ("PATCH", format!("/users/{olga}"), json!({"role": "member"})),
+        ("PUT", format!("/users/{olga}"), json!({"name": "O", "email": "o@example.com", "role": "auditor"})),
+        ("DELETE", format!("/users/{olga}"), json!({})),
+        ("POST", "/bulk".into(), json!({"operations": [remove(olga)]})),
+    ];
+    for (method, path, body) in &all {
+        let problem = ask(method, path.clone(), body.clone()).await.problem(409);
+        assert_eq!(problem["type"], "/problems/last-owner", "{method} {path}: {problem}");
+    }
+    let held = world.get(&format!("/users/{olga}")).await.ok();
+    assert_eq!((&held["role"], &held["struck"]), (&json!("owner"), &json!(false)));
+    // With another one, the first may go.
+    ask("POST", "/restores".into(), json!({"subject": omar})).await.made();
+    ask("PUT", format!("/users/{olga}/role"), json!({"role": "admin"})).await.ok();
+    ask("PUT", format!("/users/{omar}/role"), json!({"role": "admin"})).await.problem(409);
+    let place = format!("/users/{omar}/role");
+    let set = world.call(http::Method::PUT, &place, Some(json!({"role": "admin"}))).await;
+    assert_eq!(set.ok()["role"], "admin", "at the machine itself another owner can be made as well");
+}
+
+#[tokio::test]
 async fn a_role_that_was_taken_away_ends_with_the_change() {
     use crate::api::{Caller, Origin};
     let world = World::new().await;

@@ -110,6 +110,17 @@ impl Change {
         }))
     }
 
+    /// Every owner of the organization, with their generation.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn owners(&mut self) -> Result<Vec<(UserId, u64)>, StoreError> {
+        let sql = "SELECT id, generation FROM users WHERE role = $1 AND organization = $2 ORDER BY id";
+        let statement = query(sql).bind(Role::Owner.to_string()).bind(self.organization()?);
+        let rows = self.tx.fetch_all("user", statement).await?;
+        rows.iter().map(|row| Ok((row::parsed(row, "id")?, row::number(row, "generation")?))).collect()
+    }
+
     /// Gives a connector another name.
     ///
     /// # Errors

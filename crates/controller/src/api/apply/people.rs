@@ -4,6 +4,7 @@ use super::super::{
     Problem, check, fresh,
     operate::Work,
     operation::Applied,
+    ownership,
     types::{NameInput, Role, UserInput},
     view::stored_role,
 };
@@ -125,6 +126,10 @@ async fn change_role(work: &mut Work, row: &mut store::User, role: store::Role) 
     work.caller.need(super::super::roles::Permission::Roles)?;
     work.caller.need_fresh(&work.core)?;
     may_give(work, role)?;
+    if row.role == store::Role::Owner && role != store::Role::Owner {
+        let owners = work.change.owners().await?;
+        ownership::keep_one(&work.core, &work.caller, row.id, &owners)?;
+    }
     row.role = role;
     Ok(work.change.set_role(row.id, role).await?)
 }
