@@ -5,30 +5,13 @@
     reason = "a test fails by panicking, and measures how long it waited"
 )]
 
+#[macro_use]
 mod fixture;
 
 use fixture::*;
 use std::time::{Duration, Instant};
 use store::*;
 use wire::*;
-
-macro_rules! on_both_engines {
-    ($($name:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Fixture::sqlite().await).await;
-            })+
-        }
-
-        mod on_postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Fixture::postgres().await).await;
-            })+
-        }
-    };
-}
 
 on_both_engines! {
     a_change_raises_the_version_by_one_and_leaves_an_audit_row,
@@ -680,6 +663,9 @@ async fn roles_states_and_settings_come_back_as_they_were_set(f: Fixture) {
     settings.sign_in_age_ms = 60_000;
     change.set_settings(&settings).await.unwrap();
     assert!(change.set_role(UserId::from_bytes([9; 16]), Role::Owner).await.is_err());
+    assert_eq!(change.owners().await.unwrap(), []);
+    change.insert_user(&User { role: Role::Owner, ..user(2) }).await.unwrap();
+    assert_eq!(change.owners().await.unwrap(), [(user(2).id, user(2).generation)]);
     change.commit("set", "role", "{}").await.unwrap();
     let data = f.data().await;
     assert_eq!(data.users[0].role, Role::NetworkAdmin);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a seed that fails has to be known")]
 
+#[macro_use]
 mod fixture;
 
 use fixture::*;
@@ -507,24 +508,6 @@ async fn a_fault_at_a_read_of_what_was_touched_is_an_error_and_never_a_smaller_a
         f.place.raw(&format!("ALTER TABLE away RENAME TO {table}")).await;
         assert_eq!(f.store.load_after(&held).await.unwrap(), f.store.load().await.unwrap());
     }
-}
-
-macro_rules! on_both_engines {
-    ($($name:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Fixture::sqlite().await).await;
-            })+
-        }
-
-        mod on_postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Fixture::postgres().await).await;
-            })+
-        }
-    };
 }
 
 on_both_engines! {
