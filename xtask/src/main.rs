@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 #![expect(clippy::disallowed_methods, reason = "it measures real processes by the real clock")]
 
+mod artifacts;
 mod judges;
 mod lab;
 mod layers;

@@ -1,9 +1,13 @@
 //! `cargo xtask sim`: the seeded simulation over many seeds or hours, one seed again, and whether it finds the bugs
 //! that were planted for it.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use crate::artifacts::{self, Of};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    sync::Mutex,
+};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -48,8 +52,6 @@ const PLANTED: [(&str, &[&str]); 7] = [
     ("budget-of-a-key", &["reopening-liar"]),
     ("never-better", &["better"]),
 ];
-/// One build has all of them; the environment says which is there.
-const WITH_BUGS: &[&str] = &["--features", "planted/bugs"];
 /// Seeds that each planted bug gets: every pair of the simulation's networks once.
 const PLANTED_SEEDS: u64 = 52;
 
@@ -117,12 +119,29 @@ fn said(failure: &serde_json::Value) -> (String, String) {
     (at, wrong.to_owned())
 }
 
+/// The simulation with every bug in it, built once for this process; the environment says which is there.
+///
+/// All of the workspace is named, or cargo compiles crates of others again for the features that the simulation alone wants.
+fn with_bugs() -> Result<Command> {
+    static BUILT: Mutex<bool> = Mutex::new(false);
+    let mut built = BUILT.lock().map_err(|_| anyhow!("the build before this one panicked"))?;
+    if !*built {
+        artifacts::write_settings()?;
+        let arguments = ["--quiet", "--locked", "--workspace", "--bin", "sim", "--features", "planted/bugs"];
+        let status = Of::PlantedBugs.cargo(&["build"], &arguments).status().context("starting cargo")?;
+        ensure!(status.success(), "the simulation with planted bugs was not built: {status}");
+        *built = true;
+    }
+    Ok(Command::new(Of::PlantedBugs.program("sim")))
+}
+
 fn run_with(bug: Option<&str>, scenario: Option<&str>, seeds: u64) -> Result<serde_json::Value> {
     let mut arguments = vec!["--json".to_owned(), "--seeds".to_owned(), seeds.to_string()];
     arguments.extend(scenario.iter().flat_map(|name| ["--scenario".to_owned(), (*name).to_owned()]));
-    let mut command = sim(WITH_BUGS, &arguments);
+    let mut command = with_bugs()?;
+    command.args(&arguments).current_dir(crate::repository());
     command.env("TIDEGATE_PLANTED", bug.unwrap_or_default()).stderr(Stdio::inherit());
-    let output = command.output().context("starting cargo")?;
+    let output = command.output().context("starting the simulation with planted bugs")?;
     let last = String::from_utf8_lossy(&output.stdout);
     let report: serde_json::Value = serde_json::from_str(last.trim())
         .with_context(|| format!("the simulation with {bug:?} said {last:?}"))?;

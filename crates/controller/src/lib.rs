@@ -246,6 +246,11 @@ impl Controller {
     /// # Errors
     /// [`ControllerError`]: nothing runs then.
     pub async fn start(options: ControllerOptions) -> Result<(Self, Option<FirstStart>), ControllerError> {
+        // 20 kB of what it holds between its steps: not on the stack of whoever waits for it.
+        Box::pin(Self::started(options)).await
+    }
+
+    async fn started(options: ControllerOptions) -> Result<(Self, Option<FirstStart>), ControllerError> {
         let rest =
             options.url.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains(' '));
         rest.ok_or_else(|| ControllerError::Url(options.url.clone()))?;

@@ -6,7 +6,12 @@ mod count;
 mod inputs;
 mod suite;
 
-use crate::{layers, process::Interrupt, tools, vectors};
+use crate::{
+    artifacts::{self, Of},
+    layers,
+    process::Interrupt,
+    tools, vectors,
+};
 use anyhow::{Context as _, Result, ensure};
 use count::Count;
 use std::{
@@ -65,14 +70,16 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     });
     suite.program("format", Runs::Always, cargo(&["fmt", "--all", "--check"]), None);
     suite.step("layers", Runs::Always, || layers::run().map(|()| (Count::ONE_PASSED, String::new())));
-    let mut lints = cargo(&["nextest", "run", "--no-run"]);
-    lints.args(EVERYTHING);
-    suite.program(LINTS, Runs::Always, linting(lints), None);
+    let build = || {
+        let mut build = Of::Tests.cargo(&["nextest", "run"], &["--no-run"]);
+        build.args(EVERYTHING);
+        build
+    };
+    artifacts::write_settings()?;
+    suite.program(LINTS, Runs::Always, linting(build()), None);
     if suite.has_failed(LINTS) {
         // What a lint found ends the build: the tests are to run all the same, and nothing that was built earlier.
-        let mut build = cargo(&["nextest", "run", "--no-run"]);
-        build.args(EVERYTHING);
-        suite.program(BUILD, Runs::Always, build, None);
+        suite.program(BUILD, Runs::Always, build(), None);
     }
     if options.fast {
         checks(&suite, interrupt);
@@ -135,9 +142,9 @@ fn many_seeds(suite: &Suite, scenario: &str) {
 }
 
 fn small_checks(suite: &Suite, interrupt: &Interrupt) {
-    let doc = ["test", "--workspace", "--doc", "--locked", "--no-fail-fast"];
+    let doc = Of::Tests.cargo(&["test"], &["--workspace", "--doc", "--locked", "--no-fail-fast"]);
     // The binary's package depends on every other that has examples.
-    let doc = as_built(suite, cargo(&doc));
+    let doc = as_built(suite, doc);
     suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), doc, Some(count::libtest));
     suite.program(
         "fuzz corpus",
@@ -162,7 +169,7 @@ fn tests(suite: &Suite) {
         println!("── {NAME}: unchanged in every package");
         return;
     }
-    let mut command = as_built(suite, cargo(&["nextest", "run", "--no-fail-fast"]));
+    let mut command = as_built(suite, Of::Tests.cargo(&["nextest", "run"], &["--no-fail-fast"]));
     command.args(EVERYTHING);
     if let Some(changed) = &changed {
         // Built as ever, so that features are unified as ever; only what runs is chosen.
@@ -271,7 +278,7 @@ fn as_built(suite: &Suite, command: Command) -> Command {
 
 /// A program of the workspace's own, as the tests' build left it.
 fn built(name: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(crate::target_directory().join("debug").join(name));
+    let mut command = Command::new(Of::Tests.program(name));
     command.args(arguments).current_dir(crate::repository());
     command
 }
