@@ -126,7 +126,10 @@ impl Spool {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the spool is full"));
         }
         // The clock makes numbers that no earlier process used, even when all its segments are gone.
-        let batch = wall.as_millis().max(self.last_batch + 1);
+        let next = self.last_batch.checked_add(1);
+        let next =
+            next.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a segment has the last number"))?;
+        let batch = wall.as_millis().max(next);
         let path = self.directory.join(format!("{batch:020}.{SUFFIX}"));
         let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
         self.last_batch = batch;
@@ -143,10 +146,11 @@ impl Spool {
     /// The oldest batch that waits; the open segment is closed for it when there is no other. The same
     /// batch comes again until [`Self::acknowledge`].
     pub fn next_batch(&mut self) -> Option<(u64, Vec<u8>)> {
-        if self.closed.is_empty() && self.open.as_ref().is_some_and(|open| open.bytes > 0) {
-            self.close();
-        }
         loop {
+            // Also when all the others turned out to have nothing to ship.
+            if self.closed.is_empty() && self.open.as_ref().is_some_and(|open| open.bytes > 0) {
+                self.close();
+            }
             let (batch, path) = self.closed.first_key_value()?;
             match fs::read(path) {
                 Ok(bytes) => {
@@ -267,6 +271,27 @@ mod tests {
         let mut spool = Spool::open(directory.path()).expect("opens");
         let (batch, bytes) = spool.next_batch().expect("one batch");
         assert_eq!((batch, ids(&bytes)), (7, vec![1]));
+    }
+
+    #[test]
+    fn segments_without_a_whole_line_keep_back_nothing_that_is_behind_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("00000000000000000007.ndjson"), b"{\"id\":\"1").expect("written");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        assert_eq!(spool.append(&record(1), UnixMs::from_millis(9_000)), Appended::Kept);
+        let (_, batch) = spool.next_batch().expect("the record, at the first question");
+        assert_eq!(ids(&batch), [1]);
+    }
+
+    #[test]
+    fn numbers_that_are_used_up_drop_and_count() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join(format!("{}.ndjson", u64::MAX)), b"{}\n").expect("written");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        assert_eq!(
+            (spool.append(&record(1), UnixMs::from_millis(9_000)), spool.dropped()),
+            (Appended::Dropped, 1)
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ static DIRECTORY: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     made.expect("a directory to write into")
 });
 
-fn place(name: &str) -> PathBuf {
+pub(crate) fn place(name: &str) -> PathBuf {
     // Replays of one target do not meet: each thread has its own.
     DIRECTORY.path().join(format!("{name}-{:?}", std::thread::current().id()))
 }

@@ -12,6 +12,15 @@ mod disk;
 mod inside;
 mod machine;
 mod names;
+mod signin;
+mod spool;
+
+/// What the connector's spool, which is shared by its source, finds in its own crate.
+mod record {
+    pub(crate) use connector::FlowRecord;
+    #[cfg(test)]
+    pub(crate) use connector::Verdict;
+}
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -75,6 +84,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("machine_resolver_file", machine::resolver_file),
     ("first_contact", contact::first_contact),
     ("local_request", contact::local_request),
+    ("spool", spool::spool),
+    ("passkey_made", signin::passkey_made),
+    ("passkey_client_data", signin::passkey_client_data),
+    ("passkey_proof", signin::passkey_proof),
+    ("id_token", signin::id_token),
+    ("key_set", signin::key_set),
 ];
 
 /// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
@@ -502,6 +517,7 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     list.extend(
         [inside::genuine(), asked::genuine(), disk::genuine(), names::genuine(), contact::genuine()].concat(),
     );
+    list.extend([signin::genuine(), spool::genuine()].concat());
     list
 }
 
@@ -600,3 +616,13 @@ const UPNP_FAULT: &str = "HTTP/1.1 500 Internal Server Error\r\nConnection: clos
 <s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body><s:Fault>\
 <faultcode>s:Client</faultcode><detail><UPnPError xmlns=\"urn:schemas-upnp-org:control-1-0\">\
 <errorCode>718</errorCode></UPnPError></detail></s:Fault></s:Body></s:Envelope>";
+
+/// What the tests of shared sources ask for.
+#[cfg(test)]
+mod clock {
+    pub(crate) fn random<const N: usize>() -> [u8; N] {
+        let mut bytes = [0; N];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+        bytes
+    }
+}

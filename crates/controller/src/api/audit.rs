@@ -113,8 +113,9 @@ struct Export {
     changes: tokio::sync::watch::Receiver<u64>,
 }
 
-/// Exports entries of a chain as lines of JSON, in its order: each has its number, from which a later export goes on,
-/// and its hash.
+/// Exports entries of a chain as lines of JSON, in its order.
+///
+/// Each has its number, from which a later export goes on, and its hash.
 #[utoipa::path(get, path = "/audit/export", tag = "audit", params(AuditExportParams), responses((status = 200, description = "One entry a line", body = String, content_type = "application/x-ndjson"), (status = 503, description = "The database cannot be used right now", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn export_audit(
     State(core): State<Arc<Core>>,

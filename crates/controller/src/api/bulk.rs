@@ -62,11 +62,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Room {
     }
 }
 
-/// Makes many changes at once, all or none of them, in one transaction and one version. Access that a removal ends is
-/// revoked before the transaction is committed. At most 4 MiB and 10,000 operations, of which 100 may revoke; more than 500
-/// have 10 s, in which other changes of the organization may be refused and are to be sent again (503, Retry-After). Two
-/// bulks of more than 256 kB are made at once. An answer of more than a megabyte is not kept for its Idempotency-Key: who asks
-/// again is told that it was made (409).
+/// Makes many changes at once, all or none of them, in one transaction and one version.
+///
+/// Access that a removal ends is revoked before the transaction is committed. At most 4 MiB and 10,000 operations, of
+/// which 100 may revoke; more than 500 have 10 s, in which other changes of the organization may be refused and are to
+/// be sent again (503, Retry-After). Two bulks of more than 256 kB are made at once. An answer of more than a megabyte
+/// is not kept for its Idempotency-Key: who asks again is told that it was made (409).
 #[utoipa::path(post, path = "/bulk", tag = "bulk", request_body = BulkInput, responses((status = 200, description = "Every operation was made", body = BulkOutcome), (status = 404, description = "There is no such object", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn make_bulk(
     State(core): State<Arc<Core>>,

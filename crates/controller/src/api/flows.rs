@@ -92,7 +92,9 @@ struct Export {
     arrivals: tokio::sync::watch::Receiver<u64>,
 }
 
-/// Exports flow records as lines of JSON, oldest first; each line has its `place`, from which a later export goes on.
+/// Exports flow records as lines of JSON, oldest first.
+///
+/// Each line has its `place`, from which a later export goes on.
 #[utoipa::path(get, path = "/flows/export", tag = "flows", params(FlowExportParams), responses((status = 200, description = "One record a line", body = String, content_type = "application/x-ndjson")))]
 async fn export_flows(
     State(core): State<Arc<Core>>,

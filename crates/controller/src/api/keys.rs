@@ -117,8 +117,9 @@ async fn delete_enrolment_key(
     operate(&core, &caller, intent, Operation::DeleteEnrolmentKey(id)).await
 }
 
-/// Makes an API token with scopes that its maker has, or a role that may do no more. The secret is in this answer and
-/// nowhere else.
+/// Makes an API token with scopes that its maker has, or a role that may do no more.
+///
+/// The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/tokens", tag = "tokens", request_body = TokenInput, responses((status = 201, description = "Made", body = TokenCreated)))]
 async fn create_token(
     State(core): State<Arc<Core>>,

@@ -212,8 +212,10 @@ async fn list_strikes(
     Ok(wanted.page(entries.iter(), &views, view))
 }
 
-/// Gives access back: raises the generation. Certificates and grants of older generations stay
-/// revoked, so a device, connector or PoP enrols again.
+/// Gives access back.
+///
+/// It raises the generation: certificates and grants of older generations stay revoked, so a device, connector or PoP
+/// enrols again.
 #[utoipa::path(post, path = "/restores", tag = "strikes", request_body = StrikeInput, responses((status = 201, description = "Given back", body = Restored)))]
 async fn create_restore(
     State(core): State<Arc<Core>>,
@@ -243,8 +245,10 @@ async fn create_owner_link(
     .await
 }
 
-/// Takes a database that was restored from a copy for the truth. Until then a controller that has served
-/// something newer neither reads nor changes it. What was revoked stays revoked.
+/// Takes a database that was restored from a copy for the truth.
+///
+/// Until then a controller that has served something newer neither reads nor changes it. What was revoked stays
+/// revoked.
 #[utoipa::path(post, path = "/restored-database", tag = "status", responses((status = 200, description = "Accepted", body = AcceptedDatabase)))]
 async fn accept_restored_database(
     State(core): State<Arc<Core>>,
@@ -271,6 +275,7 @@ async fn accept_restored_database(
 }
 
 /// Makes new signing keys of every role now: because one may have leaked, or to see that nothing depends on an old one.
+///
 /// They are published at once and sign a day later, or when the request says; what the keys of before have signed stays
 /// good to its end.
 #[utoipa::path(post, path = "/key-rotations", tag = "status", request_body = KeyRotationInput, responses((status = 201, description = "Made and published", body = KeyRotation)))]

@@ -163,8 +163,10 @@ async fn add_member(
     operate(&core, &caller, intent, Operation::AddMember(id, member)).await
 }
 
-/// Takes a user or service account out of a group: the membership is revoked at once, also when the
-/// database cannot be written (then the answer is 503 and the row follows with the next try).
+/// Takes a user or service account out of a group.
+///
+/// The membership is revoked at once, also when the database cannot be written (then the answer is 503 and the row
+/// follows with the next try).
 #[utoipa::path(delete, path = "/groups/{id}/members/{member}", tag = "groups", params(("id" = String, Path, description = "The group's id"), ("member" = String, Path, description = "`usr-…` or `svc-…`")), responses((status = 200, description = "No member any more", body = StrikeOutcome)))]
 async fn remove_member(
     State(core): State<Arc<Core>>,

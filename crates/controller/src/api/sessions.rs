@@ -17,8 +17,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new().routes(routes!(list_sessions))
 }
 
-/// Lists devices and connectors that have sessions to PoPs now. From memory; a controller that was just started learns
-/// it from PoPs within seconds, and of the ways from connectors within 35 s. A way that changes is told within 5 s.
+/// Lists devices and connectors that have sessions to PoPs now.
+///
+/// From memory; a controller that was just started learns it from PoPs within seconds, and of the ways from connectors
+/// within 35 s. A way that changes is told within 5 s.
 #[utoipa::path(get, path = "/sessions", tag = "sessions", params(Wanted<Sessions>), responses((status = 200, description = "One page", body = Page<Session>)))]
 async fn list_sessions(
     State(core): State<Arc<Core>>,

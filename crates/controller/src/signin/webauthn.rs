@@ -208,8 +208,10 @@ impl Party {
     /// 7.1 steps 5 to 11, 7.2 steps 8 to 14. Gives the hash that is signed.
     fn client_data(&self, text: &str, expected: &str, challenge: &[u8]) -> Result<[u8; 32], Refusal> {
         let bytes = decoded(text, "client data")?;
+        // 7.1 step 5, 7.2 step 8: text first. In members that nobody reads serde_json would take any bytes.
+        let said = std::str::from_utf8(&bytes).map_err(|_| Refusal::Form("client data is no UTF-8"))?;
         let data: ClientData =
-            serde_json::from_slice(&bytes).map_err(|_| Refusal::Form("client data is no JSON"))?;
+            serde_json::from_str(said).map_err(|_| Refusal::Form("client data is no JSON"))?;
         if data.r#type != expected {
             return Err(Refusal::Type);
         }
