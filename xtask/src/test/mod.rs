@@ -170,7 +170,7 @@ fn tests(suite: &Suite) {
         return;
     }
     let mut command = as_built(suite, Of::Tests.cargo(&["nextest", "run"], &["--no-fail-fast"]));
-    command.args(EVERYTHING);
+    command.args(EVERYTHING).args(["--test-threads", &at_once().to_string()]);
     if let Some(changed) = &changed {
         // Built as ever, so that features are unified as ever; only what runs is chosen.
         let chosen: Vec<String> = changed.iter().map(|(package, _)| format!("package(={package})")).collect();
@@ -188,6 +188,12 @@ fn tests(suite: &Suite) {
             suite.left_out(format!("the tests of the packages other than {}", names(&changed)));
         }
     }
+}
+
+/// How many tests run at once: a third of the time of one is waiting for a deadline, a frozen server or a lost packet.
+fn at_once() -> usize {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    cores + cores / 2
 }
 
 fn names(changed: &[(String, inputs::Fingerprint)]) -> String {
