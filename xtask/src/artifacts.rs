@@ -48,6 +48,8 @@ impl Of {
         command.arg(settings()).args(arguments);
         command.env("CARGO_BUILD_BUILD_DIR", crate::target_directory());
         command.env("CARGO_TARGET_DIR", self.directory());
+        // What a test of another package than the program's own would find beside itself is the release build.
+        command.env("TIDEGATE_TEST_BINARY", self.program("tidegate"));
         command
     }
 }

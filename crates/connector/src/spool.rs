@@ -6,7 +6,7 @@
 use crate::record::FlowRecord;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use trust::UnixMs;
 
@@ -35,6 +35,8 @@ pub struct Spool {
     open: Option<OpenSegment>,
     last_batch: u64,
     dropped: u64,
+    /// The last batch whose lines that are no records were counted.
+    counted: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,14 @@ impl Spool {
             }
         }
         let last_batch = closed.keys().next_back().copied().unwrap_or(0);
-        Ok(Self { directory: directory.to_owned(), closed, open: None, last_batch, dropped: 0 })
+        Ok(Self {
+            directory: directory.to_owned(),
+            closed,
+            open: None,
+            last_batch,
+            dropped: 0,
+            counted: None,
+        })
     }
 
     /// Records dropped since this process began.
@@ -146,24 +155,34 @@ impl Spool {
     /// The oldest batch that waits; the open segment is closed for it when there is no other. The same
     /// batch comes again until [`Self::acknowledge`].
     pub fn next_batch(&mut self) -> Option<(u64, Vec<u8>)> {
+        let mut after = 0;
         loop {
-            // Also when all the others turned out to have nothing to ship.
-            if self.closed.is_empty() && self.open.as_ref().is_some_and(|open| open.bytes > 0) {
+            // Also when all the others turned out to have nothing to ship now.
+            let is_last = self.closed.range(after..).next().is_none();
+            if is_last && self.open.as_ref().is_some_and(|open| open.bytes > 0) {
                 self.close();
             }
-            let (batch, path) = self.closed.first_key_value()?;
-            match fs::read(path) {
+            let (&batch, path) = self.closed.range(after..).next()?;
+            match read(path) {
                 Ok(bytes) => {
-                    let whole = whole_lines(&bytes);
+                    let (whole, lost) = whole_lines(&bytes);
+                    // Once, however often it is shipped.
+                    if self.counted.replace(batch) != Some(batch) {
+                        self.dropped += lost;
+                    }
                     if !whole.is_empty() {
-                        return Some((*batch, whole.to_vec()));
+                        return Some((batch, whole));
                     }
                 }
-                Err(_) => self.dropped += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.dropped += 1,
+                // No descriptor is free, or the disk has a bad moment: it waits, and the next one goes before it.
+                Err(_) => {
+                    after = batch.checked_add(1)?;
+                    continue;
+                }
             }
-            // Empty, unreadable, or taken away by somebody: nothing to ship.
-            let (_, path) = self.closed.pop_first().expect("just seen");
-            let _ = fs::remove_file(path);
+            // Nothing to ship, or taken away by somebody.
+            self.acknowledge(batch);
         }
     }
 
@@ -175,11 +194,27 @@ impl Spool {
     }
 }
 
-/// A crash may have torn the last line, and somebody may have put a larger file here.
-fn whole_lines(bytes: &[u8]) -> &[u8] {
-    let bytes = &bytes[..bytes.len().min(SEGMENT_BYTES)];
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    &bytes[..end]
+/// What a segment may have; somebody may have put a larger file here.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(SEGMENT_BYTES as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The lines that are records, and how many are not: a crash may have torn the last one, and bytes rot. A controller refuses a batch
+/// with one line that is none, and it would be asked again for ever.
+fn whole_lines(bytes: &[u8]) -> (Vec<u8>, u64) {
+    let (mut whole, mut lost) = (Vec::with_capacity(bytes.len()), 0);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if line.ends_with(b"\n")
+            && serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line).is_ok()
+        {
+            whole.extend_from_slice(line);
+        } else {
+            lost += 1;
+        }
+    }
+    (whole, lost)
 }
 
 #[cfg(test)]
@@ -281,6 +316,35 @@ mod tests {
         assert_eq!(spool.append(&record(1), UnixMs::from_millis(9_000)), Appended::Kept);
         let (_, batch) = spool.next_batch().expect("the record, at the first question");
         assert_eq!(ids(&batch), [1]);
+    }
+
+    #[test]
+    fn a_rotten_line_costs_itself_and_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let line =
+            |number| [serde_json::to_vec(&record(number)).expect("it serializes"), b"\n".to_vec()].concat();
+        let rotten = [line(1), b"{\"id\":\"2\",\xFF\n".to_vec(), line(3)].concat();
+        fs::write(directory.path().join("00000000000000000007.ndjson"), rotten).expect("written");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        let (batch, ndjson) = spool.next_batch().expect("what is left");
+        assert_eq!((batch, ids(&ndjson)), (7, vec![1, 3]));
+        assert_eq!(spool.next_batch(), Some((7, ndjson)), "until acknowledged");
+        assert_eq!(spool.dropped(), 1);
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_read_now_waits_and_the_next_one_goes_before_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |number: u64| directory.path().join(format!("{number:020}.ndjson"));
+        // A directory opens and does not read.
+        fs::create_dir(path(7)).expect("made");
+        let line = [serde_json::to_vec(&record(8)).expect("it serializes"), b"\n".to_vec()].concat();
+        fs::write(path(8), line).expect("written");
+        let mut spool = Spool::open(directory.path()).expect("opens");
+        let (batch, ndjson) = spool.next_batch().expect("the one that can be read");
+        assert_eq!((batch, ids(&ndjson)), (8, vec![8]));
+        spool.acknowledge(8);
+        assert_eq!((spool.next_batch(), spool.segments(), spool.dropped()), (None, 1, 0));
     }
 
     #[test]

@@ -107,7 +107,8 @@ pub async fn enrol_pop(
 /// Asks nobody: an agent that is started with its join key again starts from what it has.
 ///
 /// # Errors
-/// The directory is in use, another role's or another installation's, or cannot be read.
+/// The directory is in use, another role's, or cannot be read. Of another installation's nothing is said here: whoever enrols in it
+/// is told.
 pub fn already_enrolled(path: &Path, role: Role, root: &RootHash) -> Result<Option<Identity>, EnrolError> {
     match StateDir::about(path)? {
         Some(about) if about.root == *root => {

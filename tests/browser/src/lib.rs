@@ -25,7 +25,7 @@ mod stage;
 
 pub use chromium::Chromium;
 pub use page::{Authenticator, Page, Screen, Theme, Verified};
-pub use stage::{Client, Connector, DatabaseLock, Held, Stage, WebSite};
+pub use stage::{Client, Connector, DatabaseLock, Held, Stage, WebSite, binary};
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

@@ -32,7 +32,7 @@ const HOLD: &str = "import sqlite3, sys\n\
 ///
 /// # Errors
 /// There is none; the message says how to build it.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("TIDEGATE_TEST_BINARY") {
         return Ok(named.into());
     }

@@ -266,17 +266,6 @@ fn a_certified_provider_signs_people_in_makes_them_and_moves_them_between_groups
     Ok(())
 }
 
-/// The binary under test, as the stage has it.
-fn binary() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("TIDEGATE_TEST_BINARY") {
-        return Ok(named.into());
-    }
-    let own = std::env::current_exe()?;
-    let found =
-        own.ancestors().skip(1).take(3).map(|above| above.join("tidegate")).find(|path| path.is_file());
-    found.context("no tidegate beside this program: cargo build --package tidegate")
-}
-
 /// A terminal that signs a device in by a code.
 struct Terminal {
     child: Child,
@@ -285,7 +274,7 @@ struct Terminal {
 
 impl Terminal {
     fn login(stage: &Stage, name: &str, believe: &[&str]) -> Result<Self> {
-        let mut child = Command::new(binary()?)
+        let mut child = Command::new(browser::binary()?)
             .args(["--json", "login", &stage.url, "--name", name, "--state"])
             .arg(stage.directory().join(name))
             .args(believe)
@@ -339,7 +328,7 @@ fn a_terminal_shows_a_code_a_person_confirms_it_and_the_device_is_theirs() -> Re
     page.wait_for_text("h1", "Refused")?;
     ensure!(refused.child.wait()?.code() == Some(4), "the terminal is told");
     // A server that proves nothing gets no question at all.
-    let output = Command::new(binary()?)
+    let output = Command::new(browser::binary()?)
         .args(["login", &stage.url, "--state"])
         .arg(stage.directory().join("nobody"))
         .stdin(Stdio::null())

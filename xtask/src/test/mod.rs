@@ -215,7 +215,7 @@ fn judges(suite: &Suite, is_all: bool, interrupt: &Interrupt) {
     });
 }
 
-/// What runs the release binary beside other things: it depends on no pass level of time.
+/// What runs the release binary beside other things: of its pass levels of time, none is shorter than a second.
 fn lab(suite: &Suite) {
     let mut demo = Command::new(release_binary());
     demo.args(["demo", "--check"]);

@@ -368,6 +368,9 @@ pub struct NetcheckAnswer {
     /// The addresses of this machine's interfaces.
     #[serde(default)]
     pub interfaces: Vec<std::net::IpAddr>,
+    /// How often in the last minute PoPs have seen this device at another address than before.
+    #[serde(default)]
+    pub address_changes: usize,
     /// What it tells its peers: kind (`local`, `observed`, `mapped`) and address.
     pub candidates: Vec<(String, SocketAddr)>,
     /// The PoPs, and what they see.

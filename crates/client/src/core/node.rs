@@ -128,7 +128,39 @@ pub struct ClientNode {
     /// Where this machine stands; `observed` is put together from the sessions.
     around: Surroundings,
     observed: BTreeMap<SessionId, SocketAddr>,
+    changes: AddressChanges,
     outputs: VecDeque<NodeOutput>,
+}
+
+/// When PoPs saw another address of this device, whichever port, by family. Two PoPs that see two addresses at a time count as
+/// one change when the second one is heard of.
+#[derive(Debug, Default)]
+struct AddressChanges {
+    last: [Option<IpAddr>; 2],
+    at: VecDeque<Instant>,
+}
+
+impl AddressChanges {
+    const KEPT: usize = 64;
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn seen(&mut self, now: Instant, observed: SocketAddr) {
+        if wire::is_stream_address(observed) {
+            return;
+        }
+        let last = &mut self.last[usize::from(observed.is_ipv6())];
+        if last.replace(observed.ip()).is_some_and(|last| last != observed.ip()) {
+            self.at.push_back(now);
+            self.at.truncate(Self::KEPT);
+        }
+        while self.at.front().is_some_and(|at| now.saturating_duration_since(*at) > Self::MINUTE) {
+            self.at.pop_front();
+        }
+    }
+
+    fn in_a_minute(&self, now: Instant) -> usize {
+        self.at.iter().filter(|at| now.saturating_duration_since(**at) <= Self::MINUTE).count()
+    }
 }
 
 impl ClientNode {
@@ -153,6 +185,7 @@ impl ClientNode {
             tidy_at: now + TIDY,
             around: Surroundings::default(),
             observed: BTreeMap::new(),
+            changes: AddressChanges::default(),
             outputs: VecDeque::new(),
         };
         node.take_grant(now);
@@ -362,6 +395,12 @@ impl ClientNode {
         around.candidates()
     }
 
+    /// How often in the last minute PoPs have seen this device at another address than before.
+    #[must_use]
+    pub fn address_changes(&self, now: Instant) -> usize {
+        self.changes.in_a_minute(now)
+    }
+
     /// The addresses of this machine's interfaces.
     pub fn interfaces(&self) -> impl Iterator<Item = IpAddr> {
         self.around.local.iter().map(|local| local.ip)
@@ -543,11 +582,13 @@ impl ClientNode {
         match event {
             AgentEvent::Registered { session, pop, observed } => {
                 self.sessions.insert(session, pop);
+                self.changes.seen(now, observed);
                 self.observed.insert(session, observed);
                 self.tell_surroundings(now);
                 self.tell(NodeEvent::Changed);
             }
             AgentEvent::ObservedChanged { session, observed, .. } => {
+                self.changes.seen(now, observed);
                 self.observed.insert(session, observed);
                 self.tell_surroundings(now);
                 // Told from the new address, so that the PoP challenges it there.

@@ -238,6 +238,7 @@ pub(super) fn netcheck(node: &ClientNode, now: Instant, local: SocketAddr) -> Ne
     NetcheckAnswer {
         local,
         interfaces: node.interfaces().collect(),
+        address_changes: node.address_changes(now),
         candidates: candidates.map(|told| (told.kind.label().to_owned(), told.address)).collect(),
         connectors: connectors.collect(),
         traffic: node.traffic().into(),

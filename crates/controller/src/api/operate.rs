@@ -9,6 +9,7 @@ use super::{
     left::{Left, Shrink},
     operation::{Applied, Operation},
     operations::outcome,
+    ownership,
     removal::{Found, Removal},
     request::Said,
     roles::SignIn,
@@ -442,10 +443,12 @@ async fn remove_in(work: &mut Work, removal: Removal) -> Result<Applied, Problem
     let snapshot = Arc::clone(&work.snapshot);
     let data = work.caller.data(&snapshot)?;
     let found: Found = removal.find(&work.core, &snapshot, data).ok_or_else(|| removal.none())?;
-    removal.allowed(&work.core, &work.caller, data)?;
-    // Other owners may have gone by this very bulk.
-    if removal.is_of_an_owner(data) {
-        removal.keep_one(&work.core, &work.caller, &work.change.owners().await?)?;
+    // Roles may have been given and owners have gone by this very bulk.
+    if let Some(id) = removal.person()
+        && let Some(row) = work.change.user(id).await?
+    {
+        let owners = work.change.owners().await?;
+        ownership::may_go(&work.core, &work.caller, id, row.role, &owners)?;
     }
     work.unchanged(&found.object, &Value::Null)?;
     removal.take_from(&mut work.left);

@@ -1,6 +1,9 @@
 //! An organization keeps an owner. Nobody else can make one, so the last of them keeps the role; only at the controller's own
 //! machine it can be taken, where another owner can be made as well. A strike is no business of this: access ends when somebody
 //! says so, also the last owner's.
+//!
+//! A change looks at the owners in its own transaction. A removal alone strikes before it has one, also without the database: two
+//! owners who remove each other in the same moment may both succeed, and the machine itself helps then.
 
 use super::{
     Problem,
@@ -8,6 +11,7 @@ use super::{
 };
 use crate::parts::Core;
 use http::StatusCode;
+use store::Role;
 use trust::RevokedSubject;
 use wire::UserId;
 
@@ -40,4 +44,20 @@ pub(super) fn keep_one(
     problem.rule = Some("an organization has an owner".into());
     problem.value = Some(leaving.to_string().into());
     Err(problem)
+}
+
+/// Whether a person with this role may be removed: nobody takes access from somebody whose role may do more than their own, and the
+/// last owner stays.
+///
+/// # Errors
+/// One of the two.
+pub(super) fn may_go(
+    core: &Core,
+    caller: &Caller,
+    person: UserId,
+    role: Role,
+    owners: &[(UserId, u64)],
+) -> Result<(), Problem> {
+    caller.need_to_cover(role)?;
+    if role == Role::Owner { keep_one(core, caller, person, owners) } else { Ok(()) }
 }

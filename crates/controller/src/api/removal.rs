@@ -6,7 +6,7 @@ use crate::{
     snapshot::{Snapshot, owner},
 };
 use serde_json::{Value, json};
-use store::{Change, DeviceState, Member, OrganizationData, Role, Scope, User};
+use store::{Change, DeviceState, Member, OrganizationData, Role, Scope};
 use trust::RevokedSubject;
 use wire::{ConnectorId, DeviceId, GroupId, PopId, UserId};
 
@@ -111,41 +111,26 @@ impl Removal {
         }
     }
 
-    /// Whether the caller may: nobody takes access from somebody whose role may do more than their own, and the last owner stays.
+    /// The person who goes, where it is one.
+    pub(super) const fn person(self) -> Option<UserId> {
+        match self {
+            Self::Member(Member::User(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether the caller may, by what memory has.
     pub(super) fn allowed(
         self,
         core: &Core,
         caller: &Caller,
         data: &OrganizationData,
     ) -> Result<(), Problem> {
-        let Some(user) = self.person(data) else { return Ok(()) };
-        caller.need_to_cover(user.role)?;
+        let Some(id) = self.person() else { return Ok(()) };
+        let Ok(place) = data.users.binary_search_by_key(&id, |row| row.id) else { return Ok(()) };
         let owners = data.users.iter().filter(|row| row.role == Role::Owner);
         let owners: Vec<_> = owners.map(|row| (row.id, row.generation)).collect();
-        if user.role == Role::Owner { self.keep_one(core, caller, &owners) } else { Ok(()) }
-    }
-
-    fn person(self, data: &OrganizationData) -> Option<&User> {
-        let Self::Member(Member::User(id)) = self else { return None };
-        Some(&data.users[data.users.binary_search_by_key(&id, |row| row.id).ok()?])
-    }
-
-    /// Whether a person goes who is an owner.
-    pub(super) fn is_of_an_owner(self, data: &OrganizationData) -> bool {
-        self.person(data).is_some_and(|row| row.role == Role::Owner)
-    }
-
-    /// Refuses to remove the last of these owners.
-    pub(super) fn keep_one(
-        self,
-        core: &Core,
-        caller: &Caller,
-        owners: &[(UserId, u64)],
-    ) -> Result<(), Problem> {
-        match self {
-            Self::Member(Member::User(id)) => ownership::keep_one(core, caller, id, owners),
-            _ => Ok(()),
-        }
+        ownership::may_go(core, caller, id, data.users[place].role, &owners)
     }
 
     /// A person or service account goes with its devices and memberships.

@@ -2,7 +2,7 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::{Errors, Field, FormPage, Kind, Posted, Values, show},
+    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, show},
     look::{card, facts, head, plain_badge, typed},
     people::not_done,
     shell::{Here, Viewer, encode},
@@ -65,7 +65,9 @@ fn form(
     errors: &Errors,
     status: StatusCode,
 ) -> Response {
-    let own = ROLES.into_iter().filter(|role| may_change(&viewer.caller, *role));
+    // The one that is held stands there even where the viewer may not give it: no other is to look chosen.
+    let held = values.one("role");
+    let own = ROLES.into_iter().filter(|role| may_change(&viewer.caller, *role) || role_word(*role) == held);
     let choices: Vec<(String, String)> =
         own.map(|role| (role_word(role).to_owned(), title(role).to_owned())).collect();
     let person = format!("/people/{id}");
@@ -103,7 +105,13 @@ fn form(
 }
 
 fn nobody(viewer: &Viewer, refused: &Refused) -> Response {
-    not_done(viewer, "There is no such person", refused, "/people")
+    let is_gone = matches!(refused.status, 400 | 404);
+    not_done(
+        viewer,
+        if is_gone { "There is no such person" } else { "The role cannot be read" },
+        refused,
+        "/people",
+    )
 }
 
 /// The form with the role that the person has.
@@ -136,7 +144,12 @@ pub(super) async fn give_role(api: Extension<Api>, Path(id): Path<String>, poste
         errors.add("", format!("Somebody changed this person meanwhile; the role is {now} now. Save again if it is still meant."));
         form(viewer, &id, name, &kept, &errors, StatusCode::PRECONDITION_FAILED)
     };
-    if !posted.is_genuine() || values.one("version") != held.version {
+    if !posted.is_genuine() {
+        let mut errors = Errors::default();
+        errors.add("", OTHER_SESSION);
+        return form(viewer, &id, name, &kept, &errors, StatusCode::CONFLICT);
+    }
+    if values.one("version") != held.version {
         return outdated();
     }
     let wanted = json!({"role": values.one("role")});

@@ -223,6 +223,16 @@ async fn the_last_owner_stays_one_except_at_the_machine_itself() {
     let problem = ask("POST", "/bulk".into(), both).await.problem(409);
     assert_eq!(problem["type"], "/problems/last-owner", "{problem}");
     assert_eq!(world.get(&format!("/users/{olga}")).await.ok()["struck"], false);
+    // Who became an owner by the same bulk counts, and may not go by it when no other is left.
+    let bob = json!({"name": "Bob", "email": "bob@example.com"});
+    let bob = world.post("/users", bob).await.made()["id"].as_str().unwrap().to_owned();
+    let give = |id: &str, role: &str| json!({"method": "PUT", "path": format!("/users/{id}/role"), "body": {"role": role}});
+    let around = [give(&bob, "owner"), give(olga, "admin"), give(omar, "admin"), remove(&bob)];
+    let problem = ask("POST", "/bulk".into(), json!({"operations": around})).await.problem(409);
+    assert_eq!(problem["field"], "operations[3].role", "{problem}");
+    let handed_on =
+        json!({"operations": [give(&bob, "owner"), give(omar, "admin"), remove(olga)], "dry_run": true});
+    ask("POST", "/bulk".into(), handed_on).await.ok();
     // Whose access was revoked is no owner to count on.
     ask("POST", "/strikes".into(), json!({"subject": omar})).await.made();
     let all = [

@@ -23,6 +23,9 @@ use tokio::{
 const TCP_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 
+/// Changes of address in a minute that are no roam any more.
+const RESTLESS: usize = 2;
+
 fn running(state: &Path) -> ControlClient {
     ControlClient::in_run_dir(state)
 }
@@ -223,6 +226,13 @@ fn text(answer: &NetcheckAnswer, checks: &[PopCheck], mapping: Mapping, udp: boo
             "How the NAT maps cannot be told yet: one observer is not enough. Reach a resource and ask again.\n"
         }
     });
+    if answer.address_changes >= RESTLESS {
+        text.push_str(&format!(
+            "PoPs saw this device at another address {} times in the last minute: the relay follows once one stays for more than a second, \
+             direct paths are tried anew after each.\n",
+            answer.address_changes
+        ));
+    }
     text.push('\n');
     let udp = |seen: &Option<Seen>| {
         seen.as_ref().map_or_else(|| "–".to_owned(), |seen| format!("{:.1} ms", seen.round_trip_ms))
@@ -323,6 +333,7 @@ mod tests {
         NetcheckAnswer {
             local: address(&local),
             interfaces: vec![address(&local).ip()],
+            address_changes: 0,
             // What a PoP sees as it is here is told as what it sees.
             candidates: vec![("observed".to_owned(), address(&local))],
             pops: observed.iter().map(address).map(pop).collect(),
@@ -390,6 +401,16 @@ mod tests {
             "0 of 9 probes answered; works one way only: what is sent there arrives",
         ] {
             assert!(text.contains(words), "{words:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_does_not_stay_is_said_and_a_roam_is_not() {
+        let mut answer = answer("192.168.1.2:4000", &["203.0.113.1:4000"], &[]);
+        for (changes, is_said) in [(0, false), (1, false), (2, true), (9, true)] {
+            answer.address_changes = changes;
+            let text = text(&answer, &[], Mapping::EndpointIndependent, true);
+            assert_eq!(text.contains(&format!("another address {changes} times")), is_said, "{text}");
         }
     }
 

@@ -124,7 +124,11 @@ fn restless(bench: &mut Bench) -> Result<Figures> {
         }
         Ok(())
     })?;
+    // Within the minute that it looks back.
+    let seen = netcheck(bench, &pair)?["client"]["address_changes"].as_u64().unwrap_or_default();
+    ensure!(seen >= 2, "netcheck saw {seen} changes of address in the last minute, of {CHANGES}");
     let mut figures = gaps(watched);
+    figures.push(("netcheck_saw_changes", seen.into()));
     bench.page(&pair).context("a page afterwards")?;
     bench.wait_direct(&pair, DIRECT * 7).context("a direct path afterwards")?;
     figures.push(("path_afterwards", Path::Direct.name().into()));
