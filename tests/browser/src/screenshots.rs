@@ -260,7 +260,10 @@ fn judge(page: &Page<'_>, file: &str, axe: &str, findings: &mut Vec<String>) -> 
 
 /// What the first page costs somebody who comes for the first time.
 fn first_page(chromium: &Chromium, stage: &Stage) -> Result<()> {
-    let link = stage.api("POST", "/owner-links", Some(&json!({})))?;
+    // The database was locked a moment ago: the next change is let through when it was found to be back.
+    let link = eventually("a change once the lock is gone", Duration::from_secs(30), || {
+        stage.api("POST", "/owner-links", Some(&json!({})))
+    })?;
     let page = chromium.page()?;
     page.open(link["link"].as_str().context("a link")?)?;
     page.fill("#name, #n", "Tomás Herrera")?;
