@@ -4,6 +4,7 @@
 //! PoPs are the agent's business: this core asks for an introduction with [`Output::Open`] and is told by
 //! [`ClientCore::opened`] or [`ClientCore::open_refused`] what came of it.
 
+mod address_changes;
 mod bound;
 mod dials;
 mod failover;

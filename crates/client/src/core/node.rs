@@ -2,7 +2,7 @@
 
 use super::{
     ClientCore, DialFault, DialId, Ending, LinkReport, OpenToken, Output, PacketDrop, PingReport, PingToken,
-    Timeout,
+    Timeout, address_changes::AddressChanges,
 };
 use crate::target::{Host, Target};
 use agent::{
@@ -130,37 +130,6 @@ pub struct ClientNode {
     observed: BTreeMap<SessionId, SocketAddr>,
     changes: AddressChanges,
     outputs: VecDeque<NodeOutput>,
-}
-
-/// When PoPs saw another address of this device, whichever port, by family. Two PoPs that see two addresses at a time count as
-/// one change when the second one is heard of.
-#[derive(Debug, Default)]
-struct AddressChanges {
-    last: [Option<IpAddr>; 2],
-    at: VecDeque<Instant>,
-}
-
-impl AddressChanges {
-    const KEPT: usize = 64;
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn seen(&mut self, now: Instant, observed: SocketAddr) {
-        if wire::is_stream_address(observed) {
-            return;
-        }
-        let last = &mut self.last[usize::from(observed.is_ipv6())];
-        if last.replace(observed.ip()).is_some_and(|last| last != observed.ip()) {
-            self.at.push_back(now);
-            self.at.truncate(Self::KEPT);
-        }
-        while self.at.front().is_some_and(|at| now.saturating_duration_since(*at) > Self::MINUTE) {
-            self.at.pop_front();
-        }
-    }
-
-    fn in_a_minute(&self, now: Instant) -> usize {
-        self.at.iter().filter(|at| now.saturating_duration_since(**at) <= Self::MINUTE).count()
-    }
 }
 
 impl ClientNode {

@@ -136,11 +136,13 @@ async fn agents_register_and_work_through_a_proxy_that_breaks_tls_open_and_has_n
     let status = world.control().status().await.expect("answers");
     let transports: Vec<_> = status.pops.iter().map(|pop| pop.transport.as_deref()).collect();
     assert_eq!(transports, [Some("tcp")]);
-    // What is on one machine may find a way without the relay: the metrics say what went by which.
+    // What is on one machine may find a way without the relay, even before the connector's first packet within the tunnel. The
+    // handshake and the client's first packet have no way but the PoP, thus the streams that the proxy broke open.
     let (streams, traffic) = (status.streams.bytes_received, status.traffic);
     let (relay, direct) = (traffic.relay_bytes_received, traffic.direct_bytes_received);
     assert!(relay + direct >= 300_000, "{relay} bytes by relays and {direct} straight");
-    assert!(relay > 0 && streams > relay, "{streams} bytes by TCP 443, {relay} of them relayed");
+    assert!(traffic.relay_packets_sent > 0, "{traffic:?}");
+    assert!(streams > relay, "{streams} bytes by TCP 443, {relay} of them relayed");
     let opened = seen.opened.load(std::sync::atomic::Ordering::Relaxed);
     assert!(opened >= 2, "client and connector came through it, and it broke {opened} open");
     assert!(seen.bytes.load(std::sync::atomic::Ordering::Relaxed) > 0);
