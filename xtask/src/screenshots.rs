@@ -1,10 +1,15 @@
-//! `cargo xtask screenshots`: pictures of every page of the console, judged by axe-core.
+//! `cargo xtask screenshots`: pictures of every page of the console, judged by axe-core and Lighthouse.
 
-use crate::process::{Interrupt, run};
-use anyhow::{Result, ensure};
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use crate::{
+    npm,
+    process::{Interrupt, run_visible},
+};
+use anyhow::{Context as _, Result, ensure};
+use std::{ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
 
-const INSTALL: Duration = Duration::from_secs(5 * 60);
+/// Four pictures of each page, and half a minute of Lighthouse for four of them.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+const BUILD: Duration = Duration::from_secs(15 * 60);
 
 /// Where the pictures go.
 #[derive(Debug, clap::Args)]
@@ -12,37 +17,31 @@ pub struct Options {
     /// The folder; by default `screenshots` under the build directory.
     #[arg(long)]
     folder: Option<PathBuf>,
-}
-
-/// axe-core from npm, as the lockfile in `tests/judges/axe` names it.
-fn axe(interrupt: &Interrupt) -> Result<PathBuf> {
-    let source = crate::repository().join("tests/judges/axe");
-    let place = crate::target_directory().join("judges/axe");
-    fs::create_dir_all(&place)?;
-    let script = place.join("node_modules/axe-core/axe.min.js");
-    let lock = fs::read(source.join("package-lock.json"))?;
-    if script.is_file() && fs::read(place.join("package-lock.json")).is_ok_and(|held| held == lock) {
-        return Ok(script);
-    }
-    for name in ["package.json", "package-lock.json"] {
-        fs::copy(source.join(name), place.join(name))?;
-    }
-    let mut npm = Command::new("npm");
-    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&place);
-    run(&mut npm, INSTALL, interrupt)?.success("npm ci")?;
-    Ok(script)
+    /// Leaves out Lighthouse, which takes seven seconds a page.
+    #[arg(long)]
+    without_lighthouse: bool,
 }
 
 /// Builds, takes the pictures and prints what was found.
 ///
 /// # Errors
-/// A page cannot be shown, axe-core has serious findings, or the first page costs too much.
+/// A page cannot be shown, a judge has findings, or the first page costs too much.
 pub fn make(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let build = ["build", "--quiet", "--locked", "--package", "tidegate", "--package", "browser"];
-    ensure!(Command::new(env!("CARGO")).args(build).status()?.success(), "the build failed");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--package", "tidegate", "--package", "browser"]);
+    ensure!(run_visible(&mut build, BUILD, interrupt)?.success(), "the build failed");
     let folder = options.folder.clone().unwrap_or_else(|| crate::target_directory().join("screenshots"));
-    let program = crate::target_directory().join("debug/screenshots");
-    let status = Command::new(program).arg(folder).arg(axe(interrupt)?).status()?;
+    let axe = npm::modules("axe", interrupt)?.join("node_modules/axe-core/axe.min.js");
+    let mut arguments: Vec<OsString> = vec![folder.into(), axe.into()];
+    if !options.without_lighthouse {
+        let place = npm::modules("lighthouse", interrupt)?;
+        // Node looks for the modules of a script beside it.
+        let script = crate::repository().join("tests/judges/lighthouse/judge.mjs");
+        fs::copy(script, place.join("judge.mjs")).context("copying the judge to its modules")?;
+        arguments.push(place.into());
+    }
+    let mut program = Command::new(crate::target_directory().join("debug/screenshots"));
+    let status = run_visible(program.args(arguments), LIMIT, interrupt)?;
     ensure!(status.success(), "the pages do not hold: {status}");
     Ok(())
 }

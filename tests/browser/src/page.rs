@@ -418,6 +418,17 @@ impl<'a> Page<'a> {
         Ok(all.clone())
     }
 
+    /// The cookies that it sends to an address, as a header has them.
+    ///
+    /// # Errors
+    /// The browser's.
+    pub fn cookies(&self, url: &str) -> Result<String> {
+        let answer = self.call("Network.getCookies", json!({"urls": [url]}))?;
+        let all = answer["cookies"].as_array().context("cookies")?.iter();
+        let each = all.filter_map(|cookie| Some((cookie["name"].as_str()?, cookie["value"].as_str()?)));
+        Ok(each.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; "))
+    }
+
     /// Bytes that came over the network for the page since the last time this was asked.
     ///
     /// # Errors

@@ -1,9 +1,17 @@
 //! `cargo xtask screenshots`: every page of the console, light and dark, on a desktop and a phone, into a folder that a
-//! person can look through; with axe-core's judgement of each, and what the first page costs.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a program that reports to a person")]
+//! person can look through; with axe-core's and Lighthouse's judgement of each, and what the first page costs.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that reports to a person"
+)]
+
+mod lighthouse;
 
 use anyhow::{Context as _, Result, ensure};
 use browser::{Chromium, Page, Screen, Stage, Theme, WebSite, eventually};
+use lighthouse::Lighthouse;
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
@@ -23,58 +31,82 @@ struct Shot {
     path: String,
 }
 
+/// Who looks at pages.
+struct Visitor<'a> {
+    page: Page<'a>,
+    is_signed_in: bool,
+}
+
+/// The folder of pictures, and what was found on the way.
+struct Album<'a> {
+    stage: &'a Stage,
+    folder: PathBuf,
+    axe: Option<String>,
+    lighthouse: Option<Lighthouse>,
+    names: Vec<&'static str>,
+    findings: Vec<String>,
+}
+
+impl Album<'_> {
+    fn shoot(&mut self, visitor: &Visitor<'_>, shots: &[Shot]) -> Result<()> {
+        for shot in shots {
+            eprintln!("page {}: {}", self.names.len() + 1, shot.name);
+            self.take(&visitor.page, shot).with_context(|| shot.name)?;
+            self.names.push(shot.name);
+        }
+        if let Some(lighthouse) = &mut self.lighthouse {
+            let cookie =
+                if visitor.is_signed_in { Some(visitor.page.cookies(&self.stage.url)?) } else { None };
+            let pages: Vec<_> = shots.iter().map(|shot| (shot.name, shot.path.as_str())).collect();
+            lighthouse.judge(&self.stage.url, cookie.as_deref(), &pages)?;
+        }
+        Ok(())
+    }
+}
+
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let folder = arguments.next().context("usage: screenshots FOLDER [AXE.JS]")?;
+    let folder = arguments.next().context("usage: screenshots FOLDER [AXE.JS [LIGHTHOUSE]]")?;
     let axe = arguments.next().map(fs::read_to_string).transpose().context("axe-core's script")?;
+    let lighthouse = arguments.next().map(|folder| Lighthouse::new(&folder));
     fs::create_dir_all(&folder)?;
     let web = WebSite::start("127.0.0.2", "hello")?;
     let stage = Stage::start()?;
     let chromium = Chromium::start()?;
-    let page = chromium.page()?;
-    sign_in(&stage, &page)?;
-    let empty = [
-        Shot { name: "empty-overview", path: "/".into() },
-        Shot { name: "empty-sites", path: "/sites".into() },
-        Shot { name: "empty-policies", path: "/policies".into() },
-    ];
-    let mut findings = Vec::new();
-    let mut names = Vec::new();
-    let mut shoot = |shots: &[Shot]| -> Result<()> {
-        for shot in shots {
-            take(&stage, &page, shot, &folder, axe.as_deref(), &mut findings)?;
-            names.push(shot.name);
-        }
-        Ok(())
-    };
-    shoot(&empty)?;
+    let guest = Visitor { page: chromium.page()?, is_signed_in: false };
+    let owner = Visitor { page: chromium.page()?, is_signed_in: true };
+    let mut album = Album { stage: &stage, folder, axe, lighthouse, names: Vec::new(), findings: Vec::new() };
+    let first_owner = stage.owner_link.strip_prefix(stage.url.as_str()).context("a link to the console")?;
+    album.shoot(&guest, &[Shot { name: "first-owner", path: first_owner.to_owned() }])?;
+    sign_in(&stage, &owner.page)?;
+    album.shoot(
+        &owner,
+        &[
+            Shot { name: "empty-overview", path: "/".into() },
+            Shot { name: "empty-sites", path: "/sites".into() },
+            Shot { name: "empty-policies", path: "/policies".into() },
+        ],
+    )?;
     let world = furnish(&stage, &web)?;
-    shoot(&world.shots)?;
+    album.shoot(&owner, &world.shots)?;
+    album.shoot(&guest, &world.guests)?;
     {
         let _lock = stage.lock_database()?;
         // The first write that is refused tells the console.
         let _ = stage.api("POST", "/groups", Some(&json!({"name": "later"})));
-        shoot(&[
-            Shot { name: "degraded-overview", path: "/".into() },
-            Shot { name: "degraded-form", path: "/groups/new".into() },
-            Shot { name: "degraded-status", path: "/status".into() },
-        ])?;
+        album.shoot(
+            &owner,
+            &[
+                Shot { name: "degraded-overview", path: "/".into() },
+                Shot { name: "degraded-form", path: "/groups/new".into() },
+                Shot { name: "degraded-status", path: "/status".into() },
+            ],
+        )?;
     }
-    index(&folder, &names)?;
-    println!("{} pages, 4 pictures each, in {}", names.len(), folder.display());
+    index(&album.folder, &album.names)?;
+    println!("{} pages, 4 pictures each, in {}", album.names.len(), album.folder.display());
     first_page(&chromium, &stage)?;
-    if axe.is_some() {
-        for finding in &findings {
-            println!("axe: {finding}");
-        }
-        println!(
-            "axe-core: {} serious or critical findings on {} pages, light and dark, 1440 and 390 px",
-            findings.len(),
-            names.len()
-        );
-        ensure!(findings.is_empty(), "axe-core has findings");
-    }
-    Ok(())
+    album.conclude()
 }
 
 fn sign_in(stage: &Stage, page: &Page<'_>) -> Result<()> {
@@ -90,6 +122,8 @@ fn sign_in(stage: &Stage, page: &Page<'_>) -> Result<()> {
 
 struct World {
     shots: Vec<Shot>,
+    /// For who is not signed in.
+    guests: Vec<Shot>,
     _connector: browser::Connector,
     _client: browser::Client,
 }
@@ -208,38 +242,61 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("provider-new", "/settings/providers/new".into()),
         shot("search", "/search?q=e".into()),
         shot("status", "/status".into()),
+        shot("account", "/account".into()),
+        shot("device-code", "/device".into()),
         shot("not-found", "/sites/nothing".into()),
     ];
-    Ok(World { shots, _connector: connector, _client: client })
+    let invited = post("/invitations", json!({"user": people[1]}))?;
+    let invitation = invited["link"].as_str().and_then(|link| link.strip_prefix(stage.url.as_str()));
+    let guests = vec![
+        shot("sign-in", "/signin".into()),
+        shot("invitation", invitation.context("a link to the console")?.to_owned()),
+        shot("link-used-up", "/invitation/nothing".into()),
+    ];
+    Ok(World { shots, guests, _connector: connector, _client: client })
 }
 
-/// Four pictures of a page, each judged.
-fn take(
-    stage: &Stage,
-    page: &Page<'_>,
-    shot: &Shot,
-    folder: &Path,
-    axe: Option<&str>,
-    findings: &mut Vec<String>,
-) -> Result<()> {
-    for (theme, theme_name) in [(Theme::Light, "light"), (Theme::Dark, "dark")] {
-        for (screen, screen_name) in [(Screen::DESKTOP, "1440"), (Screen::PHONE, "390")] {
-            page.prefer(theme)?;
-            page.screen(screen)?;
-            page.open(&format!("{}{}", stage.url, shot.path))?;
-            let wide =
-                page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")?;
-            let file = format!("{}-{theme_name}-{screen_name}", shot.name);
-            if wide.as_i64().unwrap_or(0) > 1 {
-                findings.push(format!("{file}: {wide} px wider than the screen"));
-            }
-            page.picture(&folder.join(format!("{file}.png")), screen)?;
-            if let Some(axe) = axe {
-                judge(page, &file, axe, findings)?;
+impl Album<'_> {
+    /// Four pictures of a page, each judged.
+    fn take(&mut self, page: &Page<'_>, shot: &Shot) -> Result<()> {
+        for (theme, theme_name) in [(Theme::Light, "light"), (Theme::Dark, "dark")] {
+            for (screen, screen_name) in [(Screen::DESKTOP, "1440"), (Screen::PHONE, "390")] {
+                page.prefer(theme)?;
+                page.screen(screen)?;
+                page.open(&format!("{}{}", self.stage.url, shot.path))?;
+                let wide = page.evaluate(
+                    "document.documentElement.scrollWidth - document.documentElement.clientWidth",
+                )?;
+                let file = format!("{}-{theme_name}-{screen_name}", shot.name);
+                if wide.as_i64().unwrap_or(0) > 1 {
+                    self.findings.push(format!("{file}: {wide} px wider than the screen"));
+                }
+                page.picture(&self.folder.join(format!("{file}.png")), screen)?;
+                if let Some(axe) = &self.axe {
+                    judge(page, &file, axe, &mut self.findings)?;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn conclude(&self) -> Result<()> {
+        if self.axe.is_some() {
+            for finding in &self.findings {
+                println!("axe: {finding}");
+            }
+            println!(
+                "axe-core: {} serious or critical findings on {} pages, light and dark, 1440 and 390 px",
+                self.findings.len(),
+                self.names.len()
+            );
+        }
+        if let Some(lighthouse) = &self.lighthouse {
+            lighthouse.conclude()?;
+        }
+        ensure!(self.findings.is_empty(), "the pages have findings");
+        Ok(())
+    }
 }
 
 fn judge(page: &Page<'_>, file: &str, axe: &str, findings: &mut Vec<String>) -> Result<()> {

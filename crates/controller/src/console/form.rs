@@ -243,8 +243,51 @@ pub(super) enum Kind<'a> {
     Secret,
     Area,
     Number,
-    /// Values and what they are called.
+    /// Values and what they are called. Of more than [`MOST_OPTIONS`] the name is typed: [`chosen`] finds the value.
     Choice(&'a [(String, String)]),
+}
+
+/// A list to choose from that is longer is not looked through, and weighs more than the rest of its page.
+pub(super) const MOST_OPTIONS: usize = 200;
+/// What is proposed while somebody types.
+const PROPOSED: usize = 100;
+
+/// The value of what was chosen or typed; as it is, where nothing has this name.
+pub(super) fn chosen<'a>(options: &'a [(String, String)], typed: &'a str) -> &'a str {
+    let typed = typed.trim();
+    if options.iter().any(|(value, _)| value == typed) {
+        return typed;
+    }
+    let named = options.iter().find(|(_, name)| name.eq_ignore_ascii_case(typed));
+    named.map_or(typed, |(value, _)| value)
+}
+
+/// What a value is called; as it is, where it is none.
+fn called<'a>(options: &'a [(String, String)], value: &'a str) -> &'a str {
+    options.iter().find(|(of, _)| of == value).map_or(value, |(_, name)| name)
+}
+
+/// A field for the name of one of many.
+pub(super) fn typed_choice(
+    name: &str,
+    options: &[(String, String)],
+    value: &str,
+    attributes: &TypedChoice<'_>,
+) -> Markup {
+    let list = format!("{name}-list");
+    html! {
+        input class="input" id=(name) name=(name) value=(called(options, value)) list=(list) placeholder=(attributes.placeholder) autocomplete="off" dir="auto" aria-label=[attributes.label] aria-invalid=[attributes.invalid] aria-describedby=[attributes.described];
+        datalist id=(list) { @for (_, text) in options.iter().take(PROPOSED) { option value=(text) {} } }
+    }
+}
+
+/// How such a field is shown.
+#[derive(Debug, Default)]
+pub(super) struct TypedChoice<'a> {
+    pub(super) placeholder: &'a str,
+    pub(super) label: Option<&'a str>,
+    pub(super) invalid: Option<&'a str>,
+    pub(super) described: Option<&'a str>,
 }
 
 /// One field of a form.
@@ -276,6 +319,12 @@ pub(super) fn field(field: &Field<'_>, values: &Values, errors: &Errors) -> Mark
                 Kind::Secret => input class="input" id=(name) name=(name) type="password" autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];,
                 Kind::Number => input class="input" id=(name) name=(name) value=(value) inputmode="numeric" autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];,
                 Kind::Area => textarea class="textarea" id=(name) name=(name) rows="4" dir="auto" aria-invalid=[invalid] aria-describedby=[described] { (value) },
+                Kind::Choice(options) if options.len() > MOST_OPTIONS => (typed_choice(name, options, &value, &TypedChoice {
+                    placeholder: "Type its name",
+                    label: None,
+                    invalid,
+                    described: described.as_deref(),
+                })),
                 Kind::Choice(options) => span class="select-wrap" {
                     select class="select" id=(name) name=(name) aria-invalid=[invalid] aria-describedby=[described] {
                         @for (key, text) in *options { option value=(key) selected[*key == value] { (text) } }

@@ -1,6 +1,7 @@
 //! Lists: searched, filtered and turned page by page on the server, so that ten thousand rows are as quick as ten.
 
 use super::{
+    form::{MOST_OPTIONS, TypedChoice, typed_choice},
     look::{Column, Row, counted, empty, head, icon, table, thin, typed},
     shell::{Here, Viewer, encode},
 };
@@ -124,6 +125,12 @@ pub(super) fn table_of<T>(
 
 /// A list of choices in a filter bar.
 pub(super) fn filter(name: &str, label: &str, chosen: &str, options: &[(String, String)]) -> Markup {
+    if options.len() > MOST_OPTIONS {
+        let all = options.iter().find(|(value, _)| value.is_empty()).map_or("", |(_, text)| text);
+        let shown = TypedChoice { placeholder: all, label: Some(label), ..TypedChoice::default() };
+        let named: Vec<_> = options.iter().filter(|(value, _)| !value.is_empty()).cloned().collect();
+        return typed_choice(name, &named, chosen, &shown);
+    }
     html! {
         span class="select-wrap" {
             select class="select" name=(name) aria-label=(label) {

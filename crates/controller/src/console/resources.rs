@@ -3,13 +3,14 @@
 use super::{
     ask::{Api, Refused},
     flows::{FLOW_COLUMNS, flow_rows, recent},
+    form::chosen,
     lists::{self, Listing, Wanted, filter},
     look::{
         Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge, table, typed,
     },
     names::Names,
     shell::{Here, Viewer},
-    things::{Thing, done_note, nothing_there},
+    things::{Thing, done_note, nothing_there, site_choices},
 };
 use crate::flows::FlowQuery;
 use axum::{
@@ -66,11 +67,13 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     let data = viewer.data();
     let (names, groups, live) = (Names::of(data), groups_of(&viewer), live_sites(&viewer));
     let search = wanted.search();
+    let sites = site_choices(&viewer);
+    let site = chosen(&sites, wanted.get("site"));
     let mut rows: Vec<&Resource> = data
         .resources
         .iter()
         .filter(|row| fits(row, &search))
-        .filter(|row| wanted.get("site").is_empty() || row.site.to_string() == wanted.get("site"))
+        .filter(|row| site.is_empty() || row.site.to_string() == site)
         .filter(|row| match wanted.get("mode") {
             "strict" => row.mode == ResourceMode::Strict,
             "standard" => row.mode == ResourceMode::Standard,
@@ -79,9 +82,8 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         })
         .collect();
     rows.sort_by_cached_key(|row| row.name.to_lowercase());
-    let sites: Vec<(String, String)> = std::iter::once((String::new(), "All sites".to_owned()))
-        .chain(data.sites.iter().map(|site| (site.id.to_string(), site.name.clone())))
-        .collect();
+    let choices: Vec<(String, String)> =
+        std::iter::once((String::new(), "All sites".to_owned())).chain(sites.iter().cloned()).collect();
     let modes = [
         ("", "Standard and strict"),
         ("standard", "Standard"),
@@ -102,7 +104,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         actions: html! { (viewer.link_button("/why", "why", "Why?")) (add) },
         above: done_note(&viewer, &wanted),
         search: "Name, alias or address",
-        filters: html! { (filter("site", "Site", wanted.get("site"), &sites)) (filter("mode", "Kind", wanted.get("mode"), &modes)) },
+        filters: html! { (filter("site", "Site", site, &choices)) (filter("mode", "Kind", wanted.get("mode"), &modes)) },
         columns: &[
             ("Name", ""),
             ("Site", ""),

@@ -2,7 +2,7 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, conflict, show},
+    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, chosen, conflict, show},
     lists::Wanted,
     look::{card_with_room, head, icon, note, typed},
     shell::{Here, Viewer},
@@ -158,7 +158,7 @@ fn lines(values: Vec<String>) -> Value {
 }
 
 /// What a form says, as the API wants it.
-fn body(thing: Thing, values: &Values) -> Value {
+fn body(thing: Thing, viewer: &Viewer, values: &Values) -> Value {
     match thing {
         Thing::Site => json!({
             "name": values.one("name"), "prefixes": lines(values.list("prefixes")),
@@ -166,8 +166,9 @@ fn body(thing: Thing, values: &Values) -> Value {
         }),
         Thing::Resource => {
             let alias = values.one("alias");
+            let sites = site_choices(viewer);
             json!({
-                "name": values.one("name"), "site": values.one("site"), "address": values.one("address"),
+                "name": values.one("name"), "site": chosen(&sites, values.one("site")), "address": values.one("address"),
                 "ports": lines(values.list("ports")), "mode": values.one("mode"),
                 "alias": if alias.is_empty() { Value::Null } else { alias.into() },
             })
@@ -194,6 +195,11 @@ fn stored(thing: Thing, document: &Value) -> Values {
     Values::new(thing.names().iter().map(|name| ((*name).to_owned(), text(&document[*name]))).collect())
 }
 
+/// The sites by id and name.
+pub(super) fn site_choices(viewer: &Viewer) -> Vec<(String, String)> {
+    viewer.data().sites.iter().map(|site| (site.id.to_string(), site.name.clone())).collect()
+}
+
 struct Words {
     sites: Vec<(String, String)>,
     modes: Vec<(String, String)>,
@@ -201,9 +207,8 @@ struct Words {
 
 impl Words {
     fn of(viewer: &Viewer) -> Self {
-        let sites = viewer.data().sites.iter();
         Self {
-            sites: sites.map(|site| (site.id.to_string(), site.name.clone())).collect(),
+            sites: site_choices(viewer),
             modes: vec![
                 ("standard".into(), "standard: goes on until the grant ends".into()),
                 ("strict".into(), "strict: closes when its connector is isolated".into()),
@@ -368,13 +373,37 @@ fn other_session() -> Errors {
     errors
 }
 
+/// What was typed as a site's name and is none. The API would ask for an id, which nobody types.
+fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors> {
+    let sites = site_choices(viewer);
+    let typed = values.one("site");
+    let found = chosen(&sites, typed);
+    if thing != Thing::Resource || sites.iter().any(|(id, _)| id == found) {
+        return None;
+    }
+    let typed: String = typed.chars().take(80).collect();
+    let mut errors = Errors::default();
+    errors.add(
+        "site",
+        if typed.is_empty() {
+            "Expected the name of a site.".to_owned()
+        } else {
+            format!("Expected the name of a site; none is called “{typed}”.")
+        },
+    );
+    Some(errors)
+}
+
 /// Makes one.
 pub(super) async fn create(thing: Thing, api: Extension<Api>, posted: Posted) -> Response {
     let Posted { viewer, values, .. } = &posted;
     if !posted.is_genuine() {
         return form(viewer, thing, None, values, &other_session(), StatusCode::CONFLICT, aside(thing));
     }
-    match send(&api, viewer, Method::POST, thing.api(), Some(&body(thing, values)), None).await {
+    if let Some(errors) = unknown_site(thing, viewer, values) {
+        return form(viewer, thing, None, values, &errors, StatusCode::UNPROCESSABLE_ENTITY, aside(thing));
+    }
+    match send(&api, viewer, Method::POST, thing.api(), Some(&body(thing, viewer, values)), None).await {
         Ok(done) => {
             let id = done.body["id"].as_str().unwrap_or_default();
             Redirect::to(&format!("{}/{id}?saved=1", thing.page())).into_response()
@@ -432,6 +461,9 @@ pub(super) async fn replace(
     if !posted.is_genuine() {
         return form(viewer, thing, Some(&id), values, &other_session(), StatusCode::CONFLICT, html! {});
     }
+    if let Some(errors) = unknown_site(thing, viewer, values) {
+        return form(viewer, thing, Some(&id), values, &errors, StatusCode::UNPROCESSABLE_ENTITY, html! {});
+    }
     let now = match send(&api, viewer, Method::GET, &one(thing, &id), None, None).await {
         Ok(now) => now,
         Err(refused) => return nothing_there(viewer, thing, &refused),
@@ -455,8 +487,15 @@ pub(super) async fn replace(
     if values.one("version") != now.version {
         return outdated();
     }
-    match send(&api, viewer, Method::PUT, &one(thing, &id), Some(&body(thing, values)), Some(&now.version))
-        .await
+    match send(
+        &api,
+        viewer,
+        Method::PUT,
+        &one(thing, &id),
+        Some(&body(thing, viewer, values)),
+        Some(&now.version),
+    )
+    .await
     {
         Ok(_) => Redirect::to(&format!("{}/{id}?saved=1", thing.page())).into_response(),
         Err(refused) if refused.is_outdated() => outdated(),

@@ -8,6 +8,7 @@ mod console_roles;
 mod documents;
 mod enrolment;
 mod lists;
+mod many;
 mod once;
 mod outage;
 mod paths;
