@@ -2,7 +2,7 @@
 
 use super::numbers::{
     BURST_WINDOW, FRESH, KEPT_FOR, MAX_BURSTS, MAX_SEEN_PROBES, PROOFS, QUICK, SAY_AGAIN, SAY_INTERVAL,
-    SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
+    SAY_SELDOM, SAY_TIMES, SLOW_FIRST, SLOW_LAST, SLOW_TWICE, UNDER_WAY,
 };
 use super::{Cause, Direct, Doubt, Outcome, Part, PathMessage, Route, patience};
 use std::net::SocketAddr;
@@ -17,6 +17,7 @@ impl Direct {
     }
 
     pub(super) fn plan_saying(&mut self, now: Instant) {
+        self.is_unheard = true;
         self.says_left = SAY_TIMES;
         self.say_pause = SAY_AGAIN;
         let interval = if planted::is("echo-on-change") { Duration::ZERO } else { SAY_INTERVAL };
@@ -24,13 +25,14 @@ impl Direct {
     }
 
     pub(super) fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {
-        if self.says_left == 0 {
+        if self.says_left == 0 && !self.is_in_use(now) {
+            // Whoever uses the tunnel again has it said again.
             self.say_at = None;
             return;
         }
-        self.says_left -= 1;
-        self.say_at = (self.says_left > 0).then_some(now + self.say_pause);
-        self.say_pause *= 2;
+        self.says_left = self.says_left.saturating_sub(1);
+        self.say_at = Some(now + self.say_pause);
+        self.say_pause = (self.say_pause * 2).min(SAY_SELDOM);
         self.said_at = Some(now);
         outcome.say(Route::Relay, self.list());
     }
@@ -86,9 +88,10 @@ impl Direct {
         }
         let is_second = std::mem::take(&mut self.is_second);
         let is_first = is_slow && !is_second && self.current.is_none() && self.part == Part::Asker;
-        if is_first && self.say_at.is_none() {
+        if is_first && self.says_left == 0 {
             // The peer is asked to try in the same moment.
             self.round = self.round.wrapping_add(1);
+            self.say_at = self.say_at.map(|_| now + SAY_SELDOM);
             outcome.say(Route::Relay, self.list());
         }
         self.quick = (self.quick + 1).min(QUICK.len());
@@ -145,5 +148,83 @@ impl Direct {
         }
         self.seen_probes.push_back(now);
         true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test reads the clock once, as the start of its virtual time")]
+mod tests {
+    use super::*;
+    use crate::direct::{Candidate, CandidateKind, Surroundings};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct World {
+        now: Instant,
+        direct: Direct,
+        /// When a list was said, in seconds.
+        said: Vec<u64>,
+        began: Instant,
+    }
+
+    impl World {
+        /// A tunnel with a list to tell, whose peer says nothing.
+        fn new() -> Self {
+            let now = Instant::now();
+            let mut direct = Direct::new(Part::Answerer, &[7; 32], now);
+            let address = "203.0.113.7:40000".parse().expect("an address");
+            let outcome = direct.opened(now, &[Candidate { kind: CandidateKind::Observed, address }]);
+            let mut world = Self { now, direct, said: Vec::new(), began: now };
+            world.take(&outcome);
+            world
+        }
+
+        fn take(&mut self, outcome: &Outcome) {
+            let is_list =
+                |say: &&crate::direct::outcome::Say| matches!(say.message, PathMessage::Candidates { .. });
+            let lists = outcome.say.iter().filter(is_list).count();
+            let at = (self.now - self.began).as_secs();
+            self.said.extend(std::iter::repeat_n(at, lists));
+        }
+
+        /// So many seconds, with data in each or in none.
+        fn pass(&mut self, seconds: u64, is_used: bool) {
+            for _ in 0..seconds * 2 {
+                self.now += SECOND / 2;
+                if is_used {
+                    let outcome = self.direct.data_received(self.now, None);
+                    self.take(&outcome);
+                }
+                let outcome = self.direct.handle_timeout(self.now);
+                self.take(&outcome);
+            }
+        }
+
+        fn hears(&mut self) {
+            let around =
+                Surroundings { port: 50_000, local: Vec::new(), observed: Vec::new(), mapped: Vec::new() };
+            let heard = PathMessage::Heard { epoch: self.direct.epoch, sequence: self.direct.sequence };
+            let outcome = self.direct.handle_message(self.now, &around, None, &heard);
+            self.take(&outcome);
+        }
+    }
+
+    #[test]
+    fn a_list_that_nobody_hears_is_said_again_each_minute_for_as_long_as_the_tunnel_is_used() {
+        let mut world = World::new();
+        world.pass(300, true);
+        assert_eq!(world.said[..7], [0, 0, 1, 3, 7, 15, 31], "{:?}", world.said);
+        assert!(world.said.windows(2).skip(7).all(|two| two[1] - two[0] == 60), "{:?}", world.said);
+        assert!(world.said.len() >= 10, "{:?}", world.said);
+        let before = world.said.len();
+        world.pass(3600, false);
+        assert!(world.said.len() <= before + 2, "nobody needs a way: {:?}", world.said);
+        let before = world.said.len();
+        world.pass(2, true);
+        assert_eq!(world.said.len(), before + 1, "it is used again");
+        world.hears();
+        let before = world.said.len();
+        world.pass(300, true);
+        assert_eq!(world.said.len(), before, "it was heard");
     }
 }

@@ -4,7 +4,7 @@ use super::{
     Cause, Current, Direct, Doubt, MoveReason, Outcome, Part, Route,
     numbers::{
         DOUBT_MEANT, FRESH, HELD_WELL, HOLD_FIRST, HOLD_LAST, IDLE_LIFETIME, IN_USE, LEFT_BY_PEER, PROOFS,
-        QUICK, READY, SILENCE, SLOW_FIRST, STALE,
+        QUICK, READY, SAY_SELDOM, SILENCE, SLOW_FIRST, STALE,
     },
     pair::{Pair, Source},
     size::Sizes,
@@ -127,6 +127,9 @@ impl Direct {
         let is_due = has_waited || (was_idle && self.part == Part::Asker);
         if is_due && self.is_open && self.next_burst.is_none() {
             self.plan_one(now);
+        }
+        if self.is_unheard && self.say_at.is_none() {
+            self.say_at = self.said_at.map(|at| now.max(at + SAY_SELDOM));
         }
     }
 

@@ -28,6 +28,7 @@ impl Direct {
             }
             PathMessage::Heard { epoch, sequence } => {
                 if (*epoch, *sequence) == (self.epoch, self.sequence) {
+                    self.is_unheard = false;
                     self.says_left = 0;
                     self.say_at = None;
                 }

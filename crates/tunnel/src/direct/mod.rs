@@ -83,6 +83,8 @@ pub(crate) struct Direct {
     say_at: Option<Instant>,
     says_left: u32,
     say_pause: Duration,
+    /// The peer has not said that it heard the list.
+    is_unheard: bool,
 
     bursts: VecDeque<Instant>,
     seen_probes: VecDeque<Instant>,
@@ -128,6 +130,7 @@ impl Direct {
             say_at: None,
             says_left: 0,
             say_pause: SAY_AGAIN,
+            is_unheard: false,
             bursts: VecDeque::new(),
             seen_probes: VecDeque::new(),
             next_burst: None,
