@@ -1,5 +1,5 @@
 //! `bench-api`: what the REST API of a real controller answers in, over TLS on loopback, with ten thousand resources and
-//! ten thousand devices on SQLite.
+//! ten thousand devices, on SQLite or on a PostgreSQL of its own.
 //!
 //! The load is open: each request has its time, and its latency counts from then on, whether or not the ones before it
 //! were answered. A controller that falls behind is charged for everybody who waits.
@@ -24,7 +24,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use store::{Device, DeviceState, Member, Opening, Ports, Resource, ResourceMode, Scope, Store};
+use store::{Device, DeviceState, Location, Member, Opening, Ports, Resource, ResourceMode, Scope, Store};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,
@@ -51,17 +51,37 @@ struct Options {
     /// Seconds of each part.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Operations of one bulk at the end, each of which makes a group; 0 leaves it out.
+    #[arg(long, default_value_t = 10_000)]
+    bulk: usize,
+    /// Where the configuration is.
+    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
+    database: Database,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Database {
+    /// A file of the controller's.
+    Sqlite,
+    /// A server that is started for this from the installed binaries.
+    Postgres,
 }
 
 struct Controller {
     child: Child,
     state: PathBuf,
     port: u16,
+    database: Location,
 }
 
 impl Controller {
-    async fn start(program: &Path, state: &Path, port: u16) -> Result<Self> {
-        let mut child = Command::new(program)
+    async fn start(program: &Path, state: &Path, port: u16, database: Option<&str>) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.env_remove("TIDEGATE_DATABASE_URL");
+        if let Some(url) = database {
+            command.env("TIDEGATE_DATABASE_URL", url);
+        }
+        let mut child = command
             .args(["--json", "controller", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--url", &format!("https://localhost:{port}"), "--state"])
             .arg(state)
@@ -73,7 +93,11 @@ impl Controller {
         let ready =
             BufReader::new(stdout).lines().next_line().await?.context("it ended before it was ready")?;
         ensure!(ready.contains("ready"), "not ready: {ready}");
-        Ok(Self { child, state: state.to_owned(), port })
+        let location = match database {
+            Some(url) => Location::Postgres(url.parse()?),
+            None => state.join("tidegate.db").as_path().into(),
+        };
+        Ok(Self { child, state: state.to_owned(), port, database: location })
     }
 
     fn api(&self) -> ApiClient {
@@ -105,7 +129,7 @@ async fn furnish(controller: &Controller, objects: usize) -> Result<(Vec<String>
     let key: Value = api.post("/api/v1/enrolment-keys", &json!({"kind": "device", "owner": user})).await?;
     let enrolled_by = key["key"]["id"].as_str().context("a key")?.parse()?;
     let owner: Member = user.parse()?;
-    let store = Store::open(controller.state.join("tidegate.db").as_path(), Opening::MustExist).await?;
+    let store = Store::open(controller.database.clone(), Opening::MustExist).await?;
     let dataset = store.load().await?.context("a database")?;
     let organization = dataset.organizations.first().context("an organization")?.organization.id;
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
@@ -269,16 +293,44 @@ async fn part(
     Ok(came)
 }
 
+/// One request that makes so many groups.
+async fn bulk(target: &Target, count: usize) -> Result<()> {
+    let operations: Vec<Value> = (0..count)
+        .map(|number| json!({"method": "POST", "path": "/groups", "body": {"name": format!("group {number}")}}))
+        .collect();
+    let asked = Asked {
+        method: Method::POST,
+        path: "/api/v1/bulk".to_owned(),
+        body: Some(json!({"operations": operations})),
+    };
+    let mut sender = target.connect().await?;
+    let began = Instant::now();
+    let answer = sender.send_request(target.request(&asked)?).await?;
+    let (status, body) = (answer.status(), answer.into_body().collect().await?.to_bytes());
+    ensure!(status.is_success(), "a bulk of {count}: {status} {}", String::from_utf8_lossy(&body));
+    let body: Value = serde_json::from_slice(&body)?;
+    let made = body["results"].as_array().map_or(0, Vec::len);
+    ensure!(made == count, "a bulk of {count} made {made}");
+    println!("bulk     {count:>6} operations in one request: {:.2} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    let server = match options.database {
+        Database::Sqlite => None,
+        Database::Postgres => Some(pgscratch::Cluster::start().context("a PostgreSQL of its own")?),
+    };
+    let url = server.as_ref().map(|server| server.database("bench")).transpose()?;
+    let url = url.as_deref();
     let scratch = tempfile::tempdir()?;
     let state = scratch.path().join("controller");
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let controller = Controller::start(&options.tidegate, &state, port).await?;
+    let controller = Controller::start(&options.tidegate, &state, port, url).await?;
     let (resources, devices) = furnish(&controller, options.objects).await?;
     controller.stop().await?;
-    let controller = Controller::start(&options.tidegate, &state, port).await?;
+    let controller = Controller::start(&options.tidegate, &state, port, url).await?;
     let token = json!({"name": "bench", "scopes": ["read", "write"]});
     let token: Value = controller.api().post("/api/v1/tokens", &token).await?;
     let token = token["token"].as_str().context("a token")?.to_owned();
@@ -321,6 +373,9 @@ async fn main() -> Result<()> {
     let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
     all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
     all.push(part(&target, "writes", 4, options.seconds, 100, writes).await?);
+    if options.bulk > 0 {
+        bulk(&target, options.bulk).await?;
+    }
     controller.stop().await?;
     ensure!(all.iter().all(Came::holds), "not every figure was reached");
     Ok(())

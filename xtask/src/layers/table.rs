@@ -90,7 +90,10 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["wire", "trust", "policy", "state", "session", "agent", "tunnel", "flow", "net", "client", "enrol"],
     ),
     ("load-rig", &["wire", "trust", "state", "session", "pop"]),
-    ("bench", &["wire", "trust", "state", "agent", "client", "enrol", "pop", "portmap", "store"]),
+    (
+        "bench",
+        &["wire", "trust", "state", "agent", "client", "enrol", "pgscratch", "pop", "portmap", "store"],
+    ),
     (
         "sim",
         &[

@@ -1,6 +1,6 @@
 //! The copy on disk: 32 bytes of SHA-256 over what follows, then JSON.
 
-use super::{Snapshot, SnapshotError, SnapshotSource, poison::Digest};
+use super::{Snapshot, SnapshotError, SnapshotSource};
 use serde::{Deserialize, Serialize};
 use state::StateDir;
 use store::Dataset;
@@ -32,31 +32,19 @@ pub(super) fn body(dataset: &Dataset) -> Vec<u8> {
     serde_json::to_vec(dataset).expect("rows always serialize")
 }
 
-/// What was read, in the bytes of [`body`], and their digest: a large one is written out once.
-pub(super) struct Content {
-    pub(super) digest: Digest,
-    body: Vec<u8>,
-}
-
-impl Content {
-    pub(super) fn of(dataset: &Dataset) -> Self {
-        let body = body(dataset);
-        Self { digest: Digest::of(&body), body }
-    }
-}
-
 /// The bytes of a copy.
-fn encode(read_at: UnixMs, content: &Content) -> Vec<u8> {
+fn encode(snapshot: &Snapshot) -> Vec<u8> {
+    let (read_at, body) = (snapshot.read_at, body(&snapshot.dataset));
     let head = serde_json::to_string(&Head { format: FORMAT, read_at }).expect("numbers always serialize");
     let head = head.strip_suffix('}').expect("an object ends with a brace");
-    let parts: [&[u8]; 4] = [head.as_bytes(), b",\"dataset\":", &content.body, b"}"];
+    let parts: [&[u8]; 4] = [head.as_bytes(), b",\"dataset\":", &body, b"}"];
     let sum = sha256(&parts);
     [&[&sum[..]][..], &parts[..]].concat().concat()
 }
 
 #[cfg(test)]
 pub(super) fn encoded(snapshot: &Snapshot) -> Vec<u8> {
-    encode(snapshot.read_at, &Content::of(&snapshot.dataset))
+    encode(snapshot)
 }
 
 /// Reads a copy and judges it as the builder judges what it built.
@@ -77,10 +65,10 @@ pub(super) fn decode(bytes: &[u8], installation: InstallationId) -> Result<Snaps
     Snapshot::new(copy.dataset, SnapshotSource::DiskCopy, copy.read_at, installation)
 }
 
-/// Writes a copy; the one before stays beside it.
-pub(super) fn write(directory: &StateDir, read_at: UnixMs, content: &Content) {
+/// Writes a copy; the one before stays beside it. Blocking.
+pub(super) fn write(directory: &StateDir, snapshot: &Snapshot) {
     // A full disk must not take the database's changes away from those who read memory.
-    if let Err(error) = directory.write_generation(COPY, &encode(read_at, content)) {
+    if let Err(error) = directory.write_generation(COPY, &encode(snapshot)) {
         tracing::warn!(%error, "the snapshot's copy on disk is not up to date");
     }
 }
@@ -89,15 +77,12 @@ pub(super) fn write(directory: &StateDir, read_at: UnixMs, content: &Content) {
 pub(super) fn read(
     directory: &StateDir,
     installation: InstallationId,
-) -> Vec<Result<(Snapshot, Digest), SnapshotError>> {
+) -> Vec<Result<Snapshot, SnapshotError>> {
     let mut copies = Vec::new();
     for name in [COPY, PREVIOUS] {
         match directory.read(name) {
             Ok(None) => {}
-            Ok(Some(bytes)) => copies.push(decode(&bytes, installation).map(|snapshot| {
-                let digest = Digest::of(&body(&snapshot.dataset));
-                (snapshot, digest)
-            })),
+            Ok(Some(bytes)) => copies.push(decode(&bytes, installation)),
             // One that cannot be read does not take the other one with it.
             Err(error) => copies.push(Err(error.into())),
         }

@@ -17,7 +17,6 @@ pub(crate) use model::port_range;
 pub(crate) use shrink::large_shrink;
 
 use crate::{clock, gate::Gate, parts::Core, replicas::Replicas};
-use copy::Content;
 use poison::{Digest, Memory, Served};
 use policy::{OrganizationModel, PopEntry, client_slice, connector_slice, relevant_groups};
 use state::{StateDir, StateError};
@@ -369,7 +368,7 @@ impl Snapshots {
         }
         let mut copy = None;
         for read in copy::read(&directory, installation) {
-            match read.and_then(|(snapshot, digest)| trying(&directory, &mut memory, snapshot, &digest)) {
+            match read.and_then(|snapshot| trying(&directory, &mut memory, snapshot)) {
                 Ok(snapshot) => {
                     copy = Some(snapshot);
                     break;
@@ -396,19 +395,17 @@ impl Snapshots {
         let on_disk = copy.as_ref().map(|copy| copy.dataset.clone());
         let mut refused = None;
         let judged = match from_database {
-            Ok((mut snapshot, content)) => {
+            Ok(mut snapshot) => {
                 let held = copy.as_ref().map(|copy| &copy.dataset);
                 match judge(&snapshot, held, served.as_ref()) {
-                    Ok(()) => trying(&directory, &mut memory, snapshot, &content.digest)
-                        .map(|snapshot| (snapshot, content)),
+                    Ok(()) => trying(&directory, &mut memory, snapshot),
                     Err(error) if copy.is_none() && error.is_another_database() => {
                         // There is nothing else to look at. It is read like an old copy: nothing is issued
                         // from it, and nothing is written into it, until somebody accepts it.
                         alarms.raise(error.label(), error.to_string());
                         refused = Some(error.to_string());
                         snapshot.source = SnapshotSource::DiskCopy;
-                        trying(&directory, &mut memory, snapshot, &content.digest)
-                            .map(|snapshot| (snapshot, content))
+                        trying(&directory, &mut memory, snapshot)
                     }
                     Err(error) => Err(error),
                 }
@@ -416,10 +413,10 @@ impl Snapshots {
             Err(error) => Err(error),
         };
         let snapshot = match (judged, copy) {
-            (Ok((snapshot, content)), _) => {
+            (Ok(snapshot), _) => {
                 // The same again would push the generation before out.
                 if refused.is_none() && on_disk.as_ref() != Some(&snapshot.dataset) {
-                    copy::write(&directory, snapshot.read_at, &content);
+                    copy::write(&directory, &snapshot);
                 }
                 snapshot
             }
@@ -607,7 +604,7 @@ impl Snapshots {
         }
         let known = held.source == SnapshotSource::Database && reading == Reading::WhatChanged;
         let known = known.then_some(&held.dataset);
-        let (snapshot, content) = read(store, self.installation, known, origin).await?;
+        let snapshot = read(store, self.installation, known, origin).await?;
         let is_replica = matches!(origin, Origin::Replica(_));
         if !(is_replica && planted::is("replica-not-judged")) {
             judge(&snapshot, Some(&held.dataset), memory.served())?;
@@ -621,12 +618,12 @@ impl Snapshots {
         };
         if !same || is_better {
             let began = clock::now();
-            let snapshot = trying(&self.directory, memory, snapshot, &content.digest)?;
+            let snapshot = Arc::new(trying(&self.directory, memory, snapshot)?);
+            self.current.send_replace(Arc::clone(&snapshot));
             if !same {
-                self.copies.keep(&self.directory, read_at, content);
+                self.copies.keep(&self.directory, snapshot);
             }
-            self.current.send_replace(Arc::new(snapshot));
-            tracing::debug!(tried_and_copied = ?began.elapsed(), "an edition is served");
+            tracing::debug!(tried = ?began.elapsed(), "an edition is served");
         }
         if is_replica {
             // Whether a change was stored that nobody answered to is the primary's to say.
@@ -642,7 +639,7 @@ impl Snapshots {
 /// The copy of the newest edition: nobody's answer waits for a disk to take megabytes of it.
 #[derive(Default)]
 struct Copies {
-    waiting: Mutex<Option<(UnixMs, Content)>>,
+    waiting: Mutex<Option<Arc<Snapshot>>>,
     /// Whether somebody writes what waits; until then each is written at once.
     is_written_later: AtomicBool,
     news: Notify,
@@ -655,8 +652,8 @@ impl std::fmt::Debug for Copies {
 }
 
 impl Copies {
-    fn keep(&self, directory: &StateDir, read_at: UnixMs, content: Content) {
-        *self.waiting.lock().expect("nothing panics while it holds a copy") = Some((read_at, content));
+    fn keep(&self, directory: &StateDir, snapshot: Arc<Snapshot>) {
+        *self.waiting.lock().expect("nothing panics while it holds a copy") = Some(snapshot);
         if self.is_written_later.load(Ordering::Acquire) {
             self.news.notify_one();
         } else {
@@ -666,8 +663,8 @@ impl Copies {
 
     fn write(&self, directory: &StateDir) {
         let waiting = self.waiting.lock().expect("nothing panics while it holds a copy").take();
-        if let Some((read_at, content)) = waiting {
-            copy::write(directory, read_at, &content);
+        if let Some(snapshot) = waiting {
+            copy::write(directory, &snapshot);
         }
     }
 }
@@ -698,7 +695,7 @@ async fn read(
     installation: InstallationId,
     known: Option<&Dataset>,
     origin: Origin,
-) -> Result<(Snapshot, Content), SnapshotError> {
+) -> Result<Snapshot, SnapshotError> {
     let wall = clock::wall();
     let began = clock::now();
     let dataset = match known {
@@ -713,15 +710,8 @@ async fn read(
         Origin::Primary => wall,
         Origin::Replica(as_of) => as_of,
     };
-    // Tens of thousands of rows are judged and written out elsewhere than where requests are answered.
-    let work = move || {
-        let (content, models) = std::thread::scope(|both| {
-            let models = both.spawn(|| validate::validate(&dataset, installation));
-            (Content::of(&dataset), models.join())
-        });
-        let models = models.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((Snapshot::of(dataset, models, origin.source(), read_at), content))
-    };
+    // Tens of thousands of rows are judged elsewhere than where requests are answered.
+    let work = move || Snapshot::new(dataset, origin.source(), read_at, installation);
     let judged = tokio::task::spawn_blocking(work).await;
     let judged = judged.unwrap_or_else(|error| Err(SnapshotError::Panicked(error.to_string())));
     tracing::debug!(loaded = ?loaded, judged = ?began.elapsed().saturating_sub(loaded), "an edition was read");
@@ -779,30 +769,26 @@ fn diverged(new: &Dataset, held: &Dataset) -> Result<(), SnapshotError> {
 }
 
 /// Tries a version out, with a note on disk that outlives the process if the try does not end.
-fn trying(
-    directory: &StateDir,
-    memory: &mut Memory,
-    snapshot: Snapshot,
-    digest: &Digest,
-) -> Result<Snapshot, SnapshotError> {
+fn trying(directory: &StateDir, memory: &mut Memory, snapshot: Snapshot) -> Result<Snapshot, SnapshotError> {
+    let digest = Digest::of(&snapshot.dataset);
     // What is on disk was served by whoever wrote it there, and perhaps something newer since.
     let served = match (snapshot.source, memory.served()) {
         (SnapshotSource::DiskCopy, Some(served)) => served.clone(),
         _ => Served::of(&snapshot.dataset),
     };
-    if memory.is_quarantined(digest) {
+    if memory.is_quarantined(&digest) {
         return Err(SnapshotError::Quarantined);
     }
     // A full disk costs this protection and nothing else.
     let unnoted = |error: StateError| tracing::warn!(%error, "a try of a snapshot is not noted on disk");
-    memory.begin(directory, digest).unwrap_or_else(unnoted);
+    memory.begin(directory, &digest).unwrap_or_else(unnoted);
     match snapshot.try_out() {
         Ok(()) => {
             memory.passed(directory, served).unwrap_or_else(unnoted);
             Ok(snapshot)
         }
         Err(error) => {
-            memory.failed(directory, digest.clone()).unwrap_or_else(unnoted);
+            memory.failed(directory, digest).unwrap_or_else(unnoted);
             Err(error)
         }
     }

@@ -1,7 +1,7 @@
 //! What the builder takes from a replica: never less than what is held, and never less than what was served.
 
 use super::{
-    Alarms, Content, Origin, Reading, Served, Snapshot, SnapshotError, SnapshotSource, Snapshots, judge, read,
+    Alarms, Origin, Reading, Served, Snapshot, SnapshotError, SnapshotSource, Snapshots, judge, read,
 };
 use crate::replicas::{Candidate, Replicas};
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(super) async fn boot(
     held: Option<(&Dataset, UnixMs)>,
     served: Option<&Served>,
     alarms: &mut Alarms,
-) -> Option<(Snapshot, Content)> {
+) -> Option<Snapshot> {
     let tries = if held.is_some() || replicas.is_empty() { 1 } else { TRIES };
     for again in 0..tries {
         if again > 0 {
@@ -64,14 +64,14 @@ async fn boot_once(
     held: Option<(&Dataset, UnixMs)>,
     served: Option<&Served>,
     alarms: &mut Alarms,
-) -> Option<(Snapshot, Content)> {
+) -> Option<Snapshot> {
     for replica in replicas.look().await {
         let copied = held.map_or(UnixMs::from_millis(0), |(_, read_at)| read_at);
         let as_of = replica.as_of.unwrap_or(copied).max(copied);
         let found = read(&replica.store, installation, None, Origin::Replica(as_of)).await;
-        let judged = found.and_then(|(snapshot, content)| {
+        let judged = found.and_then(|snapshot| {
             judge(&snapshot, held.map(|(dataset, _)| dataset), served)?;
-            Ok((snapshot, content))
+            Ok(snapshot)
         });
         match judged {
             Ok(found) => {

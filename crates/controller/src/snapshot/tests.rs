@@ -430,7 +430,7 @@ async fn a_start_does_not_push_the_generation_before_out() {
     }
     let names: Vec<_> = copy::read(&directory, INSTALLATION)
         .into_iter()
-        .map(|copy| copy.unwrap().0.dataset.organizations[0].organization.name.clone())
+        .map(|copy| copy.unwrap().dataset.organizations[0].organization.name.clone())
         .collect();
     assert_eq!(names, ["renamed", "organization 1"]);
 }
@@ -472,7 +472,7 @@ async fn a_version_that_ended_the_process_twice_is_not_tried_again_and_the_one_b
     let directory = state(scratch.path());
     directory.write_generation("snapshot", &copy::encoded(&good(7))).unwrap();
     directory.write_generation("snapshot", &copy::encoded(&good(8))).unwrap();
-    let digest = Digest::of(&copy::body(&dataset(8)));
+    let digest = Digest::of(&dataset(8));
     let open = async || {
         Snapshots::open(Arc::clone(&directory), INSTALLATION, gone(), &Replicas::open(&directory, &[]))
             .await
@@ -525,12 +525,11 @@ fn a_panic_while_a_version_is_tried_refuses_it_for_good_and_leaves_the_process_a
     let mut memory = Memory::open(&directory);
     let mut poisonous = dataset(8);
     poisonous.organizations[1].organization.name = "panics".into();
-    let digest = Digest::of(&copy::body(&poisonous));
     let snapshot = || Snapshot::new(poisonous.clone(), SnapshotSource::Database, WALL, INSTALLATION).unwrap();
-    let refused = trying(&directory, &mut memory, snapshot(), &digest).unwrap_err();
+    let refused = trying(&directory, &mut memory, snapshot()).unwrap_err();
     assert_eq!((refused.label(), refused.to_string().contains("a test says so")), ("panicked", true));
-    assert_eq!(trying(&directory, &mut memory, snapshot(), &digest).unwrap_err().label(), "quarantined");
+    assert_eq!(trying(&directory, &mut memory, snapshot()).unwrap_err().label(), "quarantined");
     let mut memory = Memory::open(&directory);
-    assert_eq!(trying(&directory, &mut memory, snapshot(), &digest).unwrap_err().label(), "quarantined");
+    assert_eq!(trying(&directory, &mut memory, snapshot()).unwrap_err().label(), "quarantined");
     assert!(memory.served().is_none(), "it was never served");
 }

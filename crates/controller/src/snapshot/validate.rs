@@ -3,10 +3,7 @@
 
 use super::{SnapshotError, model::model};
 use policy::OrganizationModel;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-};
+use std::{collections::BTreeMap, fmt::Display};
 use store::{Dataset, EnrolmentKey, EnrolmentTarget, Member, OrganizationData, Pop, Version};
 use wire::{InstallationId, OrganizationId};
 
@@ -68,19 +65,20 @@ pub(super) fn validate(
             connectors.chain(data.devices.iter().map(|row| row.identity_key))
         })
         .chain(dataset.pops.iter().map(|pop| pop.identity_key));
-    let mut seen = BTreeSet::new();
-    for key in keys {
-        if key == [0; 32] || !seen.insert(key) {
-            return Err(wrong("identity key", own.id, "it is nobody's, or two agents have the same"));
-        }
+    let mut keys: Vec<[u8; 32]> = keys.collect();
+    keys.sort_unstable();
+    if keys.first() == Some(&[0; 32]) || keys.windows(2).any(|two| two[0] == two[1]) {
+        return Err(wrong("identity key", own.id, "it is nobody's, or two agents have the same"));
     }
-    organizations
-        .iter()
-        .map(|data| {
-            organization(data, own.version)?;
-            Ok((data.organization.id, model(data)?))
-        })
-        .collect()
+    std::thread::scope(|beside| {
+        // One core makes the models while another one judges the rows.
+        let models = beside.spawn(|| {
+            let all = organizations.iter().map(|data| Ok((data.organization.id, model(data)?)));
+            all.collect::<Result<_, SnapshotError>>()
+        });
+        organizations.iter().try_for_each(|data| organization(data, own.version))?;
+        models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn rows(data: &OrganizationData) -> usize {
@@ -119,27 +117,26 @@ fn ascending<T: Ord + Display + Copy>(object: &'static str, ids: impl Iterator<I
 }
 
 fn unique<'a>(object: &'static str, names: impl Iterator<Item = &'a str>) -> Judged {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        text(object, name)?;
-        if !seen.insert(name) {
-            return Err(wrong(object, name, "two have this name"));
-        }
+    let mut names: Vec<&str> = names.collect();
+    names.iter().try_for_each(|name| text(object, name))?;
+    names.sort_unstable();
+    match names.windows(2).find(|two| two[0] == two[1]) {
+        Some(two) => Err(wrong(object, two[0], "two have this name")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn text(object: &'static str, text: &str) -> Judged {
-    let shown: String = text.chars().filter(|c| !c.is_control()).take(40).collect();
+    let shown = || text.chars().filter(|c| !c.is_control()).take(40).collect::<String>();
     if text.is_empty() || text.len() > MAX_TEXT {
         return Err(wrong(
             object,
-            shown,
+            shown(),
             format_args!("a name has 1 to {MAX_TEXT} bytes, not {}", text.len()),
         ));
     }
     if text.chars().any(char::is_control) {
-        return Err(wrong(object, shown, "a name has no control characters"));
+        return Err(wrong(object, shown(), "a name has no control characters"));
     }
     Ok(())
 }
@@ -209,15 +206,17 @@ fn organization(data: &OrganizationData, installation: Version) -> Judged {
 }
 
 fn references(data: &OrganizationData) -> Judged {
-    let sites: BTreeSet<_> = data.sites.iter().map(|row| row.id).collect();
-    let groups: BTreeSet<_> = data.groups.iter().map(|row| row.id).collect();
-    let resources: BTreeSet<_> = data.resources.iter().map(|row| row.id).collect();
-    let users = data.users.iter().map(|row| Member::User(row.id));
-    let accounts = data.service_accounts.iter().map(|row| Member::ServiceAccount(row.id));
-    let members: BTreeSet<Member> = users.chain(accounts).collect();
+    // All of them are in order, which was judged before.
+    let is_site = |id| data.sites.binary_search_by_key(&id, |row| row.id).is_ok();
+    let is_group = |id| data.groups.binary_search_by_key(&id, |row| row.id).is_ok();
+    let is_resource = |id| data.resources.binary_search_by_key(&id, |row| row.id).is_ok();
+    let is_member = |member| match member {
+        Member::User(id) => data.users.binary_search_by_key(&id, |row| row.id).is_ok(),
+        Member::ServiceAccount(id) => data.service_accounts.binary_search_by_key(&id, |row| row.id).is_ok(),
+    };
     for row in &data.connectors {
         generation("connector", row.id, row.generation)?;
-        if !sites.contains(&row.site) {
+        if !is_site(row.site) {
             return Err(wrong("connector", row.id, "its site is not of this organization"));
         }
         if row.wireguard_key == [0; 32] || row.seal_key == [0; 32] {
@@ -225,14 +224,14 @@ fn references(data: &OrganizationData) -> Judged {
         }
     }
     for row in &data.resources {
-        if !sites.contains(&row.site) {
+        if !is_site(row.site) {
             return Err(wrong("resource", row.id, "its site is not of this organization"));
         }
     }
     for row in &data.devices {
         generation("device", row.id, row.generation)?;
         text("device", &row.name)?;
-        if !members.contains(&row.owner) {
+        if !is_member(row.owner) {
             return Err(wrong("device", row.id, "its owner is not of this organization"));
         }
     }
@@ -240,7 +239,7 @@ fn references(data: &OrganizationData) -> Judged {
     for row in &data.memberships {
         let id = format!("{}/{}", row.member, row.group);
         generation("membership", &id, row.generation)?;
-        if !groups.contains(&row.group) || !members.contains(&row.member) {
+        if !is_group(row.group) || !is_member(row.member) {
             return Err(wrong("membership", id, "group or member is not of this organization"));
         }
         // As the database orders them: by the texts of the ids.
@@ -251,9 +250,7 @@ fn references(data: &OrganizationData) -> Judged {
         before = Some(place);
     }
     for row in &data.policies {
-        if !row.groups.iter().all(|id| groups.contains(id))
-            || !row.resources.iter().all(|id| resources.contains(id))
-        {
+        if !row.groups.iter().all(|id| is_group(*id)) || !row.resources.iter().all(|id| is_resource(*id)) {
             return Err(wrong(
                 "policy",
                 row.id,
@@ -273,8 +270,8 @@ fn references(data: &OrganizationData) -> Judged {
         let own = row.organization == Some(data.organization.id);
         let target = match row.target {
             EnrolmentTarget::Pop { .. } => false,
-            EnrolmentTarget::Connector { site } => sites.contains(&site),
-            EnrolmentTarget::Device { owner } => members.contains(&owner),
+            EnrolmentTarget::Connector { site } => is_site(site),
+            EnrolmentTarget::Device { owner } => is_member(owner),
         };
         if !own || !target {
             return Err(wrong("enrolment key", row.id, "what it enrols is not of this organization"));
