@@ -24,7 +24,9 @@ use std::{
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use store::{Device, DeviceState, Location, Member, Opening, Ports, Resource, ResourceMode, Scope, Store};
+use store::{
+    Device, DeviceState, Location, Member, Opening, Ports, Resource, ResourceMode, Scope, Size, Store,
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,
@@ -33,6 +35,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+/// Objects of each kind that one transaction makes.
+const AT_ONCE: usize = 1000;
 /// Connections at once: each has one request under way.
 const CONNECTIONS: u64 = 48;
 
@@ -133,9 +137,15 @@ async fn furnish(controller: &Controller, objects: usize) -> Result<(Vec<String>
     let dataset = store.load().await?.context("a database")?;
     let organization = dataset.organizations.first().context("an organization")?.organization.id;
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    let mut change = store.change(Scope::Organization(organization), "bench", now).await?;
     let (mut resources, mut devices) = (Vec::new(), Vec::new());
+    let scope = Scope::Organization(organization);
+    let mut change = store.change_of(scope, "bench", now, Size::Long).await?;
     for number in 0..objects {
+        // A server holds a transaction for ten seconds at most.
+        if number > 0 && number % AT_ONCE == 0 {
+            change.commit("furnish", "bench", "{}").await?;
+            change = store.change_of(scope, "bench", now, Size::Long).await?;
+        }
         let (at, random) = id(number);
         let resource = Resource {
             id: wire::ResourceId::from_time_and_random(at, random),
@@ -372,7 +382,7 @@ async fn main() -> Result<()> {
     });
     let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
     all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
-    all.push(part(&target, "writes", 4, options.seconds, 100, writes).await?);
+    all.push(part(&target, "writes", 10, options.seconds, 100, writes).await?);
     if options.bulk > 0 {
         bulk(&target, options.bulk).await?;
     }
