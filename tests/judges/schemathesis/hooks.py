@@ -4,8 +4,7 @@ import schemathesis
 
 
 @schemathesis.hook
-def map_query(context, query):
-    """An export that follows goes on until its reader ends it: nothing to wait for here."""
-    if isinstance(query, dict):
-        query.pop("follow", None)
-    return query
+def before_call(context, case, kwargs):
+    """An export that follows goes on until its reader ends it: nothing to wait for here, in whichever phase it is asked for."""
+    if isinstance(case.query, dict):
+        case.query.pop("follow", None)
