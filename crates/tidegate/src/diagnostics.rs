@@ -174,11 +174,26 @@ fn flatten(text: &mut String, name: &str, value: &Value) {
                 flatten(text, &format!("{name}_{key}"), member);
             }
         }
-        // How many there are; each by itself is `status`'s affair.
+        // How many there are; each by itself is `status`'s affair, but for servers of the operator's own.
         Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
             let _ = writeln!(text, "{name} {}", items.len());
+            items.iter().for_each(|item| each(text, name, item));
         }
         Value::Array(_) | Value::String(_) | Value::Null => {}
+    }
+}
+
+/// The numbers of one server, by its name.
+fn each(text: &mut String, name: &str, item: &Value) {
+    let (Some(server), Some(members)) = (item["server"].as_str(), item.as_object()) else { return };
+    let server = server.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    for (key, member) in members {
+        let number = match member {
+            Value::Number(number) => number.to_string(),
+            Value::Bool(is) => u8::from(*is).to_string(),
+            _ => continue,
+        };
+        let _ = writeln!(text, "{name}_each_{key}{{server=\"{server}\"}} {number}");
     }
 }
 
@@ -204,6 +219,26 @@ mod tests {
             assert!(text.lines().any(|got| got == line), "{line} in\n{text}");
         }
         assert!(!text.contains("payroll") && !text.contains("harbour"), "{text}");
+    }
+
+    #[test]
+    fn each_server_of_the_operators_own_has_its_numbers_under_its_name() {
+        let replicas = json!([
+            {"server": "db2.example:5432", "usable": true, "lag_seconds": 7},
+            {"server": "odd\"name", "usable": false, "trouble": "no answer"},
+        ]);
+        let text = metrics("controller", &json!({"database": {"replicas": replicas}}));
+        let mut lines: Vec<_> = text.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(
+            lines,
+            [
+                "tidegate_controller_database_replicas 2",
+                "tidegate_controller_database_replicas_each_lag_seconds{server=\"db2.example:5432\"} 7",
+                "tidegate_controller_database_replicas_each_usable{server=\"db2.example:5432\"} 1",
+                "tidegate_controller_database_replicas_each_usable{server=\"odd\\\"name\"} 0",
+            ]
+        );
     }
 
     #[test]

@@ -341,12 +341,14 @@ impl PeerState {
     /// The next time this peer wants attention. An idle peer without a session wants none.
     pub fn deadline(&self) -> Option<(Instant, TimeoutReason)> {
         let oldest = self.sessions.iter().map(|session| session.established + REJECT_AFTER_TIME).min();
+        // While an answer may still be used the peer is not given up, and to be due for it all that time would be a loop.
+        let given_up = self.pathless_since.filter(|_| self.candidates.is_empty());
         [
             (
                 self.candidates.iter().map(|candidate| candidate.since + UNPROVEN_LIFETIME).min(),
                 TimeoutReason::Unproven,
             ),
-            (self.pathless_since.map(|since| since + PATHLESS_LIFETIME), TimeoutReason::Pathless),
+            (given_up.map(|since| since + PATHLESS_LIFETIME), TimeoutReason::Pathless),
             (self.pending.map(|pending| pending.retry_at), TimeoutReason::HandshakeRetry),
             (self.keepalive_at, TimeoutReason::Keepalive),
             (self.silent_at, TimeoutReason::Silence),

@@ -372,6 +372,36 @@ fn a_peer_that_lost_its_path_and_never_came_back_is_removed() {
 }
 
 #[test]
+fn a_peer_that_comes_back_at_the_last_moment_is_kept_until_its_answer_is_used_or_never_was() {
+    for is_used in [true, false] {
+        let mut pair = Pair::proven();
+        pair.connector.drop_path(pair.now, relay(CONNECTOR_PATH));
+        pair.client.drop_path(pair.now, relay(CLIENT_PATH));
+        pair.advance(Duration::from_secs(178));
+        let (_, initiation) = pair.client.connect(pair.now, pair.connector.public_key()).expect("known");
+        let accepted = pair
+            .connector
+            .accept_initiation(pair.now, pair.client.public_key(), &initiation, relay(7))
+            .expect("a newer initiation");
+        // Its time without a path is over, and the answer is still under way.
+        pair.advance(Duration::from_secs(3));
+        assert_eq!(pair.connector.len(), 1);
+        let timeout = drain(&mut pair.connector).timeout.expect("it may never be used");
+        assert!(timeout.at > pair.now, "{:?} is due all the time", timeout.reason);
+        if is_used {
+            pair.client
+                .accept_response(pair.now, pair.to_connector, &accepted.response, relay(4))
+                .expect("true");
+            pair.exchange();
+            pair.assert_data_flows();
+        } else {
+            pair.advance(Duration::from_secs(13));
+            assert!(pair.connector.is_empty(), "nobody came");
+        }
+    }
+}
+
+#[test]
 fn sending_on_a_session_of_two_minutes_renews_it_over_the_path() {
     let mut pair = Pair::proven();
     pair.assert_data_flows();
