@@ -375,11 +375,12 @@ impl<E: Engine> Tunnels<E> {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((&(at, id), _)) = self.schedule.first_key_value() {
-            if at > now {
-                break;
-            }
-            self.schedule.pop_first();
+        // Each peer once: one that were due again at once would cost its own processor time, and not everybody's packets.
+        let mut due = Vec::new();
+        while let Some(first) = self.schedule.first_entry().filter(|first| first.key().0 <= now) {
+            due.push(first.remove_entry().0.1);
+        }
+        for id in due {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.state.scheduled = None;
                 self.due(now, id);
