@@ -98,11 +98,17 @@ groups = ["engineers"]
 resources = ["orders"]
 "#;
 
-/// Runs schemathesis against a controller of `tidegate`; says how much it asked.
+/// Runs schemathesis against a controller of `tidegate`, on one path of the document or on all; says how much it asked. What it
+/// said is below the build directory.
 ///
 /// # Errors
 /// The tools cannot be had, or it found something.
-pub fn schemathesis(tidegate: &Path, depth: Depth, interrupt: &Interrupt) -> Result<String> {
+pub fn schemathesis(
+    tidegate: &Path,
+    depth: Depth,
+    only: Option<&str>,
+    interrupt: &Interrupt,
+) -> Result<String> {
     let python = python::environment("judges/schemathesis", interrupt)?;
     let running = Running::start(tidegate)?;
     let furniture = running.directory.path().join("furniture.toml");
@@ -133,11 +139,17 @@ pub fn schemathesis(tidegate: &Path, depth: Depth, interrupt: &Interrupt) -> Res
         .args(["--checks", CHECKS, "--max-examples", examples, "--seed", "1", "--max-time", seconds])
         .args(["--request-timeout", "20"])
         .args(["--phases", "examples,coverage,fuzzing,stateful", "--no-color", "--continue-on-failure"]);
+    if let Some(path) = only {
+        judge.args(["--include-path", path]);
+    }
     let said = run(&mut judge, LIMIT, interrupt)?;
+    let all = crate::target_directory().join("judges/schemathesis.txt");
+    fs::write(&all, &said.stdout).with_context(|| format!("writing {}", all.display()))?;
     ensure!(
         said.status.success(),
-        "schemathesis found something:\n{}",
-        crate::process::tail(&said.stdout, 120)
+        "schemathesis found something; {} has it all:\n{}",
+        all.display(),
+        crate::process::tail(&said.stdout, 60)
     );
     let count = said.stdout.lines().rev().find(|line| line.contains("generated") || line.contains("cases"));
     Ok(count.unwrap_or("nothing found").trim().to_owned())

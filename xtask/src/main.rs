@@ -54,6 +54,9 @@ enum Command {
         /// Many examples of every operation: a quarter of an hour.
         #[arg(long)]
         long: bool,
+        /// This path of the document alone.
+        #[arg(long, value_name = "PATH")]
+        only: Option<String>,
     },
     /// Measurements; never part of `test`.
     #[command(subcommand)]
@@ -165,12 +168,13 @@ fn main() -> ExitCode {
             println!("{}", std::fs::read_to_string(repository().join("docs/roles.md"))?);
             Ok(())
         }),
-        Command::Judges { tidegate, long } => {
+        Command::Judges { tidegate, long, only } => {
             let tidegate = tidegate.unwrap_or_else(test::release_binary);
             let depth = if long { judges::Depth::Long } else { judges::Depth::Short };
             judges::redocly(&interrupt).and_then(|said| {
                 println!("redocly: {said}");
-                println!("schemathesis: {}", judges::schemathesis(&tidegate, depth, &interrupt)?);
+                let said = judges::schemathesis(&tidegate, depth, only.as_deref(), &interrupt)?;
+                println!("schemathesis: {said}");
                 Ok(())
             })
         }

@@ -211,7 +211,7 @@ fn judges(suite: &Suite, is_all: bool, interrupt: &Interrupt) {
     }
     suite.step("schemathesis", PROGRAM, || {
         let depth = judges::Depth::Long;
-        judges::schemathesis(&release_binary(), depth, interrupt).map(|said| (Count::ONE_PASSED, said))
+        judges::schemathesis(&release_binary(), depth, None, interrupt).map(|said| (Count::ONE_PASSED, said))
     });
 }
 
