@@ -63,12 +63,13 @@ pub async fn pop(args: &PopArgs, format: Format) -> CommandResult {
     let pop = pop::Pop::open(options)?;
     // Before it is said that it is ready: a port that somebody has ends it.
     diagnostics::start(args.diagnostics, Watched::Pop(state)).await?;
+    // Whoever reads that it is ready may end it at once.
+    let (mut first, mut second) = (process::Shutdown::listen(), process::Shutdown::listen());
     let ready = serde_json::json!({"event": "ready", "role": "pop", "listen": pop.local_addr()});
     format.print(&ready, || match pop.tcp_addr() {
         Some(tcp) => format!("PoP ready on UDP {} and TCP {tcp}", pop.local_addr()),
         None => format!("PoP ready on UDP {}", pop.local_addr()),
     });
-    let (mut first, mut second) = (process::Shutdown::listen(), process::Shutdown::listen());
     // Two signals before the second listener has looked count as one: it looks before anybody is told of the first.
     let (counted, is_counted) = tokio::sync::oneshot::channel();
     let leave = async {
@@ -114,11 +115,13 @@ pub async fn connector(args: &ConnectorArgs, format: Format) -> CommandResult {
     process::raise_descriptor_limit();
     let connector = connector::Connector::open_forwarding(options, forwarding)?;
     diagnostics::start(args.diagnostics, Watched::Connector(state)).await?;
+    // Whoever reads that it is ready may end it at once.
+    let mut shutdown = process::Shutdown::listen();
     let ready = serde_json::json!({"event": "ready", "role": "connector"});
     format.print(&ready, || "connector ready".to_owned());
     connector
         .run(async {
-            process::shutdown().await;
+            shutdown.asked().await;
         })
         .await?;
     Ok(Outcome::Done)

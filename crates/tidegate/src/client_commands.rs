@@ -126,11 +126,13 @@ async fn foreground(
     // Before it is said that the client is up: a port that somebody has ends it.
     diagnostics::start(args.diagnostics, Watched::Client(state.to_owned())).await?;
     let status = running(state).status().await.map_err(asked(state))?;
+    // Whoever reads that it is ready may end it at once.
+    let mut shutdown = process::Shutdown::listen();
     let ready = json!({"event": "ready", "role": "client", "status": status});
     format.print(&ready, || up_text(&status));
     client
         .wait(async {
-            process::shutdown().await;
+            shutdown.asked().await;
         })
         .await;
     Ok(Outcome::Done)
@@ -242,11 +244,12 @@ pub async fn forward(args: &ForwardArgs, format: Format) -> CommandResult {
     let Some(added) = after.iter().find(|forward| !before.contains(forward)) else {
         return Err(Failure::say(Outcome::Failed, format_args!("{listen} is forwarded already")));
     };
+    let mut shutdown = process::Shutdown::listen();
     format.print(
         &json!({"event": "ready", "listen": added.listen, "target": added.target.to_string()}),
         || format!("{} leads to {} until Ctrl-C", added.listen, added.target),
     );
-    process::shutdown().await;
+    shutdown.asked().await;
     client.forward_remove(added.listen.clone()).await.map_err(asked(&state))?;
     Ok(Outcome::Done)
 }

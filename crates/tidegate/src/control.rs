@@ -41,6 +41,8 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         // The one time that these two are shown.
         json!({"recovery_phrase": first.recovery_phrase.to_secret_text(), "owner_link": first.owner_link})
     });
+    // Whoever reads that it is ready may end it at once.
+    let mut shutdown = process::Shutdown::listen();
     let ready = json!({
         "event": "ready", "role": "controller", "url": args.url, "listen": controller.tcp_address(), "first_start": first,
     });
@@ -61,7 +63,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
     }
     controller
         .run(async {
-            process::shutdown().await;
+            shutdown.asked().await;
         })
         .await?;
     Ok(Outcome::Done)

@@ -11,7 +11,10 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::Value;
-use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::Semaphore};
 
 /// Whoever watches asks a few times a minute.
@@ -177,15 +180,30 @@ fn flatten(text: &mut String, name: &str, value: &Value) {
         // How many there are; each by itself is `status`'s affair, but for servers of the operator's own.
         Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
             let _ = writeln!(text, "{name} {}", items.len());
-            items.iter().for_each(|item| each(text, name, item));
+            let mut seen = BTreeSet::new();
+            for item in items {
+                // Two that differ in nothing but how one signs in are one server; a series has one value.
+                if let Some(server) =
+                    item["server"].as_str().map(host_of).filter(|server| seen.insert(*server))
+                {
+                    each(text, name, server, item);
+                }
+            }
         }
         Value::Array(_) | Value::String(_) | Value::Null => {}
     }
 }
 
-/// The numbers of one server, by its name.
-fn each(text: &mut String, name: &str, item: &Value) {
-    let (Some(server), Some(members)) = (item["server"].as_str(), item.as_object()) else { return };
+/// Where a server is, of a connection string: who signs in there is nobody's affair here.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['/', '?']).next().unwrap_or_default();
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host)
+}
+
+/// The numbers of one server, by where it is.
+fn each(text: &mut String, name: &str, server: &str, item: &Value) {
+    let Some(members) = item.as_object() else { return };
     let server = server.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     for (key, member) in members {
         let number = match member {
@@ -224,7 +242,8 @@ mod tests {
     #[test]
     fn each_server_of_the_operators_own_has_its_numbers_under_its_name() {
         let replicas = json!([
-            {"server": "db2.example:5432", "usable": true, "lag_seconds": 7},
+            {"server": "postgres://tidegate@db2.example:5432/tidegate", "usable": true, "lag_seconds": 7},
+            {"server": "postgres://other@db2.example:5432/tidegate", "usable": true, "lag_seconds": 8},
             {"server": "odd\"name", "usable": false, "trouble": "no answer"},
         ]);
         let text = metrics("controller", &json!({"database": {"replicas": replicas}}));
@@ -233,7 +252,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "tidegate_controller_database_replicas 2",
+                "tidegate_controller_database_replicas 3",
                 "tidegate_controller_database_replicas_each_lag_seconds{server=\"db2.example:5432\"} 7",
                 "tidegate_controller_database_replicas_each_usable{server=\"db2.example:5432\"} 1",
                 "tidegate_controller_database_replicas_each_usable{server=\"odd\\\"name\"} 0",

@@ -37,12 +37,13 @@ reached it through a connector, end to end encrypted, because a policy says that
 pub async fn run(args: &DemoSiteArgs, format: Format) -> CommandResult {
     let web = TcpListener::bind(args.web).await?;
     let echo = TcpListener::bind(args.echo).await?;
+    let mut shutdown = crate::process::Shutdown::listen();
     let ready = serde_json::json!({"event": "ready", "role": "demo-site", "web": web.local_addr()?, "echo": echo.local_addr()?});
     format.print(&ready, || format!("web site on {}, line echo on {}", args.web, args.echo));
     tokio::select! {
         () = serve_web(web, args.file.clone()) => {}
         () = serve_echo(echo) => {}
-        _ = crate::process::shutdown() => {}
+        _ = shutdown.asked() => {}
     }
     Ok(Outcome::Done)
 }

@@ -231,7 +231,6 @@ fn a_password_on_the_command_line_is_refused_and_so_is_a_database_that_belongs_t
     );
     assert!(!said(&refused).contains("scratch-password"));
     let first = Controller::start(&scratch.path().join("first"), Some(&url));
-    // Once it answers, it listens for the signal, too.
     assert!(first.names("/sites").is_empty());
     first.end();
     let second = start("second");

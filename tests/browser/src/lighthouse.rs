@@ -1,11 +1,14 @@
 //! Lighthouse's judgement of pages: a program of its own, with a browser of its own.
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// What each page has to reach in each category (issue 6).
@@ -22,11 +25,22 @@ pub(crate) struct Lighthouse {
     findings: Vec<String>,
 }
 
-/// The judge ends with what asked for it.
+/// The judge ends with what asked for it, and its browser with it.
 struct Judge(Child);
 
 impl Drop for Judge {
     fn drop(&mut self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        if let (Ok(None), Some(pid)) = (self.0.try_wait(), pid) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

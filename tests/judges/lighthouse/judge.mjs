@@ -2,23 +2,42 @@
 //   node judge.mjs
 // Standard input: {"chromium", "origin", "cookie", "pages": [{"name", "path"}]}. A line of JSON a page comes back:
 // {"name", "accessibility", "best-practices", "failed": [...]}, the scores from 0 to 100.
-import { readFileSync } from "node:fs";
-import { launch } from "chrome-launcher";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
 import lighthouse from "lighthouse";
 
 const CATEGORIES = ["accessibility", "best-practices"];
 const { chromium, origin, cookie, pages } = JSON.parse(readFileSync(0, "utf8"));
 
-const browser = await launch({
-  chromePath: chromium,
-  logLevel: "silent",
+// In this process group, so that whoever ends it ends the browser too.
+const profile = mkdtempSync(join(tmpdir(), "tidegate-lighthouse-"));
+const browser = spawn(chromium, [
+  "--headless=new", "--remote-debugging-port=0", `--user-data-dir=${profile}`, "--no-first-run", "--disable-gpu",
   // As root in containers no sandbox can be made; the pages are our own, with a certificate of the installation's own authority.
-  chromeFlags: ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--ignore-certificate-errors"],
+  "--no-sandbox", "--disable-dev-shm-usage", "--ignore-certificate-errors",
+], { stdio: ["ignore", "ignore", "pipe"] });
+const ended = new Promise((resolve) => browser.once("exit", resolve));
+const end = async () => {
+  browser.kill("SIGKILL");
+  await ended;
+  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+};
+process.once("SIGTERM", () => end().finally(() => process.exit(143)));
+const port = await new Promise((resolve, reject) => {
+  browser.once("error", reject);
+  browser.once("exit", (code) => reject(new Error(`the browser ended with ${code}`)));
+  createInterface({ input: browser.stderr }).on("line", (line) => {
+    const said = line.match(/^DevTools listening on ws:\/\/127\.0\.0\.1:(\d+)\//);
+    if (said) resolve(Number(said[1]));
+  });
 });
 try {
   for (const { name, path } of pages) {
     const { lhr } = await lighthouse(origin + path, {
-      port: browser.port,
+      port,
       logLevel: "silent",
       onlyCategories: CATEGORIES,
       extraHeaders: cookie ? { Cookie: cookie } : {},
@@ -47,5 +66,5 @@ try {
     console.log(JSON.stringify(answer));
   }
 } finally {
-  browser.kill();
+  await end();
 }

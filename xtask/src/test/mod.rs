@@ -105,10 +105,16 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     }
     if options.all {
         let console = Runs::WhenChanged(&["tidegate", "browser", "xtask"]);
-        suite.program("console pages, judged by axe-core", console, this(&["screenshots"]), None);
+        suite.program(
+            "console pages, judged by axe-core and Lighthouse",
+            console,
+            this(&["screenshots"]),
+            None,
+        );
     } else {
         suite.left_out(
-            "the console's pages judged by axe-core (`--all`, or `cargo xtask screenshots`)".to_owned(),
+            "the console's pages judged by axe-core and Lighthouse (`--all`, or `cargo xtask screenshots`)"
+                .to_owned(),
         );
     }
     interrupt.check()?;

@@ -258,12 +258,19 @@ pub(super) fn chosen<'a>(options: &'a [(String, String)], typed: &'a str) -> &'a
     if options.iter().any(|(value, _)| value == typed) {
         return typed;
     }
-    let named = options.iter().find(|(_, name)| name.eq_ignore_ascii_case(typed));
-    named.map_or(typed, |(value, _)| value)
+    if let Some((value, _)) = options.iter().find(|(_, name)| name == typed) {
+        return value;
+    }
+    // Two names may differ in their letters' case alone: then it has to be the right one.
+    let mut alike = options.iter().filter(|(_, name)| name.eq_ignore_ascii_case(typed));
+    match (alike.next(), alike.next()) {
+        (Some((value, _)), None) => value,
+        _ => typed,
+    }
 }
 
 /// What a value is called; as it is, where it is none.
-fn called<'a>(options: &'a [(String, String)], value: &'a str) -> &'a str {
+pub(super) fn called<'a>(options: &'a [(String, String)], value: &'a str) -> &'a str {
     options.iter().find(|(of, _)| of == value).map_or(value, |(_, name)| name)
 }
 
@@ -469,5 +476,21 @@ mod tests {
             &["name"],
         );
         assert_eq!(other.of(""), Some("no site x."));
+    }
+
+    #[test]
+    fn a_name_is_found_whatever_its_letters_case_unless_two_differ_in_nothing_else() {
+        let options = [("1", "Berlin"), ("2", "berlin"), ("3", "Gdańsk"), ("4", "2")]
+            .map(|(value, name)| (value.to_owned(), name.to_owned()));
+        for (typed, found) in [
+            ("3", "3"),
+            (" gdańsk ", "3"),
+            ("berlin", "2"),
+            ("Berlin", "1"),
+            ("BERLIN", "BERLIN"),
+            ("2", "2"),
+        ] {
+            assert_eq!(chosen(&options, typed), found, "{typed}");
+        }
     }
 }

@@ -125,7 +125,7 @@ pub(super) fn table_of<T>(
 
 /// A list of choices in a filter bar.
 pub(super) fn filter(name: &str, label: &str, chosen: &str, options: &[(String, String)]) -> Markup {
-    if options.len() > MOST_OPTIONS {
+    if options.iter().filter(|(value, _)| !value.is_empty()).count() > MOST_OPTIONS {
         let all = options.iter().find(|(value, _)| value.is_empty()).map_or("", |(_, text)| text);
         let shown = TypedChoice { placeholder: all, label: Some(label), ..TypedChoice::default() };
         let named: Vec<_> = options.iter().filter(|(value, _)| !value.is_empty()).cloned().collect();

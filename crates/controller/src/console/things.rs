@@ -2,7 +2,10 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, chosen, conflict, show},
+    form::{
+        Errors, Field, FormPage, Kind, MOST_OPTIONS, OTHER_SESSION, Posted, Values, called, chosen, conflict,
+        show,
+    },
     lists::Wanted,
     look::{card_with_room, head, icon, note, typed},
     shell::{Here, Viewer},
@@ -378,7 +381,8 @@ fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors
     let sites = site_choices(viewer);
     let typed = values.one("site");
     let found = chosen(&sites, typed);
-    if thing != Thing::Resource || sites.iter().any(|(id, _)| id == found) {
+    let is_typed = thing == Thing::Resource && sites.len() > MOST_OPTIONS;
+    if !is_typed || sites.iter().any(|(id, _)| id == found) {
         return None;
     }
     let typed: String = typed.chars().take(80).collect();
@@ -461,21 +465,25 @@ pub(super) async fn replace(
     if !posted.is_genuine() {
         return form(viewer, thing, Some(&id), values, &other_session(), StatusCode::CONFLICT, html! {});
     }
-    if let Some(errors) = unknown_site(thing, viewer, values) {
-        return form(viewer, thing, Some(&id), values, &errors, StatusCode::UNPROCESSABLE_ENTITY, html! {});
-    }
     let now = match send(&api, viewer, Method::GET, &one(thing, &id), None, None).await {
         Ok(now) => now,
         Err(refused) => return nothing_there(viewer, thing, &refused),
     };
+    if let Some(errors) = unknown_site(thing, viewer, values) {
+        return form(viewer, thing, Some(&id), values, &errors, StatusCode::UNPROCESSABLE_ENTITY, html! {});
+    }
     let outdated = || {
         let stored = stored(thing, &now.body);
         let words = Words::of(viewer);
         let fields = words.fields(thing);
         let rows: Vec<_> = fields
             .iter()
-            .map(|field| {
-                (field.label, stored.list(field.name).join(", "), values.list(field.name).join(", "))
+            .map(|field| match (field.name, &field.kind) {
+                ("site", Kind::Choice(sites)) => {
+                    let name = |value| called(sites, chosen(sites, value)).to_owned();
+                    (field.label, name(stored.one("site")), name(values.one("site")))
+                }
+                (name, _) => (field.label, stored.list(name).join(", "), values.list(name).join(", ")),
             })
             .collect();
         let mut kept = values.clone();

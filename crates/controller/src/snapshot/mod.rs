@@ -24,7 +24,7 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -640,6 +640,8 @@ impl Snapshots {
 #[derive(Default)]
 struct Copies {
     waiting: Mutex<Option<Arc<Snapshot>>>,
+    /// Held while one is written: an older one must not end after a newer one.
+    writing: Mutex<()>,
     /// Whether somebody writes what waits; until then each is written at once.
     is_written_later: AtomicBool,
     news: Notify,
@@ -662,6 +664,7 @@ impl Copies {
     }
 
     fn write(&self, directory: &StateDir) {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = self.waiting.lock().expect("nothing panics while it holds a copy").take();
         if let Some(snapshot) = waiting {
             copy::write(directory, &snapshot);

@@ -16,8 +16,9 @@ const CRASHES: u32 = 2;
 /// Digests that are remembered; the oldest goes.
 const QUARANTINED: usize = 16;
 
-/// Which versions of everything a dataset has, as a digest in text. The same version has the same content, always: another one
-/// is refused before it is tried. So tens of thousands of rows need not be written out before they are served.
+/// Which versions of everything a dataset has, as a digest in text: tens of thousands of rows need not be written out before they
+/// are served. The same version has the same content, but where a restored backup was changed after a version that is in quarantine
+/// here: then its first change may be refused for the other's fault, and the next one is another version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Digest(String);

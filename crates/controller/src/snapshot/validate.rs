@@ -76,8 +76,11 @@ pub(super) fn validate(
             let all = organizations.iter().map(|data| Ok((data.organization.id, model(data)?)));
             all.collect::<Result<_, SnapshotError>>()
         });
-        organizations.iter().try_for_each(|data| organization(data, own.version))?;
-        models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let judged = organizations.iter().try_for_each(|data| organization(data, own.version));
+        // They are made of rows that may be wrong: what is wrong is what counts.
+        let models = models.join();
+        judged?;
+        models.unwrap_or_else(|_| Err(SnapshotError::Panicked("while its models were made".into())))
     })
 }
 

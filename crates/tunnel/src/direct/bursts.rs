@@ -25,8 +25,8 @@ impl Direct {
     }
 
     pub(super) fn say_candidates(&mut self, now: Instant, outcome: &mut Outcome) {
-        if self.says_left == 0 && !self.is_in_use(now) {
-            // Whoever uses the tunnel again has it said again.
+        if self.says_left == 0 && self.last_data.is_none_or(|at| now >= at + UNDER_WAY) {
+            // Nobody waits for a better way; whoever uses the tunnel again has it said again.
             self.say_at = None;
             return;
         }

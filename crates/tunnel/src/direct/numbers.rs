@@ -83,7 +83,7 @@ pub(super) const HELD_WELL: Duration = Duration::from_secs(60);
 /// A list that was not heard is said again: after 0.5 s, doubled.
 pub(super) const SAY_AGAIN: Duration = Duration::from_millis(500);
 pub(super) const SAY_TIMES: u32 = 7;
-/// And after those as often, while the tunnel is used: where 30 % is lost one list in 8,000 is lost seven times, and who has no
+/// And after those as often, while the tunnel is used: where 28 % is lost one list in 8,000 is lost seven times, and who has no
 /// list asks nothing.
 pub(super) const SAY_SELDOM: Duration = Duration::from_secs(60);
 /// A new list is no earlier than this after the last: whose address changes each second tells every fourth.

@@ -139,6 +139,8 @@ impl Sizes {
     /// What to ask now, if anything; [`Self::asked`] follows. To be called until there is nothing.
     pub fn due(&mut self, now: Instant, patience: Duration) -> Option<Question> {
         if self.long.is_none_or(|at| now >= at + ACTIVE) {
+            // Nobody needs to know any more. A question that stayed open would be late for ever, and due all the time.
+            (self.search, self.check, self.unheard) = (None, None, None);
             return None;
         }
         let is_late = |asked: &Asked| now >= asked.sent + patience;
@@ -379,5 +381,21 @@ mod tests {
                 prop_assert!(way.sizes.longest() <= carries);
             }
         }
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_not_due_for_ever_once_nobody_sends_anything_long() {
+        let mut sizes = Sizes::new();
+        let now = Instant::now();
+        sizes.sent(now, LONG);
+        let question = sizes.due(now, PATIENCE).expect("something long was sent");
+        sizes.asked(now, 1, question);
+        assert_eq!(sizes.deadline(PATIENCE), Some(now + PATIENCE));
+        // Another way was taken meanwhile, and nobody looked at this one.
+        let later = now + ACTIVE * 30;
+        assert_eq!(sizes.due(later, PATIENCE).map(|question| question.length), None);
+        assert_eq!(sizes.deadline(PATIENCE), None);
+        sizes.sent(later, LONG);
+        assert!(sizes.due(later, PATIENCE).is_some(), "it is asked again when it matters");
     }
 }
