@@ -91,6 +91,18 @@ impl Stage {
     }
 }
 
+/// Waits until the replicas have received all that is written: a primary that is frozen or killed before sends nothing more.
+async fn have_received(primary: &Cluster, replicas: &[Cluster]) {
+    let written = primary.sql("postgres", "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint");
+    let written: u64 = written.unwrap().parse().unwrap();
+    for replica in replicas {
+        until("a replica has received what is written", async || {
+            replica.received().is_ok_and(|received| received >= written).then_some(())
+        })
+        .await;
+    }
+}
+
 /// The same state directory, with nothing of the configuration in it.
 fn without_copy(directory: &tempfile::TempDir) {
     for entry in std::fs::read_dir(directory.path().join("controller")).unwrap() {
@@ -115,6 +127,7 @@ async fn with_the_primary_frozen_what_others_wrote_is_read_from_a_replica_and_ch
     let other = Store::open(url(&stage.primary), Opening::MustExist).await.unwrap();
     core.database.close().await;
     stage.written_by_another(&other).await;
+    have_received(&stage.primary, &stage.replicas).await;
     stage.primary.freeze();
     until("the replica's state", async || (stage.name() == "renamed").then_some(())).await;
     assert_eq!((stage.source(), stage.sites().await), (SnapshotSource::Replica, 1));
@@ -175,6 +188,7 @@ async fn a_controller_boots_from_a_replica_when_the_primary_is_dead_and_its_copy
     stage.site("kiel").await;
     let Stage { world, primary, replicas } = stage;
     let directory = world.stop().await;
+    have_received(&primary, &replicas).await;
     for copy in ["gone", "old"] {
         if copy == "gone" {
             primary.freeze();
