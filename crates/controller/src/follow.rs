@@ -8,7 +8,7 @@ use crate::{
     parts::{Core, SyncCommand},
     replicas::Candidate,
     several::{CHAIN, WEB_KEYS},
-    signer::{Renewal, Rotated, SignError, Signer},
+    signer::{ROTATION_COPIES, Renewal, Rotated, SignError, Signer},
     signin,
     snapshot::{Reading, SnapshotError},
 };
@@ -18,6 +18,7 @@ use std::{
 };
 use store::{Look, Mark, Scope, Store, StoreError, Version};
 use trust::UnixMs;
+use wire::ControllerId;
 
 /// Between two looks, on average: what is made at one controller is served by the others within two seconds, and a
 /// look costs the server three short statements.
@@ -264,7 +265,7 @@ impl Core {
         let core = Arc::clone(self);
         let work = move || {
             if let Some(chain) = documents.get(CHAIN) {
-                match core.signer.adopt(chain) {
+                match core.signer.adopt(chain, documents.get(ROTATION_COPIES).map(String::as_str)) {
                     Ok(Rotated::Yes) => {
                         tracing::info!(serial = core.signer.bundle().serial(), "the trust bundle changed");
                         // PoPs that this does not reach get it when they attach.
@@ -304,10 +305,11 @@ impl Core {
     async fn settle_keys_now(self: &Arc<Self>, renewal: Renewal) -> Result<Option<u64>, SettleError> {
         let (store, mut change) = self.database.change(Scope::Installation, "controller").await?;
         let chain = change.trust_document(CHAIN).await?;
+        let copies = change.trust_document(ROTATION_COPIES).await?;
         let core = Arc::clone(self);
         let prepared = tokio::task::spawn_blocking(move || {
             if let Some(chain) = chain {
-                core.signer.adopt(&chain)?;
+                core.signer.adopt(&chain, copies.as_deref())?;
             }
             let due = core.signer.due(renewal)?;
             due.as_ref().map_or(Ok(()), |due| core.signer.prepare(due))?;
@@ -326,6 +328,63 @@ impl Core {
             Ok::<_, SignError>(serial)
         });
         Ok(Some(installed.await.map_err(ended)??))
+    }
+
+    /// Puts the rotation key that was offered in place of the one that several controllers share, without the controllers
+    /// in `without`, and seals what controllers alone may read with the new one. Says the bundle's new number.
+    pub(crate) async fn share_rotation_key(
+        self: &Arc<Self>,
+        signed: String,
+        without: Vec<ControllerId>,
+    ) -> Result<u64, SettleError> {
+        let _one_at_a_time = self.settling.lock().await;
+        let _settled = Settled(&self.signer);
+        let (store, mut change) = self.database.change(Scope::Installation, "controller").await?;
+        let chain = change.trust_document(CHAIN).await?;
+        let copies = change.trust_document(ROTATION_COPIES).await?;
+        let web_keys = change.trust_document(WEB_KEYS).await?;
+        let (core, left_out) = (Arc::clone(self), without.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            if let Some(chain) = chain {
+                core.signer.adopt(&chain, copies.as_deref())?;
+            }
+            if let Some(sealed) = web_keys {
+                let secret = core.signer.shared_secret()?;
+                let ring = signin::opened_web_keys(&secret, &sealed);
+                if let Err(error) = ring.and_then(|ring| core.signin.keys.adopt(&ring)) {
+                    tracing::error!(%error, "the keys of web sessions were not taken");
+                }
+            }
+            let replacing = core.signer.under_rotation(&signed, &left_out)?;
+            core.signer.prepare(&replacing.due)?;
+            Ok::<_, SignError>(replacing)
+        });
+        let ended = |error| StoreError::Unavailable(format!("the task ended: {error}"));
+        let replacing = prepared.await.map_err(ended)??;
+        // Whoever was taken out knows the secrets of web sessions, too: nothing that they sign is believed any more.
+        let ring = if without.is_empty() {
+            self.signin.keys.as_they_are()
+        } else {
+            self.signin.keys.with_all_retired(self.signer.best_time())
+        };
+        change.put_trust_document(CHAIN, &replacing.due.chain_text()).await?;
+        change.put_trust_document(ROTATION_COPIES, &replacing.copies).await?;
+        change.put_trust_document(WEB_KEYS, &signin::sealed_web_keys(&replacing.secret, &ring)).await?;
+        let controller = self.signer.controller().to_string();
+        let without = serde_json::json!({ "without": without });
+        self.commit(&store, change, "replace rotation key", &controller, &without).await?;
+        let core = Arc::clone(self);
+        let installed = tokio::task::spawn_blocking(move || {
+            let serial = core.signer.install(replacing.due)?;
+            core.signer.rotation_key_is_used();
+            if let Err(error) = core.signin.keys.adopt(&ring) {
+                tracing::error!(%error, "the keys of web sessions were not taken");
+            }
+            // PoPs that this does not reach get it when they attach.
+            let _ = core.sync.blocking_send(SyncCommand::Bundle);
+            Ok::<_, SignError>(serial)
+        });
+        Ok(installed.await.map_err(ended)??)
     }
 
     /// Looks after keys that several controllers' bundle names.

@@ -67,7 +67,8 @@ pub use several::{
 };
 pub use signer::{
     AfterExport, KeyringError, PhraseError, RecoveryPhrase, RootError, RootKeyPlace, RootSealError,
-    SignError, expect_root, export_root, first_start_was_shown, open_root_file, root_key_place,
+    SignError, expect_root, export_root, first_start_was_shown, open_root_file, root_key_file,
+    root_key_place,
 };
 pub use snapshot::{SnapshotError, SnapshotSource, check_snapshot_copy};
 pub use strikes::StrikeError;

@@ -152,6 +152,7 @@ impl Own {
         let text = std::fs::read(state.join(names::CHAIN)).map_err(|_| none())?;
         let chain = TrustChain::parse_bytes(&text)?;
         let bundle = chain.verify(&about.root, clock::wall())?;
+        let ring = ring.beside(&bundle)?;
         let (web_keys, answers) = (secret(signin::WEB_KEYS_FILE)?, secret(api::ANSWERS_KEY_FILE)?);
         Ok(Self {
             about,
@@ -169,6 +170,7 @@ impl Own {
         let chain = TrustChain::parse(text)?;
         let bundle = chain.verify(&self.about.root, clock::wall())?;
         if (bundle.epoch(), bundle.serial()) >= (self.bundle.epoch(), self.bundle.serial()) {
+            self.ring = self.ring.clone().beside(&bundle)?;
             (self.chain, self.bundle) = (chain, bundle);
         }
         Ok(())

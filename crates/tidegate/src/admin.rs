@@ -4,10 +4,11 @@ mod declare;
 mod losses;
 mod plan;
 pub mod provider;
+mod root;
 mod stream;
 
 use crate::{
-    cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind, RootCommand},
+    cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind},
     database,
     output::{CommandResult, Failure, Format, Outcome, cell, note, print_line, table},
     places,
@@ -22,8 +23,8 @@ const LOOK_UP_PAGE: u32 = 1000;
 
 /// Runs an `admin` command.
 pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
-    if let AdminCommand::Root(RootCommand::Export { file, phrase_file, remove }) = &args.command {
-        return export_root(args, file, phrase_file.as_deref(), *remove, format);
+    if let AdminCommand::Root(command) = &args.command {
+        return root::run(args, command, format).await;
     }
     if let AdminCommand::Roles = &args.command {
         let table = controller::roles_table();
@@ -551,45 +552,6 @@ async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandRe
     }
     let value = json!({"key": text, "link": answer["link"], "description": answer["key"]});
     format.print(&value, || text.clone());
-    Ok(Outcome::Done)
-}
-
-/// Works beside a running controller, on its state directory: the root key never travels.
-fn export_root(
-    args: &AdminArgs,
-    file: &Path,
-    phrase_file: Option<&Path>,
-    remove: bool,
-    format: Format,
-) -> CommandResult {
-    let state = places::state_dir(args.state.as_deref(), "serve")?;
-    let nested = state.join("controller");
-    let state = if nested.join(state::ABOUT_FILE).exists() { nested } else { state };
-    controller::expect_root(&state)?;
-    let mut phrase = String::new();
-    match phrase_file {
-        Some(path) => {
-            phrase = std::fs::read_to_string(path)
-                .with_context(|| format!("the phrase file {}", path.display()))?;
-        }
-        None => {
-            note("The recovery phrase, to prove that the copy opens:");
-            std::io::stdin().read_line(&mut phrase)?;
-        }
-    }
-    let after = if remove { controller::AfterExport::Remove } else { controller::AfterExport::Keep };
-    controller::export_root(&state, file, phrase.trim(), after)?;
-    format.print(&json!({"exported": file, "removed": remove}), || {
-        let rest = if remove {
-            "It is no longer on this host."
-        } else {
-            "It is still on this host; remove it with --remove."
-        };
-        format!(
-            "The sealed root key is in {}. {rest}\nIt opens with the recovery phrase only.",
-            file.display()
-        )
-    });
     Ok(Outcome::Done)
 }
 

@@ -207,9 +207,9 @@ pub struct DemoSiteArgs {
     /// Where the web site listens.
     #[arg(long, value_name = "ADDR")]
     pub web: SocketAddr,
-    /// Where the line-echo service listens.
-    #[arg(long, value_name = "ADDR")]
-    pub echo: SocketAddr,
+    /// Where the line-echo service listens; may be given more than once.
+    #[arg(long, value_name = "ADDR", required = true)]
+    pub echo: Vec<SocketAddr>,
     /// A file to serve at `/download`.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -1035,6 +1035,25 @@ pub enum RootCommand {
         /// Remove the root key from this host afterwards.
         #[arg(long)]
         remove: bool,
+    },
+    /// Put another rotation key in place, signed for by the root key: the one held signs the trust bundles and ends two
+    /// years after it was made at the latest. Nothing that was signed before is lost by it, and nobody reconnects.
+    #[command(
+        after_help = "Examples:\n  tidegate admin root new-rotation-key\n  tidegate admin root new-rotation-key --root-key /media/safe/root-key\n  \
+        (a controller was stolen)\n  tidegate admin root new-rotation-key --root-key /media/safe/root-key --without controller-01j…\n\n\
+        The root key is opened by this command alone: the controller gets its signature."
+    )]
+    NewRotationKey {
+        /// The exported root key; that of the state directory otherwise.
+        #[arg(long, value_name = "FILE")]
+        root_key: Option<PathBuf>,
+        /// A file with the recovery phrase; asked on standard input otherwise.
+        #[arg(long, value_name = "FILE")]
+        phrase_file: Option<PathBuf>,
+        /// A controller that somebody else has: its keys go, too, and everybody is signed out of the console. May be given
+        /// more than once.
+        #[arg(long, value_name = "CONTROLLER")]
+        without: Vec<wire::ControllerId>,
     },
 }
 

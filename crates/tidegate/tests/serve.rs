@@ -131,17 +131,75 @@ fn a_port_that_somebody_has_is_said_before_a_first_start_shows_anything() {
     let scratch = tempfile::tempdir().unwrap();
     let state = scratch.path().join("state");
     let theirs = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut serve = Serve::start(&state, theirs.local_addr().unwrap().port());
-    let said: Vec<String> = serve.lines.by_ref().map_while(Result::ok).collect();
-    assert!(!said.iter().any(|line| line.contains("first_start")), "{said:?}");
-    assert!(!serve.child.wait().unwrap().success());
-    assert!(!state.join("controller").join("about.json").exists());
     let port = theirs.local_addr().unwrap().port();
+    let says = |protocol: &str| {
+        let mut serve = Serve::start(&state, port);
+        let said: Vec<String> = serve.lines.by_ref().map_while(Result::ok).collect();
+        let said = said.join("\n");
+        assert!(!said.contains("first_start"), "{said}");
+        let what = format!("--listen 127.0.0.1:{port}: cannot be bound for {protocol}");
+        assert!(said.contains(&what) && said.contains("another process is on this port"), "{said}");
+        assert!(!serve.child.wait().unwrap().success());
+        assert!(!state.join("controller").join("about.json").exists());
+    };
+    says("UDP");
+    drop(theirs);
+    let theirs = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    says("TCP");
     drop(theirs);
     let mut serve = Serve::start(&state, port);
     assert!(serve.event("first_start")["first_start"]["recovery_phrase"].is_string());
     serve.event("ready");
     assert!(serve.end(Signal::TERM));
+}
+
+#[test]
+fn a_new_rotation_key_is_signed_for_by_the_exported_root_key_and_by_no_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    let first = serve.event("first_start");
+    serve.event("ready");
+    let (phrase, key) = (scratch.path().join("phrase"), scratch.path().join("root-key"));
+    std::fs::write(&phrase, first["first_start"]["recovery_phrase"].as_str().unwrap()).unwrap();
+    let (phrase, key) = (phrase.to_str().unwrap(), key.to_str().unwrap());
+    let exported = admin(&state, &["root", "export", key, "--remove", "--phrase-file", phrase]);
+    assert!(exported.0, "{exported:?}");
+    let new = |more: &[&str]| {
+        let (done, said, _) = admin(&state, &[&["root", "new-rotation-key"][..], more].concat());
+        (done, said)
+    };
+    let (done, said) = new(&["--phrase-file", phrase]);
+    assert!(!done);
+    assert!(said["error"].as_str().unwrap().contains("no longer on this host"), "{said}");
+    let wrong = scratch.path().join("wrong");
+    std::fs::write(&wrong, "not the phrase").unwrap();
+    let (done, said) = new(&["--root-key", key, "--phrase-file", wrong.to_str().unwrap()]);
+    assert!(!done);
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains(wrong.to_str().unwrap()) && error.contains("expected"), "{error}");
+    let end = |status: &Value| status["keys"]["rotation_key_end"].as_str().unwrap().to_owned();
+    let status = || admin(&state, &["status"]).1;
+    let before = status();
+    let (done, said) = new(&["--root-key", key, "--phrase-file", phrase]);
+    assert!(done && said["epoch"] == 2, "{said}");
+    let after = status();
+    assert!(end(&after) >= end(&before) && end(&after) == said["ends"].as_str().unwrap(), "{after}");
+    assert_eq!(after["keys"]["alarm"], Value::Null);
+    assert!(after["keys"]["serial"].as_u64() > before["keys"]["serial"].as_u64(), "{after}");
+    // Another installation's root key signs nothing here.
+    let (other, port) = (scratch.path().join("other"), free_port());
+    let mut foreign = Serve::start(&other, port);
+    let first = foreign.event("first_start");
+    foreign.event("ready");
+    let theirs = scratch.path().join("theirs");
+    std::fs::write(&theirs, first["first_start"]["recovery_phrase"].as_str().unwrap()).unwrap();
+    let root = other.join("controller/root.sealed");
+    let (done, said) =
+        new(&["--root-key", root.to_str().unwrap(), "--phrase-file", theirs.to_str().unwrap()]);
+    assert!(!done);
+    assert!(said["error"].as_str().unwrap().contains("nothing was signed"), "{said}");
+    assert!(serve.end(Signal::TERM) && foreign.end(Signal::TERM));
 }
 
 #[test]

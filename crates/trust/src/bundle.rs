@@ -285,10 +285,33 @@ impl TrustChain {
         rotation_statement: &RotationStatement,
         bundle: &BundleStatement,
     ) -> Result<Self, ChainError> {
-        check_rotation(rotation_statement)?;
-        let rotation_token = sign_part("rotation", root, rotation_statement, ROTATION_ASSERTION)?;
-        Self { successions: Vec::new(), rotation: rotation_token, bundle: String::new() }
-            .with_bundle(rotation, bundle)
+        let signed = Self::sign_rotation(root, rotation_statement)?;
+        Self { successions: Vec::new(), rotation: String::new(), bundle: String::new() }
+            .with_rotation(&signed, rotation, bundle)
+    }
+
+    /// The root's signature on a rotation key, for [`Self::with_rotation`]: made where the root key is, used where the new
+    /// key is, so that neither travels.
+    ///
+    /// # Errors
+    /// The statement breaks a rule.
+    pub fn sign_rotation(root: &SigningKey, statement: &RotationStatement) -> Result<String, ChainError> {
+        check_rotation(statement)?;
+        sign_part("rotation", root, statement, ROTATION_ASSERTION)
+    }
+
+    /// The same roots with another rotation key, which signs `bundle`. Whether a root signed for that key is what
+    /// [`Self::verify`] says of the whole.
+    ///
+    /// # Errors
+    /// The bundle breaks a rule.
+    pub fn with_rotation(
+        &self,
+        signed: &str,
+        rotation: &SigningKey,
+        bundle: &BundleStatement,
+    ) -> Result<Self, ChainError> {
+        Self { rotation: signed.to_owned(), ..self.clone() }.with_bundle(rotation, bundle)
     }
 
     /// The same roots and rotation key with another bundle: what happens unattended.
@@ -369,6 +392,8 @@ impl TrustChain {
             epoch: rotation.epoch,
             serial: statement.serial,
             root: believed,
+            rotation: rotation.rotation,
+            rotation_end: rotation.exp,
             keys,
         })
     }
@@ -445,6 +470,8 @@ pub struct TrustBundle {
     epoch: u64,
     serial: u64,
     root: RootHash,
+    rotation: VerifyingKey,
+    rotation_end: UnixMs,
     keys: BTreeMap<(KeyRole, KeyId), BundleKey>,
 }
 
@@ -471,6 +498,18 @@ impl TrustBundle {
     #[must_use]
     pub const fn root(&self) -> RootHash {
         self.root
+    }
+
+    /// The rotation key that signed it.
+    #[must_use]
+    pub const fn rotation(&self) -> VerifyingKey {
+        self.rotation
+    }
+
+    /// When the rotation key ends: no chain under it is believed from then on.
+    #[must_use]
+    pub const fn rotation_end(&self) -> UnixMs {
+        self.rotation_end
     }
 
     /// The key with this id in exactly this role.

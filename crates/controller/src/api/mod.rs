@@ -26,6 +26,7 @@ mod reference;
 mod removal;
 mod request;
 pub(crate) mod roles;
+mod rotation;
 mod sessions;
 mod tag;
 pub mod types;
@@ -74,6 +75,7 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(policies::routes())
         .merge(keys::routes())
         .merge(operations::routes())
+        .merge(rotation::routes())
         .merge(sessions::routes())
         .merge(flows::routes())
         .merge(audit::routes())

@@ -13,18 +13,15 @@ use super::{
     roles::Permission,
     tag::Tagged,
     types::{
-        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, Durable, KeyRotation, KeyRotationInput,
-        KeysStatus, OwnerLink, Page, ReplicaStatus, Restored, SnapshotStatus, Status, Strike, StrikeInput,
-        StrikeOutcome,
+        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, Durable, KeysStatus, OwnerLink, Page,
+        ReplicaStatus, Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
     },
     view::rfc3339,
 };
 use crate::{
     clock,
-    follow::SettleError,
-    ledger::{self, Deed},
-    parts::{Core, StrikeReport, StrikeRequest, SyncCommand},
-    signer::{Renewal, SignError, root_key_place},
+    parts::{Core, StrikeReport, StrikeRequest},
+    signer::root_key_place,
     snapshot::{Snapshot, SnapshotError},
     strikes::OnDisk,
 };
@@ -44,15 +41,12 @@ fn value(answer: &impl serde::Serialize) -> Value {
     serde_json::to_value(answer).expect("what the API says always serializes")
 }
 
-const DAY_S: u64 = 24 * 3600;
-
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(list_strikes, create_strike))
         .routes(routes!(create_restore))
         .routes(routes!(create_owner_link))
         .routes(routes!(accept_restored_database))
-        .routes(routes!(rotate_keys))
         .routes(routes!(get_status))
         .routes(routes!(get_database_diagnostics))
 }
@@ -274,68 +268,6 @@ async fn accept_restored_database(
     once(&core, &caller, &intent, Unremembered::Waits, make).await
 }
 
-/// Makes new signing keys of every role now: because one may have leaked, or to see that nothing depends on an old one.
-///
-/// They are published at once and sign a day later, or when the request says; what the keys of before have signed stays
-/// good to its end.
-#[utoipa::path(post, path = "/key-rotations", tag = "status", request_body = KeyRotationInput, responses((status = 201, description = "Made and published", body = KeyRotation)))]
-async fn rotate_keys(
-    State(core): State<Arc<Core>>,
-    caller: Caller,
-    intent: Intent,
-    Body(input): Body<KeyRotationInput>,
-) -> Result<Tagged, Problem> {
-    let seconds = input.use_after_seconds.unwrap_or(DAY_S);
-    let seconds = check::within("use_after_seconds", seconds, 1..=7 * DAY_S)?;
-    let published_for = std::time::Duration::from_secs(seconds);
-    let make = rotated(Arc::clone(&core), caller.actor.clone(), published_for);
-    once(&core, &caller, &intent, Unremembered::Waits, make).await
-}
-
-async fn rotated(
-    core: Arc<Core>,
-    actor: String,
-    published_for: std::time::Duration,
-) -> Result<(StatusCode, Value), Problem> {
-    let not_rotated = |why: String| {
-        Problem::new(StatusCode::CONFLICT, "keys-not-rotated", "The keys were not rotated", why)
-    };
-    // With other controllers the bundle changes in the database.
-    let shared = if core.signer.is_one_of_several() {
-        match core.settle_keys(Renewal::Now { published_for }).await {
-            Ok(Some(serial)) => Some(serial),
-            Ok(None) => return Err(not_rotated("this controller was removed from the installation".into())),
-            Err(SettleError::Store(error)) => return Err(error.into()),
-            Err(SettleError::Sign(SignError::Fenced(fenced))) => return Err(fenced.into()),
-            Err(SettleError::Sign(error)) => return Err(not_rotated(error.to_string())),
-        }
-    } else {
-        None
-    };
-    let made = tokio::task::spawn_blocking(move || {
-        let serial = match shared {
-            Some(serial) => serial,
-            None => core.signer.rotate_now(published_for)?,
-        };
-        let now = core.signer.best_time();
-        if let Err(error) = ledger::write_down(&core.state, &Deed::new(now, &actor, "rotate keys", serial)) {
-            tracing::warn!(%error, "a rotation of keys is not in the audit log");
-        }
-        // PoPs that this does not reach get it when they attach.
-        let _ = core.sync.blocking_send(SyncCommand::Bundle);
-        core.work.notify_one();
-        Ok::<_, SignError>((serial, now.plus(published_for)))
-    })
-    .await
-    .map_err(|error| Problem::internal(error.to_string()))?;
-    let (serial, used_from) = match made {
-        Ok(made) => made,
-        Err(SignError::Fenced(fenced)) => return Err(fenced.into()),
-        Err(error) => return Err(not_rotated(error.to_string())),
-    };
-    Ok((StatusCode::CREATED, value(&KeyRotation { serial, used_from: rfc3339(used_from) })))
-}
-
 /// How this controller is.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "Now", body = Status)))]
 async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Status> {
@@ -348,6 +280,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
     let struck = views.revocations.len();
     drop(views);
     let (keys_end, keys_alarm) = core.signer.keys_end();
+    let (rotation_key_end, rotation_key_alarm) = core.signer.rotation_key_end();
     Ok(Json(Status {
         installation: snapshot.dataset.installation.id,
         controller: core.signer.controller(),
@@ -369,7 +302,12 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
             incarnation: version.incarnation,
             version: version.version,
         },
-        keys: KeysStatus { serial: core.signer.bundle().serial(), end: rfc3339(keys_end), alarm: keys_alarm },
+        keys: KeysStatus {
+            serial: core.signer.bundle().serial(),
+            end: rfc3339(keys_end),
+            rotation_key_end: rfc3339(rotation_key_end),
+            alarm: rotation_key_alarm.or(keys_alarm),
+        },
         database: database_status(&core, trouble),
         not_signing: core.signer.signing_time().err().map(|error| error.to_string()),
         not_issuing: core.withheld().map(|withheld| withheld.to_string()),

@@ -296,6 +296,8 @@ pub(crate) const ENDPOINTS: &[(Method, &str, Needs)] = &[
     (Method::GET, "/authentication-log", READ_AUDIT),
     (Method::POST, "/restored-database", INSTALLATION),
     (Method::POST, "/key-rotations", INSTALLATION),
+    (Method::POST, "/rotation-key-offers", INSTALLATION),
+    (Method::PUT, "/rotation-key", INSTALLATION),
     (Method::GET, "/flows", &[P::ReadFlows]),
     (Method::GET, "/flows/export", &[P::ReadFlows]),
     (Method::GET, "/audit", &[P::ReadAudit]),
@@ -338,6 +340,8 @@ pub(crate) const FRESH: &[(Method, &str)] = &[
     (Method::DELETE, "/oidc-providers/{id}"),
     (Method::PATCH, "/settings"),
     (Method::POST, "/key-rotations"),
+    (Method::POST, "/rotation-key-offers"),
+    (Method::PUT, "/rotation-key"),
     (Method::POST, "/restored-database"),
 ];
 

@@ -141,6 +141,12 @@ pub fn expect_root(state: &Path) -> Result<(), RootError> {
     sealed_root(state).map(drop)
 }
 
+/// Where the sealed root key of a state directory is.
+#[must_use]
+pub fn root_key_file(state: &Path) -> PathBuf {
+    state.join(ROOT)
+}
+
 /// Writes the sealed root key to a new file, proves by `phrase` that it opens, and marks it as
 /// exported. Works beside a running controller.
 ///

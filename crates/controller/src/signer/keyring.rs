@@ -36,6 +36,18 @@ pub enum KeyringError {
     /// A key could not be made.
     #[error("the console CA's key could not be made: {0}")]
     ConsoleCa(#[from] rcgen::Error),
+    /// The rotation key was replaced where this controller did not hear of it.
+    #[error(
+        "the installation's rotation key was replaced, and this controller has no copy of the new one: it gets one from the \
+         database when it runs, unless it was removed"
+    )]
+    NoRotationKey,
+    /// Whoever replaces the rotation key is to keep one controller at least.
+    #[error("{0} is this controller: ask one that stays")]
+    Itself(ControllerId),
+    /// Nobody of that name.
+    #[error("the trust bundle has no key of {0}")]
+    Unknown(ControllerId),
     /// Rotated so often that the older keys, which still have to be believed, fill the bundle.
     #[error(
         "there are {0} keys already, and those of before are believed until they end: wait until some have"
@@ -71,11 +83,17 @@ pub(crate) struct Keyring {
     pub(crate) controller: ControllerId,
     identity: String,
     rotation: String,
+    /// A rotation key that a root has signed for, until the chain that has it is here too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_rotation: Option<String>,
     serial: u64,
     keys: Vec<StoredKey>,
     /// What the bundle names of other controllers: theirs to replace, and kept with each bundle made here.
     #[serde(skip)]
     others: Vec<BundleKey>,
+    /// The chain has a rotation key that is not here.
+    #[serde(skip)]
+    lacks_rotation: bool,
 }
 
 fn seed_of(text: &str) -> Result<[u8; 32], KeyringError> {
@@ -143,9 +161,11 @@ impl Keyring {
             controller,
             identity: encode_base64url(SigningKey::generate().expose_seed()),
             rotation: encode_base64url(rotation.expose_seed()),
+            next_rotation: None,
             serial: 1,
             keys,
             others: Vec::new(),
+            lacks_rotation: false,
         };
         let chain = TrustChain::sign(root, &rotation, &statement, &ring.bundle(wall)?)?;
         Ok((ring, chain))
@@ -175,14 +195,15 @@ impl Keyring {
             controller,
             identity: encode_base64url(SigningKey::generate().expose_seed()),
             rotation: self.rotation.clone(),
+            next_rotation: None,
             serial: bundle.serial() + 1,
             keys,
             others: Vec::new(),
+            lacks_rotation: false,
         };
         next.others = next.of_others(bundle);
         next.room()?;
-        let rotation = SigningKey::from_seed(&seed_of(&next.rotation)?);
-        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        let chain = chain.with_bundle(&self.rotation_key()?, &next.bundle(wall)?)?;
         Ok((next, chain))
     }
 
@@ -197,19 +218,80 @@ impl Keyring {
         let keys = bundle.all_keys().filter(|key| key.owner != controller).cloned().collect();
         let statement =
             BundleStatement { installation: self.installation, serial: bundle.serial() + 1, iat: wall, keys };
-        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
-        Ok(chain.with_bundle(&rotation, &statement)?)
+        Ok(chain.with_bundle(&self.rotation_key()?, &statement)?)
+    }
+
+    /// The chain under another rotation key, which a root has signed for, and without any key of the controllers in
+    /// `without`. Whoever held the rotation key of before can name no key any more.
+    pub(crate) fn under_rotation(
+        &self,
+        rotation: &SigningKey,
+        signed: &str,
+        without: &[ControllerId],
+        chain: &TrustChain,
+        bundle: &TrustBundle,
+        wall: UnixMs,
+    ) -> Result<(Self, TrustChain), KeyringError> {
+        if without.contains(&self.controller) {
+            return Err(KeyringError::Itself(self.controller));
+        }
+        if let Some(unknown) = without.iter().find(|id| bundle.all_keys().all(|key| key.owner != **id)) {
+            return Err(KeyringError::Unknown(*unknown));
+        }
+        let mut next = self.clone();
+        next.others = next.of_others(bundle);
+        next.others.retain(|key| !without.contains(&key.owner));
+        next.serial = bundle.serial() + 1;
+        next.next_rotation = Some(encode_base64url(rotation.expose_seed()));
+        let chain = chain.with_rotation(signed, rotation, &next.bundle(wall)?)?;
+        Ok((next, chain))
+    }
+
+    /// Keeps a rotation key beside the one held, for the chain that has it.
+    pub(crate) fn with_next_rotation(mut self, rotation: &SigningKey) -> Self {
+        self.next_rotation = Some(encode_base64url(rotation.expose_seed()));
+        self
+    }
+
+    /// Whether one of the rotation keys here is the one that signed `bundle`.
+    pub(crate) fn has_rotation_of(&self, bundle: &TrustBundle) -> bool {
+        self.clone().settled_on(bundle).is_ok_and(|ring| !ring.lacks_rotation)
+    }
+
+    /// Of the rotation keys here the one that signed `bundle` is the one from now on. The other stays only while it may
+    /// still be that of a chain on its way.
+    fn settled_on(mut self, bundle: &TrustBundle) -> Result<Self, KeyringError> {
+        let signed = |seed: &str| {
+            seed_of(seed).map(|seed| SigningKey::from_seed(&seed).verifying_key() == bundle.rotation())
+        };
+        match &self.next_rotation {
+            Some(next) if signed(next)? => {
+                self.rotation.clone_from(next);
+                self.next_rotation = None;
+                self.lacks_rotation = false;
+            }
+            _ => self.lacks_rotation = !signed(&self.rotation)?,
+        }
+        Ok(self)
+    }
+
+    fn rotation_key(&self) -> Result<SigningKey, KeyringError> {
+        if self.lacks_rotation {
+            return Err(KeyringError::NoRotationKey);
+        }
+        Ok(SigningKey::from_seed(&seed_of(&self.rotation)?))
     }
 
     fn of_others(&self, bundle: &TrustBundle) -> Vec<BundleKey> {
         bundle.all_keys().filter(|key| key.owner != self.controller).cloned().collect()
     }
 
-    /// The same keys beside what `bundle` names of other controllers.
-    pub(crate) fn beside(mut self, bundle: &TrustBundle) -> Self {
-        self.others = self.of_others(bundle);
-        self.serial = self.serial.max(bundle.serial());
-        self
+    /// The same keys beside what `bundle` names of other controllers, and the rotation key that signed it.
+    pub(crate) fn beside(self, bundle: &TrustBundle) -> Result<Self, KeyringError> {
+        let mut next = self.settled_on(bundle)?;
+        next.others = next.of_others(bundle);
+        next.serial = next.serial.max(bundle.serial());
+        Ok(next)
     }
 
     /// Whether other controllers have keys, too: then the chain changes in the database, in one order for all.
@@ -237,7 +319,7 @@ impl Keyring {
 
     /// A secret that every controller of the installation can make, and the database cannot.
     pub(crate) fn shared_secret(&self) -> Result<[u8; 32], KeyringError> {
-        seed_of(&self.rotation)
+        if self.lacks_rotation { Err(KeyringError::NoRotationKey) } else { seed_of(&self.rotation) }
     }
 
     fn room(&self) -> Result<(), KeyringError> {
@@ -280,8 +362,7 @@ impl Keyring {
             return Ok(None);
         }
         next.serial = self.serial.max(bundle.serial() + 1);
-        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
-        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        let chain = chain.with_bundle(&self.rotation_key()?, &next.bundle(wall)?)?;
         Ok(Some((next, chain)))
     }
 
@@ -305,8 +386,7 @@ impl Keyring {
             return Ok(None);
         }
         next.serial += 1;
-        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
-        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        let chain = chain.with_bundle(&self.rotation_key()?, &next.bundle(wall)?)?;
         Ok(Some((next, chain)))
     }
 
@@ -335,8 +415,7 @@ impl Keyring {
             next.keys.push(key);
         }
         next.serial += 1;
-        let rotation = SigningKey::from_seed(&seed_of(&self.rotation)?);
-        let chain = chain.with_bundle(&rotation, &next.bundle(wall)?)?;
+        let chain = chain.with_bundle(&self.rotation_key()?, &next.bundle(wall)?)?;
         Ok((next, chain))
     }
 

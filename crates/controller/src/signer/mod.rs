@@ -3,16 +3,19 @@
 mod ceremony;
 mod keyring;
 mod phrase;
+mod rotation;
 mod sealing;
 
 pub use ceremony::{
     AfterExport, RootError, RootKeyPlace, expect_root, export_root, first_start_was_shown, open_root_file,
-    root_key_place,
+    root_key_file, root_key_place,
 };
 pub(crate) use ceremony::{KEYRING, STARTED, first_start, is_complete, write_new};
 pub(crate) use keyring::Keyring;
 pub use keyring::KeyringError;
 pub use phrase::{PhraseError, RecoveryPhrase};
+pub use rotation::RotationError;
+pub(crate) use rotation::{ROTATION_COPIES, Replacing};
 pub use sealing::RootSealError;
 
 use crate::clock::{self, Fenced, TimeLine};
@@ -22,7 +25,7 @@ use session::LocalIdentity;
 use state::{StateDir, StateError, names};
 use std::{
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -69,6 +72,9 @@ pub enum SignError {
     /// The own identity.
     #[error(transparent)]
     Identity(#[from] session::IdentityError),
+    /// Another rotation key.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 struct Keys {
@@ -86,6 +92,8 @@ pub struct Signer {
     keys: RwLock<Keys>,
     /// Keys are on disk that the database is about to name.
     prepared: AtomicBool,
+    /// A rotation key that the root has not signed for yet.
+    offered: Mutex<Option<SigningKey>>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -110,7 +118,7 @@ impl Signer {
         // A clock that is behind fences what is signed; it does not make the own chain unreadable.
         let wall = time_line.unfenced_time();
         let bundle = chain.verify(&root, wall)?;
-        let ring = ring.beside(&bundle);
+        let ring = ring.beside(&bundle)?;
         // Of several controllers' chain nobody makes a new one alone.
         let reconciled =
             if ring.is_one_of_several() { None } else { ring.reconciled(&chain, &bundle, wall)? };
@@ -128,7 +136,8 @@ impl Signer {
         };
         let open = Arc::new(ring.open_keys()?);
         let keys = RwLock::new(Keys { ring, chain, bundle: Arc::new(bundle), open });
-        Ok(Self { time_line, directory, root, keys, prepared: AtomicBool::new(false) })
+        let prepared = AtomicBool::new(false);
+        Ok(Self { time_line, directory, root, keys, prepared, offered: Mutex::new(None) })
     }
 
     /// Whether other controllers have keys in the bundle.
@@ -141,11 +150,12 @@ impl Signer {
         Ok(self.keys(|keys| keys.ring.shared_secret())?)
     }
 
-    /// Takes the chain that the database has, when it is newer. Blocking: it is written down.
+    /// Takes the chain that the database has, when it is newer, and the copy of its rotation key, where that is another
+    /// one. Blocking: it is written down.
     ///
     /// # Errors
     /// [`SignError`]: it does not verify; the one held goes on.
-    pub(crate) fn adopt(&self, text: &str) -> Result<Rotated, SignError> {
+    pub(crate) fn adopt(&self, text: &str, copies: Option<&str>) -> Result<Rotated, SignError> {
         let chain = TrustChain::parse(text)?;
         let newer = chain.verify(&self.root, self.unfenced_time())?;
         let mut keys = self.keys.write().expect("nothing panics while it holds the keys");
@@ -156,11 +166,20 @@ impl Signer {
         // Of two with one number the database's is the one: the other was made by somebody who did not know of it.
         if newer.installation() != keys.ring.installation
             || (newer.epoch(), newer.serial()) < (keys.bundle.epoch(), keys.bundle.serial())
-            || newer == *keys.bundle
+            || (newer == *keys.bundle && keys.ring.has_rotation_of(&newer))
         {
             return Ok(Rotated::No);
         }
-        let ring = keys.ring.clone().beside(&newer);
+        let mut ring = keys.ring.clone();
+        if !ring.has_rotation_of(&newer) {
+            match copies.and_then(|copies| rotation::own_copy(&ring, &newer, copies)) {
+                Some(key) => ring = ring.with_next_rotation(&key),
+                None => {
+                    tracing::warn!("the trust chain has a rotation key that this controller has no copy of")
+                }
+            }
+        }
+        let ring = ring.beside(&newer)?;
         write_keys(&self.directory, &ring, &chain)?;
         let open = Arc::new(ring.open_keys()?);
         *keys = Keys { ring, chain, bundle: Arc::new(newer), open };
@@ -214,7 +233,10 @@ impl Signer {
         let bundle = Arc::new(chain.verify(&self.root, self.unfenced_time())?);
         let open = Arc::new(ring.open_keys()?);
         let mut keys = self.keys.write().expect("nothing panics while it holds the keys");
+        // On the disk with both rotation keys, where there are two: after a crash between the two writes the chain there is
+        // the one of before.
         write_keys(&self.directory, &ring, &chain)?;
+        let ring = ring.beside(&bundle)?;
         let serial = bundle.serial();
         *keys = Keys { ring, chain, bundle, open };
         Ok(serial)
@@ -312,6 +334,20 @@ impl Signer {
         let serial = bundle.serial();
         *self.keys.write().expect("nothing panics while it holds the keys") =
             Keys { ring, chain, bundle, open };
+        Ok(serial)
+    }
+
+    /// Puts the offered rotation key in place, for which the root has signed: where no other controller has keys. Blocking.
+    ///
+    /// # Errors
+    /// [`SignError`]; the one of before goes on.
+    pub fn replace_rotation_key(&self, signed: &str, without: &[ControllerId]) -> Result<u64, SignError> {
+        let Replacing { due, .. } = self.under_rotation(signed, without)?;
+        self.prepare(&due)?;
+        let installed = self.install(due);
+        self.settled();
+        let serial = installed?;
+        self.rotation_key_is_used();
         Ok(serial)
     }
 

@@ -68,6 +68,13 @@ impl Purpose {
     }
 }
 
+impl Purpose {
+    /// What is sealed lies in the database, and nobody brings it.
+    const fn is_kept_here(self) -> bool {
+        matches!(self, Self::TotpSecret | Self::ClientSecret)
+    }
+}
+
 /// One secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +82,9 @@ struct Generation {
     id: u32,
     secret: String,
     made: UnixMs,
+    /// Somebody else knows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    retired: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -83,10 +93,20 @@ struct Ring {
     generations: Vec<Generation>,
 }
 
+/// A generation, decoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    id: u32,
+    made: UnixMs,
+    secret: [u8; 32],
+    /// Opens what is sealed in the database, and nothing that a browser brings.
+    retired: bool,
+}
+
 /// The secrets of one controller.
 pub(crate) struct WebKeys {
     directory: Option<Arc<StateDir>>,
-    ring: RwLock<Vec<(u32, UnixMs, [u8; 32])>>,
+    ring: RwLock<Vec<Key>>,
 }
 
 impl std::fmt::Debug for WebKeys {
@@ -108,14 +128,15 @@ pub enum WebKeysError {
     Decode(String),
 }
 
-fn ring_of(bytes: &[u8]) -> Result<Vec<(u32, UnixMs, [u8; 32])>, WebKeysError> {
+fn ring_of(bytes: &[u8]) -> Result<Vec<Key>, WebKeysError> {
     let ring: Ring =
         serde_json::from_slice(bytes).map_err(|error| WebKeysError::Decode(error.to_string()))?;
     let mut keys = Vec::with_capacity(ring.generations.len());
     for generation in ring.generations {
         let secret = decode_base64url(&generation.secret).ok().and_then(|bytes| bytes.try_into().ok());
         let secret = secret.ok_or_else(|| WebKeysError::Decode("a secret is not 32 bytes".into()))?;
-        keys.push((generation.id, generation.made, secret));
+        let Generation { id, made, retired, .. } = generation;
+        keys.push(Key { id, made, secret, retired });
     }
     if keys.is_empty() {
         return Err(WebKeysError::Decode("there is none".into()));
@@ -132,7 +153,7 @@ impl WebKeys {
         let keys = match directory.read_secret(FILE)? {
             Some(bytes) => ring_of(&bytes)?,
             None => {
-                let keys = vec![(1, clock::wall(), clock::random())];
+                let keys = vec![Key { id: 1, made: clock::wall(), secret: clock::random(), retired: false }];
                 write(&directory, &keys)?;
                 keys
             }
@@ -142,11 +163,12 @@ impl WebKeys {
 
     #[cfg(test)]
     pub(crate) fn of(secrets: &[(u32, [u8; 32])], made: UnixMs) -> Self {
-        let ring = secrets.iter().map(|(id, secret)| (*id, made, *secret)).collect();
+        let key = |(id, secret): &(u32, [u8; 32])| Key { id: *id, made, secret: *secret, retired: false };
+        let ring = secrets.iter().map(key).collect();
         Self { directory: None, ring: RwLock::new(ring) }
     }
 
-    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Vec<(u32, UnixMs, [u8; 32])>> {
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Vec<Key>> {
         self.ring.read().expect("nothing panics while it holds the keys")
     }
 
@@ -156,11 +178,10 @@ impl WebKeys {
     /// The old ones go on.
     pub(crate) fn rotate_if_due(&self, wall: UnixMs) -> Result<bool, WebKeysError> {
         let mut keys = self.ring().clone();
-        let Some((newest, made, _)) = keys.last().copied() else { return Ok(false) };
-        if wall.since(made) < REPLACE_AFTER {
+        if !self.is_due(wall) {
             return Ok(false);
         }
-        keys.push((newest.wrapping_add(1), wall, clock::random()));
+        keys.push(one_more(&keys, wall));
         let too_many = keys.len().saturating_sub(MOST);
         keys.drain(..too_many);
         if let Some(directory) = &self.directory {
@@ -179,9 +200,9 @@ impl WebKeys {
         let shared = ring_of(shared)?;
         let held = self.ring().clone();
         let mut next: Vec<_> =
-            held.iter().filter(|(id, ..)| shared.iter().all(|(other, ..)| other != id)).copied().collect();
+            held.iter().filter(|key| shared.iter().all(|other| other.id != key.id)).copied().collect();
         next.extend(shared);
-        next.sort_unstable_by_key(|(id, ..)| *id);
+        next.sort_unstable_by_key(|key| key.id);
         let too_many = next.len().saturating_sub(MOST);
         next.drain(..too_many);
         if next == held {
@@ -196,25 +217,40 @@ impl WebKeys {
 
     /// Whether the newest secret is old.
     pub(crate) fn is_due(&self, wall: UnixMs) -> bool {
-        self.ring().last().is_some_and(|(_, made, _)| wall.since(*made) >= REPLACE_AFTER)
+        self.ring().last().is_some_and(|newest| wall.since(newest.made) >= REPLACE_AFTER)
     }
 
     /// Them with one more, for the other controllers; nothing is used before it is adopted.
     pub(crate) fn with_one_more(&self, wall: UnixMs) -> Vec<u8> {
         let mut keys = self.ring().clone();
-        let newest = keys.last().map_or(0, |(id, ..)| *id);
-        keys.push((newest.wrapping_add(1), wall, clock::random()));
+        keys.push(one_more(&keys, wall));
+        encoded(&keys)
+    }
+
+    /// Them for the other controllers, as they are.
+    pub(crate) fn as_they_are(&self) -> Vec<u8> {
+        encoded(&self.ring())
+    }
+
+    /// A new one, for the other controllers, and nothing that a browser brings is believed by those of before: somebody
+    /// else knows them. What they have sealed in the database still opens.
+    pub(crate) fn with_all_retired(&self, wall: UnixMs) -> Vec<u8> {
+        let mut keys = self.ring().clone();
+        keys.iter_mut().for_each(|key| key.retired = true);
+        keys.push(one_more(&keys, wall));
         encoded(&keys)
     }
 
     fn newest(&self) -> (u32, [u8; 32]) {
         let ring = self.ring();
-        let (id, _, secret) = ring.last().expect("a ring has at least one key");
-        (*id, *secret)
+        let newest = ring.last().expect("a ring has at least one key");
+        (newest.id, newest.secret)
     }
 
-    fn secret(&self, id: u32) -> Option<[u8; 32]> {
-        self.ring().iter().find(|(known, ..)| *known == id).map(|(_, _, secret)| *secret)
+    fn secret(&self, id: u32, purpose: Purpose) -> Option<[u8; 32]> {
+        let ring = self.ring();
+        let key = ring.iter().find(|key| key.id == id)?;
+        (!key.retired || purpose.is_kept_here()).then_some(key.secret)
     }
 
     /// The code of `body`, and which generation made it.
@@ -225,12 +261,12 @@ impl WebKeys {
 
     /// The code of `body` by a generation that is known.
     pub(crate) fn sign_by(&self, id: u32, purpose: Purpose, body: &[u8]) -> Option<[u8; 32]> {
-        self.secret(id).map(|secret| mac(&secret, purpose, body))
+        self.secret(id, purpose).map(|secret| mac(&secret, purpose, body))
     }
 
     /// Whether `code` is the one of `body` by generation `id`. Takes the same time wherever they differ.
     pub(crate) fn verify(&self, id: u32, purpose: Purpose, body: &[u8], code: &[u8]) -> bool {
-        let Some(secret) = self.secret(id) else { return false };
+        let Some(secret) = self.secret(id, purpose) else { return false };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(&secret, purpose));
         hmac::verify(&key, body, code).is_ok()
     }
@@ -252,7 +288,7 @@ impl WebKeys {
         let bytes = decode_base64url(sealed).ok()?;
         let (id, rest) = bytes.split_first_chunk::<4>()?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let secret = self.secret(u32::from_be_bytes(*id))?;
+        let secret = self.secret(u32::from_be_bytes(*id), purpose)?;
         let mut body = body.to_vec();
         let plain = cipher(&secret, purpose)
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(*id), &mut body)
@@ -279,15 +315,21 @@ impl WebKeys {
     }
 }
 
-fn write(directory: &StateDir, keys: &[(u32, UnixMs, [u8; 32])]) -> Result<(), StateError> {
+fn one_more(keys: &[Key], wall: UnixMs) -> Key {
+    let newest = keys.last().map_or(0, |key| key.id);
+    Key { id: newest.wrapping_add(1), made: wall, secret: clock::random(), retired: false }
+}
+
+fn write(directory: &StateDir, keys: &[Key]) -> Result<(), StateError> {
     directory.write_secret(FILE, &encoded(keys))
 }
 
-fn encoded(keys: &[(u32, UnixMs, [u8; 32])]) -> Vec<u8> {
-    let generations = keys.iter().map(|(id, made, secret)| Generation {
-        id: *id,
-        secret: encode_base64url(secret),
-        made: *made,
+fn encoded(keys: &[Key]) -> Vec<u8> {
+    let generations = keys.iter().map(|key| Generation {
+        id: key.id,
+        secret: encode_base64url(&key.secret),
+        made: key.made,
+        retired: key.retired,
     });
     let ring = Ring { generations: generations.collect() };
     serde_json::to_vec(&ring).expect("text and numbers always serialize")
@@ -404,6 +446,24 @@ mod tests {
         let more = ours.with_one_more(UnixMs::from_millis(2_000));
         assert!(theirs.adopt(&more).unwrap());
         assert_eq!(theirs.newest().0, 4);
+    }
+
+    #[test]
+    fn what_somebody_else_knows_opens_what_is_kept_and_believes_nothing_that_a_browser_brings() {
+        let (ours, at) = (keys(), UnixMs::from_millis(1_000));
+        let (kept, cookie) = (ours.seal(Purpose::TotpSecret, b"s"), ours.sign(Purpose::Session, b"b"));
+        let brought = ours.seal_until(Purpose::SecondFactor, UnixMs::from_millis(5_000), &1);
+        ours.adopt(&ours.with_all_retired(at)).unwrap();
+        assert_eq!(ours.open_sealed(Purpose::TotpSecret, &kept).as_deref(), Some(&b"s"[..]));
+        assert!(!ours.verify(cookie.0, Purpose::Session, b"b", &cookie.1));
+        assert_eq!(ours.sign_by(cookie.0, Purpose::Session, b"b"), None);
+        assert_eq!(ours.open_until::<u8>(Purpose::SecondFactor, &brought, at), None);
+        let newer = ours.sign(Purpose::Session, b"b");
+        assert!(newer.0 == 3 && ours.verify(3, Purpose::Session, b"b", &newer.1));
+        // Another controller takes it as it is said.
+        let theirs = keys();
+        theirs.adopt(&ours.as_they_are()).unwrap();
+        assert!(!theirs.verify(cookie.0, Purpose::Session, b"b", &cookie.1));
     }
 
     #[test]

@@ -9,10 +9,30 @@ use crate::{
     ControllerOptions, follow::Following, several, signer::Renewal, signin::WebKeysError,
     snapshot::SnapshotSource,
 };
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 use std::{sync::atomic::Ordering, time::Duration};
 use store::{Opening, PostgresUrl, Store};
-use trust::KeyRole;
+use trust::{KeyRole, MAX_ROTATION_LIFE, RotationStatement, TrustChain, VerifyingKey};
+
+impl World {
+    /// The root's statement for a rotation key that was offered, as whoever has the root key makes it.
+    fn signed_by_root(&self, offer: &Value) -> String {
+        let phrase = self.first.as_ref().unwrap().recovery_phrase.to_secret_text();
+        let root = crate::open_root_file(&crate::root_key_file(&self.state()), &phrase).unwrap();
+        let key = trust::decode_base64url(offer["rotation_key"].as_str().unwrap()).unwrap();
+        let nbf = crate::clock::wall().minus(Duration::from_secs(60));
+        let statement = RotationStatement {
+            installation: offer["installation"].as_str().unwrap().parse().unwrap(),
+            root: root.verifying_key(),
+            rotation: VerifyingKey::from_bytes(key.try_into().unwrap()),
+            epoch: offer["epoch"].as_u64().unwrap(),
+            nbf,
+            exp: nbf.plus(MAX_ROTATION_LIFE),
+        };
+        TrustChain::sign_rotation(&root, &statement).unwrap()
+    }
+}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = crate::clock::now() + Duration::from_secs(20);
@@ -108,6 +128,64 @@ async fn a_removed_controller_is_in_no_bundle_and_does_not_put_itself_back() {
     // Alone again, its keys are replaced without the database, under higher numbers than the shared ones.
     let made = two.first.post("/key-rotations", json!({})).await.made();
     assert_eq!(made["serial"], serial + 1, "{made}");
+}
+
+#[tokio::test]
+async fn a_stolen_controller_is_left_out_of_the_next_rotation_key_and_what_it_knows_signs_nobody_in() {
+    let two = Two::start().await;
+    let third = Two::another(&two.first, &two.url).await;
+    let cores = [&two.first.controller.core, &two.second.controller.core];
+    let stolen = &third.controller.core;
+    until("all have the bundle", async || {
+        cores.iter().all(|core| core.signer.bundle() == stolen.signer.bundle())
+    })
+    .await;
+    let session = owner(&two.first).await;
+    until("the account is known at the other", async || is_signed_in(&two.second, &session).await).await;
+    let before = cores[0].signer.bundle();
+    let secret = stolen.signer.shared_secret().unwrap();
+
+    let offer = two.first.post("/rotation-key-offers", json!({})).await.made();
+    let statement = two.first.signed_by_root(&offer);
+    let without = stolen.signer.controller();
+    let body = json!({"statement": statement, "without": [without]});
+    let put = two.first.call(Method::PUT, "/rotation-key", Some(body.clone())).await.ok();
+    assert_eq!((&put["epoch"], &put["serial"]), (&json!(2), &json!(before.serial() + 1)), "{put}");
+    until("the other has it", async || {
+        cores[1].signer.bundle() == cores[0].signer.bundle()
+            && cores[1].signer.shared_secret().ok() == cores[0].signer.shared_secret().ok()
+    })
+    .await;
+    let after = cores[0].signer.bundle();
+    assert!(after.all_keys().all(|key| key.owner != without));
+    assert!(after.all_keys().eq(before.all_keys().filter(|key| key.owner != without)), "nobody else's went");
+    assert_ne!(cores[0].signer.shared_secret().unwrap(), secret);
+    // Both that stay go on replacing keys, under the new key.
+    let now = Renewal::Now { published_for: Duration::from_secs(10) };
+    assert_eq!(cores[1].settle_keys(now).await.unwrap(), Some(after.serial() + 1));
+    until("the first one has that", async || cores[0].signer.bundle().serial() == after.serial() + 1).await;
+    // Whoever was left out sees the chain and can sign none.
+    until("it is told", async || stolen.signer.bundle().epoch() == 2).await;
+    assert!(stolen.signer.shared_secret().is_err() && stolen.settle_keys(now).await.unwrap().is_none());
+    // The cookie of before is nothing any more, at either: who has the secrets could have made it.
+    until("everybody is signed out", async || {
+        !is_signed_in(&two.first, &session).await && !is_signed_in(&two.second, &session).await
+    })
+    .await;
+    let sealed =
+        two.cluster.sql("own", "SELECT document FROM trust_documents WHERE name = 'web-keys'").unwrap();
+    assert!(crate::signin::opened_web_keys(&secret, &sealed).is_err());
+    assert!(
+        crate::signin::opened_web_keys(&cores[1].signer.shared_secret().unwrap(), &sealed).is_ok(),
+        "the other one reads what the first one sealed"
+    );
+    // The signature is used up.
+    let again = two.first.call(Method::PUT, "/rotation-key", Some(body)).await;
+    assert_eq!(again.problem(409)["type"], "/problems/no-rotation-key-offered");
+    // A fourth one joins under the new key.
+    let fourth = Two::another(&two.second, &two.url).await;
+    assert_eq!(fourth.controller.core.signer.bundle().epoch(), 2);
+    assert!(fourth.controller.core.signer.shared_secret().is_ok());
 }
 
 #[tokio::test]
@@ -264,7 +342,7 @@ async fn an_idempotency_key_used_at_one_controller_gets_its_answer_at_the_other(
             let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
             let status = answer.status().as_u16();
             let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
-            (status, serde_json::from_slice::<serde_json::Value>(&bytes).unwrap())
+            (status, serde_json::from_slice::<Value>(&bytes).unwrap())
         }
     };
     let (status, made) = ask(&two.first).await;

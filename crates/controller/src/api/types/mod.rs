@@ -764,10 +764,50 @@ pub struct KeysStatus {
     pub serial: u64,
     /// When the first of the newest keys ends (RFC 3339). They are replaced long before.
     pub end: String,
-    /// A third of a life or less is left, and no newer key was made.
+    /// When the rotation key ends (RFC 3339), which signs the bundles. Only the root replaces it (`PUT /rotation-key`).
+    pub rotation_key_end: String,
+    /// A key ends soon, and no newer one was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub alarm: Option<String>,
+}
+
+/// A rotation key that waits for the root's signature.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RotationKeyOffer {
+    /// The installation.
+    #[schema(value_type = String)]
+    pub installation: InstallationId,
+    /// Hash of the root that has to sign.
+    pub root_hash: String,
+    /// The number that the key would have.
+    pub epoch: u64,
+    /// The key (Ed25519, base64url).
+    pub rotation_key: String,
+}
+
+/// Another rotation key, signed for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotationKeyInput {
+    /// The root's signed statement for the key that this controller offered last (PASETO v4.public).
+    #[schema(max_length = 4096)]
+    pub statement: String,
+    /// Controllers whose keys go with the rotation key of before: stolen ones.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub without: Vec<ControllerId>,
+}
+
+/// The rotation key that is in place.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RotationKey {
+    /// Its number.
+    pub epoch: u64,
+    /// Number of the trust bundle that it signed.
+    pub serial: u64,
+    /// When it ends (RFC 3339).
+    pub ends: String,
 }
 
 /// Says that new keys shall be made.
