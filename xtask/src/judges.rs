@@ -144,7 +144,8 @@ pub fn schemathesis(
     }
     let said = run(&mut judge, LIMIT, interrupt)?;
     let all = crate::target_directory().join("judges/schemathesis.txt");
-    fs::write(&all, &said.stdout).with_context(|| format!("writing {}", all.display()))?;
+    fs::write(&all, format!("{}{}", said.stdout, said.stderr))
+        .with_context(|| format!("writing {}", all.display()))?;
     ensure!(
         said.status.success(),
         "schemathesis found something; {} has it all:\n{}",

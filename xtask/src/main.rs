@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `sim`, `planted`, `fuzz`, `vectors`, `bench`.
+//! The project's own commands: `cargo xtask layers`, `test`, `lab`, `sim`, `planted`, `judges`,
+//! `screenshots`, `vectors`, `bench`, `outage-matrix`, `tools`, `openapi`, `roles`.
 //!
 //! This crate owns how the project is checked and measured. It refuses to know any crate of the
 //! product: it judges the built programs and the dependency graph from outside.

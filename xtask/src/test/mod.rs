@@ -230,6 +230,11 @@ fn lab(suite: &Suite) {
         suite.program(&format!("lab {name}"), PROGRAM, this(&["lab", name]), Some(count::plain));
     }
     suite.program("lab nat", PROGRAM, this(&["lab", "nat", "--quick"]), Some(count::plain));
+    // What is promised of a registered client's first byte, and of what the console shows of paths.
+    for name in ["long uplink", "hears of each path"] {
+        let scenario = this(&["lab", "nat-scenarios", "--only", name]);
+        suite.program(&format!("lab nat-scenarios, {name}"), PROGRAM, scenario, Some(count::plain));
+    }
 }
 
 /// Alone on the machine: its resolver has figures to reach.
