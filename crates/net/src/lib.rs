@@ -35,7 +35,7 @@ mod streams;
 
 pub use interfaces::{InterfaceAddress, Interfaces, NetworkWatch};
 pub use pair::{PortPair, bind_pair};
-pub use port::{BindError, BindStep, UdpPort};
+pub use port::{BindError, BindStep, UdpPort, bind_hint};
 pub use recv::{Datagram, DatagramMut, RecvBatch};
 pub use send::{SendBatch, SendReport};
 pub use streams::{StreamLinks, StreamTarget, StreamTotals};

@@ -49,7 +49,7 @@ impl BindStep {
 
 /// A UDP port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open UDP {address}: {}{}", step.words(), hint(*step, source))]
+#[error("cannot open UDP {address}: {}{}", step.words(), self.hint())]
 pub struct BindError {
     /// The address wanted.
     pub address: SocketAddr,
@@ -60,16 +60,24 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// What to do about an address that cannot be bound.
-fn hint(step: BindStep, source: &io::Error) -> &'static str {
-    match (step, source.kind()) {
-        (BindStep::Bind, io::ErrorKind::AddrInUse) => {
-            "; another process is on this port: stop it, or choose another port"
+impl BindError {
+    fn hint(&self) -> &'static str {
+        if self.step == BindStep::Bind { bind_hint(&self.source) } else { "" }
+    }
+}
+
+/// What to do about an address that cannot be bound, UDP's or TCP's, to go behind what is wrong; nothing for what has no
+/// remedy of its own.
+#[must_use]
+pub fn bind_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process is on this port (ss -lptu says which): stop it, or choose another port"
         }
-        (BindStep::Bind, io::ErrorKind::PermissionDenied) => {
+        io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need root or CAP_NET_BIND_SERVICE: grant it, or choose a port above"
         }
-        (BindStep::Bind, io::ErrorKind::AddrNotAvailable) => {
+        io::ErrorKind::AddrNotAvailable => {
             "; this machine has no such address: choose one of its own, or 0.0.0.0 for all"
         }
         _ => "",

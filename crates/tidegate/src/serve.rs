@@ -210,7 +210,8 @@ fn port_is_free(listen: SocketAddr) -> Result<(), Failure> {
         Failure::say(
             Outcome::Failed,
             format_args!(
-                "--listen {listen}: {protocol}: {error}; nothing was made yet: end what has the port (ss -lptu), or choose another"
+                "--listen {listen}: cannot be bound for {protocol}: {error}{}. Nothing was made yet",
+                net::bind_hint(&error)
             ),
         )
     };

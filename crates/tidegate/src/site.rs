@@ -36,13 +36,17 @@ reached it through a connector, end to end encrypted, because a policy says that
 /// Runs both services until the process is ended.
 pub async fn run(args: &DemoSiteArgs, format: Format) -> CommandResult {
     let web = TcpListener::bind(args.web).await?;
-    let echo = TcpListener::bind(args.echo).await?;
+    let mut echoes = Vec::with_capacity(args.echo.len());
+    for address in &args.echo {
+        echoes.push(TcpListener::bind(address).await?);
+    }
+    let addresses = echoes.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     let mut shutdown = crate::process::Shutdown::listen();
-    let ready = serde_json::json!({"event": "ready", "role": "demo-site", "web": web.local_addr()?, "echo": echo.local_addr()?});
-    format.print(&ready, || format!("web site on {}, line echo on {}", args.web, args.echo));
+    let ready = serde_json::json!({"event": "ready", "role": "demo-site", "web": web.local_addr()?, "echo": addresses});
+    format.print(&ready, || format!("web site on {}, line echo on {addresses:?}", args.web));
     tokio::select! {
         () = serve_web(web, args.file.clone()) => {}
-        () = serve_echo(echo) => {}
+        () = serve_echoes(echoes) => {}
         _ = shutdown.asked() => {}
     }
     Ok(Outcome::Done)
@@ -121,6 +125,11 @@ fn answer(request: &Request<Incoming>, file: Option<&PathBuf>) -> Response<Conte
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
+}
+
+async fn serve_echoes(listeners: Vec<TcpListener>) {
+    let mut all: tokio::task::JoinSet<()> = listeners.into_iter().map(serve_echo).collect();
+    while all.join_next().await.is_some() {}
 }
 
 async fn serve_echo(listener: TcpListener) {

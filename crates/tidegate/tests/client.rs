@@ -186,6 +186,34 @@ fn a_port_for_diagnostics_that_somebody_has_is_said_and_no_client_stays() {
 }
 
 #[test]
+fn a_port_that_somebody_has_is_said_with_what_to_do_by_every_command_that_listens() {
+    let installation = Installation::start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let is_said = |output: Output| {
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+        let said = words(&output);
+        assert!(said.contains(&address) && said.contains("another process is on this port"), "{said}");
+    };
+    is_said(tidegate(&installation.client, &["up", "--foreground", "--proxy", &address]));
+    is_said(tidegate(&installation.client, &["up", "--proxy", &address]));
+    let up = tidegate(&installation.client, &["up"]);
+    assert!(up.status.success(), "{}", words(&up));
+    is_said(tidegate(&installation.client, &["forward", "web:80", "--listen", &address]));
+    let controller = installation.scratch.path().join("controller");
+    is_said(tidegate(&controller, &["controller", "--listen", &address, "--url", "https://localhost"]));
+}
+
+#[test]
+fn whoever_has_no_access_is_told_so_with_exit_code_4() {
+    let installation = Installation::start();
+    let up = tidegate(&installation.client, &["up"]);
+    assert!(up.status.success(), "{}", words(&up));
+    let why = tidegate(&installation.client, &["why", "payroll"]);
+    assert_eq!(why.status.code(), Some(4), "{}", words(&why));
+}
+
+#[test]
 fn a_command_runs_with_a_proxy_of_its_own_and_its_own_exit_code_beside_no_client_and_beside_one() {
     let installation = Installation::start();
     let script = "test \"$HTTP_PROXY\" = \"$http_proxy\" && printf %s \"$ALL_PROXY\"; exit 7";

@@ -1,5 +1,5 @@
-//! `tidegate drill` from outside: what it refuses, and that it leaves nothing behind. The drills themselves are run by
-//! `cargo xtask test`, alone on the machine.
+//! `tidegate drill` and `tidegate demo` from outside: what they refuse, and that they leave nothing behind. The drills
+//! themselves, and the demo's check, are run by `cargo xtask test`, alone on the machine.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -92,4 +92,47 @@ fn a_drill_that_is_interrupted_ends_its_database_server_and_leaves_no_directory_
         fs::read_dir(place.path()).unwrap().filter_map(Result::ok).map(|left| left.path()).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(test_kill_process(Pid::from_raw(server).unwrap()).is_err(), "the server still runs");
+}
+
+/// Processes whose command line has this in it.
+fn running(words: &Path) -> Vec<String> {
+    let words = words.to_str().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(words))
+        .collect()
+}
+
+#[test]
+fn a_demo_that_is_interrupted_leaves_no_keys_and_no_process_wherever_it_was() {
+    // The download, a controller's keys, the connector's, the client's: what is there when the signal comes.
+    for (arguments, there) in [
+        (&["--check"][..], "cargo-manifest.bin"),
+        (&[], "controller/admin.sock"),
+        (&["--check"], "connector/certificate.der"),
+        (&[], "alice/proxy-url"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["demo", "--download", "4"])
+            .args(arguments)
+            .env("TMPDIR", place.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut child = Ended(child);
+        eventually(there, || {
+            assert_eq!(child.0.try_wait().unwrap(), None, "the demo ended by itself");
+            let directory = entry(place.path(), "tidegate-demo-")?;
+            fs::exists(directory.join(there)).unwrap().then_some(())
+        });
+        kill_process(Pid::from_raw(child.0.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
+        eventually("its end", || child.0.try_wait().unwrap());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "{arguments:?} at {there}");
+        eventually("the end of its processes", || running(place.path()).is_empty().then_some(()));
+    }
 }

@@ -79,7 +79,7 @@ pub enum ClientError {
     #[error(transparent)]
     Udp(#[from] BindError),
     /// A port of this machine.
-    #[error("cannot listen on {address}: {source}; is another program using the port? choose another one")]
+    #[error("cannot listen on {address}: {source}{}", net::bind_hint(source))]
     Listen {
         /// Which.
         address: SocketAddr,

@@ -83,7 +83,7 @@ pub enum TlsError {
 
 /// A listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; is another process using it?")]
+#[error("cannot listen on {address}: {source}{}", net::bind_hint(source))]
 pub struct ListenError {
     address: String,
     source: io::Error,

@@ -122,7 +122,7 @@ fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_
         }
         p class="fine" {
             "No way in? An owner can send a recovery link. On the controller’s host, "
-            code { "tidegate admin --local" } " needs no sign-in, and " code { "tidegate admin owner-link" }
+            code { "tidegate admin" } " needs no sign-in, and " code { "tidegate admin owner-link" }
             " makes a link that works once."
         }
     };

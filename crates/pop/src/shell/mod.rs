@@ -108,10 +108,10 @@ fn bind(
 #[derive(Debug, thiserror::Error)]
 pub enum PopError {
     /// The UDP port.
-    #[error("{0}. Choose another address with --listen, or stop the process that has it")]
+    #[error(transparent)]
     Udp(#[from] BindError),
     /// The TCP port of the front.
-    #[error("cannot listen on TCP {address}. Choose another address, or stop the process that has it")]
+    #[error("cannot listen on TCP {address}: {source}{}", net::bind_hint(source))]
     Tcp {
         /// The address wanted.
         address: SocketAddr,

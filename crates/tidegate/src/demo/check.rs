@@ -154,24 +154,23 @@ async fn steps(
             alice.start().await?;
             ensure!(alice.pid() != before, "the client process is the old one");
             let echoed = echo_once(&alice, stage.echo).await?;
-            Ok((
-                (),
-                format!(
-                    "process {} from disk; the echo service answered {echoed:?}",
-                    alice.pid().unwrap_or_default()
-                ),
-            ))
+            Ok(((), format!("{} from disk; the echo service answered {echoed:?}", process_of(&alice))))
         })
         .await;
     check
-        .step("without a controller, a restarted connector lets it in again", async {
+        .step("without a controller, a restarted connector lets a new client process in, too", async {
+            let before = (stage.connector_pid(), alice.pid());
+            alice.stop().await;
             stage.restart_connector().await?;
-            let (alice, web) = (&alice, stage.web);
-            let fetched = eventually("the page", Duration::from_secs(15), async || {
-                fetch::by_ourselves(alice, web, "/").await
+            alice.start().await?;
+            let now = (stage.connector_pid(), alice.pid());
+            ensure!(before.0 != now.0 && before.1 != now.1, "a process is the old one: {before:?}, {now:?}");
+            let (device, bell) = (&alice, stage.bell);
+            let echoed = eventually("the bell's answer", Duration::from_secs(15), async || {
+                echo_once(device, bell).await
             })
             .await?;
-            Ok(((), format!("{} bytes through the new connector process", fetched.bytes)))
+            Ok(((), format!("{}; the bell, never used before, answered {echoed:?}", process_of(&alice))))
         })
         .await;
     check
@@ -182,6 +181,10 @@ async fn steps(
         .await;
     check.step("a device is revoked and its running session ends", revocation(stage, &alice)).await;
     devices.push(alice);
+}
+
+fn process_of(device: &Device) -> String {
+    format!("client process {}", device.pid().unwrap_or_default())
 }
 
 async fn open_echo(device: &Device, echo: std::net::SocketAddr) -> anyhow::Result<TcpStream> {

@@ -56,15 +56,29 @@ impl Drop for Place {
     }
 }
 
-/// Runs the demo.
+/// Runs the demo. Whenever it is interrupted, what was started goes with its handle, and then its directory, which has
+/// keys in it.
 pub async fn run(args: &DemoArgs, format: Format, exec: Instant) -> CommandResult {
+    let mut shutdown = process::Shutdown::listen();
     let place = Place::make(args.dir.as_deref())?;
     let download = place.path().join("cargo-manifest.bin");
     write_random_file(&download, args.download)?;
+    let interrupted = |signal| Err(Failure::say(Outcome::Failed, format_args!("ended by {signal}")));
     if args.check {
-        return check::run(place.path(), &download, format, exec).await;
+        return tokio::select! {
+            checked = check::run(place.path(), &download, format, exec) => checked,
+            signal = shutdown.asked() => interrupted(signal),
+        };
     }
-    show(place.path(), &download, format, exec).await
+    let shown = tokio::select! {
+        shown = show(place.path(), &download, format, exec) => shown,
+        signal = shutdown.asked() => return interrupted(signal),
+    };
+    let (stage, device) = shown?;
+    shutdown.asked().await;
+    note("Ending…");
+    stage.end(vec![device]).await;
+    Ok(Outcome::Done)
 }
 
 /// Fresh random bytes: nothing between the two ends can have seen or compress them.
@@ -79,7 +93,13 @@ fn write_random_file(path: &Path, mebibytes: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(dir: &Path, download: &Path, format: Format, exec: Instant) -> CommandResult {
+/// Sets everything up and says where it is.
+async fn show(
+    dir: &Path,
+    download: &Path,
+    format: Format,
+    exec: Instant,
+) -> Result<(stage::Stage, stage::Device), Failure> {
     note("Starting a controller, a PoP, a private web site, its connector and a client: six processes…");
     let stage = stage::Stage::build(dir, download).await.map_err(|error| with_logs(error, dir))?;
     let mut device = stage.enrol("alice").await?;
@@ -98,7 +118,7 @@ async fn show(dir: &Path, download: &Path, format: Format, exec: Instant) -> Com
             "A page came through the tunnel {:.1} s after the start ({} bytes, fetched with {}).\n\n\
              Look at the console (its certificate is the demo's own):\n    {}\n\n\
              Try, in another terminal:\n    \
-             curl -x \"$(cat {})\" http://{}/\n    \
+             echo \"proxy = $(cat {})\" | curl -K - http://{}/\n    \
              tidegate status --state {}\n    \
              tidegate admin --state {} list devices\n\n\
              Then stop the control plane and try again: access goes on.\n    kill -9 {}\n\n\
@@ -115,10 +135,7 @@ async fn show(dir: &Path, download: &Path, format: Format, exec: Instant) -> Com
             dir.display(),
         )
     });
-    process::shutdown().await;
-    note("Ending…");
-    stage.end(vec![device]).await;
-    Ok(Outcome::Done)
+    Ok((stage, device))
 }
 
 /// The demo's directory goes away: what the processes logged has to be said now.

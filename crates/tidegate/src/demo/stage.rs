@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 /// Where the private services listen: loopback addresses that only a literal resource reaches.
 const WEB: &str = "127.0.0.2";
 const ECHO: &str = "127.0.0.3";
+const BELL: &str = "127.0.0.6";
 
 /// How soon devices renew their grants in the demo, so that one can watch it.
 const RENEW_AFTER_S: u64 = 5;
@@ -48,6 +49,8 @@ pub struct Stage {
     pub web: SocketAddr,
     /// The private line echo.
     pub echo: SocketAddr,
+    /// Another one, under a resource of its own.
+    pub bell: SocketAddr,
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {
@@ -80,6 +83,7 @@ impl Stage {
             database,
             web: SocketAddr::new(WEB.parse()?, 0),
             echo: SocketAddr::new(ECHO.parse()?, 0),
+            bell: SocketAddr::new(BELL.parse()?, 0),
         };
         let mut site = Role::start(
             "site",
@@ -89,6 +93,8 @@ impl Stage {
                 &stage.web.to_string(),
                 "--echo",
                 &stage.echo.to_string(),
+                "--echo",
+                &stage.bell.to_string(),
                 "--file",
                 &download.display().to_string(),
             ]),
@@ -99,7 +105,9 @@ impl Stage {
         stage.owner_link = first["first_start"]["owner_link"].as_str().unwrap_or_default().to_owned();
         let site_ready = site.wait_for("ready").await?;
         stage.web = site_ready["web"].as_str().context("the site's address")?.parse()?;
-        stage.echo = site_ready["echo"].as_str().context("the site's address")?.parse()?;
+        for (number, address) in [&mut stage.echo, &mut stage.bell].into_iter().enumerate() {
+            *address = site_ready["echo"][number].as_str().context("the site's address")?.parse()?;
+        }
         stage.site = Some(site);
         stage.add_pop().await?;
         stage.configure().await?;
@@ -151,7 +159,7 @@ impl Stage {
         let site: Value =
             api.post("/api/v1/sites", &json!({"name": "harbour", "prefixes": ["127.0.0.0/8"]})).await?;
         let mut resources = Vec::new();
-        for (name, address) in [("office", self.web), ("echo", self.echo)] {
+        for (name, address) in [("office", self.web), ("echo", self.echo), ("bell", self.bell)] {
             let resource: Value = api
                 .post(
                     "/api/v1/resources",
@@ -315,6 +323,11 @@ impl Stage {
     /// The process id of the controller.
     pub fn controller_pid(&self) -> Option<u32> {
         self.controller.as_ref().and_then(Role::pid)
+    }
+
+    /// The connector's process.
+    pub fn connector_pid(&self) -> Option<u32> {
+        self.connector.as_ref().and_then(Role::pid)
     }
 
     /// The group's id.
