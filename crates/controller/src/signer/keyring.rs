@@ -240,7 +240,8 @@ impl Keyring {
         }
         let mut next = self.clone();
         next.others = next.of_others(bundle);
-        next.others.retain(|key| !without.contains(&key.owner));
+        next.others
+            .retain(|key| !without.contains(&key.owner) || planted::is("stolen-controllers-stay-named"));
         next.serial = bundle.serial() + 1;
         next.next_rotation = Some(encode_base64url(rotation.expose_seed()));
         let chain = chain.with_rotation(signed, rotation, &next.bundle(wall)?)?;
