@@ -1,4 +1,4 @@
-//! The golden vectors: written by the `trust` crate, judged by a decoder that shares no line with it.
+//! The golden vectors: written by the tests of the `policy` crate, judged by a decoder that shares no line with it.
 
 use crate::{
     process::{Interrupt, run as run_program},

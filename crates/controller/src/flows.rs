@@ -93,7 +93,9 @@ impl std::str::FromStr for Place {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let (segment, offset) = text.split_once('.').ok_or(())?;
-        Ok(Self { segment: segment.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? })
+        let place = Self { segment: segment.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? };
+        // A number with a sign or with zeros in front was not written here.
+        if place.to_string() == text { Ok(place) } else { Err(()) }
     }
 }
 

@@ -44,8 +44,21 @@ impl Problem {
     }
 }
 
+/// A text of a server for a terminal, which obeys control characters: whoever answers may be anybody.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = String::new();
+        self.say(&mut said)?;
+        f.write_str(&printable(&said))
+    }
+}
+
+impl Problem {
+    fn say(&self, f: &mut impl fmt::Write) -> fmt::Result {
         f.write_str(if self.title.is_empty() { "refused" } else { &self.title })?;
         if let Some(detail) = self.detail.as_deref().filter(|detail| *detail != self.title) {
             write!(f, ": {detail}")?;
@@ -267,7 +280,7 @@ impl ApiClient {
         serde_json::from_slice(body).map_err(|error| ApiError::Unreadable {
             address: self.address(),
             status: answer.status,
-            detail: error.to_string(),
+            detail: printable(&error.to_string()),
         })
     }
 }
@@ -315,6 +328,18 @@ mod tests {
             problem.to_string(),
             "Invalid field: a port is missing (field ports[0], rule: 1-65535, got \"0\")"
         );
+    }
+
+    #[test]
+    fn what_a_server_says_does_nothing_to_the_terminal_it_is_printed_on() {
+        let hostile =
+            r#"{"title":"\u001b]0;owned\u0007","detail":"\r\u009b2Kyes\n","field":"\b","value":"\u009b"}"#;
+        let said = problem_of(&answer(400, hostile)).to_string();
+        assert_eq!(said, "·]0;owned·: ··2Kyes· (field ·, got \"·\")");
+        let client = ApiClient::unix("/nowhere".into());
+        let read =
+            client.decode::<policy::enrolment::DeviceCodeResult>(&answer(200, r#"{"status":"\u001b[2J"}"#));
+        assert!(!read.expect_err("no such status").to_string().chars().any(char::is_control));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -81,13 +81,19 @@ impl FromStr for ServerUrl {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(error("a path has no place here"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
+        let host = authority.host();
+        // The library takes brackets anywhere; they stand around an address alone (RFC 3986 section 3.2.2).
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bracketed.unwrap_or(host).to_owned();
+        let is_v6 = host.parse::<Ipv6Addr>().is_ok();
+        if host.is_empty() || host.contains(['[', ']']) || bracketed.is_some() != is_v6 {
             return Err(error("no host"));
         }
         let port = match authority.as_str().rsplit_once(':') {
             Some((before, digits)) if !before.is_empty() && !digits.ends_with(']') => {
-                digits.parse().ok().filter(|port| *port != 0).ok_or_else(|| error("no such port"))?
+                let port = digits.parse().ok().filter(|port| *port != 0);
+                // A number may have a sign, a port not.
+                port.filter(|_| !digits.starts_with('+')).ok_or_else(|| error("no such port"))?
             }
             _ => 443,
         };
@@ -486,6 +492,9 @@ mod tests {
             "https://a.example?x",
             "https://a.example:0",
             "https://a.example:99999",
+            "https://a.example:+443",
+            "https://a[::1]",
+            "https://[2001]",
             "",
         ] {
             let error = parse(bad).expect_err(bad).to_string();

@@ -20,7 +20,8 @@ const OPTION_NOTHING: u8 = 1;
 const OPTION_MSS: u8 = 2;
 
 /// The packet with other addresses and ports, one hop further on; of another family where the new ends are. Options of an
-/// IPv4 header go no further: they are for routers (RFC 7126 lets them be dropped). An echo's identifier stands for the port of who asks. None for a packet that ends here: its hops are used up, or it has no ports.
+/// IPv4 header go no further: they are for routers (RFC 7126 lets them be dropped). An echo's identifier stands for the port of
+/// who asks. None for a packet that ends here: its hops are used up, it has no ports, or it is too long for the other family.
 #[must_use]
 pub fn translate(packet: &IpPacket<'_>, src: SocketAddr, dst: SocketAddr) -> Option<Vec<u8>> {
     let hops = hops(packet)?;
@@ -43,10 +44,16 @@ pub fn translate(packet: &IpPacket<'_>, src: SocketAddr, dst: SocketAddr) -> Opt
         return None;
     }
     let header = packet.bytes.len() - packet.payload.len();
-    let is_same_header = (header, src.is_ipv4()) == (20, true) || (header, src.is_ipv4()) == (40, false);
+    // An IPv4 header with options may be as long as one of IPv6.
+    let is_same_header =
+        packet.src.is_ipv4() == src.is_ipv4() && header == if src.is_ipv4() { 20 } else { 40 };
     let mut bytes = if is_same_header {
         readdressed(packet, src.ip(), dst.ip(), hops)
     } else {
+        // What IPv4 counts in its length is 20 bytes more than what IPv6 counts.
+        if src.is_ipv4() && packet.payload.len() > usize::from(u16::MAX) - 20 {
+            return None;
+        }
         let mut bytes = ip_packet(src.ip(), dst.ip(), number, packet.payload);
         set_hops(&mut bytes, hops);
         bytes
@@ -325,6 +332,38 @@ mod tests {
             let at_hops = if src.is_ipv4() { 8 } else { 7 };
             before[at_hops] = 1;
             assert_eq!(translate(&IpPacket::parse(&before).expect("a packet"), new_src, new_dst), None);
+        }
+    }
+
+    #[test]
+    fn options_as_long_as_the_other_family_s_header_go_no_further() {
+        for [src, dst, to_src, to_dst] in ends().into_iter().filter(|ends| ends[0].is_ipv4()) {
+            for options in [4, 20, 40] {
+                let plain = udp(src, dst, b"a question").expect("fits");
+                let mut packet = plain[..20].to_vec();
+                packet.resize(20 + options, 1);
+                packet.extend_from_slice(&plain[20..]);
+                let length = u16::try_from(packet.len()).expect("short");
+                packet[0] = 0x45 + u8::try_from(options / 4).expect("few");
+                packet[2..4].copy_from_slice(&length.to_be_bytes());
+                let packet = IpPacket::parse(&packet).expect("a packet");
+                let there = translate(&packet, to_src, to_dst).expect("it has ports");
+                let read = IpPacket::parse(&there).expect("own packet").udp().expect("own datagram");
+                assert_eq!((read.tuple.src, read.tuple.dst, read.data), (to_src, to_dst, &b"a question"[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_other_family_goes_no_further() {
+        let [src, dst, to_src, to_dst] = ends()[3];
+        for (length, fits) in [(65_515, true), (65_516, false), (65_535, false)] {
+            let mut packet = udp(src, dst, b"").expect("fits");
+            packet.resize(40 + length, 0);
+            packet[4..6].copy_from_slice(&u16::try_from(length).expect("fits").to_be_bytes());
+            let packet = IpPacket::parse(&packet).expect("a packet");
+            assert_eq!(translate(&packet, to_src, to_dst).is_some(), fits, "{length} bytes");
+            assert!(translate(&packet, src, dst).is_some());
         }
     }
 

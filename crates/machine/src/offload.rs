@@ -73,8 +73,12 @@ impl Segment {
                 }
                 usize::from(offset >> 4) * 4
             }
-            // A sum of 0 says that there is none, and the parts would get one.
-            UDP if offload == Offload::TcpAndUdp && packet.get(ip + 6..ip + 8)? != [0, 0] => 8,
+            // A sum of 0 says that there is none, and the parts would get one. What is behind the datagram's own end would
+            // be in it.
+            UDP if offload == Offload::TcpAndUdp && packet.get(ip + 6..ip + 8)? != [0, 0] => {
+                let inside = usize::from(u16::from_be_bytes([packet[ip + 4], packet[ip + 5]]));
+                (ip + inside == packet.len()).then_some(8)?
+            }
             _ => return None,
         };
         let least = if protocol == TCP { 20 } else { 8 };
@@ -440,6 +444,18 @@ mod tests {
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         assert_eq!(again, packets);
+    }
+
+    #[test]
+    fn a_datagram_that_is_shorter_than_its_packet_stays_as_it_is() {
+        let packets: Vec<Vec<u8>> = (0..3)
+            .map(|_| {
+                let mut packet = udp(&[3; 400]);
+                packet[24..26].copy_from_slice(&200_u16.to_be_bytes());
+                packet
+            })
+            .collect();
+        assert_eq!(cut_again(&written(&packets, Offload::TcpAndUdp)), packets);
     }
 
     #[test]

@@ -191,7 +191,8 @@ impl Store {
         }
         let filled = fill(&mut tx, &mut lines, &tables).await?;
         let seen = there.map_or(0, |(_, version)| version.incarnation).max(head.version.incarnation);
-        let incarnation = seen + 1;
+        let incarnation = seen.checked_add(1).filter(|number| i64::try_from(*number).is_ok());
+        let incarnation = incarnation.ok_or_else(|| bad("no incarnation is above the one it says"))?;
         let raise = "UPDATE installation SET incarnation = $1, version = version + 1";
         tx.execute("restore", query(raise).bind(integer(incarnation))).await?;
         // What is gone since is gone on purpose.

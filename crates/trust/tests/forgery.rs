@@ -14,7 +14,11 @@ use trust::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn verify<D: Document>(home: &Installation, text: &str) -> Result<D, DocumentError> {
-    Unverified::<D>::parse(text).and_then(|document| document.verify(&home.bundle, NOW))
+    verify_at(home, text, NOW)
+}
+
+fn verify_at<D: Document>(home: &Installation, text: &str, wall: trust::UnixMs) -> Result<D, DocumentError> {
+    Unverified::<D>::parse(text).and_then(|document| document.verify(&home.bundle, wall))
 }
 
 /// Every forgery that can be made of a valid token without its key.
@@ -117,6 +121,27 @@ fn no_forgery_of<D: Document + std::fmt::Debug>(document: impl Fn(&Installation)
         &sign_document(&home.key(D::ROLE), &document(&abroad)).expect("signs"),
     );
     assert!(tried > 1_000, "only {tried} forgeries were tried");
+    wear_a_genuine_key_id(&home, &document(&home));
+}
+
+/// Signatures whose footer names another key than the one that made them.
+fn wear_a_genuine_key_id<D: Document + std::fmt::Debug>(home: &Installation, document: &D) {
+    let message = serde_json::to_vec(document).expect("JSON");
+    let domain = format!("tidegate/{}/1/{}", D::KIND, home.id);
+    let signed = |key: &SigningKey, named: &SigningKey| {
+        let footer = named.verifying_key().key_id().to_string();
+        trust::paseto::sign(key, &message, footer.as_bytes(), domain.as_bytes())
+    };
+    let genuine = home.key(D::ROLE);
+    verify::<D>(home, &signed(&genuine, &genuine)).expect("made as a document is made");
+    let roles = KeyRole::ALL.into_iter().filter(|role| *role != D::ROLE).map(|role| home.key(role));
+    let strangers = [SigningKey::generate(), home.device_key(), Installation::new(50).key(D::ROLE)];
+    for other in roles.chain(strangers) {
+        let refused = verify::<D>(home, &signed(&other, &genuine)).expect_err("signed by another key");
+        assert_eq!(refused.label(), "signature", "a stranger's signature under a genuine key id");
+        let refused = verify::<D>(home, &signed(&genuine, &other)).expect_err("another key is named");
+        assert_eq!(refused.label(), "unknown_key", "a genuine signature under a stranger's key id");
+    }
 }
 
 #[test]
@@ -159,6 +184,81 @@ fn a_grant_is_valid_to_the_millisecond_and_no_longer() {
     assert_eq!(at(grant.exp.plus(SECOND)), Err(DocumentError::Expired(grant.exp)));
     assert!(at(grant.nbf.minus(MAX_CLOCK_SKEW)).is_ok());
     assert_eq!(at(grant.nbf.minus(MAX_CLOCK_SKEW + SECOND)), Err(DocumentError::NotYetValid(grant.nbf)));
+}
+
+#[test]
+fn a_slice_is_valid_to_the_millisecond_and_no_longer() {
+    let home = Installation::new(1);
+    let slice = home.slice();
+    let text = sign_document(&home.key(KeyRole::Slice), &slice).expect("signs");
+    let at = |wall| Unverified::<Slice<Body>>::parse(&text).expect("parses").verify(&home.bundle, wall);
+    let (made, end) = (slice.header.iat, slice.header.exp);
+    assert!(at(end.minus(SECOND)).is_ok() && at(end.minus(Duration::from_millis(1))).is_ok());
+    assert_eq!(at(end), Err(DocumentError::Expired(end)));
+    assert_eq!(at(end.plus(SECOND)), Err(DocumentError::Expired(end)));
+    assert!(at(made.minus(MAX_CLOCK_SKEW)).is_ok());
+    assert_eq!(at(made.minus(MAX_CLOCK_SKEW + SECOND)), Err(DocumentError::NotYetValid(made)));
+}
+
+/// What was made when its key was valid, and not later than now: to the millisecond, and one second off.
+fn is_made_in_time<D: Document + PartialEq + std::fmt::Debug>(
+    made_at: impl Fn(&Installation, trust::UnixMs) -> D,
+) {
+    let home = Installation::new(1);
+    let key = home.bundle.keys(D::ROLE).next().expect("each role has a key").clone();
+    let believed = |made: trust::UnixMs, wall| {
+        let document = made_at(&home, made);
+        let text = sign_document(&home.key(D::ROLE), &document).expect("signs");
+        let outcome = verify_at::<D>(&home, &text, wall);
+        outcome.map(|read| assert_eq!(read, document)).map_err(|error| error.label())
+    };
+    let millisecond = Duration::from_millis(1);
+    let ahead = NOW.plus(MAX_CLOCK_SKEW);
+    assert_eq!(believed(NOW, NOW), Ok(()));
+    assert_eq!(believed(ahead, NOW), Ok(()));
+    assert_eq!(believed(ahead.plus(millisecond), NOW), Err("not_yet_valid"));
+    assert_eq!(believed(ahead.plus(SECOND), NOW), Err("not_yet_valid"));
+    let first = key.nbf.minus(MAX_CLOCK_SKEW);
+    assert_eq!(believed(first, first), Ok(()));
+    assert_eq!(believed(first.minus(millisecond), first), Err("key_not_valid"));
+    assert_eq!(believed(first.minus(SECOND), first), Err("key_not_valid"));
+    assert_eq!(believed(key.exp.minus(millisecond), key.exp), Ok(()));
+    assert_eq!(believed(key.exp.minus(SECOND), key.exp), Ok(()));
+    assert_eq!(believed(key.exp, key.exp), Err("key_not_valid"));
+    assert_eq!(believed(key.exp.plus(SECOND), key.exp.plus(SECOND)), Err("key_not_valid"));
+}
+
+#[test]
+fn a_beacon_is_believed_of_the_time_of_its_key_and_of_nothing_ahead() {
+    is_made_in_time::<Beacon>(|home, time| Beacon { time, ..home.beacon() });
+}
+
+#[test]
+fn a_revocation_is_believed_of_the_time_of_its_key_and_of_nothing_ahead() {
+    is_made_in_time::<Revocation>(|home, at| Revocation {
+        at,
+        keep_until: at.plus(SECOND),
+        ..home.revocation()
+    });
+}
+
+#[test]
+fn a_slice_is_believed_of_the_time_of_its_key_and_of_nothing_ahead() {
+    is_made_in_time::<Slice<Body>>(|home, iat| {
+        let mut slice = home.slice();
+        (slice.header.iat, slice.header.exp) = (iat, iat.plus(SECOND * 3600));
+        slice
+    });
+}
+
+#[test]
+fn a_beacon_and_a_revocation_have_an_age_and_no_end() {
+    let home = Installation::new(1);
+    let years = NOW.plus(SECOND * 10 * 365 * 86_400);
+    let beacon = sign_document(&home.key(KeyRole::Beacon), &home.beacon()).expect("signs");
+    assert_eq!(verify_at::<Beacon>(&home, &beacon, years), Ok(home.beacon()));
+    let strike = sign_document(&home.key(KeyRole::Beacon), &home.revocation()).expect("signs");
+    assert_eq!(verify_at::<Revocation>(&home, &strike, years), Ok(home.revocation()));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use controller::api::{read_body, types};
 use policy::enrolment::{ConnectorEnrolment, DeviceEnrolment, PopEnrolment};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use trust::{JoinSecret, Role, SealKey};
 
 /// A body is taken, or refused with words for field, rule and value.
@@ -38,22 +39,52 @@ pub(crate) fn enrolment(bytes: &[u8]) {
 
 pub(crate) fn api_body(bytes: &[u8]) {
     macro_rules! each {
-        ($($input:ident),*) => {$(let _ = body::<types::$input>(bytes);)*};
+        ($check:ident: $($input:ident),*) => {$($check::<types::$input>(bytes);)*};
     }
     each!(
-        SiteInput,
-        PopInput,
-        ResourceInput,
-        NameInput,
-        UserInput,
-        PolicyInput,
-        EnrolmentKeyInput,
+        strict: EnrolmentKeyInput,
         TokenInput,
         OrganizationInput,
         OrganizationPatch,
+        SettingsPatch,
         StrikeInput,
-        KeyRotationInput
+        KeyRotationInput,
+        RoleInput,
+        ServiceAccountKeyInput,
+        OidcProviderInput,
+        InvitationInput,
+        EndWebSessionsInput,
+        BulkInput
     );
+    each!(kept: SiteInput, PopInput, ResourceInput, NameInput, UserInput, PolicyInput);
+    // The values of a PATCH: whatever has each member once, as any reader of JSON reads it.
+    if let Some(members) = body::<Map<String, Value>>(bytes) {
+        assert_eq!(
+            serde_json::from_slice::<Map<String, Value>>(bytes).expect("it was taken as JSON"),
+            members
+        );
+    }
+}
+
+/// What takes a body refuses the same body with a member that nobody knows, and names it.
+fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let taken = body::<T>(bytes)?;
+    let mut more: Map<String, Value> = serde_json::from_slice(bytes).expect("it was taken as JSON");
+    more.insert(NOBODYS.to_owned(), Value::Null);
+    let more = serde_json::to_vec(&more).expect("JSON");
+    let refused = read_body::<T>(&more).err().expect("a member that nobody knows was taken");
+    assert_eq!(refused.field.as_deref(), Some(NOBODYS));
+    Some(taken)
+}
+
+const NOBODYS: &str = "a-member-that-nobody-knows";
+
+/// And what was taken is written again as a body that says the same.
+fn kept<T: DeserializeOwned + Serialize>(bytes: &[u8]) {
+    let Some(taken) = strict::<T>(bytes) else { return };
+    let said = serde_json::to_value(&taken).expect("a body has a JSON form");
+    let again = body::<T>(said.to_string().as_bytes()).expect("its own form");
+    assert_eq!(serde_json::to_value(&again).expect("a body has a JSON form"), said);
 }
 
 /// Genuine bodies.
@@ -76,6 +107,15 @@ pub(crate) fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("token", r#"{"name":"t","scopes":["read","write"],"lifetime_seconds":60}"#.to_owned()),
         ("policy", r#"{"name":"p","groups":["grp-00000000000000000000000000"],"resources":[]}"#.to_owned()),
         ("nested", "[".repeat(100) + &"]".repeat(100)),
+        ("settings", r#"{"name":"Harbour","grant_life_seconds":86400,"approve_devices":true,"flow_retention_days":7}"#.to_owned()),
+        ("role", r#"{"role":"network_admin"}"#.to_owned()),
+        ("account-key", r#"{"name":"ci","approval":false,"cap":3,"lifetime_seconds":60}"#.to_owned()),
+        ("provider", r#"{"title":"Example","issuer":"https://id.example.com","client_id":"tidegate","client_secret":"s","scopes":["email"],"groups_claim":"groups","group_map":{"eng":"grp-00000000000000000000000000"},"domains":["example.com"],"new_users":"make"}"#.to_owned()),
+        ("invitation", r#"{"user":"usr-00000000000000000000000000"}"#.to_owned()),
+        ("bulk", r#"{"operations":[{"method":"POST","path":"/sites","body":{"name":"a","prefixes":[]},"as":"a"},{"method":"DELETE","path":"/sites/@a","if_match":"\"x\""}],"dry_run":true}"#.to_owned()),
+        ("strike", r#"{"subject":"usr-00000000000000000000000000/grp-00000000000000000000000000"}"#.to_owned()),
+        ("key-rotation", r#"{"use_after_seconds":60}"#.to_owned()),
+        ("numbers", r#"{"a":-1,"b":18446744073709551616,"c":1.5e3,"d":[true,null]}"#.to_owned()),
     ];
     let mut list = vec![
         ("enrolment", "device", device),

@@ -82,6 +82,13 @@ fn everything() -> flows::FlowQuery {
     flows::FlowQuery { limit: 1000, ..flows::FlowQuery::default() }
 }
 
+/// Where an export of flow records goes on.
+pub(crate) fn flow_place(text: &str) {
+    if let Ok(place) = text.parse::<flows::Place>() {
+        assert_eq!(place.to_string(), text, "two texts of one place");
+    }
+}
+
 /// A segment of the flow log that was found.
 pub(crate) fn flow_segment(bytes: &[u8]) {
     let path = place("segment");

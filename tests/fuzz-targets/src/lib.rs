@@ -5,13 +5,22 @@
 #[path = "../../../crates/trust/tests/installation/mod.rs"]
 #[allow(missing_docs, reason = "shared with the forgery suite, which documents it")]
 mod installation;
+#[path = "../../vectors/messages.rs"]
+#[allow(missing_docs, dead_code, reason = "shared with the golden vectors, which hold its fields")]
+mod messages;
 
+mod answers;
 mod asked;
+mod backup;
 mod contact;
+mod cookies;
 mod disk;
 mod inside;
 mod machine;
 mod names;
+mod packets;
+mod provider;
+mod requests;
 mod signin;
 mod spool;
 
@@ -88,8 +97,24 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("passkey_made", signin::passkey_made),
     ("passkey_client_data", signin::passkey_client_data),
     ("passkey_proof", signin::passkey_proof),
-    ("id_token", signin::id_token),
-    ("key_set", signin::key_set),
+    ("id_token", provider::id_token),
+    ("key_set", provider::key_set),
+    ("discovery", provider::discovery),
+    ("id_claims", provider::id_claims),
+    ("session_cookie", cookies::session_cookie),
+    ("sealed_cookie", cookies::sealed_cookie),
+    ("bearer_token", requests::bearer_token),
+    ("entity_tags", requests::entity_tags),
+    ("list_cursor", requests::list_cursor),
+    ("log_cursor", requests::log_cursor),
+    ("form", requests::form),
+    ("enrolment_answer", answers::enrolment_answer),
+    ("problem", answers::problem),
+    ("local_answer", answers::local_answer),
+    ("coalesced", packets::coalesced),
+    ("long_packet", packets::long_packet),
+    ("translated", packets::translated),
+    ("restored", backup::restored),
 ];
 
 /// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
@@ -412,6 +437,18 @@ fn texts(bytes: &[u8]) {
     if let Ok(ports) = text.parse::<policy::PortRange>() {
         assert_eq!(ports.to_string().parse(), Ok(ports));
     }
+    if let Ok(phrase) = text.parse::<controller::RecoveryPhrase>() {
+        assert!(phrase.to_secret_text().parse() == Ok(phrase), "another phrase");
+    }
+    if let Ok(server) = text.parse::<enrol::ServerUrl>() {
+        assert_eq!(server.to_string().parse().as_ref(), Ok(&server));
+        let uri: http::Uri = text.parse().expect("it was taken as a URL");
+        let authority = uri.authority().expect("it has a host");
+        let port = authority.as_str().strip_prefix(authority.host()).expect("no user").strip_prefix(':');
+        assert!(port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit())), "{text}");
+        assert_eq!(port.map_or(Ok(443), str::parse), Ok(server.port()));
+        assert_eq!(authority.host().trim_matches(['[', ']']), server.host());
+    }
 }
 
 /// SOCKS 5 and HTTP, with and without a credential wanted.
@@ -445,12 +482,7 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let candidates = PathMessage::Candidates { epoch: 7, sequence: 1, round: 0, list };
     let sign = |text: Result<String, trust::DocumentError>| text.expect("keeps the rules").into_bytes();
-    let keepalive = FromAgent::from(wire::Hello { oldest: 1, newest: 1, build: wire::Bounded::default() });
-    let mut message = keepalive.frame_type().to_be_bytes().to_vec();
-    message.extend_from_slice(&keepalive.encode_body());
-    let go_away = ToAgent::from(wire::GoAway { within_ms: 30_000 });
-    let mut second = go_away.frame_type().to_be_bytes().to_vec();
-    second.extend_from_slice(&go_away.encode_body());
+    let hello = FromAgent::from(wire::Hello { oldest: 1, newest: 1, build: wire::Bounded::default() });
     let mut data = wire::encode_relay_header(RelayKind::Data, wire::ChannelId::from_random(7)).to_vec();
     data.extend_from_slice(&[4; 32]);
     let mut binding = vec![0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42];
@@ -469,9 +501,7 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "hello",
             wire::encode_relay_header(RelayKind::Hello, wire::ChannelId::from_random(7)).to_vec(),
         ),
-        ("frames", "hello", wire::encode_frame(keepalive.frame_type(), &keepalive.encode_body())),
-        ("messages", "hello", message),
-        ("messages", "go-away", second),
+        ("frames", "hello", wire::encode_frame(hello.frame_type(), &hello.encode_body())),
         ("stun", "binding", binding),
         ("ip", "tcp-syn", syn),
         ("grant", "genuine", sign(sign_document(&HOME.key(KeyRole::Grant), &HOME.grant()))),
@@ -507,6 +537,10 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("texts", "prefix", b"10.0.2.0/24".to_vec()),
         ("texts", "name", b"web.lab.internal".to_vec()),
         ("texts", "target", b"[2001:db8::1]:443".to_vec()),
+        ("texts", "server", b"https://tidegate.example.org:8443".to_vec()),
+        ("texts", "server-sign", b"https://a:+443".to_vec()),
+        ("texts", "server-v6", b"https://[2001:db8::1]:8443/".to_vec()),
+        ("texts", "recovery-phrase", b"0000-0000-0000-0000-0000-0000-0000-0000-gsde".to_vec()),
         ("texts", "identity", HOME.identity(Role::Device).to_string().into_bytes()),
         ("proxy", "socks5", [&[5, 1, 0, 5, 1, 0, 3, 4][..], b"wiki", &[0, 80]].concat()),
         ("proxy", "connect", b"CONNECT wiki.example:443 HTTP/1.1\r\nHost: wiki.example:443\r\n\r\n".to_vec()),
@@ -517,8 +551,24 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     list.extend(
         [inside::genuine(), asked::genuine(), disk::genuine(), names::genuine(), contact::genuine()].concat(),
     );
-    list.extend([signin::genuine(), spool::genuine()].concat());
+    list.extend([signin::genuine(), spool::genuine(), provider::genuine(), cookies::genuine()].concat());
+    list.extend([requests::genuine(), answers::genuine(), packets::genuine(), backup::genuine()].concat());
+    list.extend(messages::examples().into_iter().map(|example| {
+        ("messages", kebab(example.name), [&example.frame_type.to_be_bytes()[..], &example.body].concat())
+    }));
     list
+}
+
+/// The name of a message as that of a file.
+fn kebab(name: &str) -> &'static str {
+    let mut file = String::new();
+    for (place, letter) in name.char_indices() {
+        if place > 0 && letter.is_ascii_uppercase() {
+            file.push('-');
+        }
+        file.push(letter.to_ascii_lowercase());
+    }
+    file.leak()
 }
 
 /// Further seeds: other kinds, bounds and odd forms of what is above.
@@ -617,12 +667,28 @@ const UPNP_FAULT: &str = "HTTP/1.1 500 Internal Server Error\r\nConnection: clos
 <faultcode>s:Client</faultcode><detail><UPnPError xmlns=\"urn:schemas-upnp-org:control-1-0\">\
 <errorCode>718</errorCode></UPnPError></detail></s:Fault></s:Body></s:Envelope>";
 
-/// What the tests of shared sources ask for.
-#[cfg(test)]
+/// What shared sources ask the machine for.
 mod clock {
+    /// One moment: which one changes nothing here.
+    pub(crate) const fn wall() -> trust::UnixMs {
+        crate::installation::NOW
+    }
+
     pub(crate) fn random<const N: usize>() -> [u8; N] {
         let mut bytes = [0; N];
         aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
         bytes
+    }
+}
+
+/// What the tests of shared sources ask for: a controller's state directory.
+#[cfg(test)]
+mod signer {
+    use state::{About, StateDir, StateError};
+    use std::path::Path;
+
+    pub(crate) fn first_start(path: &Path) -> Result<StateDir, StateError> {
+        let root = trust::RootHash::of(&crate::HOME.root.verifying_key());
+        StateDir::create(path, &About::new(crate::HOME.id, trust::Role::Controller, root))
     }
 }

@@ -81,8 +81,10 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "portmap",
             "controller",
             "dns",
+            "enrol",
             "machine",
             "planted",
+            "store",
         ],
     ),
     (

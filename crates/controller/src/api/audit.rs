@@ -3,6 +3,7 @@
 use super::{
     Problem,
     caller::Caller,
+    cursor,
     flows::{limit, lines},
     request::Params,
     roles::Permission,
@@ -16,7 +17,7 @@ use http::StatusCode;
 use serde_json::Value;
 use std::sync::Arc;
 use store::{AuditOf, AuditPage, AuditPlace, Chain};
-use trust::{UnixMs, decode_base64url, encode_base64url};
+use trust::UnixMs;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Entries in one piece of an export.
@@ -51,19 +52,14 @@ fn view(entry: store::AuditEntry) -> AuditEntry {
     }
 }
 
-fn cursor(entry: &store::AuditEntry) -> String {
-    let text = format!("{}.{}.{}", entry.at_ms, entry.version.version, entry.seq.unwrap_or_default());
-    encode_base64url(text.as_bytes())
+/// Where the page behind this entry begins.
+fn behind(entry: &store::AuditEntry) -> String {
+    let (version, seq) = (entry.version.version, entry.seq.unwrap_or_default());
+    cursor::of_audit(AuditPlace { at_ms: entry.at_ms, version, seq })
 }
 
 fn place(text: &str) -> Result<AuditPlace, Problem> {
-    let parsed = decode_base64url(text).ok().and_then(|bytes| {
-        let text = String::from_utf8(bytes).ok()?;
-        let mut parts = text.split('.').map(str::parse::<u64>);
-        let (at_ms, version, seq) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-        parts.next().is_none().then_some(AuditPlace { at_ms, version, seq })
-    });
-    parsed.ok_or_else(|| {
+    cursor::audit_place(text).ok_or_else(|| {
         let shown = text.chars().take(120).collect::<String>();
         let mut problem = Problem::invalid("after", "`next` of a page", shown);
         problem.status = StatusCode::BAD_REQUEST.as_u16();
@@ -101,7 +97,7 @@ async fn list_audit(
     };
     let more = entries.len() > most;
     entries.truncate(most);
-    let next = entries.last().filter(|_| more).map(cursor);
+    let next = entries.last().filter(|_| more).map(behind);
     Ok(Tagged::page(&Audit { items: entries.into_iter().map(view).collect(), next }))
 }
 

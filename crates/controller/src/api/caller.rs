@@ -5,6 +5,7 @@
 //! controller's own user.
 
 use super::{
+    bearer::{self, NoBearer},
     problem::Problem,
     rates::Class,
     roles::{self, Needs, Permission, SignIn},
@@ -28,7 +29,6 @@ pub const ORGANIZATION_HEADER: &str = "tidegate-organization";
 const SNAPSHOT_AGE_HEADER: &str = "tidegate-snapshot-age";
 /// Names a request in the audit log: the caller's own, or one that is made here.
 const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-const TOKEN_PREFIX: &str = "tgt1.";
 /// Before the name of a role among a token's scopes.
 const ROLE_PREFIX: &str = "role:";
 /// Wrong tokens a minute of one address. A token has 256 bits: this keeps work and logs short.
@@ -360,7 +360,7 @@ fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Pr
             {
                 return Err(too_many_wrong(wait));
             }
-            let given = bearer(request.headers())?;
+            let given = credential(request.headers())?;
             token_caller(core, &snapshot, given, origin).inspect_err(|_| {
                 if let Some(from) = address {
                     WRONG_TOKENS.failed(from, clock::now());
@@ -383,20 +383,17 @@ fn unknown() -> Problem {
     Problem::unauthorized("the token is unknown, has expired or was revoked")
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let value = value.ok_or_else(|| Problem::unauthorized("send a token: Authorization: Bearer …"))?;
-    let (scheme, text) = value.split_once(' ').ok_or_else(unknown)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Problem::unauthorized("expected the scheme Bearer (RFC 6750)"));
-    }
-    Ok(text.trim())
+    bearer::credential(value).map_err(|why| match why {
+        NoBearer::OneWord => unknown(),
+        NoBearer::OtherScheme => Problem::unauthorized("expected the scheme Bearer (RFC 6750)"),
+    })
 }
 
 fn token_caller(core: &Core, snapshot: &Snapshot, text: &str, origin: Origin) -> Result<Caller, Problem> {
-    let rest = text.strip_prefix(TOKEN_PREFIX).ok_or_else(unknown)?;
-    let (id, secret) = rest.split_once('.').ok_or_else(unknown)?;
-    let id: TokenId = id.parse().map_err(|_| unknown())?;
+    let (id, secret) = bearer::parts(text).ok_or_else(unknown)?;
     let given = hash_token(secret);
     let (organization, token) = snapshot
         .dataset
@@ -477,7 +474,7 @@ fn hash_token(secret: &str) -> SecretHash {
 pub(crate) fn new_token(id: TokenId) -> (String, SecretHash) {
     let secret = trust::encode_base64url(&clock::random::<32>());
     let hash = hash_token(&secret);
-    (format!("{TOKEN_PREFIX}{id}.{secret}"), hash)
+    (bearer::text(id, &secret), hash)
 }
 
 #[cfg(test)]

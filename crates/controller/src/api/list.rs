@@ -3,12 +3,16 @@
 //! A cursor names the last object of a page by what the list is sorted by and its id, so that objects that are made or
 //! removed meanwhile neither repeat nor hide others.
 
-use super::{Problem, Views, check, tag::Tagged, types::Page};
+use super::{
+    Problem, Views, check,
+    cursor::{BY_ID, Cursor, Direction, Key},
+    tag::Tagged,
+    types::Page,
+};
 use axum::extract::{FromRequestParts, Query};
 use http::{StatusCode, request::Parts};
 use serde::Serialize;
-use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, marker::PhantomData};
-use trust::{decode_base64url, encode_base64url};
+use std::{cmp::Ordering, collections::BTreeMap, marker::PhantomData};
 use utoipa::{
     IntoParams,
     openapi::{
@@ -24,30 +28,6 @@ const PAGE: u64 = 200;
 const MAX_PAGE: u64 = 1000;
 /// Longest text of a filter: the longest name has 128 bytes, and an id is shorter.
 const MAX_TEXT: usize = 254;
-/// Longest cursor.
-const MAX_CURSOR: usize = 1024;
-
-/// What a list is sorted by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Key<'r> {
-    /// Without regard to case.
-    Text(Cow<'r, str>),
-    Number(u64),
-}
-
-impl Key<'_> {
-    /// A name.
-    pub(crate) fn name(text: &str) -> Key<'static> {
-        Key::Text(Cow::Owned(text.to_lowercase()))
-    }
-
-    fn owned(self) -> Key<'static> {
-        match self {
-            Self::Text(text) => Key::Text(Cow::Owned(text.into_owned())),
-            Self::Number(number) => Key::Number(number),
-        }
-    }
-}
 
 /// A parameter by which a list is narrowed.
 pub(crate) struct Filter {
@@ -86,13 +66,6 @@ pub(crate) trait Listed: Sized + Send {
     fn words<'r>(row: &'r Self::Row, views: &'r Views<'_>) -> Vec<&'r str>;
 }
 
-/// Which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Up,
-    Down,
-}
-
 /// What somebody wants of a list.
 #[derive(Debug)]
 pub(crate) struct Wanted<K> {
@@ -104,42 +77,6 @@ pub(crate) struct Wanted<K> {
     /// In lower case.
     q: Option<String>,
     kind: PhantomData<fn() -> K>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Cursor {
-    key: Option<Key<'static>>,
-    id: String,
-}
-
-impl Cursor {
-    fn text(&self, sort: &str, direction: Direction) -> String {
-        let sign = if direction == Direction::Down { "-" } else { "" };
-        let key = match &self.key {
-            None => String::new(),
-            Some(Key::Text(text)) => format!("t{text}"),
-            Some(Key::Number(number)) => format!("n{number}"),
-        };
-        encode_base64url(format!("{sign}{sort}\n{}\n{key}", self.id).as_bytes())
-    }
-
-    fn parse(text: &str, sort: &str, direction: Direction) -> Option<Self> {
-        let bytes = decode_base64url(text).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let mut parts = text.splitn(3, '\n');
-        let (of, id, key) = (parts.next()?, parts.next()?, parts.next()?);
-        let sign = if direction == Direction::Down { "-" } else { "" };
-        if of != format!("{sign}{sort}") {
-            return None;
-        }
-        let key = match key.split_at_checked(1) {
-            None => None,
-            Some(("t", text)) => Some(Key::Text(Cow::Owned(text.to_owned()))),
-            Some(("n", number)) => Some(Key::Number(number.parse().ok()?)),
-            Some(_) => return None,
-        };
-        Some(Self { key, id: id.to_owned() })
-    }
 }
 
 fn bad(name: &str, rule: impl Into<String>, value: &str) -> Problem {
@@ -161,7 +98,7 @@ fn names<K: Listed>() -> String {
 }
 
 fn sorts<K: Listed>() -> Vec<String> {
-    let all = std::iter::once("id").chain(K::SORTS.iter().copied());
+    let all = std::iter::once(BY_ID).chain(K::SORTS.iter().copied());
     all.flat_map(|sort| [sort.to_owned(), format!("-{sort}")]).collect()
 }
 
@@ -170,7 +107,7 @@ impl<K: Listed> Wanted<K> {
     pub(crate) fn first(limit: usize) -> Self {
         Self {
             limit,
-            sort: "id",
+            sort: BY_ID,
             direction: Direction::Up,
             after: None,
             filters: BTreeMap::new(),
@@ -205,8 +142,7 @@ impl<K: Listed> Wanted<K> {
             }
         }
         if let Some(value) = after {
-            let cursor =
-                Cursor::parse(value, wanted.sort, wanted.direction).filter(|_| value.len() <= MAX_CURSOR);
+            let cursor = Cursor::parse(value, wanted.sort, wanted.direction);
             let rule = "`next` of a page with the same sort";
             wanted.after = Some(cursor.ok_or_else(|| bad("after", rule, value))?);
         }
@@ -218,7 +154,7 @@ impl<K: Listed> Wanted<K> {
             Some(name) => (name, Direction::Down),
             None => (value, Direction::Up),
         };
-        let known = std::iter::once("id").chain(K::SORTS.iter().copied()).find(|sort| *sort == name);
+        let known = std::iter::once(BY_ID).chain(K::SORTS.iter().copied()).find(|sort| *sort == name);
         let known =
             known.ok_or_else(|| bad("sort", format!("one of: {}", sorts::<K>().join(", ")), value))?;
         Ok((known, direction))
@@ -254,7 +190,7 @@ impl<K: Listed> Wanted<K> {
     where
         K::Row: 'r,
     {
-        let (taken, more) = if self.sort == "id" {
+        let (taken, more) = if self.sort == BY_ID {
             match self.direction {
                 Direction::Up => self.by_id(rows, views),
                 Direction::Down => self.by_id(rows.rev(), views),
@@ -263,7 +199,7 @@ impl<K: Listed> Wanted<K> {
             self.by_key(rows, views)
         };
         let next = taken.last().filter(|_| more).map(|row| {
-            let key = (self.sort != "id").then(|| K::key(row, views, self.sort).owned());
+            let key = (self.sort != BY_ID).then(|| K::key(row, views, self.sort).owned());
             Cursor { key, id: K::id(row) }.text(self.sort, self.direction)
         });
         (taken, next)
@@ -367,7 +303,7 @@ impl<K: Listed> IntoParams for Wanted<K> {
             parameter(
                 "sort",
                 "By what, `-` before it for the other way round.",
-                of_type(Type::String).enum_values(Some(sorts::<K>())).default(Some("id".into())),
+                of_type(Type::String).enum_values(Some(sorts::<K>())).default(Some(BY_ID.into())),
             ),
             parameter(
                 "q",

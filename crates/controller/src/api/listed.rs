@@ -2,7 +2,8 @@
 
 use super::{
     Views,
-    list::{Filter, Key, Listed},
+    cursor::Key,
+    list::{Filter, Listed},
     types,
 };
 use store::{EnrolmentTarget, Member};

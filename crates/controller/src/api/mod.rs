@@ -3,11 +3,14 @@
 mod accounts;
 mod apply;
 mod audit;
+mod bearer;
 mod bulk;
 mod caller;
 mod check;
+mod cursor;
 mod flows;
 mod idempotency;
+mod if_match;
 mod keys;
 mod left;
 mod list;

@@ -5,6 +5,7 @@ use super::{
     look::{icon, note},
     shell::{Here, Viewer, encode},
     step_up,
+    urlencoded::pairs,
 };
 use crate::parts::Core;
 use axum::{
@@ -105,43 +106,6 @@ impl FromRequest<Arc<Core>> for Posted {
             Err(other) => Err(other.into_response()),
         }
     }
-}
-
-/// `application/x-www-form-urlencoded`, decoded as far as it is text.
-fn pairs(bytes: &[u8]) -> Vec<(String, String)> {
-    let decode = |part: &[u8]| {
-        let mut out = Vec::with_capacity(part.len());
-        let mut rest = part.iter();
-        while let Some(byte) = rest.next() {
-            match byte {
-                b'+' => out.push(b' '),
-                b'%' => {
-                    let digits = rest.as_slice().get(..2);
-                    let value = digits
-                        .and_then(|two| std::str::from_utf8(two).ok())
-                        .and_then(|two| u8::from_str_radix(two, 16).ok());
-                    match value {
-                        Some(value) => {
-                            out.push(value);
-                            rest.nth(1);
-                        }
-                        None => out.push(b'%'),
-                    }
-                }
-                byte => out.push(*byte),
-            }
-        }
-        // A browser sends CR LF for each new line of a text field.
-        String::from_utf8_lossy(&out).replace("\r\n", "\n")
-    };
-    bytes
-        .split(|byte| *byte == b'&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| match pair.iter().position(|byte| *byte == b'=') {
-            Some(at) => (decode(&pair[..at]), decode(&pair[at + 1..])),
-            None => (decode(pair), String::new()),
-        })
-        .collect()
 }
 
 fn too_long() -> Response {

@@ -31,6 +31,7 @@ mod step_up;
 mod strikes;
 mod things;
 mod topology;
+mod urlencoded;
 mod why;
 
 use crate::{parts::Core, signin::session};

@@ -8,10 +8,12 @@ use super::{
     log::Outcome,
     page::{self, Field, error, field, icon, says, token},
     passkeys::{CEREMONY, MOST},
-    passphrase, qr,
+    passphrase,
+    percent::percent,
+    qr,
     session::{self, Person, SignedIn, person_of},
     sign_in::{CEREMONY_COOKIE, address},
-    totp::{TotpSecret, percent, recovery_codes},
+    totp::{TotpSecret, recovery_codes},
     webauthn::Made,
 };
 use crate::{

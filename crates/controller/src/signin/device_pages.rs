@@ -4,9 +4,9 @@ use super::{
     cookie::RoleSource,
     device::{Asked, INTERVAL, LIFE, Poll, UserCode},
     page::{self, Field, error, field, icon, token},
+    percent::percent,
     session::{self, SignedIn},
     sign_in::address,
-    totp::percent,
 };
 use crate::{
     api::{self, Body, MaxBody, Peer, Problem},

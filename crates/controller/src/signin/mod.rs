@@ -17,6 +17,7 @@ mod oidc_pages;
 mod page;
 mod passkeys;
 mod passphrase;
+mod percent;
 mod qr;
 pub(crate) mod session;
 mod shared;

@@ -5,7 +5,7 @@ use super::{
     cookie::{Method, RoleSource},
     keys::Purpose,
     log::Outcome,
-    oidc::{Client, ProviderError, http::HttpsUrl, people, protocol::Pending},
+    oidc::{Client, ProviderError, address::HttpsUrl, people, protocol::Pending},
     page::{self, error},
     session::{self, next_path},
     sign_in::address,

@@ -8,8 +8,9 @@ use super::{
     page::{self, Field, error, field, icon, token},
     passkeys::CEREMONY,
     passphrase,
+    percent::percent,
     session::{self, Person, SignedIn, next_path, person_of},
-    totp::{TotpSecret, percent, recovery_hash},
+    totp::{TotpSecret, recovery_hash},
     webauthn::Proof,
 };
 use crate::{api::Peer, clock, parts::Core, snapshot::Snapshot};

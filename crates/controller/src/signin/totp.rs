@@ -1,5 +1,6 @@
 //! Codes of an authenticator app (RFC 6238), and the recovery codes for who lost it.
 
+use super::percent::percent;
 use crate::clock;
 use std::{collections::BTreeMap, sync::Mutex};
 use store::SecretHash;
@@ -100,19 +101,6 @@ fn base32(bytes: &[u8]) -> String {
         text.push(char::from(ALPHABET[usize::try_from((held << (5 - bits)) & 31).expect("five bits")]));
     }
     text
-}
-
-/// Percent-encoding of everything that is not unreserved (RFC 3986 section 2.3).
-pub(super) fn percent(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("writing to a String does not fail");
-        }
-        out
-    })
 }
 
 /// Which codes were used: each works once (RFC 6238 section 5.2), and none before the last that was used.

@@ -17,8 +17,12 @@ use std::{
 
 /// Mutations of each file in CI: the suite stays below a minute.
 const fn mutations(target: &str) -> u32 {
-    // Its target opens a preallocated file and syncs it, twice for each input.
-    if target.eq_ignore_ascii_case("strike_journal") { 100 } else { 3000 }
+    // Their targets open a preallocated file and sync it, twice for each input; fill a database.
+    if target.eq_ignore_ascii_case("strike_journal") || target.eq_ignore_ascii_case("restored") {
+        100
+    } else {
+        3000
+    }
 }
 
 fn corpus() -> PathBuf {

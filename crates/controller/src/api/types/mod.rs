@@ -4,6 +4,7 @@ mod bulk;
 mod log;
 mod organization;
 
+pub use super::accounts::{EndWebSessionsInput, InvitationInput, NewUsers, OidcProviderInput};
 pub use bulk::*;
 pub use log::*;
 pub use organization::*;

@@ -4,7 +4,8 @@
 //! provider that takes connections and never answers holds its own places and nobody else's. Redirects are not
 //! followed: an address is what an administrator configured, or what that address said.
 
-use http::{Method, Request, StatusCode, Uri, header};
+use super::address::{HttpsUrl, NotHttps, Sent};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -27,8 +28,8 @@ const MAX_ANSWER: usize = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FetchError {
     /// Not `https://HOST…`.
-    #[error("expected an https:// address, got {0:?}")]
-    Address(String),
+    #[error(transparent)]
+    Address(#[from] NotHttps),
     /// All places are taken.
     #[error("{0} answers none of the requests that are under way")]
     Busy(String),
@@ -41,54 +42,6 @@ pub(crate) enum FetchError {
     /// An HTTP error.
     #[error("{0} answered {1}")]
     Status(String, StatusCode, Vec<u8>),
-}
-
-/// An `https://` address that was looked at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HttpsUrl {
-    text: String,
-    host: String,
-    port: u16,
-    path: String,
-}
-
-impl HttpsUrl {
-    /// # Errors
-    /// [`FetchError::Address`]: another scheme, a user, a fragment, or no host.
-    pub(crate) fn parse(text: &str) -> Result<Self, FetchError> {
-        let wrong = || FetchError::Address(text.chars().take(200).collect());
-        let uri: Uri = text.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().ok_or_else(wrong)?;
-        if uri.scheme_str() != Some("https") || authority.as_str().contains('@') || text.contains('#') {
-            return Err(wrong());
-        }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return Err(wrong());
-        }
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Self { text: text.to_owned(), host, port: authority.port_u16().unwrap_or(443), path })
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == 443 { host } else { format!("{host}:{}", self.port) }
-    }
-}
-
-/// What is sent.
-#[derive(Debug, Clone)]
-pub(crate) enum Sent {
-    Nothing,
-    /// `application/x-www-form-urlencoded`, with HTTP basic credentials when there are some.
-    Form {
-        body: String,
-        authorization: Option<String>,
-    },
 }
 
 /// Asks one provider.
@@ -146,14 +99,14 @@ impl Fetcher {
 
     async fn exchange(&self, url: &HttpsUrl, sent: Sent) -> Result<Bytes, FetchError> {
         let failed = |error: &dyn std::fmt::Display| FetchError::Failed(url.authority(), error.to_string());
-        let tcp = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| failed(&error))?;
-        let name = ServerName::try_from(url.host.clone()).map_err(|error| failed(&error))?;
+        let tcp = TcpStream::connect((url.host(), url.port())).await.map_err(|error| failed(&error))?;
+        let name = ServerName::try_from(url.host().to_owned()).map_err(|error| failed(&error))?;
         let tls = TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await;
         let tls = tls.map_err(|error| failed(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| failed(&error))?;
         let mut request = Request::builder()
-            .uri(&url.path)
+            .uri(url.path())
             .header(header::HOST, url.authority())
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")));
@@ -196,19 +149,6 @@ impl Fetcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_https_with_a_host_and_nothing_that_hides_another() {
-        let url = HttpsUrl::parse("https://id.example.com:8443/a?b=c").unwrap();
-        assert_eq!((url.host.as_str(), url.port, url.path.as_str()), ("id.example.com", 8443, "/a?b=c"));
-        assert_eq!(url.authority(), "id.example.com:8443");
-        assert_eq!(HttpsUrl::parse("https://[2001:db8::1]/x").unwrap().authority(), "[2001:db8::1]");
-        for wrong in
-            ["http://id.example.com", "id.example.com", "https://", "https://a@b/", "https://a/#b", "/x", ""]
-        {
-            assert!(HttpsUrl::parse(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[tokio::test]
     async fn a_provider_that_never_answers_hangs_nobody_else() {

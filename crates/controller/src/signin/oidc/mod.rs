@@ -1,12 +1,14 @@
 //! OpenID Connect: several providers for each organization, each with its own connections, deadlines and caches.
 
-pub(super) mod http;
+pub(super) mod address;
+mod http;
 mod jws;
 pub(super) mod people;
 pub(super) mod protocol;
 
 use crate::clock;
-use http::{FetchError, Fetcher, HttpsUrl, Sent};
+use address::{HttpsUrl, Sent};
+use http::{FetchError, Fetcher};
 use jws::{JwsError, KeySet};
 use protocol::{Claims, Discovery, Expected, Pending, ProtocolError};
 use std::{
@@ -138,7 +140,7 @@ impl Known {
         if let Some(discovery) = cached(&self.discovery, clock::now()) {
             return Ok(discovery);
         }
-        let url = HttpsUrl::parse(&protocol::discovery_address(issuer))?;
+        let url = HttpsUrl::parse(&protocol::discovery_address(issuer)).map_err(FetchError::from)?;
         let bytes = self.fetcher.fetch(&url, Sent::Nothing).await?;
         let discovery = Discovery::parse(&bytes, issuer)?;
         keep(&self.discovery, discovery.clone(), clock::now());

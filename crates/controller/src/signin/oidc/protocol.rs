@@ -1,7 +1,10 @@
 //! OpenID Connect's code flow with PKCE as values: what is sent, and what is believed of what comes back.
 
-use super::{http::HttpsUrl, jws};
-use crate::{clock, signin::totp::percent};
+use super::{
+    address::{HttpsUrl, Sent},
+    jws,
+};
+use crate::{clock, signin::percent::percent};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
 use trust::{UnixMs, encode_base64url, sha256};
@@ -144,7 +147,7 @@ impl Pending {
         secret: &str,
         redirect: &str,
         code: &str,
-    ) -> super::http::Sent {
+    ) -> Sent {
         let mut parameters = vec![
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -164,7 +167,7 @@ impl Pending {
                 authorization = Some(format!("Basic {}", base64(pair.as_bytes())));
             }
         }
-        super::http::Sent::Form { body: form(&parameters), authorization }
+        Sent::Form { body: form(&parameters), authorization }
     }
 }
 
@@ -388,7 +391,7 @@ mod tests {
             "https://r",
             "c/1",
         ) {
-            crate::signin::oidc::http::Sent::Form { body, authorization } => (body, authorization),
+            Sent::Form { body, authorization } => (body, authorization),
             other => panic!("{other:?}"),
         };
         let basic = discovery();
