@@ -348,7 +348,7 @@ impl Controller {
             rates: api::Rates::default(),
             answers,
             once,
-            audit: AuditHeads::open(Arc::clone(&directory)),
+            audit: AuditHeads::open(Arc::clone(&directory))?,
             signin,
             sync,
             started: clock::now(),

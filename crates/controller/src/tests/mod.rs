@@ -1,6 +1,7 @@
 //! A whole controller in a temporary directory, asked through its real router.
 
 mod api;
+mod audit;
 mod changes;
 mod clock;
 mod console;
