@@ -11,6 +11,7 @@ mod device_pages;
 mod ended;
 mod invitation;
 mod keys;
+mod known;
 mod log;
 mod oidc;
 mod oidc_pages;
@@ -46,6 +47,7 @@ use device::DeviceCodes;
 use ended::Ended;
 use keys::WebKeys;
 use log::{AuthenticationLog, Entry, Outcome, named};
+use known::KnownBrowsers;
 use oidc::Providers;
 use passkeys::Passkeys;
 use state::StateDir;
@@ -57,8 +59,8 @@ use std::{
 use totp::UsedSteps;
 use wire::{OrganizationId, UserId};
 
-/// Wrong passphrases in five minutes: of one address, after which it waits, and for one account, after which every
-/// try at it is slower.
+/// Wrong passphrases in five minutes: of one address, after which browsers that are not known wait there; of one known
+/// browser, after which it is one of those; and for one account, after which every try at it is slower.
 const FAILURES: u32 = 10;
 /// Wrong codes of one account in that time. Who gets here knows the passphrase, so nobody is kept out by strangers;
 /// 3 of a million codes are right at a time, which makes this one guess in 16,000 each five minutes.
@@ -85,7 +87,11 @@ pub(crate) struct SignIn {
     ended: Ended,
     pub(crate) log: AuthenticationLog,
     failures: FailureLimit,
+    /// Wrong passphrases by address.
     slowing: Slowing,
+    /// What came back from a provider and was not good, by address: another way in, which passphrases do not close.
+    provider_failures: FailureLimit,
+    known: KnownBrowsers,
     codes: AccountLimit,
     used_steps: UsedSteps,
     /// What the other controllers are still to be told.
@@ -108,6 +114,8 @@ impl SignIn {
             log: AuthenticationLog::open(&path.join("authentication"))?,
             failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
             slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
+            provider_failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
+            known: KnownBrowsers::default(),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),
             untold: Untold::default(),
