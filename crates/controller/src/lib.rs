@@ -31,6 +31,7 @@
 //! # }
 //! ```
 
+mod access;
 pub mod api;
 mod audit;
 mod clock;

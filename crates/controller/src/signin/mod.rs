@@ -29,6 +29,7 @@ pub use keys::WebKeysError;
 pub(crate) use keys::{
     FILE as WEB_KEYS_FILE, opened_ring as opened_web_keys, sealed_ring as sealed_web_keys,
 };
+pub(crate) use log::{Entry as LogEntry, LogPiece, LogPlace};
 pub(crate) use shared::Untold;
 
 use crate::{
@@ -46,8 +47,8 @@ use cookie::Method;
 use device::DeviceCodes;
 use ended::Ended;
 use keys::WebKeys;
-use log::{AuthenticationLog, Entry, Outcome, named};
 use known::KnownBrowsers;
+use log::{AuthenticationLog, Entry, Outcome, named};
 use oidc::Providers;
 use passkeys::Passkeys;
 use state::StateDir;
@@ -86,12 +87,12 @@ pub(crate) struct SignIn {
     pub(crate) keys: WebKeys,
     ended: Ended,
     pub(crate) log: AuthenticationLog,
-    failures: FailureLimit,
     /// Wrong passphrases by address.
-    slowing: Slowing,
+    failures: FailureLimit,
     /// What came back from a provider and was not good, by address: another way in, which passphrases do not close.
     provider_failures: FailureLimit,
     known: KnownBrowsers,
+    slowing: Slowing,
     codes: AccountLimit,
     used_steps: UsedSteps,
     /// What the other controllers are still to be told.
@@ -113,9 +114,9 @@ impl SignIn {
             ended: Ended::open(path, clock::wall())?,
             log: AuthenticationLog::open(&path.join("authentication"))?,
             failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
-            slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
             provider_failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
             known: KnownBrowsers::default(),
+            slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),
             untold: Untold::default(),

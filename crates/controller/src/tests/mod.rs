@@ -1,5 +1,6 @@
 //! A whole controller in a temporary directory, asked through its real router.
 
+mod access;
 mod api;
 mod audit;
 mod changes;
@@ -8,6 +9,9 @@ mod console;
 mod console_roles;
 mod documents;
 mod enrolment;
+mod following;
+mod hostile;
+mod inventory;
 mod lists;
 mod many;
 mod once;
@@ -22,6 +26,7 @@ mod slow;
 mod step_up;
 mod strikes;
 mod through_pop;
+mod versions;
 mod with_pop;
 
 use crate::{

@@ -1,9 +1,11 @@
 //! What the API says and takes: JSON without logic.
 
+mod access;
 mod bulk;
 mod log;
 mod organization;
 
+pub use access::*;
 pub use bulk::*;
 pub use log::*;
 pub use organization::*;
