@@ -1,8 +1,12 @@
-//! The audit log's ends, remembered outside the database: whoever changes the database changes nothing here.
+//! The audit log's ends, remembered outside the database and signed: whoever changes the database changes nothing here.
 //!
 //! Each change of this controller tells the end of its chain before and after it. What does not join up was written by
 //! somebody else, or while an answer of the database was lost; the verification says so.
 
+mod kept;
+
+use crate::signer::SignError;
+use kept::{Kept, Remembered};
 use serde::{Deserialize, Serialize};
 use state::StateDir;
 use std::{
@@ -13,7 +17,6 @@ use store::{AuditEnds, AuditEntry, Chain, Linked, Store, StoreError};
 use tokio::sync::watch;
 use trust::{decode_base64url, encode_base64url};
 
-const FILE: &str = "audit.heads";
 /// Links that do not join up yet: as many changes may be on their way at once.
 const MAX_LOOSE: usize = 64;
 /// Entries in one piece of a verification.
@@ -33,7 +36,7 @@ struct End {
 
 #[derive(Debug, Default)]
 struct Known {
-    ends: BTreeMap<String, End>,
+    remembered: Remembered,
     /// By chain and the number before them.
     loose: BTreeMap<(String, u64), Linked>,
 }
@@ -41,10 +44,9 @@ struct Known {
 /// What this controller remembers of every chain.
 #[derive(Debug)]
 pub(crate) struct AuditHeads {
-    directory: Arc<StateDir>,
     known: Mutex<Known>,
-    /// Why the file could not be read at the start.
-    damaged: Option<String>,
+    /// Held while the ends are written down: an older state never replaces a newer one.
+    kept: Mutex<Kept>,
     /// Counts changes, for who waits for the next entry.
     changed: watch::Sender<u64>,
 }
@@ -73,15 +75,14 @@ pub(crate) struct Verdict {
 }
 
 impl AuditHeads {
-    pub(crate) fn open(directory: Arc<StateDir>) -> Self {
-        let read = directory.read(FILE).map_err(|error| error.to_string());
-        let read = read.and_then(|bytes| match bytes {
-            None => Ok(BTreeMap::new()),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
-        });
-        let damaged = read.as_ref().err().cloned();
-        let known = Known { ends: read.unwrap_or_default(), loose: BTreeMap::new() };
-        Self { directory, known: Mutex::new(known), damaged, changed: watch::Sender::new(0) }
+    /// Reads what is remembered. A file that this controller did not sign is not believed, and said by each verification.
+    ///
+    /// # Errors
+    /// The keyring or the directory.
+    pub(crate) fn open(directory: Arc<StateDir>) -> Result<Self, SignError> {
+        let kept = Kept::open(directory)?;
+        let known = Known { remembered: kept.read()?, loose: BTreeMap::new() };
+        Ok(Self { known: Mutex::new(known), kept: Mutex::new(kept), changed: watch::Sender::new(0) })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -103,10 +104,11 @@ impl AuditHeads {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Writes the ends down. Blocking.
+    /// Signs the ends and writes them down. Blocking.
     pub(crate) fn save(&self) {
-        let bytes = serde_json::to_vec(&self.known().ends).expect("numbers and texts always serialize");
-        if let Err(error) = self.directory.write(FILE, &bytes) {
+        let kept = self.kept.lock().expect("nothing panics while it writes the audit log's ends");
+        let remembered = self.known().remembered.clone();
+        if let Err(error) = kept.write(&remembered) {
             tracing::warn!(%error, "the end of the audit log is not remembered on disk");
         }
     }
@@ -114,23 +116,27 @@ impl AuditHeads {
     /// A database that was accepted for the truth begins anew: what was remembered is of the one before.
     pub(crate) fn forget(&self) {
         let mut known = self.known();
-        known.ends.clear();
+        known.remembered.ends.clear();
         known.loose.clear();
     }
 
     /// Reads a whole chain and holds it against itself and against what is remembered.
     pub(crate) async fn verify(&self, store: &Store, chain: Chain) -> Result<Verdict, StoreError> {
         // Before the database is asked: it may only have more by then.
-        let (end, loose) = {
+        let (end, loose, broken, doubt) = {
             let known = self.known();
             let name = chain.name();
             let loose = known.loose.keys().filter(|(of, _)| *of == name).count();
-            (known.ends.get(&name).cloned(), loose)
+            let remembered = &known.remembered;
+            (remembered.ends.get(&name).cloned(), loose, remembered.broken(), remembered.doubt())
         };
         let ends = store.audit_ends(chain).await?;
         let mut reading = Reading::new(ends.as_ref(), end.as_ref());
-        if let Some(damage) = &self.damaged {
-            reading.doubt(format!("what this controller remembered could not be read: {damage}"));
+        if let Some(broken) = broken {
+            reading.broken(broken);
+        }
+        if let Some(doubt) = doubt {
+            reading.doubt(doubt);
         }
         if loose > 0 {
             reading
@@ -152,10 +158,10 @@ impl AuditHeads {
 impl Known {
     fn take(&mut self, link: Linked, writers: Writers) {
         let name = link.head.chain.name();
-        let Some(end) = self.ends.get(&name) else {
+        let Some(end) = self.remembered.ends.get(&name) else {
             // The first that this controller writes into this chain.
             let hash = encode_base64url(&link.head.hash);
-            self.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0 });
+            self.remembered.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0 });
             return;
         };
         if writers == Writers::Several {
@@ -173,7 +179,7 @@ impl Known {
             return;
         }
         self.follow(&name, &link);
-        while let Some((seq, hash)) = self.ends.get(&name).map(|end| (end.seq, end.hash.clone())) {
+        while let Some((seq, hash)) = self.remembered.ends.get(&name).map(|end| (end.seq, end.hash.clone())) {
             let key = (name.clone(), seq);
             match self.loose.get(&key) {
                 Some(next) if encode_base64url(&next.before.1) == hash => {
@@ -186,7 +192,7 @@ impl Known {
     }
 
     fn follow(&mut self, name: &str, link: &Linked) {
-        if let Some(end) = self.ends.get_mut(name) {
+        if let Some(end) = self.remembered.ends.get_mut(name) {
             end.seq = link.head.seq;
             end.hash = encode_base64url(&link.head.hash);
         }
@@ -203,7 +209,7 @@ impl Known {
             self.follow(name, &link);
         }
         self.loose.retain(|key, _| key.0 != name);
-        if let Some(end) = self.ends.get_mut(name) {
+        if let Some(end) = self.remembered.ends.get_mut(name) {
             end.strangers += 1;
         }
     }
@@ -334,9 +340,9 @@ mod tests {
         known.take(link(0, 1), Writers::Alone);
         known.take(link(3, 4), Writers::Alone);
         known.take(link(2, 3), Writers::Alone);
-        assert_eq!((known.ends["installation"].seq, known.loose.len()), (1, 2));
+        assert_eq!((known.remembered.ends["installation"].seq, known.loose.len()), (1, 2));
         known.take(link(1, 2), Writers::Alone);
-        assert_eq!((known.ends["installation"].seq, known.loose.len()), (4, 0));
+        assert_eq!((known.remembered.ends["installation"].seq, known.loose.len()), (4, 0));
     }
 
     #[test]
@@ -347,7 +353,7 @@ mod tests {
             known.take(link(10 + number, 11 + number), Writers::Alone);
         }
         assert!(known.loose.len() <= MAX_LOOSE);
-        let end = &known.ends["installation"];
+        let end = &known.remembered.ends["installation"];
         assert_eq!(end.strangers, 1);
         assert!(end.seq > 1);
     }
@@ -358,7 +364,7 @@ mod tests {
         for (before, seq) in [(0, 1), (4, 5), (2, 3), (8, 9)] {
             known.take(link(before, seq), Writers::Several);
         }
-        let end = &known.ends["installation"];
+        let end = &known.remembered.ends["installation"];
         assert_eq!((end.seq, end.strangers, known.loose.len()), (9, 0, 0));
     }
 }

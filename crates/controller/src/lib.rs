@@ -31,6 +31,7 @@
 //! # }
 //! ```
 
+mod access;
 pub mod api;
 mod audit;
 mod clock;
@@ -349,7 +350,7 @@ impl Controller {
             rates: api::Rates::default(),
             answers,
             once,
-            audit: AuditHeads::open(Arc::clone(&directory)),
+            audit: AuditHeads::open(Arc::clone(&directory))?,
             signin,
             sync,
             started: clock::now(),

@@ -249,7 +249,7 @@ pub(crate) fn enrolment_key(row: &Row) -> Result<EnrolmentKey, StoreError> {
     })
 }
 
-fn oidc_provider(row: &Row) -> Result<OidcProvider, StoreError> {
+pub(crate) fn oidc_provider(row: &Row) -> Result<OidcProvider, StoreError> {
     Ok(OidcProvider {
         name: text(row, "name")?,
         title: text(row, "title")?,

@@ -13,17 +13,21 @@ use super::{
 };
 use crate::{clock, parts::Core, signin};
 use axum::{Json, extract::State};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 use store::{Scope, StoreError};
-use trust::UnixMs;
+use trust::{UnixMs, encode_base64url, sha256};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use wire::{GroupId, UserId};
 
 /// The answer of a handler.
 type Answer<T> = Result<Json<T>, Problem>;
+
+/// Longest value of a provider's claim that is mapped to a group: names of groups in directories have up to 256.
+const MAX_CLAIM: usize = 256;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
@@ -47,6 +51,8 @@ pub enum NewUsers {
 /// An OpenID provider. Its client secret is written and never read.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OidcProvider {
+    /// Its name.
+    pub id: String,
     /// Part of addresses; unique in the organization.
     pub name: String,
     /// What the button says.
@@ -57,6 +63,10 @@ pub struct OidcProvider {
     pub client_id: String,
     /// Whether there is a client secret.
     pub has_client_secret: bool,
+    /// Another text with each client secret that is set, and nothing about it: tells an edit of it alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub client_secret_version: Option<String>,
     /// The address to register there as the redirect URI.
     pub redirect_uri: String,
     /// What is asked for.
@@ -189,17 +199,22 @@ pub struct Authentications {
     pub items: Vec<Authentication>,
 }
 
-fn value(answer: &impl Serialize) -> serde_json::Value {
+fn value(answer: &impl Serialize) -> Value {
     serde_json::to_value(answer).expect("what the API says always serializes")
 }
 
 fn shown(core: &Core, row: &store::OidcProvider) -> OidcProvider {
+    // Of what is sealed, which differs with each sealing.
+    let version =
+        || encode_base64url(&sha256(&[b"tidegate/client-secret/1", row.client_secret.as_bytes()])[..9]);
     OidcProvider {
+        id: row.name.clone(),
         name: row.name.clone(),
         title: row.title.clone(),
         issuer: row.issuer.clone(),
         client_id: row.client_id.clone(),
         has_client_secret: !row.client_secret.is_empty(),
+        client_secret_version: (!row.client_secret.is_empty()).then(version),
         redirect_uri: signin::redirect_uri(core),
         scopes: row.scopes.split(' ').map(str::to_owned).collect(),
         groups_claim: row.groups_claim.clone(),
@@ -216,10 +231,25 @@ fn shown(core: &Core, row: &store::OidcProvider) -> OidcProvider {
 
 /// Lists every OpenID provider.
 #[utoipa::path(get, path = "/oidc-providers", tag = "sign-in", responses((status = 200, description = "Every provider", body = OidcProviders)))]
-async fn list_oidc_providers(State(core): State<Arc<Core>>, caller: Caller) -> Answer<OidcProviders> {
+async fn list_oidc_providers(State(core): State<Arc<Core>>, caller: Caller) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
     let rows = &caller.data(&snapshot)?.sign_in.providers;
-    Ok(Json(OidcProviders { items: rows.iter().map(|row| shown(&core, row)).collect() }))
+    Ok(Tagged::page(&OidcProviders { items: rows.iter().map(|row| shown(&core, row)).collect() }))
+}
+
+/// What was sent, to stand beside what is there: all but the secret.
+fn shown_input(input: &OidcProviderInput) -> Value {
+    json!({
+        "title": input.title,
+        "issuer": input.issuer,
+        "client_id": input.client_id,
+        "scopes": input.scopes,
+        "groups_claim": input.groups_claim,
+        "group_map": input.group_map,
+        "domains": input.domains,
+        "new_users": input.new_users,
+        "ca_pem": input.ca_pem,
+    })
 }
 
 fn provider_name(value: &str) -> Result<String, Problem> {
@@ -236,11 +266,15 @@ async fn get_oidc_provider(
     State(core): State<Arc<Core>>,
     caller: Caller,
     Id(name): Id<String>,
-) -> Answer<OidcProvider> {
+) -> Result<Tagged, Problem> {
     let snapshot = core.snapshot();
     let mut rows = caller.data(&snapshot)?.sign_in.providers.iter();
-    let row = rows.find(|row| row.name == name).ok_or_else(|| Problem::not_found("OpenID provider", name))?;
-    Ok(Json(shown(&core, row)))
+    let row = rows.find(|row| row.name == name).ok_or_else(|| no_provider(&name))?;
+    Ok(Tagged::object(StatusCode::OK, &shown(&core, row)))
+}
+
+fn no_provider(name: &str) -> Problem {
+    Problem::not_found("OpenID provider", name.to_owned())
 }
 
 fn checked_provider(
@@ -278,7 +312,14 @@ fn checked_provider(
     }
     let mut group_map = BTreeMap::new();
     for (value, group) in &input.group_map {
-        let field = format!("group_map.{}", value.chars().take(40).collect::<String>());
+        let shown: String = value.chars().take(40).collect();
+        if !(1..=MAX_CLAIM).contains(&value.chars().count()) || value.chars().any(char::is_control) {
+            let rule = format!(
+                "values of the claim of 1 to {MAX_CLAIM} characters, none of them a control character"
+            );
+            return Err(Problem::invalid("group_map", rule, shown));
+        }
+        let field = format!("group_map.{shown}");
         let id: GroupId = check::parsed(&field, group)?;
         if !groups.iter().any(|group| group.id == id) {
             return Err(Problem::invalid(&field, "the id of a group of this organization", group.clone()));
@@ -288,7 +329,7 @@ fn checked_provider(
     let domains = input.domains.iter().enumerate().map(|(index, domain)| {
         let field = format!("domains[{index}]");
         plain(&field, domain, 253).and_then(|domain| {
-            let fits = !domain.contains('@') && domain.contains('.');
+            let fits = domain.contains('.') && domain.parse::<policy::HostName>().is_ok();
             if fits {
                 Ok(domain.to_lowercase())
             } else {
@@ -297,16 +338,12 @@ fn checked_provider(
         })
     });
     if input.ca_pem.len() > 64 * 1024 || (!input.ca_pem.is_empty() && !signin::is_ca_pem(&input.ca_pem)) {
-        return Err(Problem::invalid(
-            "ca_pem",
-            "certificates in PEM, at most 64 KiB",
-            serde_json::Value::Null,
-        ));
+        return Err(Problem::invalid("ca_pem", "certificates in PEM, at most 64 KiB", Value::Null));
     }
     let client_secret = match (&input.client_secret, held) {
         (Some(secret), _) if secret.is_empty() => String::new(),
         (Some(secret), _) if secret.len() > 1024 => {
-            return Err(Problem::invalid("client_secret", "at most 1024 bytes", serde_json::Value::Null));
+            return Err(Problem::invalid("client_secret", "at most 1024 bytes", Value::Null));
         }
         (Some(secret), _) => signin::sealed_client_secret(core, secret),
         (None, Some(held)) => held.client_secret.clone(),
@@ -341,18 +378,18 @@ async fn put_oidc_provider(
     Body(input): Body<OidcProviderInput>,
 ) -> Result<Tagged, Problem> {
     let name = provider_name(&name)?;
-    let snapshot = core.snapshot();
-    let data = caller.data(&snapshot)?;
-    let held = data.sign_in.providers.iter().find(|row| row.name == name);
-    let row = checked_provider(&core, name, held, &data.groups, &input)?;
-    let answer = value(&shown(&core, &row));
     let scope = Scope::Organization(caller.organization);
-    once_in_store(&core, &caller, intent, scope, move |change| {
+    once_in_store(&core, &caller, intent, scope, move |work| {
         Box::pin(async move {
-            change.put_oidc_provider(&row).await?;
-            let detail = json!({"issuer": row.issuer, "client_id": row.client_id});
-            let noted = noted("put OpenID provider", &row.name, None, None, detail);
-            Ok((Applied::changed(answer), noted))
+            let held = work.change.oidc_provider(&name).await?;
+            let before = held.as_ref().map(|held| value(&shown(&work.core, held)));
+            // Of something that is not there yet nobody has seen a version.
+            work.unchanged(before.as_ref().unwrap_or(&Value::Null), &shown_input(&input))?;
+            let row = checked_provider(&work.core, name, held.as_ref(), &work.data()?.groups, &input)?;
+            work.change.put_oidc_provider(&row).await?;
+            let after = value(&shown(&work.core, &row));
+            let noted = noted("put OpenID provider", &row.name, before, Some(after.clone()), json!({}));
+            Ok((Applied::changed(after), noted))
         })
     })
     .await
@@ -367,10 +404,13 @@ async fn delete_oidc_provider(
     intent: Intent,
 ) -> Result<Tagged, Problem> {
     let scope = Scope::Organization(caller.organization);
-    once_in_store(&core, &caller, intent, scope, move |change| {
+    once_in_store(&core, &caller, intent, scope, move |work| {
         Box::pin(async move {
-            change.delete_oidc_provider(&name).await?;
-            Ok((Applied::removed(), noted("delete OpenID provider", &name, None, None, json!({}))))
+            let held = work.change.oidc_provider(&name).await?.ok_or_else(|| no_provider(&name))?;
+            let before = value(&shown(&work.core, &held));
+            work.unchanged(&before, &Value::Null)?;
+            work.change.delete_oidc_provider(&name).await?;
+            Ok((Applied::removed(), noted("delete OpenID provider", &name, Some(before), None, json!({}))))
         })
     })
     .await
@@ -400,9 +440,9 @@ async fn create_invitation(
     let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
     let answer = value(&Invitation { link, expires });
     let scope = Scope::Organization(caller.organization);
-    once_in_store(&core, &caller, intent, scope, move |change| {
+    once_in_store(&core, &caller, intent, scope, move |work| {
         Box::pin(async move {
-            change.insert_account_link(&row).await?;
+            work.change.insert_account_link(&row).await?;
             let noted = noted("create invitation", &user.to_string(), None, None, json!({}));
             Ok((Applied::made(answer), noted))
         })
@@ -421,9 +461,9 @@ async fn end_web_sessions(
     let user = user_of(&core, &caller, &input.user)?;
     let scope = Scope::Organization(caller.organization);
     let from_ms = core.signer.best_time().as_millis() + 1;
-    once_in_store(&core, &caller, intent, scope, move |change| {
+    once_in_store(&core, &caller, intent, scope, move |work| {
         Box::pin(async move {
-            let ended = change.end_sessions(user, from_ms).await;
+            let ended = work.change.end_sessions(user, from_ms).await;
             if let Err(StoreError::NotFound { .. }) = ended {
                 return Err(Problem::not_found("account", user.to_string()));
             }
@@ -447,7 +487,11 @@ async fn list_authentications(
     let entries = read
         .map_err(|error| Problem::internal(error.to_string()))?
         .map_err(|error| Problem::internal(format!("the authentication log cannot be read: {error}")))?;
-    let items = entries.into_iter().map(|entry| Authentication {
+    Ok(Json(Authentications { items: entries.into_iter().map(shown_authentication).collect() }))
+}
+
+pub(super) fn shown_authentication(entry: signin::LogEntry) -> Authentication {
+    Authentication {
         at: rfc3339(entry.at),
         at_ms: entry.at.as_millis(),
         user: entry.user.map(|user| user.to_string()),
@@ -455,6 +499,5 @@ async fn list_authentications(
         outcome: entry.outcome.word().to_owned(),
         address: entry.address.to_string(),
         detail: entry.detail,
-    });
-    Ok(Json(Authentications { items: items.collect() }))
+    }
 }

@@ -67,6 +67,17 @@ fn place(text: &str) -> Result<AuditPlace, Problem> {
     })
 }
 
+/// Text that entries are compared with: no entry has a control character.
+fn plain(field: &str, given: Option<String>) -> Result<Option<String>, Problem> {
+    if let Some(text) = given.as_deref().filter(|text| text.chars().any(char::is_control)) {
+        let shown: String = text.chars().take(120).collect();
+        let mut problem = Problem::invalid(field, "no control characters", shown);
+        problem.status = StatusCode::BAD_REQUEST.as_u16();
+        return Err(problem);
+    }
+    Ok(given)
+}
+
 /// Lists changes, newest first. History is read from the database.
 #[utoipa::path(get, path = "/audit", tag = "audit", params(AuditParams), responses((status = 200, description = "The newest entries", body = Audit), (status = 503, description = "The database cannot be used right now", body = super::ProblemDocument, content_type = "application/problem+json")))]
 async fn list_audit(
@@ -79,9 +90,9 @@ async fn list_audit(
         before_ms: params.before_ms.unwrap_or(i64::MAX.unsigned_abs()),
         from_ms: params.from_ms.unwrap_or(0),
         after: params.after.as_deref().map(place).transpose()?,
-        actor: params.actor,
-        action: params.action,
-        subject: params.subject,
+        actor: plain("actor", params.actor)?,
+        action: plain("action", params.action)?,
+        subject: plain("subject", params.subject)?,
         limit: u32::try_from(most + 1).unwrap_or(u32::MAX),
     };
     let store = core.history()?;

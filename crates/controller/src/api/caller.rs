@@ -355,16 +355,15 @@ fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Pr
         Some(Peer::Local { uid }) => Caller::local(*uid, &snapshot, origin)?,
         _ => {
             let address = origin.address;
-            if let Some(from) = address
-                && let Err(wait) = WRONG_TOKENS.check(from, clock::now())
-            {
-                return Err(too_many_wrong(wait));
-            }
             let given = credential(request.headers())?;
-            token_caller(core, &snapshot, given, origin).inspect_err(|_| {
-                if let Some(from) = address {
-                    WRONG_TOKENS.failed(from, clock::now());
+            // A right token is let in wherever others tried wrong ones: it has 256 bits, so nobody guesses it.
+            token_caller(core, &snapshot, given, origin).map_err(|wrong| {
+                let Some(from) = address else { return wrong };
+                if let Err(wait) = WRONG_TOKENS.check(from, clock::now()) {
+                    return too_many_wrong(wait);
                 }
+                WRONG_TOKENS.failed(from, clock::now());
+                wrong
             })?
         }
     };

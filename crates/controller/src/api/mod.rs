@@ -1,5 +1,6 @@
 //! The REST API under `/api/v1`, and the OpenAPI document that is generated from it.
 
+mod access;
 mod accounts;
 mod apply;
 mod audit;
@@ -31,6 +32,7 @@ mod request;
 pub(crate) mod roles;
 mod rotation;
 mod sessions;
+mod sign_in_export;
 mod tag;
 pub mod types;
 mod view;
@@ -76,6 +78,7 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(network::routes())
         .merge(people::routes())
         .merge(policies::routes())
+        .merge(access::routes())
         .merge(keys::routes())
         .merge(operations::routes())
         .merge(rotation::routes())
@@ -84,6 +87,7 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(audit::routes())
         .merge(bulk::routes())
         .merge(accounts::routes())
+        .merge(sign_in_export::routes())
 }
 
 fn info() -> utoipa::openapi::Info {
@@ -133,6 +137,12 @@ pub fn openapi_json() -> String {
     text
 }
 
+/// Operations below an object that make something new: there is no version of it that a caller could have seen.
+const ADDS_TO_ONE: &[&str] = &["add_member", "create_service_account_key"];
+
+/// Operations that change nothing although they have a body.
+const ONLY_LOOKS: &[&str] = &["preview_policy"];
+
 /// What is true of every operation: who may call it, and what errors look like.
 fn describe(document: &mut OpenApi) {
     let problem = || ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
@@ -148,7 +158,9 @@ fn describe(document: &mut OpenApi) {
     document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
     for item in document.paths.paths.values_mut() {
         for (method, operation) in operations_of(item) {
-            let changes = method != HttpMethod::Get;
+            let reads = method == HttpMethod::Get;
+            let only_looks = operation.operation_id.as_deref().is_some_and(|id| ONLY_LOOKS.contains(&id));
+            let changes = !reads && !only_looks;
             if operation.summary.is_none() {
                 let words = operation.operation_id.as_deref().unwrap_or_default().replace('_', " ");
                 let mut letters = words.chars();
@@ -169,7 +181,8 @@ fn describe(document: &mut OpenApi) {
             add("default", "Any other error");
             // Also an organization that the header names and nobody knows.
             add("404", "There is no such object");
-            let names_one = operation.parameters.as_ref().is_some_and(|all| all.iter().any(is_id));
+            let names_one = operation.parameters.as_ref().is_some_and(|all| all.iter().any(is_id))
+                && !operation.operation_id.as_deref().is_some_and(|id| ADDS_TO_ONE.contains(&id));
             if changes
                 && (names_one
                     || operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "settings")))
@@ -180,7 +193,7 @@ fn describe(document: &mut OpenApi) {
                 )));
                 add("412", "The object was changed meanwhile; the problem has both versions");
             }
-            if !changes {
+            if reads {
                 operation.parameters.get_or_insert_with(Vec::new).push(RefOr::T(header_parameter(
                     "If-None-Match",
                     "An ETag: 304 in place of what the sender already has.",

@@ -178,7 +178,7 @@ pub(super) async fn once_in_store<F>(
     write: F,
 ) -> Result<Tagged, Problem>
 where
-    F: for<'a> FnOnce(&'a mut Change) -> Writing<'a> + Send + 'static,
+    F: for<'a> FnOnce(&'a mut Work) -> Writing<'a> + Send + 'static,
 {
     let (core, caller) = (Arc::clone(core), caller.clone());
     let work = async move {
@@ -186,7 +186,8 @@ where
         if let Some(answer) = work.replay(intent.key.as_ref()).await? {
             return Ok(answer);
         }
-        let (applied, noted) = write(&mut work.change).await?;
+        work.if_match = intent.if_match;
+        let (applied, noted) = write(&mut work).await?;
         work.change.note(noted);
         work.finish(intent.key.as_ref(), Shrink::Small, &applied).await?;
         Ok(Tagged::value(applied.status, &applied.body))

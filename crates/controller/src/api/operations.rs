@@ -230,9 +230,9 @@ async fn create_owner_link(
     let (link, row) = crate::signin::owner_link(&core.url);
     let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
     let answer = value(&OwnerLink { link, expires });
-    once_in_store(&core, &caller, intent, Scope::Installation, move |change| {
+    once_in_store(&core, &caller, intent, Scope::Installation, move |work| {
         Box::pin(async move {
-            change.insert_one_time_link(&row).await?;
+            work.change.insert_one_time_link(&row).await?;
             Ok((Applied::made(answer), noted("create owner link", "owner", None, None, json!({}))))
         })
     })

@@ -263,6 +263,9 @@ pub(crate) const ENDPOINTS: &[(Method, &str, Needs)] = &[
     (Method::POST, "/devices/{id}/archive", DEVICES),
     (Method::GET, "/policies", READ_NETWORK),
     (Method::POST, "/policies", POLICIES),
+    // Who may read people and policies could work it out.
+    (Method::POST, "/policies/preview", READ_PEOPLE),
+    (Method::GET, "/access/explanation", READ_PEOPLE),
     (Method::GET, "/policies/{id}", READ_NETWORK),
     (Method::PUT, "/policies/{id}", POLICIES),
     (Method::PATCH, "/policies/{id}", POLICIES),
@@ -294,6 +297,7 @@ pub(crate) const ENDPOINTS: &[(Method, &str, Needs)] = &[
     (Method::POST, "/invitations", PEOPLE),
     (Method::POST, "/ended-web-sessions", PEOPLE),
     (Method::GET, "/authentication-log", READ_AUDIT),
+    (Method::GET, "/authentication-log/export", READ_AUDIT),
     (Method::POST, "/restored-database", INSTALLATION),
     (Method::POST, "/key-rotations", INSTALLATION),
     (Method::POST, "/rotation-key-offers", INSTALLATION),

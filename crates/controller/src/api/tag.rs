@@ -75,11 +75,14 @@ impl IfMatch {
     /// # Errors
     /// 412 with both versions: the one that is there, and the one that was sent.
     pub(crate) fn check(&self, now: &Value, sent: &Value) -> Result<(), Problem> {
-        let Self::Tags(seen) = self else { return Ok(()) };
         let current = of(now);
-        if seen.iter().any(|tag| settled(tag) == settled(&current)) {
-            return Ok(());
-        }
+        let seen = match self {
+            // `*` asks for an object that is there (RFC 9110 section 13.1.1).
+            Self::Any if now.is_null() => "*".to_owned(),
+            Self::Any => return Ok(()),
+            Self::Tags(seen) if seen.iter().any(|tag| settled(tag) == settled(&current)) => return Ok(()),
+            Self::Tags(seen) => seen.join(", "),
+        };
         let mut problem = Problem::new(
             StatusCode::PRECONDITION_FAILED,
             "changed-meanwhile",
@@ -89,7 +92,7 @@ impl IfMatch {
         );
         problem.field = Some("if-match".into());
         problem.rule = Some("the ETag of the object as it is now".into());
-        problem.value = Some(seen.join(", ").into());
+        problem.value = Some(seen.into());
         problem.versions = Some(serde_json::json!({
             "current": now, "current_etag": format!("\"{current}\""), "sent": sent,
         }));

@@ -17,7 +17,6 @@ mod overview;
 mod pages;
 mod people;
 mod policies;
-mod preview;
 mod providers;
 mod resources;
 mod roles;

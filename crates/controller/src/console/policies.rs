@@ -6,10 +6,10 @@ use super::{
     lists::{self, Listing, Wanted},
     look::{Row, card, card_with_room, chips, counted, empty, facts, head, icon, note, thin, time, typed},
     names::{Names, member_page},
-    preview::{Changed, Preview, preview},
     shell::{Here, Viewer},
     things::{Thing, done_note, nothing_there},
 };
+use crate::access::{Changed, Preview};
 use axum::{
     Extension,
     extract::{Path, Query},
@@ -142,7 +142,7 @@ fn editor(
     let names = Names::of(viewer.data());
     let (groups, resources): (Vec<GroupId>, Vec<ResourceId>) =
         (ids(values, "groups"), ids(values, "resources"));
-    let shown = preview(viewer, &names, id.unwrap_or_else(fresh), Some(wanted_policy(values)));
+    let shown = viewer.scene().preview(id.unwrap_or_else(fresh), Some(wanted_policy(values)));
     let action = id.map_or_else(|| "/policies/new".to_owned(), |id| format!("/policies/{id}/edit"));
     let back = id.map_or_else(|| "/policies".to_owned(), |id| format!("/policies/{id}"));
     let title = id.map_or_else(|| "Write a policy".to_owned(), |_| format!("Edit “{}”", values.one("name")));
@@ -515,7 +515,7 @@ pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, path: Path<
     let Some(row) = path.0.parse::<PolicyId>().ok().and_then(|id| names.policies.get(&id).copied()) else {
         return missing(&viewer);
     };
-    let shown = preview(&viewer, &names, row.id, None);
+    let shown = viewer.scene().preview(row.id, None);
     if shown.lose.is_empty() {
         return super::things::remove_page(Thing::Policy, api, viewer, path).await;
     }

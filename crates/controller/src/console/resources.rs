@@ -22,7 +22,7 @@ use maud::{Markup, html};
 use policy::{Destination, resolve_resource};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Resource, ResourceMode};
-use trust::{RevokedSubject, Subject};
+use trust::Subject;
 use wire::{GroupId, ResourceId, SiteId};
 
 /// Which groups some policy lets reach a resource.
@@ -38,12 +38,7 @@ fn groups_of(viewer: &Viewer) -> BTreeMap<ResourceId, BTreeSet<GroupId>> {
 
 /// Sites that have a connector with a session at a PoP now.
 pub(super) fn live_sites(viewer: &Viewer) -> BTreeSet<SiteId> {
-    let (presence, struck) = (viewer.core.presence(), viewer.core.strikes.set());
-    let rows = viewer.data().connectors.iter().filter(|row| {
-        !struck.is_struck(RevokedSubject::Connector(row.id), row.generation)
-            && presence.of(Subject::Connector(row.id)).is_some_and(|seen| !seen.attached.is_empty())
-    });
-    rows.map(|row| row.site).collect()
+    viewer.scene().live_sites()
 }
 
 fn fits(resource: &Resource, search: &str) -> bool {
@@ -280,7 +275,7 @@ fn also_matches(viewer: &Viewer, row: &Resource) -> Markup {
     let model = viewer.model();
     let Some(resource) = model.resources.get(&row.id) else { return html! {} };
     let Some(slice) = policy::site_slice(model, row.site, &[]) else { return html! {} };
-    let Some((place, protocol, port)) = super::why::place_of(resource) else { return html! {} };
+    let Some((place, protocol, port)) = crate::access::place_of(resource) else { return html! {} };
     let to = Destination { place: place.as_place(), protocol, port };
     let wins = resolve_resource(&slice, to).map(|found| found.id);
     let mut alone = policy::ConnectorSlice { resources: Vec::new(), prefixes: Vec::new(), ..slice.clone() };

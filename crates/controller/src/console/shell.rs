@@ -5,6 +5,7 @@ use super::{
     look::{age, counted, icon, initials, said, sized_icon, thin, typed, wave},
 };
 use crate::{
+    access::Scene,
     api::{self, Caller},
     clock,
     parts::Core,
@@ -190,6 +191,10 @@ impl Viewer {
             .models
             .get(&self.organization)
             .expect("a snapshot has a model of each of its organizations")
+    }
+
+    pub(super) fn scene(&self) -> Scene<'_> {
+        Scene { core: &self.core, data: self.data(), model: self.model() }
     }
 
     pub(super) fn views(&self) -> api::Views<'_> {

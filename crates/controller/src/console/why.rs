@@ -1,245 +1,17 @@
-//! Why somebody can or cannot reach something: the connectors' own decision, with what stands before it.
+//! Why somebody can or cannot reach something, as a page.
 
 use super::{
     lists::Wanted,
     look::{Row, badge, card, card_with_room, code, empty, head, icon, sized_icon, typed},
     names::{Names, member_page},
-    resources::live_sites,
     shell::{Here, Viewer},
 };
+use crate::access::{Asked, Asker, Check, NotAsked};
 use axum::{extract::Query, response::Response};
 use maud::{Markup, html};
-use policy::{
-    Address, ConnectorSlice, Decision, Destination, GrantFacts, HostName, Place, Protocol, ResourceModel,
-    Step, StepOutcome, Verdict, decide, relevant_groups, resolve_resource, site_slice,
-};
-use std::{collections::BTreeMap, net::IpAddr};
-use store::{Device, Member};
-use trust::RevokedSubject;
+use policy::{Decision, StepOutcome, Verdict};
+use std::collections::BTreeMap;
 use wire::{Refusal, ResourceId};
-
-/// Where a question leads, owned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum OwnPlace {
-    Address(IpAddr),
-    Name(HostName),
-}
-
-impl OwnPlace {
-    pub(super) const fn as_place(&self) -> Place<'_> {
-        match self {
-            Self::Address(address) => Place::Address(*address),
-            Self::Name(name) => Place::Name(name),
-        }
-    }
-}
-
-/// One destination of a resource: its address, the first of a network, a name below a wildcard; at its first port.
-pub(super) fn place_of(resource: &ResourceModel) -> Option<(OwnPlace, Protocol, u16)> {
-    let place = match &resource.address {
-        Address::Ip(ip) => OwnPlace::Address(*ip),
-        Address::Host(name) => OwnPlace::Name(name.clone()),
-        Address::Cidr(prefix) => OwnPlace::Address(prefix.to_string().split('/').next()?.parse().ok()?),
-        Address::Wildcard(names) => OwnPlace::Name(format!("any.{}", names.suffix().as_str()).parse().ok()?),
-    };
-    let ports = resource.ports.first()?;
-    Some((place, ports.protocol(), ports.first()))
-}
-
-/// Who asks: a person or service account, and one of their devices if one was named.
-struct Asker<'a> {
-    member: Member,
-    name: &'a str,
-    device: Option<&'a Device>,
-}
-
-fn same(text: &str, asked: &str) -> bool {
-    text.eq_ignore_ascii_case(asked)
-}
-
-/// Everybody that a text may mean: a name, an e-mail address or an id, of a person, service account or device.
-fn askers<'a>(viewer: &'a Viewer, names: &Names<'a>, asked: &str) -> Vec<Asker<'a>> {
-    let data = viewer.data();
-    let mut found = Vec::new();
-    for user in &data.users {
-        if same(&user.name, asked) || same(&user.email, asked) || user.id.to_string() == asked {
-            found.push(Asker { member: Member::User(user.id), name: &user.name, device: None });
-        }
-    }
-    for account in &data.service_accounts {
-        if same(&account.name, asked) || account.id.to_string() == asked {
-            found.push(Asker {
-                member: Member::ServiceAccount(account.id),
-                name: &account.name,
-                device: None,
-            });
-        }
-    }
-    for device in &data.devices {
-        if same(&device.name, asked) || device.id.to_string() == asked {
-            found.push(Asker {
-                member: device.owner,
-                name: names.member(device.owner),
-                device: Some(device),
-            });
-        }
-    }
-    found
-}
-
-/// `443`, `tcp 443`, `udp/53`, `icmp`.
-fn port_of(text: &str) -> Option<(Protocol, u16)> {
-    let text = text.trim().to_ascii_lowercase().replace(' ', "/");
-    if text == "icmp" {
-        return Some((Protocol::Icmp, 0));
-    }
-    let (protocol, port) = match text.split_once('/') {
-        Some(("tcp", port)) => (Protocol::Tcp, port),
-        Some(("udp", port)) => (Protocol::Udp, port),
-        Some(_) => return None,
-        None => (Protocol::Tcp, text.as_str()),
-    };
-    port.parse().ok().filter(|port| *port > 0).map(|port| (protocol, port))
-}
-
-/// What was asked about, and in which site it would be.
-struct Asked {
-    slice: ConnectorSlice,
-    place: OwnPlace,
-    protocol: Protocol,
-    port: u16,
-    /// What it is called.
-    said: String,
-}
-
-/// What a text means: a resource by name, alias or id, else an address or name that some site has.
-fn asked_about(viewer: &Viewer, to: &str, on: &str) -> Result<Asked, String> {
-    let model = viewer.model();
-    let on = match on.trim() {
-        "" => None,
-        text => Some(port_of(text).ok_or_else(|| {
-            format!("A port is a number between 1 and 65535, or like udp/53, or icmp; got {text}.")
-        })?),
-    };
-    let id: Option<ResourceId> = to.parse().ok();
-    let mut resources = model.resources.iter();
-    let found = resources.find(|(this, resource)| {
-        Some(**this) == id
-            || same(&resource.name, to)
-            || resource.alias.as_deref().is_some_and(|alias| same(alias, to))
-            || same(&resource.address.to_string(), to)
-    });
-    if let Some((_, resource)) = found {
-        let (place, protocol, port) = place_of(resource).ok_or("This resource has no port.")?;
-        let (protocol, port) = on.unwrap_or((protocol, port));
-        let slice = site_slice(model, resource.site, &[]).ok_or("This resource has no site.")?;
-        return Ok(Asked { slice, place, protocol, port, said: resource.name.clone() });
-    }
-    let place = match (to.parse::<IpAddr>(), to.parse::<HostName>()) {
-        (Ok(address), _) => OwnPlace::Address(address),
-        (_, Ok(name)) => OwnPlace::Name(name),
-        _ => return Err(format!("“{to}” is neither a resource nor an address nor a host name.")),
-    };
-    let (protocol, port) = on.unwrap_or((Protocol::Tcp, 443));
-    let to_said = to.to_owned();
-    let mut any = None;
-    for site in model.sites.keys() {
-        let Some(slice) = site_slice(model, *site, &[]) else { continue };
-        let destination = Destination { place: place.as_place(), protocol, port };
-        if resolve_resource(&slice, destination).is_some() {
-            return Ok(Asked { slice, place, protocol, port, said: to_said });
-        }
-        any = Some(slice);
-    }
-    let slice = any.ok_or("There is no site yet, so there is nothing to reach.")?;
-    Ok(Asked { slice, place, protocol, port, said: to_said })
-}
-
-/// A check as the page shows it: who makes it, and the step.
-struct Check {
-    by: &'static str,
-    step: Step,
-}
-
-fn held(by: &'static str, what: impl Into<String>, detail: impl Into<String>) -> Check {
-    Check { by, step: Step::new(what, StepOutcome::Held, detail) }
-}
-
-fn failed(by: &'static str, what: impl Into<String>, detail: impl Into<String>) -> Check {
-    Check { by, step: Step::new(what, StepOutcome::Failed, detail) }
-}
-
-/// What stands before the decision: nothing is struck, and a connector is there.
-fn before(viewer: &Viewer, names: &Names<'_>, asker: &Asker<'_>, asked: &Asked) -> Vec<Check> {
-    let struck = viewer.core.strikes.set();
-    let data = viewer.data();
-    let generation = match asker.member {
-        Member::User(id) => data.users.iter().find(|row| row.id == id).map(|row| row.generation),
-        Member::ServiceAccount(id) => {
-            data.service_accounts.iter().find(|row| row.id == id).map(|row| row.generation)
-        }
-    };
-    let owner = crate::snapshot::owner(asker.member);
-    let mut checks = Vec::new();
-    match generation {
-        Some(generation) if struck.is_struck(RevokedSubject::owner(owner), generation) => {
-            checks.push(failed(
-                "every connector",
-                format!("{} is not revoked", asker.name),
-                format!("generation {generation} is struck"),
-            ));
-        }
-        Some(generation) => {
-            checks.push(held(
-                "every connector",
-                format!("{} is not revoked", asker.name),
-                format!("generation {generation} is good"),
-            ));
-        }
-        None => checks.push(failed("controller", format!("{} is known", asker.name), "removed meanwhile")),
-    }
-    if let Some(device) = asker.device {
-        let is_struck = struck.is_struck(RevokedSubject::Device(device.id), device.generation);
-        let make = if is_struck { failed } else { held };
-        let detail =
-            format!("generation {} is {}", device.generation, if is_struck { "struck" } else { "good" });
-        checks.push(make("every connector", format!("the device {} is not revoked", device.name), detail));
-    } else {
-        let count = data.devices.iter().filter(|device| device.owner == asker.member).count();
-        let detail = match count {
-            0 => "none is enrolled: nothing can ask for anything".to_owned(),
-            1 => "one is enrolled".to_owned(),
-            n => format!("{n} are enrolled"),
-        };
-        let make = if count == 0 { failed } else { held };
-        checks.push(make("controller", format!("{} has a device", asker.name), detail));
-    }
-    let there = live_sites(viewer).contains(&asked.slice.site);
-    let mut connectors: Vec<&str> = names
-        .connectors
-        .values()
-        .filter(|row| row.site == asked.slice.site)
-        .map(|row| row.name.as_str())
-        .collect();
-    connectors.truncate(5);
-    let what = format!("a connector of {} can be reached", asked.slice.site_name);
-    checks.push(if there {
-        held("PoPs", what, format!("{} in this site; at least one has a session", connectors.join(", ")))
-    } else if connectors.is_empty() {
-        failed("PoPs", what, "the site has no connector yet")
-    } else {
-        failed("PoPs", what, format!("none of {} has a session at a PoP", connectors.join(", ")))
-    });
-    checks
-}
-
-fn decision<'a>(viewer: &Viewer, asker: &Asker<'_>, asked: &'a Asked) -> Decision<'a> {
-    let owner = crate::snapshot::owner(asker.member);
-    let groups = relevant_groups(viewer.model(), owner);
-    let facts = GrantFacts::would_be(owner, groups, &viewer.core.strikes.set());
-    let to = Destination { place: asked.place.as_place(), protocol: asked.protocol, port: asked.port };
-    decide(&asked.slice, &facts, to)
-}
 
 pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
     let wanted = Wanted(wanted);
@@ -256,7 +28,7 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         .ok()
         .and_then(|id| names.resources.get(&id))
         .map_or(to, |row| row.name.as_str());
-    let found = askers(&viewer, &names, who);
+    let found = viewer.scene().askers(who);
     let shown_who = match found.as_slice() {
         [only] => only.device.map_or(only.name, |device| device.name.as_str()),
         _ => who,
@@ -291,7 +63,7 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
 }
 
 fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> Markup {
-    let found = askers(viewer, names, who);
+    let found = viewer.scene().askers(who);
     let asker = match found.as_slice() {
         [only] => only,
         [] => {
@@ -301,21 +73,13 @@ fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> 
         }
         many => return which(many, to, on),
     };
-    let asked = match asked_about(viewer, to, on) {
+    let asked = match viewer.scene().asked_about(to, on) {
         Ok(asked) => asked,
-        Err(problem) => return trouble(html! { (problem) }),
+        Err(NotAsked { says, .. }) => return trouble(html! { (says) }),
     };
-    let mut checks = before(viewer, names, asker, &asked);
-    let decision = decision(viewer, asker, &asked);
-    let id = crate::snapshot::owner(asker.member).to_string();
-    checks.extend(decision.explanation.steps.iter().map(|step| {
-        // The connector knows the owner by an id; here the name is known.
-        let what = step.what.replace(&id, asker.name);
-        Check { by: "connector", step: Step::new(what, step.outcome, step.detail.clone()) }
-    }));
-    let can = decision.verdict == Verdict::Allow
-        && checks.iter().all(|check| check.step.outcome == StepOutcome::Held);
-    let first_failed = checks.iter().position(|check| check.step.outcome == StepOutcome::Failed);
+    let explained = viewer.scene().explain(asker, &asked);
+    let (can, first_failed) = (explained.can(), explained.first_failed());
+    let (checks, decision) = (&explained.checks, &explained.decision);
     let port = asked.protocol.describe(asked.port);
     let from = asker.device.map(|device| device.name.as_str());
     let reason = first_failed.map(|index| &checks[index].step);
@@ -334,9 +98,9 @@ fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> 
             }
         }
         div class="grid" {
-            div class="col-8" { (chain(&checks, first_failed)) }
+            div class="col-8" { (chain(checks, first_failed)) }
             div class="stack stack--side col-4" {
-                (what_would_help(viewer, names, asker, &asked, &decision, first_failed.is_some_and(|index| index < checks.len() - decision.explanation.steps.len())))
+                (what_would_help(viewer, names, asker, &asked, decision, first_failed.is_some_and(|index| index < explained.before)))
                 (others(viewer, names, asker, &asked))
                 (card_with_room("shell", "From the shell", html! {
                     (code("Command", html! { "tidegate why '" (asked.said.replace('\'', "")) "'" }))
@@ -491,7 +255,7 @@ fn others(viewer: &Viewer, names: &Names<'_>, asker: &Asker<'_>, asked: &Asked) 
     let mut rows = Vec::new();
     for (member, name) in names.members.iter().filter(|(member, _)| **member != asker.member).take(5) {
         let other = Asker { member: *member, name, device: None };
-        let answer = match decision(viewer, &other, asked).verdict {
+        let answer = match viewer.scene().decision(&other, asked).verdict {
             Verdict::Allow => badge("ok", "check", "policy allows"),
             Verdict::Deny(Refusal::NoPolicy) => badge("denied", "cross", "no policy"),
             Verdict::Deny(refusal) => badge("denied", "cross", refusal.label()),
@@ -507,20 +271,4 @@ fn others(viewer: &Viewer, names: &Names<'_>, asker: &Asker<'_>, asked: &Asked) 
         html! {},
         super::look::small_table("The same question for others", &[("Who", ""), ("Policy", "")], &rows),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_is_read_as_people_write_it() {
-        assert_eq!(port_of("443"), Some((Protocol::Tcp, 443)));
-        assert_eq!(port_of("tcp 5432"), Some((Protocol::Tcp, 5432)));
-        assert_eq!(port_of("UDP/53"), Some((Protocol::Udp, 53)));
-        assert_eq!(port_of("icmp"), Some((Protocol::Icmp, 0)));
-        for wrong in ["0", "70000", "sctp/9", "x"] {
-            assert_eq!(port_of(wrong), None, "{wrong}");
-        }
-    }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Purpose {
     Session,
     /// The token in that person's forms.
     Form,
+    /// Whose browser it is, of one that signed in before.
+    KnownBrowser,
     /// Between the two factors of a sign-in.
     SecondFactor,
     /// A passkey is being registered.
@@ -56,6 +58,7 @@ impl Purpose {
         match self {
             Self::Session => b"tidegate/web-session/1",
             Self::Form => b"tidegate/web-form/1",
+            Self::KnownBrowser => b"tidegate/known-browser/1",
             Self::SecondFactor => b"tidegate/second-factor/1",
             Self::PasskeyRegistration => b"tidegate/passkey-registration/1",
             Self::PasskeySignIn => b"tidegate/passkey-sign-in/1",

@@ -1,6 +1,10 @@
 //! Who signed in, how, from where, and what came of it: bounded files of lines beside the database, so that sign-in
 //! never waits for it and never fills it.
 
+mod onwards;
+
+pub(crate) use onwards::{LogPlace, Piece as LogPiece};
+
 use crate::signin::cookie::Method;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -12,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Mutex,
 };
+use tokio::sync::watch;
 use trust::UnixMs;
 use wire::{OrganizationId, UserId};
 
@@ -85,6 +90,8 @@ struct State {
 pub(crate) struct AuthenticationLog {
     directory: PathBuf,
     state: Mutex<State>,
+    /// Counts entries, for who waits for the next.
+    arrived: watch::Sender<u64>,
 }
 
 impl AuthenticationLog {
@@ -98,7 +105,7 @@ impl AuthenticationLog {
             .collect();
         segments.sort_unstable();
         let state = Mutex::new(State { segments: segments.into(), current: None });
-        Ok(Self { directory: directory.to_owned(), state })
+        Ok(Self { directory: directory.to_owned(), state, arrived: watch::Sender::new(0) })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -136,6 +143,7 @@ impl AuthenticationLog {
         let Some((file, written)) = &mut state.current else { return Ok(()) };
         file.write_all(&line)?;
         *written += length;
+        self.arrived.send_modify(|count| *count += 1);
         Ok(())
     }
 
@@ -182,7 +190,7 @@ pub(crate) fn named(methods: &[Method]) -> String {
 mod tests {
     use super::*;
 
-    fn entry(at: u64, organization: u8) -> Entry {
+    pub(super) fn entry(at: u64, organization: u8) -> Entry {
         Entry {
             at: UnixMs::from_millis(at),
             organization: OrganizationId::from_bytes([organization; 16]),

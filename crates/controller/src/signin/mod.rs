@@ -11,6 +11,7 @@ mod device_pages;
 mod ended;
 mod invitation;
 mod keys;
+mod known;
 mod log;
 mod oidc;
 mod oidc_pages;
@@ -29,6 +30,7 @@ pub use keys::WebKeysError;
 pub(crate) use keys::{
     FILE as WEB_KEYS_FILE, opened_ring as opened_web_keys, sealed_ring as sealed_web_keys,
 };
+pub(crate) use log::{Entry as LogEntry, LogPiece, LogPlace};
 pub(crate) use shared::Untold;
 
 use crate::{
@@ -46,6 +48,7 @@ use cookie::Method;
 use device::DeviceCodes;
 use ended::Ended;
 use keys::WebKeys;
+use known::KnownBrowsers;
 use log::{AuthenticationLog, Entry, Outcome, named};
 use oidc::Providers;
 use passkeys::Passkeys;
@@ -58,8 +61,8 @@ use std::{
 use totp::UsedSteps;
 use wire::{OrganizationId, UserId};
 
-/// Wrong passphrases in five minutes: of one address, after which it waits, and for one account, after which every
-/// try at it is slower.
+/// Wrong passphrases in five minutes: of one address, after which browsers that are not known wait there; of one known
+/// browser, after which it is one of those; and for one account, after which every try at it is slower.
 const FAILURES: u32 = 10;
 /// Wrong codes of one account in that time. Who gets here knows the passphrase, so nobody is kept out by strangers;
 /// 3 of a million codes are right at a time, which makes this one guess in 16,000 each five minutes.
@@ -85,7 +88,11 @@ pub(crate) struct SignIn {
     pub(crate) keys: WebKeys,
     ended: Ended,
     pub(crate) log: AuthenticationLog,
+    /// Wrong passphrases by address.
     failures: FailureLimit,
+    /// What came back from a provider and was not good, by address: another way in, which passphrases do not close.
+    provider_failures: FailureLimit,
+    known: KnownBrowsers,
     slowing: Slowing,
     codes: AccountLimit,
     used_steps: UsedSteps,
@@ -108,6 +115,8 @@ impl SignIn {
             ended: Ended::open(path, clock::wall())?,
             log: AuthenticationLog::open(&path.join("authentication"))?,
             failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
+            provider_failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
+            known: KnownBrowsers::default(),
             slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),

@@ -4,6 +4,7 @@ use super::{
     Attempt,
     cookie::{Method, RoleSource},
     keys::Purpose,
+    known::Budget,
     log::Outcome,
     oidc::{Client, ProviderError, address::HttpsUrl, people, protocol::Pending},
     page::{self, error},
@@ -179,14 +180,20 @@ async fn finish(
 ) -> Response {
     let methods = [Method::Provider];
     let name = &provider.name;
-    if let Err(wait) = core.signin.failures.check(attempt.from, clock::now()) {
+    let budget = core.budget(headers, None, attempt.from);
+    if let Budget::Address(from) = budget
+        && let Err(wait) = core.signin.provider_failures.check(from, clock::now())
+    {
         attempt.log(None, &methods, Outcome::Limited, name);
         let text =
             format!("Too many failures came from this address; try again in {} s.", wait.as_secs() + 1);
         return super::sign_in::limited(failed(headers, StatusCode::TOO_MANY_REQUESTS, &text), wait);
     }
     let wrong = |detail: &str| {
-        core.signin.failures.failed(attempt.from, clock::now());
+        match &budget {
+            Budget::Browser(id) => core.browser_failed(id),
+            Budget::Address(from) => core.signin.provider_failures.failed(*from, clock::now()),
+        }
         attempt.log(None, &methods, Outcome::Wrong, &format!("{name}: {detail}"));
     };
     if query.iss.as_ref().is_some_and(|iss| *iss != provider.issuer) {

@@ -4,6 +4,7 @@ use super::{
     Attempt,
     cookie::{Method, Methods, RoleSource},
     keys::Purpose,
+    known::Budget,
     log::{Outcome, named},
     page::{self, Field, error, field, icon, token},
     passkeys::CEREMONY,
@@ -202,21 +203,33 @@ pub(super) async fn sign_in(
     let from = address(peer);
     let attempt = Attempt { core: &core, organization: data.organization.id, from };
     let methods = [Method::Passphrase];
-    if let Err(wait) = core.signin.failures.check(from, clock::now()) {
-        attempt.log(None, &methods, Outcome::Limited, "");
-        let error = format!(
-            "Too many wrong passphrases came from this address. The next try is possible in {} s. Nothing is locked.",
-            wait.as_secs() + 1
-        );
-        return limited(answer(&core, &headers, StatusCode::TOO_MANY_REQUESTS, &shown(&error)), wait);
-    }
-    tokio::time::sleep(core.signin.slowing.delay(&name, clock::now())).await;
     let found = candidate(&core, data, &name);
+    let budget = match &found {
+        Some((person, _)) => core.budget(&headers, Some(person.user), from),
+        None => Budget::Address(from),
+    };
+    if let Budget::Address(from) = budget {
+        if let Err(wait) = core.signin.failures.check(from, clock::now()) {
+            attempt.log(None, &methods, Outcome::Limited, "");
+            let error = format!(
+                "Too many wrong passphrases came from this address. The next try is possible in {} s. Nothing is locked: a \
+                 passkey works, and so does a browser in which you signed in before.",
+                wait.as_secs() + 1
+            );
+            return limited(answer(&core, &headers, StatusCode::TOO_MANY_REQUESTS, &shown(&error)), wait);
+        }
+        tokio::time::sleep(core.signin.slowing.delay(&name, clock::now())).await;
+    }
     let kept = found.as_ref().and_then(|(_, hash)| hash.clone());
     let long = form.passphrase.len() > passphrase::MAX_BYTES;
     if long || !passphrase::matches(form.passphrase.clone(), kept).await {
-        core.signin.failures.failed(from, clock::now());
-        core.signin.slowing.failed(&name, clock::now());
+        match budget {
+            Budget::Browser(id) => core.browser_failed(&id),
+            Budget::Address(from) => {
+                core.signin.failures.failed(from, clock::now());
+                core.signin.slowing.failed(&name, clock::now());
+            }
+        }
         attempt.log(found.map(|(person, _)| person.user), &methods, Outcome::Wrong, "");
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(WRONG));
     }
@@ -301,8 +314,8 @@ pub(super) async fn code(
     let account_key = second.user.to_string();
     let methods = [Method::Passphrase, Method::Totp];
     let now = clock::now();
-    let waits = core.signin.failures.check(from, now).and(core.signin.codes.check(&account_key, now));
-    if let Err(wait) = waits {
+    // Who gets here knows the passphrase: what others did behind the same address is no matter.
+    if let Err(wait) = core.signin.codes.check(&account_key, now) {
         attempt.log(Some(second.user), &methods, Outcome::Limited, "");
         let text = format!(
             "Too many wrong codes. The next try is possible in {} s. A passkey works all the time.",
@@ -342,7 +355,6 @@ pub(super) async fn code(
     } else {
         methods
     };
-    core.signin.failures.failed(from, now);
     core.signin.codes.failed(&account_key, now);
     attempt.log(Some(second.user), &methods, Outcome::Wrong, "");
     let text = "That code is not right, or was used already. A code is good for about a minute; is the phone’s clock right?";
@@ -396,12 +408,8 @@ pub(super) async fn passkey(
     if !session::is_own_form(&headers, &form.form_token) {
         return page::said(StatusCode::FORBIDDEN, STALE_FORM);
     }
+    // Nothing here can be guessed: nobody waits, however many failed behind the same address.
     let from = address(peer);
-    if let Err(wait) = core.signin.failures.check(from, clock::now()) {
-        let text =
-            format!("Too many failures came from this address; try again in {} s.", wait.as_secs() + 1);
-        return limited(page::said(StatusCode::TOO_MANY_REQUESTS, &text), wait);
-    }
     let snapshot = core.snapshot();
     let proof = form.answer.and_then(|answer| serde_json::from_value::<Proof>(answer).ok());
     let Some((proof, sealed)) = proof.zip(session::read(&headers, CEREMONY_COOKIE)) else {
@@ -428,7 +436,6 @@ pub(super) async fn passkey(
     let owner = match core.signin.passkeys.finish_sign_in(&core.signin.keys, sealed, &proof, find, now) {
         Ok(owner) => owner,
         Err(error) => {
-            core.signin.failures.failed(from, clock::now());
             attempt.log(claimed.map(|claimed| claimed.1), &methods, Outcome::Wrong, &error.to_string());
             return page::said(StatusCode::FORBIDDEN, &format!("The passkey did not sign you in: {error}."));
         }
@@ -438,9 +445,9 @@ pub(super) async fn passkey(
     };
     let clear = session::cookie(CEREMONY_COOKIE, "", Duration::ZERO);
     match attempt.begin(&headers, &person, &methods) {
-        Ok(cookie) => {
+        Ok([session, known]) => {
             let next = json!({"next": next_path(&form.next)});
-            page::with_cookies(Json(next).into_response(), [cookie, clear])
+            page::with_cookies(Json(next).into_response(), [session, known, clear])
         }
         Err(refused) => page::said(StatusCode::FORBIDDEN, refused),
     }
@@ -484,20 +491,21 @@ pub(super) async fn theme(
 }
 
 impl Attempt<'_> {
-    /// Begins a session, or says why this person gets none.
+    /// Begins a session, or says why this person gets none: its cookie, and the one by which this browser is known.
     pub(super) fn begin(
         &self,
         headers: &HeaderMap,
         person: &Person,
         methods: &[Method],
-    ) -> Result<HeaderValue, &'static str> {
+    ) -> Result<[HeaderValue; 2], &'static str> {
         if self.core.is_struck(person) {
             self.log(Some(person.user), methods, Outcome::Refused, "access was revoked");
             return Err("Access was revoked. An administrator can give it back.");
         }
         self.log(Some(person.user), methods, Outcome::SignedIn, "");
         tracing::info!(user = %person.user, method = named(methods), "a person signed in");
-        Ok(self.core.begin_session(headers, person, Methods::of(methods)))
+        let session = self.core.begin_session(headers, person, Methods::of(methods));
+        Ok([session, self.core.known_browser_cookie(person)])
     }
 
     /// The same as an answer to a form.
@@ -509,7 +517,7 @@ impl Attempt<'_> {
         next: &str,
     ) -> Response {
         match self.begin(headers, person, methods) {
-            Ok(cookie) => page::with_cookies(Redirect::to(next_path(next)).into_response(), [cookie]),
+            Ok(cookies) => page::with_cookies(Redirect::to(next_path(next)).into_response(), cookies),
             Err(refused) => {
                 let main = html! { h1 { "You are not signed in" } (error("refused", refused)) };
                 page::page(StatusCode::FORBIDDEN, headers, "Not signed in", &main)

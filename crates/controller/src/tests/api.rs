@@ -371,3 +371,18 @@ async fn much_that_would_go_at_once_goes_only_when_somebody_says_so() {
         (&json!("database"), &json!([]))
     );
 }
+
+#[tokio::test]
+async fn a_right_token_is_let_in_where_others_try_wrong_ones() {
+    let world = World::new().await;
+    let made = world.post("/tokens", json!({"name": "t", "scopes": ["read"]})).await.made();
+    let right = made["token"].as_str().unwrap();
+    let wrong = format!("{right}A");
+    let office = || Peer::Network([192, 0, 2, 99].into());
+    let mut last = 0;
+    for _ in 0..130 {
+        last = world.send(office(), with_token("GET", "/api/v1/sites", &wrong)).await.status.as_u16();
+    }
+    assert_eq!(last, 429);
+    world.send(office(), with_token("GET", "/api/v1/sites", right)).await.ok();
+}

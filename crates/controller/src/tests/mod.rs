@@ -1,12 +1,17 @@
 //! A whole controller in a temporary directory, asked through its real router.
 
+mod access;
 mod api;
+mod audit;
 mod changes;
 mod clock;
 mod console;
 mod console_roles;
 mod documents;
 mod enrolment;
+mod following;
+mod hostile;
+mod inventory;
 mod lists;
 mod many;
 mod once;
@@ -21,6 +26,7 @@ mod slow;
 mod step_up;
 mod strikes;
 mod through_pop;
+mod versions;
 mod with_pop;
 
 use crate::{

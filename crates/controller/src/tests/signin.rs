@@ -121,7 +121,7 @@ async fn signing_out_everywhere_ends_all_sessions_and_an_owner_can_do_it_for_oth
 /// A session like `session`, proven `ago`.
 pub(super) fn proven(world: &World, session: &str, ago: Duration) -> String {
     let core = &world.controller.core;
-    let (name, text) = session.split_once('=').unwrap();
+    let (name, text) = session.split("; ").next().unwrap().split_once('=').unwrap();
     let now = core.signer.best_time();
     let read = WebSession::from_text(text, &core.signin.keys, now).unwrap();
     let older = WebSession { authenticated: now.minus(ago), ..read };
@@ -161,7 +161,7 @@ async fn a_forged_or_foreign_session_is_nobody() {
     owner(&other).await;
     assert!(!is_signed_in(&other, &session).await, "another installation's");
     let core = &world.controller.core;
-    let (name, text) = session.split_once('=').unwrap();
+    let (name, text) = session.split("; ").next().unwrap().split_once('=').unwrap();
     let now = core.signer.best_time();
     let read = WebSession::from_text(text, &core.signin.keys, now).unwrap();
     let of = |session: WebSession| format!("{name}={}", session.to_text(&core.signin.keys));
@@ -267,13 +267,99 @@ async fn guessed_codes_stop_code_entry_for_that_account_and_no_passkey() {
     let world = World::new().await;
     let session = owner(&world).await;
     with_app(&world, &session).await;
+    let key = with_passkey(&world, &session).await;
     let half = sign_in(&world, PASSPHRASE).await;
     let (jar, mut statuses) = (cookies(&half), Vec::new());
-    for _ in 0..12 {
+    for _ in 0..22 {
         statuses.push(second(&world, &jar, "000000").await.status.as_u16());
     }
-    assert_eq!(statuses[0], 403);
-    assert_eq!(statuses.last(), Some(&429));
+    assert_eq!((statuses[0], statuses[19], statuses[20]), (403, 403, 429));
+    let (challenge, jar, token) = question(&world).await;
+    let answer = json!({"form_token": token, "answer": key.prove_json(&challenge)});
+    let done = ask(&world, "/signin/passkey", &jar, &answer).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    assert!(is_signed_in(&world, &cookies(&done)).await);
+}
+
+/// Tries a passphrase in a browser that has these cookies.
+async fn try_in(world: &World, browser: &str, name: &str, passphrase: &str) -> Reply {
+    let page = get(world, "/signin", "").await;
+    let token = form_token(&page);
+    let jar = format!("{}; {browser}", cookies(&page));
+    let fields = [("name", name), ("passphrase", passphrase), ("form_token", token.as_str())];
+    submit(world, "/signin", &jar, &fields).await
+}
+
+/// The cookie by which a browser is known for one account, of all that an answer set.
+fn known(reply: &Reply) -> String {
+    let all = cookies(reply);
+    let mut all = all.split("; ");
+    all.find(|cookie| cookie.starts_with("__Host-tidegate-known=")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn who_guesses_behind_an_address_is_bounded_and_keeps_nobody_out_of_a_browser_that_signed_in_before() {
+    let world = World::new().await;
+    owner(&world).await;
+    let browser = known(&sign_in(&world, PASSPHRASE).await);
+    let mut tried = 0;
+    for guess in 0..40 {
+        // Another name each time: what is counted here is the address.
+        let reply = try_in(&world, "", &format!("person{guess}@example.com"), "a guess").await;
+        match reply.status.as_u16() {
+            403 => tried += 1,
+            429 => assert!(reply.headers.contains_key(header::RETRY_AFTER)),
+            other => panic!("{other}: {}", reply.text),
+        }
+    }
+    assert_eq!(tried, 10, "the guesser waits");
+    assert_eq!(
+        try_in(&world, "", "lena@example.com", PASSPHRASE).await.status,
+        429,
+        "nobody knows this browser"
+    );
+    let done = try_in(&world, &browser, "lena@example.com", PASSPHRASE).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    assert!(is_signed_in(&world, &cookies(&done)).await);
+    // It is known for one account, and is no licence to guess at others.
+    assert_eq!(try_in(&world, &browser, "ada@example.com", "a guess").await.status, 429);
+}
+
+#[tokio::test]
+async fn a_known_browser_has_ten_wrong_passphrases_and_is_one_like_any_other_then() {
+    let world = World::new().await;
+    owner(&world).await;
+    let browser = known(&sign_in(&world, PASSPHRASE).await);
+    for _ in 0..10 {
+        assert_eq!(try_in(&world, &browser, "lena@example.com", "a typing error").await.status, 403);
+    }
+    // Its address has a budget of its own still, which those ten did not use.
+    for guess in 0..10 {
+        let reply = try_in(&world, "", &format!("person{guess}@example.com"), "a guess").await;
+        assert_eq!(reply.status, 403, "{}", reply.text);
+    }
+    assert_eq!(try_in(&world, &browser, "lena@example.com", PASSPHRASE).await.status, 429);
+    let forged = browser.replace(&browser[40..44], "AAAA");
+    assert_eq!(try_in(&world, &forged, "lena@example.com", PASSPHRASE).await.status, 429, "a forged cookie");
+}
+
+#[tokio::test]
+async fn passkeys_are_asked_for_no_matter_how_often_others_failed_behind_the_same_address() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let key = with_passkey(&world, &session).await;
+    let stranger = Authenticator::p256("localhost", ORIGIN);
+    for guess in 0..12 {
+        try_in(&world, "", &format!("person{guess}@example.com"), "a guess").await;
+        let (challenge, jar, token) = question(&world).await;
+        let unknown = json!({"form_token": token, "answer": stranger.prove_json(&challenge)});
+        assert_eq!(ask(&world, "/signin/passkey", &jar, &unknown).await.status, 403);
+    }
+    assert_eq!(try_in(&world, "", "lena@example.com", PASSPHRASE).await.status, 429);
+    let (challenge, jar, token) = question(&world).await;
+    let answer = json!({"form_token": token, "answer": key.prove_json(&challenge)});
+    let done = ask(&world, "/signin/passkey", &jar, &answer).await;
+    assert_eq!(done.status, 200, "{}", done.text);
 }
 
 /// The origin of the tests' console.

@@ -3,8 +3,8 @@
 
 use super::{Change, Scope};
 use crate::{
-    Connector, Device, DeviceState, EnrolmentKey, Group, Organization, Policy, Pop, Resource, Role,
-    ServiceAccount, Site, StoreError, Token, User, read,
+    Connector, Device, DeviceState, EnrolmentKey, Group, OidcProvider, Organization, Policy, Pop, Resource,
+    Role, ServiceAccount, Site, StoreError, Token, User, read,
     row::{self, Row, integer},
     statement::query,
 };
@@ -108,6 +108,17 @@ impl Change {
             resources: resources.iter().map(|row| row::parsed(row, "resource")).collect::<Result<_, _>>()?,
             created_ms: row::number(&found, "created_ms")?,
         }))
+    }
+
+    /// An OpenID provider.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn oidc_provider(&mut self, name: &str) -> Result<Option<OidcProvider>, StoreError> {
+        let statement = query("SELECT * FROM oidc_providers WHERE name = $1 AND organization = $2")
+            .bind(name.to_owned())
+            .bind(self.organization()?);
+        self.fetch("OpenID provider", statement).await?.as_ref().map(read::oidc_provider).transpose()
     }
 
     /// Every owner of the organization, with their generation.

@@ -1,10 +1,12 @@
 //! What the API says and takes: JSON without logic.
 
+mod access;
 mod bulk;
 mod log;
 mod organization;
 
 pub use super::accounts::{EndWebSessionsInput, InvitationInput, NewUsers, OidcProviderInput};
+pub use access::*;
 pub use bulk::*;
 pub use log::*;
 pub use organization::*;

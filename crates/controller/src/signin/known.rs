@@ -1,0 +1,77 @@
+//! Browsers in which somebody signed in before, so that who guesses behind the same address does not keep them out.
+//!
+//! Signing in leaves a sealed cookie that says whose browser it is and nothing else ("device cookie", OWASP, Slow Down
+//! Online Guessing Attacks with Device Cookies). With it, wrong passphrases for that account are counted for the browser
+//! and not for its address, and the other way round. It proves nothing: the passphrase is still asked for.
+
+use super::{
+    FAILURE_WINDOW, FAILURES,
+    keys::Purpose,
+    session::{self, Person},
+};
+use crate::{clock, limiter::AccountLimit, parts::Core};
+use http::{HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
+use std::{net::IpAddr, time::Duration};
+use wire::UserId;
+
+const COOKIE: &str = "__Host-tidegate-known";
+/// Longer than any holiday; written anew with each sign-in.
+const LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
+/// What is sealed into the cookie.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    account: UserId,
+    /// Tells one person's browsers apart.
+    id: String,
+}
+
+/// What the browsers may still try.
+#[derive(Debug)]
+pub(super) struct KnownBrowsers {
+    failures: AccountLimit,
+}
+
+impl Default for KnownBrowsers {
+    fn default() -> Self {
+        Self { failures: AccountLimit::new(FAILURES, FAILURE_WINDOW) }
+    }
+}
+
+/// Whose budget a try is made on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Budget {
+    /// A browser's own.
+    Browser(String),
+    /// Of everybody behind the address.
+    Address(IpAddr),
+}
+
+impl Core {
+    /// The cookie by which this browser is known the next time.
+    pub(super) fn known_browser_cookie(&self, person: &Person) -> HeaderValue {
+        let known = Known { account: person.user, id: trust::encode_base64url(&clock::random::<16>()) };
+        let now = self.signer.best_time();
+        session::sealed_cookie(&self.signin.keys, Purpose::KnownBrowser, COOKIE, &known, LIFE, now)
+    }
+
+    /// The budget of a try at an account: the browser's while it has one, else the address's. `None` as account stands for
+    /// whoever the browser is known for.
+    pub(super) fn budget(&self, headers: &HeaderMap, account: Option<UserId>, from: IpAddr) -> Budget {
+        let sealed = session::read(headers, COOKIE);
+        let open = |sealed| {
+            self.signin.keys.open_until::<Known>(Purpose::KnownBrowser, sealed, self.signer.best_time())
+        };
+        let known = sealed.and_then(open);
+        known
+            .filter(|known| account.is_none_or(|account| account == known.account))
+            .filter(|known| self.signin.known.failures.check(&known.id, clock::now()).is_ok())
+            .map_or(Budget::Address(from), |known| Budget::Browser(known.id))
+    }
+
+    /// Counts a wrong proof of a browser that is known.
+    pub(super) fn browser_failed(&self, id: &str) {
+        self.signin.known.failures.failed(id, clock::now());
+    }
+}
