@@ -49,6 +49,8 @@ pub(crate) fn api_body(bytes: &[u8]) {
         SettingsPatch,
         StrikeInput,
         KeyRotationInput,
+        RotationKeyInput,
+        PolicyPreviewInput,
         RoleInput,
         ServiceAccountKeyInput,
         OidcProviderInput,
