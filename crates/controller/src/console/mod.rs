@@ -1,6 +1,7 @@
 //! The console: server-rendered pages that work without script, from the memory snapshot and what is live now.
 
 mod access;
+mod accounts;
 mod actions;
 mod ask;
 mod assets;
@@ -25,6 +26,7 @@ mod search;
 mod sessions;
 mod settings;
 mod shell;
+mod sign_ins;
 mod sites;
 mod status;
 mod step_up;

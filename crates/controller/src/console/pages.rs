@@ -1,10 +1,10 @@
 //! Which page is where.
 
 use super::{
-    access,
+    access, accounts,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, roles,
-    search, settings, sites, status, step_up, strikes,
+    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
+    step_up, strikes,
     things::{self, Thing},
     topology, why,
 };
@@ -87,6 +87,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/people", get(people::list))
         .route("/people/{id}", get(people::person))
         .route("/people/{id}/role", get(roles::role_page).post(roles::give_role))
+        .route("/people/{id}/invite", post(accounts::invite))
+        .route("/people/{id}/end-sessions", post(accounts::end_sessions))
         .route("/groups/{id}", get(people::group))
         .route("/groups/members/add", post(people::add_member))
         .route("/groups/{id}/members/remove", post(people::remove_member))
@@ -100,6 +102,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/keys/device", post(keys::device))
         .route("/keys/pop", post(keys::pop))
         .route("/audit", get(audit::page))
+        .route("/audit/sign-ins", get(sign_ins::page))
         .route("/settings", get(settings::page).post(settings::save))
         .route("/settings/providers", get(providers::list))
         .route("/settings/providers/new", get(providers::new_page).post(providers::create))

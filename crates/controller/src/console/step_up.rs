@@ -34,6 +34,8 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/connectors/{id}/remove", "Removing a connector"),
     ("/pops/{id}/remove", "Removing a PoP"),
     ("/people/{id}/role", "Giving a person a role"),
+    ("/people/{id}/invite", "Making a link that lets a person in"),
+    ("/people/{id}/end-sessions", "Signing a person out everywhere"),
     ("/settings", "Changing how the organization works"),
     ("/settings/providers/new", "Adding a sign-in provider"),
     ("/settings/providers/{id}/edit", "Changing a sign-in provider"),

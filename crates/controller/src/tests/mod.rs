@@ -4,6 +4,8 @@ mod api;
 mod changes;
 mod clock;
 mod console;
+mod console_accounts;
+mod console_logs;
 mod console_roles;
 mod documents;
 mod enrolment;
