@@ -242,6 +242,8 @@ async fn ten_thousand_of_everything_are_in_the_lists_and_the_consoles_pages_stay
     assert!(too_large.is_empty(), "{too_large:#?}");
     a_site_is_typed_by_its_name(&world, &session).await;
     every_connected_device_is_on_one_of_the_pages(&world, &session).await;
+    let topology = console::get(&world, "/topology", &session).await;
+    assert!(topology.text.contains("200 of 10\u{202f}000 sites"), "what has no room is said");
     world.stop().await;
 }
 
