@@ -102,7 +102,7 @@ pub(super) async fn invite(api: Extension<Api>, Path(id): Path<String>, posted: 
                 li {
                     h2 { "Send the link to " (typed(&user.name)) " alone" }
                     (code("Link", html! { (made["link"].as_str().unwrap_or_default()) }))
-                    p class="hint mt-2" { "Whoever opens it first gets into this account. Nothing is sent from here: use a way on which you know who reads it." }
+                    p class="hint mt-2" { "Whoever uses it first gets into this account. Nothing is sent from here: use a way on which you know who reads it." }
                 }
                 li {
                     h2 { "They open it and set a passphrase" }

@@ -3,7 +3,9 @@
 use super::{
     access, accounts,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
+    assets, audit, devices, events, flows,
+    form::MAX_FORM,
+    keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
     step_up, strikes,
     things::{self, Thing},
     topology, why,
@@ -18,8 +20,6 @@ use axum::{
 use http::header;
 use std::sync::Arc;
 
-/// The longest form: a policy that names a thousand groups and resources, or a name that somebody pasted by mistake.
-const MAX_FORM: usize = 256 * 1024;
 const FAVICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#16505a"/><path d="M0 20c2.7-2.4 5.3-2.4 8 0s5.3 2.4 8 0 5.3-2.4 8 0 5.3 2.4 8 0v5a7 7 0 0 1-7 7H7a7 7 0 0 1-7-7z" fill="#5ec6ba"/><path d="M9 6v13M16 6v20M23 6v13" stroke="#fff" stroke-width="3.2" stroke-linecap="round" fill="none"/></svg>"##;
 
 /// Making, changing and removing one kind of thing by forms.

@@ -18,6 +18,7 @@ mod page;
 mod passkeys;
 mod passphrase;
 mod qr;
+mod sent;
 pub(crate) mod session;
 mod shared;
 mod sign_in;

@@ -5,6 +5,7 @@ mod changes;
 mod clock;
 mod console;
 mod console_accounts;
+mod console_forms;
 mod console_logs;
 mod console_roles;
 mod documents;
