@@ -1,5 +1,6 @@
 //! Flow records as connectors ship them: bounded segment files, never the database.
 
+use crate::segments::{Page, Pages, Place, lines_back};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
@@ -74,29 +75,12 @@ pub(crate) struct FlowQuery {
     pub(crate) verdict: Option<String>,
     /// In one of the texts of a record; in lower case.
     pub(crate) q: Option<String>,
-}
-
-/// A place in an organization's log: behind so many bytes of a segment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    segment: u64,
-    offset: u64,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.segment, self.offset)
-    }
-}
-
-impl std::str::FromStr for Place {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (segment, offset) = text.split_once('.').ok_or(())?;
-        let place = Self { segment: segment.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? };
-        // A number with a sign or with zeros in front was not written here.
-        if place.to_string() == text { Ok(place) } else { Err(()) }
-    }
+    /// That ended from this time on.
+    pub(crate) from: Option<UnixMs>,
+    /// That ended before this time.
+    pub(crate) before: Option<UnixMs>,
+    /// Of a page: older than what stands behind this place.
+    pub(crate) after: Option<Place>,
 }
 
 /// A part of an organization's log, in the order it was written.
@@ -114,7 +98,12 @@ impl FlowQuery {
         let fits = |wanted: &Option<String>, field: &str| {
             wanted.as_deref().is_none_or(|wanted| record.get(field).and_then(|v| v.as_str()) == Some(wanted))
         };
-        fits(&self.device, "device")
+        let ended = record["ended"].as_u64().or(record["received"].as_u64()).map(UnixMs::from_millis);
+        let is_in_time = ended.is_none_or(|at| {
+            self.from.is_none_or(|from| at >= from) && self.before.is_none_or(|before| at < before)
+        });
+        is_in_time
+            && fits(&self.device, "device")
             && fits(&self.connector, "connector")
             && fits(&self.resource, "resource")
             && fits(&self.verdict, "verdict")
@@ -297,31 +286,37 @@ impl FlowLog {
         &self,
         organization: OrganizationId,
         query: &FlowQuery,
-    ) -> io::Result<Vec<serde_json::Value>> {
-        let paths: Vec<PathBuf> = {
+    ) -> io::Result<Page<serde_json::Value>> {
+        let segments: Vec<(u64, PathBuf)> = {
             let state = self.state.lock().expect("nothing panics while it holds the flow log");
             let own = state.segments.get(&organization);
-            own.into_iter().flat_map(|segments| segments.values().rev().cloned()).collect()
+            let all = own.into_iter().flat_map(|segments| segments.iter().rev());
+            all.map(|(number, path)| (*number, path.clone())).collect()
         };
-        let mut found = Vec::new();
-        for path in paths {
+        let mut page = Pages::new(query.limit);
+        for (segment, path) in segments {
+            let end = query.after.map_or(u64::MAX, |place| place.before_in(segment));
+            if end == 0 {
+                continue;
+            }
             let text = match fs::read(&path) {
                 Ok(text) => text,
                 // Removed as the oldest between the listing and now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            for line in text.rsplit(|byte| *byte == b'\n') {
+            for (offset, line) in lines_back(&text, end) {
                 let Some(record) = record_of(line, organization) else { continue };
-                if query.takes(&record) {
-                    found.push(record);
-                    if found.len() >= query.limit {
-                        return Ok(found);
-                    }
+                if !query.takes(&record) {
+                    continue;
+                }
+                match page.take(record, Place { segment, offset }) {
+                    Ok(more) => page = more,
+                    Err(full) => return Ok(full),
                 }
             }
         }
-        Ok(found)
+        Ok(page.all())
     }
 }
 
@@ -429,7 +424,7 @@ mod tests {
     const CONNECTOR: ConnectorId = ConnectorId::from_bytes([2; 16]);
 
     fn read(log: &FlowLog) -> Vec<serde_json::Value> {
-        log.read(ORGANIZATION, &FlowQuery { limit: 10, ..FlowQuery::default() }).unwrap()
+        log.read(ORGANIZATION, &FlowQuery { limit: 10, ..FlowQuery::default() }).unwrap().items
     }
 
     fn take(log: &FlowLog, batch: u64, text: &str) -> Result<(), FlowError> {
@@ -457,9 +452,9 @@ mod tests {
         take(&log, 1, "{\"connector\":\"con-forged\",\"verdict\":\"denied\"}").unwrap();
         assert_eq!(read(&log)[0]["connector"], CONNECTOR.to_string());
         let other = OrganizationId::from_bytes([9; 16]);
-        assert!(log.read(other, &FlowQuery { limit: 10, ..FlowQuery::default() }).unwrap().is_empty());
+        assert!(log.read(other, &FlowQuery { limit: 10, ..FlowQuery::default() }).unwrap().items.is_empty());
         let query = FlowQuery { limit: 10, verdict: Some("allowed".into()), ..FlowQuery::default() };
-        assert!(log.read(ORGANIZATION, &query).unwrap().is_empty());
+        assert!(log.read(ORGANIZATION, &query).unwrap().items.is_empty());
     }
 
     #[test]
@@ -496,6 +491,55 @@ mod tests {
             third
         };
         assert_eq!((ids(&third), third.is_all), (vec!["d".into()], true));
+    }
+
+    #[test]
+    fn records_of_one_instant_are_all_found_page_by_page_also_across_a_restart_and_new_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FlowLog::open(directory.path()).unwrap();
+        let batch = |from: u32| -> String {
+            (from..from + 60).map(|id| format!("{{\"id\":\"{id}\",\"ended\":7}}\n")).collect()
+        };
+        take(&log, 1, &batch(0)).unwrap();
+        drop(log);
+        let log = FlowLog::open(directory.path()).unwrap();
+        take(&log, 2, &batch(60)).unwrap();
+        let mut query = FlowQuery { limit: 25, ..FlowQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = log.read(ORGANIZATION, &query).unwrap();
+            found.extend(
+                page.items.iter().map(|record| record["id"].as_str().unwrap().parse::<u32>().unwrap()),
+            );
+            // What comes meanwhile moves nothing.
+            take(&log, 100 + found.len() as u64, "{\"id\":\"1000\",\"ended\":7}").unwrap();
+            query.after = page.next;
+            if query.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, (0..120).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_time_range_takes_what_ended_in_it_and_a_record_without_an_end_by_when_it_came() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FlowLog::open(directory.path()).unwrap();
+        take(&log, 1, "{\"id\":\"a\",\"ended\":100}\n{\"id\":\"b\",\"ended\":200}\n{\"id\":\"c\"}").unwrap();
+        let of = |from, before| -> Vec<String> {
+            let query = FlowQuery {
+                limit: 10,
+                from: Some(UnixMs::from_millis(from)),
+                before: Some(UnixMs::from_millis(before)),
+                ..FlowQuery::default()
+            };
+            let found = log.read(ORGANIZATION, &query).unwrap().items;
+            found.iter().map(|record| record["id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(of(100, 200), ["a"]);
+        assert_eq!(of(101, 201), ["b"]);
+        // It came at 5.
+        assert_eq!(of(5, 6), ["c"]);
     }
 
     #[test]

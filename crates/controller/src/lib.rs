@@ -50,6 +50,7 @@ mod parts;
 mod paths;
 mod presence;
 mod replicas;
+mod segments;
 mod server;
 mod several;
 mod signer;

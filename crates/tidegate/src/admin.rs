@@ -1,5 +1,6 @@
 //! `tidegate admin`: the REST API from the shell.
 
+mod accounts;
 mod declare;
 mod losses;
 mod plan;
@@ -102,6 +103,8 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 .map_err(refused)?;
             format.print(&answer, || object_text(&answer));
         }
+        AdminCommand::Invite { person } => return accounts::invite(&api, person, format).await,
+        AdminCommand::EndSessions { person } => return accounts::end_sessions(&api, person, format).await,
         AdminCommand::Device(command) => {
             let (word, named) = match command {
                 DeviceCommand::Approve { device } => ("approve", device),
@@ -573,6 +576,7 @@ const FLOW_COLUMNS: &[&str] = &[
 fn instead_of(column: &str) -> Option<&'static str> {
     match column {
         "owner_name" => Some("owner"),
+        "user_name" => Some("user"),
         "resource_name" => Some("resource"),
         "target" => Some("destination"),
         _ => None,
@@ -597,6 +601,7 @@ const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Flows => FLOW_COLUMNS,
         Kind::Sessions => &["name", "kind", "owner_name", "site", "pops", "since"],
         Kind::Audit => &["at", "actor", "source", "action", "subject"],
+        Kind::AuthenticationLog => &["at", "user_name", "method", "outcome", "address", "detail"],
         Kind::Roles => &["role", "people", "permissions"],
     }
 }

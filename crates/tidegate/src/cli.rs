@@ -707,6 +707,9 @@ pub enum Kind {
     Sessions,
     /// The audit log.
     Audit,
+    /// Who signed in, how, from where, and what came of it: of the controller that is asked.
+    #[value(alias = "sign-ins")]
+    AuthenticationLog,
     /// Roles and how many people have each.
     #[value(alias = "role")]
     Roles,
@@ -732,6 +735,7 @@ impl Kind {
             Self::Flows => "flows",
             Self::Sessions => "sessions",
             Self::Audit => "audit",
+            Self::AuthenticationLog => "authentication-log",
             Self::Roles => "roles",
         }
     }
@@ -741,6 +745,8 @@ impl Kind {
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
     /// List objects of a kind.
+    #[command(after_help = "Examples:\n  tidegate admin list devices --filter state=pending\n  \
+        tidegate admin list authentication-log --filter outcome=wrong\n  tidegate admin list flows --all --search orders --json")]
     List {
         /// Of which kind.
         kind: Kind,
@@ -824,6 +830,26 @@ pub enum AdminCommand {
         /// owner, admin, network_admin, support, auditor or member.
         #[arg(long)]
         role: String,
+    },
+    /// Make a link by which a person sets an account up, or gets into it again. It works once, for 72 hours, and is
+    /// shown once.
+    #[command(
+        after_help = "Examples:\n  tidegate admin create user --name \"Ada Lovelace\" --email ada@example.com\n  \
+        tidegate admin invite ada@example.com\n  tidegate admin invite \"Ada Lovelace\" --json\n\n\
+        For a person who has an account it is a recovery link: it ends their sessions and their authenticator app, and\n\
+        their passkeys stay."
+    )]
+    Invite {
+        /// Their address, name or id.
+        person: String,
+    },
+    /// Sign a person out of every browser. What their devices reach goes on; `strike` ends that too.
+    #[command(
+        after_help = "Examples:\n  tidegate admin end-sessions ada@example.com\n  tidegate admin end-sessions \"Ada Lovelace\" --json"
+    )]
+    EndSessions {
+        /// Their address, name or id.
+        person: String,
     },
     /// Approve a device that waits, block one, or archive it.
     #[command(subcommand)]

@@ -22,10 +22,12 @@
 mod chromium;
 mod page;
 mod stage;
+mod totp;
 
 pub use chromium::Chromium;
 pub use page::{Authenticator, Page, Screen, Theme, Verified};
 pub use stage::{Client, Connector, DatabaseLock, Held, Stage, WebSite, binary};
+pub use totp::totp_code;
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

@@ -8,6 +8,7 @@
 )]
 
 mod lighthouse;
+mod steps;
 
 use anyhow::{Context as _, Result, ensure};
 use browser::{Chromium, Page, Screen, Stage, Theme, WebSite, eventually};
@@ -20,15 +21,28 @@ use std::{
     time::Duration,
 };
 
-const PASSPHRASE: &str = "correct horse battery staple";
+/// What the owner signs in with.
+pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 /// What the first page may cost (issue 6).
 const MOST_BYTES: u64 = 150_000;
 const LATEST_PAINT_MS: f64 = 1000.0;
 
-/// A page: what its files are called, and where it is.
+/// A page: what its files are called, where it is, and what is done there before the picture is taken.
 struct Shot {
     name: &'static str,
     path: String,
+    steps: Option<steps::Steps>,
+}
+
+impl Shot {
+    fn new(name: &'static str, path: impl Into<String>) -> Self {
+        Self { name, path: path.into(), steps: None }
+    }
+
+    /// A page that only somebody who did something sees.
+    fn after(name: &'static str, path: impl Into<String>, steps: steps::Steps) -> Self {
+        Self { name, path: path.into(), steps: Some(steps) }
+    }
 }
 
 /// Who looks at pages.
@@ -57,7 +71,9 @@ impl Album<'_> {
         if let Some(lighthouse) = &mut self.lighthouse {
             let cookie =
                 if visitor.is_signed_in { Some(visitor.page.cookies(&self.stage.url)?) } else { None };
-            let pages: Vec<_> = shots.iter().map(|shot| (shot.name, shot.path.as_str())).collect();
+            // Lighthouse opens an address by itself: it cannot get behind a form.
+            let plain = shots.iter().filter(|shot| shot.steps.is_none());
+            let pages: Vec<_> = plain.map(|shot| (shot.name, shot.path.as_str())).collect();
             lighthouse.judge(&self.stage.url, cookie.as_deref(), &pages)?;
         }
         Ok(())
@@ -77,18 +93,33 @@ fn main() -> Result<()> {
     let owner = Visitor { page: chromium.page()?, is_signed_in: true };
     let mut album = Album { stage: &stage, folder, axe, lighthouse, names: Vec::new(), findings: Vec::new() };
     let first_owner = stage.owner_link.strip_prefix(stage.url.as_str()).context("a link to the console")?;
-    album.shoot(&guest, &[Shot { name: "first-owner", path: first_owner.to_owned() }])?;
+    album.shoot(&guest, &[Shot::new("first-owner", first_owner)])?;
     sign_in(&stage, &owner.page)?;
     album.shoot(
         &owner,
         &[
-            Shot { name: "empty-overview", path: "/".into() },
-            Shot { name: "empty-sites", path: "/sites".into() },
-            Shot { name: "empty-policies", path: "/policies".into() },
+            Shot::new("empty-overview", "/"),
+            Shot::new("empty-sites", "/sites"),
+            Shot::new("empty-policies", "/policies"),
         ],
     )?;
     let world = furnish(&stage, &web)?;
     album.shoot(&owner, &world.shots)?;
+    // However long the pictures above took: what asks for a fresh sign-in is let through, but for one page.
+    let sign_in_age =
+        |seconds: u64| stage.api("PATCH", "/settings", Some(&json!({"sign_in_age_seconds": seconds})));
+    sign_in_age(43_200)?;
+    album.shoot(&owner, &world.answers)?;
+    sign_in_age(60)?;
+    album.shoot(&owner, &[Shot::after("step-up", "/settings", steps::STEP_UP)])?;
+    sign_in_age(43_200)?;
+    album.shoot(
+        &owner,
+        &[
+            Shot::new("totp-set-up", "/account/totp"),
+            Shot::after("recovery-codes", "/account/totp", steps::RECOVERY_CODES),
+        ],
+    )?;
     album.shoot(&guest, &world.guests)?;
     {
         let _lock = stage.lock_database()?;
@@ -97,9 +128,9 @@ fn main() -> Result<()> {
         album.shoot(
             &owner,
             &[
-                Shot { name: "degraded-overview", path: "/".into() },
-                Shot { name: "degraded-form", path: "/groups/new".into() },
-                Shot { name: "degraded-status", path: "/status".into() },
+                Shot::new("degraded-overview", "/"),
+                Shot::new("degraded-form", "/groups/new"),
+                Shot::new("degraded-status", "/status"),
             ],
         )?;
     }
@@ -122,6 +153,8 @@ fn sign_in(stage: &Stage, page: &Page<'_>) -> Result<()> {
 
 struct World {
     shots: Vec<Shot>,
+    /// What forms are answered with.
+    answers: Vec<Shot>,
     /// For who is not signed in.
     guests: Vec<Shot>,
     _connector: browser::Connector,
@@ -200,7 +233,12 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         Ok(())
     })?;
     let device = &client.device;
-    let shot = |name: &'static str, path: String| Shot { name, path };
+    let shot = |name: &'static str, path: String| Shot::new(name, path);
+    stage.api(
+        "PUT",
+        "/oidc-providers/corp",
+        Some(&json!({"title": "Corporate account", "issuer": "https://id.example.com", "client_id": "tidegate"})),
+    )?;
     let connectors = stage.api("GET", "/connectors", None)?;
     let connector_id = id(&connectors["items"][0]);
     let pops = stage.api("GET", "/pops", None)?;
@@ -211,6 +249,8 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("resources", "/resources".into()),
         shot("resource", format!("/resources/{}", resources[0])),
         shot("resource-new", "/resources/new".into()),
+        shot("resource-edit", format!("/resources/{}/edit", resources[0])),
+        shot("resource-remove", format!("/resources/{}/remove", resources[0])),
         shot("policies", "/policies".into()),
         shot("policy", format!("/policies/{}", policies[0])),
         shot("policy-edit", format!("/policies/{}/edit", policies[0])),
@@ -222,9 +262,13 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("why-no", "/why?who=Mikkel+Lund&to=Order+database".into()),
         shot("sites", "/sites".into()),
         shot("site", format!("/sites/{}", sites[0])),
+        shot("site-new", "/sites/new".into()),
+        shot("site-edit", format!("/sites/{}/edit", sites[0])),
         shot("site-connect", format!("/sites/{}/connect", sites[1])),
         shot("connector", format!("/connectors/{connector_id}")),
         shot("people", "/people".into()),
+        shot("person-new", "/people/new".into()),
+        shot("person-remove", format!("/people/{}/remove", people[0])),
         shot("person", format!("/people/{}", people[0])),
         shot("person-role", format!("/people/{}/role", people[0])),
         shot("group", format!("/groups/{}", groups[0])),
@@ -232,28 +276,45 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         shot("device", format!("/devices/{device}")),
         shot("device-revoke", format!("/devices/{device}/revoke")),
         shot("service-accounts", "/service-accounts".into()),
+        shot("service-account-new", "/service-accounts/new".into()),
         shot("service-account", format!("/service-accounts/{account}")),
         shot("pops", "/pops".into()),
         shot("pop", format!("/pops/{}", id(&pops["items"][0]))),
         shot("keys", "/keys".into()),
         shot("audit", "/audit".into()),
+        shot("audit-sign-ins", "/audit/sign-ins".into()),
         shot("settings", "/settings".into()),
         shot("providers", "/settings/providers".into()),
         shot("provider-new", "/settings/providers/new".into()),
+        shot("provider-edit", "/settings/providers/corp/edit".into()),
         shot("search", "/search?q=e".into()),
         shot("status", "/status".into()),
         shot("account", "/account".into()),
         shot("device-code", "/device".into()),
         shot("not-found", "/sites/nothing".into()),
+        shot("no-such-page", "/recources".into()),
+    ];
+    let person = format!("/people/{}", people[0]);
+    let answers = vec![
+        Shot::after("form-errors", "/sites/new", steps::WRONG_SITE),
+        Shot::after("form-outdated", format!("/sites/{}/edit", sites[1]), steps::OUTDATED_SITE),
+        Shot::after("key-shown", person.as_str(), steps::DEVICE_KEY),
+        Shot::after("invitation-shown", person.as_str(), steps::INVITATION),
+        Shot::after("token-shown", "/settings", steps::TOKEN),
+        Shot::after("token-errors", "/settings", steps::NAMELESS_TOKEN),
     ];
     let invited = post("/invitations", json!({"user": people[1]}))?;
     let invitation = invited["link"].as_str().and_then(|link| link.strip_prefix(stage.url.as_str()));
     let guests = vec![
         shot("sign-in", "/signin".into()),
+        Shot::after("sign-in-error", "/signin", steps::WRONG_PASSPHRASE),
+        Shot::after("sign-in-code", "/signin", steps::FIRST_FACTOR),
+        shot("join", "/join".into()),
+        shot("api-reference", "/api/".into()),
         shot("invitation", invitation.context("a link to the console")?.to_owned()),
         shot("link-used-up", "/invitation/nothing".into()),
     ];
-    Ok(World { shots, guests, _connector: connector, _client: client })
+    Ok(World { shots, answers, guests, _connector: connector, _client: client })
 }
 
 impl Album<'_> {
@@ -264,6 +325,9 @@ impl Album<'_> {
                 page.prefer(theme)?;
                 page.screen(screen)?;
                 page.open(&format!("{}{}", self.stage.url, shot.path))?;
+                if let Some(steps) = shot.steps {
+                    steps(self.stage, page)?;
+                }
                 let wide = page.evaluate(
                     "document.documentElement.scrollWidth - document.documentElement.clientWidth",
                 )?;

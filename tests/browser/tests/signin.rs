@@ -2,7 +2,7 @@
 //! terminal that shows a code.
 
 use anyhow::{Context as _, Result, ensure};
-use browser::{Chromium, Page, Stage, Verified};
+use browser::{Chromium, Page, Stage, Verified, totp_code};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
@@ -84,19 +84,6 @@ fn a_passkey_signs_in_by_itself_also_with_the_database_locked_and_not_without_it
     is_quiet(&stage, &page)
 }
 
-/// The code of an authenticator app (RFC 6238), by another program than the one that checks it.
-fn code(secret: &str, steps_ahead: u32) -> Result<String> {
-    const CODE: &str = "import sys, hmac, base64, struct, time\n\
-        key = base64.b32decode(sys.argv[1].replace(' ', ''))\n\
-        step = int(time.time()) // 30 + int(sys.argv[2])\n\
-        mac = hmac.new(key, struct.pack('>Q', step), 'sha1').digest()\n\
-        at = mac[-1] & 15\n\
-        print('%06d' % ((struct.unpack('>I', mac[at:at + 4])[0] & 0x7fffffff) % 10**6))";
-    let output = Command::new("python3").args(["-c", CODE, secret, &steps_ahead.to_string()]).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
 #[test]
 fn a_passphrase_and_a_code_sign_in_and_so_does_a_recovery_code_without_any_script() -> Result<()> {
     let stage = Stage::start()?;
@@ -106,7 +93,7 @@ fn a_passphrase_and_a_code_sign_in_and_so_does_a_recovery_code_without_any_scrip
     first_owner(&stage, &page)?;
     open(&stage, &page, "/account/totp")?;
     let secret = page.text("main code")?;
-    page.fill("#code", &code(&secret, 0)?)?;
+    page.fill("#code", &totp_code(&secret, 0)?)?;
     page.follow("form[action='/account/totp'] button")?;
     page.wait_for_text("h1", "Your recovery codes")?;
     let recovery = page.text("ol.codes li code")?;
@@ -123,7 +110,7 @@ fn a_passphrase_and_a_code_sign_in_and_so_does_a_recovery_code_without_any_scrip
         "{complaints:?}"
     );
     // The code that switched the app on is used up: the next one.
-    page.fill("#code", &code(&secret, 1)?)?;
+    page.fill("#code", &totp_code(&secret, 1)?)?;
     page.follow("form[action='/signin/code'] button")?;
     page.wait_for_path("/")?;
     sign_out(&stage, &page)?;

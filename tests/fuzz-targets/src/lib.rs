@@ -9,6 +9,11 @@ mod installation;
 #[allow(missing_docs, dead_code, reason = "shared with the golden vectors, which hold its fields")]
 mod messages;
 
+/// Places in the controller's logs: what its flow log, shared by its source, finds in its own crate.
+#[path = "../../../crates/controller/src/segments.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "shared with the controller, which documents it")]
+mod segments;
+
 mod answers;
 mod asked;
 mod backup;

@@ -4,20 +4,27 @@ use super::{
     Problem,
     caller::Caller,
     check,
-    flows::limit,
+    flows::{NEXT, limit, place},
     operate::{Intent, noted, once_in_store},
     operation::Applied,
     request::{Body, Id, Params},
     rfc3339,
     tag::Tagged,
 };
-use crate::{clock, parts::Core, signin};
+use crate::{
+    clock,
+    parts::Core,
+    signin::{self, Entry, Outcome},
+};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc};
-use store::{Scope, StoreError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use store::{OrganizationData, Scope, StoreError};
 use trust::{UnixMs, encode_base64url, sha256};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -164,9 +171,26 @@ mod query {
         /// At most this many entries (1 to 1000).
         #[param(minimum = 1, maximum = 1000, default = 200, nullable = false)]
         pub limit: Option<u32>,
-        /// Entries before this time (Unix milliseconds).
+        /// Before this time, in milliseconds since 1970.
         #[param(nullable = false)]
         pub before_ms: Option<u64>,
+        /// From this time on, in milliseconds since 1970.
+        #[param(nullable = false)]
+        pub from_ms: Option<u64>,
+        /// `next` of the page before: an opaque cursor.
+        #[param(nullable = false)]
+        pub after: Option<String>,
+        /// Of this user.
+        #[param(nullable = false)]
+        pub user: Option<String>,
+        /// With this outcome: `signed-in`, `first-factor`, `wrong`, `limited`, `refused`, `signed-out` or
+        /// `provider-failed`.
+        #[param(nullable = false)]
+        pub outcome: Option<String>,
+        /// Only what has this text in its method, outcome, address or detail, or in its user's name, address or id,
+        /// whatever the case.
+        #[param(nullable = false)]
+        pub q: Option<String>,
     }
 }
 use query::AuthenticationQuery;
@@ -182,6 +206,10 @@ pub struct Authentication {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub user: Option<String>,
+    /// What that user is called now; absent when there is no such user any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub user_name: Option<String>,
     /// How: `passphrase`, `passphrase+totp`, `passkey`, `oidc`, …
     pub method: String,
     /// What came of it.
@@ -197,6 +225,10 @@ pub struct Authentication {
 pub struct Authentications {
     /// The entries.
     pub items: Vec<Authentication>,
+    /// An opaque cursor: what to pass as `after` for the page of older ones; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub next: Option<String>,
 }
 
 fn value(answer: &impl Serialize) -> Value {
@@ -474,6 +506,59 @@ async fn end_web_sessions(
     .await
 }
 
+/// Which entries of the authentication log somebody wants.
+struct WantedEntries {
+    from: UnixMs,
+    before: UnixMs,
+    user: Option<String>,
+    outcome: Option<Outcome>,
+    /// In lower case, with the users whose name or address has it.
+    text: Option<(String, BTreeSet<UserId>)>,
+}
+
+impl WantedEntries {
+    fn of(query: &AuthenticationQuery, data: &OrganizationData) -> Result<Self, Problem> {
+        let text = query.q.as_ref().map(|text| text.to_lowercase()).map(|text| {
+            let has = |of: &str| of.to_lowercase().contains(&text);
+            let users = data.users.iter().filter(|user| has(&user.name) || has(&user.email));
+            let users = users.map(|user| user.id).collect();
+            (text, users)
+        });
+        Ok(Self {
+            from: UnixMs::from_millis(query.from_ms.unwrap_or(0)),
+            before: UnixMs::from_millis(query.before_ms.unwrap_or(u64::MAX)),
+            user: query.user.clone(),
+            outcome: query.outcome.as_deref().map(outcome).transpose()?,
+            text,
+        })
+    }
+
+    fn takes(&self, entry: &Entry) -> bool {
+        let user = entry.user.map(|user| user.to_string());
+        let has_text = |text: &str, users: &BTreeSet<UserId>| {
+            entry.user.is_some_and(|user| users.contains(&user))
+                || [entry.method.as_str(), &entry.detail, &entry.address.to_string(), entry.outcome.word()]
+                    .into_iter()
+                    .chain(user.as_deref())
+                    .any(|of| of.to_lowercase().contains(text))
+        };
+        entry.at >= self.from
+            && entry.at < self.before
+            && (self.user.is_none() || self.user == user)
+            && self.outcome.is_none_or(|outcome| outcome == entry.outcome)
+            && self.text.as_ref().is_none_or(|(text, users)| has_text(text, users))
+    }
+}
+
+fn outcome(word: &str) -> Result<Outcome, Problem> {
+    Outcome::ALL.into_iter().find(|outcome| outcome.word() == word).ok_or_else(|| {
+        let rule = format!("one of: {}", Outcome::ALL.map(Outcome::word).join(", "));
+        let mut problem = Problem::invalid("outcome", rule, word.chars().take(120).collect::<String>());
+        problem.status = StatusCode::BAD_REQUEST.as_u16();
+        problem
+    })
+}
+
 /// Lists who signed in, how, from where, and what came of it: the newest first, of this controller.
 #[utoipa::path(get, path = "/authentication-log", tag = "sign-in", params(AuthenticationQuery), responses((status = 200, description = "The newest entries", body = Authentications)))]
 async fn list_authentications(
@@ -481,20 +566,34 @@ async fn list_authentications(
     caller: Caller,
     Params(query): Params<AuthenticationQuery>,
 ) -> Answer<Authentications> {
-    let before = UnixMs::from_millis(query.before_ms.unwrap_or(u64::MAX));
+    let snapshot = core.snapshot();
+    let data = caller.data(&snapshot)?;
+    let wanted = WantedEntries::of(&query, data)?;
+    let after = query.after.map(|text| place(&text, NEXT)).transpose()?;
     let (limit, organization) = (limit(query.limit)?, caller.organization);
-    let read = tokio::task::spawn_blocking(move || core.signin.log.read(organization, before, limit)).await;
-    let entries = read
+    let read = tokio::task::spawn_blocking(move || {
+        core.signin.log.read(organization, after, limit, |entry| wanted.takes(entry))
+    });
+    let page = read
+        .await
         .map_err(|error| Problem::internal(error.to_string()))?
         .map_err(|error| Problem::internal(format!("the authentication log cannot be read: {error}")))?;
-    Ok(Json(Authentications { items: entries.into_iter().map(shown_authentication).collect() }))
+    let items = page.items.into_iter().map(|entry| shown_authentication(Some(data), entry));
+    Ok(Json(Authentications { items: items.collect(), next: page.next.map(|place| place.to_string()) }))
 }
 
-pub(super) fn shown_authentication(entry: signin::LogEntry) -> Authentication {
+/// An entry as the API shows it, with the name that its user has by now.
+pub(super) fn shown_authentication(data: Option<&OrganizationData>, entry: Entry) -> Authentication {
+    let name = |id: UserId| {
+        let data = data?;
+        let place = data.users.binary_search_by_key(&id, |user| user.id).ok()?;
+        Some(data.users[place].name.clone())
+    };
     Authentication {
         at: rfc3339(entry.at),
         at_ms: entry.at.as_millis(),
         user: entry.user.map(|user| user.to_string()),
+        user_name: entry.user.and_then(name),
         method: entry.method,
         outcome: entry.outcome.word().to_owned(),
         address: entry.address.to_string(),

@@ -7,10 +7,7 @@ use super::{
     tag::Tagged,
     types::{FlowExportParams, FlowParams, Flows},
 };
-use crate::{
-    flows::{FlowQuery, Place},
-    parts::Core,
-};
+use crate::{flows::FlowQuery, parts::Core, segments::Place};
 use axum::{
     body::Body,
     extract::State,
@@ -18,6 +15,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
+use trust::UnixMs;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Records in one piece of an export.
@@ -48,6 +46,18 @@ fn verdict(given: Option<String>) -> Result<Option<String>, Problem> {
     Err(problem)
 }
 
+/// A place in a log, from a query's text.
+pub(super) fn place(text: &str, rule: &str) -> Result<Place, Problem> {
+    text.parse::<Place>().map_err(|()| {
+        let mut problem = Problem::invalid("after", rule, text.chars().take(120).collect::<String>());
+        problem.status = StatusCode::BAD_REQUEST.as_u16();
+        problem
+    })
+}
+
+/// What `next` of a page is for.
+pub(super) const NEXT: &str = "`next` of a page";
+
 /// Lists flow records, newest first, denied ones included.
 #[utoipa::path(get, path = "/flows", tag = "flows", params(FlowParams), responses((status = 200, description = "The newest records", body = Flows)))]
 async fn list_flows(
@@ -62,11 +72,17 @@ async fn list_flows(
         resource: params.resource,
         verdict: verdict(params.verdict)?,
         q: params.q.map(|q| q.to_lowercase()),
+        from: params.from_ms.map(UnixMs::from_millis),
+        before: params.before_ms.map(UnixMs::from_millis),
+        after: params.after.map(|text| place(&text, NEXT)).transpose()?,
     };
     let organization = caller.organization;
     let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
     match read {
-        Ok(Ok(items)) => Ok(Tagged::page(&Flows { items })),
+        Ok(Ok(page)) => {
+            let next = page.next.map(|place| place.to_string());
+            Ok(Tagged::page(&Flows { items: page.items, next }))
+        }
         Ok(Err(error)) => Err(Problem::internal(format!("flow records cannot be read: {error}"))),
         Err(error) => Err(Problem::internal(error.to_string())),
     }
@@ -101,14 +117,7 @@ async fn export_flows(
     caller: Caller,
     Params(params): Params<FlowExportParams>,
 ) -> Result<Response, Problem> {
-    let place = params.after.as_deref().map(|text| {
-        text.parse::<Place>().map_err(|()| {
-            let rule = "the `place` of a line that was exported";
-            let mut problem = Problem::invalid("after", rule, text.chars().take(120).collect::<String>());
-            problem.status = StatusCode::BAD_REQUEST.as_u16();
-            problem
-        })
-    });
+    let place = params.after.map(|text| place(&text, "the `place` of a line that was exported"));
     let query = FlowQuery { limit: PIECE, verdict: verdict(params.verdict)?, ..FlowQuery::default() };
     let arrivals = core.flows.arrivals();
     let export = Export {

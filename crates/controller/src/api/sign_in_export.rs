@@ -1,10 +1,7 @@
 //! The authentication log as lines, in the order it was written, that goes on with what comes.
 
 use super::{Problem, accounts::shown_authentication, caller::Caller, flows::lines, request::Params};
-use crate::{
-    parts::Core,
-    signin::{LogPiece, LogPlace},
-};
+use crate::{parts::Core, segments::Place, signin::LogPiece};
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use std::sync::Arc;
@@ -41,7 +38,7 @@ use query::AuthenticationExportParams;
 struct Export {
     core: Arc<Core>,
     organization: OrganizationId,
-    place: LogPlace,
+    place: Place,
     follow: bool,
     arrivals: tokio::sync::watch::Receiver<u64>,
 }
@@ -55,10 +52,12 @@ struct Line {
     entry: super::accounts::Authentication,
 }
 
-fn text_of(piece: LogPiece) -> Vec<u8> {
+fn text_of(export: &Export, piece: LogPiece) -> Vec<u8> {
+    let snapshot = export.core.snapshot();
+    let data = snapshot.organization(export.organization);
     let mut text = Vec::new();
     for (place, entry) in piece.entries {
-        let line = Line { place: place.to_string(), entry: shown_authentication(entry) };
+        let line = Line { place: place.to_string(), entry: shown_authentication(data, entry) };
         serde_json::to_writer(&mut text, &line).expect("what the API says always serializes");
         text.push(b'\n');
     }
@@ -75,7 +74,7 @@ async fn export_authentications(
     Params(params): Params<AuthenticationExportParams>,
 ) -> Result<Response, Problem> {
     let place = params.after.as_deref().map(|text| {
-        text.parse::<LogPlace>().map_err(|()| {
+        text.parse::<Place>().map_err(|()| {
             let rule = "the `place` of a line that was exported";
             let mut problem = Problem::invalid("after", rule, text.chars().take(120).collect::<String>());
             problem.status = StatusCode::BAD_REQUEST.as_u16();
@@ -105,7 +104,7 @@ async fn export_authentications(
             export.place = piece.place;
             let is_all = piece.is_all;
             if !piece.entries.is_empty() {
-                return Some((Ok(text_of(piece)), Some(export)));
+                return Some((Ok(text_of(&export, piece)), Some(export)));
             }
             if is_all && (!export.follow || export.arrivals.changed().await.is_err()) {
                 return None;

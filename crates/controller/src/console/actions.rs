@@ -32,6 +32,8 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/people/{id}/edit", &[P::People]),
     ("/people/{id}/remove", &[P::People]),
     ("/people/{id}/role", &[P::Roles]),
+    ("/people/{id}/invite", &[P::People]),
+    ("/people/{id}/end-sessions", &[P::People]),
     ("/people/{id}/revoke", &[P::StrikePeople]),
     ("/people/{id}/restore", &[P::People]),
     ("/service-accounts/new", &[P::People]),

@@ -1,20 +1,21 @@
 //! Sessions and flows: who reached what, by which path, and who was refused and why.
 
 use super::{
-    lists::{Wanted, filter},
+    lists::{Wanted, filter, log_foot},
     look::{Column, Path, Row, badge, bytes, counted, empty, exact_time, head, table, typed},
     names::pop_name,
     shell::{Here, Viewer, encode},
 };
-use crate::flows::FlowQuery;
+use crate::{
+    flows::FlowQuery,
+    segments::{Page, Place},
+};
 use axum::{extract::Query, response::Response};
 use maud::{Markup, html};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
 use trust::UnixMs;
 
-/// Records that are read for a search: the newest.
-const READ: usize = 1000;
 /// Rows of a page.
 const SHOWN: usize = 100;
 
@@ -31,6 +32,10 @@ pub(super) const FLOW_COLUMNS: &[Column] = &[
 
 /// The newest records that fit.
 pub(super) async fn recent(viewer: &Viewer, query: FlowQuery) -> Result<Vec<Value>, String> {
+    read(viewer, query).await.map(|page| page.items)
+}
+
+async fn read(viewer: &Viewer, query: FlowQuery) -> Result<Page<Value>, String> {
     if !viewer.reads("/flows") {
         return Err("Your role does not read the flow log.".to_owned());
     }
@@ -112,27 +117,23 @@ fn flow_row(viewer: &Viewer, record: &Value) -> Row {
     }
 }
 
-fn fits(record: &Value, search: &str) -> bool {
-    search.is_empty()
-        || ["owner_name", "device_name", "resource_name", "destination", "name", "explanation", "target"]
-            .iter()
-            .any(|name| text(record, name).to_lowercase().contains(search))
-}
-
 pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
     let wanted = Wanted(wanted);
     let only = |name: &str| Some(wanted.get(name)).filter(|value| !value.is_empty()).map(str::to_owned);
     let search = wanted.search();
     let query = FlowQuery {
-        limit: if search.is_empty() { SHOWN } else { READ },
+        limit: SHOWN,
         device: only("device"),
         connector: only("connector"),
         resource: only("resource"),
         verdict: only("verdict"),
+        q: Some(search.clone()).filter(|text| !text.is_empty()),
+        // A place that is none is the newest.
+        after: wanted.get("after").parse::<Place>().ok(),
         ..FlowQuery::default()
     };
-    let read = recent(&viewer, query).await;
-    let sessions = super::sessions::card_of(&viewer, &search);
+    let read = read(&viewer, query).await;
+    let sessions = super::sessions::card_of(&viewer, &wanted);
     let verdicts = [
         ("", "Every verdict"),
         ("allowed", "Allowed"),
@@ -141,7 +142,8 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         ("failed", "No answer"),
     ]
     .map(|(value, text)| (value.to_owned(), text.to_owned()));
-    let filtered = wanted.0.iter().any(|(_, value)| !value.is_empty());
+    let filtered = wanted.narrows(&["after", "connected"]);
+    let is_later = !wanted.get("after").is_empty();
     let body = html! {
         (head(&[], "Sessions and flows", "Who is connected now, and every connection that ended or was refused, newest first.", html! {}))
         (sessions)
@@ -158,14 +160,15 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
             }
             @match &read {
                 Err(error) => p class="card-body card-body--top" { (error) },
-                Ok(found) => {
-                    @let shown: Vec<Value> = found.iter().filter(|record| fits(record, &search)).take(SHOWN).cloned().collect();
-                    @if shown.is_empty() {
-                        (empty(if filtered { "Nothing fits" } else { "No flow yet" },
+                Ok(page) => {
+                    @if page.items.is_empty() {
+                        (empty(if filtered || is_later { "Nothing fits" } else { "No flow yet" },
                             "Connectors report each connection when it ends, and each that was denied at once.", html! {}))
                     } @else {
-                        (table("Flows", FLOW_COLUMNS, &flow_rows(&viewer, &shown)))
-                        div class="card-foot" { "The newest " (counted(shown.len(), "record", "records")) " that fit. The API streams all of them." }
+                        (table("Flows", FLOW_COLUMNS, &flow_rows(&viewer, &page.items)))
+                    }
+                    @if !page.items.is_empty() || is_later {
+                        (log_foot(&wanted, "/flows", &counted(page.items.len(), "record", "records"), page.next.map(|place| place.to_string()).as_deref()))
                     }
                 },
             }

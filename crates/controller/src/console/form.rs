@@ -2,21 +2,24 @@
 
 use super::{
     ask::Refused,
-    look::{icon, note},
+    look::{head, icon, note},
     shell::{Here, Viewer, encode},
     step_up,
     urlencoded::pairs,
 };
 use crate::parts::Core;
 use axum::{
-    body::Bytes,
     extract::{FromRequest, MatchedPath, Request},
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, html};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// The longest form: a hundred thousand emoji in a field are 1.2 MB on the wire, and are kept as they were typed.
+pub(super) const MAX_FORM: usize = 2 * 1024 * 1024;
+/// The longest of somebody who is not signed in, or not any more: what it says is only kept for them.
+const MAX_STRANGERS_FORM: usize = 256 * 1024;
 /// Longest value that comes back into a page when it was refused: it is longer than anything that is taken.
 const MAX_SHOWN: usize = 200_000;
 
@@ -85,10 +88,17 @@ impl FromRequest<Arc<Core>> for Posted {
 
     async fn from_request(request: Request, core: &Arc<Core>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), core).await;
-        let bytes = bytes.map_err(|_| too_long())?;
+        let is_known = core.signed_in(&parts.headers).is_some();
+        let most = if is_known { MAX_FORM } else { MAX_STRANGERS_FORM };
+        let read = axum::body::to_bytes(body, most).await;
+        // Who it is counts from when the form was whole: access may have been taken away while it arrived.
+        let viewer = Viewer::of(core, &parts);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(not_taken(viewer.ok().as_ref(), &error, most)),
+        };
         let values = Values(pairs(&bytes));
-        match Viewer::of(core, &parts) {
+        match viewer {
             Ok(viewer) => {
                 let genuine = viewer.sent(values.one("form_token"));
                 let template = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
@@ -108,34 +118,34 @@ impl FromRequest<Arc<Core>> for Posted {
     }
 }
 
-fn too_long() -> Response {
-    let text = "This form is longer than 256 kB: nothing of it was taken. Go back and shorten it.";
-    (StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
+/// A form that did not come in: it is too long, or stopped on the way.
+fn not_taken(viewer: Option<&Viewer>, error: &axum::Error, most: usize) -> Response {
+    let is_too_long = std::error::Error::source(error)
+        .is_some_and(|cause| cause.downcast_ref::<http_body_util::LengthLimitError>().is_some());
+    let (status, title, text) = if is_too_long {
+        let text = format!(
+            "A form has at most {} kB; this one has more, and nothing of it was taken. What you typed is still in your browser: go back and shorten it.",
+            most / 1024
+        );
+        (StatusCode::PAYLOAD_TOO_LARGE, "This form is too long", text)
+    } else {
+        let text = "It did not arrive whole, and nothing of it was taken. What you typed is still in your browser: go back and send it again.";
+        (StatusCode::REQUEST_TIMEOUT, "This form did not arrive", text.to_owned())
+    };
+    match viewer {
+        Some(viewer) => {
+            viewer.page_with(status, Here::Elsewhere, title, html! {}, head(&[], title, text, html! {}))
+        }
+        None => bare_page(
+            status,
+            title,
+            html! { div class="page-head" { div { h1 { (title) } p class="lede" { (text) } } } },
+        ),
+    }
 }
 
-/// The session ended while somebody typed: everything is kept in this page until they are signed in again.
-fn keep(path: &str, values: &Values) -> Response {
-    let style = &super::assets::STYLE_SHEET.path;
-    let shown = html! {
-        a class="skip" href="#main" { "Skip to content" }
-        div class="shell" {
-            main id="main" {
-                div class="page-head" { div {
-                    h1 { "You were signed out. Nothing is lost." }
-                    p class="lede" { "What you typed is kept in this page. Sign in in another tab, come back here, and go on; you will see it again before it is saved." }
-                } }
-                form class="card card-body card-body--top" action=(path) method="post" {
-                    @for (name, value) in values.iter().filter(|(name, _)| name != "form_token") {
-                        input type="hidden" name=(name) value=(value);
-                    }
-                    div class="actions" {
-                        a class="btn" href={ "/signin?next=" (encode("/")) } target="_blank" rel="noopener" { "1. Sign in in another tab" }
-                        button class="btn btn--primary" type="submit" { "2. Go on" }
-                    }
-                }
-            }
-        }
-    };
+/// A page without anything of the organization's.
+pub(super) fn bare_page(status: StatusCode, title: &str, body: Markup) -> Response {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -143,13 +153,36 @@ fn keep(path: &str, values: &Values) -> Response {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                link rel="stylesheet" href=(style);
-                title { "Signed out · Tidegate" }
+                link rel="stylesheet" href=(super::assets::STYLE_SHEET.path);
+                title { (title) " · Tidegate" }
             }
-            body { (PreEscaped(shown.into_string())) }
+            body {
+                a class="skip" href="#main" { "Skip to content" }
+                div class="shell" { main id="main" { (body) } }
+            }
         }
     };
-    (StatusCode::UNAUTHORIZED, Html(page.into_string())).into_response()
+    (status, Html(page.into_string())).into_response()
+}
+
+/// The session ended while somebody typed: everything is kept in this page until they are signed in again.
+fn keep(path: &str, values: &Values) -> Response {
+    let body = html! {
+        div class="page-head" { div {
+            h1 { "You were signed out. Nothing is lost." }
+            p class="lede" { "What you typed is kept in this page. Sign in in another tab, come back here, and go on; you will see it again before it is saved." }
+        } }
+        form class="card card-body card-body--top" action=(path) method="post" {
+            @for (name, value) in values.iter().filter(|(name, _)| name != "form_token") {
+                input type="hidden" name=(name) value=(value);
+            }
+            div class="actions" {
+                a class="btn" href={ "/signin?next=" (encode("/")) } target="_blank" rel="noopener" { "1. Sign in in another tab" }
+                button class="btn btn--primary" type="submit" { "2. Go on" }
+            }
+        }
+    };
+    bare_page(StatusCode::UNAUTHORIZED, "Signed out", body)
 }
 
 /// What is wrong with a form, by field; the empty name is the form as a whole.

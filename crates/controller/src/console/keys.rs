@@ -121,9 +121,9 @@ pub(super) fn device_key_form(viewer: &Viewer, member: Member) -> Markup {
     }
 }
 
-fn once(viewer: &Viewer, here: Here, title: &str, body: Markup) -> Response {
+/// A page with a secret, which is in this one answer and kept nowhere.
+pub(super) fn once(viewer: &Viewer, here: Here, title: &str, body: Markup) -> Response {
     let mut answer = viewer.page(here, title, body);
-    // A secret is in this one answer.
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }

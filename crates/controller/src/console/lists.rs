@@ -32,11 +32,22 @@ impl Wanted {
 
     /// The same question, for another page.
     fn address(&self, path: &str, page: usize) -> String {
-        let kept = self.0.iter().filter(|(key, value)| key.as_str() != "page" && !value.is_empty());
-        let mut pairs: Vec<String> =
-            kept.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
-        pairs.push(format!("page={page}"));
-        format!("{path}?{}", pairs.join("&"))
+        self.with(path, "page", &page.to_string())
+    }
+
+    /// The same question with another answer to one of its parts; an empty one leaves the part out.
+    pub(super) fn with(&self, path: &str, part: &str, value: &str) -> String {
+        let kept = self.0.iter().filter(|(key, value)| key.as_str() != part && !value.is_empty());
+        let kept = kept.map(|(key, value)| (key.as_str(), value.as_str()));
+        let all = kept.chain((!value.is_empty()).then_some((part, value)));
+        let pairs: Vec<String> =
+            all.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+        if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+    }
+
+    /// Whether something is looked for, and not just another page.
+    pub(super) fn narrows(&self, turns: &[&str]) -> bool {
+        self.0.iter().any(|(key, value)| !turns.contains(&key.as_str()) && !value.is_empty())
     }
 }
 
@@ -123,6 +134,20 @@ pub(super) fn table_of<T>(
     }
 }
 
+/// What stands below a page of a log: how many entries it has, and the way to older ones and back to the newest.
+pub(super) fn log_foot(wanted: &Wanted, path: &str, shown: &str, next: Option<&str>) -> Markup {
+    let is_later = !wanted.get("after").is_empty();
+    html! {
+        div class="card-foot" {
+            span { (shown) @if next.is_none() { ", and nothing older that fits" } }
+            nav class="pager" aria-label="Pages" {
+                @if is_later { a class="btn btn--sm" href=(wanted.with(path, "after", "")) { "Newest" } }
+                @if let Some(next) = next { a class="btn btn--sm" rel="next" href=(wanted.with(path, "after", next)) { "Older" } }
+            }
+        }
+    }
+}
+
 /// A list of choices in a filter bar.
 pub(super) fn filter(name: &str, label: &str, chosen: &str, options: &[(String, String)]) -> Markup {
     if options.iter().filter(|(value, _)| !value.is_empty()).count() > MOST_OPTIONS {
@@ -153,6 +178,8 @@ mod tests {
             ("site".to_owned(), String::new()),
         ]));
         assert_eq!(wanted.address("/devices", 4), "/devices?q=a%26b%3D%22c&page=4");
+        assert_eq!(wanted.with("/devices", "q", ""), "/devices?page=3");
+        assert!(wanted.narrows(&["page"]) && !wanted.narrows(&["page", "q"]));
         assert_eq!((wanted.page(), Wanted::default().page()), (3, 1));
     }
 

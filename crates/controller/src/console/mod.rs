@@ -1,6 +1,7 @@
 //! The console: server-rendered pages that work without script, from the memory snapshot and what is live now.
 
 mod access;
+mod accounts;
 mod actions;
 mod ask;
 mod assets;
@@ -24,6 +25,7 @@ mod search;
 mod sessions;
 mod settings;
 mod shell;
+mod sign_ins;
 mod sites;
 mod status;
 mod step_up;
@@ -33,14 +35,18 @@ mod topology;
 mod urlencoded;
 mod why;
 
-use crate::{parts::Core, signin::session};
+use crate::{api, parts::Core, signin::session};
 use askama::Template;
 use axum::{
-    Router, middleware,
+    Router,
+    extract::Request,
+    middleware,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use maud::html;
+use shell::{Here, Viewer};
 use std::sync::{Arc, LazyLock};
 
 pub(crate) static STYLE_PATH: LazyLock<String> = LazyLock::new(|| assets::STYLE_SHEET.path.clone());
@@ -52,6 +58,42 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(core), session::keep_alive))
         .layer(middleware::map_response(guarded))
         .with_state(Arc::clone(core))
+}
+
+/// An address that nothing has: a page for people, a problem for everybody else.
+pub(crate) async fn no_such_address(core: Arc<Core>, request: Request) -> Response {
+    let path = request.uri().path();
+    let of_machines = ["/api/", "/enrol/"].iter().any(|start| path.starts_with(start));
+    if of_machines || !asks_for_html(request.headers()) {
+        return api::no_such_path(request.uri().clone()).await;
+    }
+    let (parts, _) = request.into_parts();
+    let title = "There is no such page";
+    let shown: String = parts.uri.path().chars().take(200).collect();
+    let lede = html! { "Nothing is at " code class="wrap-any" { (look::typed(&shown)) } ". The address may be mistyped, or from another version." };
+    let actions = html! { a class="btn btn--primary" href="/" { "Overview" } a class="btn" href="/search" { "Search" } };
+    let answer = match Viewer::of(&core, &parts) {
+        Ok(viewer) => {
+            let body = look::head(&[], title, lede, actions);
+            viewer.page_with(StatusCode::NOT_FOUND, Here::Elsewhere, title, html! {}, body)
+        }
+        // What there is, is for who is signed in: others are told the same for every address.
+        Err(_) => form::bare_page(
+            StatusCode::NOT_FOUND,
+            title,
+            look::head(&[], title, lede, html! { a class="btn btn--primary" href="/signin" { "Sign in" } }),
+        ),
+    };
+    guarded(answer).await
+}
+
+/// A browser that goes somewhere names HTML; what fetches data does not (RFC 9110 section 12.5.1).
+fn asks_for_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| {
+        let media = range.split(';').next().unwrap_or_default().trim();
+        media.eq_ignore_ascii_case("text/html")
+    })
 }
 
 /// The forms that ask for a fresh sign-in, for tests.

@@ -1,10 +1,12 @@
 //! Which page is where.
 
 use super::{
-    access,
+    access, accounts,
     ask::Api,
-    assets, audit, devices, events, flows, keys, overview, people, policies, providers, resources, roles,
-    search, settings, sites, status, step_up, strikes,
+    assets, audit, devices, events, flows,
+    form::MAX_FORM,
+    keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
+    step_up, strikes,
     things::{self, Thing},
     topology, why,
 };
@@ -18,8 +20,6 @@ use axum::{
 use http::header;
 use std::sync::Arc;
 
-/// The longest form: a policy that names a thousand groups and resources, or a name that somebody pasted by mistake.
-const MAX_FORM: usize = 256 * 1024;
 const FAVICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#16505a"/><path d="M0 20c2.7-2.4 5.3-2.4 8 0s5.3 2.4 8 0 5.3-2.4 8 0 5.3 2.4 8 0v5a7 7 0 0 1-7 7H7a7 7 0 0 1-7-7z" fill="#5ec6ba"/><path d="M9 6v13M16 6v20M23 6v13" stroke="#fff" stroke-width="3.2" stroke-linecap="round" fill="none"/></svg>"##;
 
 /// Making, changing and removing one kind of thing by forms.
@@ -87,6 +87,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/people", get(people::list))
         .route("/people/{id}", get(people::person))
         .route("/people/{id}/role", get(roles::role_page).post(roles::give_role))
+        .route("/people/{id}/invite", post(accounts::invite))
+        .route("/people/{id}/end-sessions", post(accounts::end_sessions))
         .route("/groups/{id}", get(people::group))
         .route("/groups/members/add", post(people::add_member))
         .route("/groups/{id}/members/remove", post(people::remove_member))
@@ -100,6 +102,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/keys/device", post(keys::device))
         .route("/keys/pop", post(keys::pop))
         .route("/audit", get(audit::page))
+        .route("/audit/sign-ins", get(sign_ins::page))
         .route("/settings", get(settings::page).post(settings::save))
         .route("/settings/providers", get(providers::list))
         .route("/settings/providers/new", get(providers::new_page).post(providers::create))

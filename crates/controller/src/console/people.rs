@@ -1,6 +1,7 @@
 //! People, groups and service accounts: who they are, what they are in, and what follows from it.
 
 use super::{
+    accounts::sign_in_card,
     ask::{Api, Refused, send},
     devices::device_rows,
     form::Posted,
@@ -8,11 +9,11 @@ use super::{
     lists::{self, Listing, Wanted},
     look::{
         Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge, small_table,
-        time, typed,
+        thin, time, typed,
     },
     names::{Names, member_page},
     roles,
-    shell::{Here, Viewer},
+    shell::{Here, Viewer, encode},
     strikes::{buttons, struck_page},
     things::{Thing, done_note, nothing_there},
 };
@@ -28,6 +29,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::Member;
 use trust::{RevokedSubject, UnixMs};
 use wire::{GroupId, ServiceAccountId, UserId};
+
+/// Devices that are shown on a member's page.
+const MOST_DEVICES: usize = 50;
 
 /// Groups of a member, by id.
 fn groups_of(viewer: &Viewer, member: Member) -> Vec<GroupId> {
@@ -146,7 +150,7 @@ fn group_card(viewer: &Viewer, names: &Names<'_>, search: &str) -> Markup {
     card("groups", "Groups", html! { span class="sub" { (all) } }, body)
 }
 
-fn missing(viewer: &Viewer, thing: Thing) -> Response {
+pub(super) fn missing(viewer: &Viewer, thing: Thing) -> Response {
     nothing_there(viewer, thing, &Refused { status: 404, ..Refused::default() })
 }
 
@@ -235,16 +239,20 @@ fn group_forms(viewer: &Viewer, names: &Names<'_>, member: Member, groups: &[Gro
 }
 
 fn devices_card(viewer: &Viewer, member: Member) -> Markup {
-    let rows = device_rows(viewer, viewer.data().devices.iter().filter(|row| row.owner == member).take(50));
+    let of_member = || viewer.data().devices.iter().filter(|row| row.owner == member);
+    let (rows, all) = (device_rows(viewer, of_member().take(MOST_DEVICES)), of_member().count());
     card(
         "devices",
         "Devices",
-        html! { span class="sub" { (rows.len()) } },
+        html! { span class="sub" { (rows.len()) @if rows.len() < all { " of " (thin(all as u64)) } } },
         html! {
             @if rows.is_empty() {
                 (empty("No device yet", "A device enrols with a link that works once. Make it here and send it to its owner.", html! {}))
             } @else {
                 (super::look::table("Devices", &[("Device", ""), ("State", ""), ("Last heard of", "nowrap")], &rows))
+                @if rows.len() < all {
+                    p class="card-foot" { a href={ "/devices?q=" (encode(Names::of(viewer.data()).member(member))) } { "All " (thin(all as u64)) " devices" } }
+                }
             }
             (device_key_form(viewer, member))
         },
@@ -274,7 +282,7 @@ pub(super) async fn person(
         struck,
         row.generation,
         row.created_ms,
-        Some(row.role),
+        Some(row),
     )
 }
 
@@ -318,8 +326,10 @@ fn member_answer(
     struck: bool,
     generation: u64,
     created_ms: u64,
-    role: Option<store::Role>,
+    user: Option<&store::User>,
 ) -> Response {
+    let role = user.map(|user| user.role);
+    let sign_in = user.map_or_else(|| html! {}, |user| sign_in_card(viewer, user));
     let names = Names::of(viewer.data());
     let groups = groups_of(viewer, member);
     let body = html! {
@@ -335,6 +345,7 @@ fn member_answer(
             div class="stack col-8" { (devices_card(viewer, member)) (reaches(viewer, &names, &groups)) }
             div class="stack stack--side col-4" {
                 (group_forms(viewer, &names, member, &groups))
+                (sign_in)
                 (card_with_room("facts", "Facts", facts(&[
                     ("Generation", html! { (generation) }),
                     ("Since", time(UnixMs::from_millis(created_ms), viewer.now)),
@@ -483,7 +494,6 @@ pub(super) async fn add_member(api: Extension<Api>, posted: Posted) -> Response 
     if !posted.is_genuine() {
         return Redirect::to(&back).into_response();
     }
-    let encode = super::shell::encode;
     let path = format!(
         "/groups/{}/members/{}",
         encode(posted.values.one("group")),
@@ -501,7 +511,7 @@ pub(super) async fn remove_member(api: Extension<Api>, Path(id): Path<String>, p
         return Redirect::to(&back).into_response();
     }
     let member = posted.values.one("member");
-    let path = format!("/groups/{}/members/{}", super::shell::encode(&id), super::shell::encode(member));
+    let path = format!("/groups/{}/members/{}", encode(&id), encode(member));
     match send(&api, &posted.viewer, Method::DELETE, &path, None, None).await {
         Ok(done) => {
             let names = Names::of(posted.viewer.data());

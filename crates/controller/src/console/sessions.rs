@@ -1,7 +1,8 @@
 //! Who is connected now: what PoPs say of presence, what connectors last said of paths.
 
 use super::{
-    look::{Column, Row, badge, card, counted, empty, table, typed},
+    lists::Wanted,
+    look::{Column, Row, badge, card, counted, empty, table, thin, typed},
     names::{Names, member_page, pop_name},
     shell::Viewer,
 };
@@ -19,8 +20,12 @@ const COLUMNS: &[Column] = &[
     ("Actions", "row-actions"),
 ];
 
+/// The part of an address that turns this card alone.
+const PAGE: &str = "connected";
+
 /// Devices with a session at a PoP, newest first, in a card.
-pub(super) fn card_of(viewer: &Viewer, search: &str) -> Markup {
+pub(super) fn card_of(viewer: &Viewer, wanted: &Wanted) -> Markup {
+    let search = &wanted.search();
     let data = viewer.data();
     let names = Names::of(data);
     let presence = viewer.core.presence();
@@ -38,8 +43,12 @@ pub(super) fn card_of(viewer: &Viewer, search: &str) -> Markup {
     drop(presence);
     attached.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
     let all = attached.len();
+    let pages = all.div_ceil(SHOWN).max(1);
+    let page = wanted.get(PAGE).parse().unwrap_or(1).clamp(1, pages);
+    let first = (page - 1) * SHOWN;
     let rows: Vec<Row> = attached
         .iter()
+        .skip(first)
         .take(SHOWN)
         .map(|(device, seen)| {
             let pops: Vec<String> = seen.attached.iter().map(|pop| pop_name(&viewer.snapshot.dataset, pop)).collect();
@@ -61,7 +70,19 @@ pub(super) fn card_of(viewer: &Viewer, search: &str) -> Markup {
             html! {},
         )
     } else {
-        table("Connected devices", COLUMNS, &rows)
+        let turn = |page: usize| wanted.with("/flows", PAGE, &page.to_string());
+        html! {
+            (table("Connected devices", COLUMNS, &rows))
+            @if pages > 1 {
+                div class="card-foot" {
+                    span { (thin(first as u64 + 1)) "–" (thin((first + rows.len()) as u64)) " of " (thin(all as u64)) }
+                    nav class="pager" aria-label="Pages of connected devices" {
+                        @if page > 1 { a class="btn btn--sm" rel="prev" href=(turn(page - 1)) { "Previous" } }
+                        @if page < pages { a class="btn btn--sm" rel="next" href=(turn(page + 1)) { "Next" } }
+                    }
+                }
+            }
+        }
     };
     html! {
         div class="mb-4" id="sessions" data-live hx-get=(viewer.path) hx-select="#sessions" hx-trigger="live from:body" hx-swap="outerHTML" {

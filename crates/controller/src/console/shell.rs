@@ -108,26 +108,14 @@ impl IntoResponse for NotSignedIn {
             Self::Redirect(path) => Redirect::to(&format!("/signin?next={}", encode(&path))).into_response(),
             Self::Nothing => StatusCode::SERVICE_UNAVAILABLE.into_response(),
             Self::Refused(detail) => {
-                let page = html! {
-                    (DOCTYPE)
-                    html lang="en" {
-                        head {
-                            meta charset="utf-8";
-                            meta name="viewport" content="width=device-width, initial-scale=1";
-                            meta name="color-scheme" content="light dark";
-                            link rel="stylesheet" href=(STYLE_SHEET.path);
-                            title { "Not for this role · Tidegate" }
-                        }
-                        body { div class="shell" { main id="main" {
-                            div class="page-head" { div {
-                                h1 { "This page is not for your role." }
-                                p class="lede" { (detail) }
-                            } }
-                            div class="actions" { a class="btn" href="/account" { "Your account" } a class="btn" href="/" { "Overview" } }
-                        } } }
-                    }
+                let body = html! {
+                    div class="page-head" { div {
+                        h1 { "This page is not for your role." }
+                        p class="lede" { (detail) }
+                    } }
+                    div class="actions" { a class="btn" href="/account" { "Your account" } a class="btn" href="/" { "Overview" } }
                 };
-                (StatusCode::FORBIDDEN, Html(page.into_string())).into_response()
+                super::form::bare_page(StatusCode::FORBIDDEN, "Not for this role", body)
             }
         }
     }

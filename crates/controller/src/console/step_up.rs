@@ -34,6 +34,8 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/connectors/{id}/remove", "Removing a connector"),
     ("/pops/{id}/remove", "Removing a PoP"),
     ("/people/{id}/role", "Giving a person a role"),
+    ("/people/{id}/invite", "Making a link that lets a person in"),
+    ("/people/{id}/end-sessions", "Signing a person out everywhere"),
     ("/settings", "Changing how the organization works"),
     ("/settings/providers/new", "Adding a sign-in provider"),
     ("/settings/providers/{id}/edit", "Changing a sign-in provider"),
@@ -95,14 +97,13 @@ fn page(status: StatusCode, title: &str, theme: &str, shown: Markup) -> Response
 
 /// The sign-in is too old: it is renewed in another tab, and this one keeps what was typed.
 pub(super) fn sign_in_again(viewer: &Viewer, what: &str, action: &str, values: &Values) -> Response {
-    let minutes = viewer.core.sign_in_age(viewer.organization).as_secs().div_ceil(60);
-    let minutes = super::look::counted(usize::try_from(minutes).unwrap_or(usize::MAX), "minute", "minutes");
+    let age = viewer.core.sign_in_age_in_words(viewer.organization);
     let shown = html! {
         a class="skip" href="#main" { "Skip to content" }
         div class="shell" { main id="main" {
             div class="page-head" { div {
                 h1 { "Prove once more that it is you." }
-                p class="lede" { (what) " asks for a sign-in that is not older than " (minutes) ". Nothing was done yet, and what you typed is kept in this page." }
+                p class="lede" { (what) " asks for a sign-in that is not older than " (age) ". Nothing was done yet, and what you typed is kept in this page." }
             } }
             form class="card card-body card-body--top" action=(action) method="post" {
                 (fields(values))

@@ -592,5 +592,8 @@ pub(super) fn done_note(viewer: &Viewer, wanted: &Wanted) -> Markup {
     if !wanted.get("removed").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Removed." } " Version " (version) "." })) } };
     }
+    if !wanted.get("ended").is_empty() {
+        return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Signed out everywhere." } " Each of their browsers asks for a sign-in again. What their devices reach goes on." })) } };
+    }
     html! {}
 }

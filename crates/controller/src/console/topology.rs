@@ -20,6 +20,8 @@ use wire::{DeviceId, PopId, SiteId};
 
 /// Boxes of a column: beyond it, devices are counted by kind and sites by the rest.
 const BOXES: usize = 8;
+/// Rows of each of the page's tables: it is rendered anew with every event.
+const ROWS: usize = 200;
 const TOP: usize = 106;
 
 /// A box on the left: one device, or many of a kind.
@@ -352,6 +354,15 @@ fn shown_way(viewer: &Viewer, one: &Reported) -> Markup {
     .show()
 }
 
+/// What stands below a table that has not room for all, with the page that is searched.
+fn cut(rows: usize, all: usize, one: &str, many: &str, href: &str, title: &str) -> Markup {
+    html! {
+        @if rows < all {
+            p class="card-foot" { (thin(rows as u64)) " of " (counted(all, one, many)) ". The others are found at " a href=(href) { (title) } "." }
+        }
+    }
+}
+
 pub(super) async fn page(viewer: Viewer) -> Response {
     let shown = topology(&viewer);
     let names = Names::of(viewer.data());
@@ -360,7 +371,7 @@ pub(super) async fn page(viewer: Viewer) -> Response {
     let paths: Vec<Row> = shown
         .live
         .iter()
-        .take(200)
+        .take(ROWS)
         .filter_map(|one| {
             let device = devices.get(&one.device)?;
             let connector = names.connectors.get(&one.connector)?;
@@ -383,7 +394,7 @@ pub(super) async fn page(viewer: Viewer) -> Response {
         .data()
         .sites
         .iter()
-        .take(200)
+        .take(ROWS)
         .map(|site| {
             let connectors = viewer.data().connectors.iter().filter(|row| row.site == site.id).count();
             Row::new(
@@ -406,8 +417,18 @@ pub(super) async fn page(viewer: Viewer) -> Response {
             (card("paths", "Paths", html! { span class="sub" { (shown.sentence()) } }, if paths.is_empty() {
                 empty("No device has a tunnel to a connector",
                     "A device opens one when somebody asks for a resource. Its connector tells within seconds by which way packets go; tidegate status on the device says the same.", html! {})
-            } else { table("Paths", &[("Device", ""), ("Path", ""), ("Connector", ""), ("Site", "low"), ("Since", "nowrap")], &paths) }))
-            @if !sites.is_empty() { (card("sites", "Sites", html! {}, table("Sites", &[("Site", ""), ("State", ""), ("Connectors", "num")], &sites))) }
+            } else {
+                html! {
+                    (table("Paths", &[("Device", ""), ("Path", ""), ("Connector", ""), ("Site", "low"), ("Since", "nowrap")], &paths))
+                    (cut(paths.len(), shown.live.len(), "path", "paths", "/flows", "Sessions and flows"))
+                }
+            }))
+            @if !sites.is_empty() {
+                (card("sites", "Sites", html! {}, html! {
+                    (table("Sites", &[("Site", ""), ("State", ""), ("Connectors", "num")], &sites))
+                    (cut(sites.len(), viewer.data().sites.len(), "site", "sites", "/sites", "Sites"))
+                }))
+            }
         }
     };
     viewer.page(Here::Topology, "Topology", body)

@@ -182,12 +182,13 @@ fn acceptor(shown: Arc<Shown>) -> TlsAcceptor {
 
 /// Everything that is served over the network.
 pub(crate) fn network_router(core: &Arc<Core>) -> Router {
+    let own = Arc::clone(core);
     api::router(core)
         .merge(enrolment::router(core))
         .merge(signin::device_router(core))
         .merge(signin::router(core))
         .merge(console::router(core))
-        .fallback(api::no_such_path)
+        .fallback(move |request| console::no_such_address(Arc::clone(&own), request))
 }
 
 /// What the local socket serves: the API, and enrolment for the PoP of this host, which passes connections on

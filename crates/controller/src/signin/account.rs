@@ -11,6 +11,7 @@ use super::{
     passphrase,
     percent::percent,
     qr,
+    sent::{Sent, Told},
     session::{self, Person, SignedIn, person_of},
     sign_in::{CEREMONY_COOKIE, address},
     totp::{TotpSecret, recovery_codes},
@@ -22,7 +23,7 @@ use crate::{
     parts::Core,
 };
 use axum::{
-    Extension, Form, Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse, Redirect, Response},
 };
@@ -91,12 +92,27 @@ fn day(ms: u64) -> String {
     time.map(|time| time.strftime("%-d %b %Y").to_string()).unwrap_or_default()
 }
 
-fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, problem: &str) -> Response {
+/// What is wrong, at its place.
+#[derive(Default)]
+struct Wrong<'a> {
+    /// With the page as a whole.
+    page: &'a str,
+    passphrase: &'a str,
+    again: &'a str,
+}
+
+impl<'a> Wrong<'a> {
+    fn page(text: &'a str) -> Self {
+        Self { page: text, ..Self::default() }
+    }
+}
+
+fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, wrong: &Wrong<'_>) -> Response {
     let hidden = token(&own.who.form_token);
     let main = html! {
         h1 { "Your account" }
         p class="lede" { (own.who.name) ", " (own.account.sign_in_name) " · " (own.organization) }
-        (error("problem", problem))
+        (error("problem", wrong.page))
         h2 { "Passkeys" }
         @if own.passkeys.is_empty() { p class="quiet" { "None yet. A passkey signs you in by fingerprint, face or PIN, and cannot be phished." } }
         @for passkey in &own.passkeys {
@@ -130,8 +146,8 @@ fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, proble
         form action="/account/passphrase" method="post" {
             (hidden)
             input type="hidden" autocomplete="username" name="email" value=(own.account.sign_in_name);
-            (field(Field { id: "passphrase", label: "New passphrase", kind: "password", autocomplete: "new-password", ..Field::default() }))
-            (field(Field { id: "again", label: "The same again", kind: "password", autocomplete: "new-password", ..Field::default() }))
+            (field(Field { id: "passphrase", label: "New passphrase", kind: "password", autocomplete: "new-password", error: wrong.passphrase, ..Field::default() }))
+            (field(Field { id: "again", label: "The same again", kind: "password", autocomplete: "new-password", error: wrong.again, ..Field::default() }))
             div class="mt-2" { button class="btn" type="submit" { "Change it" } }
         }
         h2 { "Sessions" }
@@ -150,7 +166,7 @@ fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, proble
 
 pub(super) async fn account_page(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
     match own(&core, &headers) {
-        Ok(own) => shown(&core, &headers, StatusCode::OK, &own, ""),
+        Ok(own) => shown(&core, &headers, StatusCode::OK, &own, &Wrong::default()),
         Err(answer) => answer,
     }
 }
@@ -173,7 +189,7 @@ fn changed(core: &Core, headers: &HeaderMap, own: &Own, done: Result<(), StoreEr
         Ok(()) => Redirect::to("/account").into_response(),
         Err(problem) => {
             let text = format!("Nothing was changed: {problem}.");
-            shown(core, headers, StatusCode::SERVICE_UNAVAILABLE, own, &text)
+            shown(core, headers, StatusCode::SERVICE_UNAVAILABLE, own, &Wrong::page(&text))
         }
     }
 }
@@ -188,15 +204,22 @@ pub(super) struct NewPasskey {
 }
 
 /// What a script is told instead of a redirect.
-const PROVE_AGAIN: &str = "Sign in again first: this needs a sign-in that is not older than 15 minutes.";
+fn prove_again(core: &Core, headers: &HeaderMap) -> Response {
+    let age = core.signed_in(headers).map(|who| core.sign_in_age_in_words(who.organization));
+    let text = age.map_or_else(
+        || "You were signed out: sign in again first.".to_owned(),
+        |age| format!("Sign in again first: this needs a sign-in that is not older than {age}."),
+    );
+    page::said(StatusCode::FORBIDDEN, &text)
+}
 
 pub(super) async fn passkey_options(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Json(form): Json<NewPasskey>,
+    Told(form): Told<NewPasskey>,
 ) -> Response {
     let Ok(own) = fresh(&core, &headers, &form.form_token) else {
-        return page::said(StatusCode::FORBIDDEN, PROVE_AGAIN);
+        return prove_again(&core, &headers);
     };
     if own.passkeys.len() >= MOST {
         let text = format!("An account has at most {MOST} passkeys; remove one first.");
@@ -217,10 +240,10 @@ pub(super) async fn passkey_options(
 pub(super) async fn add_passkey(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Json(form): Json<NewPasskey>,
+    Told(form): Told<NewPasskey>,
 ) -> Response {
     let Ok(own) = fresh(&core, &headers, &form.form_token) else {
-        return page::said(StatusCode::FORBIDDEN, PROVE_AGAIN);
+        return prove_again(&core, &headers);
     };
     let Ok(name) = api::name("name", form.name.trim()) else {
         return page::said(StatusCode::UNPROCESSABLE_ENTITY, "A name has 1 to 64 characters.");
@@ -265,7 +288,7 @@ pub(super) struct RemovePasskey {
 pub(super) async fn remove_passkey(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<RemovePasskey>,
+    Sent(form): Sent<RemovePasskey>,
 ) -> Response {
     let own = match fresh(&core, &headers, &form.form_token) {
         Ok(own) => own,
@@ -274,7 +297,7 @@ pub(super) async fn remove_passkey(
     let is_last_way = own.account.passphrase_hash.is_none() && own.passkeys.len() == 1;
     if is_last_way {
         let text = "This is the only way into your account: set a passphrase or add another passkey first.";
-        return shown(&core, &headers, StatusCode::CONFLICT, &own, text);
+        return shown(&core, &headers, StatusCode::CONFLICT, &own, &Wrong::page(text));
     }
     let user = own.person.user;
     let done = change(&core, &own, "remove passkey", async |change| {
@@ -336,7 +359,7 @@ pub(super) struct TotpForm {
 pub(super) async fn set_totp(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<TotpForm>,
+    Sent(form): Sent<TotpForm>,
 ) -> Response {
     let own = match fresh(&core, &headers, &form.form_token) {
         Ok(own) => own,
@@ -387,7 +410,7 @@ pub(super) struct TokenForm {
 pub(super) async fn remove_totp(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<TokenForm>,
+    Sent(form): Sent<TokenForm>,
 ) -> Response {
     let own = match fresh(&core, &headers, &form.form_token) {
         Ok(own) => own,
@@ -411,7 +434,7 @@ pub(super) struct PassphraseForm {
 pub(super) async fn set_passphrase(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<PassphraseForm>,
+    Sent(form): Sent<PassphraseForm>,
 ) -> Response {
     let own = match fresh(&core, &headers, &form.form_token) {
         Ok(own) => own,
@@ -419,12 +442,12 @@ pub(super) async fn set_passphrase(
     };
     let (of_first, of_second) = passphrase_errors(&form.passphrase, &form.again);
     if !of_first.is_empty() || !of_second.is_empty() {
-        let text = if of_first.is_empty() { of_second } else { &of_first };
-        return shown(&core, &headers, StatusCode::UNPROCESSABLE_ENTITY, &own, text);
+        let wrong = Wrong { passphrase: &of_first, again: of_second, ..Wrong::default() };
+        return shown(&core, &headers, StatusCode::UNPROCESSABLE_ENTITY, &own, &wrong);
     }
     let Some(hash) = passphrase::hashed(form.passphrase).await else {
         let text = "The passphrase could not be hashed; nothing was changed.";
-        return shown(&core, &headers, StatusCode::SERVICE_UNAVAILABLE, &own, text);
+        return shown(&core, &headers, StatusCode::SERVICE_UNAVAILABLE, &own, &Wrong::page(text));
     };
     let user = own.person.user;
     let done = change(&core, &own, "change passphrase", async |change| {
@@ -438,7 +461,7 @@ pub(super) async fn end_sessions(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    Form(form): Form<TokenForm>,
+    Sent(form): Sent<TokenForm>,
 ) -> Response {
     let own = match own(&core, &headers) {
         Ok(own) if session::same(&own.who.form_token, &form.form_token) => own,

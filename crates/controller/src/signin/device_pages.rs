@@ -5,6 +5,7 @@ use super::{
     device::{Asked, INTERVAL, LIFE, Poll, UserCode},
     page::{self, Field, error, field, icon, token},
     percent::percent,
+    sent::Sent,
     session::{self, SignedIn},
     sign_in::address,
 };
@@ -14,7 +15,7 @@ use crate::{
     parts::Core,
 };
 use axum::{
-    Extension, Form, Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, Query, State},
     middleware,
     response::{IntoResponse, Redirect, Response},
@@ -189,7 +190,7 @@ pub(super) struct DeviceForm {
 pub(super) async fn decide(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<DeviceForm>,
+    Sent(form): Sent<DeviceForm>,
 ) -> Response {
     let who = match signed_in(&core, &headers, &form.code) {
         Ok(who) => who,

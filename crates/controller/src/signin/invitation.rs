@@ -5,6 +5,7 @@ use super::{
     cookie::Method,
     page::{self, Field, error, field, token},
     passphrase,
+    sent::Sent,
     session::{self, person_of},
     sign_in::{STALE_FORM, address},
 };
@@ -14,7 +15,7 @@ use crate::{
     parts::Core,
 };
 use axum::{
-    Extension, Form,
+    Extension,
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
@@ -184,7 +185,7 @@ pub(super) async fn first_owner(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     Path(secret): Path<String>,
-    Form(form): Form<OwnerForm>,
+    Sent(form): Sent<OwnerForm>,
 ) -> Response {
     if !is_open(&core, &secret) {
         return closed(&headers);
@@ -340,7 +341,7 @@ pub(super) async fn take(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     Path(secret): Path<String>,
-    Form(form): Form<InvitationForm>,
+    Sent(form): Sent<InvitationForm>,
 ) -> Response {
     let Some((organization, user)) = invited(&core, &secret) else { return closed(&headers) };
     let known = has_account(&core, organization, user.id);

@@ -3,9 +3,12 @@
 
 mod onwards;
 
-pub(crate) use onwards::{LogPlace, Piece as LogPiece};
+pub(crate) use onwards::Piece as LogPiece;
 
-use crate::signin::cookie::Method;
+use crate::{
+    segments::{Page, Pages, Place, lines_back},
+    signin::cookie::Method,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
@@ -48,6 +51,17 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Every one of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::SignedIn,
+        Self::FirstFactor,
+        Self::Wrong,
+        Self::Limited,
+        Self::Refused,
+        Self::SignedOut,
+        Self::ProviderFailed,
+    ];
+
     /// Its name in the API.
     pub(crate) const fn word(self) -> &'static str {
         match self {
@@ -147,37 +161,43 @@ impl AuthenticationLog {
         Ok(())
     }
 
-    /// The newest entries first, those of one organization before `before`. Reads files: for the blocking pool.
+    /// The newest entries of one organization first: of those that stand before `after`, if that is given, and that
+    /// `takes` takes. Reads files: for the blocking pool.
     ///
     /// # Errors
     /// A file cannot be read.
     pub(crate) fn read(
         &self,
         organization: OrganizationId,
-        before: UnixMs,
+        after: Option<Place>,
         limit: usize,
-    ) -> io::Result<Vec<Entry>> {
+        takes: impl Fn(&Entry) -> bool,
+    ) -> io::Result<Page<Entry>> {
         let segments: Vec<u64> = self.state().segments.iter().rev().copied().collect();
-        let (limit, mut found) = (limit.min(MAX_PAGE), Vec::new());
-        for number in segments {
-            let text = match fs::read(self.path(number)) {
+        let mut page = Pages::new(limit.min(MAX_PAGE));
+        for segment in segments {
+            let end = after.map_or(u64::MAX, |place| place.before_in(segment));
+            if end == 0 {
+                continue;
+            }
+            let text = match fs::read(self.path(segment)) {
                 Ok(text) => text,
                 // It made room meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-            for line in lines.into_iter().rev() {
+            for (offset, line) in lines_back(&text, end) {
                 let Ok(entry) = serde_json::from_slice::<Entry>(line) else { continue };
-                if entry.organization == organization && entry.at < before {
-                    found.push(entry);
-                    if found.len() >= limit {
-                        return Ok(found);
-                    }
+                if entry.organization != organization || !takes(&entry) {
+                    continue;
+                }
+                match page.take(entry, Place { segment, offset }) {
+                    Ok(more) => page = more,
+                    Err(full) => return Ok(full),
                 }
             }
         }
-        Ok(found)
+        Ok(page.all())
     }
 }
 
@@ -214,12 +234,33 @@ mod tests {
         let log = AuthenticationLog::open(directory.path()).unwrap();
         log.write(&entry(6, 1));
         let of_one = OrganizationId::from_bytes([1; 16]);
-        let read = |before, limit| -> Vec<u64> {
-            let entries = log.read(of_one, UnixMs::from_millis(before), limit).unwrap();
-            entries.iter().map(|entry| entry.at.as_millis()).collect()
+        let read = |after, limit| {
+            let page = log.read(of_one, after, limit, |entry| entry.at.as_millis() != 2).unwrap();
+            let at: Vec<u64> = page.items.iter().map(|entry| entry.at.as_millis()).collect();
+            (at, page.next)
         };
-        assert_eq!(read(u64::MAX, 100), [6, 5, 4, 3, 2, 1]);
-        assert_eq!(read(5, 2), [4, 3]);
+        assert_eq!(read(None, 100), (vec![6, 5, 4, 3, 1], None));
+        let (first, next) = read(None, 2);
+        assert_eq!((first, read(next, 2).0), (vec![6, 5], vec![4, 3]));
+    }
+
+    #[test]
+    fn entries_of_one_instant_are_all_found_page_by_page() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AuthenticationLog::open(directory.path()).unwrap();
+        for number in 0..50 {
+            log.write(&Entry { detail: number.to_string(), ..entry(7, 1) });
+        }
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = log.read(OrganizationId::from_bytes([1; 16]), after, 7, |_| true).unwrap();
+            found.extend(page.items.iter().map(|entry| entry.detail.parse::<u32>().unwrap()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, (0..50).rev().collect::<Vec<_>>());
     }
 
     #[test]
@@ -232,7 +273,7 @@ mod tests {
         }
         let files = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(files, SEGMENTS);
-        let newest = log.read(long.organization, UnixMs::from_millis(u64::MAX), 1).unwrap();
+        let newest = log.read(long.organization, None, 1, |_| true).unwrap().items;
         assert_eq!(newest[0].at.as_millis(), u64::try_from(3 * SEGMENTS - 1).unwrap());
     }
 }

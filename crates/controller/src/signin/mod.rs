@@ -20,6 +20,7 @@ mod passkeys;
 mod passphrase;
 mod percent;
 mod qr;
+mod sent;
 pub(crate) mod session;
 mod shared;
 mod sign_in;
@@ -30,7 +31,6 @@ pub use keys::WebKeysError;
 pub(crate) use keys::{
     FILE as WEB_KEYS_FILE, opened_ring as opened_web_keys, sealed_ring as sealed_web_keys,
 };
-pub(crate) use log::{Entry as LogEntry, LogPiece, LogPlace};
 pub(crate) use shared::Untold;
 
 use crate::{
@@ -49,7 +49,8 @@ use device::DeviceCodes;
 use ended::Ended;
 use keys::WebKeys;
 use known::KnownBrowsers;
-use log::{AuthenticationLog, Entry, Outcome, named};
+use log::{AuthenticationLog, named};
+pub(crate) use log::{Entry, LogPiece, Outcome};
 use oidc::Providers;
 use passkeys::Passkeys;
 use state::StateDir;

@@ -110,6 +110,17 @@ impl Core {
         Duration::from_millis(set.unwrap_or(store::Organization::SIGN_IN_AGE_MS))
     }
 
+    /// The same for people, in the largest unit that says it exactly.
+    pub(crate) fn sign_in_age_in_words(&self, organization: OrganizationId) -> String {
+        let seconds = self.sign_in_age(organization).as_secs();
+        let (number, unit) = [(3600, "hour"), (60, "minute"), (1, "second")]
+            .into_iter()
+            .find(|(long, _)| seconds.is_multiple_of(*long))
+            .map_or((seconds, "second"), |(long, unit)| (seconds / long, unit));
+        let many = if number == 1 { "" } else { "s" };
+        format!("{number} {unit}{many}")
+    }
+
     /// Whether access of this person was revoked.
     pub(crate) fn is_struck(&self, person: &Person) -> bool {
         self.strikes.set().is_struck(RevokedSubject::User(person.user), person.generation)

@@ -10,13 +10,14 @@ use super::{
     passkeys::CEREMONY,
     passphrase,
     percent::percent,
+    sent::{Sent, Told},
     session::{self, Person, SignedIn, next_path, person_of},
     totp::{TotpSecret, recovery_hash},
     webauthn::Proof,
 };
 use crate::{api::Peer, clock, parts::Core, snapshot::Snapshot};
 use axum::{
-    Extension, Form, Json,
+    Extension, Json,
     extract::{Query, State},
     response::{IntoResponse, Redirect, Response},
 };
@@ -94,7 +95,7 @@ fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_
         h1 { @if shown.again.is_some() { "Prove that it is you" } @else { "Sign in" } }
         p class="lede" {
             @if let Some(who) = shown.again {
-                "This needs a sign-in that is not older than 15 minutes, " (who.name) ". You stay signed in either way."
+                "This needs a sign-in that is not older than " (core.sign_in_age_in_words(who.organization)) ", " (who.name) ". You stay signed in either way."
             } @else {
                 "to the console of " strong { (data.organization.name) }
             }
@@ -188,7 +189,7 @@ pub(super) async fn sign_in(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    Form(form): Form<SignInForm>,
+    Sent(form): Sent<SignInForm>,
 ) -> Response {
     let name: String = form.name.trim().chars().take(254).collect();
     let shown =
@@ -303,7 +304,7 @@ pub(super) async fn code(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    Form(form): Form<CodeForm>,
+    Sent(form): Sent<CodeForm>,
 ) -> Response {
     let Some(second) = second_of(&core, &headers) else { return Redirect::to("/signin").into_response() };
     if !session::is_own_form(&headers, &form.form_token) {
@@ -385,7 +386,7 @@ pub(super) struct PasskeyForm {
 pub(super) async fn passkey_options(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Json(form): Json<PasskeyForm>,
+    Told(form): Told<PasskeyForm>,
 ) -> Response {
     if !session::is_own_form(&headers, &form.form_token) {
         return page::said(StatusCode::FORBIDDEN, STALE_FORM);
@@ -403,7 +404,7 @@ pub(super) async fn passkey(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    Json(form): Json<PasskeyForm>,
+    Told(form): Told<PasskeyForm>,
 ) -> Response {
     if !session::is_own_form(&headers, &form.form_token) {
         return page::said(StatusCode::FORBIDDEN, STALE_FORM);
@@ -464,7 +465,7 @@ pub(super) async fn sign_out(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    Form(form): Form<TokenForm>,
+    Sent(form): Sent<TokenForm>,
 ) -> Response {
     let mut response = Redirect::to("/signin").into_response();
     let who = core.signed_in(&headers).filter(|who| session::same(&who.form_token, &form.form_token));
@@ -480,7 +481,7 @@ pub(super) async fn sign_out(
 pub(super) async fn theme(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
-    Form(form): Form<TokenForm>,
+    Sent(form): Sent<TokenForm>,
 ) -> Response {
     let mut response = Redirect::to(next_path(&form.next)).into_response();
     let own = core.signed_in(&headers).is_some_and(|who| session::same(&who.form_token, &form.form_token));

@@ -239,6 +239,7 @@ async fn every_page_answers_a_person_who_is_signed_in_and_sends_everybody_else_t
         "/pops",
         "/keys",
         "/audit",
+        "/audit/sign-ins",
         "/settings",
         "/search?q=or",
     ];

@@ -9,7 +9,19 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// The last part of an address that is a form.
-const FORMS: [&str; 9] = ["new", "edit", "remove", "revoke", "restore", "connect", "add", "tokens", "role"];
+const FORMS: [&str; 11] = [
+    "new",
+    "edit",
+    "remove",
+    "revoke",
+    "restore",
+    "connect",
+    "add",
+    "tokens",
+    "role",
+    "invite",
+    "end-sessions",
+];
 
 /// Where a page's links and forms lead, without what stands behind the path.
 fn targets(page: &str) -> BTreeSet<(&'static str, String)> {
@@ -64,6 +76,7 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
         "/pops",
         "/keys",
         "/audit",
+        "/audit/sign-ins",
         "/settings",
         "/account",
     ]

@@ -6,7 +6,7 @@ use store::{
     Connector, Device, DeviceState, EnrolmentKey, EnrolmentTarget, Group, Member, Policy, Ports, Resource,
     ResourceMode, Role, Scope, SecretHash, ServiceAccount, Site, Token, User,
 };
-use trust::sha256;
+use trust::{Identity, sha256};
 
 const MANY: usize = 10_000;
 /// A page with more than this is not looked at, it is scrolled: the largest is the picker of a policy's form.
@@ -210,6 +210,7 @@ async fn ten_thousand_of_everything_are_in_the_lists_and_the_consoles_pages_stay
         "/pops",
         "/keys",
         "/audit",
+        "/audit/sign-ins",
         "/settings",
         "/search?q=0",
         "/status",
@@ -240,7 +241,36 @@ async fn ten_thousand_of_everything_are_in_the_lists_and_the_consoles_pages_stay
     }
     assert!(too_large.is_empty(), "{too_large:#?}");
     a_site_is_typed_by_its_name(&world, &session).await;
+    every_connected_device_is_on_one_of_the_pages(&world, &session).await;
+    let topology = console::get(&world, "/topology", &session).await;
+    assert!(topology.text.contains("200 of 10\u{202f}000 sites"), "what has no room is said");
     world.stop().await;
+}
+
+/// All of them connected at once.
+async fn every_connected_device_is_on_one_of_the_pages(world: &World, session: &str) {
+    let core = &world.controller.core;
+    let snapshot = core.snapshot();
+    let data = &snapshot.dataset.organizations[0];
+    let identity = |id| Identity::device(core.signer.installation(), data.organization.id, id);
+    let attached: Vec<Identity> = data.devices.iter().map(|device| identity(device.id)).collect();
+    let here = crate::presence::Here { attached, by_stream: Vec::new() };
+    core.presence().came(wire::PopId::from_bytes([1; 16]), &here, crate::clock::wall());
+    let page = async |number: &str| {
+        console::get(world, &format!("/flows?verdict=denied&connected={number}"), session).await.text
+    };
+    let first = page("1").await;
+    assert!(
+        first.contains("1–50 of 10\u{202f}000") && first.contains("verdict=denied&amp;connected=2"),
+        "{first}"
+    );
+    let last = page("200").await;
+    assert!(
+        last.contains("9\u{202f}951–10\u{202f}000 of 10\u{202f}000") && last.contains("connected=199"),
+        "{last}"
+    );
+    let beyond = page("18446744073709551615").await;
+    assert!(beyond.contains("9\u{202f}951–10\u{202f}000 of 10\u{202f}000"), "{beyond}");
 }
 
 /// Ten thousand names are in no list to choose from.

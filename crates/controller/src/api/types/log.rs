@@ -26,6 +26,15 @@ pub struct FlowParams {
     /// Only what has this text in one of its members, whatever the case.
     #[param(nullable = false)]
     pub q: Option<String>,
+    /// That ended from this time on, in milliseconds since 1970.
+    #[param(nullable = false)]
+    pub from_ms: Option<u64>,
+    /// That ended before this time, in milliseconds since 1970.
+    #[param(nullable = false)]
+    pub before_ms: Option<u64>,
+    /// `next` of the page before: an opaque cursor.
+    #[param(nullable = false)]
+    pub after: Option<String>,
 }
 
 /// Flow records as connectors wrote them.
@@ -34,6 +43,10 @@ pub struct Flows {
     /// Newest first.
     #[schema(value_type = Vec<Object>)]
     pub items: Vec<serde_json::Value>,
+    /// An opaque cursor: what to pass as `after` for the page of older ones; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub next: Option<String>,
 }
 
 /// Which flow records to export.

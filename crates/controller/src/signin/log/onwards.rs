@@ -1,38 +1,18 @@
 //! The log in the order it was written: for an export, and for who waits for what comes.
 
 use super::{AuthenticationLog, Entry};
+use crate::segments::Place;
 use std::{fs, io};
 use tokio::sync::watch;
 use wire::OrganizationId;
-
-/// Behind so many bytes of a file: such a file only grows, so a place stays what it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LogPlace {
-    segment: u64,
-    offset: u64,
-}
-
-impl std::fmt::Display for LogPlace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.segment, self.offset)
-    }
-}
-
-impl std::str::FromStr for LogPlace {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (segment, offset) = text.split_once('.').ok_or(())?;
-        Ok(Self { segment: segment.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? })
-    }
-}
 
 /// A part of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Piece {
     /// Each with the place behind it.
-    pub(crate) entries: Vec<(LogPlace, Entry)>,
+    pub(crate) entries: Vec<(Place, Entry)>,
     /// Behind everything that was looked at.
-    pub(crate) place: LogPlace,
+    pub(crate) place: Place,
     /// There was nothing more.
     pub(crate) is_all: bool,
 }
@@ -50,7 +30,7 @@ impl AuthenticationLog {
     pub(crate) fn onwards(
         &self,
         organization: OrganizationId,
-        from: LogPlace,
+        from: Place,
         limit: usize,
     ) -> io::Result<Piece> {
         let segments: Vec<u64> = self.state().segments.iter().copied().collect();
@@ -68,7 +48,7 @@ impl AuthenticationLog {
             while let Some(length) = text[offset..].iter().position(|byte| *byte == b'\n') {
                 let line = &text[offset..offset + length];
                 offset += length + 1;
-                piece.place = LogPlace { segment, offset: offset as u64 };
+                piece.place = Place { segment, offset: offset as u64 };
                 if let Ok(entry) = serde_json::from_slice::<Entry>(line)
                     && entry.organization == organization
                 {
@@ -101,7 +81,7 @@ mod tests {
         let log = AuthenticationLog::open(directory.path()).unwrap();
         log.write(&entry(4, 1));
         let of_one = OrganizationId::from_bytes([1; 16]);
-        let (mut found, mut place) = (Vec::new(), LogPlace::default());
+        let (mut found, mut place) = (Vec::new(), Place::default());
         loop {
             let piece = log.onwards(of_one, place, 2).unwrap();
             found.extend(piece.entries.iter().map(|(_, entry)| entry.at.as_millis()));

@@ -1,0 +1,209 @@
+//! What forms do with what does not fit: too long, of another version, wrong, or sent to no page at all.
+
+use super::{
+    Reply, World,
+    console::{cookies, form_token, get, owner, submit},
+    stranger,
+};
+use axum::body::Body;
+use http::{Method, Request, header};
+use serde_json::json;
+
+/// A field that a page carries for itself.
+fn hidden(page: &Reply, name: &str) -> String {
+    let rest = page.text.split_once(&format!("name=\"{name}\" value=\"")).expect("the field").1;
+    rest.split('"').next().unwrap().replace("&quot;", "\"")
+}
+
+#[tokio::test]
+async fn settings_that_somebody_else_changed_meanwhile_are_shown_beside_what_was_typed_before_they_are_replaced()
+ {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/settings", &session).await;
+    let (token, version) = (form_token(&page), hidden(&page, "version"));
+    world.call(Method::PATCH, "/settings", Some(json!({"name": "Theirs & co"}))).await.ok();
+    let fields = |version: &str| {
+        [
+            ("form_token", token.clone()),
+            ("version", version.to_owned()),
+            ("name", "Mine <b>".to_owned()),
+            ("grant_life_seconds", "7200".to_owned()),
+            ("renew_after_seconds", "60".to_owned()),
+            ("sign_in_age_seconds", "900".to_owned()),
+        ]
+    };
+    let save = async |version: &str| {
+        let fields = fields(version);
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        submit(&world, "/settings", &session, &fields).await
+    };
+    let late = save(&version).await;
+    assert_eq!(late.status, 412, "{}", late.text);
+    for shown in
+        ["Somebody else saved first", "Theirs &amp; co", "value=\"Mine &lt;b&gt;\"", "value=\"7200\""]
+    {
+        assert!(late.text.contains(shown), "{shown}: {}", late.text);
+    }
+    assert_eq!(world.get("/settings").await.ok()["name"], "Theirs & co", "nothing was replaced yet");
+    for none in ["", "W/\"x\""] {
+        assert_eq!(save(none).await.status, 412, "{none}");
+    }
+    // Saved again from the page that showed both.
+    let meant = save(&hidden(&late, "version")).await;
+    assert_eq!(meant.status, 303, "{}", meant.text);
+    let now = world.get("/settings").await.ok();
+    assert_eq!((&now["name"], &now["grant_life_seconds"]), (&json!("Mine <b>"), &json!(7200)));
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_made_says_why_at_its_field_and_keeps_what_was_chosen() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let token = form_token(&get(&world, "/settings", &session).await);
+    let nameless = [("form_token", token.as_str()), ("name", ""), ("scopes", "strike"), ("scopes", "enrol")];
+    let refused = submit(&world, "/settings/tokens", &session, &nameless).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    for shown in [
+        "id=\"token_name-error\"",
+        "href=\"#token_name\"",
+        "value=\"strike\" checked",
+        "value=\"enrol\" checked",
+        "action=\"/settings\"",
+    ] {
+        assert!(refused.text.contains(shown), "{shown}: {}", refused.text);
+    }
+    assert!(!refused.text.contains("value=\"read\" checked"));
+    let nothing = [("form_token", token.as_str()), ("name", "nightly & co")];
+    let refused = submit(&world, "/settings/tokens", &session, &nothing).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(
+        refused.text.contains("id=\"scopes-error\"") && refused.text.contains("value=\"nightly &amp; co\""),
+        "{}",
+        refused.text
+    );
+    assert!(world.get("/tokens").await.ok()["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_emoji_in_a_field_come_back_as_they_were_typed() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let token = form_token(&get(&world, "/sites/new", &session).await);
+    for letter in ["\u{1f6f6}", "\u{5e9}", "x"] {
+        let long = letter.repeat(100_000);
+        let fields = [("form_token", token.as_str()), ("name", &long), ("prefixes", "10.0.0.0/8")];
+        let refused = submit(&world, "/sites/new", &session, &fields).await;
+        assert_eq!(refused.status, 422);
+        assert!(refused.text.contains("id=\"name-error\"") && refused.text.contains(&long), "{letter}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_is_too_long_is_answered_by_a_page() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let token = form_token(&get(&world, "/sites/new", &session).await);
+    let long = "x".repeat(3 * 1024 * 1024);
+    let fields = [("form_token", token.as_str()), ("name", &long)];
+    let refused = submit(&world, "/sites/new", &session, &fields).await;
+    assert_eq!(refused.status, 413);
+    for shown in ["<h1", "This form is too long", "2048 kB", "Sign out"] {
+        assert!(refused.text.contains(shown), "{shown}: {}", refused.text);
+    }
+    // Nobody who is signed in: less is taken, and less is shown.
+    let refused = submit(&world, "/sites/new", "", &fields).await;
+    assert_eq!(refused.status, 413);
+    assert!(refused.text.contains("256 kB") && !refused.text.contains("Sign out"), "{}", refused.text);
+    // Around sign-in.
+    let page = get(&world, "/signin", "").await;
+    let own = form_token(&page);
+    let fields = [("name", long.as_str()), ("passphrase", "x"), ("form_token", own.as_str())];
+    let account = [("passphrase", long.as_str()), ("again", "x"), ("form_token", token.as_str())];
+    for (path, jar, fields) in [
+        ("/signin", cookies(&page), fields),
+        ("/account/passphrase", session.clone(), account),
+        ("/device", session.clone(), account),
+    ] {
+        let refused = submit(&world, path, &jar, &fields).await;
+        assert_eq!(refused.status, 413, "{path}");
+        assert!(refused.text.contains("<h1>This form is too long</h1>"), "{path}: {}", refused.text);
+        assert!(refused.headers.contains_key(header::CONTENT_SECURITY_POLICY), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_around_sign_in_that_lacks_a_field_is_answered_by_a_page_and_the_script_in_words() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    for path in ["/signin", "/account/passphrase", "/account/totp", "/device", "/signout"] {
+        let refused = submit(&world, path, &session, &[("nothing", "x")]).await;
+        assert_eq!(refused.status, 422, "{path}: {}", refused.text);
+        assert!(refused.text.contains("<h1>This form is not whole</h1>"), "{path}: {}", refused.text);
+    }
+    for body in ["{}", "nonsense"] {
+        let request = Request::post("/signin/passkey/options")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body))
+            .unwrap();
+        let refused = world.send(stranger(), request).await;
+        assert!(refused.status.is_client_error(), "{}", refused.text);
+        assert!(
+            refused.json()["detail"].as_str().unwrap().contains("Open the page again"),
+            "{}",
+            refused.text
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_passphrase_that_will_not_do_is_refused_at_its_field() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let token = form_token(&get(&world, "/account", &session).await);
+    for (first, second, field) in
+        [("short", "short", "passphrase"), ("long enough for anybody", "and another", "again")]
+    {
+        let fields = [("form_token", token.as_str()), ("passphrase", first), ("again", second)];
+        let refused = submit(&world, "/account/passphrase", &session, &fields).await;
+        assert_eq!(refused.status, 422);
+        assert!(refused.text.contains(&format!("id=\"{field}-error\"")), "{field}: {}", refused.text);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_nothing_has_is_a_page_for_a_browser_and_a_problem_for_a_script() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let ask = async |path: &str, accept: &str, cookies: &str| {
+        let request = Request::get(path).header(header::ACCEPT, accept).header(header::COOKIE, cookies);
+        world.send(stranger(), request.body(Body::empty()).unwrap()).await
+    };
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let page = ask("/recources/%3Cb%3E", browser, &session).await;
+    assert_eq!(page.status, 404);
+    for shown in ["There is no such page", "/recources", "Main"] {
+        assert!(page.text.contains(shown), "{shown}: {}", page.text);
+    }
+    assert!(page.headers.contains_key(header::CONTENT_SECURITY_POLICY));
+    let out = ask("/recources", browser, "").await;
+    assert_eq!(out.status, 404);
+    assert!(out.text.contains("Sign in") && !out.text.contains("Overview"), "{}", out.text);
+    for (path, accept) in [("/recources", "*/*"), ("/recources", ""), ("/api/v1/nothing", browser)] {
+        assert_eq!(ask(path, accept, &session).await.problem(404)["status"], 404);
+    }
+}
+
+#[tokio::test]
+async fn proving_again_names_the_age_that_the_organization_set() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let again = async || get(&world, "/signin?again=1&next=/signed-in-again", &session).await.text;
+    assert!(again().await.contains("not older than 15 minutes"));
+    for (seconds, said) in [(90, "90 seconds"), (7_200, "2 hours"), (60, "1 minute")] {
+        let set = json!({"sign_in_age_seconds": seconds});
+        world.call(Method::PATCH, "/settings", Some(set)).await.ok();
+        let shown = again().await;
+        assert!(shown.contains(&format!("not older than {said}")), "{said}: {shown}");
+    }
+}
