@@ -158,7 +158,13 @@ impl World {
         let Self { directory, controller, router, background, .. } = self;
         let _ = background.await;
         controller.core.database.close().await;
+        let held = std::sync::Arc::downgrade(&controller.core);
         drop((controller, router));
+        // What it wrote last may still be on its way to the disk, and holds the state directory until it is there.
+        let deadline = crate::clock::now() + std::time::Duration::from_secs(10);
+        while held.strong_count() > 0 && crate::clock::now() < deadline {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         directory
     }
 
