@@ -82,6 +82,17 @@ impl FromStr for ServerUrl {
             return Err(error("a path has no place here"));
         }
         let host = authority.host();
+        let port = match authority.as_str().strip_prefix(host) {
+            Some("") => 443,
+            // A number may have a sign, a port not.
+            Some(rest) => rest
+                .strip_prefix(':')
+                .filter(|digits| !digits.starts_with('+'))
+                .and_then(|digits| digits.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or_else(|| error("no such port"))?,
+            None => return Err(error("no host")),
+        };
         // The library takes brackets anywhere; they stand around an address alone (RFC 3986 section 3.2.2).
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = bracketed.unwrap_or(host).to_owned();
@@ -89,14 +100,6 @@ impl FromStr for ServerUrl {
         if host.is_empty() || host.contains(['[', ']']) || bracketed.is_some() != is_v6 {
             return Err(error("no host"));
         }
-        let port = match authority.as_str().rsplit_once(':') {
-            Some((before, digits)) if !before.is_empty() && !digits.ends_with(']') => {
-                let port = digits.parse().ok().filter(|port| *port != 0);
-                // A number may have a sign, a port not.
-                port.filter(|_| !digits.starts_with('+')).ok_or_else(|| error("no such port"))?
-            }
-            _ => 443,
-        };
         Ok(Self { host, port })
     }
 }
@@ -494,6 +497,8 @@ mod tests {
             "https://a.example:99999",
             "https://a.example:+443",
             "https://a[::1]",
+            "https://a:+44[2001:db8::1]:8443/",
+            "https://a:443:8443",
             "https://[2001]",
             "",
         ] {

@@ -201,7 +201,7 @@ async fn forwards_are_added_listed_and_removed_and_a_taken_port_is_said() {
     assert_eq!(running.control.forward_list().await.expect("lists"), forwards);
     let again = running.control.forward_add(listen, "wiki:443".parse().expect("a target")).await;
     let error = again.expect_err("taken").to_string();
-    assert!(error.contains("another program using the port"), "{error}");
+    assert!(error.contains("another process is on this port"), "{error}");
     assert_eq!(running.control.forward_remove(listen).await.expect("removes"), []);
     let error = running.control.forward_remove(listen).await.expect_err("gone").to_string();
     assert!(error.contains(&listen.to_string()), "{error}");

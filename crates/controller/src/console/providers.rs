@@ -1,8 +1,8 @@
 //! Sign-in providers (OpenID Connect): what there is, and forms that make, change and remove one.
 
 use super::{
-    ask::{Api, Refused, send},
-    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, show},
+    ask::{Api, Done, Refused, send},
+    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, conflict, show},
     lists::Wanted,
     look::{Row, card, code, empty, head, plain_badge, table, typed},
     people::not_done,
@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use http::{Method, StatusCode};
-use maud::html;
+use maud::{Markup, html};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -89,15 +89,14 @@ pub(super) async fn list(
     viewer.page(Here::Settings, "Sign-in providers", body)
 }
 
-fn form(
-    viewer: &Viewer,
-    name: Option<&str>,
-    values: &Values,
-    errors: &Errors,
-    status: StatusCode,
-) -> Response {
-    let unknown = [("refuse", "are not let in"), ("make", "become users without any right")]
-        .map(|(value, text)| (value.to_owned(), text.to_owned()));
+/// What becomes of people whom nobody knows.
+fn unknown() -> [(String, String); 2] {
+    [("refuse", "are not let in"), ("make", "become users without any right")]
+        .map(|(value, text)| (value.to_owned(), text.to_owned()))
+}
+
+/// The form's fields; one that there is keeps its name.
+fn fields(unknown: &[(String, String)], has_name: bool) -> Vec<Field<'_>> {
     let field = |name, label, kind, hint, optional| Field { name, label, kind, hint, optional };
     let mut fields = vec![
         field("title", "What the button says", Kind::Text, "For example the name of the company.", false),
@@ -118,7 +117,7 @@ fn form(
             "One a line. Its verified word about such an address is believed: that person is the user with the address.",
             true,
         ),
-        field("new_users", "People whom nobody knows", Kind::Choice(&unknown), "", false),
+        field("new_users", "People whom nobody knows", Kind::Choice(unknown), "", false),
         field(
             "groups_claim",
             "Claim that lists groups",
@@ -148,7 +147,7 @@ fn form(
             true,
         ),
     ];
-    if name.is_none() {
+    if !has_name {
         fields.insert(
             0,
             field(
@@ -160,6 +159,29 @@ fn form(
             ),
         );
     }
+    fields
+}
+
+fn form(
+    viewer: &Viewer,
+    name: Option<&str>,
+    values: &Values,
+    errors: &Errors,
+    status: StatusCode,
+) -> Response {
+    form_beside(viewer, name, values, errors, status, html! {})
+}
+
+/// The form with something beside it.
+fn form_beside(
+    viewer: &Viewer,
+    name: Option<&str>,
+    values: &Values,
+    errors: &Errors,
+    status: StatusCode,
+    beside: Markup,
+) -> Response {
+    let unknown = unknown();
     let title = if name.is_some() { "Edit the provider" } else { "Add a provider" };
     let action = name.map_or_else(|| format!("{LIST}/new"), |name| format!("{LIST}/{name}/edit"));
     let lede = "Whoever controls a provider signs in as the people whom it speaks for: name only domains that it may speak for.";
@@ -168,11 +190,14 @@ fn form(
         head: head(&[("/settings", "Settings"), (LIST, "Sign-in providers")], title, lede, html! {}),
         title,
         action: &action,
-        fields,
+        fields: fields(&unknown, name.is_some()),
         save: "Save",
         back: LIST,
         more: html! {},
-        aside: code("Redirect URI to register there", html! { (crate::signin::redirect_uri(&viewer.core)) }),
+        aside: html! {
+            (beside)
+            (code("Redirect URI to register there", html! { (crate::signin::redirect_uri(&viewer.core)) }))
+        },
     };
     show(viewer, &page, values, errors, status)
 }
@@ -188,10 +213,18 @@ fn path(name: &str) -> String {
 }
 
 pub(super) async fn edit_page(api: Extension<Api>, viewer: Viewer, Path(name): Path<String>) -> Response {
-    let held = match send(&api, &viewer, Method::GET, &path(&name), None, None).await {
-        Ok(done) => done.body,
-        Err(refused) => return not_done(&viewer, "There is no such provider", &refused, LIST),
-    };
+    match send(&api, &viewer, Method::GET, &path(&name), None, None).await {
+        Ok(held) => {
+            let mut values = stored(&viewer, &held.body);
+            values.set("version", held.version);
+            form(&viewer, Some(&name), &values, &Errors::default(), StatusCode::OK)
+        }
+        Err(refused) => not_done(&viewer, "There is no such provider", &refused, LIST),
+    }
+}
+
+/// What the form shows of one that there is.
+fn stored(viewer: &Viewer, held: &Value) -> Values {
     let mut values = Values::default();
     for member in ["title", "issuer", "client_id", "groups_claim", "new_users", "ca_pem"] {
         values.set(member, held[member].as_str().unwrap_or_default());
@@ -211,7 +244,23 @@ pub(super) async fn edit_page(api: Extension<Api>, viewer: Viewer, Path(name): P
         Some(format!("{value} = {}", named(id).unwrap_or_else(|| id.to_owned())))
     });
     values.set("group_map", map.collect::<Vec<_>>().join("\n"));
-    form(&viewer, Some(&name), &values, &Errors::default(), StatusCode::OK)
+    values
+}
+
+/// Somebody else saved first: what was typed stays, beside what is stored. A secret is shown on neither side.
+fn outdated(viewer: &Viewer, name: &str, now: &Done, typed: &Values) -> Response {
+    let stored = stored(viewer, &now.body);
+    let unknown = unknown();
+    let rows: Vec<_> = fields(&unknown, true)
+        .iter()
+        .filter(|field| !matches!(field.kind, Kind::Secret))
+        .map(|field| (field.label, stored.one(field.name).to_owned(), typed.one(field.name).to_owned()))
+        .collect();
+    let mut kept = typed.clone();
+    kept.set("version", now.version.clone());
+    let mut errors = Errors::default();
+    errors.add("", "Somebody changed this while you were editing. Both versions are beside the form.");
+    form_beside(viewer, Some(name), &kept, &errors, StatusCode::PRECONDITION_FAILED, conflict(&rows))
 }
 
 /// What the API is asked for; a line of the map that is none is an error at its field.
@@ -272,7 +321,18 @@ async fn save(api: Extension<Api>, name: Option<String>, posted: Posted) -> Resp
         return form(viewer, name.as_deref(), values, &errors, StatusCode::UNPROCESSABLE_ENTITY);
     }
     let place = path(name.as_deref().unwrap_or_else(|| values.one("name")));
-    if name.is_none() {
+    let mut version = None;
+    if let Some(name) = &name {
+        let now = match send(&api, viewer, Method::GET, &place, None, None).await {
+            Ok(now) => now,
+            Err(refused) => return not_done(viewer, "There is no such provider", &refused, LIST),
+        };
+        // The form's version decides: what somebody saved meanwhile is seen before it is replaced.
+        if values.one("version") != now.version {
+            return outdated(viewer, name, &now, values);
+        }
+        version = Some(now.version);
+    } else {
         // What is there under this name is changed where it is shown.
         match send(&api, viewer, Method::GET, &place, None, None).await {
             Ok(_) => {
@@ -285,7 +345,7 @@ async fn save(api: Extension<Api>, name: Option<String>, posted: Posted) -> Resp
             }
         }
     }
-    match send(&api, viewer, Method::PUT, &place, Some(&body), None).await {
+    match send(&api, viewer, Method::PUT, &place, Some(&body), version.as_deref()).await {
         Ok(_) => Redirect::to(&format!("{LIST}?saved=1")).into_response(),
         Err(refused) => {
             // The API calls its name `id`.

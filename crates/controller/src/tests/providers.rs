@@ -6,6 +6,12 @@ use super::{
 };
 use http::header;
 
+/// The version that a form of one provider carries.
+fn version(page: &str) -> String {
+    let rest = page.split("name=\"version\" value=\"").nth(1).expect("the form has a version");
+    rest.split('"').next().unwrap().replace("&quot;", "\"")
+}
+
 #[tokio::test]
 async fn a_provider_is_made_changed_and_removed_by_forms_and_its_secret_never_comes_back() {
     let world = World::new().await;
@@ -59,7 +65,9 @@ async fn a_provider_is_made_changed_and_removed_by_forms_and_its_secret_never_co
         assert!(edit.text.contains(shown), "{shown}: {}", edit.text);
     }
     assert!(!edit.text.contains("very-secret-indeed"));
+    let version = version(&edit.text);
     let changed = [
+        ("version", version.as_str()),
         ("form_token", token.as_str()),
         ("title", "Corporate"),
         ("issuer", "https://id.example.com"),
@@ -76,4 +84,41 @@ async fn a_provider_is_made_changed_and_removed_by_forms_and_its_secret_never_co
     let removed = submit(&world, "/settings/providers/corp/remove", &session, &token).await;
     assert_eq!(removed.status, 303, "{}", removed.text);
     world.get("/oidc-providers/corp").await.problem(404);
+}
+
+#[tokio::test]
+async fn a_provider_that_somebody_else_changed_meanwhile_is_shown_beside_what_was_typed_and_without_its_secret()
+ {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let put = async |title: &str| {
+        let body = serde_json::json!({
+            "title": title, "issuer": "https://id.example.com", "client_id": "tidegate", "new_users": "refuse",
+            "client_secret": "very-secret-indeed",
+        });
+        world.call(http::Method::PUT, "/oidc-providers/corp", Some(body)).await.ok()
+    };
+    put("First").await;
+    let edit = get(&world, "/settings/providers/corp/edit", &session).await;
+    let (token, first) = (form_token(&edit), version(&edit.text));
+    put("Second").await;
+    let typed = [
+        ("form_token", token.as_str()),
+        ("version", first.as_str()),
+        ("title", "Third"),
+        ("issuer", "https://id.example.com"),
+        ("client_id", "tidegate"),
+        ("client_secret", "another-secret"),
+        ("new_users", "refuse"),
+    ];
+    let refused = submit(&world, "/settings/providers/corp/edit", &session, &typed).await;
+    assert_eq!(refused.status, 412, "{}", refused.text);
+    assert!(refused.text.contains("Second") && refused.text.contains("Third"), "{}", refused.text);
+    assert!(!refused.text.contains("-secret"), "{}", refused.text);
+    assert_eq!(world.get("/oidc-providers/corp").await.ok()["title"], "Second");
+    let mut again = typed;
+    let newer = version(&refused.text);
+    again[1].1 = newer.as_str();
+    assert_eq!(submit(&world, "/settings/providers/corp/edit", &session, &again).await.status, 303);
+    assert_eq!(world.get("/oidc-providers/corp").await.ok()["title"], "Third");
 }

@@ -356,7 +356,7 @@ async fn a_taken_port_is_named_and_says_what_to_do() {
     let options = PopOptions::new(other.path().to_owned(), running.address);
     running.installation.write_pop_state(other.path());
     let error = Pop::open(options).expect_err("taken").to_string();
-    assert!(error.contains(&running.address.to_string()) && error.contains("--listen"), "{error}");
+    assert!(error.contains(&running.address.to_string()) && error.contains("choose another port"), "{error}");
 }
 
 #[tokio::test]

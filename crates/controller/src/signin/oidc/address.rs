@@ -28,11 +28,15 @@ impl HttpsUrl {
             return Err(wrong());
         }
         let host = authority.host();
-        let port = match authority.as_str().strip_prefix(host).ok_or_else(wrong)?.strip_prefix(':') {
-            None => 443,
+        let port = match authority.as_str().strip_prefix(host).ok_or_else(wrong)? {
+            "" => 443,
             // A number may have a sign, a port not.
-            Some(digits) if digits.starts_with('+') => return Err(wrong()),
-            Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
+            rest => rest
+                .strip_prefix(':')
+                .filter(|digits| !digits.starts_with('+'))
+                .and_then(|digits| digits.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or_else(wrong)?,
         };
         // The library takes brackets anywhere; they stand around an address alone (RFC 3986 section 3.2.2).
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
