@@ -42,7 +42,7 @@ pub async fn run(args: &DemoSiteArgs, format: Format) -> CommandResult {
     }
     let addresses = echoes.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     let mut shutdown = crate::process::Shutdown::listen();
-    let ready = serde_json::json!({"event": "ready", "role": "demo-site", "web": web.local_addr()?, "echo": addresses});
+    let ready = serde_json::json!({"event": "ready", "role": "demo-site", "web": web.local_addr()?, "echo": addresses.first(), "echoes": addresses});
     format.print(&ready, || format!("web site on {}, line echo on {addresses:?}", args.web));
     tokio::select! {
         () = serve_web(web, args.file.clone()) => {}

@@ -106,7 +106,7 @@ impl Stage {
         let site_ready = site.wait_for("ready").await?;
         stage.web = site_ready["web"].as_str().context("the site's address")?.parse()?;
         for (number, address) in [&mut stage.echo, &mut stage.bell].into_iter().enumerate() {
-            *address = site_ready["echo"][number].as_str().context("the site's address")?.parse()?;
+            *address = site_ready["echoes"][number].as_str().context("the site's address")?.parse()?;
         }
         stage.site = Some(site);
         stage.add_pop().await?;
