@@ -170,10 +170,10 @@ fn main() -> ExitCode {
             Ok(())
         }),
         Command::Judges { tidegate, long, only } => {
-            let tidegate = tidegate.unwrap_or_else(test::release_binary);
             let depth = if long { judges::Depth::Long } else { judges::Depth::Short };
             judges::redocly(&interrupt).and_then(|said| {
                 println!("redocly: {said}");
+                let tidegate = tidegate.map_or_else(test::fresh_release_binary, Ok)?;
                 let said = judges::schemathesis(&tidegate, depth, only.as_deref(), &interrupt)?;
                 println!("schemathesis: {said}");
                 Ok(())

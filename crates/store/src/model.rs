@@ -61,6 +61,9 @@ pub struct Organization {
     pub sign_in_age_ms: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
+    /// When it was closed, in Unix milliseconds; 0: it is in use. Nothing belongs to a closed one but its audit log.
+    #[serde(default)]
+    pub closed_ms: u64,
 }
 
 /// As migration 0050 has it: what was written before says nothing of it.
@@ -71,6 +74,12 @@ const fn sign_in_age_ms() -> u64 {
 impl Organization {
     /// How long a sign-in counts as fresh where nobody has set it: a quarter of an hour.
     pub const SIGN_IN_AGE_MS: u64 = 15 * 60 * 1000;
+
+    /// Whether it was closed.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed_ms > 0
+    }
 }
 
 /// A point of presence.

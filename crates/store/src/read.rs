@@ -128,6 +128,7 @@ pub(crate) fn organization(row: &Row) -> Result<Organization, StoreError> {
         flow_retention_days: number(row, "flow_retention_days")?,
         sign_in_age_ms: number(row, "sign_in_age_ms")?,
         created_ms: number(row, "created_ms")?,
+        closed_ms: number(row, "closed_ms")?,
     })
 }
 

@@ -30,6 +30,7 @@ const SHARED_STEPS: Steps = steps!("shared":
     "0050_step_up",
     "0060_several_controllers",
     "0070_touched_rows",
+    "0080_closed_organizations",
 );
 const POSTGRES_STEPS: Steps = steps!("postgres":
     "0010_isolation",

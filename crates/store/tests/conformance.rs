@@ -40,6 +40,7 @@ on_both_engines! {
     changes_of_two_programs_at_once_commit_in_the_order_of_their_versions,
     a_database_of_a_newer_build_is_refused_and_nothing_is_written,
     a_database_is_an_installation_once,
+    an_organization_without_agents_closes_keeps_its_log_and_is_never_changed_again,
     each_change_has_a_mark_of_its_own_and_reading_what_changed_gives_what_reading_everything_gives,
     what_controllers_tell_each_other_raises_a_number_and_no_version_and_expires,
     a_backup_of_either_engine_fills_either_engine_with_the_same_rows,
@@ -186,16 +187,7 @@ async fn removing_a_person_removes_devices_memberships_and_keys(f: Fixture) {
     change.insert_group(&group(1)).await.unwrap();
     change.add_member(GroupId::from_bytes([1; 16]), owner, 0).await.unwrap();
     change.insert_enrolment_key(&device_key(1, owner, 1)).await.unwrap();
-    let device = Device {
-        id: DeviceId::from_bytes([1; 16]),
-        owner,
-        name: "laptop".into(),
-        state: DeviceState::Pending,
-        identity_key: [7; 32],
-        generation: 1,
-        enrolled_by: EnrolmentKeyId::from_bytes([1; 16]),
-        created_ms: NOW,
-    };
+    let device = device(1, owner);
     change.insert_device(&device).await.unwrap();
     change.commit("create", "person", "{}").await.unwrap();
     assert_eq!(f.data().await.devices, vec![device]);
@@ -768,6 +760,55 @@ async fn an_answer_is_kept_with_the_change_that_made_it_and_with_no_other(f: Fix
     assert_eq!(change.kept(&[1; 32]).await.unwrap(), None);
     change.keep(&[1; 32], &kept).await.unwrap();
     change.commit("x", "y", "{}").await.unwrap();
+}
+
+async fn an_organization_without_agents_closes_keeps_its_log_and_is_never_changed_again(f: Fixture) {
+    let other = organization(2, "other");
+    let scope = Scope::Organization(other.id);
+    let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
+    change.insert_organization(&other).await.unwrap();
+    change.commit("create", "organization", "{}").await.unwrap();
+    let mut change = f.store.change(scope, "test", NOW).await.unwrap();
+    change.insert_user(&user(1)).await.unwrap();
+    change.insert_group(&group(1)).await.unwrap();
+    change.insert_site(&site(1, "hamburg")).await.unwrap();
+    change.insert_resource(&resource(1, SiteId::from_bytes([1; 16]))).await.unwrap();
+    let owner = Member::User(user(1).id);
+    let key = EnrolmentKey { organization: Some(other.id), ..device_key(1, owner, 1) };
+    change.insert_enrolment_key(&key).await.unwrap();
+    let device = device(1, owner);
+    change.insert_device(&device).await.unwrap();
+    change.commit("create", "several", "{}").await.unwrap();
+
+    let mut change = f.store.change(scope, "test", NOW).await.unwrap();
+    let error = change.close_organization().await.unwrap_err();
+    assert!(error.to_string().contains("neither blocked nor archived"), "{error}");
+    drop(change);
+    let mut change = f.store.change(scope, "test", NOW).await.unwrap();
+    change.set_device_state(device.id, DeviceState::Blocked).await.unwrap();
+    change.close_organization().await.unwrap();
+    change.commit("close", "organization", "{}").await.unwrap();
+
+    let dataset = f.store.load().await.unwrap().unwrap();
+    let closed = dataset.organizations.iter().find(|data| data.organization.id == other.id).unwrap();
+    assert_eq!((closed.organization.closed_ms, &closed.organization.name), (NOW, &other.id.to_string()));
+    let rows = [
+        closed.users.len(),
+        closed.groups.len(),
+        closed.sites.len(),
+        closed.resources.len(),
+        closed.devices.len(),
+    ];
+    assert_eq!(rows, [0; 5]);
+    let again = f.store.change(scope, "test", NOW).await;
+    assert!(matches!(again, Err(StoreError::NotFound { kind: "organization", .. })));
+    let page = AuditPage { before_ms: NOW + 1, limit: 10, ..AuditPage::default() };
+    let audit = f.store.audit(AuditOf::Organization(other.id), &page).await.unwrap();
+    assert!(audit.iter().any(|entry| entry.action == "close"), "its log can still be read");
+    // Its name is free again.
+    let mut change = f.store.change(Scope::Installation, "test", NOW).await.unwrap();
+    change.insert_organization(&organization(3, "other")).await.unwrap();
+    change.commit("create", "organization", "{}").await.unwrap();
 }
 
 async fn each_change_has_a_mark_of_its_own_and_reading_what_changed_gives_what_reading_everything_gives(

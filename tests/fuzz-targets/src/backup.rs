@@ -34,6 +34,7 @@ static DATABASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
             audit_retention_days: 0,
             flow_retention_days: 0,
             sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
+            closed_ms: 0,
             created_ms: NOW,
         };
         store.bootstrap(&installation, &organization, "fuzz").await.expect("an empty database");

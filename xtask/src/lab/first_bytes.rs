@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     process::{Interrupt, run as run_program, wait_until},
-    test::release_binary,
+    test::fresh_release_binary,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub fn run(form: Form, interrupt: &Interrupt) -> Result<Outcome> {
 }
 
 fn steps(report: &mut Report, interrupt: &Interrupt) -> Result<()> {
-    let binary = release_binary();
+    let binary = fresh_release_binary()?;
     let lab = report.step("two home routers and a site, in namespaces", || {
         ensure!(binary.is_file(), "no binary at {}: cargo build --release", binary.display());
         let net = Topology::create(Nat::Home, Nat::Home, interrupt)?;

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     process::{Interrupt, on_path, wait_until},
     repository,
-    test::release_binary,
+    test::fresh_release_binary,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -263,7 +263,7 @@ impl Bench {
                 }
             }
         }
-        let fleet = Fleet::new(release_binary(), interrupt)?;
+        let fleet = Fleet::new(fresh_release_binary()?, interrupt)?;
         let mut others = Vec::new();
         for number in 1..=5 {
             let mut server = target.command("iperf3");

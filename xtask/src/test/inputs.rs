@@ -3,7 +3,8 @@
 //! A step whose inputs are byte for byte those with which it passed is not run again: its answer could
 //! only differ by chance. Inputs are the files of the packages that it builds and runs, of everything in the
 //! workspace that these depend on (for tests also by dev-dependencies), every file that belongs to no
-//! package, and the compiler. The memory is a file below the target directory: an empty clone has none and
+//! package, and the compiler. Where what was built is at hand, its bytes stand for the sources: a test that was changed is in
+//! one test binary, and in no program. The memory is a file below the target directory: an empty clone has none and
 //! runs everything, and so does `--all`.
 
 use crate::layers::Metadata;
@@ -60,6 +61,8 @@ pub struct Inputs<'a> {
     graph: &'a Graph,
     /// Lines of `path id` by the package whose directory holds them.
     files: BTreeMap<String, String>,
+    /// As `files`, without what the compiler reads: what a test may read while it runs.
+    data: BTreeMap<String, String>,
     /// Lines of what belongs to no package, and the compiler.
     shared: String,
 }
@@ -86,16 +89,22 @@ impl<'a> Inputs<'a> {
         let ids = git(&["hash-object", "--stdin-paths"], &asked)?;
         ensure!(ids.lines().count() == paths.len(), "git gave another number of ids than it got paths");
         let mut files: BTreeMap<String, String> = BTreeMap::new();
+        let mut data: BTreeMap<String, String> = BTreeMap::new();
         let mut shared = graph.compiler.clone();
         for (path, id) in paths.iter().zip(ids.lines()) {
             let text = match owner(path, &graph.directories) {
-                Owner::Package(name) => files.entry(name.to_owned()).or_default(),
+                Owner::Package(name) => {
+                    if !is_source(path) {
+                        let _ = writeln!(data.entry(name.to_owned()).or_default(), "{path} {id}");
+                    }
+                    files.entry(name.to_owned()).or_default()
+                }
                 Owner::Nobody => &mut shared,
                 Owner::Reader => continue,
             };
             let _ = writeln!(text, "{path} {id}");
         }
-        Ok(Self { graph, files, shared })
+        Ok(Self { graph, files, data, shared })
     }
 
     /// What a step depends on that builds and runs `packages`.
@@ -113,8 +122,130 @@ impl<'a> Inputs<'a> {
         for package in all {
             text.push_str(self.files.get(package).map_or("", String::as_str));
         }
-        Ok(Fingerprint(git(&["hash-object", "--stdin"], &text)?.trim().to_owned()))
+        digest(&text)
     }
+
+    /// What runs a program from outside depends on: its bytes, and what `packages` are made of.
+    ///
+    /// # Errors
+    /// As [`Inputs::fingerprint`], or there is no such program.
+    pub fn of_program(&self, program: &Path, packages: &[&str]) -> Result<Fingerprint> {
+        let ids = content_ids(&[program.to_path_buf()])?;
+        digest(&format!("{}\n{}", self.fingerprint(packages)?.0, ids.join("\n")))
+    }
+
+    /// What the tests of one binary depend on, its own bytes and those of the programs that they may run given by their ids.
+    ///
+    /// # Errors
+    /// The package is not of this workspace, or git cannot be asked.
+    pub fn of_tests(&self, binary: &Binary) -> Result<Fingerprint> {
+        let closure = self.graph.closure.get(&binary.package);
+        let closure = closure.with_context(|| format!("no package {} here", binary.package))?;
+        let mut text = format!("{}{}\n", self.shared, binary.content);
+        for package in closure {
+            text.push_str(self.data.get(package).map_or("", String::as_str));
+        }
+        digest(&text)
+    }
+}
+
+/// One test binary, as it was built.
+#[derive(Debug, Clone)]
+pub struct Binary {
+    /// By which `cargo nextest` knows it.
+    pub id: String,
+    /// Whose tests these are.
+    pub package: String,
+    /// Its bytes, and those of every program of the packages that it depends on, as git's object ids.
+    content: String,
+}
+
+impl Binary {
+    /// Every test binary, from what `cargo nextest list --list-type binaries-only --message-format json` says.
+    ///
+    /// # Errors
+    /// It says something else, or a file is not there.
+    pub fn all(listed: &[u8], graph: &Graph) -> Result<Vec<Self>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Listed {
+            rust_build_meta: Meta,
+            rust_binaries: BTreeMap<String, One>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Meta {
+            target_directory: PathBuf,
+            non_test_binaries: BTreeMap<String, Vec<Program>>,
+        }
+        #[derive(Deserialize)]
+        struct Program {
+            path: PathBuf,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct One {
+            binary_id: String,
+            binary_path: PathBuf,
+        }
+        let listed: Listed = serde_json::from_slice(listed).context("what nextest lists")?;
+        let mut programs: Vec<(String, PathBuf)> = Vec::new();
+        for (package, built) in &listed.rust_build_meta.non_test_binaries {
+            let name = package_name(package);
+            for Program { path } in built {
+                programs.push((name.to_owned(), listed.rust_build_meta.target_directory.join(path)));
+            }
+        }
+        let paths = listed.rust_binaries.values().map(|one| one.binary_path.clone());
+        let paths: Vec<PathBuf> = paths.chain(programs.iter().map(|(_, path)| path.clone())).collect();
+        let ids = content_ids(&paths)?;
+        let (of_tests, of_programs) = ids.split_at(listed.rust_binaries.len());
+        let mut binaries = Vec::new();
+        for (one, content) in listed.rust_binaries.values().zip(of_tests) {
+            let package = one.binary_id.split("::").next().unwrap_or_default().to_owned();
+            let closure = graph.closure.get(&package);
+            let closure = closure.with_context(|| format!("{} is of no package here", one.binary_id))?;
+            let mut content = content.clone();
+            for ((of, _), id) in programs.iter().zip(of_programs) {
+                if closure.contains(of) {
+                    content.push(' ');
+                    content.push_str(id);
+                }
+            }
+            binaries.push(Self { id: one.binary_id.clone(), package, content });
+        }
+        Ok(binaries)
+    }
+}
+
+/// Of a package's id: `path+file:///…/crates/pop#0.1.0` or `…#pop@0.1.0`.
+fn package_name(id: &str) -> &str {
+    let (path, fragment) = id.rsplit_once('#').unwrap_or((id, ""));
+    match fragment.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or(path),
+    }
+}
+
+fn is_source(path: &str) -> bool {
+    path.ends_with(".rs")
+}
+
+fn digest(text: &str) -> Result<Fingerprint> {
+    Ok(Fingerprint(git(&["hash-object", "--stdin"], text)?.trim().to_owned()))
+}
+
+/// Git's ids of files wherever they are, in their order.
+fn content_ids(paths: &[PathBuf]) -> Result<Vec<String>> {
+    let mut asked = String::new();
+    for path in paths {
+        ensure!(path.is_file(), "{} is not there", path.display());
+        let _ = writeln!(asked, "{}", path.display());
+    }
+    let ids: Vec<String> =
+        git(&["hash-object", "--no-filters", "--stdin-paths"], &asked)?.lines().map(str::to_owned).collect();
+    ensure!(ids.len() == paths.len(), "git gave another number of ids than it got paths");
+    Ok(ids)
 }
 
 enum Owner<'a> {
@@ -264,7 +395,57 @@ mod tests {
         let files = [("wire", "wire/lib.rs 1\n"), ("pop", "pop/lib.rs 1\n"), ("store", "store/lib.rs 1\n")]
             .map(|(name, lines)| (name.to_owned(), lines.to_owned()))
             .into();
-        Inputs { graph, files, shared: "Cargo.lock 1\n".to_owned() }
+        let data = [("wire".to_owned(), "wire/vectors.json 1\n".to_owned())].into();
+        Inputs { graph, files, data, shared: "Cargo.lock 1\n".to_owned() }
+    }
+
+    #[test]
+    fn tests_run_again_when_their_binary_or_what_they_may_read_changed_and_not_for_the_sources_of_others() {
+        let graph = graph();
+        let binary = |content: &str| Binary {
+            id: "pop::floods".to_owned(),
+            package: "pop".to_owned(),
+            content: content.to_owned(),
+        };
+        let before = inputs(&graph).of_tests(&binary("1")).unwrap();
+        let mut after = inputs(&graph);
+        after.files.insert("wire".to_owned(), "wire/tests/a.rs 2\n".to_owned());
+        assert_eq!(after.of_tests(&binary("1")).unwrap(), before);
+        assert_ne!(after.of_tests(&binary("2")).unwrap(), before);
+        after.data.insert("wire".to_owned(), "wire/vectors.json 2\n".to_owned());
+        assert_ne!(after.of_tests(&binary("1")).unwrap(), before);
+    }
+
+    #[test]
+    fn a_program_is_of_the_package_that_its_id_names() {
+        assert_eq!(package_name("path+file:///a/crates/pop#0.1.0"), "pop");
+        assert_eq!(package_name("path+file:///a/tests/fuzz#fuzz-targets@0.1.0"), "fuzz-targets");
+    }
+
+    #[test]
+    fn what_a_test_binary_holds_is_its_own_bytes_and_those_of_the_programs_of_its_package() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["floods", "replay", "tidegate"] {
+            fs::write(directory.path().join(name), name).unwrap();
+        }
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let listed = serde_json::json!({
+            "rust-build-meta": {
+                "target-directory": directory.path(),
+                "non-test-binaries": {
+                    "path+file:///a/crates/pop#0.1.0": [{"name": "replay", "kind": "bin-exe", "path": "replay"}],
+                    "path+file:///a/crates/store#0.1.0": [{"name": "tidegate", "kind": "bin-exe", "path": "tidegate"}],
+                },
+            },
+            "rust-binaries": {"pop::floods": {"binary-id": "pop::floods", "binary-path": at("floods")}},
+        });
+        let read = || Binary::all(listed.to_string().as_bytes(), &graph()).unwrap().remove(0);
+        let before = read();
+        assert_eq!((before.id.as_str(), before.package.as_str()), ("pop::floods", "pop"));
+        fs::write(directory.path().join("tidegate"), "changed").unwrap();
+        assert_eq!(read().content, before.content, "no program of its own");
+        fs::write(directory.path().join("replay"), "changed").unwrap();
+        assert_ne!(read().content, before.content);
     }
 
     #[test]

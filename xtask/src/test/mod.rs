@@ -21,7 +21,7 @@ use std::{
     thread,
     time::Instant,
 };
-use suite::{Earlier, Runs, Suite};
+use suite::{Built, Earlier, Runs, Suite};
 
 /// Seeds of each scenario of the simulation, each of its pairs of networks twice.
 const SEEDS: &str = "104";
@@ -33,11 +33,14 @@ const BINARY_LIMIT: u64 = 40_000_000;
 /// Everything that the lints look at and the tests run: the same words each time, or cargo builds hundreds of crates again
 /// for a package whose neighbours want other features of them.
 const EVERYTHING: [&str; 3] = ["--workspace", "--all-targets", "--locked"];
+const RELEASE: [&str; 5] = ["build", "--release", "--locked", "--package", "tidegate"];
 const LINTS: &str = "lints, and the build of the tests";
 const BUILD: &str = "build of the tests without lints";
 /// What a step depends on that runs the built program from outside.
-const PROGRAM: Runs<'_> = Runs::WhenChanged(&["tidegate", "xtask"]);
-const SIMULATION: Runs<'_> = Runs::WhenChanged(&["sim", "xtask"]);
+const PROGRAM: Runs<'_> = Runs::WithProgram(Built::Release, &["xtask"]);
+const SIMULATION: Runs<'_> = Runs::WithProgram(Built::OfTests("sim"), &["xtask"]);
+/// Built from the sources by the step itself.
+const PLANTED: Runs<'_> = Runs::WhenChanged(&["sim", "xtask"]);
 
 /// Which steps to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -84,8 +87,7 @@ pub fn run(options: Options, interrupt: &Interrupt) -> Result<()> {
     if options.fast {
         checks(&suite, interrupt);
     } else {
-        let release = ["build", "--release", "--locked", "--package", "tidegate"];
-        suite.program("release build", Runs::Always, cargo(&release), None);
+        suite.program("release build", Runs::Always, cargo(&RELEASE), None);
         suite.step("binary size", Runs::Always, || binary_size().map(|said| (Count::ONE_PASSED, said)));
         suite.step("nothing of a test build", Runs::Always, || {
             nothing_of_a_test_build().map(|()| (Count::ONE_PASSED, String::new()))
@@ -137,7 +139,7 @@ fn checks(suite: &Suite, interrupt: &Interrupt) {
         small_checks(suite, interrupt);
         many_seeds(suite, "roam");
         many_seeds(suite, "faults");
-        suite.program("simulation finds planted bugs", SIMULATION, this(&["sim", "--planted"]), None);
+        suite.program("simulation finds planted bugs", PLANTED, this(&["sim", "--planted"]), None);
     });
 }
 
@@ -154,7 +156,7 @@ fn small_checks(suite: &Suite, interrupt: &Interrupt) {
     suite.program("doc examples", Runs::WhenChanged(&["tidegate"]), doc, Some(count::libtest));
     suite.program(
         "fuzz corpus",
-        Runs::WhenChanged(&["fuzz-targets"]),
+        Runs::WithProgram(Built::OfTests("replay"), &[]),
         built("replay", &[]),
         Some(count::plain),
     );
@@ -166,21 +168,23 @@ fn small_checks(suite: &Suite, interrupt: &Interrupt) {
     });
 }
 
-/// The tests of the packages that something has changed for.
+/// The tests of the binaries that something has changed for.
 fn tests(suite: &Suite) {
     const NAME: &str = "tests";
-    let changed = suite.changed(NAME);
-    if changed.as_ref().is_some_and(Vec::is_empty) {
+    let changed = listed(suite).and_then(|listed| suite.changed(NAME, &listed));
+    if changed.as_ref().is_some_and(|changed| changed.binaries.is_empty()) {
         suite.left_out(NAME.to_owned());
         println!("── {NAME}: unchanged in every package");
         return;
     }
     let mut command = as_built(suite, Of::Tests.cargo(&["nextest", "run"], &["--no-fail-fast"]));
     command.args(EVERYTHING).args(["--test-threads", &at_once().to_string()]);
-    if let Some(changed) = &changed {
+    if let Some(changed) = changed.as_ref().filter(|changed| changed.binaries.len() < changed.all) {
         // Built as ever, so that features are unified as ever; only what runs is chosen.
-        let chosen: Vec<String> = changed.iter().map(|(package, _)| format!("package(={package})")).collect();
+        let chosen: Vec<String> =
+            changed.binaries.iter().map(|(binary, _)| format!("binary_id(={})", binary.id)).collect();
         command.args(["--no-tests", "pass", "--filterset", &chosen.join(" + ")]);
+        println!("   {NAME}: of {} of {} test binaries", chosen.len(), changed.all);
     }
     let mut passed = false;
     suite.step(NAME, Runs::Always, || {
@@ -188,22 +192,26 @@ fn tests(suite: &Suite) {
         passed = count.failed == 0;
         Ok((count, said))
     });
-    if passed && let Some(changed) = changed {
-        suite.keep_parts(NAME, &changed);
-        if !suite.is_everything(&changed) {
-            suite.left_out(format!("the tests of the packages other than {}", names(&changed)));
-        }
+    let Some(changed) = changed.filter(|_| passed) else { return };
+    suite.keep_parts(NAME, &changed);
+    if changed.binaries.len() < changed.all {
+        suite.left_out(format!("the tests of {} other binaries", changed.all - changed.binaries.len()));
     }
+}
+
+/// The test binaries as they were built, in nextest's own words. Where it cannot say, everything runs.
+fn listed(suite: &Suite) -> Option<Vec<u8>> {
+    let format = ["--list-type", "binaries-only", "--message-format", "json"];
+    let mut command = as_built(suite, Of::Tests.cargo(&["nextest", "list"], &format));
+    command.args(EVERYTHING).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().ok().filter(|output| output.status.success());
+    output.map(|output| output.stdout)
 }
 
 /// How many tests run at once: a third of the time of one is waiting for a deadline, a frozen server or a lost packet.
 fn at_once() -> usize {
     let cores = thread::available_parallelism().map_or(2, usize::from);
     cores + cores / 2
-}
-
-fn names(changed: &[(String, inputs::Fingerprint)]) -> String {
-    changed.iter().map(|(package, _)| package.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The API, judged by programs that nobody here wrote; schemathesis, which asks for a quarter of an hour, with `--all`.
@@ -300,10 +308,13 @@ fn built(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// Set for programs that a suite runs, which has built what they judge.
+const OF_THE_SUITE: &str = "TIDEGATE_SUITE_HAS_BUILT";
+
 /// This very program: the copy that `keep_own_copy` made, since a step may build it anew meanwhile.
 fn this(arguments: &[&str]) -> Command {
     let mut command = Command::new(own_copy());
-    command.args(arguments);
+    command.args(arguments).env(OF_THE_SUITE, "1");
     command
 }
 
@@ -322,6 +333,19 @@ fn keep_own_copy() -> Result<()> {
 /// Where cargo puts the release binary.
 pub fn release_binary() -> PathBuf {
     crate::target_directory().join("release/tidegate")
+}
+
+/// The release binary of the sources as they are: a judge of yesterday's program would find nothing of today's.
+///
+/// # Errors
+/// It does not build.
+pub fn fresh_release_binary() -> Result<PathBuf> {
+    if std::env::var_os(OF_THE_SUITE).is_some() {
+        return Ok(release_binary());
+    }
+    let status = cargo(&RELEASE).status().context("starting cargo")?;
+    ensure!(status.success(), "cargo {}: {status}", RELEASE.join(" "));
+    Ok(release_binary())
 }
 
 fn binary_size() -> Result<String> {

@@ -2,12 +2,16 @@
 
 use super::{
     count::Count,
-    inputs::{Fingerprint, Graph, Inputs, Memory, Passed},
+    inputs::{Binary, Fingerprint, Graph, Inputs, Memory, Passed},
 };
-use crate::process::{Interrupt, describe, tail};
+use crate::{
+    artifacts::Of,
+    process::{Interrupt, describe, tail},
+};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{BufRead as _, BufReader},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -24,6 +28,36 @@ pub enum Runs<'a> {
     Always,
     /// Unless it passed with the same inputs: these packages and what they depend on.
     WhenChanged(&'a [&'a str]),
+    /// Unless it passed with the same program as it was built, and with the same inputs of these packages.
+    WithProgram(Built, &'a [&'a str]),
+}
+
+/// A program that a step runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Built {
+    /// What ships.
+    Release,
+    /// A program of the tests' build.
+    OfTests(&'static str),
+}
+
+impl Built {
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Release => super::release_binary(),
+            Self::OfTests(name) => Of::Tests.program(name),
+        }
+    }
+}
+
+impl Runs<'_> {
+    fn fingerprint(self, inputs: &Inputs<'_>) -> Option<Result<Fingerprint>> {
+        match self {
+            Self::Always => None,
+            Self::WhenChanged(packages) => Some(inputs.fingerprint(packages)),
+            Self::WithProgram(built, packages) => Some(inputs.of_program(&built.path(), packages)),
+        }
+    }
 }
 
 /// Whether what passed earlier counts.
@@ -35,11 +69,13 @@ pub enum Earlier {
     Forgotten,
 }
 
-/// A step, or a part of one, that passed.
-struct Kept<'a> {
-    step: String,
-    packages: &'a [&'a str],
-    inputs: Fingerprint,
+/// What has to run of a step that runs test binaries.
+#[derive(Debug)]
+pub struct Changed {
+    /// How many binaries there are.
+    pub all: usize,
+    /// Those that have not passed as they are.
+    pub binaries: Vec<(Binary, Fingerprint)>,
 }
 
 /// What has come of the steps so far.
@@ -105,8 +141,8 @@ impl Suite {
             return;
         }
         drop(outcome);
-        if let (Some(inputs), Runs::WhenChanged(packages)) = (inputs, runs) {
-            self.keep(&[Kept { step: name.to_owned(), packages, inputs }]);
+        if let Some(inputs) = inputs {
+            self.keep(&[(name.to_owned(), inputs)], |after, _| runs.fingerprint(after).and_then(Result::ok));
         }
     }
 
@@ -144,43 +180,44 @@ impl Suite {
         Ok((count, detail.unwrap_or_default()))
     }
 
-    /// The packages whose part of `step` has not passed with what they are made of now; `None` when that
-    /// cannot be known.
-    pub fn changed(&self, step: &str) -> Option<Vec<(String, Fingerprint)>> {
+    /// The test binaries whose part of `step` has not passed as they are now, and how many there are; `None` when that cannot
+    /// be known.
+    pub fn changed(&self, step: &str, listed: &[u8]) -> Option<Changed> {
         let graph = self.graph.as_ref()?;
-        let inputs = Inputs::read(graph).ok()?;
+        let said = |error: &anyhow::Error| {
+            println!("   what passed before is not known, so everything runs: {error:#}")
+        };
+        let inputs = Inputs::read(graph).inspect_err(said).ok()?;
+        let binaries = Binary::all(listed, graph).inspect_err(said).ok()?;
         let memory = lock(&self.memory);
-        let mut changed = Vec::new();
-        for package in graph.packages() {
-            let now = inputs.fingerprint(&[package]).ok()?;
-            let passed = memory.passed(&part(step, package), &now).is_some();
+        let mut changed = Changed { all: binaries.len(), binaries: Vec::new() };
+        for binary in binaries {
+            let now = inputs.of_tests(&binary).ok()?;
+            let passed = memory.passed(&part(step, &binary.id), &now).is_some();
             if self.earlier == Earlier::Forgotten || !passed {
-                changed.push((package.to_owned(), now));
+                changed.binaries.push((binary, now));
             }
         }
         Some(changed)
     }
 
-    /// Keeps that these packages' parts of `step` passed.
-    pub fn keep_parts(&self, step: &str, packages: &[(String, Fingerprint)]) {
-        let one: Vec<[&str; 1]> = packages.iter().map(|(package, _)| [package.as_str()]).collect();
-        let kept: Vec<Kept<'_>> = packages
+    /// Keeps that these binaries' parts of `step` passed.
+    pub fn keep_parts(&self, step: &str, changed: &Changed) {
+        let passed: Vec<_> = changed
+            .binaries
             .iter()
-            .zip(&one)
-            .map(|((package, inputs), packages)| Kept {
-                step: part(step, package),
-                packages,
-                inputs: inputs.clone(),
-            })
+            .map(|(binary, inputs)| (part(step, &binary.id), inputs.clone()))
             .collect();
-        self.keep(&kept);
+        self.keep(&passed, |after, place| after.of_tests(&changed.binaries[place].0).ok());
     }
 
     /// The inputs of a step that can be left out. Where they cannot be read, it runs.
     fn inputs(&self, runs: Runs<'_>) -> Option<Fingerprint> {
-        let Runs::WhenChanged(packages) = runs else { return None };
-        let read = Inputs::read(self.graph.as_ref()?).and_then(|inputs| inputs.fingerprint(packages));
-        read.inspect_err(|error| println!("   its inputs cannot be read, so it runs: {error:#}")).ok()
+        let graph = self.graph.as_ref().filter(|_| !matches!(runs, Runs::Always))?;
+        let read = Inputs::read(graph).and_then(|inputs| runs.fingerprint(&inputs).transpose());
+        read.inspect_err(|error| println!("   its inputs cannot be read, so it runs: {error:#}"))
+            .ok()
+            .flatten()
     }
 
     fn passed_before(&self, name: &str, inputs: &Fingerprint) -> Option<String> {
@@ -190,11 +227,16 @@ impl Suite {
         lock(&self.memory).passed(name, inputs).map(Passed::ago)
     }
 
-    /// Keeps what passed, unless a file was changed while it ran: then nobody knows what it ran with.
-    fn keep(&self, passed: &[Kept<'_>]) {
+    /// Keeps what passed, unless a file was changed while it ran: then nobody knows what it ran with. `again` gives the inputs of
+    /// each by its place, as they are afterwards.
+    fn keep(
+        &self,
+        passed: &[(String, Fingerprint)],
+        again: impl Fn(&Inputs<'_>, usize) -> Option<Fingerprint>,
+    ) {
         let after = self.graph.as_ref().and_then(|graph| Inputs::read(graph).ok());
-        for Kept { step, packages, inputs: before } in passed {
-            let after = after.as_ref().and_then(|inputs| inputs.fingerprint(packages).ok());
+        for (place, (step, before)) in passed.iter().enumerate() {
+            let after = after.as_ref().and_then(|inputs| again(inputs, place));
             if after.as_ref() != Some(before) {
                 println!("   {step}: files were changed while it ran; it will run again");
             } else if let Err(error) = lock(&self.memory).keep(step, before.clone()) {
@@ -229,19 +271,14 @@ impl Suite {
         lock(&self.outcome).failures.iter().any(|failed| failed == name)
     }
 
-    /// Whether these are all packages there are.
-    pub fn is_everything(&self, packages: &[(String, Fingerprint)]) -> bool {
-        self.graph.as_ref().is_some_and(|graph| graph.packages().count() == packages.len())
-    }
-
     /// Says that parts of a step were left out.
     pub fn left_out(&self, what: String) {
         lock(&self.outcome).unchanged.push(what);
     }
 }
 
-fn part(step: &str, package: &str) -> String {
-    format!("{step} of {package}")
+fn part(step: &str, binary: &str) -> String {
+    format!("{step} of {binary}")
 }
 
 /// A step that panicked has already said so; what the others found still counts.

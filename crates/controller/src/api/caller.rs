@@ -240,7 +240,7 @@ impl Caller {
 }
 
 /// The organization that was there first: whoever operates the installation.
-fn operator(snapshot: &Snapshot) -> Option<OrganizationId> {
+pub(super) fn operator(snapshot: &Snapshot) -> Option<OrganizationId> {
     let all = snapshot.dataset.organizations.iter().map(|data| &data.organization);
     all.min_by_key(|row| (row.created_ms, row.id)).map(|row| row.id)
 }

@@ -4,7 +4,7 @@ use super::{
     Problem, Views,
     caller::Caller,
     list::Wanted,
-    listed::{EnrolmentKeys, Organizations, Tokens},
+    listed::{CLOSED, EnrolmentKeys, Organizations, Tokens},
     operate::{Intent, operate},
     operation::Operation,
     reads,
@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
         .routes(routes!(list_tokens, create_token))
         .routes(routes!(get_token, delete_token))
         .routes(routes!(list_organizations, create_organization))
-        .routes(routes!(get_organization, change_organization))
+        .routes(routes!(get_organization, change_organization, close_organization))
         .routes(routes!(get_settings, change_settings))
         .routes(routes!(get_me))
 }
@@ -152,7 +152,8 @@ async fn list_organizations(
     let every = caller.may(Permission::Installation);
     let views = Views::new(&core, caller.data(&snapshot)?);
     let rows = snapshot.dataset.organizations.iter().map(|data| &data.organization);
-    let rows = rows.filter(|row| every || row.id == caller.organization);
+    let closed = wanted.filter(CLOSED) == Some("true");
+    let rows = rows.filter(|row| (every || row.id == caller.organization) && row.is_closed() == closed);
     Ok(wanted.page(rows, &views, view::organization))
 }
 
@@ -191,6 +192,18 @@ async fn change_organization(
     Body(input): Body<OrganizationPatch>,
 ) -> Result<Tagged, Problem> {
     operate(&core, &caller, intent, Operation::ChangeOrganization(id, input)).await
+}
+
+/// Closes an organization that has no connectors, and no devices that may connect: everything else of it goes, and nobody signs in
+/// there any more. Its audit log stays for as long as its settings say (`Tidegate-Organization` asks for it).
+#[utoipa::path(delete, path = "/organizations/{id}", tag = "organizations", params(("id" = String, Path, description = "Its id")), responses((status = 204, description = "Closed")))]
+async fn close_organization(
+    State(core): State<Arc<Core>>,
+    caller: Caller,
+    intent: Intent,
+    Id(id): Id<OrganizationId>,
+) -> Result<Tagged, Problem> {
+    operate(&core, &caller, intent, Operation::CloseOrganization(id)).await
 }
 
 /// Gets how the organization works.

@@ -149,6 +149,11 @@ impl<K: Listed> Wanted<K> {
         Ok(wanted)
     }
 
+    /// What a filter was given, for what the list itself leaves out when nobody asks for it.
+    pub(crate) fn filter(&self, name: &str) -> Option<&str> {
+        self.filters.get(name).map(String::as_str)
+    }
+
     fn sort(value: &str) -> Result<(&'static str, Direction), Problem> {
         let (name, direction) = match value.strip_prefix('-') {
             Some(name) => (name, Direction::Down),

@@ -55,6 +55,8 @@ pub(crate) struct Sessions;
 pub(crate) struct Strikes;
 
 const NAME: Filter = Filter::text("name", "With this name.");
+/// Organizations that were closed.
+pub(super) const CLOSED: &str = "closed";
 const ROLES: &[&str] = &["owner", "admin", "network_admin", "support", "auditor", "member"];
 
 /// Whether an id written out is this one: the texts of ids are unique, and the last ones differ most.
@@ -403,7 +405,10 @@ impl Listed for Tokens {
 impl Listed for Organizations {
     type Row = store::Organization;
     const SORTS: &'static [&'static str] = &["name", "created"];
-    const FILTERS: &'static [Filter] = &[NAME];
+    const FILTERS: &'static [Filter] = &[
+        NAME,
+        Filter::word(CLOSED, "The closed ones (`true`) instead of those in use.", &["true", "false"]),
+    ];
 
     fn id(row: &store::Organization) -> String {
         row.id.to_string()
@@ -411,8 +416,11 @@ impl Listed for Organizations {
     fn key<'r>(row: &'r store::Organization, _: &'r Views<'_>, sort: &str) -> Key<'r> {
         if sort == "created" { Key::Number(row.created_ms) } else { Key::name(&row.name) }
     }
-    fn takes(row: &store::Organization, _: &Views<'_>, _: &str, wanted: &str) -> bool {
-        row.name == wanted
+    fn takes(row: &store::Organization, _: &Views<'_>, filter: &str, wanted: &str) -> bool {
+        match filter {
+            CLOSED => row.is_closed() == (wanted == "true"),
+            _ => row.name == wanted,
+        }
     }
     fn words<'r>(row: &'r store::Organization, _: &'r Views<'_>) -> Vec<&'r str> {
         vec![&row.name]

@@ -65,6 +65,7 @@ pub(crate) enum Operation {
     ReplacePop(PopId, PopInput),
     CreateOrganization(OrganizationInput),
     ChangeOrganization(OrganizationId, OrganizationPatch),
+    CloseOrganization(OrganizationId),
     ChangeSettings(SettingsPatch),
     Restore(StrikeInput),
     /// JSON Merge Patch (RFC 7396) of what a `PUT` sets.
@@ -198,6 +199,7 @@ impl Operation {
             (Patch, ["organizations", _]) => {
                 (Self::ChangeOrganization(at.id(1)?, at.body()?), "/organizations/{id}")
             }
+            (Delete, ["organizations", _]) => (Self::CloseOrganization(at.id(1)?), "/organizations/{id}"),
             (Patch, ["settings"]) => (Self::ChangeSettings(at.body()?), "/settings"),
             (Post, ["restores"]) => (Self::Restore(at.body()?), "/restores"),
             _ => return Err(no_such(method, path)),
@@ -225,7 +227,7 @@ impl Operation {
                 let shared = snapshot.dataset.enrolment_keys.iter().any(|key| key.id == *id);
                 if shared { Scope::Installation } else { own }
             }
-            Self::ChangeOrganization(id, _) => Scope::Organization(*id),
+            Self::ChangeOrganization(id, _) | Self::CloseOrganization(id) => Scope::Organization(*id),
             Self::Restore(input) => match check::parsed("subject", &input.subject)? {
                 trust::RevokedSubject::Pop(_) => Scope::Installation,
                 _ => own,

@@ -403,5 +403,6 @@ pub(crate) fn organization(row: &store::Organization) -> api::Organization {
         grant_life_seconds: row.grant_life_ms / 1000,
         renew_after_seconds: row.renew_after_ms / 1000,
         created: created(row.created_ms),
+        closed: row.is_closed().then(|| created(row.closed_ms)),
     }
 }

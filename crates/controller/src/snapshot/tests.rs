@@ -25,6 +25,7 @@ fn organization(number: u8, version: u64) -> OrganizationData {
         audit_retention_days: 0,
         flow_retention_days: 0,
         sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
+        closed_ms: 0,
         created_ms: 1,
     };
     let site = id(SiteId::from_bytes, number);

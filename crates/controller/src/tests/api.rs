@@ -324,6 +324,45 @@ async fn nothing_of_another_organization_is_seen_or_changed() {
 }
 
 #[tokio::test]
+async fn an_organization_is_closed_when_nothing_of_it_can_connect_and_its_log_stays() {
+    let world = World::new().await;
+    let other = world.post("/organizations", json!({"name": "other"})).await.made()["id"].clone();
+    let other = other.as_str().unwrap();
+    let of_other = |method: &str, path: &str, body: Value| {
+        let builder = Request::builder().method(method).uri(format!("/api/v1{path}"));
+        let builder =
+            builder.header("tidegate-organization", other).header(header::CONTENT_TYPE, "application/json");
+        world.send(LOCAL, builder.body(Body::from(body.to_string())).unwrap())
+    };
+    of_other("POST", "/sites", json!({"name": "there"})).await.made();
+    let token = of_other("POST", "/tokens", json!({"name": "t", "scopes": ["read", "write"]})).await.made();
+    let token = token["token"].as_str().unwrap().to_owned();
+    let close = |id: &str| {
+        let request = Request::delete(format!("/api/v1/organizations/{id}")).body(Body::empty()).unwrap();
+        world.send(LOCAL, request)
+    };
+    let own = world.get("/organizations").await.ok()["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(close(&own).await.problem(409)["type"], "/problems/in-use", "it operates the installation");
+    let by_token = with_token("DELETE", &format!("/api/v1/organizations/{other}"), &token);
+    assert_eq!(world.send(stranger(), by_token).await.problem(403)["value"], "installation");
+
+    assert_eq!(close(other).await.status, 204);
+    close(other).await.problem(404);
+    let listed = world.get("/organizations").await.ok();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    let closed = world.get("/organizations?closed=true").await.ok();
+    assert_eq!((&closed["items"][0]["id"], closed["items"].as_array().unwrap().len()), (&json!(other), 1));
+    assert!(closed["items"][0]["closed"].is_string(), "{closed}");
+    world.send(stranger(), with_token("GET", "/api/v1/sites", &token)).await.problem(401);
+    of_other("POST", "/sites", json!({"name": "again"})).await.problem(404);
+    let audit = of_other("GET", "/audit", Value::Null).await.ok();
+    assert_eq!(audit["items"][0]["action"], "close organization", "{audit}");
+    assert_eq!(audit["items"][0]["before"]["name"], "other");
+    assert_eq!(of_other("GET", "/audit/verification", Value::Null).await.ok()["intact"], true);
+    world.post("/organizations", json!({"name": "other"})).await.made();
+}
+
+#[tokio::test]
 async fn an_organization_sets_how_long_grants_live_within_bounds() {
     let world = World::new().await;
     let id = world.get("/organizations").await.ok()["items"][0]["id"].as_str().unwrap().to_owned();

@@ -3,7 +3,7 @@
 use super::{Change, Scope};
 use crate::{
     Administrator, OneTimeLink, Organization, Pop, SecretHash, StoreError,
-    row::{hex32, integer},
+    row::{self, hex32, integer},
     statement::query,
 };
 use wire::{EnrolmentKeyId, OrganizationId, PopId};
@@ -42,6 +42,49 @@ impl Change {
             .bind(name.to_owned())
             .bind(id.to_string());
         self.hit("organization", id.to_string(), statement).await
+    }
+
+    /// Closes this change's organization: its objects go, and its name is free for another. Its row stays, and its audit log, and
+    /// what was struck; no change of it is possible any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Reference`] while it has connectors, or devices that may connect: each of these is removed by a strike,
+    /// which ends its access at once.
+    pub async fn close_organization(&mut self) -> Result<(), StoreError> {
+        let id = self.organization()?;
+        let agents = query(
+            "SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM connectors WHERE organization = $1) OR EXISTS (SELECT 1 FROM \
+             devices WHERE organization = $1 AND state NOT IN ('blocked', 'archived'))",
+        )
+        .bind(id.clone());
+        if self.fetch("organization", agents).await?.is_some() {
+            return Err(StoreError::Reference {
+                kind: "organization",
+                detail: "it has connectors, or devices that are neither blocked nor archived",
+            });
+        }
+        // In this order nothing refers to what is gone; the rest goes with these.
+        for sql in [
+            "DELETE FROM policies WHERE organization = $1",
+            "DELETE FROM enrolment_keys WHERE organization = $1",
+            "DELETE FROM tokens WHERE organization = $1",
+            "DELETE FROM memberships WHERE organization = $1",
+            "DELETE FROM devices WHERE organization = $1",
+            "DELETE FROM resources WHERE organization = $1",
+            "DELETE FROM sites WHERE organization = $1",
+            "DELETE FROM user_groups WHERE organization = $1",
+            "DELETE FROM oidc_providers WHERE organization = $1",
+            "DELETE FROM used_codes WHERE organization = $1",
+            "DELETE FROM users WHERE organization = $1",
+            "DELETE FROM service_accounts WHERE organization = $1",
+        ] {
+            self.run("organization", query(sql).bind(id.clone())).await?;
+        }
+        self.allow_shrink().await?;
+        let statement = query("UPDATE organizations SET closed_ms = $1, name = $2 WHERE id = $2")
+            .bind(integer(self.at_ms.max(1)))
+            .bind(id.clone());
+        self.hit("organization", id, statement).await
     }
 
     /// Sets how long grants live and when they are renewed, and remembers how long those of before live.
@@ -218,6 +261,6 @@ impl Change {
     pub async fn trust_document(&mut self, name: &str) -> Result<Option<String>, StoreError> {
         let statement = query("SELECT document FROM trust_documents WHERE name = $1").bind(name.to_owned());
         let row = self.fetch("trust document", statement).await?;
-        row.map(|row| crate::row::text(&row, "document")).transpose()
+        row.map(|row| row::text(&row, "document")).transpose()
     }
 }

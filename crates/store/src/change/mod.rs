@@ -58,7 +58,7 @@ impl Change {
                 "UPDATE installation SET version = version + 1 WHERE singleton = 1 RETURNING incarnation, version",
             ),
             Scope::Organization(id) => query(
-                "UPDATE organizations SET version = version + 1 WHERE id = $1 RETURNING incarnation, version",
+                "UPDATE organizations SET version = version + 1 WHERE id = $1 AND closed_ms = 0 RETURNING incarnation, version",
             )
             .bind(id.to_string()),
         };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     process::{Interrupt, run, signal_process, wait_until},
-    test::release_binary,
+    test::fresh_release_binary,
 };
 use anyhow::{Context as _, Result, ensure};
 use std::{
@@ -80,7 +80,7 @@ impl Bench {
     /// A step failed; it is in the report.
     pub fn create(report: &mut Report, interrupt: &Interrupt) -> Result<Self> {
         let mut net = report.step("the internet, dual stack", || Ok(Seen::new(Net::create(interrupt)?)))?;
-        let fleet = Fleet::new(release_binary(), interrupt)?;
+        let fleet = Fleet::new(fresh_release_binary()?, interrupt)?;
         let web = report.step("nginx answers inside the site", || {
             let web = WebServer::start(&net.web, &fleet.place().join("web"), DOWNLOAD as usize, interrupt)?;
             Ok(Seen::new(web))

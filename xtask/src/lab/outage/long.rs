@@ -109,7 +109,7 @@ fn send_back(mut stream: TcpStream) -> std::io::Result<()> {
 /// # Errors
 /// The installation cannot be set up. What does not hold is counted in the outcome.
 pub fn run_long(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outcome> {
-    let binary = options.binary.clone().unwrap_or_else(crate::test::release_binary);
+    let binary = options.binary.clone().map_or_else(crate::test::fresh_release_binary, Ok)?;
     super::ground::require(&binary)?;
     let mut report = Report::new(form);
     let mut stage = report.step("a controller, two PoPs, two connectors, and the devices", || {

@@ -22,7 +22,7 @@ pub use long::{Options as LongOptions, line_echo, run_long};
 pub use proxy::{garbage, serve as fault_proxy};
 
 use super::report::{Form, Outcome, Report, Seen};
-use crate::{process::Interrupt, test::release_binary};
+use crate::{process::Interrupt, test::fresh_release_binary};
 use anyhow::{Result, bail};
 use clap::Args;
 use document::{Cells, Cures};
@@ -81,7 +81,7 @@ pub fn run(options: &Options, form: Form, interrupt: &Interrupt) -> Result<Outco
         None if options.cover => Choice::cover(of),
         None => Choice::all(of),
     };
-    let binary = options.binary.clone().unwrap_or_else(release_binary);
+    let binary = options.binary.clone().map_or_else(fresh_release_binary, Ok)?;
     ground::require(&binary)?;
     let began = Instant::now();
     let lanes = options.lanes.clamp(1, choice.columns().len());

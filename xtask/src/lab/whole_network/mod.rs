@@ -19,7 +19,7 @@ use super::{
 use crate::{
     process::{Interrupt, run as run_program, wait_until},
     python,
-    test::release_binary,
+    test::{fresh_release_binary, release_binary},
 };
 use anyhow::{Context as _, Result, ensure};
 use branch::Branch;
@@ -100,7 +100,7 @@ impl Lab {
             &format!("# of the network at home\nsearch home.example\nnameserver {PUBLIC_RESOLVER}\n"),
         )?;
         let branch = Branch::create(&mut net, interrupt)?;
-        let fleet = Fleet::new(release_binary(), interrupt)?;
+        let fleet = Fleet::new(fresh_release_binary()?, interrupt)?;
         Ok(Self { fleet, net, resolver, servers, second, branch, interrupt: interrupt.clone() })
     }
 

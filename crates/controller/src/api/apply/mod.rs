@@ -47,6 +47,7 @@ pub(super) async fn apply(work: &mut Work, operation: Operation) -> Result<Appli
         Operation::DeleteToken(id) => access::delete_token(work, id).await,
         Operation::CreateOrganization(input) => tenant::create_organization(work, &input).await,
         Operation::ChangeOrganization(id, input) => tenant::change_organization(work, id, &input).await,
+        Operation::CloseOrganization(id) => tenant::close_organization(work, id).await,
         Operation::ChangeSettings(input) => tenant::change_settings(work, &input).await,
         Operation::Restore(input) => tenant::restore(work, &input).await,
         Operation::Patch(patched, members) => patch(work, patched, &members).await,

@@ -1,7 +1,9 @@
 //! Organizations, their settings, and access that is given back.
 
 use super::super::{
-    Problem, check, fresh,
+    Problem,
+    caller::operator,
+    check, fresh,
     keys::{GRANT_LIFE_MS, RENEW_AFTER_MS},
     operate::Work,
     operation::Applied,
@@ -10,8 +12,9 @@ use super::super::{
     view,
 };
 use crate::clock;
+use http::StatusCode;
 use serde_json::{Value, json};
-use store::{Subject as Generations, Version};
+use store::{DeviceState, StoreError, Subject as Generations, Version};
 use trust::RevokedSubject;
 use wire::OrganizationId;
 
@@ -38,6 +41,7 @@ pub(super) async fn create_organization(
         audit_retention_days: 0,
         flow_retention_days: 0,
         sign_in_age_ms: store::Organization::SIGN_IN_AGE_MS,
+        closed_ms: 0,
         created_ms: clock::wall().as_millis(),
     };
     work.change.insert_organization(&row).await?;
@@ -84,6 +88,50 @@ pub(super) async fn change_organization(
     let after = value(&view::organization(&row));
     work.noted("change organization", &id, Some(before), Some(after.clone()));
     Ok(Applied::changed(after))
+}
+
+/// Closes an organization: see [`store::Change::close_organization`].
+pub(super) async fn close_organization(work: &mut Work, id: OrganizationId) -> Result<Applied, Problem> {
+    if operator(&work.snapshot) == Some(id) {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "in-use",
+            "This organization operates the installation",
+            "its owners look after what all organizations share: it cannot be closed",
+        ));
+    }
+    let row = organization_row(work, id).await?;
+    let before = value(&view::organization(&row));
+    work.unchanged(&before, &Value::Null)?;
+    if let Err(error) = work.change.close_organization().await {
+        return Err(match error {
+            StoreError::Reference { .. } => agents_left(work, id),
+            other => other.into(),
+        });
+    }
+    work.noted("close organization", &id, Some(before), None);
+    Ok(Applied::removed())
+}
+
+/// What is removed first, and by whom its access ends.
+fn agents_left(work: &Work, id: OrganizationId) -> Problem {
+    let data = work.snapshot.organization(id);
+    let connectors = data.map_or(0, |data| data.connectors.len());
+    let is_out =
+        |device: &&store::Device| matches!(device.state, DeviceState::Blocked | DeviceState::Archived);
+    let devices = data.map_or(0, |data| data.devices.iter().filter(|device| !is_out(device)).count());
+    let mut problem = Problem::new(
+        StatusCode::CONFLICT,
+        "in-use",
+        "Other objects are in the way",
+        format!(
+            "it has {connectors} connectors and {devices} devices that are neither blocked nor archived: remove these first, \
+             and the access of each ends at once"
+        ),
+    );
+    problem.rule = Some("no connectors, and no devices that may connect".into());
+    problem.value = Some(json!({"connectors": connectors, "devices": devices}));
+    problem
 }
 
 /// A minute leaves time for the form; a session lives 12 h.
@@ -150,9 +198,9 @@ pub(super) async fn restore(work: &mut Work, input: &StrikeInput) -> Result<Appl
     let generation = work.change.raise_generation(&raised, struck).await?;
     if let RevokedSubject::Device(id) = subject
         && let Some(device) = work.change.device(id).await?
-        && device.state != store::DeviceState::Pending
+        && device.state != DeviceState::Pending
     {
-        work.change.set_device_state(id, store::DeviceState::Active).await?;
+        work.change.set_device_state(id, DeviceState::Active).await?;
     }
     let restored = value(&Restored { subject: subject.to_string(), generation });
     work.noted("restore", &subject, None, Some(restored.clone()));

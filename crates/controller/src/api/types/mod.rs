@@ -580,6 +580,8 @@ pub struct Organization {
     pub renew_after_seconds: u64,
     /// RFC 3339.
     pub created: String,
+    /// When it was closed, RFC 3339; null while it is in use. Of a closed one there is its audit log.
+    pub closed: Option<String>,
 }
 
 /// A new organization.
