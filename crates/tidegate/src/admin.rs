@@ -7,6 +7,7 @@ mod plan;
 pub mod provider;
 mod root;
 mod stream;
+mod why;
 
 use crate::{
     cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind},
@@ -104,6 +105,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Invite { person } => return accounts::invite(&api, person, format).await,
+        AdminCommand::Why { who, to, on } => return why::why(&api, who, to, on.as_deref(), format).await,
         AdminCommand::EndSessions { person } => return accounts::end_sessions(&api, person, format).await,
         AdminCommand::Device(command) => {
             let (word, named) = match command {

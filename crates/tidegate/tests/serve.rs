@@ -275,6 +275,39 @@ fn admin(state: &Path, arguments: &[&str]) -> (bool, Value, String) {
 }
 
 #[test]
+fn why_somebody_does_not_reach_something_is_said_in_the_shell_and_by_the_exit_code() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    for words in [
+        "create site --name office",
+        "create resource --name wiki --site office --address wiki.office.internal --ports 443",
+        "create group --name engineers",
+        "create user --name ada --email ada@example.com --group engineers",
+    ] {
+        assert!(admin(&state, &words.split(' ').collect::<Vec<_>>()).0, "{words}");
+    }
+    let why = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["admin", "--state"]).arg(&state).args(["why", "ada@example.com", "wiki"]).args(more);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = why(&[]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.starts_with("ada does not reach wiki on"), "{said}");
+    assert!(said.contains("\n  NO "), "{said}");
+    let policy = ["create", "policy", "--name", "wiki", "--group", "engineers", "--resource", "wiki"];
+    assert!(admin(&state, &policy).0);
+    let allowed = admin(&state, &["why", "ada@example.com", "wiki", "--on", "443"]).1;
+    assert_eq!(allowed["verdict"], "allow", "{allowed}");
+    let other_port = admin(&state, &["why", "ada@example.com", "wiki", "--on", "80"]).1;
+    assert_ne!(other_port["verdict"], "allow", "{other_port}");
+    assert!(serve.end(Signal::TERM));
+}
+
+#[test]
 fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     let scratch = tempfile::tempdir().unwrap();
     let (state, port) = (scratch.path().join("state"), free_port());
