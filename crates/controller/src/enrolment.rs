@@ -1,7 +1,7 @@
 //! First enrolment by HTTPS: the only place where a stranger with a key becomes an agent.
 
 use crate::{
-    api::{self, Body, MaxBody, Params, Peer, Problem},
+    api::{self, Body, MaxBody, Origin, Params, Peer, Problem, noted},
     clock, control,
     gate::Withheld,
     issue::{IssueError, Issuer},
@@ -20,7 +20,7 @@ use policy::enrolment::{ConnectorEnrolment, DeviceEnrolment, Enrolled, PopEnrolm
 use serde_json::json;
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 use store::{EnrolmentKey, EnrolmentTarget, Scope, SecretHash, StoreError};
@@ -28,7 +28,7 @@ use trust::{Identity, JoinSecret, decode_base64url, encode_base64url};
 use wire::{ConnectorId, DeviceId, OrganizationId, PopId};
 
 /// Wrong secrets a minute of one address block. A secret has 256 bits: this keeps logs short.
-static FAILURES: FailureLimit = FailureLimit::new(30, Duration::from_secs(60));
+static FAILURES: LazyLock<FailureLimit> = LazyLock::new(|| FailureLimit::new(30, Duration::from_secs(60)));
 /// The largest request has some 600 bytes.
 const MAX_REQUEST: usize = 8 * 1024;
 
@@ -224,6 +224,17 @@ fn organization_of(key: &EnrolmentKey) -> Result<OrganizationId, Problem> {
     key.organization.ok_or_else(|| Problem::internal("a key of this kind belongs to an organization"))
 }
 
+/// An object that was made, as the API shows it.
+fn made_in(
+    core: &Core,
+    organization: OrganizationId,
+    view: impl FnOnce(&api::Views<'_>) -> serde_json::Value,
+) -> Option<serde_json::Value> {
+    let snapshot = core.snapshot();
+    let data = snapshot.organization(organization)?;
+    Some(view(&api::Views::new(core, data)))
+}
+
 fn actor(key: &EnrolmentKey) -> String {
     format!("enrolment key {}", key.id)
 }
@@ -231,6 +242,7 @@ fn actor(key: &EnrolmentKey) -> String {
 async fn device(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     Body(request): Body<DeviceEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
@@ -266,8 +278,9 @@ async fn device(
                 core.database.change(Scope::Organization(organization), &actor(&key)).await?;
             change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
             change.insert_device(&device).await?;
-            core.commit(&store, change, "enrol device", &device.id.to_string(), &json!({"owner": owner}))
-                .await?;
+            let made = made_in(&core, organization, |views| json!(views.device(&device)));
+            let noted = noted("enrol device", &device.id.to_string(), None, made, json!({"owner": owner}));
+            core.commit(&store, change, &origin, noted).await?;
             device.id
         }
     };
@@ -310,6 +323,7 @@ fn certificate(
 async fn connector(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     Body(request): Body<ConnectorEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
@@ -346,8 +360,10 @@ async fn connector(
                 core.database.change(Scope::Organization(organization), &actor(&key)).await?;
             change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
             change.insert_connector(&connector).await?;
-            let detail = json!({"site": site});
-            core.commit(&store, change, "enrol connector", &connector.id.to_string(), &detail).await?;
+            let made = made_in(&core, organization, |views| json!(views.connector(&connector)));
+            let id = connector.id.to_string();
+            let noted = noted("enrol connector", &id, None, made, json!({"site": site}));
+            core.commit(&store, change, &origin, noted).await?;
             connector.id
         }
     };
@@ -385,6 +401,7 @@ fn enrolled_connector(
 async fn pop(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     Body(request): Body<PopEnrolment>,
 ) -> Result<Json<Enrolled>, Problem> {
     request.check_proof().map_err(|_| not_proven())?;
@@ -407,8 +424,11 @@ async fn pop(
             change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
             change.enrol_pop_again(pop.id, key.id).await?;
             change.update_pop(pop.id, &address, &region, &zone).await?;
-            let detail = json!({"address": address});
-            core.commit(&store, change, "enrol pop again", &pop.id.to_string(), &detail).await?;
+            let before = json!({"address": pop.address, "region": pop.region, "zone": pop.zone});
+            let after = json!({"address": address, "region": region, "zone": zone});
+            let (id, detail) = (pop.id.to_string(), json!({"address": address}));
+            let noted = noted("enrol pop again", &id, Some(before), Some(after), detail);
+            core.commit(&store, change, &origin, noted).await?;
             pop.id
         }
         None => {
@@ -427,8 +447,11 @@ async fn pop(
             let (store, mut change) = core.database.change(Scope::Installation, &actor(&key)).await?;
             change.use_enrolment_key(key.id).await.map_err(|error| key_problem(error, &key))?;
             change.insert_pop(&pop).await?;
+            let after =
+                json!({"name": pop.name, "address": pop.address, "region": pop.region, "zone": pop.zone});
             let detail = json!({"address": pop.address});
-            core.commit(&store, change, "enrol pop", &pop.id.to_string(), &detail).await?;
+            let noted = noted("enrol pop", &pop.id.to_string(), None, Some(after), detail);
+            core.commit(&store, change, &origin, noted).await?;
             pop.id
         }
     };

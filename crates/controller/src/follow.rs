@@ -4,6 +4,7 @@
 //! next look forward and says nothing else. Whatever goes wrong leaves what is held as it is, and is counted.
 
 use crate::{
+    api::{Origin, noted},
     clock,
     parts::{Core, SyncCommand},
     replicas::Candidate,
@@ -16,7 +17,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use store::{Look, Mark, Scope, Store, StoreError, Version};
+use store::{Change, Look, Mark, Scope, Store, StoreError, Version};
 use trust::UnixMs;
 use wire::ControllerId;
 
@@ -318,8 +319,7 @@ impl Core {
         let ended = |error| StoreError::Unavailable(format!("the task ended: {error}"));
         let Some(due) = prepared.await.map_err(ended)?? else { return Ok(None) };
         change.put_trust_document(CHAIN, &due.chain_text()).await?;
-        let controller = self.signer.controller().to_string();
-        self.commit(&store, change, "replace keys", &controller, &serde_json::json!({})).await?;
+        self.commit_own(&store, change, "replace keys", serde_json::json!({})).await?;
         let core = Arc::clone(self);
         let installed = tokio::task::spawn_blocking(move || {
             let serial = core.signer.install(due)?;
@@ -328,6 +328,18 @@ impl Core {
             Ok::<_, SignError>(serial)
         });
         Ok(Some(installed.await.map_err(ended)??))
+    }
+
+    /// Commits what this controller does by itself.
+    async fn commit_own(
+        self: &Arc<Self>,
+        store: &Store,
+        change: Change,
+        action: &str,
+        detail: serde_json::Value,
+    ) -> Result<Version, StoreError> {
+        let controller = self.signer.controller().to_string();
+        self.commit(store, change, &Origin::own(), noted(action, &controller, None, None, detail)).await
     }
 
     /// Puts the rotation key that was offered in place of the one that several controllers share, without the controllers
@@ -370,9 +382,8 @@ impl Core {
         change.put_trust_document(CHAIN, &replacing.due.chain_text()).await?;
         change.put_trust_document(ROTATION_COPIES, &replacing.copies).await?;
         change.put_trust_document(WEB_KEYS, &signin::sealed_web_keys(&replacing.secret, &ring)).await?;
-        let controller = self.signer.controller().to_string();
         let without = serde_json::json!({ "without": without });
-        self.commit(&store, change, "replace rotation key", &controller, &without).await?;
+        self.commit_own(&store, change, "replace rotation key", without).await?;
         let core = Arc::clone(self);
         let installed = tokio::task::spawn_blocking(move || {
             let serial = core.signer.install(replacing.due)?;
@@ -422,8 +433,7 @@ impl Core {
         }
         let ring = self.signin.keys.with_one_more(wall);
         change.put_trust_document(WEB_KEYS, &signin::sealed_web_keys(&secret, &ring)).await?;
-        let controller = self.signer.controller().to_string();
-        self.commit(&store, change, "replace web keys", &controller, &serde_json::json!({})).await?;
+        self.commit_own(&store, change, "replace web keys", serde_json::json!({})).await?;
         self.signin.keys.adopt(&ring).map_err(refused)?;
         Ok(())
     }

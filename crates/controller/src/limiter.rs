@@ -52,6 +52,19 @@ impl<K: Ord> Counts<K> {
         }
         count.1 = count.1.saturating_add(1);
     }
+
+    /// Takes one back that was counted in this window.
+    fn subtract(&mut self, key: K, now: Instant) {
+        let mut key = Some(key);
+        if !self.counts.contains_key(&key) {
+            key = None;
+        }
+        if let Some((since, count)) = self.counts.get_mut(&key)
+            && now.saturating_duration_since(*since) < self.window
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 /// The part of an address that one party holds: an IPv4 address or an IPv6 /64 (RFC 6177).
@@ -85,11 +98,51 @@ pub(crate) struct FailureLimit {
 struct Tables {
     parties: Counts<[u8; 8]>,
     neighbourhoods: Counts<[u8; 8]>,
+    /// Tries of which nobody knows yet what they were: no more than connections.
+    trying: BTreeMap<[u8; 8], u32>,
+}
+
+/// A try that was taken. Dropped without a word it was a failure.
+#[derive(Debug)]
+pub(crate) struct Try<'a> {
+    limit: &'a FailureLimit,
+    from: IpAddr,
+}
+
+/// No try can be made now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotNow {
+    /// Until the window ends.
+    pub(crate) wait: Duration,
+    /// Tries from there are under way that may turn out to be right.
+    pub(crate) others_are_trying: bool,
+}
+
+impl Try<'_> {
+    /// It was no failure.
+    pub(crate) fn was_right(self, now: Instant) {
+        let mut tables = self.limit.lock();
+        tables.parties.subtract(party(self.from), now);
+        tables.neighbourhoods.subtract(neighbourhood(self.from), now);
+    }
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        let mut tables = self.limit.lock();
+        if let Some(count) = tables.trying.get_mut(&party(self.from)) {
+            *count -= 1;
+            if *count == 0 {
+                tables.trying.remove(&party(self.from));
+            }
+        }
+    }
 }
 
 impl FailureLimit {
-    pub(crate) const fn new(most: u32, window: Duration) -> Self {
-        let tables = Tables { parties: Counts::new(window), neighbourhoods: Counts::new(window) };
+    pub(crate) fn new(most: u32, window: Duration) -> Self {
+        let (parties, neighbourhoods) = (Counts::new(window), Counts::new(window));
+        let tables = Tables { parties, neighbourhoods, trying: BTreeMap::new() };
         Self { most, counts: Mutex::new(tables) }
     }
 
@@ -99,7 +152,23 @@ impl FailureLimit {
 
     /// Whether another try may be made; when not, how long to wait.
     pub(crate) fn check(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let tables = self.lock();
+        self.check_in(&self.lock(), from, now)
+    }
+
+    /// As [`FailureLimit::check`], and counts the try as a failure until it says that it was right: of tries that are made at
+    /// once no more come through than of those made one after the other.
+    pub(crate) fn take(&self, from: IpAddr, now: Instant) -> Result<Try<'_>, NotNow> {
+        let mut tables = self.lock();
+        if let Err(wait) = self.check_in(&tables, from, now) {
+            return Err(NotNow { wait, others_are_trying: tables.trying.contains_key(&party(from)) });
+        }
+        tables.parties.add(party(from), now);
+        tables.neighbourhoods.add(neighbourhood(from), now);
+        *tables.trying.entry(party(from)).or_insert(0) += 1;
+        Ok(Try { limit: self, from })
+    }
+
+    fn check_in(&self, tables: &Tables, from: IpAddr, now: Instant) -> Result<(), Duration> {
         let around = self.most.saturating_mul(NEIGHBOURS);
         let of_party = tables.parties.of(party(from), now).filter(|(failures, _)| *failures >= self.most);
         let of_others = tables.neighbourhoods.of(neighbourhood(from), now);
@@ -141,18 +210,21 @@ impl Slowing {
         self.counts.lock().expect("nothing panics while it holds the counts")
     }
 
-    /// How long the next try has to wait. Names that nobody has are counted too: the delay tells nothing.
-    pub(crate) fn delay(&self, name: &str, now: Instant) -> Duration {
-        let failures = self.lock().of(account(name), now).map_or(0, |(failures, _)| failures);
+    /// How long the next try has to wait. Names that nobody has are counted too: the delay tells nothing. The try counts as a
+    /// failure until [`Slowing::was_right`] says otherwise.
+    pub(crate) fn take(&self, name: &str, now: Instant) -> Duration {
+        let mut counts = self.lock();
+        let failures = counts.of(account(name), now).map_or(0, |(failures, _)| failures);
+        counts.add(account(name), now);
         match failures.checked_sub(self.free) {
             None => Duration::ZERO,
             Some(doublings) => FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY),
         }
     }
 
-    /// Counts a failure.
-    pub(crate) fn failed(&self, name: &str, now: Instant) {
-        self.lock().add(account(name), now);
+    /// A try that was taken was no failure.
+    pub(crate) fn was_right(&self, name: &str, now: Instant) {
+        self.lock().subtract(account(name), now);
     }
 }
 
@@ -179,6 +251,23 @@ impl AccountLimit {
             Some((failures, wait)) if failures >= self.most => Err(wait),
             _ => Ok(()),
         }
+    }
+
+    /// As [`FailureLimit::take`].
+    pub(crate) fn take(&self, name: &str, now: Instant) -> Result<(), Duration> {
+        let mut counts = self.lock();
+        if let Some((failures, wait)) = counts.of(account(name), now)
+            && failures >= self.most
+        {
+            return Err(wait);
+        }
+        counts.add(account(name), now);
+        Ok(())
+    }
+
+    /// A try that was taken was no failure.
+    pub(crate) fn was_right(&self, name: &str, now: Instant) {
+        self.lock().subtract(account(name), now);
     }
 
     /// Counts a failure.
@@ -221,6 +310,24 @@ mod tests {
     }
 
     #[test]
+    fn tries_at_once_are_as_many_as_tries_one_after_the_other_and_right_ones_cost_nothing() {
+        let limit = FailureLimit::new(3, Duration::from_secs(60));
+        let (here, now) = (at("203.0.113.7"), crate::clock::now());
+        let mut open: Vec<_> = (0..3).map(|_| limit.take(here, now).unwrap()).collect();
+        let refused = limit.take(here, now).unwrap_err();
+        assert!(refused.others_are_trying, "they may be right");
+        open.pop().unwrap().was_right(now);
+        open.push(limit.take(here, now).unwrap());
+        drop(open);
+        let refused = limit.take(here, now).unwrap_err();
+        assert_eq!(refused, NotNow { wait: Duration::from_secs(60), others_are_trying: false });
+        for _ in 0..20 {
+            limit.take(at("203.0.113.8"), now).unwrap().was_right(now);
+        }
+        assert!(limit.lock().trying.is_empty());
+    }
+
+    #[test]
     fn who_has_a_whole_neighbourhood_does_not_get_a_budget_for_each_address() {
         let limit = FailureLimit::new(3, Duration::from_secs(60));
         let now = crate::clock::now();
@@ -241,7 +348,7 @@ mod tests {
         let now = crate::clock::now();
         for index in 0..10_000_u32 {
             limit.failed(IpAddr::from((index << 8).to_be_bytes()), now);
-            slowing.failed(&index.to_string(), now);
+            slowing.take(&index.to_string(), now);
         }
         assert!(limit.lock().parties.counts.len() <= MAX_KEYS + 1);
         assert!(limit.lock().neighbourhoods.counts.len() <= MAX_KEYS + 1);
@@ -255,13 +362,12 @@ mod tests {
         let now = crate::clock::now();
         let mut delays = Vec::new();
         for _ in 0..40 {
-            delays.push(slowing.delay("lena", now));
-            slowing.failed("Lena", now);
+            delays.push(slowing.take("Lena", now));
         }
         assert_eq!(delays[..4], [Duration::ZERO, Duration::ZERO, FIRST_DELAY, 2 * FIRST_DELAY]);
         assert_eq!(delays.last(), Some(&LONGEST_DELAY));
-        assert_eq!(slowing.delay("ada", now), Duration::ZERO);
-        assert_eq!(slowing.delay("lena", now + Duration::from_secs(60)), Duration::ZERO);
+        assert_eq!(slowing.take("ada", now), Duration::ZERO);
+        assert_eq!(slowing.take("lena", now + Duration::from_secs(60)), Duration::ZERO);
     }
 
     #[test]

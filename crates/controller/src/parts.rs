@@ -1,7 +1,7 @@
 //! What every part of the controller shares.
 
 use crate::{
-    api::{AnswerSeal, Once, Rates},
+    api::{AnswerSeal, Once, Origin, Rates},
     audit::{AuditHeads, Writers},
     clock,
     database::Database,
@@ -170,17 +170,16 @@ impl Core {
         }
     }
 
-    /// Notes one thing in a change and commits it.
+    /// Notes one thing in a change, and from where it was asked for, and commits it.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         store: &Store,
         mut change: Change,
-        action: &str,
-        subject: &str,
-        detail: &serde_json::Value,
+        origin: &Origin,
+        noted: Noted,
     ) -> Result<Version, StoreError> {
-        let (action, subject, detail) = (action.to_owned(), subject.to_owned(), detail.to_string());
-        change.note(Noted { action, subject, before: None, after: None, detail });
+        change.came_from(&origin.source(), &origin.request);
+        change.note(noted);
         self.finish(store, change).await
     }
 

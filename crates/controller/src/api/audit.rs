@@ -4,7 +4,8 @@ use super::{
     Problem,
     caller::Caller,
     cursor,
-    flows::{limit, lines},
+    flows::limit,
+    following::{Following, lines},
     request::Params,
     roles::Permission,
     tag::Tagged,
@@ -113,11 +114,9 @@ async fn list_audit(
 }
 
 struct Export {
-    core: Arc<Core>,
+    following: Following,
     chain: Chain,
     after: u64,
-    follow: bool,
-    changes: tokio::sync::watch::Receiver<u64>,
 }
 
 /// Exports entries of a chain as lines of JSON, in its order.
@@ -138,14 +137,16 @@ async fn export_audit(
     // A database that is away is said before the first line.
     core.history()?;
     let after = params.after.unwrap_or(0).min(i64::MAX.unsigned_abs());
-    let follow = params.follow == Some(true);
     let changes = core.audit.changes();
-    let export = Export { core, chain, after, follow, changes };
+    let following = Following::new(core, caller, params.follow == Some(true), changes);
+    let export = Export { following, chain, after };
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            export.changes.mark_unchanged();
-            let read = match export.core.history() {
+            if let Err(error) = export.following.begin_piece() {
+                return Some((Err(error), None));
+            }
+            let read = match export.following.core.history() {
                 Ok(store) => store.audit_on(export.chain, export.after, PIECE).await,
                 Err(error) => Err(error),
             };
@@ -163,8 +164,8 @@ async fn export_audit(
                 }
                 return Some((Ok(text), Some(export)));
             }
-            if !export.follow || export.changes.changed().await.is_err() {
-                return None;
+            if let Err(error) = export.following.more().await? {
+                return Some((Err(error), None));
             }
         }
     })))

@@ -18,7 +18,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 use store::{OrganizationData, Role, SecretHash};
 use trust::{RevokedSubject, UnixMs, sha256};
 use wire::{OrganizationId, TokenId, UserId};
@@ -32,7 +37,8 @@ const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Before the name of a role among a token's scopes.
 const ROLE_PREFIX: &str = "role:";
 /// Wrong tokens a minute of one address. A token has 256 bits: this keeps work and logs short.
-static WRONG_TOKENS: FailureLimit = FailureLimit::new(120, Duration::from_secs(60));
+static WRONG_TOKENS: LazyLock<FailureLimit> =
+    LazyLock::new(|| FailureLimit::new(120, Duration::from_secs(60)));
 
 /// Where a request came from; set by the listener, never by the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +78,27 @@ impl Origin {
         Self { address, request }
     }
 
+    /// What this controller does by itself.
+    pub(crate) const fn own() -> Self {
+        Self { address: None, request: String::new() }
+    }
+
     /// From where, in words.
     pub(crate) fn source(&self) -> String {
         self.address.map_or_else(|| "local".to_owned(), |address| address.to_string())
     }
 }
+
+impl<S: Send + Sync> FromRequestParts<S> for Origin {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(parts.extensions.get::<Peer>(), &parts.headers))
+    }
+}
+
+/// What the actor of an administrator begins with.
+const ADMINISTRATOR: &str = "administrator ";
 
 /// What a caller is.
 #[allow(dead_code, reason = "the console makes people's callers")]
@@ -152,7 +174,7 @@ impl Caller {
         let known = snapshot.dataset.administrators.iter().any(|row| row.name.eq_ignore_ascii_case(name));
         let organization = operator(&snapshot).filter(|_| known).ok_or_else(gone)?;
         Ok(Self {
-            actor: format!("administrator {name}"),
+            actor: format!("{ADMINISTRATOR}{name}"),
             organization,
             who: Who::Administrator,
             origin,
@@ -174,6 +196,37 @@ impl Caller {
             authenticated_at: None,
             permissions: permissions_of(Role::Owner, organization, snapshot),
         })
+    }
+
+    /// Whether somebody who was let in would be let in again, with no less than they had: for answers that last.
+    pub(crate) fn is_still_let_in(&self, core: &Core) -> bool {
+        let snapshot = core.snapshot();
+        let held = match self.who {
+            Who::Local => return true,
+            Who::Token(id) => {
+                let mut all = snapshot.dataset.organizations.iter();
+                let token = all.find_map(|data| {
+                    let place = data.tokens.binary_search_by_key(&id, |token| token.id).ok()?;
+                    Some(&data.tokens[place])
+                });
+                let token = token.filter(|token| is_good(core, token));
+                token.map(|token| of_token(&token.scopes).1)
+            }
+            Who::User(user) => {
+                let mut all = snapshot.dataset.organizations.iter();
+                let organization =
+                    all.find(|data| data.users.binary_search_by_key(&user, |row| row.id).is_ok());
+                let organization = organization.map(|data| data.organization.id);
+                let caller =
+                    organization.map(|organization| Self::of_user(core, organization, user, Origin::own()));
+                caller.and_then(Result::ok).map(|caller| caller.permissions)
+            }
+            Who::Administrator => {
+                let name = self.actor.strip_prefix(ADMINISTRATOR).unwrap_or_default();
+                Self::of_administrator(core, name, Origin::own()).ok().map(|caller| caller.permissions)
+            }
+        };
+        held.is_some_and(|held| self.permissions.is_subset(&held))
     }
 
     /// Whether this is allowed.
@@ -404,10 +457,7 @@ fn token_caller(core: &Core, snapshot: &Snapshot, text: &str, origin: Origin) ->
         })
         .ok_or_else(unknown)?;
     // Equality of hashes takes the same time wherever they differ.
-    let valid = token.secret_hash == given
-        && token.expires_ms > core.signer.best_time().as_millis()
-        && !core.strikes.set().is_struck(RevokedSubject::Token(id), 1);
-    if !valid {
+    if token.secret_hash != given || !is_good(core, token) {
         return Err(unknown());
     }
     let (role, permissions) = of_token(&token.scopes);
@@ -420,6 +470,12 @@ fn token_caller(core: &Core, snapshot: &Snapshot, text: &str, origin: Origin) ->
         authenticated_at: None,
         permissions,
     })
+}
+
+/// Whether a token is neither over nor struck.
+fn is_good(core: &Core, token: &store::Token) -> bool {
+    token.expires_ms > core.signer.best_time().as_millis()
+        && !core.strikes.set().is_struck(RevokedSubject::Token(token.id), 1)
 }
 
 /// What a token's stored scopes allow. A word that this version does not know allows nothing.

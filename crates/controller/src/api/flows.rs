@@ -3,17 +3,14 @@
 use super::{
     Problem,
     caller::Caller,
+    following::{Following, lines},
     request::Params,
     tag::Tagged,
     types::{FlowExportParams, FlowParams, Flows},
 };
 use crate::{flows::FlowQuery, parts::Core, segments::Place};
-use axum::{
-    body::Body,
-    extract::State,
-    response::{IntoResponse, Response},
-};
-use http::{HeaderValue, StatusCode, header};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use std::sync::Arc;
 use trust::UnixMs;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -88,24 +85,11 @@ async fn list_flows(
     }
 }
 
-/// An answer of lines, as they are made.
-pub(super) fn lines(
-    pieces: impl futures_util::Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static,
-) -> Response {
-    let mut response = Body::from_stream(pieces).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 struct Export {
-    core: Arc<Core>,
+    following: Following,
     query: FlowQuery,
     organization: wire::OrganizationId,
     place: Place,
-    follow: bool,
-    arrivals: tokio::sync::watch::Receiver<u64>,
 }
 
 /// Exports flow records as lines of JSON, oldest first.
@@ -120,20 +104,17 @@ async fn export_flows(
     let place = params.after.map(|text| place(&text, "the `place` of a line that was exported"));
     let query = FlowQuery { limit: PIECE, verdict: verdict(params.verdict)?, ..FlowQuery::default() };
     let arrivals = core.flows.arrivals();
-    let export = Export {
-        core,
-        query,
-        organization: caller.organization,
-        place: place.transpose()?.unwrap_or_default(),
-        follow: params.follow == Some(true),
-        arrivals,
-    };
+    let organization = caller.organization;
+    let following = Following::new(core, caller, params.follow == Some(true), arrivals);
+    let export = Export { following, query, organization, place: place.transpose()?.unwrap_or_default() };
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            // Before reading: what comes in between is waited for in vain no longer than for the next.
-            export.arrivals.mark_unchanged();
-            let (core, query, from) = (Arc::clone(&export.core), export.query.clone(), export.place);
+            if let Err(error) = export.following.begin_piece() {
+                return Some((Err(error), None));
+            }
+            let core = Arc::clone(&export.following.core);
+            let (query, from) = (export.query.clone(), export.place);
             let organization = export.organization;
             let read =
                 tokio::task::spawn_blocking(move || core.flows.read_on(organization, from, &query)).await;
@@ -151,8 +132,10 @@ async fn export_flows(
                 }
                 return Some((Ok(text), Some(export)));
             }
-            if piece.is_all && (!export.follow || export.arrivals.changed().await.is_err()) {
-                return None;
+            if piece.is_all
+                && let Err(error) = export.following.more().await?
+            {
+                return Some((Err(error), None));
             }
         }
     })))

@@ -26,8 +26,8 @@ use utoipa::{
 const PAGE: u64 = 200;
 /// Most objects of a page.
 const MAX_PAGE: u64 = 1000;
-/// Longest text of a filter: the longest name has 128 bytes, and an id is shorter.
-const MAX_TEXT: usize = 254;
+/// Longest text of a filter in bytes: the longest name has 64 characters of four.
+const MAX_TEXT: usize = 256;
 
 /// A parameter by which a list is narrowed.
 pub(crate) struct Filter {

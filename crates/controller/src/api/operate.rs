@@ -64,7 +64,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Intent {
 }
 
 /// An entry of the audit log to be.
-pub(super) fn noted(
+pub(crate) fn noted(
     action: &str,
     subject: &str,
     before: Option<Value>,

@@ -1,6 +1,12 @@
 //! The authentication log as lines, in the order it was written, that goes on with what comes.
 
-use super::{Problem, accounts::shown_authentication, caller::Caller, flows::lines, request::Params};
+use super::{
+    Problem,
+    accounts::shown_authentication,
+    caller::Caller,
+    following::{Following, lines},
+    request::Params,
+};
 use crate::{parts::Core, segments::Place, signin::LogPiece};
 use axum::{extract::State, response::Response};
 use http::StatusCode;
@@ -36,11 +42,9 @@ mod query {
 use query::AuthenticationExportParams;
 
 struct Export {
-    core: Arc<Core>,
+    following: Following,
     organization: OrganizationId,
     place: Place,
-    follow: bool,
-    arrivals: tokio::sync::watch::Receiver<u64>,
 }
 
 /// One line.
@@ -53,7 +57,7 @@ struct Line {
 }
 
 fn text_of(export: &Export, piece: LogPiece) -> Vec<u8> {
-    let snapshot = export.core.snapshot();
+    let snapshot = export.following.core.snapshot();
     let data = snapshot.organization(export.organization);
     let mut text = Vec::new();
     for (place, entry) in piece.entries {
@@ -82,19 +86,17 @@ async fn export_authentications(
         })
     });
     let arrivals = core.signin.log.arrivals();
-    let export = Export {
-        core,
-        organization: caller.organization,
-        place: place.transpose()?.unwrap_or_default(),
-        follow: params.follow == Some(true),
-        arrivals,
-    };
+    let organization = caller.organization;
+    let following = Following::new(core, caller, params.follow == Some(true), arrivals);
+    let export = Export { following, organization, place: place.transpose()?.unwrap_or_default() };
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            // Before reading: what comes in between is waited for in vain no longer than for the next.
-            export.arrivals.mark_unchanged();
-            let (core, organization, place) = (Arc::clone(&export.core), export.organization, export.place);
+            if let Err(error) = export.following.begin_piece() {
+                return Some((Err(error), None));
+            }
+            let core = Arc::clone(&export.following.core);
+            let (organization, place) = (export.organization, export.place);
             let read = move || core.signin.log.onwards(organization, place, PIECE);
             let piece = match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(piece)) => piece,
@@ -106,8 +108,8 @@ async fn export_authentications(
             if !piece.entries.is_empty() {
                 return Some((Ok(text_of(&export, piece)), Some(export)));
             }
-            if is_all && (!export.follow || export.arrivals.changed().await.is_err()) {
-                return None;
+            if is_all && let Err(error) = export.following.more().await? {
+                return Some((Err(error), None));
             }
         }
     })))

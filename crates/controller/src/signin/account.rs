@@ -18,7 +18,7 @@ use super::{
     webauthn::Made,
 };
 use crate::{
-    api::{self, Peer},
+    api::{self, Origin, Peer, noted},
     clock,
     parts::Core,
 };
@@ -172,14 +172,21 @@ pub(super) async fn account_page(State(core): State<Arc<Core>>, headers: HeaderM
 }
 
 /// One change of this account, in the audit log.
-async fn change<F>(core: &Arc<Core>, own: &Own, action: &str, what: F) -> Result<(), StoreError>
+async fn change<F>(
+    core: &Arc<Core>,
+    own: &Own,
+    origin: &Origin,
+    action: &str,
+    what: F,
+) -> Result<(), StoreError>
 where
     F: AsyncFnOnce(&mut Change) -> Result<(), StoreError>,
 {
     let scope = Scope::Organization(own.person.organization);
     let (store, mut change) = core.database.change(scope, &own.who.actor()).await?;
     what(&mut change).await?;
-    core.commit(&store, change, action, &own.person.user.to_string(), &json!({})).await?;
+    let noted = noted(action, &own.person.user.to_string(), None, None, json!({}));
+    core.commit(&store, change, origin, noted).await?;
     Ok(())
 }
 
@@ -239,6 +246,7 @@ pub(super) async fn passkey_options(
 
 pub(super) async fn add_passkey(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Told(form): Told<NewPasskey>,
 ) -> Response {
@@ -263,7 +271,9 @@ pub(super) async fn add_passkey(
         };
     let created_ms = clock::wall().as_millis();
     let passkey = Passkey { credential, account: own.person.user, name, document, created_ms };
-    let done = change(&core, &own, "add passkey", async |change| change.insert_passkey(&passkey).await).await;
+    let done =
+        change(&core, &own, &origin, "add passkey", async |change| change.insert_passkey(&passkey).await)
+            .await;
     match done {
         Ok(()) => {
             let clear = session::cookie(CEREMONY_COOKIE, "", Duration::ZERO);
@@ -287,6 +297,7 @@ pub(super) struct RemovePasskey {
 
 pub(super) async fn remove_passkey(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<RemovePasskey>,
 ) -> Response {
@@ -300,7 +311,7 @@ pub(super) async fn remove_passkey(
         return shown(&core, &headers, StatusCode::CONFLICT, &own, &Wrong::page(text));
     }
     let user = own.person.user;
-    let done = change(&core, &own, "remove passkey", async |change| {
+    let done = change(&core, &own, &origin, "remove passkey", async |change| {
         change.delete_passkey(user, &form.credential).await
     });
     let done = done.await;
@@ -358,6 +369,7 @@ pub(super) struct TotpForm {
 
 pub(super) async fn set_totp(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<TotpForm>,
 ) -> Response {
@@ -378,7 +390,7 @@ pub(super) async fn set_totp(
     let sealed = core.signin.keys.seal(Purpose::TotpSecret, secret.as_bytes());
     let (codes, hashes) = recovery_codes();
     let user = own.person.user;
-    let done = change(&core, &own, "set up authenticator app", async |change| {
+    let done = change(&core, &own, &origin, "set up authenticator app", async |change| {
         change.set_totp(user, Some(&sealed), &hashes).await
     });
     if let Err(problem) = done.await {
@@ -409,6 +421,7 @@ pub(super) struct TokenForm {
 
 pub(super) async fn remove_totp(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<TokenForm>,
 ) -> Response {
@@ -417,7 +430,7 @@ pub(super) async fn remove_totp(
         Err(answer) => return answer,
     };
     let user = own.person.user;
-    let done = change(&core, &own, "remove authenticator app", async |change| {
+    let done = change(&core, &own, &origin, "remove authenticator app", async |change| {
         change.set_totp(user, None, &[]).await
     });
     let done = done.await;
@@ -433,6 +446,7 @@ pub(super) struct PassphraseForm {
 
 pub(super) async fn set_passphrase(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<PassphraseForm>,
 ) -> Response {
@@ -450,7 +464,7 @@ pub(super) async fn set_passphrase(
         return shown(&core, &headers, StatusCode::SERVICE_UNAVAILABLE, &own, &Wrong::page(text));
     };
     let user = own.person.user;
-    let done = change(&core, &own, "change passphrase", async |change| {
+    let done = change(&core, &own, &origin, "change passphrase", async |change| {
         change.set_passphrase(user, Some(&hash)).await
     });
     let done = done.await;
@@ -460,6 +474,7 @@ pub(super) async fn set_passphrase(
 pub(super) async fn end_sessions(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<TokenForm>,
 ) -> Response {
@@ -474,7 +489,8 @@ pub(super) async fn end_sessions(
     // Sessions that begin from the next millisecond on are new ones.
     let from = core.signer.best_time().as_millis() + 1;
     let done =
-        change(&core, &own, "end sessions", async |change| change.end_sessions(user, from).await).await;
+        change(&core, &own, &origin, "end sessions", async |change| change.end_sessions(user, from).await)
+            .await;
     let attempt = Attempt { core: &core, organization: own.person.organization, from: address(peer) };
     match done {
         Ok(()) => {

@@ -10,7 +10,7 @@ use super::{
     sign_in::address,
 };
 use crate::{
-    api::{self, Body, MaxBody, Peer, Problem},
+    api::{self, Body, MaxBody, Origin, Peer, Problem, noted},
     clock,
     parts::Core,
 };
@@ -189,6 +189,7 @@ pub(super) struct DeviceForm {
 
 pub(super) async fn decide(
     State(core): State<Arc<Core>>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<DeviceForm>,
 ) -> Response {
@@ -225,7 +226,7 @@ pub(super) async fn decide(
         }
         _ => return look(&core, &headers, &who, &form.code),
     }
-    match device_key(&core, &who, &asked.device).await {
+    match device_key(&core, &origin, &who, &asked.device).await {
         Ok(join_key) => {
             // Between the two it may have been confirmed elsewhere: the unused key ends in minutes.
             if core.signin.device_codes().confirm(code, who.user, join_key, clock::now()) {
@@ -253,7 +254,12 @@ fn done(headers: &HeaderMap, title: &str, text: &str) -> Response {
 }
 
 /// A key that enrols one device of this person, soon.
-async fn device_key(core: &Arc<Core>, who: &SignedIn, device: &str) -> Result<String, StoreError> {
+async fn device_key(
+    core: &Arc<Core>,
+    origin: &Origin,
+    who: &SignedIn,
+    device: &str,
+) -> Result<String, StoreError> {
     let secret = JoinSecret::from_random(clock::random());
     let now = clock::wall();
     let key = EnrolmentKey {
@@ -271,8 +277,8 @@ async fn device_key(core: &Arc<Core>, who: &SignedIn, device: &str) -> Result<St
     let (store, mut change) =
         core.database.change(Scope::Organization(who.organization), &who.actor()).await?;
     change.insert_enrolment_key(&key).await?;
-    let detail = json!({"device": device});
-    core.commit(&store, change, "confirm device code", &key.id.to_string(), &detail).await?;
+    let noted = noted("confirm device code", &key.id.to_string(), None, None, json!({"device": device}));
+    core.commit(&store, change, origin, noted).await?;
     let kind = JoinKind::Device;
     let join_key = JoinKey { kind, controller: core.url.clone(), root: core.signer.root(), secret };
     Ok(join_key.to_secret_text())

@@ -10,7 +10,7 @@ use super::{
     sign_in::{STALE_FORM, address},
 };
 use crate::{
-    api::{self, Peer},
+    api::{self, Origin, Peer, noted},
     clock,
     parts::Core,
 };
@@ -183,6 +183,7 @@ pub(super) struct OwnerForm {
 pub(super) async fn first_owner(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     headers: HeaderMap,
     Path(secret): Path<String>,
     Sent(form): Sent<OwnerForm>,
@@ -207,7 +208,7 @@ pub(super) async fn first_owner(
         };
         return answer(StatusCode::UNPROCESSABLE_ENTITY, &errors);
     };
-    match make_owner(&core, &secret, name, email, form.passphrase.clone()).await {
+    match make_owner(&core, &origin, &secret, (name, email), form.passphrase.clone()).await {
         Ok((organization, id)) => signed_in(&core, &headers, peer, organization, id),
         Err(StoreError::Conflict { .. }) => {
             let taken = "Somebody in this organization has this address already; an invitation lets them in.";
@@ -263,9 +264,9 @@ async fn hashed(passphrase: String) -> Result<String, StoreError> {
 
 async fn make_owner(
     core: &Arc<Core>,
+    origin: &Origin,
     secret: &str,
-    name: &str,
-    email: &str,
+    (name, email): (&str, &str),
     passphrase: String,
 ) -> Result<(OrganizationId, UserId), StoreError> {
     let hash = hashed(passphrase).await?;
@@ -284,7 +285,9 @@ async fn make_owner(
     let (store, mut change) = core.database.change(Scope::Installation, "one-time link").await?;
     change.take_one_time_link(link_hash(secret), FIRST_OWNER).await?;
     change.insert_owner(organization, &user, &new_account(id, email, Some(hash))).await?;
-    core.commit(&store, change, "create owner", &id.to_string(), &json!({"name": name})).await?;
+    let after = json!({"id": id, "name": name, "email": email, "role": "owner"});
+    let noted = noted("create owner", &id.to_string(), None, Some(after), json!({"name": name}));
+    core.commit(&store, change, origin, noted).await?;
     Ok((organization, id))
 }
 
@@ -339,6 +342,7 @@ pub(super) struct InvitationForm {
 pub(super) async fn take(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     headers: HeaderMap,
     Path(secret): Path<String>,
     Sent(form): Sent<InvitationForm>,
@@ -354,7 +358,7 @@ pub(super) async fn take(
         let errors = Errors { passphrase: &of_first, again: of_second, ..Errors::default() };
         return answer(StatusCode::UNPROCESSABLE_ENTITY, &errors);
     }
-    let taken = set_up(&core, &secret, organization, &user, known, form.passphrase.clone()).await;
+    let taken = set_up(&core, &origin, &secret, (organization, &user, known), form.passphrase.clone()).await;
     match taken {
         Ok(()) => signed_in(&core, &headers, peer, organization, user.id),
         Err(StoreError::NotFound { .. }) => closed(&headers),
@@ -367,10 +371,9 @@ pub(super) async fn take(
 
 async fn set_up(
     core: &Arc<Core>,
+    origin: &Origin,
     secret: &str,
-    organization: OrganizationId,
-    user: &User,
-    known: bool,
+    (organization, user, known): (OrganizationId, &User, bool),
     passphrase: String,
 ) -> Result<(), StoreError> {
     let hash = hashed(passphrase).await?;
@@ -387,6 +390,7 @@ async fn set_up(
         change.insert_account(&new_account(user.id, &user.email, Some(hash))).await?;
         "create account"
     };
-    core.commit(&store, change, action, &user.id.to_string(), &json!({"name": user.name})).await?;
+    let noted = noted(action, &user.id.to_string(), None, None, json!({"name": user.name}));
+    core.commit(&store, change, origin, noted).await?;
     Ok(())
 }

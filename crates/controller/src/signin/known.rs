@@ -56,18 +56,33 @@ impl Core {
         session::sealed_cookie(&self.signin.keys, Purpose::KnownBrowser, COOKIE, &known, LIFE, now)
     }
 
+    /// Whose browser this is, as far as it says: nothing is proven by it.
+    pub(super) fn known_account(&self, headers: &HeaderMap) -> Option<UserId> {
+        self.known(headers).map(|known| known.account)
+    }
+
+    fn known(&self, headers: &HeaderMap) -> Option<Known> {
+        let sealed = session::read(headers, COOKIE)?;
+        self.signin.keys.open_until(Purpose::KnownBrowser, sealed, self.signer.best_time())
+    }
+
     /// The budget of a try at an account: the browser's while it has one, else the address's. `None` as account stands for
     /// whoever the browser is known for.
     pub(super) fn budget(&self, headers: &HeaderMap, account: Option<UserId>, from: IpAddr) -> Budget {
-        let sealed = session::read(headers, COOKIE);
-        let open = |sealed| {
-            self.signin.keys.open_until::<Known>(Purpose::KnownBrowser, sealed, self.signer.best_time())
-        };
-        let known = sealed.and_then(open);
-        known
+        self.known(headers)
             .filter(|known| account.is_none_or(|account| account == known.account))
             .filter(|known| self.signin.known.failures.check(&known.id, clock::now()).is_ok())
             .map_or(Budget::Address(from), |known| Budget::Browser(known.id))
+    }
+
+    /// Counts a try of a browser that is known, until it was right.
+    pub(super) fn browser_tries(&self, id: &str) {
+        let _ = self.signin.known.failures.take(id, clock::now());
+    }
+
+    /// The try was right.
+    pub(super) fn browser_was_right(&self, id: &str) {
+        self.signin.known.failures.was_right(id, clock::now());
     }
 
     /// Counts a wrong proof of a browser that is known.

@@ -65,6 +65,8 @@ use wire::{OrganizationId, UserId};
 /// Wrong passphrases in five minutes: of one address, after which browsers that are not known wait there; of one known
 /// browser, after which it is one of those; and for one account, after which every try at it is slower.
 const FAILURES: u32 = 10;
+/// Failures of one address that the log has in that time: of 32 MiB for everybody nobody gets more than a few kilobytes.
+const LOGGED: u32 = 30;
 /// Wrong codes of one account in that time. Who gets here knows the passphrase, so nobody is kept out by strangers;
 /// 3 of a million codes are right at a time, which makes this one guess in 16,000 each five minutes.
 const WRONG_CODES: u32 = 20;
@@ -95,6 +97,8 @@ pub(crate) struct SignIn {
     provider_failures: FailureLimit,
     known: KnownBrowsers,
     slowing: Slowing,
+    /// Failures that were written into the log, by address.
+    said: FailureLimit,
     codes: AccountLimit,
     used_steps: UsedSteps,
     /// What the other controllers are still to be told.
@@ -119,6 +123,7 @@ impl SignIn {
             provider_failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
             known: KnownBrowsers::default(),
             slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
+            said: FailureLimit::new(LOGGED, FAILURE_WINDOW),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),
             untold: Untold::default(),
@@ -143,6 +148,24 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn log(&self, user: Option<UserId>, methods: &[Method], outcome: Outcome, detail: &str) {
+        let mut detail: String = detail.chars().take(300).collect();
+        let failed = match outcome {
+            Outcome::SignedIn | Outcome::FirstFactor | Outcome::SignedOut => false,
+            Outcome::Wrong | Outcome::Limited | Outcome::Refused | Outcome::ProviderFailed => true,
+        };
+        // Whoever fails all the time would push out of the log what somebody else did in it.
+        if failed {
+            let (said, now) = (&self.core.signin.said, clock::now());
+            if said.check(self.from, now).is_err() {
+                return;
+            }
+            said.failed(self.from, now);
+            if let Err(wait) = said.check(self.from, now) {
+                let more =
+                    format!("further failures from there are not written for {} s", wait.as_secs() + 1);
+                detail = if detail.is_empty() { more } else { format!("{detail}; {more}") };
+            }
+        }
         let entry = Entry {
             at: self.core.signer.best_time(),
             organization: self.organization,
@@ -150,7 +173,7 @@ impl Attempt<'_> {
             method: named(methods),
             outcome,
             address: self.from,
-            detail: detail.chars().take(300).collect(),
+            detail,
         };
         self.core.signin.log.write(&entry);
     }

@@ -11,7 +11,11 @@ use super::{
     session::{self, next_path},
     sign_in::address,
 };
-use crate::{api::Peer, clock, parts::Core};
+use crate::{
+    api::{Origin, Peer},
+    clock,
+    parts::Core,
+};
 use axum::{
     Extension,
     extract::{Path, Query, State},
@@ -147,6 +151,7 @@ pub(super) struct BackQuery {
 pub(super) async fn back(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     headers: HeaderMap,
     Query(query): Query<BackQuery>,
 ) -> Response {
@@ -165,7 +170,7 @@ pub(super) async fn back(
     let attempt = Attempt { core: &core, organization, from };
     let answer = match find(&core, organization, &pending.provider) {
         None => failed(&headers, StatusCode::NOT_FOUND, "This organization has no such provider any more."),
-        Some(provider) => finish(&core, &headers, &attempt, &provider, &pending, &query).await,
+        Some(provider) => finish(&core, &headers, (&attempt, &origin), &provider, &pending, &query).await,
     };
     page::with_cookies(answer, [clear])
 }
@@ -173,7 +178,7 @@ pub(super) async fn back(
 async fn finish(
     core: &Arc<Core>,
     headers: &HeaderMap,
-    attempt: &Attempt<'_>,
+    (attempt, origin): (&Attempt<'_>, &Origin),
     provider: &OidcProvider,
     pending: &Pending,
     query: &BackQuery,
@@ -229,7 +234,7 @@ async fn finish(
                 return unanswered(headers, provider, &problem);
             }
         };
-    match people::take(core, attempt.organization, provider, &claims).await {
+    match people::take(core, attempt.organization, provider, &claims, origin).await {
         Ok(person) => {
             let another = pending.again_as.is_some_and(|user| user != person.user);
             if another || person.source != RoleSource::User {

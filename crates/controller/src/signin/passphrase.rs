@@ -9,6 +9,8 @@ use tokio::sync::Semaphore;
 
 /// Hashes at once. Each takes 19 MiB and some 30 ms of a core: strangers cannot take more.
 static AT_ONCE: Semaphore = Semaphore::const_new(2);
+/// One more for browsers in which somebody signed in before: they do not stand in line behind a thousand guesses.
+static OF_KNOWN: Semaphore = Semaphore::const_new(1);
 /// What an unknown name is checked against, so that it takes as long as a known one.
 static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody has this passphrase"));
 
@@ -36,9 +38,19 @@ pub(crate) async fn hashed(passphrase: String) -> Option<String> {
     tokio::task::spawn_blocking(move || hash(&passphrase)).await.ok()
 }
 
+/// In which line a passphrase waits to be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Of everybody.
+    Strangers,
+    /// Of browsers that are known.
+    Known,
+}
+
 /// Whether the passphrase is the one of `kept`; with none it takes as long and is wrong.
-pub(crate) async fn matches(passphrase: String, kept: Option<String>) -> bool {
-    let Ok(_permit) = AT_ONCE.acquire().await else { return false };
+pub(crate) async fn matches(passphrase: String, kept: Option<String>, line: Line) -> bool {
+    let line = if line == Line::Known { &OF_KNOWN } else { &AT_ONCE };
+    let Ok(_permit) = line.acquire().await else { return false };
     let work = move || {
         let known = kept.is_some();
         let kept = kept.unwrap_or_else(|| NOBODY.clone());
@@ -57,8 +69,8 @@ mod tests {
     async fn a_passphrase_matches_its_own_hash_only_and_nobody_matches_nothing() {
         let kept = hashed("correct horse battery".into()).await.unwrap();
         assert!(kept.starts_with("$argon2id$"), "{kept}");
-        assert!(matches("correct horse battery".into(), Some(kept.clone())).await);
-        assert!(!matches("correct horse batterz".into(), Some(kept)).await);
-        assert!(!matches("nobody has this passphrase".into(), None).await);
+        assert!(matches("correct horse battery".into(), Some(kept.clone()), Line::Known).await);
+        assert!(!matches("correct horse batterz".into(), Some(kept), Line::Strangers).await);
+        assert!(!matches("nobody has this passphrase".into(), None, Line::Strangers).await);
     }
 }

@@ -8,14 +8,20 @@ use super::{
     log::{Outcome, named},
     page::{self, Field, error, field, icon, token},
     passkeys::CEREMONY,
-    passphrase,
+    passphrase::{self, Line},
     percent::percent,
     sent::{Sent, Told},
     session::{self, Person, SignedIn, next_path, person_of},
     totp::{TotpSecret, recovery_hash},
     webauthn::Proof,
 };
-use crate::{api::Peer, clock, parts::Core, snapshot::Snapshot};
+use crate::{
+    api::{Origin, Peer, noted},
+    clock,
+    limiter::Try,
+    parts::Core,
+    snapshot::Snapshot,
+};
 use axum::{
     Extension, Json,
     extract::{Query, State},
@@ -33,8 +39,12 @@ const SECOND_COOKIE: &str = "__Host-tidegate-second";
 pub(super) const CEREMONY_COOKIE: &str = "__Host-tidegate-ceremony";
 /// Between the two factors of a sign-in.
 const SECOND_LIFE: Duration = Duration::from_secs(300);
+/// For how long, and how often, a try looks whether others have made room.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) const STALE_FORM: &str =
     "This form was open for too long, or cookies are off. Nothing was done; try again.";
+const NOT_CALLED_SO: &str = "No organization here is called so.";
 const WRONG: &str = "That passphrase does not match this name. Nothing is locked.";
 
 /// What the first factor proved, while the second is asked for.
@@ -56,12 +66,31 @@ pub(super) struct SignInQuery {
     again: String,
 }
 
-/// The organization that a sign-in is for.
-fn organization<'a>(snapshot: &'a Snapshot, id: &str) -> Option<&'a OrganizationData> {
-    match id.parse() {
-        Ok(id) => snapshot.organization(id),
-        Err(_) => snapshot.dataset.organizations.first(),
+/// The organization that a sign-in is for: the one that was named, by id or name; else that of the session, which may be as
+/// old as it likes to be; else that of whoever signed in with this browser before; else the first.
+fn organization<'a>(
+    core: &Core,
+    snapshot: &'a Snapshot,
+    headers: &HeaderMap,
+    named: &str,
+) -> Option<&'a OrganizationData> {
+    let open = |data: &&OrganizationData| !data.organization.is_closed();
+    if !named.is_empty() {
+        return snapshot.dataset.organizations.iter().filter(open).find(|data| is_called(data, named));
     }
+    let session = || core.signed_in(headers).and_then(|who| snapshot.organization(who.organization));
+    let browser = || {
+        let account = core.known_account(headers)?;
+        snapshot.dataset.organizations.iter().find(|data| person_of(data, account).is_some())
+    };
+    session().or_else(browser).filter(open).or_else(|| snapshot.dataset.organizations.first())
+}
+
+fn is_called(data: &OrganizationData, named: &str) -> bool {
+    let row = &data.organization;
+    named
+        .parse()
+        .map_or_else(|_| row.name.to_lowercase() == named.to_lowercase(), |id: OrganizationId| id == row.id)
 }
 
 /// What the page shows beside its forms.
@@ -76,16 +105,20 @@ struct Shown<'a> {
 
 fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_>) -> Response {
     let snapshot = core.snapshot();
-    let Some(data) = organization(&snapshot, shown.organization) else {
+    let named = organization(core, &snapshot, headers, shown.organization);
+    let unknown = if named.is_none() { NOT_CALLED_SO } else { "" };
+    let Some(data) = named.or_else(|| organization(core, &snapshot, headers, "")) else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
+    let several =
+        snapshot.dataset.organizations.iter().filter(|data| !data.organization.is_closed()).count() > 1;
     let (form_token, cookie) = session::form_token(headers);
     let next = next_path(shown.next);
     let hidden = || {
         html! {
             (token(&form_token))
             input type="hidden" name="next" value=(next);
-            input type="hidden" name="organization" value=(shown.organization);
+            input type="hidden" name="organization" value=(data.organization.id);
         }
     };
     let providers = &data.sign_in.providers;
@@ -121,6 +154,20 @@ fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_
             (field(Field { id: "passphrase", label: "Passphrase", kind: "password", autocomplete: "current-password", error: shown.error, ..Field::default() }))
             div class="mt-5" {
                 button class=(if has_passkeys { "btn btn--wide" } else { "btn btn--primary btn--wide" }) type="submit" { "Sign in" }
+            }
+        }
+        @if several && shown.again.is_none() {
+            details class="mt-5" open[!unknown.is_empty()] {
+                summary { "Another organization" }
+                form class="mt-2" action="/signin" method="get" {
+                    input type="hidden" name="next" value=(next);
+                    (field(Field {
+                        id: "organization", label: "Its name", autocomplete: "organization", error: unknown,
+                        value: if unknown.is_empty() { "" } else { shown.organization },
+                        hint: "As it stands in your invitation. This browser remembers it once you are in.", ..Field::default()
+                    }))
+                    div class="mt-2" { button class="btn" type="submit" { "Go there" } }
+                }
             }
         }
         p class="fine" {
@@ -198,7 +245,7 @@ pub(super) async fn sign_in(
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(STALE_FORM));
     }
     let snapshot = core.snapshot();
-    let Some(data) = organization(&snapshot, &form.organization) else {
+    let Some(data) = organization(&core, &snapshot, &headers, &form.organization) else {
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(WRONG));
     };
     let from = address(peer);
@@ -209,30 +256,40 @@ pub(super) async fn sign_in(
         Some((person, _)) => core.budget(&headers, Some(person.user), from),
         None => Budget::Address(from),
     };
-    if let Budget::Address(from) = budget {
-        if let Err(wait) = core.signin.failures.check(from, clock::now()) {
-            attempt.log(None, &methods, Outcome::Limited, "");
-            let error = format!(
-                "Too many wrong passphrases came from this address. The next try is possible in {} s. Nothing is locked: a \
-                 passkey works, and so does a browser in which you signed in before.",
-                wait.as_secs() + 1
-            );
-            return limited(answer(&core, &headers, StatusCode::TOO_MANY_REQUESTS, &shown(&error)), wait);
+    // Counted before it is made: tries at once are as many as tries one after the other.
+    let (line, counted) = match &budget {
+        Budget::Browser(id) => {
+            core.browser_tries(id);
+            (Line::Known, None)
         }
-        tokio::time::sleep(core.signin.slowing.delay(&name, clock::now())).await;
+        Budget::Address(from) => match taken(&core, *from).await {
+            Ok(counted) => (Line::Strangers, Some(counted)),
+            Err(wait) => {
+                attempt.log(None, &methods, Outcome::Limited, "");
+                let error = format!(
+                    "Too many wrong passphrases came from this address. The next try is possible in {} s. Nothing is locked: a \
+                     passkey works, and so does a browser in which you signed in before.",
+                    wait.as_secs() + 1
+                );
+                return limited(answer(&core, &headers, StatusCode::TOO_MANY_REQUESTS, &shown(&error)), wait);
+            }
+        },
+    };
+    if counted.is_some() {
+        tokio::time::sleep(core.signin.slowing.take(&name, clock::now())).await;
     }
     let kept = found.as_ref().and_then(|(_, hash)| hash.clone());
     let long = form.passphrase.len() > passphrase::MAX_BYTES;
-    if long || !passphrase::matches(form.passphrase.clone(), kept).await {
-        match budget {
-            Budget::Browser(id) => core.browser_failed(&id),
-            Budget::Address(from) => {
-                core.signin.failures.failed(from, clock::now());
-                core.signin.slowing.failed(&name, clock::now());
-            }
-        }
+    if long || !passphrase::matches(form.passphrase.clone(), kept, line).await {
         attempt.log(found.map(|(person, _)| person.user), &methods, Outcome::Wrong, "");
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(WRONG));
+    }
+    if let Budget::Browser(id) = &budget {
+        core.browser_was_right(id);
+    }
+    if let Some(counted) = counted {
+        counted.was_right(clock::now());
+        core.signin.slowing.was_right(&name, clock::now());
     }
     let Some((person, _)) = found else {
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(WRONG));
@@ -254,6 +311,21 @@ pub(super) async fn sign_in(
     let cookie =
         session::sealed_cookie(keys, Purpose::SecondFactor, SECOND_COOKIE, &second, SECOND_LIFE, now);
     page::with_cookies(Redirect::to("/signin/code").into_response(), [cookie])
+}
+
+/// A try at a passphrase from an address. While others from there try, theirs may be right, and free a place again: an office
+/// that begins its day is no attack.
+async fn taken(core: &Core, from: IpAddr) -> Result<Try<'_>, Duration> {
+    let until = clock::now() + WAIT_FOR_OTHERS;
+    loop {
+        match core.signin.failures.take(from, clock::now()) {
+            Ok(counted) => return Ok(counted),
+            Err(refused) if refused.others_are_trying && clock::now() < until => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(refused) => return Err(refused.wait),
+        }
+    }
 }
 
 /// Where a request came from.
@@ -303,6 +375,7 @@ pub(super) struct CodeForm {
 pub(super) async fn code(
     State(core): State<Arc<Core>>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     headers: HeaderMap,
     Sent(form): Sent<CodeForm>,
 ) -> Response {
@@ -342,7 +415,7 @@ pub(super) async fn code(
     let methods = if account.recovery_codes.contains(&hash) {
         let methods = [Method::Passphrase, Method::RecoveryCode];
         // A code works once: the database has to say that it is gone.
-        match take_recovery_code(&core, &person, hash).await {
+        match take_recovery_code(&core, &person, hash, &origin).await {
             Ok(()) => {
                 let answer = attempt.signed_in(&headers, &person, &methods, &second.next);
                 return page::with_cookies(answer, [clear]);
@@ -366,11 +439,13 @@ async fn take_recovery_code(
     core: &Arc<Core>,
     person: &Person,
     hash: store::SecretHash,
+    origin: &Origin,
 ) -> Result<(), StoreError> {
     let actor = format!("{} ({})", person.user, person.name);
     let (store, mut change) = core.database.change(Scope::Organization(person.organization), &actor).await?;
     change.take_recovery_code(person.user, hash).await?;
-    core.commit(&store, change, "use recovery code", &person.user.to_string(), &json!({})).await?;
+    let noted = noted("use recovery code", &person.user.to_string(), None, None, json!({}));
+    core.commit(&store, change, origin, noted).await?;
     Ok(())
 }
 

@@ -136,6 +136,34 @@ async fn who_follows_the_flow_log_is_told_of_what_was_written_after_they_asked()
 }
 
 #[tokio::test]
+async fn who_follows_with_a_token_that_is_struck_is_told_nothing_more() {
+    let serving = Serving::start().await;
+    let token = json!({"name": "watcher", "scopes": ["read", "admin"]});
+    let mut made = serving.ask("POST", "/tokens", &token).await;
+    made.reads("\"token\":\"").await;
+    let text = made.seen.split("\"token\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let id = made.seen.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let router = crate::server::network_router(&serving.core);
+    let mut bodies = Vec::new();
+    for path in ["/audit/export", "/flows/export", "/authentication-log/export"] {
+        let mut request = http::Request::get(format!("/api/v1{path}?follow=true"))
+            .header("authorization", format!("Bearer {text}"))
+            .body(axum::body::Body::empty())
+            .unwrap();
+        request.extensions_mut().insert(super::stranger());
+        let answer = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        bodies.push((path, answer.into_body()));
+    }
+    serving.ask("POST", "/strikes", &json!({"subject": id})).await.reads("201 Created").await;
+    for (path, body) in bodies {
+        let end = timeout(PATIENCE, http_body_util::BodyExt::collect(body)).await;
+        let end = end.unwrap_or_else(|_| panic!("{path} goes on"));
+        assert!(end.is_err(), "{path}: it breaks off, and is not taken for whole");
+    }
+}
+
+#[tokio::test]
 async fn a_follower_that_goes_away_leaves_nothing_behind() {
     let serving = Serving::start().await;
     // Its listeners hold what they serve from the first answer on.

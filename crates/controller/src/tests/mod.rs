@@ -25,6 +25,7 @@ mod replicas;
 mod roles;
 mod several;
 mod signin;
+mod signin_limits;
 mod slow;
 mod step_up;
 mod strikes;

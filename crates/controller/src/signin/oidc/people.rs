@@ -2,6 +2,7 @@
 
 use super::protocol::Claims;
 use crate::{
+    api::{self, Origin, noted},
     clock,
     parts::{Core, StrikeRequest},
     signin::{
@@ -45,8 +46,9 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
     if let Some(known) = known {
         return Ok(Whom::Known(known.account));
     }
-    let email = claims.email.as_deref().map(str::to_lowercase);
-    let same = |user: &&User| email.as_deref() == Some(user.email.to_lowercase().as_str());
+    // Letters that look alike in lower case alone are others: nobody becomes somebody by an address that is nearly theirs.
+    let email = claims.email.as_deref().and_then(|email| api::email("email", email).ok());
+    let same = |user: &&User| email.as_ref().is_some_and(|email| user.email.eq_ignore_ascii_case(email));
     let speaks_for = |email: &str| {
         let domain = email.rsplit_once('@').map_or("", |(_, domain)| domain);
         provider.domains.iter().any(|known| known.eq_ignore_ascii_case(domain))
@@ -71,10 +73,19 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
         }
         (NewUsers::Make, None) => Err(format!("{} did not say your email address", provider.title)),
         (NewUsers::Make, Some(email)) => {
-            let name = claims.name.clone().unwrap_or_else(|| email.chars().take(64).collect());
+            let name = claims.name.as_deref().and_then(name);
+            let name = name.unwrap_or_else(|| email.chars().take(64).collect());
             Ok(Whom::New { name, email })
         }
     }
+}
+
+/// A person's name as everything here takes names. What is made of a claim stands in a row that every controller reads: one
+/// that is no name would keep each later change from being believed.
+fn name(claimed: &str) -> Option<String> {
+    let shown: String = claimed.chars().filter(|c| !c.is_control()).collect();
+    let short: String = shown.trim().chars().take(64).collect();
+    api::name("name", short.trim()).ok()
 }
 
 /// The groups to join and to leave. Groups that no value maps to are not the provider's business.
@@ -111,6 +122,7 @@ pub(crate) async fn take(
     organization: OrganizationId,
     provider: &OidcProvider,
     claims: &Claims,
+    origin: &Origin,
 ) -> Result<Person, NotTaken> {
     let snapshot = core.snapshot();
     let data = snapshot.organization(organization);
@@ -126,7 +138,8 @@ pub(crate) async fn take(
             }
             change.insert_oidc_identity(&identity(provider, claims, user.id)).await?;
             let detail = json!({"provider": provider.name});
-            core.commit(&store, change, "link OpenID identity", &user.id.to_string(), &detail).await?;
+            let noted = noted("link OpenID identity", &user.id.to_string(), None, None, detail);
+            core.commit(&store, change, origin, noted).await?;
             user.id
         }
         Whom::New { name, email } => {
@@ -144,12 +157,14 @@ pub(crate) async fn take(
             change.insert_user(&user).await?;
             change.insert_account(&new_account(id, &email, None)).await?;
             change.insert_oidc_identity(&identity(provider, claims, id)).await?;
+            let after = api::Views::new(core, data).user(&user);
             let detail = json!({"provider": provider.name, "name": name});
-            core.commit(&store, change, "create user", &id.to_string(), &detail).await?;
+            let noted = noted("create user", &id.to_string(), None, Some(json!(after)), detail);
+            core.commit(&store, change, origin, noted).await?;
             id
         }
     };
-    follow_groups(core, organization, provider, id, claims, &actor).await;
+    follow_groups(core, organization, provider, id, claims, (&actor, origin)).await;
     let snapshot = core.snapshot();
     let person = snapshot.organization(organization).and_then(|data| person_of(data, id));
     person.map(|(person, _)| person).ok_or_else(|| {
@@ -169,7 +184,7 @@ async fn follow_groups(
     provider: &OidcProvider,
     id: UserId,
     claims: &Claims,
-    actor: &str,
+    (actor, origin): (&str, &Origin),
 ) {
     let snapshot = core.snapshot();
     let Some(data) = snapshot.organization(organization) else { return };
@@ -189,8 +204,8 @@ async fn follow_groups(
             generation,
             organization: Some(organization),
             actor,
-            source: "provider".into(),
-            request: String::new(),
+            source: origin.source(),
+            request: origin.request.clone(),
         };
         if let Err(error) = core.strike(request).await {
             tracing::error!(%error, %subject, "a membership that a provider ended was not revoked");
@@ -207,7 +222,8 @@ async fn follow_groups(
             change.remove_member(*group, member).await?;
         }
         let detail = json!({"provider": provider.name, "joined": join.len(), "left": leave.len()});
-        core.commit(&store, change, "follow provider's groups", &id.to_string(), &detail).await
+        let noted = noted("follow provider's groups", &id.to_string(), None, None, detail);
+        core.commit(&store, change, origin, noted).await
     };
     if let Err(error) = written.await {
         tracing::warn!(%error, user = %id, "memberships that a provider says are not written yet");
@@ -334,6 +350,34 @@ mod tests {
         let refusing = OidcProvider { new_users: NewUsers::Refuse, ..provider() };
         assert!(whom(&data, &refusing, &bob).unwrap_err().contains("ask for an invitation"));
         assert!(whom(&data, &provider(), &Claims { email: None, ..bob }).is_err());
+    }
+
+    #[test]
+    fn what_a_provider_says_becomes_a_name_and_an_address_as_everybody_has_them_or_nobody_at_all() {
+        let data = data();
+        let made = |name: &str, email: &str| {
+            let claims = Claims { name: Some(name.into()), ..claims(email) };
+            whom(&data, &provider(), &claims)
+        };
+        for (claimed, taken) in [
+            ("Bob\u{7} Noble\r\n", "Bob Noble"),
+            ("\u{0}\u{1b}", "bob@example.com"),
+            ("  ", "bob@example.com"),
+            ("\u{6771}", "\u{6771}"),
+            (&"\u{1f30a}".repeat(100_000), &"\u{1f30a}".repeat(64)),
+            (&format!("{} x", "y".repeat(63)), &"y".repeat(63)),
+        ] {
+            let new = Whom::New { name: taken.into(), email: "bob@example.com".into() };
+            assert_eq!(made(claimed, "bob@example.com"), Ok(new), "{claimed:.20?}");
+        }
+        for email in ["bob@exa\u{7}mple.com", "bob@\n", "bob", "b ob@example.com", "@example.com", ""] {
+            assert!(made("Bob", email).is_err(), "{email:?}");
+        }
+        // The Kelvin sign is a k in lower case, and no k.
+        let mut kim = data.clone();
+        kim.users[0].email = "kim@example.com".into();
+        let claims = Claims { name: None, ..claims("\u{212a}im@example.com") };
+        assert!(matches!(whom(&kim, &provider(), &claims), Ok(Whom::New { .. })));
     }
 
     #[test]
