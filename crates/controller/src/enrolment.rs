@@ -88,7 +88,8 @@ fn find_key(
         let mut problem =
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", "Too many failures", detail);
         problem.retry_after = Some(wait.as_secs() + 1);
-        return Err(problem);
+        let rule = "at most 30 wrong keys a minute from one address";
+        return Err(problem.about("secret", rule, serde_json::Value::Null));
     }
     let hash = SecretHash::from_digest(secret.hash());
     let snapshot = core.snapshot();
@@ -107,7 +108,8 @@ fn find_key(
             "key-of-another-kind",
             "The enrolment key is for something else",
             format!("expected a key for a {kind}, got one for a {}", key.target.kind()),
-        )),
+        )
+        .about("secret", format!("of a key for a {kind}"), key.target.kind())),
         None => {
             FAILURES.failed(from, now);
             Err(Problem::new(
@@ -115,7 +117,8 @@ fn find_key(
                 "key-unknown",
                 "The enrolment key is not known",
                 "it was removed or belongs to another installation; ask an administrator for a new one",
-            ))
+            )
+            .about("secret", "of an enrolment key of this installation", serde_json::Value::Null))
         }
     }
 }
@@ -133,7 +136,8 @@ fn key_problem(error: StoreError, key: &EnrolmentKey) -> Problem {
                 key.cap,
                 if key.cap == 1 { "" } else { "s" }
             ),
-        ),
+        )
+        .about("secret", format!("of a key that has enrolled fewer than {}", key.cap), key.uses),
         StoreError::KeySpent(_) => Problem::new(
             StatusCode::FORBIDDEN,
             "key-expired",
@@ -142,6 +146,11 @@ fn key_problem(error: StoreError, key: &EnrolmentKey) -> Problem {
                 "it was good until {}; ask an administrator for a new one",
                 api::rfc3339(trust::UnixMs::from_millis(key.expires_ms))
             ),
+        )
+        .about(
+            "secret",
+            "of a key that has not expired",
+            api::rfc3339(trust::UnixMs::from_millis(key.expires_ms)),
         ),
         other => other.into(),
     }
@@ -174,7 +183,8 @@ fn not_issued(error: &IssueError) -> Problem {
             "struck",
             "Access was revoked",
             "access of this subject was revoked; an administrator can give it back",
-        ),
+        )
+        .about("identity_key", "of an agent whose access stands", "revoked"),
         IssueError::Unknown => {
             Problem::internal("the snapshot does not have what was just enrolled; try again")
         }
@@ -186,7 +196,7 @@ fn not_issued(error: &IssueError) -> Problem {
                 "this device is known now; when an administrator has approved it, the same command enrols it",
             );
             problem.retry_after = Some(60);
-            problem
+            problem.about("identity_key", "of a device that was approved", "pending")
         }
         IssueError::Withheld(withheld) => withheld_problem(withheld),
         IssueError::Sign(_) | IssueError::Groups(_) => Problem::not_signing(error.to_string()),

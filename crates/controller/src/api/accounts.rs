@@ -5,8 +5,8 @@ use super::{
     caller::Caller,
     check,
     flows::{NEXT, limit, place},
-    operate::{Intent, noted, once_in_store},
-    operation::Applied,
+    operate::{Intent, noted, once_in_store, operate},
+    operation::{Applied, Operation},
     request::{Body, Id, Params},
     rfc3339,
     tag::Tagged,
@@ -134,7 +134,7 @@ pub struct OidcProviderInput {
 }
 
 /// For whom an invitation is.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InvitationInput {
     /// The user's id.
@@ -467,19 +467,7 @@ async fn create_invitation(
     intent: Intent,
     Body(input): Body<InvitationInput>,
 ) -> Result<Tagged, Problem> {
-    let user = user_of(&core, &caller, &input.user)?;
-    let (link, row) = signin::invitation_link(&core.url, user);
-    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
-    let answer = value(&Invitation { link, expires });
-    let scope = Scope::Organization(caller.organization);
-    once_in_store(&core, &caller, intent, scope, move |work| {
-        Box::pin(async move {
-            work.change.insert_account_link(&row).await?;
-            let noted = noted("create invitation", &user.to_string(), None, None, json!({}));
-            Ok((Applied::made(answer), noted))
-        })
-    })
-    .await
+    operate(&core, &caller, intent, Operation::CreateInvitation(input)).await
 }
 
 /// Ends every session that a person has in browsers. Revoking the person does so too, and needs no database.

@@ -274,6 +274,19 @@ impl Caller {
         Err(problem)
     }
 
+    /// Refuses to touch a token that may do what the caller may not.
+    pub(crate) fn need_to_hold(&self, token: &store::Token) -> Result<(), Problem> {
+        let (_, held) = of_token(&token.scopes);
+        match held.difference(&self.permissions).next() {
+            None => Ok(()),
+            Some(more) => {
+                let detail = format!("this token has the permission {}, which you have not", more.word());
+                let rule = "a token that may do no more than the caller";
+                Err(Problem::forbidden(detail).about("subject", rule, more.word()))
+            }
+        }
+    }
+
     /// Refuses a person who proved too long ago who they are. A token or the local socket has proven it with this request.
     pub(crate) fn need_fresh(&self, core: &Core) -> Result<(), Problem> {
         match self.who {
@@ -351,7 +364,8 @@ pub(crate) async fn authenticate(
 ) -> Response {
     let origin = Origin::of(request.extensions().get::<Peer>(), request.headers());
     let id = HeaderValue::from_str(&origin.request);
-    let class = if is_read(request.method()) { Class::Reads } else { Class::Changes };
+    let reads = is_read(request.method(), template(&request));
+    let class = if reads { Class::Reads } else { Class::Changes };
     let mut rate = None;
     let mut answer = match admit(&core, &request, origin) {
         Ok(caller) => {
@@ -379,21 +393,28 @@ pub(crate) async fn authenticate(
     answer
 }
 
-fn is_read(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
+/// Endpoints that change nothing although they take a body.
+pub(super) const ONLY_LOOKS: &[&str] = &["/policies/preview"];
+
+fn is_read(method: &Method, template: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) || ONLY_LOOKS.contains(&template)
+}
+
+/// An endpoint's path below `/api/v1`, its parameters in braces.
+fn template(request: &Request) -> &str {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    path.strip_prefix("/api/v1").unwrap_or(path)
 }
 
 /// Who it is, and whether they get in at this endpoint now.
 fn admit(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
-    let template = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let template = template.unwrap_or_default();
-    let template = template.strip_prefix("/api/v1").unwrap_or(&template);
+    let template = template(request);
     let caller = identify(core, request, origin)?;
     caller.need_any(roles::needs(request.method(), template))?;
     if roles::sign_in(request.method(), template) == SignIn::Fresh {
         caller.need_fresh(core)?;
     }
-    if !is_read(request.method()) && !strikes(request.method(), template) {
+    if !is_read(request.method(), template) && !strikes(request.method(), template) {
         core.signer.signing_time()?;
     }
     Ok(caller)
@@ -428,7 +449,11 @@ fn too_many_wrong(wait: Duration) -> Problem {
     let mut problem =
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", "Too many failures", detail);
     problem.retry_after = Some(wait.as_secs() + 1);
-    problem
+    problem.about(
+        "authorization",
+        "at most 120 wrong tokens a minute from one address",
+        serde_json::Value::Null,
+    )
 }
 
 fn unknown() -> Problem {

@@ -8,9 +8,9 @@ use super::{
     request::decoded,
     roles::{self, Needs, SignIn},
     types::{
-        BulkMethod, EnrolmentKeyInput, NameInput, OrganizationInput, OrganizationPatch, PolicyInput,
-        PopInput, ResourceInput, Role, RoleInput, SettingsPatch, SiteInput, StrikeInput, TokenInput,
-        UserInput,
+        BulkMethod, EnrolmentKeyInput, EnrolmentKind, InvitationInput, NameInput, OrganizationInput,
+        OrganizationPatch, PolicyInput, PopInput, ResourceInput, Role, RoleInput, ServiceAccountKeyInput,
+        SettingsPatch, SiteInput, StrikeInput, TokenInput, UserInput,
     },
 };
 use http::{Method, StatusCode};
@@ -61,6 +61,7 @@ pub(crate) enum Operation {
     CreateEnrolmentKey(EnrolmentKeyInput),
     DeleteEnrolmentKey(EnrolmentKeyId),
     CreateToken(TokenInput),
+    CreateInvitation(InvitationInput),
     DeleteToken(TokenId),
     ReplacePop(PopId, PopInput),
     CreateOrganization(OrganizationInput),
@@ -74,6 +75,23 @@ pub(crate) enum Operation {
     Remove(Removal),
 }
 
+impl ServiceAccountKeyInput {
+    /// The key of one account.
+    pub(crate) fn of(self, account: ServiceAccountId) -> EnrolmentKeyInput {
+        EnrolmentKeyInput {
+            kind: EnrolmentKind::Device,
+            name: self.name,
+            site: None,
+            owner: Some(account.to_string()),
+            region: None,
+            zone: None,
+            approval: self.approval,
+            cap: self.cap,
+            lifetime_seconds: self.lifetime_seconds,
+        }
+    }
+}
+
 /// The paths by which operations are asked for, and what each makes.
 struct Path<'a> {
     method: BulkMethod,
@@ -85,7 +103,11 @@ fn no_such(method: BulkMethod, path: &str) -> Problem {
     let shown: String = path.chars().take(120).collect();
     Problem::invalid(
         "path",
-        format!("a path of the OpenAPI document that {} changes something at", http_method(method)),
+        format!(
+            "what {} makes, changes or removes: an object of a list of the OpenAPI document, a member of a group, a role, an \
+             invitation, a key of a service account, an approval, block or archiving of a device, /settings or /restores",
+            http_method(method)
+        ),
         shown,
     )
 }
@@ -190,6 +212,12 @@ impl Operation {
             (Delete, ["policies", _]) => (Self::DeletePolicy(at.id(1)?), "/policies/{id}"),
             (Post, ["enrolment-keys"]) => (Self::CreateEnrolmentKey(at.body()?), "/enrolment-keys"),
             (Delete, ["enrolment-keys", _]) => (Self::DeleteEnrolmentKey(at.id(1)?), "/enrolment-keys/{id}"),
+            (Post, ["service-accounts", _, "keys"]) => {
+                let input: ServiceAccountKeyInput = at.body()?;
+                let input = input.of(at.id(1)?);
+                (Self::CreateEnrolmentKey(input), "/service-accounts/{id}/keys")
+            }
+            (Post, ["invitations"]) => (Self::CreateInvitation(at.body()?), "/invitations"),
             (Post, ["tokens"]) => (Self::CreateToken(at.body()?), "/tokens"),
             (Delete, ["tokens", _]) => (Self::DeleteToken(at.id(1)?), "/tokens/{id}"),
             (Put, ["pops", _]) => (Self::ReplacePop(at.id(1)?, at.body()?), "/pops/{id}"),
@@ -219,9 +247,7 @@ impl Operation {
             | Self::CreateOrganization(_)
             | Self::Patch(Patched::Pop(_), _)
             | Self::Remove(Removal::Pop(_)) => Scope::Installation,
-            Self::CreateEnrolmentKey(input) if input.kind == super::types::EnrolmentKind::Pop => {
-                Scope::Installation
-            }
+            Self::CreateEnrolmentKey(input) if input.kind == EnrolmentKind::Pop => Scope::Installation,
             Self::DeleteEnrolmentKey(id) => {
                 let snapshot = core.snapshot();
                 let shared = snapshot.dataset.enrolment_keys.iter().any(|key| key.id == *id);

@@ -86,7 +86,8 @@ fn generation(snapshot: &Snapshot, data: &OrganizationData, subject: RevokedSubj
     })
 }
 
-/// Whether the caller may revoke this: nobody takes access from somebody whose role may do more than their own.
+/// Whether the caller may revoke this: nobody takes access from somebody whose role may do more than their own, nor a token
+/// that may. Being in a group is no such access: whoever may change groups and policies takes it from anybody.
 fn may_strike(caller: &Caller, data: &OrganizationData, subject: RevokedSubject) -> Result<(), Problem> {
     match subject {
         RevokedSubject::Device(_) => caller.need(Permission::StrikeDevices),
@@ -99,8 +100,14 @@ fn may_strike(caller: &Caller, data: &OrganizationData, subject: RevokedSubject)
                 Err(_) => Ok(()),
             }
         }
+        RevokedSubject::Token(id) => {
+            caller.need(Permission::StrikePeople)?;
+            match data.tokens.binary_search_by_key(&id, |token| token.id) {
+                Ok(place) => caller.need_to_hold(&data.tokens[place]),
+                Err(_) => Ok(()),
+            }
+        }
         RevokedSubject::ServiceAccount(_)
-        | RevokedSubject::Token(_)
         | RevokedSubject::UserInGroup(..)
         | RevokedSubject::ServiceAccountInGroup(..) => caller.need(Permission::StrikePeople),
     }
@@ -262,7 +269,8 @@ async fn accept_restored_database(
                 "database-not-usable",
                 "This database cannot be accepted",
                 error.to_string(),
-            )),
+            )
+            .about("database", "one that this controller can serve", error.label())),
         }
     };
     once(&core, &caller, &intent, Unremembered::Waits, make).await

@@ -14,9 +14,8 @@ use super::{
     roles,
     tag::Tagged,
     types::{
-        Device, EnrolmentKey, EnrolmentKeyCreated, EnrolmentKeyInput, EnrolmentKind, Group, GroupMember,
-        NameInput, NamePatch, Page, RoleInput, RoleView, Roles, ServiceAccount, ServiceAccountKeyInput,
-        StrikeOutcome, User, UserInput, UserPatch,
+        Device, EnrolmentKey, EnrolmentKeyCreated, Group, GroupMember, NameInput, NamePatch, Page, RoleInput,
+        RoleView, Roles, ServiceAccount, ServiceAccountKeyInput, StrikeOutcome, User, UserInput, UserPatch,
     },
     view,
 };
@@ -318,18 +317,7 @@ async fn create_service_account_key(
     if accounts.binary_search_by_key(&id, |account| account.id).is_err() {
         return Err(Problem::not_found("service account", id.to_string()));
     }
-    let input = EnrolmentKeyInput {
-        kind: EnrolmentKind::Device,
-        name: input.name,
-        site: None,
-        owner: Some(id.to_string()),
-        region: None,
-        zone: None,
-        approval: input.approval,
-        cap: input.cap,
-        lifetime_seconds: input.lifetime_seconds,
-    };
-    operate(&core, &caller, intent, Operation::CreateEnrolmentKey(input)).await
+    operate(&core, &caller, intent, Operation::CreateEnrolmentKey(input.of(id))).await
 }
 
 /// Gives a device another name.

@@ -116,6 +116,15 @@ impl Problem {
         }))
     }
 
+    /// Which part of the request it is about, and what that part has to be.
+    pub(crate) fn about(mut self, field: &str, rule: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.field = Some(field.to_owned());
+        self.rule = Some(rule.into());
+        // A secret that came is not said again.
+        self.value = Some(value.into()).filter(|value| !value.is_null());
+        self
+    }
+
     /// A member of the request breaks a rule.
     pub(crate) fn invalid(field: &str, rule: impl Into<String>, value: impl Into<Value>) -> Self {
         let rule = rule.into();
@@ -157,7 +166,9 @@ impl Problem {
     }
 
     pub(crate) fn unauthorized(detail: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+        let rule = "Bearer and a token that was made here, has not expired and was not revoked";
+        let problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail);
+        problem.about("authorization", rule, Value::Null)
     }
 
     /// A person signed in too long ago for this (RFC 9470 is the same in HTTP's words).
@@ -208,10 +219,14 @@ impl From<StoreError> for Problem {
                 problem
             }
             StoreError::Reference { .. } => {
-                Self::new(StatusCode::CONFLICT, "in-use", "Other objects are in the way", detail)
+                let problem =
+                    Self::new(StatusCode::CONFLICT, "in-use", "Other objects are in the way", detail);
+                problem.about("id", "an object that no other refers to", Value::Null)
             }
             StoreError::KeySpent(_) => {
-                Self::new(StatusCode::FORBIDDEN, "key-spent", "The enrolment key cannot be used", detail)
+                let problem =
+                    Self::new(StatusCode::FORBIDDEN, "key-spent", "The enrolment key cannot be used", detail);
+                problem.about("secret", "of a key that has uses left and has not expired", Value::Null)
             }
             StoreError::Unavailable(_)
             | StoreError::Missing(_)
@@ -226,7 +241,8 @@ impl From<StoreError> for Problem {
             }
             StoreError::Value { .. } => {
                 let title = "The database does not take a value of this";
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "value-refused", title, detail)
+                let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "value-refused", title, detail);
+                problem.about("body", "texts that the database takes", Value::Null)
             }
             StoreError::Corrupt { .. } | StoreError::Spoilt { .. } => Self::internal(detail),
         }

@@ -82,7 +82,8 @@ impl Refused {
             format!("expected at most {most} {word} in {} s from one caller", WINDOW.as_secs()),
         );
         problem.retry_after = Some(wait);
-        problem
+        let rule = format!("at most {most} {word} in {} s from one caller", WINDOW.as_secs());
+        problem.about("requests", rule, serde_json::Value::Null)
     }
 }
 

@@ -323,14 +323,16 @@ pub(crate) enum SignIn {
     Fresh,
 }
 
-/// Endpoints that ask people for a fresh sign-in: what takes access away or gives it back, what lets somebody sign in,
-/// and what touches the installation's keys. Roles given with `/users` are asked for where they change.
+/// Endpoints that ask people for a fresh sign-in: every strike and what gives access back, what lets somebody sign in,
+/// and what touches the installation's keys. What policies, groups and resources say is work of the day, and is undone as it
+/// was done. Roles given with `/users` are asked for where they change.
 pub(crate) const FRESH: &[(Method, &str)] = &[
     (Method::POST, "/strikes"),
     (Method::POST, "/restores"),
     (Method::DELETE, "/users/{id}"),
     (Method::DELETE, "/service-accounts/{id}"),
     (Method::DELETE, "/devices/{id}"),
+    (Method::DELETE, "/groups/{id}/members/{member}"),
     (Method::POST, "/devices/{id}/block"),
     (Method::POST, "/devices/{id}/archive"),
     (Method::DELETE, "/connectors/{id}"),

@@ -63,7 +63,9 @@ async fn rotated(
     published_for: std::time::Duration,
 ) -> Result<(StatusCode, Value), Problem> {
     let not_rotated = |why: String| {
-        Problem::new(StatusCode::CONFLICT, "keys-not-rotated", "The keys were not rotated", why)
+        let problem =
+            Problem::new(StatusCode::CONFLICT, "keys-not-rotated", "The keys were not rotated", why);
+        problem.about("keys", "a keyring that this controller can change", Value::Null)
     };
     // With other controllers the bundle changes in the database.
     let shared = if core.signer.is_one_of_several() {
@@ -168,7 +170,8 @@ fn refused(error: SignError) -> Problem {
         }
         _ => ("rotation-key-not-replaced", "The rotation key was not replaced"),
     };
-    Problem::new(StatusCode::CONFLICT, kind, title, error.to_string())
+    let problem = Problem::new(StatusCode::CONFLICT, kind, title, error.to_string());
+    problem.about("statement", "what the root key signed of the key that was offered last", Value::Null)
 }
 
 async fn replaced(

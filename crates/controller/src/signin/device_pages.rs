@@ -64,7 +64,7 @@ async fn begin(
         let mut problem =
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-codes", "Too many codes are open", detail);
         problem.retry_after = Some(60);
-        problem
+        problem.about("name", "a code of which few are open at a time", serde_json::Value::Null)
     })?;
     let address = format!("{}/device", core.url.trim_end_matches('/'));
     Ok(Json(DeviceCodeAnswer {

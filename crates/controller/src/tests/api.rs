@@ -324,6 +324,56 @@ async fn nothing_of_another_organization_is_seen_or_changed() {
 }
 
 #[tokio::test]
+async fn a_bulk_invites_people_and_makes_keys_of_accounts_and_says_what_it_takes() {
+    let world = World::new().await;
+    let operation = |method: &str, path: &str, body: Value, name: Option<&str>| {
+        let mut operation = json!({"method": method, "path": path, "body": body});
+        if let Some(name) = name {
+            operation["as"] = name.into();
+        }
+        operation
+    };
+    let user = json!({"name": "Ada", "email": "ada@example.com"});
+    let operations = [
+        operation("POST", "/users", user, Some("ada")),
+        operation("POST", "/invitations", json!({"user": "@ada"}), None),
+        operation("POST", "/service-accounts", json!({"name": "ci"}), Some("ci")),
+        operation("POST", "/service-accounts/@ci/keys", json!({"cap": 3}), None),
+    ];
+    let made = world.post("/bulk", json!({"operations": operations})).await.ok();
+    let of = |place: usize, pointer: &str| made["results"][place]["body"].pointer(pointer).cloned();
+    assert!(of(1, "/link").is_some_and(|link| link.as_str().unwrap().contains("/invitation/")), "{made}");
+    assert_eq!(of(3, "/key/cap"), Some(json!(3)), "{made}");
+    let other = [operation("POST", "/strikes", json!({"subject": "x"}), None)];
+    let refused = world.post("/bulk", json!({"operations": other})).await.problem(422);
+    assert!(refused["rule"].as_str().unwrap().contains("an invitation"), "{refused}");
+}
+
+#[tokio::test]
+async fn nobody_revokes_a_token_that_may_do_what_they_may_not() {
+    let world = World::new().await;
+    let token = async |name: &str, body: Value| {
+        let mut body = body;
+        body["name"] = name.into();
+        let made = world.post("/tokens", body).await.made();
+        (made["description"]["id"].clone(), made["token"].as_str().unwrap().to_owned())
+    };
+    let (above, _) = token("deploy", json!({"scopes": ["read", "installation"]})).await;
+    let (beside, _) = token("watch", json!({"scopes": ["read"]})).await;
+    let (_, admin) = token("security", json!({"role": "admin"})).await;
+    let strike = |subject: &Value| {
+        let request = Request::post("/api/v1/strikes")
+            .header(header::AUTHORIZATION, format!("Bearer {admin}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(json!({"subject": subject}).to_string()));
+        world.send(stranger(), request.unwrap())
+    };
+    let refused = strike(&above).await.problem(403);
+    assert_eq!(refused["rule"], "a token that may do no more than the caller", "{refused}");
+    assert_eq!(strike(&beside).await.status, 201);
+}
+
+#[tokio::test]
 async fn an_organization_is_closed_when_nothing_of_it_can_connect_and_its_log_stays() {
     let world = World::new().await;
     let other = world.post("/organizations", json!({"name": "other"})).await.made()["id"].clone();

@@ -71,6 +71,12 @@ impl Reply {
         for member in ["type", "title", "detail"] {
             assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
         }
+        if (400..500).contains(&status) {
+            for member in ["field", "rule"] {
+                let said = problem[member].as_str().is_some_and(|text| !text.is_empty());
+                assert!(said, "what is wrong in the request: {problem}");
+            }
+        }
         problem
     }
 

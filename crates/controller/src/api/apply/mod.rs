@@ -44,6 +44,7 @@ pub(super) async fn apply(work: &mut Work, operation: Operation) -> Result<Appli
         Operation::CreateEnrolmentKey(input) => access::create_enrolment_key(work, &input).await,
         Operation::DeleteEnrolmentKey(id) => access::delete_enrolment_key(work, id).await,
         Operation::CreateToken(input) => access::create_token(work, &input).await,
+        Operation::CreateInvitation(input) => people::create_invitation(work, &input).await,
         Operation::DeleteToken(id) => access::delete_token(work, id).await,
         Operation::CreateOrganization(input) => tenant::create_organization(work, &input).await,
         Operation::ChangeOrganization(id, input) => tenant::change_organization(work, id, &input).await,

@@ -1,18 +1,20 @@
 //! Groups with their members, people with their roles, service accounts and devices.
 
 use super::super::{
-    Problem, check, fresh,
+    Problem,
+    accounts::{Invitation, InvitationInput},
+    check, fresh,
     operate::Work,
     operation::Applied,
     ownership,
     types::{NameInput, Role, UserInput},
-    view::stored_role,
+    view::{rfc3339, stored_role},
 };
-use crate::{clock, snapshot::owner};
+use crate::{clock, signin, snapshot::owner};
 use http::StatusCode;
 use serde_json::Value;
 use store::{DeviceState, Member};
-use trust::RevokedSubject;
+use trust::{RevokedSubject, UnixMs};
 use wire::{DeviceId, GroupId, ServiceAccountId, UserId};
 
 async fn group_row(work: &mut Work, id: GroupId) -> Result<store::Group, Problem> {
@@ -191,6 +193,21 @@ pub(super) async fn rename_device(
     let after = work.show(|views| views.device(&row))?;
     work.noted("rename device", &id, Some(before), Some(after.clone()));
     Ok(Applied::changed(after))
+}
+
+/// A link into an account: whoever gets in may do what its person may.
+pub(super) async fn create_invitation(work: &mut Work, input: &InvitationInput) -> Result<Applied, Problem> {
+    let id: UserId = check::parsed("user", &input.user)?;
+    let row = work.change.user(id).await?;
+    let unknown = || Problem::invalid("user", "the id of a user of this organization", input.user.as_str());
+    work.caller.need_to_cover(row.ok_or_else(unknown)?.role)?;
+    let (link, row) = signin::invitation_link(&work.core.url, id);
+    work.change.insert_account_link(&row).await?;
+    work.noted("create invitation", &id, None, None);
+    let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
+    Ok(Applied::made(
+        serde_json::to_value(Invitation { link, expires }).expect("what the API says always serializes"),
+    ))
 }
 
 pub(super) async fn approve_device(work: &mut Work, id: DeviceId) -> Result<Applied, Problem> {

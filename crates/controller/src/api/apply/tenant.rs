@@ -92,17 +92,18 @@ pub(super) async fn change_organization(
 
 /// Closes an organization: see [`store::Change::close_organization`].
 pub(super) async fn close_organization(work: &mut Work, id: OrganizationId) -> Result<Applied, Problem> {
+    let row = organization_row(work, id).await?;
+    let before = value(&view::organization(&row));
+    work.unchanged(&before, &Value::Null)?;
     if operator(&work.snapshot) == Some(id) {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "in-use",
             "This organization operates the installation",
             "its owners look after what all organizations share: it cannot be closed",
-        ));
+        )
+        .about("id", "an organization that does not operate the installation", id.to_string()));
     }
-    let row = organization_row(work, id).await?;
-    let before = value(&view::organization(&row));
-    work.unchanged(&before, &Value::Null)?;
     if let Err(error) = work.change.close_organization().await {
         return Err(match error {
             StoreError::Reference { .. } => agents_left(work, id),
@@ -129,6 +130,7 @@ fn agents_left(work: &Work, id: OrganizationId) -> Problem {
              and the access of each ends at once"
         ),
     );
+    problem.field = Some("id".into());
     problem.rule = Some("no connectors, and no devices that may connect".into());
     problem.value = Some(json!({"connectors": connectors, "devices": devices}));
     problem
