@@ -1,6 +1,7 @@
 //! `tidegate admin`: the REST API from the shell.
 
 mod accounts;
+mod change;
 mod declare;
 mod losses;
 mod plan;
@@ -105,6 +106,12 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Invite { person } => return accounts::invite(&api, person, format).await,
+        AdminCommand::Set { kind, id, settings } => {
+            return change::set(&api, *kind, id, settings, format).await;
+        }
+        AdminCommand::SignIns { after, follow } => {
+            return stream::sign_ins(&api, after.clone(), *follow).await;
+        }
         AdminCommand::Why { who, to, on } => return why::why(&api, who, to, on.as_deref(), format).await,
         AdminCommand::EndSessions { person } => return accounts::end_sessions(&api, person, format).await,
         AdminCommand::Device(command) => {

@@ -308,6 +308,60 @@ fn why_somebody_does_not_reach_something_is_said_in_the_shell_and_by_the_exit_co
 }
 
 #[test]
+fn what_is_applied_is_exported_again_differs_in_nothing_and_is_changed_and_shown_in_the_shell() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["admin", "--state"]).arg(&state).args(arguments);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+        (output.status.code().unwrap(), said)
+    };
+    let file = scratch.path().join("office.toml");
+    std::fs::write(
+        &file,
+        "[[sites]]\nname = \"office\"\nprefixes = [\"10.0.2.0/24\"]\n\n[[resources]]\nname = \"wiki\"\nsite = \"office\"\n\
+         address = \"wiki.office.internal\"\nports = [\"443\"]\n\n[[groups]]\nname = \"engineers\"\n\n[[policies]]\n\
+         name = \"wiki for engineers\"\ngroups = [\"engineers\"]\nresources = [\"wiki\"]\n",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let (code, said) = run(&["diff", "-f", path]);
+    assert_eq!(code, 1, "{said}");
+    let (code, said) = run(&["apply", "-f", path]);
+    assert!(code == 0 && said.contains("Applied."), "{said}");
+    let (code, said) = run(&["diff", "-f", path]);
+    assert_eq!(code, 0, "{said}");
+    let exported = scratch.path().join("exported.toml");
+    let (code, text) = run(&["export"]);
+    assert_eq!(code, 0, "{text}");
+    std::fs::write(&exported, &text).unwrap();
+    let (code, said) = run(&["diff", "--prune", "-f", exported.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    let json = admin(&state, &["export"]).1;
+    assert_eq!(json["resources"][0]["name"], "wiki", "{json}");
+
+    let (code, said) = run(&["set", "resource", "wiki", "ports=443,8443", "alias=w"]);
+    assert_eq!(code, 0, "{said}");
+    let shown = admin(&state, &["get", "resource", "wiki"]).1;
+    assert_eq!((&shown["ports"], &shown["alias"]), (&serde_json::json!(["443", "8443"]), &"w".into()));
+    let (code, said) = run(&["diff", "-f", path]);
+    assert!(code == 1 && said.contains("wiki"), "{said}");
+    let (code, said) = run(&["set", "resource", "wiki", "colour=red"]);
+    assert!(code == 2 && said.contains("expected one of site, name"), "{said}");
+    let (_, table) = run(&["list", "resources", "--all"]);
+    assert!(table.contains("wiki") && table.contains("443"), "{table}");
+    let (_, table) = run(&["get", "resource", "wiki"]);
+    assert!(table.contains("wiki.office.internal"), "{table}");
+    let (code, said) = run(&["sign-ins"]);
+    assert_eq!((code, said.as_str()), (0, ""), "nobody signed in");
+    assert!(serve.end(Signal::TERM));
+}
+
+#[test]
 fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     let scratch = tempfile::tempdir().unwrap();
     let (state, port) = (scratch.path().join("state"), free_port());

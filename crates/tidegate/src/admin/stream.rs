@@ -61,12 +61,22 @@ pub(super) async fn flows(
     verdict: Option<&str>,
     follow: bool,
 ) -> CommandResult {
-    let from = std::cell::RefCell::new(after);
     let verdict = verdict.map(|verdict| format!("&verdict={}", in_query(verdict))).unwrap_or_default();
+    from_place(api, &format!("/api/v1/flows/export?follow={follow}{verdict}"), after, follow).await
+}
+
+/// The log of sign-ins.
+pub(super) async fn sign_ins(api: &ApiClient, after: Option<String>, follow: bool) -> CommandResult {
+    from_place(api, &format!("/api/v1/authentication-log/export?follow={follow}"), after, follow).await
+}
+
+/// Lines that each say their place.
+async fn from_place(api: &ApiClient, export: &str, after: Option<String>, follow: bool) -> CommandResult {
+    let from = std::cell::RefCell::new(after);
     let path = || {
         let after =
             from.borrow().as_deref().map(|place| format!("&after={}", in_query(place))).unwrap_or_default();
-        format!("/api/v1/flows/export?follow={follow}{verdict}{after}")
+        format!("{export}{after}")
     };
     let take = |line: &Value| {
         if let Some(place) = line["place"].as_str() {

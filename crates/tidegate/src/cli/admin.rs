@@ -199,6 +199,15 @@ pub enum AdminCommand {
         #[arg(long)]
         follow: bool,
     },
+    /// The log of sign-ins as lines of JSON, oldest first: of the controller that is asked.
+    SignIns {
+        /// Behind this place: the `place` of the last line that was read.
+        #[arg(long, value_name = "PLACE")]
+        after: Option<String>,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
     /// Who may do what: the table that authorization is decided from.
     Roles,
     /// Give a person a role.
@@ -281,6 +290,20 @@ pub enum AdminCommand {
     /// Make an object.
     #[command(subcommand)]
     Create(CreateCommand),
+    /// Give an object other values. Lists stand with commas between their values; nothing behind the = takes a value away.
+    #[command(after_help = "Examples:\n  tidegate admin set device laptop name=\"Ada's laptop\"\n  \
+        tidegate admin set resource db address=10.0.2.9 ports=5432,5433 alias=\n  \
+        tidegate admin set policy \"wiki for engineers\" groups=engineers,operators\n  \
+        tidegate admin set pop pop-1 address=pop1.example.com:443 region=eu")]
+    Set {
+        /// Of which kind.
+        kind: Kind,
+        /// Its id or name.
+        id: String,
+        /// What to set.
+        #[arg(required = true, value_name = "FIELD=VALUE")]
+        settings: Vec<String>,
+    },
     /// Remove an object.
     Delete {
         /// Of which kind.
