@@ -36,6 +36,8 @@ use store::{Account, Change, Passkey, Scope, StoreError};
 
 /// A secret that was shown has to be confirmed within this.
 const SETUP: Duration = Duration::from_secs(900);
+/// Keeps it, sealed, while its person proves again who they are: it may be scanned already.
+const SETUP_COOKIE: &str = "__Host-tidegate-totp";
 
 /// The account of who is signed in, as the snapshot has it.
 struct Own {
@@ -77,12 +79,21 @@ fn own(core: &Core, headers: &HeaderMap) -> Result<Own, Response> {
 /// The account, by a form of this session and a sign-in that is not old.
 #[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn fresh(core: &Core, headers: &HeaderMap, form_token: &str) -> Result<Own, Response> {
+    fresh_for(core, headers, form_token, "/account")
+}
+
+/// As [`fresh`]; who has to sign in first comes back to this page.
+#[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
+fn fresh_for(core: &Core, headers: &HeaderMap, form_token: &str, page: &str) -> Result<Own, Response> {
+    let Some(who) = core.signed_in(headers) else {
+        return Err(Redirect::to(&format!("/signin?next={page}")).into_response());
+    };
     let own = own(core, headers)?;
     if !session::same(&own.who.form_token, form_token) {
-        return Err(Redirect::to("/account").into_response());
+        return Err(Redirect::to(page).into_response());
     }
-    if !own.who.is_fresh(core) {
-        return Err(Redirect::to("/signin?again=1&next=/account").into_response());
+    if !who.is_fresh(core) {
+        return Err(Redirect::to(&format!("/signin?again=1&next={page}")).into_response());
     }
     Ok(own)
 }
@@ -354,10 +365,23 @@ pub(super) async fn totp_page(State(core): State<Arc<Core>>, headers: HeaderMap)
         let again = format!("/signin?again=1&next={}", percent("/account/totp"));
         return Redirect::to(&again).into_response();
     }
+    let begun = session::read(&headers, SETUP_COOKIE);
+    if let Some((sealed, secret)) = begun.and_then(|sealed| Some((sealed, begun_setup(&core, &own, sealed)?))) {
+        return totp_form(&headers, StatusCode::OK, &own, sealed, &secret, "");
+    }
     let secret = TotpSecret::generate();
     let setup = (own.person.user, secret.as_bytes().to_vec());
     let sealed = core.signin.keys.seal_until(Purpose::TotpSetup, now.plus(SETUP), &setup);
-    totp_form(&headers, StatusCode::OK, &own, &sealed, &secret, "")
+    let kept = session::cookie(SETUP_COOKIE, &sealed, SETUP);
+    page::with_cookies(totp_form(&headers, StatusCode::OK, &own, &sealed, &secret, ""), [kept])
+}
+
+/// The secret of a set-up that this person began and that is not too old.
+fn begun_setup(core: &Core, own: &Own, sealed: &str) -> Option<TotpSecret> {
+    let now = core.signer.best_time();
+    let (user, bytes) =
+        core.signin.keys.open_until::<(wire::UserId, Vec<u8>)>(Purpose::TotpSetup, sealed, now)?;
+    (user == own.person.user).then(|| TotpSecret::from_bytes(&bytes)).flatten()
 }
 
 #[derive(Deserialize)]
@@ -373,14 +397,12 @@ pub(super) async fn set_totp(
     headers: HeaderMap,
     Sent(form): Sent<TotpForm>,
 ) -> Response {
-    let own = match fresh(&core, &headers, &form.form_token) {
+    let own = match fresh_for(&core, &headers, &form.form_token, "/account/totp") {
         Ok(own) => own,
         Err(answer) => return answer,
     };
     let now = core.signer.best_time();
-    let setup = core.signin.keys.open_until::<(wire::UserId, Vec<u8>)>(Purpose::TotpSetup, &form.setup, now);
-    let secret = setup.filter(|(user, _)| *user == own.person.user);
-    let Some(secret) = secret.and_then(|(_, bytes)| TotpSecret::from_bytes(&bytes)) else {
+    let Some(secret) = begun_setup(&core, &own, &form.setup) else {
         return Redirect::to("/account/totp").into_response();
     };
     let Some(step) = secret.step_of(&form.code, now) else {
@@ -400,7 +422,8 @@ pub(super) async fn set_totp(
     // The code that switched it on signs nobody in.
     core.signin.used_steps.take(user, step);
     core.tell_used(own.person.organization, user, step);
-    recovery_page(&headers, &codes)
+    let clear = session::cookie(SETUP_COOKIE, "", Duration::ZERO);
+    page::with_cookies(recovery_page(&headers, &codes), [clear])
 }
 
 fn recovery_page(headers: &HeaderMap, codes: &[String]) -> Response {

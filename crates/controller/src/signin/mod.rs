@@ -71,8 +71,9 @@ const LOGGED: u32 = 30;
 /// 3 of a million codes are right at a time, which makes this one guess in 16,000 each five minutes.
 const WRONG_CODES: u32 = 20;
 const FAILURE_WINDOW: Duration = Duration::from_secs(300);
-/// A form has a name, two passphrases and a token; a passkey's answer a key and an attestation of some kilobytes.
-const MAX_FORM: usize = 32 * 1024;
+/// A form has a name, two passphrases and a token; a passkey's answer a key and an attestation of some kilobytes. Who typed
+/// much more is told at the field, with what they typed, as far as a quarter of a megabyte.
+const MAX_FORM: usize = 256 * 1024;
 
 /// Sign-in cannot begin.
 #[derive(Debug, thiserror::Error)]

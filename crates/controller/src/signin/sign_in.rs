@@ -240,7 +240,7 @@ pub(super) async fn sign_in(
 ) -> Response {
     let name: String = form.name.trim().chars().take(254).collect();
     let shown =
-        |error| Shown { next: &form.next, organization: &form.organization, name: &name, error, again: None };
+        |error| Shown { next: &form.next, organization: &form.organization, name: &form.name, error, again: None };
     if !session::is_own_form(&headers, &form.form_token) {
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(STALE_FORM));
     }

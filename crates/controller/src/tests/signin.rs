@@ -263,6 +263,29 @@ async fn with_an_authenticator_app_a_passphrase_is_half_a_sign_in_and_each_code_
 }
 
 #[tokio::test]
+async fn a_secret_that_was_scanned_is_still_the_one_after_its_person_signed_in_again() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/account/totp", &session).await;
+    let secret = secret_on(&page);
+    let (token, setup) = (form_token(&page), hidden(&page, "setup").to_owned());
+    let kept = cookies(&page).split("; ").find(|cookie| cookie.contains("totp")).unwrap().to_owned();
+    // The page was open for longer than a sign-in is fresh.
+    let old = proven(&world, &session, Duration::from_secs(16 * 60));
+    let code = secret.code_at(world.controller.core.signer.best_time());
+    let fields = [("code", code.as_str()), ("setup", setup.as_str()), ("form_token", token.as_str())];
+    let again = submit(&world, "/account/totp", &format!("{old}; {kept}"), &fields).await;
+    assert_eq!(again.headers[header::LOCATION], "/signin?again=1&next=/account/totp");
+    let page = get(&world, "/account/totp", &format!("{session}; {kept}")).await;
+    let now = world.controller.core.signer.best_time();
+    assert_eq!(secret_on(&page).code_at(now), secret.code_at(now), "what is in the phone already");
+    let done = submit(&world, "/account/totp", &format!("{session}; {kept}"), &fields).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    let next = get(&world, "/account/totp", &session).await;
+    assert_ne!(secret_on(&next).code_at(now), secret.code_at(now), "another app has another secret");
+}
+
+#[tokio::test]
 async fn guessed_codes_stop_code_entry_for_that_account_and_no_passkey() {
     let world = World::new().await;
     let session = owner(&world).await;
