@@ -116,6 +116,11 @@ impl Problem {
         }))
     }
 
+    /// What is sent of it.
+    pub(crate) fn document(&self) -> &ProblemDocument {
+        &self.0
+    }
+
     /// Which part of the request it is about, and what that part has to be.
     pub(crate) fn about(mut self, field: &str, rule: impl Into<String>, value: impl Into<Value>) -> Self {
         self.field = Some(field.to_owned());

@@ -1,6 +1,7 @@
 //! Listeners: TLS on TCP, TLS behind a PoP's front on a Unix socket, and the local admin socket.
 
 mod patience;
+mod refusals;
 
 pub(crate) use patience::{BodyTooSlow, Patience};
 
@@ -16,6 +17,7 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use patience::{Deadlined, Moving, Sources};
+use refusals::Refusals;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -400,7 +402,7 @@ pub(crate) async fn http1(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(TokioIo::new(Moving::new(stream, patience)), service);
+        .serve_connection(TokioIo::new(Refusals::new(Moving::new(stream, patience))), service);
     tokio::pin!(connection);
     let served = match tokio::time::timeout(patience.life, connection.as_mut()).await {
         Ok(served) => served,

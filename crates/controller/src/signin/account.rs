@@ -366,7 +366,8 @@ pub(super) async fn totp_page(State(core): State<Arc<Core>>, headers: HeaderMap)
         return Redirect::to(&again).into_response();
     }
     let begun = session::read(&headers, SETUP_COOKIE);
-    if let Some((sealed, secret)) = begun.and_then(|sealed| Some((sealed, begun_setup(&core, &own, sealed)?))) {
+    if let Some((sealed, secret)) = begun.and_then(|sealed| Some((sealed, begun_setup(&core, &own, sealed)?)))
+    {
         return totp_form(&headers, StatusCode::OK, &own, sealed, &secret, "");
     }
     let secret = TotpSecret::generate();

@@ -239,8 +239,13 @@ pub(super) async fn sign_in(
     Sent(form): Sent<SignInForm>,
 ) -> Response {
     let name: String = form.name.trim().chars().take(254).collect();
-    let shown =
-        |error| Shown { next: &form.next, organization: &form.organization, name: &form.name, error, again: None };
+    let shown = |error| Shown {
+        next: &form.next,
+        organization: &form.organization,
+        name: &form.name,
+        error,
+        again: None,
+    };
     if !session::is_own_form(&headers, &form.form_token) {
         return answer(&core, &headers, StatusCode::FORBIDDEN, &shown(STALE_FORM));
     }
