@@ -74,7 +74,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// An error and its causes, each said once: many an error's own words hold its cause already.
+/// An error and its causes, each said once: many an error's own words hold its cause already. Some repeat what stood in a
+/// file or came from elsewhere, and what of that would change a terminal does not reach it.
 fn said(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -85,7 +86,7 @@ fn said(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    text.chars().map(|c| if c.is_control() && c != '\n' { '·' } else { c }).collect()
 }
 
 impl Failure {
@@ -99,9 +100,14 @@ impl Failure {
         Self { outcome, error: anyhow::anyhow!("{text}") }
     }
 
+    /// What is printed of it.
+    pub fn text(&self) -> String {
+        said(&self.error)
+    }
+
     /// Prints itself and gives its code.
     pub fn report(self, format: Format) -> ExitCode {
-        let text = said(&self.error);
+        let text = self.text();
         match format {
             Format::Text => eprintln!("tidegate: {text}"),
             Format::Json => {
@@ -202,6 +208,12 @@ mod tests {
     #[test]
     fn control_characters_in_names_do_not_reach_the_terminal() {
         assert_eq!(cell(&Value::String("a\u{1b}[31mb".into())), "a·[31mb");
+    }
+
+    #[test]
+    fn control_characters_in_what_went_wrong_do_not_reach_the_terminal() {
+        let failure = Failure::say(Outcome::Usage, "net.toml:1: unknown field `\u{1b}]0;x\u{7}`\nline two");
+        assert_eq!(failure.text(), "net.toml:1: unknown field `·]0;x·`\nline two");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use trust::{JoinSecret, Role, SealKey};
 
 /// A body is taken, or refused with words for field, rule and value.
-fn body<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     match read_body::<T>(bytes) {
         Ok(body) => Some(body),
         Err(problem) => {
@@ -16,12 +16,16 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
                 problem.field.is_some() && problem.rule.is_some() && problem.value.is_some(),
                 "{problem:?}"
             );
-            let rule = problem.rule.clone().unwrap_or_default();
-            let raw = ["struct ", "u64", "invalid type", "unknown field", "unknown variant", "missing field"];
-            assert!(!raw.iter().any(|word| rule.starts_with(word)), "a decoder's own words: {rule}");
+            is_said_plainly(problem.rule.as_deref().unwrap_or_default());
             None
         }
     }
+}
+
+/// A rule is in words of the API, and not in those of a decoder.
+pub(crate) fn is_said_plainly(rule: &str) {
+    let raw = ["struct ", "u64", "invalid type", "unknown field", "unknown variant", "missing field"];
+    assert!(!raw.iter().any(|word| rule.starts_with(word)), "a decoder's own words: {rule}");
 }
 
 pub(crate) fn enrolment(bytes: &[u8]) {

@@ -14,13 +14,17 @@ mod messages;
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "shared with the controller, which documents it")]
 mod segments;
 
+mod admin;
 mod answers;
 mod asked;
 mod backup;
+mod bulks;
 mod contact;
 mod cookies;
 mod disk;
 mod inside;
+mod lists;
+mod location;
 mod machine;
 mod names;
 mod packets;
@@ -28,6 +32,37 @@ mod provider;
 mod requests;
 mod signin;
 mod spool;
+
+/// How the program says what it says: what a reader of an operator's files, shared by its source, finds in its own crate.
+#[path = "../../../crates/tidegate/src/output.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "shared with the binary, which documents it")]
+mod output;
+
+/// Kinds of objects, as the program's command line has them.
+mod cli {
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) enum Kind {
+        Sites,
+        Resources,
+        Users,
+        ServiceAccounts,
+        Groups,
+        Policies,
+    }
+
+    impl Kind {
+        pub(crate) const fn path(self) -> &'static str {
+            match self {
+                Self::Sites => "sites",
+                Self::Resources => "resources",
+                Self::Users => "users",
+                Self::ServiceAccounts => "service-accounts",
+                Self::Groups => "groups",
+                Self::Policies => "policies",
+            }
+        }
+    }
+}
 
 /// What the connector's spool, which is shared by its source, finds in its own crate.
 mod record {
@@ -120,6 +155,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("long_packet", packets::long_packet),
     ("translated", packets::translated),
     ("restored", backup::restored),
+    ("list_query", lists::list_query),
+    ("log_query", lists::log_query),
+    ("bulk", bulks::bulk),
+    ("declared_file", admin::declared_file),
+    ("database_url", location::database_url),
+    ("left_behind", machine::left_behind),
 ];
 
 /// What a TLS stream to TCP 443 carries: cut anywhere, it gives the same datagrams, none of which is empty or long.
@@ -558,6 +599,8 @@ pub fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     );
     list.extend([signin::genuine(), spool::genuine(), provider::genuine(), cookies::genuine()].concat());
     list.extend([requests::genuine(), answers::genuine(), packets::genuine(), backup::genuine()].concat());
+    list.extend([lists::genuine(), bulks::genuine(), admin::genuine()].concat());
+    list.extend([location::genuine(), machine::genuine()].concat());
     list.extend(messages::examples().into_iter().map(|example| {
         ("messages", kebab(example.name), [&example.frame_type.to_be_bytes()[..], &example.body].concat())
     }));

@@ -4,9 +4,11 @@ use super::{
     Problem,
     caller::Caller,
     operate::{self, Intent},
+    operation::Operation,
     problem::MAX_BODY,
     request::{Body, MaxBody},
-    tag::Tagged,
+    roles::{Needs, SignIn},
+    tag::{IfMatch, Tagged},
     types::{BulkInput, BulkOperation, BulkOutcome},
 };
 use crate::parts::Core;
@@ -79,16 +81,47 @@ async fn make_bulk(
     operate::bulk(&core, &caller, intent, input, room).await
 }
 
+/// Reads the operations of a bulk as its handler does, each with ids in the places of names; `made` says what comes of
+/// one, as its own endpoint would answer.
+///
+/// # Errors
+/// A problem that names the operation, field, rule and value.
+pub fn read_bulk(
+    input: BulkInput,
+    mut made: impl FnMut(&BulkOperation) -> Value,
+) -> Result<Vec<BulkOperation>, Problem> {
+    operate::count(&input)?;
+    let mut names = Names::default();
+    let mut read = Vec::with_capacity(input.operations.len());
+    for (index, mut asked) in input.operations.into_iter().enumerate() {
+        let at = |problem| operate::of_operation(index, problem);
+        names.read(&mut asked).map_err(at)?;
+        let seen = asked.if_match.as_deref().map(|text| IfMatch::parse("if_match", text));
+        seen.transpose().map_err(at)?;
+        names.made(asked.name.clone(), &made(&asked)).map_err(at)?;
+        read.push(asked);
+    }
+    Ok(read)
+}
+
 /// Longest name.
 const MAX_NAME: usize = 64;
+/// Members of bodies in which ids stand.
+const OF_IDS: [&str; 5] = ["groups", "owner", "resources", "site", "subject"];
 
 /// The ids of what the operations before made, by the names they were given.
 #[derive(Debug, Default)]
 pub(super) struct Names(BTreeMap<String, String>);
 
 impl Names {
+    /// What an operation asks for, with ids in the places of names, and what its own endpoint needs.
+    pub(super) fn read(&self, asked: &mut BulkOperation) -> Result<(Operation, Needs, SignIn), Problem> {
+        self.fill_in(asked)?;
+        Operation::parse(asked.method, &asked.path, asked.body.as_ref())
+    }
+
     /// Puts ids in the places of names.
-    pub(super) fn fill_in(&self, operation: &mut BulkOperation) -> Result<(), Problem> {
+    fn fill_in(&self, operation: &mut BulkOperation) -> Result<(), Problem> {
         if operation.path.contains('@') {
             let parts = operation.path.split('/').map(|part| match part.strip_prefix('@') {
                 Some(name) => self.id("path", name).map(ToOwned::to_owned),
@@ -96,36 +129,35 @@ impl Names {
             });
             operation.path = parts.collect::<Result<Vec<_>, _>>()?.join("/");
         }
-        match &mut operation.body {
-            Some(body) => self.fill_value("body", body),
-            None => Ok(()),
+        if let Some(body) = &mut operation.body {
+            self.fill_value(body);
         }
+        Ok(())
     }
 
     fn id(&self, field: &str, name: &str) -> Result<&str, Problem> {
         let id = self.0.get(name).map(String::as_str);
         id.ok_or_else(|| {
-            Problem::invalid(field, "the name (`as`) of an operation before this one", format!("@{name}"))
+            let shown = name.chars().take(120).collect::<String>();
+            Problem::invalid(field, "the name (`as`) of an operation before this one", format!("@{shown}"))
         })
     }
 
-    /// Ids stand in members of the object, and in lists in them; names of people that begin with @ stay what they are.
-    fn fill_value(&self, field: &str, value: &mut Value) -> Result<(), Problem> {
+    /// Ids stand in some members of the object, and in lists in them. Every other one is typed by a person, and stays what it
+    /// is where it begins with @: put in there, an id would be a name, a host or a region that is taken.
+    fn fill_value(&self, value: &mut Value) {
         match value {
             Value::String(text) => {
                 if let Some(id) = text.strip_prefix('@').and_then(|name| self.0.get(name)) {
                     text.clone_from(id);
                 }
-                Ok(())
             }
-            Value::Array(items) => items.iter_mut().try_for_each(|item| self.fill_value(field, item)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.fill_value(item)),
             Value::Object(members) => {
-                members.iter_mut().try_for_each(|(name, member)| {
-                    // A name is typed by a person and is nobody's id.
-                    if name == "name" { Ok(()) } else { self.fill_value(&format!("{field}.{name}"), member) }
-                })
+                let of_ids = members.iter_mut().filter(|(name, _)| OF_IDS.contains(&name.as_str()));
+                of_ids.for_each(|(_, member)| self.fill_value(member));
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 
@@ -174,5 +206,25 @@ mod tests {
         assert!(names.made(Some("s".into()), &json!({"id": "site-2"})).is_err());
         assert!(names.made(Some("a b".into()), &json!({"id": "site-2"})).is_err());
         assert!(names.made(Some("n".into()), &Value::Null).is_err());
+    }
+
+    #[test]
+    fn what_a_person_types_is_nobodys_id_even_where_it_begins_as_one() {
+        let mut names = Names::default();
+        names.made(Some("s".into()), &json!({"id": "site-1"})).unwrap();
+        for member in ["name", "email", "address", "alias", "region"] {
+            let mut body = json!({member: "@s", "prefixes": ["@s"], "regions": ["@s"]});
+            let typed = body.clone();
+            names.fill_value(&mut body);
+            assert_eq!(body, typed);
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_repeated_in_part() {
+        let path = format!("/sites/@{}", "x".repeat(1000));
+        let mut operation = serde_json::from_value(json!({"method": "DELETE", "path": path})).unwrap();
+        let problem = Names::default().fill_in(&mut operation).unwrap_err();
+        assert_eq!(problem.value.as_ref().and_then(|value| value.as_str()).map(str::len), Some(121));
     }
 }

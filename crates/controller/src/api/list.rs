@@ -10,7 +10,7 @@ use super::{
     types::Page,
 };
 use axum::extract::{FromRequestParts, Query};
-use http::{StatusCode, request::Parts};
+use http::{StatusCode, Uri, request::Parts};
 use serde::Serialize;
 use std::{cmp::Ordering, collections::BTreeMap, marker::PhantomData};
 use utoipa::{
@@ -81,11 +81,11 @@ pub(crate) struct Wanted<K> {
 
 fn bad(name: &str, rule: impl Into<String>, value: &str) -> Problem {
     let shown: String = value.chars().take(120).collect();
-    let rule = rule.into();
+    let (rule, name) = (rule.into(), name.chars().take(80).collect::<String>());
     let detail = format!("{name}: {rule}");
     let mut problem =
         Problem::new(StatusCode::BAD_REQUEST, "invalid-query", "The query string is not valid", detail);
-    problem.field = Some(name.chars().take(80).collect());
+    problem.field = Some(name);
     problem.rule = Some(rule);
     problem.value = Some(shown.into());
     problem
@@ -114,6 +114,13 @@ impl<K: Listed> Wanted<K> {
             q: None,
             kind: PhantomData,
         }
+    }
+
+    /// From what was asked for.
+    pub(crate) fn asked(uri: &Uri) -> Result<Self, Problem> {
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+        let Query(pairs) = pairs.map_err(|_| bad("query", "names and values (form encoded)", ""))?;
+        Self::read(&pairs)
     }
 
     /// From the pairs of a query string.
@@ -277,9 +284,7 @@ impl<S: Send + Sync, K: Listed> FromRequestParts<S> for Wanted<K> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-        let Query(pairs) = pairs.map_err(|_| bad("query", "names and values (form encoded)", ""))?;
-        Self::read(&pairs)
+        Self::asked(&parts.uri)
     }
 }
 
@@ -326,5 +331,18 @@ impl<K: Listed> IntoParams for Wanted<K> {
             parameter(filter.name, filter.says, schema)
         }));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_name_that_no_list_knows_the_beginning_is_repeated() {
+        let problem = bad(&"x".repeat(5000), "one of: limit", &"y".repeat(5000));
+        assert_eq!(problem.field.as_deref().map(str::len), Some(80));
+        assert_eq!(problem.value.as_ref().and_then(|value| value.as_str()).map(str::len), Some(120));
+        assert_eq!(problem.detail.len(), 80 + ": one of: limit".len());
     }
 }

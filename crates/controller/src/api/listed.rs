@@ -1,12 +1,15 @@
 //! What each kind of list can be narrowed and sorted by.
 
 use super::{
-    Views,
+    Problem, Views,
     cursor::Key,
-    list::{Filter, Listed},
+    list::{Filter, Listed, Wanted},
     types,
 };
-use store::{EnrolmentTarget, Member};
+use crate::presence::Presence;
+use http::Uri;
+use std::sync::Mutex;
+use store::{EnrolmentTarget, Member, OrganizationData};
 
 /// Sites.
 #[derive(Debug)]
@@ -53,6 +56,53 @@ pub(crate) struct Sessions;
 /// Strikes.
 #[derive(Debug)]
 pub(crate) struct Strikes;
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedIds {
+    /// The ids of its objects, in its order.
+    pub ids: Vec<String>,
+    /// The cursor of the next page.
+    pub next: Option<String>,
+}
+
+/// Reads a list's query string as handlers do, and lists rows alone by it: nobody is connected, and nothing is struck.
+/// `None` for a list that there is not.
+///
+/// # Errors
+/// A problem that names field, rule and value.
+pub fn read_list(list: &str, uri: &Uri, data: &OrganizationData) -> Option<Result<ListedIds, Problem>> {
+    Some(match list {
+        "sites" => ids::<Sites>(uri, data, &data.sites),
+        "connectors" => ids::<Connectors>(uri, data, &data.connectors),
+        "pops" => ids::<Pops>(uri, data, &[]),
+        "resources" => ids::<Resources>(uri, data, &data.resources),
+        "groups" => ids::<Groups>(uri, data, &data.groups),
+        // Of the first group.
+        "members" => {
+            let mut groups = data.memberships.chunk_by(|one, other| one.group == other.group);
+            ids::<Members>(uri, data, groups.next().unwrap_or_default())
+        }
+        "users" => ids::<Users>(uri, data, &data.users),
+        "service-accounts" => ids::<ServiceAccounts>(uri, data, &data.service_accounts),
+        "devices" => ids::<Devices>(uri, data, &data.devices),
+        "policies" => ids::<Policies>(uri, data, &data.policies),
+        "enrolment-keys" => ids::<EnrolmentKeys>(uri, data, &data.enrolment_keys),
+        "tokens" => ids::<Tokens>(uri, data, &data.tokens),
+        "organizations" => ids::<Organizations>(uri, data, std::slice::from_ref(&data.organization)),
+        "sessions" => ids::<Sessions>(uri, data, &[]),
+        "strikes" => ids::<Strikes>(uri, data, &[]),
+        _ => return None,
+    })
+}
+
+fn ids<K: Listed>(uri: &Uri, data: &OrganizationData, rows: &[K::Row]) -> Result<ListedIds, Problem> {
+    let wanted = Wanted::<K>::asked(uri)?;
+    let nobody = Mutex::new(Presence::default());
+    let views = Views::of_rows(data, &nobody);
+    let (page, next) = wanted.choose(rows.iter(), &views);
+    Ok(ListedIds { ids: page.into_iter().map(K::id).collect(), next })
+}
 
 const NAME: Filter = Filter::text("name", "With this name.");
 /// Organizations that were closed.

@@ -38,19 +38,21 @@ mod tag;
 pub mod types;
 mod view;
 
+pub use bulk::read_bulk;
 #[allow(unused_imports, reason = "the console builds callers by its sessions")]
 pub(crate) use caller::{Caller, InProcess, Origin};
 pub use caller::{ORGANIZATION_HEADER, Peer};
 pub(crate) use check::{email, host_port, name};
 pub(crate) use idempotency::{AnswerSeal, KEY_FILE as ANSWERS_KEY_FILE};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
+pub use listed::{ListedIds, read_list};
 pub(crate) use once::Once;
 pub(crate) use operate::noted;
 pub(crate) use problem::{MAX_BODY, complete};
 pub use problem::{Problem, ProblemDocument};
 pub(crate) use rates::Rates;
-pub use request::read_body;
 pub(crate) use request::{Body, MaxBody, Params};
+pub use request::{read_body, read_query};
 pub use roles::{Permission, roles_table};
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;

@@ -287,7 +287,7 @@ fn but_not_written(mut problem: Problem) -> Problem {
 }
 
 /// Of which operation of a bulk something is said.
-fn of_operation(index: usize, mut problem: Problem) -> Problem {
+pub(super) fn of_operation(index: usize, mut problem: Problem) -> Problem {
     let field = problem.field.take().unwrap_or_default();
     let place = format!("operations[{index}]");
     problem.field = Some(if field.is_empty() { place } else { format!("{place}.{field}") });
@@ -314,6 +314,15 @@ pub(super) async fn bulk(
     tokio::spawn(work).await.map_err(ended)?
 }
 
+/// How many operations, when they are not too many.
+pub(super) fn count(input: &BulkInput) -> Result<usize, Problem> {
+    let count = input.operations.len();
+    if count == 0 || count > MAX_OPERATIONS {
+        return Err(Problem::invalid("operations", format!("1 to {MAX_OPERATIONS} of them"), count));
+    }
+    Ok(count)
+}
+
 /// What the operations of a bulk came to, before anything of it is struck or stored.
 enum Tried {
     /// The same request was made before.
@@ -327,10 +336,7 @@ async fn every(
     intent: Intent,
     input: BulkInput,
 ) -> Result<Tagged, Problem> {
-    let count = input.operations.len();
-    if count == 0 || count > MAX_OPERATIONS {
-        return Err(Problem::invalid("operations", format!("1 to {MAX_OPERATIONS} of them"), count));
-    }
+    let count = count(&input)?;
     let is_dry = input.dry_run == Some(true);
     let tried = tokio::time::timeout(store::LONG_CHANGE, each(core, caller, &intent, input.operations)).await;
     let (work, results) = match tried.map_err(|_| too_long(count))?? {
@@ -387,9 +393,7 @@ async fn each(
     let mut results = Vec::with_capacity(operations.len());
     for (index, mut asked) in operations.into_iter().enumerate() {
         let at = |problem| of_operation(index, problem);
-        names.fill_in(&mut asked).map_err(at)?;
-        let (operation, needs, sign_in) =
-            Operation::parse(asked.method, &asked.path, asked.body.as_ref()).map_err(at)?;
+        let (operation, needs, sign_in) = names.read(&mut asked).map_err(at)?;
         caller.need_any(needs).map_err(at)?;
         if sign_in == SignIn::Fresh {
             caller.need_fresh(core).map_err(at)?;

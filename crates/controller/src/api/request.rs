@@ -7,7 +7,7 @@ use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
 };
-use http::{StatusCode, header, request::Parts};
+use http::{StatusCode, Uri, header, request::Parts};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_path_to_error::{Path as ErrorPath, Segment};
@@ -313,16 +313,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        match Query::<T>::try_from_uri(&parts.uri) {
-            Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-                let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
-                Err(query_problem(&rejection.body_text(), &pairs))
-            }
+        read_query(&parts.uri).map(Self)
+    }
+}
+
+/// Reads a query string as handlers do.
+///
+/// # Errors
+/// A problem that names field, rule and value.
+pub fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    match Query::<T>::try_from_uri(uri) {
+        Ok(Query(value)) => Ok(value),
+        Err(rejection) => {
+            let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+            let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
+            Err(query_problem(&rejection.body_text(), &pairs))
         }
     }
 }
+
+/// How much of a decoder's message is repeated.
+const MAX_DETAIL: usize = 300;
 
 fn query_problem(text: &str, pairs: &[(String, String)]) -> Problem {
     let reason = text.split_once(": ").map_or(text, |(_, reason)| reason);
@@ -332,8 +343,10 @@ fn query_problem(text: &str, pairs: &[(String, String)]) -> Problem {
         _ => (reason.split('`').nth(1).unwrap_or("query"), reason),
     };
     let value = pairs.iter().rev().find(|(name, _)| name == field).map(|(_, value)| value.as_str());
+    // A name may be as long as the request's line.
+    let detail: String = reason.chars().take(MAX_DETAIL).collect();
     let mut problem =
-        Problem::new(StatusCode::BAD_REQUEST, "invalid-query", "The query string is not valid", reason);
+        Problem::new(StatusCode::BAD_REQUEST, "invalid-query", "The query string is not valid", detail);
     problem.field = Some(field.chars().take(80).collect());
     problem.rule = Some(rule_of(message));
     problem.value = Some(value.map_or(Value::Null, |value| shown(&value.into())));
@@ -453,5 +466,15 @@ mod tests {
             (Some("colour"), Some("one of: limit, after"))
         );
         assert_eq!(problem.value, Some("red".into()));
+    }
+
+    #[test]
+    fn of_a_long_name_in_a_query_the_beginning_is_repeated() {
+        let name = "x".repeat(5000);
+        let text = format!("Failed to deserialize query string: unknown field `{name}`, expected `limit`");
+        let problem = query_problem(&text, &[(name, "1".to_owned())]);
+        assert_eq!(problem.detail.len(), MAX_DETAIL);
+        assert_eq!(problem.field.as_deref().map(str::len), Some(80));
+        assert_eq!(problem.rule.as_deref(), Some("one of: limit"));
     }
 }

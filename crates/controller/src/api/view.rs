@@ -6,7 +6,7 @@ use crate::{
     paths::{ConnectorSide, Paths, Way},
     presence::Presence,
 };
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use store::{EnrolmentTarget, Member, OrganizationData, ResourceMode};
 use trust::{Owner, RevocationSet, RevokedSubject, Subject, UnixMs, encode_base64url};
 use wire::{DeviceId, GroupId};
@@ -30,6 +30,12 @@ fn created(ms: u64) -> String {
 impl<'a> Views<'a> {
     pub(crate) fn new(core: &'a Core, data: &'a OrganizationData) -> Self {
         Self { data, revocations: core.strikes.set(), presence: core.presence() }
+    }
+
+    /// Of rows alone: nobody is connected, and nothing is struck.
+    pub(crate) fn of_rows(data: &'a OrganizationData, nobody: &'a Mutex<Presence>) -> Self {
+        let presence = nobody.lock().expect("nothing panics while it holds this");
+        Self { data, revocations: Arc::default(), presence }
     }
 
     fn live(&self, subject: Subject) -> api::Live {

@@ -267,8 +267,8 @@ fn replace(path: &Path, what: &Before) -> io::Result<()> {
             // The owner first: changing it takes set-user-ID bits away.
             std::os::unix::fs::fchown(&file, Some(*uid), Some(*gid))?;
             file.set_permissions(Permissions::from_mode(*mode))?;
-            if *modified != (0, 0) {
-                file.set_times(FileTimes::new().set_modified(time(*modified)))?;
+            if let Some(time) = time(*modified).filter(|_| *modified != (0, 0)) {
+                file.set_times(FileTimes::new().set_modified(time))?;
             }
             file.sync_all()
         })(),
@@ -289,13 +289,15 @@ fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn set_modified(path: &Path, modified: (i64, u32)) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.set_times(FileTimes::new().set_modified(time(modified)))
+    let Some(time) = time(modified) else { return Ok(()) };
+    OpenOptions::new().write(true).open(path)?.set_times(FileTimes::new().set_modified(time))
 }
 
-fn time((seconds, nanos): (i64, u32)) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let base = if seconds < 0 { SystemTime::UNIX_EPOCH - whole } else { SystemTime::UNIX_EPOCH + whole };
-    base + Duration::from_nanos(nanos.into())
+/// `None`: no clock shows it. A file without its time is better than none.
+fn time((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
+    let (epoch, whole) = (SystemTime::UNIX_EPOCH, Duration::from_secs(seconds.unsigned_abs()));
+    let base = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
+    base?.checked_add(Duration::from_nanos(nanos.into()))
 }
 
 #[cfg(test)]
@@ -387,6 +389,23 @@ mod tests {
         let refused = HeldFile::take(&place.journal, &place.path(), OWN, "tidegate0", &[]);
         assert!(matches!(refused, Err(FileError::Journal(_))), "{refused:?}");
         assert_eq!(look_at(&place.path()).unwrap(), before);
+    }
+
+    #[test]
+    fn a_time_that_no_clock_shows_keeps_no_file_from_coming_back() {
+        if !is_root() {
+            return;
+        }
+        let place = Place::new();
+        let modified = (i64::MAX, u32::MAX);
+        for in_place in [false, true] {
+            fs::write(place.path(), "ours").unwrap();
+            let before = Before::File { bytes: b"old".to_vec(), mode: 0o644, uid: 0, gid: 0, modified };
+            let (guardian, path) = (Process::own(), place.path());
+            let entry = Entry { guardian, path, before, ours: b"ours".to_vec(), in_place };
+            assert_eq!(put_back(&entry).unwrap(), PutBack::Restored);
+            assert_eq!(fs::read(place.path()).unwrap(), b"old");
+        }
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub enum UrlError {
     /// A `%` without two hexadecimal digits, or bytes that are no UTF-8.
     #[error("its {0} is not percent-encoded as a URL needs it")]
     Encoding(&'static str),
+    /// It would be printed, and the server's protocol ends a text at a zero.
+    #[error("its {0} has a control character")]
+    Control(&'static str),
     /// A parameter that would be ignored.
     #[error(
         "it has the parameter {0:?}, which is not known here; known are host, port, sslmode, sslrootcert, sslcert, \
@@ -215,7 +218,11 @@ impl FromStr for PostgresUrl {
         let rest = rest.ok_or(UrlError::Scheme)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = rest.split_once('/').ok_or(UrlError::Database)?;
-        let database = decoded(database, "database")?;
+        // Behind the first slash an @ is of a password with slashes: what is in front of it would be dialled and printed.
+        if database.contains('@') {
+            return Err(UrlError::Encoding("password"));
+        }
+        let database = plain(database, "database")?;
         if database.is_empty() {
             return Err(UrlError::Database);
         }
@@ -226,7 +233,7 @@ impl FromStr for PostgresUrl {
         };
         let (user, password) = match credentials.map(|text| text.split_once(':').unwrap_or((text, ""))) {
             None => (None, None),
-            Some((user, password)) => (Some(decoded(user, "user")?), Some(decoded(password, "password")?)),
+            Some((user, password)) => (Some(plain(user, "user")?), Some(decoded(password, "password")?)),
         };
         let hosts = parse_hosts(hosts)?;
         let mut url = Self {
@@ -244,7 +251,7 @@ impl FromStr for PostgresUrl {
         let (mut names, mut ports) = (None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decoded(value, "parameter")?;
+            let value = plain(value, "parameter")?;
             match name {
                 "host" => names = Some(value),
                 "port" => ports = Some(value),
@@ -286,6 +293,8 @@ impl PostgresUrl {
                     }
                 };
             }
+            // Of a password with a question mark.
+            other if other.contains('@') => return Err(UrlError::Encoding("password")),
             other => return Err(UrlError::Parameter(other.chars().take(40).collect())),
         }
         Ok(())
@@ -330,7 +339,7 @@ fn parse_host(text: &str) -> Result<Host, UrlError> {
             None => (text, ""),
         },
     };
-    let name = decoded(name, "host")?;
+    let name = plain(name, "host")?;
     let port = match rest.strip_prefix(':') {
         Some(number) => port(number)?,
         None if rest.is_empty() => DEFAULT_PORT,
@@ -344,6 +353,12 @@ fn parse_host(text: &str) -> Result<Host, UrlError> {
 
 fn port(text: &str) -> Result<u16, UrlError> {
     text.parse().ok().filter(|port| *port != 0).ok_or(UrlError::Port)
+}
+
+/// Decoded, and nothing that changes a terminal or ends a text of the protocol.
+fn plain(text: &str, what: &'static str) -> Result<String, UrlError> {
+    let text = decoded(text, what)?;
+    if text.chars().any(char::is_control) { Err(UrlError::Control(what)) } else { Ok(text) }
 }
 
 fn decoded(text: &str, what: &'static str) -> Result<String, UrlError> {
@@ -403,6 +418,28 @@ mod tests {
             let error = wrong.parse::<PostgresUrl>().expect_err(wrong);
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn half_of_a_password_that_is_not_encoded_is_never_printed() {
+        for text in ["postgres://tide:12/hunter2@db/t", "postgres://tide:12/t?hunter2@db/t"] {
+            assert_eq!(text.parse::<PostgresUrl>(), Err(UrlError::Encoding("password")), "{text}");
+        }
+        // An @ of a value is one.
+        assert!(parsed("postgres://db/t?application_name=a@b").to_string().ends_with("/t"));
+    }
+
+    #[test]
+    fn nothing_that_changes_a_terminal_is_taken() {
+        for (text, what) in [
+            ("postgres://db/t%1b[2J", "database"),
+            ("postgres://u%00@db/t", "user"),
+            ("postgres://db%0a/t", "host"),
+            ("postgres:///t?host=/run\u{9b}", "parameter"),
+        ] {
+            assert_eq!(text.parse::<PostgresUrl>(), Err(UrlError::Control(what)), "{text:?}");
+        }
+        assert!(parsed("postgres://u:%1b@db/t").has_password(), "a password is not printed");
     }
 
     #[test]

@@ -41,20 +41,33 @@ impl Current {
     pub(super) async fn read(api: &ApiClient) -> Result<Self, Failure> {
         let mut current = Self::default();
         for collection in COLLECTIONS {
-            let key = key_of(collection);
-            let items = super::every(api, kind(collection).path(), None).await?;
-            let named = items.into_iter().filter_map(|item| Some((item[key].as_str()?.to_owned(), item)));
-            current.objects.insert(collection, named.collect());
+            current.take(collection, super::every(api, kind(collection).path(), None).await?);
         }
         let groups: Vec<String> = current.ids("groups").cloned().collect();
         for group in groups {
             let members = super::every(api, &format!("groups/{group}/members"), None).await?;
-            let ids =
-                members.iter().filter_map(|member| Some(member["member"].as_str()?.to_owned())).collect();
-            current.members.insert(group, ids);
+            current.take_members(group, &members);
         }
-        current.settings = api.get("/api/v1/settings").await.map_err(refused)?;
+        current.take_settings(api.get("/api/v1/settings").await.map_err(refused)?);
         Ok(current)
+    }
+
+    /// The objects of a collection as the API lists them.
+    pub(super) fn take(&mut self, collection: &'static str, items: Vec<Value>) {
+        let key = key_of(collection);
+        let named = items.into_iter().filter_map(|item| Some((item[key].as_str()?.to_owned(), item)));
+        self.objects.insert(collection, named.collect());
+    }
+
+    /// The members of a group as the API lists them.
+    pub(super) fn take_members(&mut self, group: String, members: &[Value]) {
+        let ids = members.iter().filter_map(|member| Some(member["member"].as_str()?.to_owned()));
+        self.members.insert(group, ids.collect());
+    }
+
+    /// The settings as the API has them.
+    pub(super) fn take_settings(&mut self, settings: Value) {
+        self.settings = settings;
     }
 
     fn ids(&self, collection: &str) -> impl Iterator<Item = &String> {
@@ -173,21 +186,39 @@ pub(super) enum Others {
 struct Names<'a> {
     file: &'a File,
     current: &'a Current,
+    others: Others,
+    /// By collection: where in the file an object is, by its key.
+    places: BTreeMap<&'static str, BTreeMap<String, usize>>,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn new(file: &'a File, current: &'a Current, others: Others) -> Self {
+        let keys = |collection: &'static str| {
+            let objects = file.objects(collection).into_iter().enumerate();
+            objects
+                .filter_map(|(index, object)| Some((object[key_of(collection)].as_str()?.to_owned(), index)))
+                .collect()
+        };
+        let places = COLLECTIONS.into_iter().map(|collection| (collection, keys(collection))).collect();
+        Self { file, current, others, places }
+    }
+
     /// An id, or the name by which an earlier operation of the same request is known.
     fn id(&self, collection: &str, name: &str, place: &str, field: &str) -> Result<String, Failure> {
-        if let Some(item) = self.current.get(collection, name) {
+        let places = self.places.get(collection);
+        let index = places.and_then(|places| places.get(name));
+        // What this very file removes is not to be named in it.
+        let only_here = self.others == Others::Go && places.is_some_and(|places| !places.is_empty());
+        let stays = index.is_some() || !only_here;
+        if let Some(item) = self.current.get(collection, name).filter(|_| stays) {
             return Ok(item["id"].as_str().unwrap_or_default().to_owned());
         }
-        let key = key_of(collection);
-        let index = self.file.objects(collection).iter().position(|object| object[key] == name);
+        let (key, or) = (key_of(collection), if only_here { "" } else { " or of the organization" });
         index.map(|index| format!("@{collection}.{index}")).ok_or_else(|| {
             Failure::say(
                 Outcome::Usage,
                 format_args!(
-                    "{place}: {field}: expected the {key} of one of the {collection} of this file or of the organization, got {name:?}"
+                    "{place}: {field}: expected the {key} of one of the {collection} of this file{or}, got {name:?}"
                 ),
             )
         })
@@ -252,7 +283,7 @@ fn same(collection: &str, name: &str, one: &Value, other: &Value) -> bool {
 impl Plan {
     /// Compares.
     pub(super) fn make(file: &File, current: &Current, others: Others) -> Result<Self, Failure> {
-        let names = Names { file, current };
+        let names = Names::new(file, current, others);
         let mut plan = Self::default();
         if let Some(wanted) = file.settings() {
             plan.settings(file, current, &wanted);
@@ -445,9 +476,9 @@ impl Plan {
         allow_shrink: bool,
         dry_run: bool,
     ) -> Result<Value, Failure> {
-        let operations: Vec<&Value> = steps.iter().map(|step| &step.operation).collect();
-        let body = json!({"operations": operations, "allow_shrink": allow_shrink, "dry_run": dry_run});
-        api.post("/api/v1/bulk", &body).await.map_err(|error| at_place(steps, error))
+        api.post("/api/v1/bulk", &bulk(steps, allow_shrink, dry_run))
+            .await
+            .map_err(|error| at_place(steps, error))
     }
 
     /// Makes the changes: in one transaction, when they fit into one.
@@ -513,6 +544,12 @@ impl Plan {
     }
 }
 
+/// The steps as the API takes them.
+pub(super) fn bulk(steps: &[Step], allow_shrink: bool, dry_run: bool) -> Value {
+    let operations: Vec<&Value> = steps.iter().map(|step| &step.operation).collect();
+    json!({"operations": operations, "allow_shrink": allow_shrink, "dry_run": dry_run})
+}
+
 /// Puts ids that are known by now into the places of names.
 fn known(made: &BTreeMap<String, String>, operation: &mut Value) {
     match operation {
@@ -524,8 +561,9 @@ fn known(made: &BTreeMap<String, String>, operation: &mut Value) {
             *text = parts.collect::<Vec<_>>().join("/");
         }
         Value::Array(items) => items.iter_mut().for_each(|item| known(made, item)),
+        // What else there is was typed by a person, and is nobody's name.
         Value::Object(members) => members.iter_mut().for_each(|(name, member)| {
-            if name != "name" && name != "as" {
+            if matches!(name.as_str(), "path" | "body" | "site" | "groups" | "resources") {
                 known(made, member);
             }
         }),
@@ -654,6 +692,32 @@ members = []
         }
         let wiki = plan.steps.iter().find(|step| step.what.contains("wiki")).unwrap();
         assert_eq!(wiki.operation["body"]["site"], "@sites.0");
+    }
+
+    #[test]
+    fn what_a_file_removes_is_not_named_in_it() {
+        let text = "[[users]]\nemail = \"grace@example.com\"\nname = \"Grace\"\n\
+                    [[groups]]\nname = \"eng\"\nmembers = [\"ada@example.com\"]\n";
+        let file = declare::parse("f", text).expect("reads");
+        let error = Plan::make(&file, &current(), Others::Go).expect_err("refused");
+        let said = error.error.to_string();
+        assert!(said.ends_with("one of the users of this file, got \"ada@example.com\""), "{said}");
+        // Where nobody goes, she is there.
+        assert!(Plan::make(&file, &current(), Others::Stay).is_ok());
+    }
+
+    #[test]
+    fn ids_of_an_earlier_request_stand_where_its_names_stood_and_nowhere_else() {
+        let made = BTreeMap::from([("sites.0".to_owned(), "site-1".to_owned())]);
+        let operation = |place: &str| {
+            json!({
+                "method": "POST", "path": format!("/sites/{place}/x"), "as": "@sites.0",
+                "body": {"site": place, "groups": [place], "name": "@sites.0", "alias": "@sites.0", "ports": ["@sites.0"]},
+            })
+        };
+        let mut asked = operation("@sites.0");
+        known(&made, &mut asked);
+        assert_eq!(asked, operation("site-1"));
     }
 
     #[test]

@@ -20,6 +20,9 @@ const fn mutations(target: &str) -> u32 {
     // Their targets open a preallocated file and sync it, twice for each input; fill a database.
     if target.eq_ignore_ascii_case("strike_journal") || target.eq_ignore_ascii_case("restored") {
         100
+    } else if target.eq_ignore_ascii_case("list_query") {
+        // Every list, page by page, some of them several times.
+        1000
     } else {
         3000
     }
