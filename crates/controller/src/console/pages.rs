@@ -6,14 +6,15 @@ use super::{
     assets, audit, devices, events, flows,
     form::MAX_FORM,
     keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
-    step_up, strikes,
+    step_up,
+    strikes::{self, Way},
     things::{self, Thing},
     topology, why,
 };
 use crate::parts::Core;
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, Path},
+    extract::DefaultBodyLimit,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -48,18 +49,20 @@ fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
 }
 
 /// Taking access away and giving it back.
-fn strikes(router: Router<Arc<Core>>, kind: &'static str) -> Router<Arc<Core>> {
-    let named = move |Path(id): Path<String>| Path((kind.to_owned(), id));
+fn strikes(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
+    let page = thing.page();
+    let mut router = router.route(
+        &format!("{page}/{{id}}/restore"),
+        post(move |api, id, posted| strikes::restore(thing, api, id, posted)),
+    );
+    for way in Way::of(thing) {
+        router = router.route(
+            &format!("{page}/{{id}}/{}", way.word()),
+            get(move |viewer, id| strikes::ask_page(thing, *way, viewer, id))
+                .post(move |api, id, posted| strikes::strike(thing, *way, api, id, posted)),
+        );
+    }
     router
-        .route(
-            &format!("/{kind}/{{id}}/revoke"),
-            get(move |viewer, id| strikes::revoke_page(viewer, named(id)))
-                .post(move |api, id, posted| strikes::revoke(api, named(id), posted)),
-        )
-        .route(
-            &format!("/{kind}/{{id}}/restore"),
-            post(move |api, id, posted| strikes::restore(api, named(id), posted)),
-        )
 }
 
 pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
@@ -96,6 +99,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/service-accounts/{id}", get(people::account))
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::one))
+        .route("/devices/{id}/approve", get(devices::approve_page).post(devices::approve))
         .route("/pops", get(keys::pops))
         .route("/pops/{id}", get(keys::one_pop))
         .route("/keys", get(keys::list))
@@ -142,8 +146,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
     ] {
         router = forms(router, thing);
     }
-    for kind in ["devices", "people", "service-accounts", "connectors", "pops"] {
-        router = strikes(router, kind);
+    for thing in [Thing::Device, Thing::User, Thing::ServiceAccount, Thing::Connector, Thing::Pop] {
+        router = strikes(router, thing);
     }
     router.merge(assets::routes()).layer(Extension(Api::new(core))).layer(DefaultBodyLimit::max(MAX_FORM))
 }

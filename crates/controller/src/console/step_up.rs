@@ -28,6 +28,8 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/service-accounts/{id}/restore", "Giving a service account its access back"),
     ("/connectors/{id}/restore", "Giving a connector its place back"),
     ("/pops/{id}/restore", "Giving a PoP its place back"),
+    ("/devices/{id}/block", "Blocking a device"),
+    ("/devices/{id}/archive", "Archiving a device"),
     ("/devices/{id}/remove", "Removing a device"),
     ("/people/{id}/remove", "Removing a person"),
     ("/service-accounts/{id}/remove", "Removing a service account"),

@@ -70,7 +70,7 @@ impl Thing {
         }
     }
 
-    const fn here(self) -> Here {
+    pub(super) const fn here(self) -> Here {
         match self {
             Self::Site | Self::Connector => Here::Sites,
             Self::Resource => Here::Resources,
@@ -83,7 +83,7 @@ impl Thing {
         }
     }
 
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Site => "site",
             Self::Resource => "resource",
@@ -591,6 +591,9 @@ pub(super) fn done_note(viewer: &Viewer, wanted: &Wanted) -> Markup {
     }
     if !wanted.get("removed").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Removed." } " Version " (version) "." })) } };
+    }
+    if !wanted.get("approved").is_empty() {
+        return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Approved." } " It gets its certificate when it asks again: tell its owner to run the same command once more." })) } };
     }
     if !wanted.get("ended").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Signed out everywhere." } " Each of their browsers asks for a sign-in again. What their devices reach goes on." })) } };

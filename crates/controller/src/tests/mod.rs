@@ -7,6 +7,7 @@ mod changes;
 mod clock;
 mod console;
 mod console_accounts;
+mod console_devices;
 mod console_forms;
 mod console_logs;
 mod console_roles;
