@@ -31,6 +31,7 @@ mod status;
 mod step_up;
 mod strikes;
 mod things;
+mod tokens;
 mod topology;
 mod urlencoded;
 mod why;

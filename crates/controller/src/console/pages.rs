@@ -9,7 +9,7 @@ use super::{
     step_up,
     strikes::{self, Way},
     things::{self, Thing},
-    topology, why,
+    tokens, topology, why,
 };
 use crate::parts::Core;
 use axum::{
@@ -112,8 +112,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/settings/providers/new", get(providers::new_page).post(providers::create))
         .route("/settings/providers/{id}/edit", get(providers::edit_page).post(providers::replace))
         .route("/settings/providers/{id}/remove", post(providers::remove))
-        .route("/settings/tokens", post(settings::make_token))
-        .route("/settings/tokens/{id}/remove", post(settings::remove_token))
+        .route("/settings/tokens", post(tokens::make))
+        .route("/settings/tokens/{id}/remove", post(tokens::remove))
         .route("/search", get(search::page))
         .route("/signed-in-again", get(step_up::signed_in_again))
         .route("/events", get(events::events))

@@ -86,6 +86,128 @@ async fn a_token_that_is_not_made_says_why_at_its_field_and_keeps_what_was_chose
 }
 
 #[tokio::test]
+async fn approval_of_devices_and_how_long_logs_are_kept_are_set_where_the_rest_is_and_refused_at_their_fields()
+ {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/settings", &session).await;
+    assert!(page.text.contains("<option value=\"false\" selected>has access at once"), "{}", page.text);
+    let token = form_token(&page);
+    let save = async |version: &str, fields: &[(&str, &str)]| {
+        let own = [("form_token", token.as_str()), ("version", version), ("name", "default")];
+        submit(&world, "/settings", &session, &[&own[..], fields].concat()).await
+    };
+    let version = hidden(&page, "version");
+    for (field, wrong, said) in [
+        ("audit_retention_days", "3", "Expected: 7 to 36500."),
+        ("audit_retention_days", "a year", "Expected: a whole number of days; got “a year”."),
+        ("flow_retention_days", "99999", "Expected: 1 to 36500."),
+        ("approve_devices", "perhaps", "Expected: one of the two."),
+    ] {
+        let refused = save(&version, &[(field, wrong)]).await;
+        assert_eq!(refused.status, 422, "{field}: {}", refused.text);
+        for shown in [&format!("id=\"{field}-error\""), said, &format!("href=\"#{field}\"")] {
+            assert!(refused.text.contains(shown), "{field}: {shown}: {}", refused.text);
+        }
+        let kept = field == "approve_devices" || refused.text.contains(&format!("value=\"{wrong}\""));
+        assert!(kept, "{field}: {}", refused.text);
+    }
+    let right = [("approve_devices", "true"), ("audit_retention_days", "365"), ("flow_retention_days", "30")];
+    assert_eq!(save(&version, &right).await.status, 303);
+    let now = world.get("/settings").await.ok();
+    assert_eq!(now["approve_devices"], json!(true));
+    assert_eq!((&now["audit_retention_days"], &now["flow_retention_days"]), (&json!(365), &json!(30)));
+    // Both versions are in words when somebody else was first.
+    let late = save(&version, &[("approve_devices", "false")]).await;
+    assert_eq!(late.status, 412);
+    for shown in ["waits until somebody approves it</bdi>", "has access at once</bdi>"] {
+        assert!(late.text.contains(shown), "{shown}: {}", late.text);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_made_with_a_role_or_with_scopes_and_lives_as_long_as_was_asked() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/settings", &session).await;
+    for scope in ["read", "write", "strike", "enrol", "admin", "installation"] {
+        assert!(page.text.contains(&format!("name=\"scopes\" value=\"{scope}\"")), "{scope}");
+    }
+    let token = form_token(&page);
+    let make = async |fields: &[(&str, &str)]| {
+        let own = [("form_token", token.as_str())];
+        submit(&world, "/settings/tokens", &session, &[&own[..], fields].concat()).await
+    };
+    let seconds = |made: &serde_json::Value| {
+        let at = |name: &str| made[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        at("expires").as_second() - at("created").as_second()
+    };
+    let made = make(&[
+        ("name", "a"),
+        ("role", "auditor"),
+        ("scopes", "read"),
+        ("life", "2"),
+        ("life_unit", "hours"),
+    ])
+    .await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    assert!(made.text.contains("It may: role auditor."), "{}", made.text);
+    let made =
+        make(&[("name", "b"), ("role", ""), ("scopes", "admin"), ("life", "365"), ("life_unit", "days")])
+            .await;
+    assert!(made.text.contains("It may: admin."), "{}", made.text);
+    make(&[("name", "c"), ("scopes", "read")]).await;
+    let all = world.get("/tokens?sort=created").await.ok();
+    let of = |name: &str| all["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!((&of("a")["role"], seconds(of("a"))), (&json!("auditor"), 7_200));
+    assert_eq!((&of("b")["scopes"], seconds(of("b"))), (&json!(["admin"]), 31_536_000));
+    assert_eq!(seconds(of("c")), 90 * 86_400);
+    let listed = get(&world, "/settings", &session).await;
+    assert!(listed.text.contains("role auditor"), "{}", listed.text);
+
+    for (life, unit, said) in [
+        ("366", "days", "Expected: 1 minute to 365 days."),
+        ("0", "minutes", "Expected: 1 minute to 365 days."),
+        ("99999999999999999999", "days", "Expected: a whole number"),
+        ("a while", "hours", "Expected: a whole number; got “a while”."),
+    ] {
+        let fields =
+            [("name", "d"), ("role", "support"), ("scopes", "enrol"), ("life", life), ("life_unit", unit)];
+        let refused = make(&fields).await;
+        assert_eq!(refused.status, 422, "{life}: {}", refused.text);
+        for shown in [
+            "id=\"token_life-error\"",
+            said,
+            "href=\"#token_life\"",
+            "value=\"d\"",
+            "<option value=\"support\" selected>",
+            "value=\"enrol\" checked",
+            &format!("value=\"{life}\""),
+            &format!("<option value=\"{unit}\" selected>"),
+        ] {
+            assert!(refused.text.contains(shown), "{life}: {shown}: {}", refused.text);
+        }
+    }
+    let nobody = make(&[("name", "e"), ("role", "emperor")]).await;
+    assert_eq!(nobody.status, 422, "{}", nobody.text);
+    assert!(nobody.text.contains("id=\"token_role-error\""), "{}", nobody.text);
+}
+
+#[tokio::test]
+async fn whoever_makes_a_token_is_offered_no_more_than_they_may_do() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let users = world.get("/users").await.ok();
+    let me = format!("/users/{}/role", users["items"][0]["id"].as_str().unwrap());
+    world.call(Method::PUT, &me, Some(json!({"role": "admin"}))).await.ok();
+    let page = get(&world, "/settings", &session).await;
+    assert!(page.text.contains("name=\"scopes\" value=\"admin\""), "{}", page.text);
+    assert!(!page.text.contains("name=\"scopes\" value=\"installation\""));
+    assert!(page.text.contains("value=\"support\">what the role Support may"), "{}", page.text);
+    assert!(!page.text.contains("value=\"owner\">"));
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_emoji_in_a_field_come_back_as_they_were_typed() {
     let world = World::new().await;
     let session = owner(&world).await;
