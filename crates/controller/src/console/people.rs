@@ -4,7 +4,7 @@ use super::{
     accounts::sign_in_card,
     ask::{Api, Refused, send},
     devices::device_rows,
-    form::Posted,
+    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, chosen, field, summary},
     keys::device_key_form,
     lists::{self, Listing, Wanted},
     look::{
@@ -22,13 +22,13 @@ use axum::{
     extract::{Path, Query},
     response::{IntoResponse, Redirect, Response},
 };
-use http::Method;
+use http::{Method, StatusCode};
 use maud::{Markup, html};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use store::Member;
 use trust::{RevokedSubject, UnixMs};
-use wire::{GroupId, ServiceAccountId, UserId};
+use wire::GroupId;
 
 /// Devices that are shown on a member's page.
 const MOST_DEVICES: usize = 50;
@@ -197,9 +197,14 @@ fn reaches(viewer: &Viewer, names: &Names<'_>, groups: &[GroupId]) -> Markup {
 }
 
 /// Forms that put a member into a group and take them out.
-fn group_forms(viewer: &Viewer, names: &Names<'_>, member: Member, groups: &[GroupId]) -> Markup {
-    let mut others: Vec<_> = names.groups.iter().filter(|(id, _)| !groups.contains(id)).collect();
-    others.sort_by_key(|(_, name)| name.to_lowercase());
+fn group_forms(
+    viewer: &Viewer,
+    names: &Names<'_>,
+    member: Member,
+    groups: &[GroupId],
+    again: &Again,
+) -> Markup {
+    let (others, waits) = (other_groups(names, groups), viewer.changes_wait());
     card(
         "groups",
         "Groups",
@@ -223,19 +228,29 @@ fn group_forms(viewer: &Viewer, names: &Names<'_>, member: Member, groups: &[Gro
             @if names.groups.is_empty() {
                 p class="card-body sm" { "There is no group yet." @if viewer.offers("/groups/new") { " " a href="/groups/new" { "Add one" } "." } }
             } @else if !others.is_empty() && viewer.offers("/groups/members/add") {
-                form class="card-foot" method="post" action="/groups/members/add" {
+                form class="card-body card-body--top" method="post" action="/groups/members/add" novalidate {
                     (viewer.token())
                     input type="hidden" name="member" value=(member.to_string());
-                    input type="hidden" name="back" value=(member_page(member));
-                    span class="select-wrap" {
-                        select class="select" name="group" aria-label="Group" { @for (id, name) in others.iter().take(500) { option value=(id) { (name) } } }
-                        (icon("chev"))
+                    (summary(&again.group_errors, &[("group", GROUP_LABEL)]))
+                    (field(&Field { name: "group", label: GROUP_LABEL, kind: Kind::Choice(&others), hint: "", optional: false }, &again.group, &again.group_errors))
+                    div class="actions mt-2" {
+                        button class="btn btn--sm" type="submit" disabled[waits.is_some()] { "Put into this group" }
+                        @if let Some(why) = &waits { span class="sm" { "This waits: " (why) "." } }
                     }
-                    button class="btn btn--sm" type="submit" { "Put into this group" }
                 }
             }
         },
     )
+}
+
+const GROUP_LABEL: &str = "Put into a group";
+
+/// The groups that a member is not in, by id and name.
+fn other_groups(names: &Names<'_>, groups: &[GroupId]) -> Vec<(String, String)> {
+    let others = names.groups.iter().filter(|(id, _)| !groups.contains(id));
+    let mut others: Vec<_> = others.map(|(id, name)| (id.to_string(), (*name).to_owned())).collect();
+    others.sort_by_cached_key(|(_, name)| name.to_lowercase());
+    others
 }
 
 fn devices_card(viewer: &Viewer, member: Member) -> Markup {
@@ -259,31 +274,23 @@ fn devices_card(viewer: &Viewer, member: Member) -> Markup {
     )
 }
 
+/// What a member's page shows again, because it was sent and not done.
+#[derive(Default)]
+struct Again {
+    group: Values,
+    group_errors: Errors,
+    status: StatusCode,
+}
+
 pub(super) async fn person(
     viewer: Viewer,
     Path(id): Path<String>,
     Query(wanted): Query<BTreeMap<String, String>>,
 ) -> Response {
-    let wanted = Wanted(wanted);
-    let found = id.parse::<UserId>().ok();
-    let Some(row) = found.and_then(|id| viewer.data().users.iter().find(|row| row.id == id)) else {
-        return missing(&viewer, Thing::User);
-    };
-    let struck = viewer.core.strikes.set().is_struck(RevokedSubject::User(row.id), row.generation);
-    let member = Member::User(row.id);
-    member_answer(
-        &viewer,
-        &wanted,
-        (Here::People, "/people", "People and groups"),
-        &id,
-        &row.name,
-        html! { (state(struck)) (roles::said(row.role)) " " (typed(&row.email)) },
-        member,
-        struck,
-        row.generation,
-        row.created_ms,
-        Some(row),
-    )
+    match id.parse() {
+        Ok(id) => member_answer(&viewer, &Wanted(wanted), Member::User(id), &Again::default()),
+        Err(_) => missing(&viewer, Thing::User),
+    }
 }
 
 pub(super) async fn account(
@@ -291,60 +298,78 @@ pub(super) async fn account(
     Path(id): Path<String>,
     Query(wanted): Query<BTreeMap<String, String>>,
 ) -> Response {
-    let wanted = Wanted(wanted);
-    let found = id.parse::<ServiceAccountId>().ok();
-    let Some(row) = found.and_then(|id| viewer.data().service_accounts.iter().find(|row| row.id == id))
-    else {
-        return missing(&viewer, Thing::ServiceAccount);
-    };
-    let struck = viewer.core.strikes.set().is_struck(RevokedSubject::ServiceAccount(row.id), row.generation);
-    let member = Member::ServiceAccount(row.id);
-    member_answer(
-        &viewer,
-        &wanted,
-        (Here::ServiceAccounts, "/service-accounts", "Service accounts"),
-        &id,
-        &row.name,
-        html! { (state(struck)) " " (plain_badge("service account")) },
-        member,
-        struck,
-        row.generation,
-        row.created_ms,
-        None,
-    )
+    match id.parse() {
+        Ok(id) => member_answer(&viewer, &Wanted(wanted), Member::ServiceAccount(id), &Again::default()),
+        Err(_) => missing(&viewer, Thing::ServiceAccount),
+    }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one page for two kinds of members, called twice above")]
-fn member_answer(
-    viewer: &Viewer,
-    wanted: &Wanted,
-    (here, page, list): (Here, &'static str, &'static str),
-    id: &str,
-    name: &str,
+/// What the pages of the two kinds of members have of their own.
+struct About<'a> {
+    thing: Thing,
+    name: &'a str,
     lede: Markup,
-    member: Member,
     struck: bool,
     generation: u64,
     created_ms: u64,
-    user: Option<&store::User>,
-) -> Response {
+    user: Option<&'a store::User>,
+}
+
+fn about(viewer: &Viewer, member: Member) -> Option<About<'_>> {
+    let strikes = viewer.core.strikes.set();
+    match member {
+        Member::User(id) => {
+            let row = viewer.data().users.iter().find(|row| row.id == id)?;
+            let struck = strikes.is_struck(RevokedSubject::User(id), row.generation);
+            Some(About {
+                thing: Thing::User,
+                name: &row.name,
+                lede: html! { (state(struck)) (roles::said(row.role)) " " (typed(&row.email)) },
+                struck,
+                generation: row.generation,
+                created_ms: row.created_ms,
+                user: Some(row),
+            })
+        }
+        Member::ServiceAccount(id) => {
+            let row = viewer.data().service_accounts.iter().find(|row| row.id == id)?;
+            let struck = strikes.is_struck(RevokedSubject::ServiceAccount(id), row.generation);
+            Some(About {
+                thing: Thing::ServiceAccount,
+                name: &row.name,
+                lede: html! { (state(struck)) " " (plain_badge("service account")) },
+                struck,
+                generation: row.generation,
+                created_ms: row.created_ms,
+                user: None,
+            })
+        }
+    }
+}
+
+fn member_answer(viewer: &Viewer, wanted: &Wanted, member: Member, again: &Again) -> Response {
+    let Some(About { thing, name, lede, struck, generation, created_ms, user }) = about(viewer, member)
+    else {
+        return missing(viewer, thing_of(member));
+    };
+    let (page, id) = (thing.page(), member.to_string());
     let role = user.map(|user| user.role);
     let sign_in = user.map_or_else(|| html! {}, |user| sign_in_card(viewer, user));
     let names = Names::of(viewer.data());
     let groups = groups_of(viewer, member);
     let body = html! {
-        (head(&[(page, list)], typed(name), lede, html! {
+        (head(&[(page, thing.many())], typed(name), lede, html! {
             (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
-            @if here == Here::People { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
+            @if user.is_some() { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
             @if role.is_some_and(|role| roles::may_change(&viewer.caller, role)) { (viewer.link_button(&format!("{page}/{id}/role"), "people", "Role")) }
-            (buttons(viewer, page, id, struck))
+            (buttons(viewer, page, &id, struck))
             (viewer.danger_link(&format!("{page}/{id}/remove"), "Remove", None))
         }))
         (done_note(viewer, wanted))
         div class="grid" {
             div class="stack col-8" { (devices_card(viewer, member)) (reaches(viewer, &names, &groups)) }
             div class="stack stack--side col-4" {
-                (group_forms(viewer, &names, member, &groups))
+                (group_forms(viewer, &names, member, &groups, again))
                 (sign_in)
                 (card_with_room("facts", "Facts", facts(&[
                     ("Generation", html! { (generation) }),
@@ -354,7 +379,15 @@ fn member_answer(
             }
         }
     };
-    viewer.page(here, name, body)
+    let title = if again.status.is_success() { name.to_owned() } else { format!("Error: {name}") };
+    viewer.page_with(again.status, thing.here(), &title, html! {}, body)
+}
+
+const fn thing_of(member: Member) -> Thing {
+    match member {
+        Member::User(_) => Thing::User,
+        Member::ServiceAccount(_) => Thing::ServiceAccount,
+    }
 }
 
 pub(super) async fn accounts(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
@@ -490,36 +523,73 @@ fn back(posted: &Posted) -> String {
 }
 
 pub(super) async fn add_member(api: Extension<Api>, posted: Posted) -> Response {
-    let back = back(&posted);
-    if !posted.is_genuine() {
-        return Redirect::to(&back).into_response();
+    let genuine = posted.is_genuine();
+    let Posted { viewer, values, .. } = posted;
+    let Ok(member) = values.one("member").parse::<Member>() else { return missing(&viewer, Thing::User) };
+    let again = |group_errors: Errors, status: StatusCode| {
+        let again = Again { group: values.clone(), group_errors, status };
+        member_answer(&viewer, &Wanted::default(), member, &again)
+    };
+    let mut errors = Errors::default();
+    if !genuine {
+        errors.add("", OTHER_SESSION);
+        return again(errors, StatusCode::CONFLICT);
     }
-    let path = format!(
-        "/groups/{}/members/{}",
-        encode(posted.values.one("group")),
-        encode(posted.values.one("member"))
-    );
-    match send(&api, &posted.viewer, Method::PUT, &path, Some(&json!({})), None).await {
-        Ok(_) => Redirect::to(&format!("{back}?saved=1")).into_response(),
-        Err(refused) => not_done(&posted.viewer, "Nobody was put into a group", &refused, &back),
+    let names = Names::of(viewer.data());
+    let typed = values.one("group");
+    let others = other_groups(&names, &groups_of(&viewer, member));
+    let group = chosen(&others, typed);
+    if group.parse::<GroupId>().is_err() {
+        let shown: String = typed.chars().take(80).collect();
+        let is_in = groups_of(&viewer, member).iter().any(|id| names.group(*id).eq_ignore_ascii_case(typed));
+        errors.add(
+            "group",
+            match typed {
+                "" => "Expected the name of a group.".to_owned(),
+                _ if is_in => format!("Expected another group; “{shown}” has this member already."),
+                _ => format!("Expected the name of a group; none is called “{shown}”."),
+            },
+        );
+        return again(errors, StatusCode::UNPROCESSABLE_ENTITY);
+    }
+    let path = format!("/groups/{}/members/{}", encode(group), encode(&member.to_string()));
+    match send(&api, &viewer, Method::PUT, &path, Some(&json!({})), None).await {
+        Ok(_) => Redirect::to(&format!("{}?saved=1", member_page(member))).into_response(),
+        Err(refused) => again(Errors::refused(&refused, &[]), refused.http_status()),
     }
 }
 
 pub(super) async fn remove_member(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
     let back = back(&posted);
+    let viewer = &posted.viewer;
+    let names = Names::of(viewer.data());
+    let (Ok(group), Ok(member)) = (id.parse::<GroupId>(), posted.values.one("member").parse::<Member>())
+    else {
+        return missing(viewer, Thing::Group);
+    };
+    let (group_name, name) = (names.group(group), names.member(member));
     if !posted.is_genuine() {
-        return Redirect::to(&back).into_response();
+        let body = html! {
+            (head(&[(&back, "Back")], html! { "Take " (typed(name)) " out of " (typed(group_name)) "?" },
+                "This was asked for before you signed in. Nothing was done yet. What the group’s policies give ends within 5 s, also without the database.", html! {}))
+            form class="card" method="post" action={ "/groups/" (id) "/members/remove" } {
+                (viewer.token())
+                input type="hidden" name="member" value=(member.to_string());
+                input type="hidden" name="back" value=(back);
+                div class="card-foot" {
+                    a class="btn" href=(back) { "Keep it" }
+                    button class="btn btn--danger" type="submit" { "Take out" }
+                }
+            }
+        };
+        return viewer.page_with(StatusCode::CONFLICT, Here::People, "Take out?", html! {}, body);
     }
-    let member = posted.values.one("member");
-    let path = format!("/groups/{}/members/{}", encode(&id), encode(member));
-    match send(&api, &posted.viewer, Method::DELETE, &path, None, None).await {
+    let path = format!("/groups/{group}/members/{member}");
+    match send(&api, viewer, Method::DELETE, &path, None, None).await {
         Ok(done) => {
-            let names = Names::of(posted.viewer.data());
-            let name = member.parse().map_or("It", |member| names.member(member));
-            let group = id.parse().map_or("the group", |group| names.group(group));
-            struck_page(&posted.viewer, Here::People, &format!("{name} is out of {group}"), &done.body, &back)
+            struck_page(viewer, Here::People, &format!("{name} is out of {group_name}"), &done.body, &back)
         }
-        Err(refused) => not_done(&posted.viewer, "Nobody was taken out", &refused, &back),
+        Err(refused) => not_done(viewer, "Nobody was taken out", &refused, &back),
     }
 }
 

@@ -98,7 +98,7 @@ impl Thing {
         }
     }
 
-    const fn many(self) -> &'static str {
+    pub(super) const fn many(self) -> &'static str {
         match self {
             Self::Site => "Sites",
             Self::Resource => "Resources",

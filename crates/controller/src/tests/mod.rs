@@ -10,6 +10,7 @@ mod console_accounts;
 mod console_devices;
 mod console_forms;
 mod console_logs;
+mod console_people;
 mod console_roles;
 mod documents;
 mod enrolment;
