@@ -61,6 +61,12 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/settings/tokens/{id}/remove", &[P::Tokens]),
 ];
 
+/// The address of every form; `/settings` is read and changed at one.
+#[cfg(test)]
+pub(super) fn forms() -> impl Iterator<Item = &'static str> {
+    ACTIONS.iter().map(|(template, _)| *template).chain(["/settings"])
+}
+
 /// Whether an address is one that a template means.
 fn is_at(template: &str, path: &str) -> bool {
     let (mut template, mut path) = (template.split('/'), path.split('/'));

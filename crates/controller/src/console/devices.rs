@@ -3,7 +3,7 @@
 use super::{
     ask::{Api, Refused, send},
     flows::{FLOW_COLUMNS, flow_rows, recent},
-    form::Posted,
+    form::{ASKED_BEFORE, Posted, trouble},
     lists::{self, Listing, Wanted, filter},
     look::{
         Row, badge, card, card_with_room, empty, facts, head, icon, parsed, plain_badge, said, table, time,
@@ -238,7 +238,7 @@ pub(super) async fn approve_page(viewer: Viewer, Path(id): Path<String>) -> Resp
     }
 }
 
-fn ask_to_approve(viewer: &Viewer, row: &Device, status: StatusCode, trouble: Option<&str>) -> Response {
+fn ask_to_approve(viewer: &Viewer, row: &Device, status: StatusCode, why: Option<&str>) -> Response {
     let names = Names::of(viewer.data());
     let (back, waits) = (format!("/devices/{}", row.id), viewer.changes_wait());
     let view = viewer.views().device(row);
@@ -250,9 +250,7 @@ fn ask_to_approve(viewer: &Viewer, row: &Device, status: StatusCode, trouble: Op
     };
     let body = html! {
         (head(&[("/devices", "Devices"), (&back, &row.name)], html! { "Approve " (typed(&row.name)) "?" }, lede, html! {}))
-        @if let Some(trouble) = trouble {
-            div class="note note--bad mb-4" role="alert" tabindex="-1" data-focus { (icon("warn")) p { strong { "It was not approved. " } (trouble) } }
-        }
+        (trouble("It was not approved.", why))
         form class="card" method="post" action={ (back) "/approve" } {
             (viewer.token())
             div class="card-body card-body--top" {
@@ -281,8 +279,7 @@ pub(super) async fn approve(api: Extension<Api>, Path(id): Path<String>, posted:
     let viewer = &posted.viewer;
     let Some(row) = find(viewer, &id) else { return missing(viewer) };
     if !posted.is_genuine() {
-        let text = "This was asked for before you signed in. Look at it and approve it again.";
-        return ask_to_approve(viewer, row, StatusCode::CONFLICT, Some(text));
+        return ask_to_approve(viewer, row, StatusCode::CONFLICT, Some(ASKED_BEFORE));
     }
     match send(&api, viewer, Method::POST, &format!("/devices/{id}/approve"), None, None).await {
         Ok(_) => Redirect::to(&format!("/devices/{id}?approved=1")).into_response(),

@@ -103,6 +103,12 @@ pub(crate) const fn step_up_forms() -> &'static [(&'static str, &'static str)] {
     step_up::ASKED
 }
 
+/// The addresses of all forms, for tests.
+#[cfg(test)]
+pub(crate) fn forms() -> impl Iterator<Item = &'static str> {
+    actions::forms()
+}
+
 /// What every page of the console carries: no script but our own files, no frame, nothing from elsewhere.
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();

@@ -4,7 +4,7 @@ use super::{
     accounts::sign_in_card,
     ask::{Api, Refused, send},
     devices::device_rows,
-    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, chosen, field, summary},
+    form::{Errors, Field, Kind, Posted, Values, chosen, field, summary},
     keys::device_key_form,
     lists::{self, Listing, Wanted},
     look::{
@@ -253,7 +253,7 @@ fn other_groups(names: &Names<'_>, groups: &[GroupId]) -> Vec<(String, String)> 
     others
 }
 
-fn devices_card(viewer: &Viewer, member: Member) -> Markup {
+fn devices_card(viewer: &Viewer, member: Member, again: &Again) -> Markup {
     let of_member = || viewer.data().devices.iter().filter(|row| row.owner == member);
     let (rows, all) = (device_rows(viewer, of_member().take(MOST_DEVICES)), of_member().count());
     card(
@@ -269,7 +269,7 @@ fn devices_card(viewer: &Viewer, member: Member) -> Markup {
                     p class="card-foot" { a href={ "/devices?q=" (encode(Names::of(viewer.data()).member(member))) } { "All " (thin(all as u64)) " devices" } }
                 }
             }
-            (device_key_form(viewer, member))
+            (device_key_form(viewer, member, again.no_link.as_deref()))
         },
     )
 }
@@ -279,7 +279,15 @@ fn devices_card(viewer: &Viewer, member: Member) -> Markup {
 struct Again {
     group: Values,
     group_errors: Errors,
+    /// Why no link for a device was made.
+    no_link: Option<String>,
     status: StatusCode,
+}
+
+/// A member's page, when the link for a device that was asked for was not made.
+pub(super) fn without_link(viewer: &Viewer, member: Member, why: &str, status: StatusCode) -> Response {
+    let again = Again { no_link: Some(why.to_owned()), status, ..Again::default() };
+    member_answer(viewer, &Wanted::default(), member, &again)
 }
 
 pub(super) async fn person(
@@ -367,7 +375,7 @@ fn member_answer(viewer: &Viewer, wanted: &Wanted, member: Member, again: &Again
         }))
         (done_note(viewer, wanted))
         div class="grid" {
-            div class="stack col-8" { (devices_card(viewer, member)) (reaches(viewer, &names, &groups)) }
+            div class="stack col-8" { (devices_card(viewer, member, again)) (reaches(viewer, &names, &groups)) }
             div class="stack stack--side col-4" {
                 (group_forms(viewer, &names, member, &groups, again))
                 (sign_in)
@@ -527,13 +535,11 @@ pub(super) async fn add_member(api: Extension<Api>, posted: Posted) -> Response 
     let Posted { viewer, values, .. } = posted;
     let Ok(member) = values.one("member").parse::<Member>() else { return missing(&viewer, Thing::User) };
     let again = |group_errors: Errors, status: StatusCode| {
-        let again = Again { group: values.clone(), group_errors, status };
+        let again = Again { group: values.clone(), group_errors, status, ..Again::default() };
         member_answer(&viewer, &Wanted::default(), member, &again)
     };
-    let mut errors = Errors::default();
     if !genuine {
-        errors.add("", OTHER_SESSION);
-        return again(errors, StatusCode::CONFLICT);
+        return again(Errors::other_session(), StatusCode::CONFLICT);
     }
     let names = Names::of(viewer.data());
     let typed = values.one("group");
@@ -541,6 +547,7 @@ pub(super) async fn add_member(api: Extension<Api>, posted: Posted) -> Response 
     let group = chosen(&others, typed);
     if group.parse::<GroupId>().is_err() {
         let shown: String = typed.chars().take(80).collect();
+        let mut errors = Errors::default();
         let is_in = groups_of(&viewer, member).iter().any(|id| names.group(*id).eq_ignore_ascii_case(typed));
         errors.add(
             "group",
@@ -593,8 +600,10 @@ pub(super) async fn remove_member(api: Extension<Api>, Path(id): Path<String>, p
     }
 }
 
+/// A page that says why something was not done, where there is no form to say it at.
 pub(super) fn not_done(viewer: &Viewer, title: &str, refused: &Refused, back: &str) -> Response {
+    let here = if back.starts_with("/settings") { Here::Settings } else { Here::People };
     let body =
         html! { (head(&[], title, refused.sentence(), html! { a class="btn" href=(back) { "Back" } })) };
-    viewer.page_with(refused.http_status(), Here::People, title, html! {}, body)
+    viewer.page_with(refused.http_status(), here, title, html! {}, body)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::Posted,
+    form::{Posted, trouble},
     look::{card_with_room, counted, facts, head, icon, parsed, said, time, typed},
     shell::{Here, Viewer, encode},
     things::{Thing, nothing_there},
@@ -182,9 +182,7 @@ fn ask(viewer: &Viewer, thing: Thing, way: Way, id: &str, name: &str, refused: O
     let title = format!("{} {name}?", way.title());
     let body = html! {
         (head(&[(&back, name)], html! { (way.title()) " " (typed(name)) "?" }, way.lede(), html! {}))
-        @if let Some(refused) = refused {
-            div class="note note--bad mb-4" role="alert" tabindex="-1" data-focus { (icon("warn")) p { strong { "Nothing was " (way.done()) ". " } (refused.sentence()) } }
-        }
+        (trouble(&format!("Nothing was {}.", way.done()), refused.map(Refused::sentence).as_deref()))
         form class="card" method="post" action={ (back) "/" (way.word()) } {
             (viewer.token())
             div class="card-foot" {

@@ -3,11 +3,11 @@
 use super::{
     ask::{Api, Refused, send},
     form::{
-        Errors, Field, FormPage, Kind, MOST_OPTIONS, OTHER_SESSION, Posted, Values, called, chosen, conflict,
-        show,
+        ASKED_BEFORE, Errors, Field, FormPage, Kind, MOST_OPTIONS, Posted, Values, called, chosen, conflict,
+        show, trouble,
     },
     lists::Wanted,
-    look::{card_with_room, head, icon, note, typed},
+    look::{card_with_room, head, note, typed},
     shell::{Here, Viewer},
     strikes::struck_page,
 };
@@ -370,12 +370,6 @@ fn aside(thing: Thing) -> Markup {
     }
 }
 
-fn other_session() -> Errors {
-    let mut errors = Errors::default();
-    errors.add("", OTHER_SESSION);
-    errors
-}
-
 /// What was typed as a site's name and is none. The API would ask for an id, which nobody types.
 fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors> {
     let sites = site_choices(viewer);
@@ -402,7 +396,15 @@ fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors
 pub(super) async fn create(thing: Thing, api: Extension<Api>, posted: Posted) -> Response {
     let Posted { viewer, values, .. } = &posted;
     if !posted.is_genuine() {
-        return form(viewer, thing, None, values, &other_session(), StatusCode::CONFLICT, aside(thing));
+        return form(
+            viewer,
+            thing,
+            None,
+            values,
+            &Errors::other_session(),
+            StatusCode::CONFLICT,
+            aside(thing),
+        );
     }
     if let Some(errors) = unknown_site(thing, viewer, values) {
         return form(viewer, thing, None, values, &errors, StatusCode::UNPROCESSABLE_ENTITY, aside(thing));
@@ -463,7 +465,15 @@ pub(super) async fn replace(
 ) -> Response {
     let Posted { viewer, values, .. } = &posted;
     if !posted.is_genuine() {
-        return form(viewer, thing, Some(&id), values, &other_session(), StatusCode::CONFLICT, html! {});
+        return form(
+            viewer,
+            thing,
+            Some(&id),
+            values,
+            &Errors::other_session(),
+            StatusCode::CONFLICT,
+            html! {},
+        );
     }
     let now = match send(&api, viewer, Method::GET, &one(thing, &id), None, None).await {
         Ok(now) => now,
@@ -514,21 +524,21 @@ pub(super) async fn replace(
     }
 }
 
-fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, refused: Option<&Refused>) -> Response {
+/// Asks before something goes. `sent` is what was asked for and not done, with why.
+fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, sent: Option<Sent<'_>>) -> Response {
     let title = format!("Remove {name}?");
-    let shrink = refused.is_some_and(Refused::is_shrink);
-    let status = refused.map_or(StatusCode::OK, Refused::http_status);
+    let status = sent.as_ref().map_or(StatusCode::OK, |sent| sent.status);
+    let allowed = sent.as_ref().is_some_and(|sent| sent.values.one("allow_shrink") == "true");
+    let shrink = allowed || sent.as_ref().is_some_and(|sent| sent.is_shrink);
     let back = format!("{}/{id}", thing.page());
     let body = html! {
         (head(&[(thing.list(), thing.many()), (&back, name)], html! { "Remove " (typed(name)) "?" }, thing.removal(), html! {}))
-        @if let Some(refused) = refused {
-            div class="note note--bad mb-4" role="alert" tabindex="-1" data-focus { (icon("warn")) p { strong { "Nothing was removed. " } (refused.sentence()) } }
-        }
+        (trouble("Nothing was removed.", sent.as_ref().map(|sent| sent.why.as_str())))
         form class="card" method="post" action={ (thing.page()) "/" (id) "/remove" } {
             (viewer.token())
             @if shrink {
                 div class="card-body card-body--top" {
-                    label class="check" { input type="checkbox" name="allow_shrink" value="true"; span { "Yes, so much at once is meant" } }
+                    label class="check" { input type="checkbox" name="allow_shrink" value="true" checked[allowed]; span { "Yes, so much at once is meant" } }
                 }
             }
             div class="card-foot" {
@@ -538,6 +548,14 @@ fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, refused: Op
         }
     };
     viewer.page_with(status, thing.here(), &title, html! {}, body)
+}
+
+/// A removal that was asked for and not done.
+struct Sent<'a> {
+    values: &'a Values,
+    why: String,
+    is_shrink: bool,
+    status: StatusCode,
 }
 
 async fn name_of(api: &Api, viewer: &Viewer, thing: Thing, id: &str) -> Result<String, Refused> {
@@ -571,7 +589,9 @@ pub(super) async fn remove(
         Err(refused) => return nothing_there(viewer, thing, &refused),
     };
     if !posted.is_genuine() {
-        return removal_page(viewer, thing, &id, &name, None);
+        let sent =
+            Sent { values, why: ASKED_BEFORE.to_owned(), is_shrink: false, status: StatusCode::CONFLICT };
+        return removal_page(viewer, thing, &id, &name, Some(sent));
     }
     let query = if values.one("allow_shrink") == "true" { "?allow_shrink=true" } else { "" };
     match send(&api, viewer, Method::DELETE, &format!("{}{query}", one(thing, &id)), None, None).await {
@@ -579,7 +599,11 @@ pub(super) async fn remove(
             struck_page(viewer, thing.here(), &format!("{name} was removed"), &done.body, thing.list())
         }
         Ok(_) => Redirect::to(&format!("{}?removed=1", thing.list())).into_response(),
-        Err(refused) => removal_page(viewer, thing, &id, &name, Some(&refused)),
+        Err(refused) => {
+            let (why, is_shrink) = (refused.sentence(), refused.is_shrink());
+            let sent = Sent { values, why, is_shrink, status: refused.http_status() };
+            removal_page(viewer, thing, &id, &name, Some(sent))
+        }
     }
 }
 

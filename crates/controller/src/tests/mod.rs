@@ -9,6 +9,7 @@ mod console;
 mod console_accounts;
 mod console_devices;
 mod console_forms;
+mod console_kept;
 mod console_logs;
 mod console_people;
 mod console_roles;
