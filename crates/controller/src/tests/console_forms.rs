@@ -317,6 +317,54 @@ async fn an_address_that_nothing_has_is_a_page_for_a_browser_and_a_problem_for_a
 }
 
 #[tokio::test]
+async fn an_address_that_only_takes_a_form_is_a_page_that_leads_to_it_and_says_what_it_takes() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let ask = async |method: Method, path: &str, accept: &str, cookies: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::ACCEPT, accept).header(header::COOKIE, cookies);
+        world.send(stranger(), request.body(Body::empty()).unwrap()).await
+    };
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (path, back) in [
+        ("/keys/pop".to_owned(), "/pops".to_owned()),
+        ("/keys/device".to_owned(), "/people".to_owned()),
+        ("/settings/tokens".to_owned(), "/settings".to_owned()),
+        ("/groups/members/add".to_owned(), "/people".to_owned()),
+        (format!("/groups/{}/members/remove", f.group), format!("/groups/{}", f.group)),
+        (format!("/people/{}/invite", f.user), format!("/people/{}", f.user)),
+    ] {
+        let page = ask(Method::GET, &path, browser, &session).await;
+        assert_eq!(
+            (page.status.as_u16(), &page.headers[header::ALLOW]),
+            (405, &"POST".parse().unwrap()),
+            "{path}"
+        );
+        for shown in
+            ["There is nothing to look at here", "Nothing was done", &format!("href=\"{back}\""), "Main"]
+        {
+            assert!(page.text.contains(shown), "{path}: {shown}: {}", page.text);
+        }
+        assert!(page.headers.contains_key(header::CONTENT_SECURITY_POLICY), "{path}");
+        assert_eq!(get(&world, &back, &session).await.status, 200, "{back}");
+        let out = ask(Method::GET, &path, browser, "").await;
+        assert_eq!((out.status.as_u16(), &out.headers[header::ALLOW]), (405, &"POST".parse().unwrap()));
+        assert!(out.text.contains("Sign in") && !out.text.contains("Overview"), "{}", out.text);
+        let script = ask(Method::GET, &path, "*/*", &session).await;
+        assert_eq!(script.problem(405)["field"], "method");
+        assert_eq!(script.headers[header::ALLOW], "POST");
+    }
+    let read = ask(Method::POST, "/topology", browser, &session).await;
+    assert_eq!((read.status.as_u16(), &read.headers[header::ALLOW]), (405, &"GET,HEAD".parse().unwrap()));
+    assert!(
+        read.text.contains("This page takes no form") && read.text.contains("href=\"/topology\""),
+        "{}",
+        read.text
+    );
+}
+
+#[tokio::test]
 async fn proving_again_names_the_age_that_the_organization_set() {
     let world = World::new().await;
     let session = owner(&world).await;
