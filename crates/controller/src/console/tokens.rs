@@ -2,12 +2,13 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::{Errors, Posted, Values, summary},
-    look::{Row, badge, card, code, empty, head, icon, parsed, plain_badge, said, table, thin, time, typed},
-    people::not_done,
+    form::{ASKED_BEFORE, Errors, Posted, Values, summary, trouble},
+    look::{
+        Row, badge, card, code, empty, facts, head, icon, parsed, plain_badge, said, table, thin, time, typed,
+    },
     roles::{ROLES, may_change, title},
     settings,
-    shell::{Here, Viewer, encode},
+    shell::{Here, Viewer},
 };
 use crate::api::{
     roles::{of_scope, word as role_word},
@@ -22,6 +23,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use maud::{Markup, html};
 use serde_json::json;
 use trust::{RevokedSubject, UnixMs};
+use wire::TokenId;
 
 /// Tokens that are shown here.
 const MOST_TOKENS: usize = 100;
@@ -51,10 +53,25 @@ fn may_do(scopes: &[String], role: Option<&str>) -> String {
     }
 }
 
+/// What one that there is may do, in words.
+fn of_token(viewer: &Viewer, token: &store::Token) -> String {
+    let role = viewer.views().token(token).role.and_then(|role| Some(json!(role).as_str()?.to_owned()));
+    may_do(&token.scopes, role.as_deref())
+}
+
+fn state(viewer: &Viewer, token: &store::Token) -> Markup {
+    if viewer.core.strikes.set().is_struck(RevokedSubject::Token(token.id), 1) {
+        badge("denied", "strike", "revoked")
+    } else if token.expires_ms <= viewer.now.as_millis() {
+        plain_badge("expired")
+    } else {
+        badge("ok", "check", "works")
+    }
+}
+
 /// The tokens that there are, and the form for one more.
 pub(super) fn list(viewer: &Viewer, typed_token: &Values, errors: &Errors) -> Markup {
     let may_change = viewer.offers("/settings/tokens");
-    let (struck, views) = (viewer.core.strikes.set(), viewer.views());
     let all = viewer.data().tokens.len();
     let rows: Vec<Row> = viewer
         .data()
@@ -62,18 +79,10 @@ pub(super) fn list(viewer: &Viewer, typed_token: &Values, errors: &Errors) -> Ma
         .iter()
         .take(MOST_TOKENS)
         .map(|token| {
-            let state = if struck.is_struck(RevokedSubject::Token(token.id), 1) {
-                badge("denied", "strike", "revoked")
-            } else if token.expires_ms <= viewer.now.as_millis() {
-                plain_badge("expired")
-            } else {
-                badge("ok", "check", "works")
-            };
-            let role = views.token(token).role.and_then(|role| Some(json!(role).as_str()?.to_owned()));
-            Row::new(html! { (typed(&token.name)) span class="sub" { (may_do(&token.scopes, role.as_deref())) } }, vec![
-                state,
+            Row::new(html! { (typed(&token.name)) span class="sub" { (of_token(viewer, token)) } }, vec![
+                state(viewer, token),
                 time(UnixMs::from_millis(token.expires_ms), viewer.now),
-                html! { @if may_change { div { form method="post" action={ "/settings/tokens/" (token.id) "/remove" } { (viewer.token()) button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the token " (token.name) } { "Remove" } } } } },
+                html! { div { (viewer.danger_link(&format!("/settings/tokens/{}/remove", token.id), "Remove", Some(&format!("the token {}", token.name)))) } },
             ])
         })
         .collect();
@@ -252,14 +261,67 @@ pub(super) async fn make(api: Extension<Api>, posted: Posted) -> Response {
     answer
 }
 
-pub(super) async fn remove(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
-    if !posted.is_genuine() {
-        return Redirect::to("/settings").into_response();
+fn find<'a>(viewer: &'a Viewer, id: &str) -> Option<&'a store::Token> {
+    let id: TokenId = id.parse().ok()?;
+    viewer.data().tokens.iter().find(|token| token.id == id)
+}
+
+fn gone(viewer: &Viewer) -> Response {
+    let title = "There is no such token";
+    let back = html! { a class="btn" href="/settings" { "Settings" } };
+    let body = head(
+        &[("/settings", "Settings")],
+        title,
+        "It may have been removed meanwhile. The audit log knows.",
+        back,
+    );
+    viewer.page_with(StatusCode::NOT_FOUND, Here::Settings, title, html! {}, body)
+}
+
+/// Asks before a token goes: nobody sees from here what signs in with it.
+pub(super) async fn remove_page(viewer: Viewer, Path(id): Path<String>) -> Response {
+    match find(&viewer, &id) {
+        Some(token) => ask_to_remove(&viewer, token, StatusCode::OK, None),
+        None => gone(&viewer),
     }
-    let path = format!("/tokens/{}", encode(&id).replace('/', "%2F"));
-    match send(&api, &posted.viewer, Method::DELETE, &path, None, None).await {
+}
+
+fn ask_to_remove(viewer: &Viewer, token: &store::Token, status: StatusCode, why: Option<&str>) -> Response {
+    let waits = viewer.changes_wait();
+    let body = html! {
+        (head(&[("/settings", "Settings")], html! { "Remove the token " (typed(&token.name)) "?" },
+            "Every script that signs in with it is refused from then on. It cannot be given back; another one is made instead.", html! {}))
+        (trouble("Nothing was removed.", why))
+        form class="card" method="post" action={ "/settings/tokens/" (token.id) "/remove" } {
+            (viewer.token())
+            div class="card-body card-body--top" {
+                (facts(&[
+                    ("It may", html! { (of_token(viewer, token)) }),
+                    ("State", state(viewer, token)),
+                    ("Made", time(UnixMs::from_millis(token.created_ms), viewer.now)),
+                    ("Until", time(UnixMs::from_millis(token.expires_ms), viewer.now)),
+                    ("Id", html! { code { (token.id) } }),
+                ]))
+            }
+            div class="card-foot" {
+                a class="btn" href="/settings" { "Keep it" }
+                button class="btn btn--danger" type="submit" disabled[waits.is_some()] { "Remove the token" }
+                @if let Some(why) = &waits { span { "Removing waits: " (why) "." } }
+            }
+        }
+    };
+    viewer.page_with(status, Here::Settings, &format!("Remove the token {}?", token.name), html! {}, body)
+}
+
+pub(super) async fn remove(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
+    let viewer = &posted.viewer;
+    let Some(token) = find(viewer, &id) else { return gone(viewer) };
+    if !posted.is_genuine() {
+        return ask_to_remove(viewer, token, StatusCode::CONFLICT, Some(ASKED_BEFORE));
+    }
+    match send(&api, viewer, Method::DELETE, &format!("/tokens/{}", token.id), None, None).await {
         Ok(_) => Redirect::to("/settings?removed=1").into_response(),
-        Err(refused) => not_done(&posted.viewer, "The token was not removed", &refused, "/settings"),
+        Err(refused) => ask_to_remove(viewer, token, refused.http_status(), Some(&refused.sentence())),
     }
 }
 

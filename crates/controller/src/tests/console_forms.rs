@@ -8,6 +8,7 @@ use super::{
 use axum::body::Body;
 use http::{Method, Request, header};
 use serde_json::json;
+use store::{Account, OidcIdentity, Scope};
 
 /// A field that a page carries for itself.
 fn hidden(page: &Reply, name: &str) -> String {
@@ -314,6 +315,105 @@ async fn an_address_that_nothing_has_is_a_page_for_a_browser_and_a_problem_for_a
     for (path, accept) in [("/recources", "*/*"), ("/recources", ""), ("/api/v1/nothing", browser)] {
         assert_eq!(ask(path, accept, &session).await.problem(404)["status"], 404);
     }
+}
+
+#[tokio::test]
+async fn a_token_is_removed_only_after_a_page_that_says_what_it_did() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let made =
+        world.post("/tokens", json!({"name": "nightly & co", "scopes": ["read", "strike"]})).await.made();
+    let id = made["description"]["id"].as_str().unwrap().to_owned();
+    let place = format!("/settings/tokens/{id}/remove");
+    let list = get(&world, "/settings", &session).await;
+    assert!(
+        list.text.contains(&format!("href=\"{place}\" aria-label=\"Remove the token nightly &amp; co\"")),
+        "{}",
+        list.text
+    );
+    assert!(!list.text.contains(&format!("action=\"{place}\"")), "not by one click: {}", list.text);
+    let asked = get(&world, &place, &session).await;
+    assert_eq!(asked.status, 200, "{}", asked.text);
+    for shown in
+        ["nightly &amp; co", "read, strike", "Every script that signs in with it is refused", "Keep it"]
+    {
+        assert!(asked.text.contains(shown), "{shown}: {}", asked.text);
+    }
+    let token = form_token(&asked);
+    let removed = submit(&world, &place, &session, &[("form_token", &token)]).await;
+    assert_eq!(removed.headers[header::LOCATION], "/settings?removed=1", "{}", removed.text);
+    assert!(world.get("/tokens").await.ok()["items"].as_array().unwrap().is_empty());
+    for late in [
+        get(&world, &place, &session).await,
+        submit(&world, &place, &session, &[("form_token", &token)]).await,
+    ] {
+        assert_eq!(late.status, 404);
+        assert!(late.text.contains("There is no such token"), "{}", late.text);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_is_removed_only_after_a_page_that_names_who_has_no_other_way_in() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let provider =
+        json!({"title": "Corporate <b>", "issuer": "https://id.example.com", "client_id": "tidegate"});
+    world.call(Method::PUT, "/oidc-providers/corp", Some(provider)).await;
+    let users = world.get("/users").await.ok();
+    let lena = users["items"].as_array().unwrap().iter().find(|user| user["role"] == "owner").unwrap();
+    known(&world, "corp", &f.user, true).await;
+    known(&world, "corp", lena["id"].as_str().unwrap(), false).await;
+    let place = "/settings/providers/corp/remove";
+    let list = get(&world, "/settings/providers", &session).await;
+    assert!(
+        list.text.contains(&format!("href=\"{place}\""))
+            && !list.text.contains(&format!("action=\"{place}\""))
+    );
+    let asked = get(&world, place, &session).await;
+    for shown in [
+        "Corporate &lt;b&gt;",
+        "2 people",
+        "1 person: ",
+        &format!("href=\"/people/{}\"", f.user),
+        "Signing in”",
+        "Keep it",
+    ] {
+        assert!(asked.text.contains(shown), "{shown}: {}", asked.text);
+    }
+    assert!(
+        !asked.text.contains(&format!("/people/{}\"", lena["id"].as_str().unwrap())),
+        "she has a passphrase"
+    );
+    let removed = submit(&world, place, &session, &[("form_token", &form_token(&asked))]).await;
+    assert_eq!(removed.headers[header::LOCATION], "/settings/providers?removed=1", "{}", removed.text);
+    assert_eq!(get(&world, place, &session).await.status, 404);
+}
+
+/// Somebody has signed in by a provider.
+async fn known(world: &World, provider: &str, user: &str, is_new: bool) {
+    let core = &world.controller.core;
+    let store = core.database.store().unwrap();
+    let organization = core.snapshot().dataset.organizations[0].organization.id;
+    let now = crate::clock::wall().as_millis();
+    let mut change = store.change(Scope::Organization(organization), "a test", now).await.unwrap();
+    let id: wire::UserId = user.parse().unwrap();
+    if is_new {
+        let account = Account {
+            id,
+            sign_in_name: format!("{user}@example.com"),
+            passphrase_hash: None,
+            totp: None,
+            recovery_codes: Vec::new(),
+            sessions_from_ms: now,
+            created_ms: now,
+        };
+        change.insert_account(&account).await.unwrap();
+    }
+    let identity = OidcIdentity { provider: provider.into(), subject: format!("sub of {user}"), account: id };
+    change.insert_oidc_identity(&identity).await.unwrap();
+    change.commit("sign in", user, "{}").await.unwrap();
+    core.refresh(&store).await.unwrap();
 }
 
 #[tokio::test]
