@@ -90,6 +90,14 @@ impl Refused {
         }
     }
 
+    /// The same where something was read and not changed.
+    pub(super) fn sentence_of_read(&self) -> String {
+        match self.status {
+            503 => format!("{}. Try again in a few seconds.", self.detail.trim_end_matches('.')),
+            _ => self.sentence(),
+        }
+    }
+
     /// In words for a person.
     pub(super) fn sentence(&self) -> String {
         let detail = self.detail.trim_end_matches('.');

@@ -152,7 +152,7 @@ pub(super) async fn page(
                 @if about != wanted.get("subject") { span class="count" { "About " code { (about) } } }
             }
             @match &read {
-                Err(refused) => (empty("The history cannot be read right now", refused.sentence(), html! {})),
+                Err(refused) => (empty("The history cannot be read right now", refused.sentence_of_read(), html! {})),
                 Ok(done) => {
                     @let rows: Vec<Row> = done.body["items"].as_array().into_iter().flatten().map(|entry| row(&viewer, entry)).collect();
                     @if rows.is_empty() {

@@ -191,7 +191,12 @@ fn reaches(viewer: &Viewer, names: &Names<'_>, groups: &[GroupId]) -> Markup {
                 viewer.primary_link("/policies/new", "plus", "Write a policy"),
             )
         } else {
-            small_table("Resources", &[("Resource", ""), ("Address", ""), ("Through", "")], &rows)
+            html! {
+                (small_table("Resources", &[("Resource", ""), ("Address", ""), ("Through", "")], &rows))
+                @if resources.len() > rows.len() {
+                    p class="card-foot" { "and " (thin((resources.len() - rows.len()) as u64)) " more; each policy has its own page with what it names" }
+                }
+            }
         },
     )
 }

@@ -493,7 +493,10 @@ pub(super) async fn one(
             div class="stack col-8" {
                 (card("res", "May reach", html! { span class="sub" { (row.resources.len()) } }, if resources.is_empty() {
                     empty("Nothing yet", "This policy names no resource.", viewer.link_button(&format!("/policies/{id}/edit"), "edit", "Edit"))
-                } else { super::look::table("Resources", &[("Resource", ""), ("Address", ""), ("Ports", ""), ("Site", "low")], &resources) }))
+                } else { html! {
+                    (super::look::table("Resources", &[("Resource", ""), ("Address", ""), ("Ports", ""), ("Site", "low")], &resources))
+                    @if row.resources.len() > resources.len() { p class="card-foot" { "and " (thin((row.resources.len() - resources.len()) as u64)) " more, which its editor shows" } }
+                } }))
             }
             div class="stack stack--side col-4" {
                 (card("who", "Who", html! { span class="sub" { (row.groups.len()) } }, if groups.is_empty() {

@@ -244,11 +244,13 @@ pub(super) async fn restore(
 
 /// The buttons of a page about something that can be revoked.
 pub(super) fn buttons(viewer: &Viewer, page: &str, id: &str, struck: bool) -> Markup {
+    let waits = viewer.changes_wait();
     html! {
         @if struck && !viewer.offers(&format!("{page}/{id}/restore")) {
             // Whoever may not give it back is offered nothing.
         } @else if struck {
-            form method="post" action={ (page) "/" (id) "/restore" } { (viewer.token()) button class="btn" type="submit" { "Give access back" } }
+            form method="post" action={ (page) "/" (id) "/restore" } { (viewer.token()) button class="btn" type="submit" disabled[waits.is_some()] { "Give access back" } }
+            @if let Some(why) = &waits { span class="sm" { "Giving it back waits: " (why) "." } }
         } @else {
             (viewer.danger_link(&format!("{page}/{id}/revoke"), "Revoke", None))
         }

@@ -9,7 +9,7 @@ use super::{
     lists::Wanted,
     look::{card_with_room, head, note, typed},
     shell::{Here, Viewer},
-    strikes::struck_page,
+    strikes::{Way, struck_page},
 };
 use axum::{
     Extension,
@@ -531,6 +531,8 @@ fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, sent: Optio
     let allowed = sent.as_ref().is_some_and(|sent| sent.values.one("allow_shrink") == "true");
     let shrink = allowed || sent.as_ref().is_some_and(|sent| sent.is_shrink);
     let back = format!("{}/{id}", thing.page());
+    // What is struck first goes without the database.
+    let waits = if Way::of(thing).is_empty() { viewer.changes_wait() } else { None };
     let body = html! {
         (head(&[(thing.list(), thing.many()), (&back, name)], html! { "Remove " (typed(name)) "?" }, thing.removal(), html! {}))
         (trouble("Nothing was removed.", sent.as_ref().map(|sent| sent.why.as_str())))
@@ -543,7 +545,8 @@ fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, sent: Optio
             }
             div class="card-foot" {
                 a class="btn" href=(if thing == Thing::Key { thing.page() } else { &back }) { "Keep it" }
-                button class="btn btn--danger" type="submit" { "Remove the " (thing.word()) }
+                button class="btn btn--danger" type="submit" disabled[waits.is_some()] { "Remove the " (thing.word()) }
+                @if let Some(why) = &waits { span { "Removing waits: " (why) "." } }
             }
         }
     };

@@ -320,6 +320,49 @@ async fn every_form_that_cannot_be_saved_for_the_database_keeps_what_was_typed_a
 }
 
 #[tokio::test]
+async fn what_needs_the_database_waits_with_its_reason_beside_the_button_and_what_takes_access_away_does_not()
+{
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let device = console_devices::insert(&world, &f.user, "laptop", DeviceState::Active).await;
+    let waiting = console_devices::insert(&world, &f.user, "tablet", DeviceState::Pending).await;
+    let blocked = console_devices::insert(&world, &f.user, "phone", DeviceState::Blocked).await;
+    let made = world.post("/tokens", json!({"name": "nightly", "scopes": ["read"]})).await.made();
+    let token = made["description"]["id"].as_str().unwrap();
+    world.post("/groups", json!({"name": "night shift"})).await.made();
+    std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
+    world.post("/groups", json!({"name": "later"})).await.problem(503);
+    for (path, button, waits) in [
+        (format!("/devices/{waiting}/approve"), "Approve the device", "Approving waits: "),
+        (format!("/devices/{blocked}"), "Give access back", "Giving it back waits: "),
+        (format!("/sites/{}/remove", f.site), "Remove the site", "Removing waits: "),
+        (format!("/settings/tokens/{token}/remove"), "Remove the token", "Removing waits: "),
+        (format!("/people/{}", f.user), "Put into this group", "This waits: "),
+        ("/pops".to_owned(), "Make its key", "Enrolling waits: "),
+        ("/settings".to_owned(), "Make a token", "Making one waits: "),
+    ] {
+        let page = get(&world, &path, &session).await;
+        let before = page.text.rsplit_once(button).expect("the button").0;
+        let last = before.rsplit("<button").next().unwrap();
+        assert!(last.contains(" disabled") && page.text.contains(waits), "{path}: {}", page.text);
+    }
+    for (path, button) in [
+        (format!("/devices/{device}/revoke"), "Revoke the device"),
+        (format!("/devices/{device}/block"), "Block the device"),
+        (format!("/devices/{device}/archive"), "Archive the device"),
+        (format!("/people/{}/remove", f.user), "Remove the person"),
+    ] {
+        let page = get(&world, &path, &session).await;
+        let before = page.text.rsplit_once(button).expect("the button").0;
+        assert!(!before.rsplit("<button").next().unwrap().contains("disabled"), "{path}: {}", page.text);
+    }
+    let audit = get(&world, "/audit", &session).await;
+    assert!(audit.text.contains("The history cannot be read right now"), "{}", audit.text);
+    assert!(!audit.text.contains("<p>Changes have to wait"), "{}", audit.text);
+}
+
+#[tokio::test]
 async fn a_pops_key_that_is_refused_says_so_at_the_field_and_keeps_the_other() {
     let world = World::new().await;
     let session = owner(&world).await;
