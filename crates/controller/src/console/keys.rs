@@ -8,8 +8,9 @@ use super::{
         Row, badge, card_with_room, code, empty, facts, head, icon, note, parsed, plain_badge, said, time,
         typed,
     },
+    members::without_link,
     names::{Names, member_page},
-    people::{missing, without_link},
+    people::missing,
     shell::{Here, Viewer},
     things::{Thing, done_note},
 };

@@ -5,8 +5,8 @@ use super::{
     ask::Api,
     assets, audit, devices, events, flows,
     form::MAX_FORM,
-    keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
-    step_up,
+    keys, members, overview, people, policies, providers, removal, resources, roles, search, settings,
+    sign_ins, sites, status, step_up,
     strikes::{self, Way},
     things::{self, Thing},
     tokens, topology, why,
@@ -28,8 +28,8 @@ fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
     let page = thing.page();
     let mut router = router.route(
         &format!("{page}/{{id}}/remove"),
-        get(move |api, viewer, id| things::remove_page(thing, api, viewer, id))
-            .post(move |api, id, posted| things::remove(thing, api, id, posted)),
+        get(move |api, viewer, id| removal::remove_page(thing, api, viewer, id))
+            .post(move |api, id, posted| removal::remove(thing, api, id, posted)),
     );
     if !matches!(thing, Thing::ServiceAccount | Thing::Connector | Thing::Key) {
         router = router.route(
@@ -78,7 +78,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/policies/{id}/edit", get(policies::edit_page).post(policies::replace))
         .route(
             "/policies/{id}/remove",
-            get(policies::remove_page).post(|api, id, posted| things::remove(Thing::Policy, api, id, posted)),
+            get(policies::remove_page)
+                .post(|api, id, posted| removal::remove(Thing::Policy, api, id, posted)),
         )
         .route("/access", get(access::page))
         .route("/why", get(why::page))
@@ -88,15 +89,15 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/sites/{id}/waiting/{key}", get(sites::waiting_page))
         .route("/connectors/{id}", get(sites::connector))
         .route("/people", get(people::list))
-        .route("/people/{id}", get(people::person))
+        .route("/people/{id}", get(members::person))
         .route("/people/{id}/role", get(roles::role_page).post(roles::give_role))
         .route("/people/{id}/invite", post(accounts::invite))
         .route("/people/{id}/end-sessions", post(accounts::end_sessions))
         .route("/groups/{id}", get(people::group))
-        .route("/groups/members/add", post(people::add_member))
-        .route("/groups/{id}/members/remove", post(people::remove_member))
+        .route("/groups/members/add", post(members::add_member))
+        .route("/groups/{id}/members/remove", post(members::remove_member))
         .route("/service-accounts", get(people::accounts))
-        .route("/service-accounts/{id}", get(people::account))
+        .route("/service-accounts/{id}", get(members::account))
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::one))
         .route("/devices/{id}/approve", get(devices::approve_page).post(devices::approve))

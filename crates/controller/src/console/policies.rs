@@ -520,7 +520,7 @@ pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, path: Path<
     };
     let shown = viewer.scene().preview(row.id, None);
     if shown.lose.is_empty() {
-        return super::things::remove_page(Thing::Policy, api, viewer, path).await;
+        return super::removal::remove_page(Thing::Policy, api, viewer, path).await;
     }
     let back = format!("/policies/{}", row.id);
     let body = html! {
