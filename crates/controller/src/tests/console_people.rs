@@ -3,9 +3,11 @@
 use super::{
     World,
     console::{form_token, get, owner, submit},
+    signin::proven,
 };
 use http::header;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[tokio::test]
 async fn with_more_than_five_hundred_groups_somebody_is_put_into_the_last_of_them_by_its_name() {
@@ -61,10 +63,18 @@ async fn somebody_is_taken_out_of_a_group_only_by_a_form_of_this_session_and_els
     };
     let asked = send("x").await;
     assert_eq!(asked.status, 409, "{}", asked.text);
+    let action = format!("action=\"{place}\"");
     for shown in
-        ["Take <bdi>Ada</bdi> out of <bdi>engineers</bdi>?", &format!("action=\"{place}\""), &f.user, &back]
+        ["Taking somebody out of a group", "<bdi>engineers</bdi>", "<bdi>Ada</bdi>", &action, &f.user, &back]
     {
         assert!(asked.text.contains(shown), "{shown}: {}", asked.text);
+    }
+    // An old sign-in is renewed first: it takes access away.
+    let old = proven(&world, &session, Duration::from_secs(15 * 60));
+    let led = submit(&world, &place, &old, &[("form_token", "x"), ("member", &f.user)]).await;
+    assert_eq!(led.status, 401);
+    for shown in ["Prove once more that it is you", "<bdi>engineers</bdi>", "<bdi>Ada</bdi>"] {
+        assert!(led.text.contains(shown), "{shown}: {}", led.text);
     }
     let members = async || {
         world.get(&format!("/groups/{}/members", f.group)).await.ok()["items"].as_array().unwrap().len()
