@@ -5,11 +5,12 @@ use super::{
     Furniture, Reply, World,
     console::{form_token, get, owner, submit},
     console_devices,
+    signin::proven,
 };
 use crate::console::forms;
 use http::Method;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use store::{Connector, DeviceState, EnrolmentKey, EnrolmentTarget, Pop, Scope, SecretHash};
 use trust::sha256;
 
@@ -317,6 +318,28 @@ async fn every_form_that_cannot_be_saved_for_the_database_keeps_what_was_typed_a
             form.assert_kept(&reply.text, "no database");
         }
     }
+}
+
+#[tokio::test]
+async fn no_form_of_an_old_sign_in_ends_at_the_apis_refusal_instead_of_the_page_that_renews_it() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let mut forms = filled(&world, &session).await;
+    forms.sort_by_key(|form| form.typed.is_empty());
+    let old = proven(&world, &session, Duration::from_secs(15 * 60));
+    let token = form_token(&get(&world, "/settings", &old).await);
+    let mut led = 0;
+    for form in forms {
+        let reply = form.send(&world, &old, &token).await;
+        let is_led = reply.text.contains("Prove once more");
+        assert_eq!(reply.status == 401, is_led, "{}: {} {}", form.path, reply.status, reply.text);
+        assert!(!reply.text.contains("sign-in-again"), "{}: {}", form.path, reply.text);
+        if is_led {
+            form.assert_kept(&reply.text, "an old sign-in");
+            led += 1;
+        }
+    }
+    assert!(led >= 25, "{led}");
 }
 
 #[tokio::test]
