@@ -42,6 +42,9 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/service-accounts/{id}/restore", &[P::People]),
     ("/devices/{id}/edit", &[P::Devices]),
     ("/devices/{id}/remove", &[P::Devices]),
+    ("/devices/{id}/approve", &[P::Devices]),
+    ("/devices/{id}/block", &[P::Devices]),
+    ("/devices/{id}/archive", &[P::Devices]),
     ("/devices/{id}/revoke", &[P::StrikeDevices]),
     ("/devices/{id}/restore", &[P::Devices]),
     ("/pops/{id}/edit", &[P::Installation]),
@@ -57,6 +60,12 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/settings/tokens", &[P::Tokens]),
     ("/settings/tokens/{id}/remove", &[P::Tokens]),
 ];
+
+/// The address of every form; `/settings` is read and changed at one.
+#[cfg(test)]
+pub(super) fn forms() -> impl Iterator<Item = &'static str> {
+    ACTIONS.iter().map(|(template, _)| *template).chain(["/settings"])
+}
 
 /// Whether an address is one that a template means.
 fn is_at(template: &str, path: &str) -> bool {

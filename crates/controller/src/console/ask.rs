@@ -82,13 +82,27 @@ impl Refused {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// The same above a form that is shown again as it was sent.
+    pub(super) fn sentence_at_form(&self) -> String {
+        match self.status {
+            503 => format!("{} What you typed is still here.", self.sentence()),
+            _ => self.sentence(),
+        }
+    }
+
+    /// The same where something was read and not changed.
+    pub(super) fn sentence_of_read(&self) -> String {
+        match self.status {
+            503 => format!("{}. Try again in a few seconds.", self.detail.trim_end_matches('.')),
+            _ => self.sentence(),
+        }
+    }
+
     /// In words for a person.
     pub(super) fn sentence(&self) -> String {
         let detail = self.detail.trim_end_matches('.');
         match self.status {
-            503 => format!(
-                "Changes have to wait: {detail}. What you typed is still here; try again in a few seconds."
-            ),
+            503 => format!("Changes have to wait: {detail}. Try again in a few seconds."),
             _ if detail.is_empty() => format!("{}.", self.title),
             _ => format!("{detail}."),
         }

@@ -64,7 +64,11 @@ fn row(viewer: &Viewer, entry: &Value) -> Row {
     Row::new(
         exact_time(at, viewer.now),
         vec![
-            html! { (typed(text("actor"))) @if !text("source").is_empty() { span class="sub" { "from " (text("source")) } } },
+            html! {
+                (typed(text("actor")))
+                @if !text("source").is_empty() { span class="sub" { "from " (text("source")) } }
+                @if !text("request").is_empty() { span class="sub wrap-any" { "request " code { (typed(text("request"))) } } }
+            },
             html! { a href={ (PATH) "?action=" (encode(text("action"))) } { (text("action")) } },
             html! {
                 @if let Some(place) = place(subject) { a class="wrap-any" href=(place) { code { (subject) } } } @else { span class="wrap-any" { (typed(subject)) } }
@@ -148,7 +152,7 @@ pub(super) async fn page(
                 @if about != wanted.get("subject") { span class="count" { "About " code { (about) } } }
             }
             @match &read {
-                Err(refused) => (empty("The history cannot be read right now", refused.sentence(), html! {})),
+                Err(refused) => (empty("The history cannot be read right now", refused.sentence_of_read(), html! {})),
                 Ok(done) => {
                     @let rows: Vec<Row> = done.body["items"].as_array().into_iter().flatten().map(|entry| row(&viewer, entry)).collect();
                     @if rows.is_empty() {

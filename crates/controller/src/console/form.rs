@@ -209,8 +209,15 @@ impl Errors {
         let field = field.split(['[', '.']).next().unwrap_or_default();
         match known.iter().find(|known| **known == field) {
             Some(known) => errors.add(known, explained(refused)),
-            None => errors.add("", refused.sentence()),
+            None => errors.add("", refused.sentence_at_form()),
         }
+        errors
+    }
+
+    /// What stands above a form that is shown again because it was of another session.
+    pub(super) fn other_session() -> Self {
+        let mut errors = Self::default();
+        errors.add("", OTHER_SESSION);
         errors
     }
 }
@@ -343,6 +350,19 @@ pub(super) fn field(field: &Field<'_>, values: &Values, errors: &Errors) -> Mark
         }
     }
 }
+
+/// What stands above a form of which nothing was typed, when it was sent and not done: `nothing` says what did not happen.
+pub(super) fn trouble(nothing: &str, why: Option<&str>) -> Markup {
+    html! {
+        @if let Some(why) = why {
+            div class="note note--bad mb-4" role="alert" tabindex="-1" data-focus { (icon("warn")) p { strong { (nothing) } " " (why) } }
+        }
+    }
+}
+
+/// The words for one that came from another session of the same person.
+pub(super) const ASKED_BEFORE: &str =
+    "This was asked for before you signed in. If it is still meant, do it again.";
 
 /// What stands above a form with errors: it gets the focus and leads to the fields.
 pub(super) fn summary(errors: &Errors, labels: &[(&'static str, &str)]) -> Markup {

@@ -2,23 +2,20 @@
 
 use super::{
     ask::{Api, send},
-    form::Posted,
+    form::{ASKED_BEFORE, Errors, Field, Kind, Posted, Values, field, summary, trouble},
     lists::{self, Listing, Wanted},
     look::{
         Row, badge, card_with_room, code, empty, facts, head, icon, note, parsed, plain_badge, said, time,
         typed,
     },
+    members::without_link,
     names::{Names, member_page},
-    people::not_done,
+    people::missing,
     shell::{Here, Viewer},
-    things::done_note,
+    things::{Thing, done_note},
 };
-use axum::{
-    Extension,
-    extract::Query,
-    response::{IntoResponse, Redirect, Response},
-};
-use http::{HeaderValue, Method, header};
+use axum::{Extension, extract::Query, response::Response};
+use http::{HeaderValue, Method, StatusCode, header};
 use maud::{Markup, html};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -105,13 +102,14 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     })
 }
 
-/// The form that makes a link for a device.
-pub(super) fn device_key_form(viewer: &Viewer, member: Member) -> Markup {
+/// The form that makes a link for a device; `why` none was made when it was asked for.
+pub(super) fn device_key_form(viewer: &Viewer, member: Member, why: Option<&str>) -> Markup {
     if !viewer.offers("/keys/device") {
         return html! {};
     }
     let waits = viewer.changes_wait();
     html! {
+        @if why.is_some() { div class="card-body card-body--top" { (trouble("No link was made.", why)) } }
         form class="card-foot" method="post" action="/keys/device" {
             (viewer.token())
             input type="hidden" name="owner" value=(member.to_string());
@@ -131,18 +129,18 @@ pub(super) fn once(viewer: &Viewer, here: Here, title: &str, body: Markup) -> Re
 pub(super) async fn device(api: Extension<Api>, posted: Posted) -> Response {
     let genuine = posted.is_genuine();
     let (viewer, values) = (posted.viewer, posted.values);
-    let owner: Option<Member> = values.one("owner").parse().ok();
-    let back = owner.map_or_else(|| "/people".to_owned(), member_page);
+    let Ok(owner) = values.one("owner").parse::<Member>() else { return missing(&viewer, Thing::User) };
+    let back = member_page(owner);
     if !genuine {
-        return Redirect::to(&back).into_response();
+        return without_link(&viewer, owner, ASKED_BEFORE, StatusCode::CONFLICT);
     }
-    let body = json!({"kind": "device", "owner": values.one("owner"), "lifetime_seconds": DEVICE_LIFE_S});
+    let body = json!({"kind": "device", "owner": owner.to_string(), "lifetime_seconds": DEVICE_LIFE_S});
     let made = match send(&api, &viewer, Method::POST, "/enrolment-keys", Some(&body), None).await {
         Ok(made) => made.body,
-        Err(refused) => return not_done(&viewer, "No link was made", &refused, &back),
+        Err(refused) => return without_link(&viewer, owner, &refused.sentence(), refused.http_status()),
     };
     let viewer = viewer.refreshed();
-    let name = owner.map_or_else(String::new, |owner| viewer.views().member_name(owner));
+    let name = viewer.views().member_name(owner);
     let link = made["link"].as_str().or(made["join_key"].as_str()).unwrap_or_default();
     let until = parsed(made["key"]["expires"].as_str().unwrap_or_default()).unwrap_or(viewer.now);
     let page = html! {
@@ -160,22 +158,42 @@ pub(super) async fn device(api: Extension<Api>, posted: Posted) -> Response {
     once(&viewer, Here::People, "A link for a device", page)
 }
 
-pub(super) fn pop_form(viewer: &Viewer) -> Markup {
+fn pop_fields() -> [Field<'static>; 2] {
+    [
+        Field {
+            name: "region",
+            label: "Region",
+            kind: Kind::Text,
+            hint: "Lower-case letters, digits and dashes. Sites prefer PoPs by it.",
+            optional: false,
+        },
+        Field {
+            name: "zone",
+            label: "Zone",
+            kind: Kind::Text,
+            hint: "Where in the region: what may fail by itself.",
+            optional: true,
+        },
+    ]
+}
+
+fn pop_form(viewer: &Viewer, values: &Values, errors: &Errors) -> Markup {
     if !viewer.offers("/keys/pop") {
         return html! {};
     }
-    let waits = viewer.changes_wait();
+    let (fields, waits) = (pop_fields(), viewer.changes_wait());
+    let labels: Vec<(&'static str, &str)> = fields.iter().map(|field| (field.name, field.label)).collect();
     html! {
-        form class="card" method="post" action="/keys/pop" {
+        form class="card" method="post" action="/keys/pop" novalidate {
             (viewer.token())
             div class="card-head" { h2 { "Add a PoP" } }
             div class="card-body" {
-                div class="field" { label for="region" { "Region" } input class="input" id="region" name="region" value="main" autocomplete="off" maxlength="32"; }
-                div class="field" { label for="zone" { "Zone " span class="opt" { "optional" } } input class="input" id="zone" name="zone" autocomplete="off" maxlength="32"; }
+                (summary(errors, &labels))
+                @for each in &fields { (field(each, values, errors)) }
             }
             div class="card-foot" {
                 button class="btn btn--primary" type="submit" disabled[waits.is_some()] { (icon("key")) "Make its key" }
-                @if let Some(why) = &waits { span { "Enrolling waits: " (why) "." } }
+                @if let Some(why) = &waits { span { "Enrolling waits: " (why) ". What you typed stays here." } }
             }
         }
     }
@@ -184,8 +202,9 @@ pub(super) fn pop_form(viewer: &Viewer) -> Markup {
 pub(super) async fn pop(api: Extension<Api>, posted: Posted) -> Response {
     let genuine = posted.is_genuine();
     let (viewer, values) = (posted.viewer, posted.values);
+    let again = |errors: &Errors, status| pops_answer(&viewer, &Wanted::default(), &values, errors, status);
     if !genuine {
-        return Redirect::to("/pops").into_response();
+        return again(&Errors::other_session(), StatusCode::CONFLICT);
     }
     let mut body = json!({"kind": "pop", "region": values.one("region"), "lifetime_seconds": POP_LIFE_S});
     if !values.one("zone").is_empty() {
@@ -193,7 +212,9 @@ pub(super) async fn pop(api: Extension<Api>, posted: Posted) -> Response {
     }
     let made = match send(&api, &viewer, Method::POST, "/enrolment-keys", Some(&body), None).await {
         Ok(made) => made.body,
-        Err(refused) => return not_done(&viewer, "No key was made", &refused, "/pops"),
+        Err(refused) => {
+            return again(&Errors::refused(&refused, &["region", "zone"]), refused.http_status());
+        }
     };
     let until = parsed(made["key"]["expires"].as_str().unwrap_or_default()).unwrap_or(viewer.now);
     let page = html! {
@@ -210,7 +231,18 @@ pub(super) async fn pop(api: Extension<Api>, posted: Posted) -> Response {
 
 /// The PoPs, and the form for one more.
 pub(super) async fn pops(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
-    let wanted = Wanted(wanted);
+    let mut values = Values::default();
+    values.set("region", "main");
+    pops_answer(&viewer, &Wanted(wanted), &values, &Errors::default(), StatusCode::OK)
+}
+
+fn pops_answer(
+    viewer: &Viewer,
+    wanted: &Wanted,
+    values: &Values,
+    errors: &Errors,
+    status: StatusCode,
+) -> Response {
     let search = wanted.search();
     let all = &viewer.snapshot.dataset.pops;
     let mut rows: Vec<&store::Pop> = all
@@ -229,7 +261,7 @@ pub(super) async fn pops(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         lede: "They prove addresses, introduce and relay. They hold no truth: kill one at any time, and agents use the next.",
         path: "/pops",
         actions: html! {},
-        above: done_note(&viewer, &wanted),
+        above: done_note(viewer, wanted),
         search: "Name, address or region",
         filters: html! {},
         columns: &[
@@ -243,8 +275,8 @@ pub(super) async fn pops(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         many: "PoPs",
         nothing: empty("No PoPs yet", "tidegate serve brings one; more join with a key.", html! {}),
     };
-    let table = lists::table_of(&wanted, &listing, all.len(), &rows, |row| {
-        let (there, last) = pop_state(&viewer, row);
+    let table = lists::table_of(wanted, &listing, all.len(), &rows, |row| {
+        let (there, last) = pop_state(viewer, row);
         Row::new(
             html! { a href={ "/pops/" (row.id) } { (typed(&row.name)) } },
             vec![
@@ -258,9 +290,10 @@ pub(super) async fn pops(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     let body = html! {
         (head(&[], listing.title, listing.lede, html! {}))
         (listing.above)
-        div class="grid" { div class="col-8" { (table) } div class="stack stack--side col-4" { (pop_form(&viewer)) } }
+        div class="grid" { div class="col-8" { (table) } div class="stack stack--side col-4" { (pop_form(viewer, values, errors)) } }
     };
-    viewer.page(Here::Pops, "PoPs", body)
+    let title = if errors.is_empty() { "PoPs" } else { "Error: PoPs" };
+    viewer.page_with(status, Here::Pops, title, html! {}, body)
 }
 
 pub(super) fn pop_state(viewer: &Viewer, row: &store::Pop) -> (Markup, Markup) {
@@ -290,7 +323,7 @@ pub(super) async fn one_pop(
     let wanted = Wanted(wanted);
     let Some(row) = viewer.snapshot.dataset.pops.iter().find(|row| row.id.to_string() == id) else {
         let refused = super::ask::Refused { status: 404, ..Default::default() };
-        return super::things::nothing_there(&viewer, super::things::Thing::Pop, &refused);
+        return super::things::nothing_there(&viewer, Thing::Pop, &refused);
     };
     let struck = viewer.views().pop(row).struck;
     let (state, last) = pop_state(&viewer, row);

@@ -116,7 +116,10 @@ pub(super) fn table_of<T>(
                 }
             }
             @if shown.is_empty() {
-                (empty("Nothing fits", html! { "None of " (counted(all, listing.one, listing.many)) " fits “" (typed(wanted.get("q"))) "”." },
+                (empty("Nothing fits", html! {
+                        "None of " (counted(all, listing.one, listing.many)) " fits "
+                        @if wanted.get("q").is_empty() { "this filter." } @else { "“" (typed(wanted.get("q"))) "”." }
+                    },
                     html! { a class="btn" href=(listing.path) { "Show all" } }))
             } @else {
                 (table(listing.title, listing.columns, &shown))

@@ -13,12 +13,14 @@ mod form;
 mod keys;
 mod lists;
 mod look;
+mod members;
 mod names;
 mod overview;
 mod pages;
 mod people;
 mod policies;
 mod providers;
+mod removal;
 mod resources;
 mod roles;
 mod search;
@@ -31,6 +33,7 @@ mod status;
 mod step_up;
 mod strikes;
 mod things;
+mod tokens;
 mod topology;
 mod urlencoded;
 mod why;
@@ -39,14 +42,14 @@ use crate::{api, parts::Core, signin::session};
 use askama::Template;
 use axum::{
     Router,
-    extract::Request,
+    extract::{Request, State},
     middleware,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use maud::html;
-use shell::{Here, Viewer};
+use shell::{Here, NotSignedIn, Viewer};
 use std::sync::{Arc, LazyLock};
 
 pub(crate) static STYLE_PATH: LazyLock<String> = LazyLock::new(|| assets::STYLE_SHEET.path.clone());
@@ -55,6 +58,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
     Router::new()
         .route("/join", get(join_page))
         .merge(pages::routes(core))
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(core), session::keep_alive))
         .layer(middleware::map_response(guarded))
         .with_state(Arc::clone(core))
@@ -87,6 +91,49 @@ pub(crate) async fn no_such_address(core: Arc<Core>, request: Request) -> Respon
     guarded(answer).await
 }
 
+/// An address that there is, asked in a way that it does not have: mostly one that takes a form, opened again by hand. What
+/// it takes stands in `Allow` (RFC 9110 section 15.5.6), which the router adds.
+async fn wrong_method(State(core): State<Arc<Core>>, request: Request) -> Response {
+    if !asks_for_html(request.headers()) {
+        return api::method_not_allowed(None, request.method().clone(), request.uri().clone()).await;
+    }
+    let (parts, _) = request.into_parts();
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    let title = if reads { "There is nothing to look at here" } else { "This page takes no form" };
+    let shown: String = parts.uri.path().chars().take(200).collect();
+    let lede = html! {
+        code class="wrap-any" { (look::typed(&shown)) }
+        @if reads { " only takes what a form sends. Nothing was done; what was shown here once is not kept." }
+        @else { " is only read. Nothing was done." }
+    };
+    let page = if reads { page_of_form(&shown) } else { shown };
+    let answer = match Viewer::of(&core, &parts) {
+        Ok(viewer) => {
+            let actions = html! { a class="btn btn--primary" href=(page) { "To the page with the form" } a class="btn" href="/" { "Overview" } };
+            let body = look::head(&[], title, lede, actions);
+            viewer.page_with(StatusCode::METHOD_NOT_ALLOWED, Here::Elsewhere, title, html! {}, body)
+        }
+        Err(refused @ NotSignedIn::Refused(_)) => refused.into_response(),
+        Err(_) => form::bare_page(
+            StatusCode::METHOD_NOT_ALLOWED,
+            title,
+            look::head(&[], title, lede, html! { a class="btn btn--primary" href="/signin" { "Sign in" } }),
+        ),
+    };
+    guarded(answer).await
+}
+
+/// The page that has the form of an address which only takes one.
+fn page_of_form(path: &str) -> String {
+    match path {
+        "/keys/pop" => "/pops".to_owned(),
+        "/keys/device" | "/groups/members/add" => "/people".to_owned(),
+        "/settings/tokens" => "/settings".to_owned(),
+        // What is done to one object stands on its page: /people/usr-…/invite.
+        path => path.split('/').take(3).collect::<Vec<_>>().join("/"),
+    }
+}
+
 /// A browser that goes somewhere names HTML; what fetches data does not (RFC 9110 section 12.5.1).
 fn asks_for_html(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -100,6 +147,12 @@ fn asks_for_html(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 pub(crate) const fn step_up_forms() -> &'static [(&'static str, &'static str)] {
     step_up::ASKED
+}
+
+/// The addresses of all forms, for tests.
+#[cfg(test)]
+pub(crate) fn forms() -> impl Iterator<Item = &'static str> {
+    actions::forms()
 }
 
 /// What every page of the console carries: no script but our own files, no frame, nothing from elsewhere.

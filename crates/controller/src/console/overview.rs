@@ -16,6 +16,7 @@ use crate::{
 use axum::response::Response;
 use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
+use store::DeviceState;
 use trust::{RevokedSubject, Subject};
 
 /// Newest records that the tile about denials counts in.
@@ -33,6 +34,8 @@ struct Health {
 struct Counts {
     devices: usize,
     devices_there: usize,
+    /// Enrolled, and let in by nobody yet.
+    devices_waiting: usize,
     connectors: usize,
     connectors_there: usize,
     pops: usize,
@@ -45,12 +48,20 @@ fn counts(viewer: &Viewer) -> Counts {
     let data = viewer.data();
     let live = live_sites(viewer);
     let struck = viewer.core.strikes.set();
-    let (mut devices, mut devices_there) = (0, 0);
+    let (mut devices, mut devices_there, mut devices_waiting) = (0, 0, 0);
     {
         let presence = viewer.core.presence();
         for row in &data.devices {
             if struck.is_struck(RevokedSubject::Device(row.id), row.generation) {
                 continue;
+            }
+            match row.state {
+                DeviceState::Active => {}
+                DeviceState::Pending => {
+                    devices_waiting += 1;
+                    continue;
+                }
+                DeviceState::Blocked | DeviceState::Archived => continue,
             }
             devices += 1;
             devices_there += usize::from(
@@ -71,6 +82,7 @@ fn counts(viewer: &Viewer) -> Counts {
     Counts {
         devices,
         devices_there,
+        devices_waiting,
         connectors: data
             .connectors
             .iter()
@@ -220,7 +232,7 @@ fn first_steps(viewer: &Viewer, counts: &Counts) -> Markup {
             "/policies/new".to_owned(),
         ),
         (
-            counts.devices > 0,
+            counts.devices + counts.devices_waiting > 0,
             "Enrol a device",
             "Make a link at the person’s page and open it on the device.",
             "/people".to_owned(),
@@ -280,6 +292,14 @@ fn works() -> Markup {
 
 fn worth_a_look(viewer: &Viewer, counts: &Counts) -> Markup {
     let mut all: Vec<(&'static str, Markup, String)> = Vec::new();
+    if counts.devices_waiting > 0 {
+        let text = counted(counts.devices_waiting, "device waits", "devices wait");
+        all.push((
+            "device",
+            html! { a href="/devices?state=waiting" { (text) " for approval" } },
+            "Nothing can be reached from there until somebody approves it.".into(),
+        ));
+    }
     for (id, name) in counts.unfinished.iter().take(5) {
         all.push((
             "site",

@@ -5,15 +5,16 @@ use super::{
     ask::Api,
     assets, audit, devices, events, flows,
     form::MAX_FORM,
-    keys, overview, people, policies, providers, resources, roles, search, settings, sign_ins, sites, status,
-    step_up, strikes,
+    keys, members, overview, people, policies, providers, removal, resources, roles, search, settings,
+    sign_ins, sites, status, step_up,
+    strikes::{self, Way},
     things::{self, Thing},
-    topology, why,
+    tokens, topology, why,
 };
 use crate::parts::Core;
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, Path},
+    extract::DefaultBodyLimit,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -27,8 +28,8 @@ fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
     let page = thing.page();
     let mut router = router.route(
         &format!("{page}/{{id}}/remove"),
-        get(move |api, viewer, id| things::remove_page(thing, api, viewer, id))
-            .post(move |api, id, posted| things::remove(thing, api, id, posted)),
+        get(move |api, viewer, id| removal::remove_page(thing, api, viewer, id))
+            .post(move |api, id, posted| removal::remove(thing, api, id, posted)),
     );
     if !matches!(thing, Thing::ServiceAccount | Thing::Connector | Thing::Key) {
         router = router.route(
@@ -48,18 +49,20 @@ fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
 }
 
 /// Taking access away and giving it back.
-fn strikes(router: Router<Arc<Core>>, kind: &'static str) -> Router<Arc<Core>> {
-    let named = move |Path(id): Path<String>| Path((kind.to_owned(), id));
+fn strikes(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
+    let page = thing.page();
+    let mut router = router.route(
+        &format!("{page}/{{id}}/restore"),
+        post(move |api, id, posted| strikes::restore(thing, api, id, posted)),
+    );
+    for way in Way::of(thing) {
+        router = router.route(
+            &format!("{page}/{{id}}/{}", way.word()),
+            get(move |viewer, id| strikes::ask_page(thing, *way, viewer, id))
+                .post(move |api, id, posted| strikes::strike(thing, *way, api, id, posted)),
+        );
+    }
     router
-        .route(
-            &format!("/{kind}/{{id}}/revoke"),
-            get(move |viewer, id| strikes::revoke_page(viewer, named(id)))
-                .post(move |api, id, posted| strikes::revoke(api, named(id), posted)),
-        )
-        .route(
-            &format!("/{kind}/{{id}}/restore"),
-            post(move |api, id, posted| strikes::restore(api, named(id), posted)),
-        )
 }
 
 pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
@@ -75,7 +78,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/policies/{id}/edit", get(policies::edit_page).post(policies::replace))
         .route(
             "/policies/{id}/remove",
-            get(policies::remove_page).post(|api, id, posted| things::remove(Thing::Policy, api, id, posted)),
+            get(policies::remove_page)
+                .post(|api, id, posted| removal::remove(Thing::Policy, api, id, posted)),
         )
         .route("/access", get(access::page))
         .route("/why", get(why::page))
@@ -85,17 +89,18 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/sites/{id}/waiting/{key}", get(sites::waiting_page))
         .route("/connectors/{id}", get(sites::connector))
         .route("/people", get(people::list))
-        .route("/people/{id}", get(people::person))
+        .route("/people/{id}", get(members::person))
         .route("/people/{id}/role", get(roles::role_page).post(roles::give_role))
         .route("/people/{id}/invite", post(accounts::invite))
         .route("/people/{id}/end-sessions", post(accounts::end_sessions))
         .route("/groups/{id}", get(people::group))
-        .route("/groups/members/add", post(people::add_member))
-        .route("/groups/{id}/members/remove", post(people::remove_member))
+        .route("/groups/members/add", post(members::add_member))
+        .route("/groups/{id}/members/remove", post(members::remove_member))
         .route("/service-accounts", get(people::accounts))
-        .route("/service-accounts/{id}", get(people::account))
+        .route("/service-accounts/{id}", get(members::account))
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::one))
+        .route("/devices/{id}/approve", get(devices::approve_page).post(devices::approve))
         .route("/pops", get(keys::pops))
         .route("/pops/{id}", get(keys::one_pop))
         .route("/keys", get(keys::list))
@@ -107,9 +112,9 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/settings/providers", get(providers::list))
         .route("/settings/providers/new", get(providers::new_page).post(providers::create))
         .route("/settings/providers/{id}/edit", get(providers::edit_page).post(providers::replace))
-        .route("/settings/providers/{id}/remove", post(providers::remove))
-        .route("/settings/tokens", post(settings::make_token))
-        .route("/settings/tokens/{id}/remove", post(settings::remove_token))
+        .route("/settings/providers/{id}/remove", get(providers::remove_page).post(providers::remove))
+        .route("/settings/tokens", post(tokens::make))
+        .route("/settings/tokens/{id}/remove", get(tokens::remove_page).post(tokens::remove))
         .route("/search", get(search::page))
         .route("/signed-in-again", get(step_up::signed_in_again))
         .route("/events", get(events::events))
@@ -142,8 +147,8 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
     ] {
         router = forms(router, thing);
     }
-    for kind in ["devices", "people", "service-accounts", "connectors", "pops"] {
-        router = strikes(router, kind);
+    for thing in [Thing::Device, Thing::User, Thing::ServiceAccount, Thing::Connector, Thing::Pop] {
+        router = strikes(router, thing);
     }
     router.merge(assets::routes()).layer(Extension(Api::new(core))).layer(DefaultBodyLimit::max(MAX_FORM))
 }

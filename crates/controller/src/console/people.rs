@@ -1,44 +1,25 @@
-//! People, groups and service accounts: who they are, what they are in, and what follows from it.
+//! People, groups and service accounts: who there is, and who is in what. A member's own page is in `members`.
 
 use super::{
-    accounts::sign_in_card,
-    ask::{Api, Refused, send},
-    devices::device_rows,
-    form::Posted,
-    keys::device_key_form,
+    ask::Refused,
     lists::{self, Listing, Wanted},
-    look::{
-        Row, badge, card, card_with_room, chips, counted, empty, facts, head, icon, plain_badge, small_table,
-        thin, time, typed,
-    },
+    look::{Row, badge, card, chips, counted, empty, head, small_table, time, typed},
     names::{Names, member_page},
     roles,
-    shell::{Here, Viewer, encode},
-    strikes::{buttons, struck_page},
+    shell::{Here, Viewer},
     things::{Thing, done_note, nothing_there},
 };
 use axum::{
-    Extension,
     extract::{Path, Query},
-    response::{IntoResponse, Redirect, Response},
+    response::Response,
 };
-use http::Method;
 use maud::{Markup, html};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use store::Member;
 use trust::{RevokedSubject, UnixMs};
-use wire::{GroupId, ServiceAccountId, UserId};
+use wire::GroupId;
 
-/// Devices that are shown on a member's page.
-const MOST_DEVICES: usize = 50;
-
-/// Groups of a member, by id.
-fn groups_of(viewer: &Viewer, member: Member) -> Vec<GroupId> {
-    viewer.data().memberships.iter().filter(|row| row.member == member).map(|row| row.group).collect()
-}
-
-fn state(struck: bool) -> Markup {
+pub(super) fn state(struck: bool) -> Markup {
     if struck { badge("denied", "strike", "revoked") } else { badge("ok", "check", "active") }
 }
 
@@ -152,209 +133,6 @@ fn group_card(viewer: &Viewer, names: &Names<'_>, search: &str) -> Markup {
 
 pub(super) fn missing(viewer: &Viewer, thing: Thing) -> Response {
     nothing_there(viewer, thing, &Refused { status: 404, ..Refused::default() })
-}
-
-/// What a member reaches, by the groups they are in.
-fn reaches(viewer: &Viewer, names: &Names<'_>, groups: &[GroupId]) -> Markup {
-    let policies: Vec<_> = viewer
-        .data()
-        .policies
-        .iter()
-        .filter(|policy| policy.groups.iter().any(|group| groups.contains(group)))
-        .collect();
-    let resources: BTreeSet<_> =
-        policies.iter().flat_map(|policy| policy.resources.iter().copied()).collect();
-    let rows: Vec<Row> = resources
-        .iter()
-        .take(100)
-        .filter_map(|id| names.resources.get(id))
-        .map(|row| {
-            let through: Vec<(String, String)> = policies
-                .iter()
-                .filter(|policy| policy.resources.contains(&row.id))
-                .map(|policy| (format!("/policies/{}", policy.id), policy.name.clone()))
-                .collect();
-            Row::new(
-                html! { a href={ "/resources/" (row.id) } { (typed(&row.name)) } },
-                vec![html! { span class="mono wrap-any" { (row.address) } }, chips(&through, 3)],
-            )
-        })
-        .collect();
-    card(
-        "reaches",
-        "What they may reach",
-        html! { span class="sub" { (counted(resources.len(), "resource", "resources")) } },
-        if rows.is_empty() {
-            empty(
-                "Nothing yet",
-                "No policy names a group that they are in.",
-                viewer.primary_link("/policies/new", "plus", "Write a policy"),
-            )
-        } else {
-            small_table("Resources", &[("Resource", ""), ("Address", ""), ("Through", "")], &rows)
-        },
-    )
-}
-
-/// Forms that put a member into a group and take them out.
-fn group_forms(viewer: &Viewer, names: &Names<'_>, member: Member, groups: &[GroupId]) -> Markup {
-    let mut others: Vec<_> = names.groups.iter().filter(|(id, _)| !groups.contains(id)).collect();
-    others.sort_by_key(|(_, name)| name.to_lowercase());
-    card(
-        "groups",
-        "Groups",
-        html! { span class="sub" { (groups.len()) } },
-        html! {
-            @if !groups.is_empty() {
-                ul class="todo" {
-                    @for group in groups {
-                        li { (icon("people")) div class="inline" {
-                            a href={ "/groups/" (group) } { (typed(names.group(*group))) }
-                            @if viewer.offers(&format!("/groups/{group}/members/remove")) { form method="post" action={ "/groups/" (group) "/members/remove" } {
-                                (viewer.token())
-                                input type="hidden" name="member" value=(member.to_string());
-                                input type="hidden" name="back" value=(member_page(member));
-                                button class="btn btn--sm btn--danger" type="submit" aria-label={ "Take out of " (names.group(*group)) } { "Take out" }
-                            } }
-                        } }
-                    }
-                }
-            }
-            @if names.groups.is_empty() {
-                p class="card-body sm" { "There is no group yet." @if viewer.offers("/groups/new") { " " a href="/groups/new" { "Add one" } "." } }
-            } @else if !others.is_empty() && viewer.offers("/groups/members/add") {
-                form class="card-foot" method="post" action="/groups/members/add" {
-                    (viewer.token())
-                    input type="hidden" name="member" value=(member.to_string());
-                    input type="hidden" name="back" value=(member_page(member));
-                    span class="select-wrap" {
-                        select class="select" name="group" aria-label="Group" { @for (id, name) in others.iter().take(500) { option value=(id) { (name) } } }
-                        (icon("chev"))
-                    }
-                    button class="btn btn--sm" type="submit" { "Put into this group" }
-                }
-            }
-        },
-    )
-}
-
-fn devices_card(viewer: &Viewer, member: Member) -> Markup {
-    let of_member = || viewer.data().devices.iter().filter(|row| row.owner == member);
-    let (rows, all) = (device_rows(viewer, of_member().take(MOST_DEVICES)), of_member().count());
-    card(
-        "devices",
-        "Devices",
-        html! { span class="sub" { (rows.len()) @if rows.len() < all { " of " (thin(all as u64)) } } },
-        html! {
-            @if rows.is_empty() {
-                (empty("No device yet", "A device enrols with a link that works once. Make it here and send it to its owner.", html! {}))
-            } @else {
-                (super::look::table("Devices", &[("Device", ""), ("State", ""), ("Last heard of", "nowrap")], &rows))
-                @if rows.len() < all {
-                    p class="card-foot" { a href={ "/devices?q=" (encode(Names::of(viewer.data()).member(member))) } { "All " (thin(all as u64)) " devices" } }
-                }
-            }
-            (device_key_form(viewer, member))
-        },
-    )
-}
-
-pub(super) async fn person(
-    viewer: Viewer,
-    Path(id): Path<String>,
-    Query(wanted): Query<BTreeMap<String, String>>,
-) -> Response {
-    let wanted = Wanted(wanted);
-    let found = id.parse::<UserId>().ok();
-    let Some(row) = found.and_then(|id| viewer.data().users.iter().find(|row| row.id == id)) else {
-        return missing(&viewer, Thing::User);
-    };
-    let struck = viewer.core.strikes.set().is_struck(RevokedSubject::User(row.id), row.generation);
-    let member = Member::User(row.id);
-    member_answer(
-        &viewer,
-        &wanted,
-        (Here::People, "/people", "People and groups"),
-        &id,
-        &row.name,
-        html! { (state(struck)) (roles::said(row.role)) " " (typed(&row.email)) },
-        member,
-        struck,
-        row.generation,
-        row.created_ms,
-        Some(row),
-    )
-}
-
-pub(super) async fn account(
-    viewer: Viewer,
-    Path(id): Path<String>,
-    Query(wanted): Query<BTreeMap<String, String>>,
-) -> Response {
-    let wanted = Wanted(wanted);
-    let found = id.parse::<ServiceAccountId>().ok();
-    let Some(row) = found.and_then(|id| viewer.data().service_accounts.iter().find(|row| row.id == id))
-    else {
-        return missing(&viewer, Thing::ServiceAccount);
-    };
-    let struck = viewer.core.strikes.set().is_struck(RevokedSubject::ServiceAccount(row.id), row.generation);
-    let member = Member::ServiceAccount(row.id);
-    member_answer(
-        &viewer,
-        &wanted,
-        (Here::ServiceAccounts, "/service-accounts", "Service accounts"),
-        &id,
-        &row.name,
-        html! { (state(struck)) " " (plain_badge("service account")) },
-        member,
-        struck,
-        row.generation,
-        row.created_ms,
-        None,
-    )
-}
-
-#[expect(clippy::too_many_arguments, reason = "one page for two kinds of members, called twice above")]
-fn member_answer(
-    viewer: &Viewer,
-    wanted: &Wanted,
-    (here, page, list): (Here, &'static str, &'static str),
-    id: &str,
-    name: &str,
-    lede: Markup,
-    member: Member,
-    struck: bool,
-    generation: u64,
-    created_ms: u64,
-    user: Option<&store::User>,
-) -> Response {
-    let role = user.map(|user| user.role);
-    let sign_in = user.map_or_else(|| html! {}, |user| sign_in_card(viewer, user));
-    let names = Names::of(viewer.data());
-    let groups = groups_of(viewer, member);
-    let body = html! {
-        (head(&[(page, list)], typed(name), lede, html! {
-            (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
-            @if here == Here::People { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
-            @if role.is_some_and(|role| roles::may_change(&viewer.caller, role)) { (viewer.link_button(&format!("{page}/{id}/role"), "people", "Role")) }
-            (buttons(viewer, page, id, struck))
-            (viewer.danger_link(&format!("{page}/{id}/remove"), "Remove", None))
-        }))
-        (done_note(viewer, wanted))
-        div class="grid" {
-            div class="stack col-8" { (devices_card(viewer, member)) (reaches(viewer, &names, &groups)) }
-            div class="stack stack--side col-4" {
-                (group_forms(viewer, &names, member, &groups))
-                (sign_in)
-                (card_with_room("facts", "Facts", facts(&[
-                    ("Generation", html! { (generation) }),
-                    ("Since", time(UnixMs::from_millis(created_ms), viewer.now)),
-                    ("Id", html! { code { (id) } }),
-                ])))
-            }
-        }
-    };
-    viewer.page(here, name, body)
 }
 
 pub(super) async fn accounts(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
@@ -482,49 +260,10 @@ pub(super) async fn group(
     viewer.page(Here::People, &row.name, body)
 }
 
-/// A page of this console to go back to, whatever a form says.
-fn back(posted: &Posted) -> String {
-    let wanted = posted.values.one("back");
-    let own = wanted.starts_with('/') && !wanted.starts_with("//") && !wanted.contains('\\');
-    if own { wanted.to_owned() } else { "/people".to_owned() }
-}
-
-pub(super) async fn add_member(api: Extension<Api>, posted: Posted) -> Response {
-    let back = back(&posted);
-    if !posted.is_genuine() {
-        return Redirect::to(&back).into_response();
-    }
-    let path = format!(
-        "/groups/{}/members/{}",
-        encode(posted.values.one("group")),
-        encode(posted.values.one("member"))
-    );
-    match send(&api, &posted.viewer, Method::PUT, &path, Some(&json!({})), None).await {
-        Ok(_) => Redirect::to(&format!("{back}?saved=1")).into_response(),
-        Err(refused) => not_done(&posted.viewer, "Nobody was put into a group", &refused, &back),
-    }
-}
-
-pub(super) async fn remove_member(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
-    let back = back(&posted);
-    if !posted.is_genuine() {
-        return Redirect::to(&back).into_response();
-    }
-    let member = posted.values.one("member");
-    let path = format!("/groups/{}/members/{}", encode(&id), encode(member));
-    match send(&api, &posted.viewer, Method::DELETE, &path, None, None).await {
-        Ok(done) => {
-            let names = Names::of(posted.viewer.data());
-            let name = member.parse().map_or("It", |member| names.member(member));
-            let group = id.parse().map_or("the group", |group| names.group(group));
-            struck_page(&posted.viewer, Here::People, &format!("{name} is out of {group}"), &done.body, &back)
-        }
-        Err(refused) => not_done(&posted.viewer, "Nobody was taken out", &refused, &back),
-    }
-}
-
+/// A page that says why something was not done, where there is no form to say it at.
 pub(super) fn not_done(viewer: &Viewer, title: &str, refused: &Refused, back: &str) -> Response {
+    let here = if back.starts_with("/settings") { Here::Settings } else { Here::People };
     let body =
         html! { (head(&[], title, refused.sentence(), html! { a class="btn" href=(back) { "Back" } })) };
-    viewer.page_with(refused.http_status(), Here::People, title, html! {}, body)
+    viewer.page_with(refused.http_status(), here, title, html! {}, body)
 }

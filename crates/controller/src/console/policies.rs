@@ -493,7 +493,10 @@ pub(super) async fn one(
             div class="stack col-8" {
                 (card("res", "May reach", html! { span class="sub" { (row.resources.len()) } }, if resources.is_empty() {
                     empty("Nothing yet", "This policy names no resource.", viewer.link_button(&format!("/policies/{id}/edit"), "edit", "Edit"))
-                } else { super::look::table("Resources", &[("Resource", ""), ("Address", ""), ("Ports", ""), ("Site", "low")], &resources) }))
+                } else { html! {
+                    (super::look::table("Resources", &[("Resource", ""), ("Address", ""), ("Ports", ""), ("Site", "low")], &resources))
+                    @if row.resources.len() > resources.len() { p class="card-foot" { "and " (thin((row.resources.len() - resources.len()) as u64)) " more, which its editor shows" } }
+                } }))
             }
             div class="stack stack--side col-4" {
                 (card("who", "Who", html! { span class="sub" { (row.groups.len()) } }, if groups.is_empty() {
@@ -517,7 +520,7 @@ pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, path: Path<
     };
     let shown = viewer.scene().preview(row.id, None);
     if shown.lose.is_empty() {
-        return super::things::remove_page(Thing::Policy, api, viewer, path).await;
+        return super::removal::remove_page(Thing::Policy, api, viewer, path).await;
     }
     let back = format!("/policies/{}", row.id);
     let body = html! {

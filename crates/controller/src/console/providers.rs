@@ -2,9 +2,11 @@
 
 use super::{
     ask::{Api, Done, Refused, send},
-    form::{Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, conflict, show},
+    form::{
+        ASKED_BEFORE, Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, conflict, show, trouble,
+    },
     lists::Wanted,
-    look::{Row, card, code, empty, head, plain_badge, table, typed},
+    look::{Row, card, code, counted, empty, facts, head, note, plain_badge, table, typed},
     people::not_done,
     shell::{Here, Viewer, encode},
     things::done_note,
@@ -17,7 +19,7 @@ use axum::{
 use http::{Method, StatusCode};
 use maud::{Markup, html};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const LIST: &str = "/settings/providers";
 const FIELDS: &[&str] = &[
@@ -60,12 +62,7 @@ pub(super) async fn list(
                     plain_badge(if item["new_users"] == "make" { "become users" } else { "are refused" }),
                     html! { div class="inline" {
                         (viewer.link_button(&format!("{LIST}/{name}/edit"), "edit", "Edit"))
-                        @if viewer.offers(&format!("{LIST}/{name}/remove")) {
-                            form method="post" action={ (LIST) "/" (name) "/remove" } {
-                                (viewer.token())
-                                button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the provider " (name) } { "Remove" }
-                            }
-                        }
+                        (viewer.danger_link(&format!("{LIST}/{name}/remove"), "Remove", Some(&format!("the provider {name}"))))
                     } },
                 ],
             )
@@ -366,12 +363,89 @@ pub(super) async fn replace(api: Extension<Api>, Path(name): Path<String>, poste
     save(api, Some(name), posted).await
 }
 
-pub(super) async fn remove(api: Extension<Api>, Path(name): Path<String>, posted: Posted) -> Response {
-    if !posted.is_genuine() {
-        return Redirect::to(LIST).into_response();
+/// Whom a provider lets in: how many, and who of them has no other way.
+fn signs_in<'a>(viewer: &'a Viewer, provider: &str) -> (usize, Vec<&'a store::User>) {
+    let data = viewer.data();
+    let sign_in = &data.sign_in;
+    let by = |named: bool| {
+        let all = sign_in.identities.iter().filter(move |row| (row.provider == provider) == named);
+        all.map(|row| row.account).collect::<BTreeSet<_>>()
+    };
+    let (known, by_others) = (by(true), by(false));
+    let passphrases = sign_in.accounts.iter().filter(|row| row.passphrase_hash.is_some()).map(|row| row.id);
+    let passkeys = sign_in.passkeys.iter().map(|row| row.account);
+    let another: BTreeSet<_> = passphrases.chain(passkeys).chain(by_others).collect();
+    let out = data.users.iter().filter(|row| known.contains(&row.id) && !another.contains(&row.id));
+    (known.len(), out.collect())
+}
+
+/// People who are named on the page that asks.
+const NAMED: usize = 10;
+
+/// Asks before a provider goes: who does not get in any more.
+pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, Path(name): Path<String>) -> Response {
+    match send(&api, &viewer, Method::GET, &path(&name), None, None).await {
+        Ok(held) => ask_to_remove(&viewer, &name, &held, StatusCode::OK, None),
+        Err(refused) => not_done(&viewer, "There is no such provider", &refused, LIST),
     }
-    match send(&api, &posted.viewer, Method::DELETE, &path(&name), None, None).await {
+}
+
+fn ask_to_remove(
+    viewer: &Viewer,
+    name: &str,
+    held: &Done,
+    status: StatusCode,
+    why: Option<&str>,
+) -> Response {
+    let waits = viewer.changes_wait();
+    let title = held.body["title"].as_str().unwrap_or(name);
+    let (known, out) = signs_in(viewer, name);
+    let body = html! {
+        (head(&[("/settings", "Settings"), (LIST, "Sign-in providers")], html! { "Remove " (typed(title)) "?" },
+            "Its button goes from the sign-in page. Sessions that there are go on until they end; accounts, groups and devices stay.", html! {}))
+        (trouble("Nothing was removed.", why))
+        form class="card" method="post" action={ (LIST) "/" (encode(name)) "/remove" } {
+            (viewer.token())
+            div class="card-body card-body--top" {
+                (facts(&[
+                    ("Issuer", html! { code { (held.body["issuer"].as_str().unwrap_or_default()) } }),
+                    ("Has signed in", html! { (counted(known, "person", "people")) }),
+                    ("Of them without another way in", html! {
+                        @if out.is_empty() { "nobody" } @else {
+                            (counted(out.len(), "person", "people")) ": "
+                            @for (index, user) in out.iter().take(NAMED).enumerate() {
+                                @if index > 0 { ", " }
+                                a href={ "/people/" (user.id) } { (typed(&user.name)) }
+                            }
+                            @if out.len() > NAMED { " and " (out.len() - NAMED) " more" }
+                        }
+                    }),
+                ]))
+                @if !out.is_empty() {
+                    div class="mt-4" { (note("note--warn", "warn", html! { "They need a link that sets a passphrase: it is made on each person’s page, under “Signing in”." })) }
+                }
+            }
+            div class="card-foot" {
+                a class="btn" href=(LIST) { "Keep it" }
+                button class="btn btn--danger" type="submit" disabled[waits.is_some()] { "Remove the provider" }
+                @if let Some(why) = &waits { span { "Removing waits: " (why) "." } }
+            }
+        }
+    };
+    viewer.page_with(status, Here::Settings, &format!("Remove {title}?"), html! {}, body)
+}
+
+pub(super) async fn remove(api: Extension<Api>, Path(name): Path<String>, posted: Posted) -> Response {
+    let viewer = &posted.viewer;
+    let held = match send(&api, viewer, Method::GET, &path(&name), None, None).await {
+        Ok(held) => held,
+        Err(refused) => return not_done(viewer, "There is no such provider", &refused, LIST),
+    };
+    if !posted.is_genuine() {
+        return ask_to_remove(viewer, &name, &held, StatusCode::CONFLICT, Some(ASKED_BEFORE));
+    }
+    match send(&api, viewer, Method::DELETE, &path(&name), None, None).await {
         Ok(_) => Redirect::to(&format!("{LIST}?removed=1")).into_response(),
-        Err(refused) => not_done(&posted.viewer, "The provider was not removed", &refused, LIST),
+        Err(refused) => ask_to_remove(viewer, &name, &held, refused.http_status(), Some(&refused.sentence())),
     }
 }

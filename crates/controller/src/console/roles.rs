@@ -19,7 +19,7 @@ use serde_json::json;
 use store::Role;
 
 /// From the one that may do most to the one that may do nothing.
-const ROLES: [Role; 6] =
+pub(super) const ROLES: [Role; 6] =
     [Role::Owner, Role::Admin, Role::NetworkAdmin, Role::Support, Role::Auditor, Role::Member];
 
 /// How a role is called where people read.

@@ -2,15 +2,13 @@
 
 use super::{
     ask::{Api, Done, Refused, send},
-    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, conflict, field, summary},
+    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, called, conflict, field, summary},
     lists::Wanted,
-    look::{
-        Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, note, parsed, plain_badge,
-        said, table, thin, time, typed,
-    },
+    look::{badge, card, card_with_room, code, counted, facts, head, note, time},
     people::not_done,
     shell::{Here, Viewer},
     things::done_note,
+    tokens,
 };
 use crate::{
     api::Permission,
@@ -18,25 +16,30 @@ use crate::{
 };
 use axum::{
     Extension,
-    extract::{Path, Query},
+    extract::Query,
     response::{IntoResponse, Redirect, Response},
 };
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode};
 use maud::{Markup, html};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
-use trust::{RevokedSubject, UnixMs};
 
-const FIELDS: &[&str] = &["name", "grant_life_seconds", "renew_after_seconds", "sign_in_age_seconds"];
-const SECONDS: [&str; 3] = ["grant_life_seconds", "renew_after_seconds", "sign_in_age_seconds"];
-/// Tokens that are shown here.
-const MOST_TOKENS: usize = 100;
-const SCOPES: &[(&str, &str)] = &[
-    ("read", "read everything of the organization"),
-    ("write", "change what the organization has"),
-    ("strike", "revoke"),
-    ("enrol", "make enrolment keys"),
-    ("installation", "change what the installation has: PoPs, tokens, organizations"),
+const FIELDS: &[&str] = &[
+    "name",
+    "grant_life_seconds",
+    "renew_after_seconds",
+    "sign_in_age_seconds",
+    "approve_devices",
+    "audit_retention_days",
+    "flow_retention_days",
+];
+/// Those that are a number, with what it counts.
+const NUMBERS: [(&str, &str); 5] = [
+    ("grant_life_seconds", "seconds"),
+    ("renew_after_seconds", "seconds"),
+    ("sign_in_age_seconds", "seconds"),
+    ("audit_retention_days", "days"),
+    ("flow_retention_days", "days"),
 ];
 
 /// The settings as they are stored, with their version.
@@ -44,9 +47,10 @@ async fn stored(api: &Api, viewer: &Viewer) -> Result<Values, Refused> {
     let Done { body, version } = send(api, viewer, Method::GET, "/settings", None, None).await?;
     let mut values = Values::default();
     values.set("name", body["name"].as_str().unwrap_or_default());
-    for name in SECONDS {
-        values.set(name, body[name].as_u64().map(|seconds| seconds.to_string()).unwrap_or_default());
+    for (name, _) in NUMBERS {
+        values.set(name, body[name].as_u64().map(|number| number.to_string()).unwrap_or_default());
     }
+    values.set("approve_devices", body["approve_devices"].as_bool().unwrap_or_default().to_string());
     values.set("version", version);
     Ok(values)
 }
@@ -66,6 +70,20 @@ pub(super) async fn page(
             answer(&viewer, &shown, StatusCode::OK)
         }
         Err(refused) => not_readable(&viewer, &refused),
+    }
+}
+
+/// The page again, with the form for a token as it was sent and what is wrong with it.
+pub(super) async fn with_token(
+    api: &Api,
+    viewer: &Viewer,
+    token: Values,
+    token_errors: Errors,
+    status: StatusCode,
+) -> Response {
+    match stored(api, viewer).await {
+        Ok(values) => answer(viewer, &Shown { values, token, token_errors, ..Shown::default() }, status),
+        Err(refused) => not_readable(viewer, &refused),
     }
 }
 
@@ -93,8 +111,14 @@ impl Default for Shown {
     }
 }
 
-fn fields() -> [Field<'static>; 4] {
-    let seconds = |name, label, hint| Field { name, label, kind: Kind::Number, hint, optional: false };
+/// What becomes of a device that enrols.
+fn approval() -> [(String, String); 2] {
+    [("false", "has access at once"), ("true", "waits until somebody approves it")]
+        .map(|(value, text)| (value.to_owned(), text.to_owned()))
+}
+
+fn fields(approval: &[(String, String)]) -> [Field<'_>; 7] {
+    let number = |name, label, hint| Field { name, label, kind: Kind::Number, hint, optional: false };
     [
         Field {
             name: "name",
@@ -103,20 +127,37 @@ fn fields() -> [Field<'static>; 4] {
             hint: "What people see above the navigation.",
             optional: false,
         },
-        seconds(
+        number(
             "grant_life_seconds",
             "A grant lives, in seconds",
             "3600 (1 h) to 259200 (72 h). So long access goes on without any controller.",
         ),
-        seconds(
+        number(
             "renew_after_seconds",
             "A device renews its grant after, in seconds",
             "At least 5, and well before the grant ends.",
         ),
-        seconds(
+        number(
             "sign_in_age_seconds",
             "What takes access away asks for a sign-in not older than, in seconds",
             "60 to 43200 (12 h). Tokens, roles and these settings ask for it too.",
+        ),
+        Field {
+            name: "approve_devices",
+            label: "A device that enrols with a link",
+            kind: Kind::Choice(approval),
+            hint: "It counts for links that are made from now on. Devices that there are stay as they are.",
+            optional: false,
+        },
+        number(
+            "audit_retention_days",
+            "Audit entries are kept, in days",
+            "7 to 36500; 0 keeps them for ever. What is older is removed for good: export it first.",
+        ),
+        number(
+            "flow_retention_days",
+            "Flow records are kept, in days",
+            "1 to 36500; 0 keeps them for as long as there is room.",
         ),
     ]
 }
@@ -124,7 +165,8 @@ fn fields() -> [Field<'static>; 4] {
 fn answer(viewer: &Viewer, shown: &Shown, status: StatusCode) -> Response {
     let Shown { wanted, values, errors, conflict, .. } = shown;
     let waits = viewer.changes_wait();
-    let fields = fields();
+    let approval = approval();
+    let fields = fields(&approval);
     let labels: Vec<(&'static str, &str)> = fields.iter().map(|field| (field.name, field.label)).collect();
     let status_facts = status_facts(viewer);
     let body = html! {
@@ -151,7 +193,7 @@ fn answer(viewer: &Viewer, shown: &Shown, status: StatusCode) -> Response {
                         p class="card-body" { "Who else may say who somebody is: OpenID Connect. " a href="/settings/providers" { "Look at them" } "." }
                     }))
                 }
-                @if viewer.reads("/tokens") { (tokens(viewer, &shown.token, &shown.token_errors)) }
+                @if viewer.reads("/tokens") { (tokens::list(viewer, &shown.token, &shown.token_errors)) }
             }
             div class="stack stack--side col-5" {
                 (conflict)
@@ -223,74 +265,6 @@ fn root(viewer: &Viewer) -> Markup {
     )
 }
 
-fn tokens(viewer: &Viewer, typed_token: &Values, errors: &Errors) -> Markup {
-    let may_change = viewer.offers("/settings/tokens");
-    let struck = viewer.core.strikes.set();
-    let all = viewer.data().tokens.len();
-    let rows: Vec<Row> = viewer
-        .data()
-        .tokens
-        .iter()
-        .take(MOST_TOKENS)
-        .map(|token| {
-            let state = if struck.is_struck(RevokedSubject::Token(token.id), 1) {
-                badge("denied", "strike", "revoked")
-            } else if token.expires_ms <= viewer.now.as_millis() {
-                plain_badge("expired")
-            } else {
-                badge("ok", "check", "works")
-            };
-            Row::new(html! { (typed(&token.name)) span class="sub" { (token.scopes.join(", ")) } }, vec![
-                state,
-                time(UnixMs::from_millis(token.expires_ms), viewer.now),
-                html! { @if may_change { div { form method="post" action={ "/settings/tokens/" (token.id) "/remove" } { (viewer.token()) button class="btn btn--sm btn--danger" type="submit" aria-label={ "Remove the token " (token.name) } { "Remove" } } } } },
-            ])
-        })
-        .collect();
-    card(
-        "tokens",
-        "API tokens",
-        html! { span class="sub" { (rows.len()) @if rows.len() < all { " of " (thin(all as u64)) } } },
-        html! {
-            @if rows.is_empty() { (empty("No tokens yet", "A script signs in with a token. It has scopes, an end, and is shown once.", html! {})) }
-            @else { (table("API tokens", &[("Token", ""), ("State", ""), ("Until", "nowrap"), ("Actions", "row-actions")], &rows)) }
-            @if rows.len() < all { p class="card-foot" { "All of them: " code { "tidegate admin list tokens --all" } } }
-            @if may_change { (token_form(viewer, typed_token, errors)) }
-        },
-    )
-}
-
-/// The form for one more token. Its name has an id of its own: the organization's is on the same page.
-fn token_form(viewer: &Viewer, values: &Values, errors: &Errors) -> Markup {
-    let waits = viewer.changes_wait();
-    let chosen = values.all("scopes");
-    let is_first_time = values.iter().next().is_none();
-    let wrong = |field: &str| errors.of(field).map(|text| (format!("{field}-error"), text.to_owned()));
-    let (name_error, scopes_error) = (wrong("token_name"), wrong("scopes"));
-    let said = |error: &Option<(String, String)>| {
-        html! { @if let Some((id, text)) = error { p class="error" id=(id) { (icon("warn")) span { (text) } } } }
-    };
-    html! {
-        form class="card-body card-body--top" method="post" action="/settings/tokens" novalidate {
-            (viewer.token())
-            (summary(errors, &[("token_name", "Name of a new token"), ("scopes", "It may")]))
-            div class="field" {
-                label for="token_name" { "Name of a new token" }
-                input class="input" id="token_name" name="name" value=(values.one("name")) autocomplete="off" dir="auto" aria-invalid=[name_error.as_ref().map(|_| "true")] aria-describedby=[name_error.as_ref().map(|(id, _)| id)];
-                (said(&name_error))
-            }
-            fieldset class="field" id="scopes" tabindex="-1" aria-describedby=[scopes_error.as_ref().map(|(id, _)| id)] {
-                legend { "It may" }
-                @for (index, (scope, text)) in SCOPES.iter().enumerate() {
-                    label class="check" { input type="checkbox" name="scopes" value=(scope) checked[if is_first_time { index == 0 } else { chosen.contains(scope) }]; span { (scope) span { (text) } } }
-                }
-                (said(&scopes_error))
-            }
-            div class="actions mt-4" { button class="btn" type="submit" disabled[waits.is_some()] { (icon("key")) "Make a token" } }
-        }
-    }
-}
-
 pub(super) async fn save(api: Extension<Api>, posted: Posted) -> Response {
     let genuine = posted.is_genuine();
     let (viewer, values) = (posted.viewer, posted.values);
@@ -300,16 +274,17 @@ pub(super) async fn save(api: Extension<Api>, posted: Posted) -> Response {
         return answer(&viewer, &Shown { values, errors, ..Shown::default() }, StatusCode::CONFLICT);
     }
     let mut body = json!({"name": values.one("name")});
-    for name in SECONDS.into_iter().filter(|name| values.has(name)) {
+    let got = |name: &str| values.one(name).chars().take(80).collect::<String>();
+    for (name, of) in NUMBERS.into_iter().filter(|(name, _)| values.has(name)) {
         match values.one(name).parse::<u64>() {
-            Ok(seconds) => body[name] = seconds.into(),
-            Err(_) => errors.add(
-                name,
-                format!(
-                    "Expected: a whole number of seconds; got “{}”.",
-                    values.one(name).chars().take(80).collect::<String>()
-                ),
-            ),
+            Ok(number) => body[name] = number.into(),
+            Err(_) => errors.add(name, format!("Expected: a whole number of {of}; got “{}”.", got(name))),
+        }
+    }
+    if values.has("approve_devices") {
+        match values.one("approve_devices").parse::<bool>() {
+            Ok(waits) => body["approve_devices"] = waits.into(),
+            Err(_) => errors.add("approve_devices", "Expected: one of the two."),
         }
     }
     if !errors.is_empty() {
@@ -340,70 +315,18 @@ pub(super) async fn save(api: Extension<Api>, posted: Posted) -> Response {
 
 /// Somebody else saved first: what was typed stays, beside what is stored.
 fn outdated(viewer: &Viewer, now: &Values, mut values: Values) -> Response {
-    let rows: Vec<(&str, String, String)> = fields()
+    let approval = approval();
+    let shown = |field: &Field<'_>, values: &Values| match &field.kind {
+        Kind::Choice(options) => called(options, values.one(field.name)).to_owned(),
+        _ => values.one(field.name).to_owned(),
+    };
+    let rows: Vec<(&str, String, String)> = fields(&approval)
         .iter()
-        .map(|field| (field.label, now.one(field.name).to_owned(), values.one(field.name).to_owned()))
+        .map(|field| (field.label, shown(field, now), shown(field, &values)))
         .collect();
     values.set("version", now.one("version"));
     let mut errors = Errors::default();
     errors.add("", "Somebody changed this while you were editing. Both versions are beside the form.");
     let shown = Shown { values, errors, conflict: conflict(&rows), ..Shown::default() };
     answer(viewer, &shown, StatusCode::PRECONDITION_FAILED)
-}
-
-/// What is wrong with a token's form, at the ids that its fields have on this page.
-fn token_errors(refused: &Refused) -> Errors {
-    let found = Errors::refused(refused, &["name", "scopes"]);
-    let mut errors = Errors::default();
-    for (field, here) in [("name", "token_name"), ("scopes", "scopes"), ("", "")] {
-        if let Some(text) = found.of(field) {
-            errors.add(here, text);
-        }
-    }
-    errors
-}
-
-pub(super) async fn make_token(api: Extension<Api>, posted: Posted) -> Response {
-    let genuine = posted.is_genuine();
-    let (viewer, values) = (posted.viewer, posted.values);
-    if !genuine {
-        return Redirect::to("/settings").into_response();
-    }
-    let body = json!({"name": values.one("name"), "scopes": values.all("scopes")});
-    let made: Result<Value, Refused> =
-        send(&api, &viewer, Method::POST, "/tokens", Some(&body), None).await.map(|done| done.body);
-    let made = match made {
-        Ok(made) => made,
-        Err(refused) => {
-            return match stored(&api, &viewer).await {
-                Ok(settings) => {
-                    let token_errors = token_errors(&refused);
-                    let shown = Shown { values: settings, token: values, token_errors, ..Shown::default() };
-                    answer(&viewer, &shown, refused.http_status())
-                }
-                Err(unread) => not_readable(&viewer, &unread),
-            };
-        }
-    };
-    let until = parsed(made["description"]["expires"].as_str().unwrap_or_default()).unwrap_or(viewer.now);
-    let page = html! {
-        (head(&[("/settings", "Settings")], html! { "The token " (typed(values.one("name"))) }, html! { "It works until " (said(until, viewer.now)) ". It is shown only now; only its hash is kept." }, html! {}))
-        (code("Token", html! { (made["token"].as_str().unwrap_or_default()) }))
-        p class="hint mt-4" { "Send it as " code { "Authorization: Bearer …" } ", from a file or a secret store; not in a command’s arguments." }
-        div class="actions mt-4" { a class="btn" href="/settings" { "I have stored it" } }
-    };
-    let mut answer = viewer.refreshed().page(Here::Settings, "A new token", page);
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-pub(super) async fn remove_token(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
-    if !posted.is_genuine() {
-        return Redirect::to("/settings").into_response();
-    }
-    let path = format!("/tokens/{}", super::shell::encode(&id).replace('/', "%2F"));
-    match send(&api, &posted.viewer, Method::DELETE, &path, None, None).await {
-        Ok(_) => Redirect::to("/settings?removed=1").into_response(),
-        Err(refused) => not_done(&posted.viewer, "The token was not removed", &refused, "/settings"),
-    }
 }

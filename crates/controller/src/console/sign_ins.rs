@@ -96,7 +96,7 @@ pub(super) async fn page(
                 @if filtered { a class="btn btn--quiet btn--sm" href=(PATH) { "Clear" } }
             }
             @match &read {
-                Err(refused) => (empty("The log cannot be read", refused.sentence(), html! {})),
+                Err(refused) => (empty("The log cannot be read", refused.sentence_of_read(), html! {})),
                 Ok(done) => {
                     @let rows: Vec<Row> = done.body["items"].as_array().into_iter().flatten().map(|entry| row(&viewer, entry)).collect();
                     @if rows.is_empty() {

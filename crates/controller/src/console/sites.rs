@@ -2,7 +2,7 @@
 
 use super::{
     ask::{Api, Refused, send},
-    form::Posted,
+    form::{ASKED_BEFORE, Posted, trouble},
     lists::{self, Listing, Wanted},
     look::{
         Row, badge, card, card_with_room, code, counted, empty, facts, head, icon, note, parsed, said, table,
@@ -15,9 +15,9 @@ use super::{
 use axum::{
     Extension,
     extract::{Path, Query},
-    response::{IntoResponse, Redirect, Response},
+    response::Response,
 };
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use maud::{Markup, PreEscaped, html};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -234,13 +234,20 @@ pub(super) async fn connector(
 
 /// Before a key is made: nothing happens by looking at a page.
 pub(super) async fn connect_page(viewer: Viewer, Path(id): Path<String>) -> Response {
-    let Some(site) = find(&viewer, &id) else { return missing(&viewer, Thing::Site) };
+    match find(&viewer, &id) {
+        Some(site) => ask_to_connect(&viewer, site, StatusCode::OK, None),
+        None => missing(&viewer, Thing::Site),
+    }
+}
+
+fn ask_to_connect(viewer: &Viewer, site: &Site, status: StatusCode, why: Option<&str>) -> Response {
     let waits = viewer.changes_wait();
-    let back = format!("/sites/{id}");
+    let back = format!("/sites/{}", site.id);
     let body = html! {
         (head(&[("/sites", "Sites"), (&back, &site.name)], html! { "Add a connector to " (typed(&site.name)) },
             "A connector dials out only; nothing in this network has to be opened. Two in different racks keep access on when one goes down.", html! {}))
-        form class="card" method="post" action={ "/sites/" (id) "/connect" } {
+        (trouble("No key was made.", why))
+        form class="card" method="post" action={ (back) "/connect" } {
             (viewer.token())
             div class="card-body card-body--top" {
                 p { "You get an enrolment key that enrols one connector, once, within an hour, and the command that starts it. The key is shown once." }
@@ -252,23 +259,23 @@ pub(super) async fn connect_page(viewer: Viewer, Path(id): Path<String>) -> Resp
             }
         }
     };
-    viewer.page(Here::Sites, "Add a connector", body)
+    viewer.page_with(status, Here::Sites, "Add a connector", html! {}, body)
 }
 
 /// Makes the key, and shows it and the commands in this one answer.
 pub(super) async fn connect(api: Extension<Api>, Path(id): Path<String>, posted: Posted) -> Response {
     let genuine = posted.is_genuine();
     let viewer = posted.viewer;
-    if find(&viewer, &id).is_none() {
-        return missing(&viewer, Thing::Site);
-    }
+    let Some(site) = find(&viewer, &id) else { return missing(&viewer, Thing::Site) };
     if !genuine {
-        return Redirect::to(&format!("/sites/{id}/connect")).into_response();
+        return ask_to_connect(&viewer, site, StatusCode::CONFLICT, Some(ASKED_BEFORE));
     }
     let body = json!({"kind": "connector", "site": id, "lifetime_seconds": KEY_LIFE_S});
     let made = match send(&api, &viewer, Method::POST, "/enrolment-keys", Some(&body), None).await {
         Ok(made) => made.body,
-        Err(refused) => return nothing_there(&viewer, Thing::Key, &refused),
+        Err(refused) => {
+            return ask_to_connect(&viewer, site, refused.http_status(), Some(&refused.sentence()));
+        }
     };
     let viewer = viewer.refreshed();
     let Some(site) = find(&viewer, &id) else { return missing(&viewer, Thing::Site) };
@@ -457,7 +464,7 @@ pub(super) async fn waiting_page(viewer: Viewer, Path((id, key)): Path<(String, 
     } else {
         html! { noscript { meta http-equiv="refresh" content="3"; } }
     };
-    viewer.page_with(http::StatusCode::OK, Here::Sites, "Waiting for a connector", refresh, body)
+    viewer.page_with(StatusCode::OK, Here::Sites, "Waiting for a connector", refresh, body)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use super::{
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use store::Member;
+use wire::{ConnectorId, DeviceId, GroupId, PopId, TokenId};
 
 /// Longest value that is shown of a form; all of it is kept.
 const SHOWN: usize = 200;
@@ -28,11 +30,14 @@ pub(super) const ASKED: &[(&str, &str)] = &[
     ("/service-accounts/{id}/restore", "Giving a service account its access back"),
     ("/connectors/{id}/restore", "Giving a connector its place back"),
     ("/pops/{id}/restore", "Giving a PoP its place back"),
+    ("/devices/{id}/block", "Blocking a device"),
+    ("/devices/{id}/archive", "Archiving a device"),
     ("/devices/{id}/remove", "Removing a device"),
     ("/people/{id}/remove", "Removing a person"),
     ("/service-accounts/{id}/remove", "Removing a service account"),
     ("/connectors/{id}/remove", "Removing a connector"),
     ("/pops/{id}/remove", "Removing a PoP"),
+    ("/groups/{id}/members/remove", "Taking somebody out of a group"),
     ("/people/{id}/role", "Giving a person a role"),
     ("/people/{id}/invite", "Making a link that lets a person in"),
     ("/people/{id}/end-sessions", "Signing a person out everywhere"),
@@ -57,19 +62,49 @@ fn fields(values: &Values) -> Markup {
     }
 }
 
-/// What was typed, for people; what a page put into its form by itself says nothing to them.
-fn typed_fields(values: &Values) -> Markup {
+/// What it is about and what was typed, for people; what a page put into its form by itself says nothing to them.
+fn typed_fields(viewer: &Viewer, action: &str, values: &Values) -> Markup {
     // A secret is kept in the form, and shown to nobody who looks over a shoulder.
-    let shown = |name: &str| !matches!(name, "form_token" | "version" | "allow_shrink" | "client_secret");
-    let rows: Vec<(&str, Markup)> = values
-        .iter()
-        .filter(|(name, value)| shown(name) && !value.is_empty())
-        .map(|(name, value)| (name.as_str(), typed(&value.chars().take(SHOWN).collect::<String>())))
-        .collect();
+    let shown =
+        |name: &str| !matches!(name, "form_token" | "version" | "allow_shrink" | "client_secret" | "back");
+    let about =
+        action.split('/').filter_map(|part| name_of(viewer, part)).map(|name| ("about", typed(&name)));
+    let fields =
+        values.iter().filter(|(name, value)| shown(name) && !value.is_empty()).map(|(name, value)| {
+            let short = || value.chars().take(SHOWN).collect::<String>();
+            (name.as_str(), typed(&name_of(viewer, value).unwrap_or_else(short)))
+        });
+    let rows: Vec<(&str, Markup)> = about.chain(fields).collect();
     if rows.is_empty() {
         html! {}
     } else {
         facts(&rows)
+    }
+}
+
+/// What an id is called, whatever it is the id of; nobody knows people by theirs.
+fn name_of(viewer: &Viewer, id: &str) -> Option<String> {
+    let data = viewer.data();
+    if let Ok(id) = id.parse::<DeviceId>() {
+        return data.devices.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    }
+    if let Ok(id) = id.parse::<ConnectorId>() {
+        return data.connectors.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    }
+    if let Ok(id) = id.parse::<PopId>() {
+        return viewer.snapshot.dataset.pops.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    }
+    if let Ok(id) = id.parse::<TokenId>() {
+        return data.tokens.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    }
+    if let Ok(id) = id.parse::<GroupId>() {
+        return data.groups.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    }
+    match id.parse().ok()? {
+        Member::User(id) => data.users.iter().find(|row| row.id == id).map(|row| row.name.clone()),
+        Member::ServiceAccount(id) => {
+            data.service_accounts.iter().find(|row| row.id == id).map(|row| row.name.clone())
+        }
     }
 }
 
@@ -107,7 +142,7 @@ pub(super) fn sign_in_again(viewer: &Viewer, what: &str, action: &str, values: &
             } }
             form class="card card-body card-body--top" action=(action) method="post" {
                 (fields(values))
-                (typed_fields(values))
+                (typed_fields(viewer, action, values))
                 div class="actions mt-4" {
                     a class="btn btn--primary" href={ "/signin?again=1&next=" (encode("/signed-in-again")) } target="_blank" rel="noopener" { "1. Sign in again in another tab" }
                     button class="btn" type="submit" { "2. Go on" }
@@ -130,7 +165,7 @@ pub(super) fn look_again(viewer: &Viewer, what: &str, action: &str, values: &Val
             form class="card card-body card-body--top" action=(action) method="post" {
                 (fields(values))
                 (viewer.token())
-                (typed_fields(values))
+                (typed_fields(viewer, action, values))
                 div class="actions mt-4" {
                     button class="btn btn--primary" type="submit" { "Go on" }
                     a class="btn" href="/" { "Do nothing" }

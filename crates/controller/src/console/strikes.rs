@@ -1,10 +1,11 @@
 //! Taking access away, and the honest count as the answer.
 
 use super::{
-    ask::{Api, send},
-    form::Posted,
+    ask::{Api, Refused, send},
+    form::{Posted, trouble},
     look::{card_with_room, counted, facts, head, icon, parsed, said, time, typed},
-    shell::{Here, Viewer},
+    shell::{Here, Viewer, encode},
+    things::{Thing, nothing_there},
 };
 use axum::{
     Extension,
@@ -74,120 +75,182 @@ pub(super) fn struck_page(viewer: &Viewer, here: Here, title: &str, report: &Val
     viewer.page(here, title, body)
 }
 
-/// What can be struck from a page: a kind in the address, and where its page is.
-fn place(kind: &str) -> Option<(Here, &'static str, &'static str)> {
-    match kind {
-        "devices" => Some((Here::Devices, "/devices", "device")),
-        "people" => Some((Here::People, "/people", "person")),
-        "service-accounts" => Some((Here::ServiceAccounts, "/service-accounts", "service account")),
-        "connectors" => Some((Here::Sites, "/connectors", "connector")),
-        "pops" => Some((Here::Pops, "/pops", "PoP")),
+/// How access is taken away from a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a strike alone.
+    Revoke,
+    /// A device, which is kept as blocked.
+    Block,
+    /// A device, which is kept for the record.
+    Archive,
+}
+
+impl Way {
+    /// What there is for a thing; nothing where it cannot be struck.
+    pub(super) const fn of(thing: Thing) -> &'static [Self] {
+        match thing {
+            Thing::Device => &[Self::Revoke, Self::Block, Self::Archive],
+            Thing::User | Thing::ServiceAccount | Thing::Connector | Thing::Pop => &[Self::Revoke],
+            _ => &[],
+        }
+    }
+
+    /// Its place in the console and in the API.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoke",
+            Self::Block => "block",
+            Self::Archive => "archive",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Revoke => "Revoke",
+            Self::Block => "Block",
+            Self::Archive => "Archive",
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoked",
+            Self::Block => "blocked",
+            Self::Archive => "archived",
+        }
+    }
+
+    /// What follows from it, before it is done.
+    const fn lede(self) -> &'static str {
+        match self {
+            Self::Revoke => {
+                "Its sessions end within 5 s at every connector that hears a controller. It works without the database. Access can be given back: it then enrols again."
+            }
+            Self::Block => {
+                "Its sessions end within 5 s at every connector that hears a controller, also without the database. It stays in the list as blocked until somebody gives access back: it then enrols again."
+            }
+            Self::Archive => {
+                "Its sessions end within 5 s at every connector that hears a controller, also without the database. It is kept for the record, with its flows and its place in the audit log."
+            }
+        }
+    }
+
+    /// What the API is asked.
+    fn request(self, id: &str) -> (String, Option<Value>) {
+        match self {
+            Self::Revoke => ("/strikes".to_owned(), Some(json!({"subject": id}))),
+            Self::Block | Self::Archive => (format!("/devices/{}/{}", encode(id), self.word()), None),
+        }
+    }
+}
+
+/// What a thing that can be struck is called; of another kind there is none by this id.
+fn name_of(viewer: &Viewer, thing: Thing, id: &str) -> Option<String> {
+    let data = viewer.data();
+    let find = |mut all: Box<dyn Iterator<Item = (String, &String)> + '_>| {
+        all.find(|(found, _)| found == id).map(|(_, name)| name.clone())
+    };
+    match thing {
+        Thing::Device => find(Box::new(data.devices.iter().map(|row| (row.id.to_string(), &row.name)))),
+        Thing::User => find(Box::new(data.users.iter().map(|row| (row.id.to_string(), &row.name)))),
+        Thing::ServiceAccount => {
+            find(Box::new(data.service_accounts.iter().map(|row| (row.id.to_string(), &row.name))))
+        }
+        Thing::Connector => find(Box::new(data.connectors.iter().map(|row| (row.id.to_string(), &row.name)))),
+        Thing::Pop => {
+            find(Box::new(viewer.snapshot.dataset.pops.iter().map(|row| (row.id.to_string(), &row.name))))
+        }
         _ => None,
     }
 }
 
-fn name_of(viewer: &Viewer, id: &str) -> Option<String> {
-    let data = viewer.data();
-    let devices = data.devices.iter().map(|row| (row.id.to_string(), &row.name));
-    let users = data.users.iter().map(|row| (row.id.to_string(), &row.name));
-    let accounts = data.service_accounts.iter().map(|row| (row.id.to_string(), &row.name));
-    let connectors = data.connectors.iter().map(|row| (row.id.to_string(), &row.name));
-    let pops = viewer.snapshot.dataset.pops.iter().map(|row| (row.id.to_string(), &row.name));
-    let mut all = devices.chain(users).chain(accounts).chain(connectors).chain(pops);
-    all.find(|(found, _)| found == id).map(|(_, name)| name.clone())
-}
-
-fn gone() -> Response {
-    (StatusCode::NOT_FOUND, "There is nothing here that could be revoked.").into_response()
+fn gone(viewer: &Viewer, thing: Thing) -> Response {
+    nothing_there(viewer, thing, &Refused { status: 404, ..Refused::default() })
 }
 
 /// Asks before access goes.
-pub(super) async fn revoke_page(viewer: Viewer, Path((kind, id)): Path<(String, String)>) -> Response {
-    match (place(&kind), name_of(&viewer, &id)) {
-        (Some(place), Some(name)) => ask(&viewer, place, &id, &name, html! {}),
-        _ => gone(),
+pub(super) async fn ask_page(thing: Thing, way: Way, viewer: Viewer, Path(id): Path<String>) -> Response {
+    match name_of(&viewer, thing, &id) {
+        Some(name) => ask(&viewer, thing, way, &id, &name, None),
+        None => gone(&viewer, thing),
     }
 }
 
-fn ask(
-    viewer: &Viewer,
-    (here, page, word): (Here, &'static str, &'static str),
-    id: &str,
-    name: &str,
-    error: Markup,
-) -> Response {
-    let back = format!("{page}/{id}");
-    let title = format!("Revoke {name}?");
+fn ask(viewer: &Viewer, thing: Thing, way: Way, id: &str, name: &str, refused: Option<&Refused>) -> Response {
+    let back = format!("{}/{id}", thing.page());
+    let title = format!("{} {name}?", way.title());
     let body = html! {
-        (head(&[(&back, name)], html! { "Revoke " (typed(name)) "?" },
-            "Its sessions end within 5 s at every connector that hears a controller. It works without the database. Access can be given back: it then enrols again.", html! {}))
-        (error)
-        form class="card" method="post" action={ (page) "/" (id) "/revoke" } {
+        (head(&[(&back, name)], html! { (way.title()) " " (typed(name)) "?" }, way.lede(), html! {}))
+        (trouble(&format!("Nothing was {}.", way.done()), refused.map(Refused::sentence).as_deref()))
+        form class="card" method="post" action={ (back) "/" (way.word()) } {
             (viewer.token())
             div class="card-foot" {
                 a class="btn" href=(back) { "Keep it" }
-                button class="btn btn--danger" type="submit" { "Revoke the " (word) }
+                button class="btn btn--danger" type="submit" { (way.title()) " the " (thing.word()) }
             }
         }
     };
-    viewer.page(here, &title, body)
+    let status = refused.map_or(StatusCode::OK, Refused::http_status);
+    viewer.page_with(status, thing.here(), &title, html! {}, body)
 }
 
-/// Takes access away.
-pub(super) async fn revoke(
+/// Takes access away. A form that is not of this session never comes here: it was asked about before.
+pub(super) async fn strike(
+    thing: Thing,
+    way: Way,
     api: Extension<Api>,
-    Path((kind, id)): Path<(String, String)>,
+    Path(id): Path<String>,
     posted: Posted,
 ) -> Response {
     let viewer = &posted.viewer;
-    let (Some(place), Some(name)) = (place(&kind), name_of(viewer, &id)) else { return gone() };
+    let Some(name) = name_of(viewer, thing, &id) else { return gone(viewer, thing) };
     if !posted.is_genuine() {
-        return ask(viewer, place, &id, &name, html! {});
+        return ask(viewer, thing, way, &id, &name, None);
     }
-    match send(&api, viewer, Method::POST, "/strikes", Some(&json!({"subject": id})), None).await {
-        Ok(done) => struck_page(
-            viewer,
-            place.0,
-            &format!("{name} was revoked"),
-            &done.body,
-            &format!("{}/{id}", place.1),
-        ),
-        Err(refused) => {
-            let error = html! { div class="note note--bad mb-4" role="alert" { (icon("warn")) p { strong { "Nothing was revoked. " } (refused.sentence()) } } };
-            ask(viewer, place, &id, &name, error)
+    let (path, body) = way.request(&id);
+    match send(&api, viewer, Method::POST, &path, body.as_ref(), None).await {
+        Ok(done) => {
+            let back = format!("{}/{id}", thing.page());
+            struck_page(viewer, thing.here(), &format!("{name} was {}", way.done()), &done.body, &back)
         }
+        Err(refused) => ask(viewer, thing, way, &id, &name, Some(&refused)),
     }
 }
 
 /// Gives access back: a new generation, with which it enrols again.
 pub(super) async fn restore(
+    thing: Thing,
     api: Extension<Api>,
-    Path((kind, id)): Path<(String, String)>,
+    Path(id): Path<String>,
     posted: Posted,
 ) -> Response {
     let viewer = &posted.viewer;
-    let (Some(place), Some(name)) = (place(&kind), name_of(viewer, &id)) else { return gone() };
+    let Some(name) = name_of(viewer, thing, &id) else { return gone(viewer, thing) };
+    let back = format!("{}/{id}", thing.page());
     if !posted.is_genuine() {
-        return Redirect::to(&format!("{}/{id}", place.1)).into_response();
+        return Redirect::to(&back).into_response();
     }
     match send(&api, viewer, Method::POST, "/restores", Some(&json!({"subject": id})), None).await {
-        Ok(_) => Redirect::to(&format!("{}/{id}?saved=1", place.1)).into_response(),
+        Ok(_) => Redirect::to(&format!("{back}?saved=1")).into_response(),
         Err(refused) => {
             let body = html! {
-                (head(&[(place.1, "Back")], html! { (typed(&name)) " stays revoked." }, refused.sentence(), html! { a class="btn" href={ (place.1) "/" (id) } { "Back" } }))
+                (head(&[(thing.page(), "Back")], html! { (typed(&name)) " stays as it is." }, refused.sentence(), html! { a class="btn" href=(back) { "Back" } }))
             };
-            viewer.page_with(refused.http_status(), place.0, "Not given back", html! {}, body)
+            viewer.page_with(refused.http_status(), thing.here(), "Not given back", html! {}, body)
         }
     }
 }
 
 /// The buttons of a page about something that can be revoked.
 pub(super) fn buttons(viewer: &Viewer, page: &str, id: &str, struck: bool) -> Markup {
+    let waits = viewer.changes_wait();
     html! {
         @if struck && !viewer.offers(&format!("{page}/{id}/restore")) {
             // Whoever may not give it back is offered nothing.
         } @else if struck {
-            form method="post" action={ (page) "/" (id) "/restore" } { (viewer.token()) button class="btn" type="submit" { "Give access back" } }
+            form method="post" action={ (page) "/" (id) "/restore" } { (viewer.token()) button class="btn" type="submit" disabled[waits.is_some()] { "Give access back" } }
+            @if let Some(why) = &waits { span class="sm" { "Giving it back waits: " (why) "." } }
         } @else {
             (viewer.danger_link(&format!("{page}/{id}/revoke"), "Revoke", None))
         }

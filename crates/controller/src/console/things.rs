@@ -1,15 +1,11 @@
-//! Making, changing and removing what an organization has: one way for all of them, through the API.
+//! Making and changing what an organization has: one way for all of them, through the API.
 
 use super::{
     ask::{Api, Refused, send},
-    form::{
-        Errors, Field, FormPage, Kind, MOST_OPTIONS, OTHER_SESSION, Posted, Values, called, chosen, conflict,
-        show,
-    },
+    form::{Errors, Field, FormPage, Kind, MOST_OPTIONS, Posted, Values, called, chosen, conflict, show},
     lists::Wanted,
-    look::{card_with_room, head, icon, note, typed},
+    look::{card_with_room, head, note},
     shell::{Here, Viewer},
-    strikes::struck_page,
 };
 use axum::{
     Extension,
@@ -62,7 +58,7 @@ impl Thing {
         }
     }
 
-    const fn list(self) -> &'static str {
+    pub(super) const fn list(self) -> &'static str {
         match self {
             Self::Group => "/people",
             Self::Connector => "/sites",
@@ -70,7 +66,7 @@ impl Thing {
         }
     }
 
-    const fn here(self) -> Here {
+    pub(super) const fn here(self) -> Here {
         match self {
             Self::Site | Self::Connector => Here::Sites,
             Self::Resource => Here::Resources,
@@ -83,7 +79,7 @@ impl Thing {
         }
     }
 
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Site => "site",
             Self::Resource => "resource",
@@ -98,7 +94,7 @@ impl Thing {
         }
     }
 
-    const fn many(self) -> &'static str {
+    pub(super) const fn many(self) -> &'static str {
         match self {
             Self::Site => "Sites",
             Self::Resource => "Resources",
@@ -124,7 +120,7 @@ impl Thing {
     }
 
     /// What removing it means, before it is done.
-    const fn removal(self) -> &'static str {
+    pub(super) const fn removal(self) -> &'static str {
         match self {
             Self::Site => "A site can be removed when it has no connectors and no resources.",
             Self::Resource => {
@@ -370,12 +366,6 @@ fn aside(thing: Thing) -> Markup {
     }
 }
 
-fn other_session() -> Errors {
-    let mut errors = Errors::default();
-    errors.add("", OTHER_SESSION);
-    errors
-}
-
 /// What was typed as a site's name and is none. The API would ask for an id, which nobody types.
 fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors> {
     let sites = site_choices(viewer);
@@ -402,7 +392,15 @@ fn unknown_site(thing: Thing, viewer: &Viewer, values: &Values) -> Option<Errors
 pub(super) async fn create(thing: Thing, api: Extension<Api>, posted: Posted) -> Response {
     let Posted { viewer, values, .. } = &posted;
     if !posted.is_genuine() {
-        return form(viewer, thing, None, values, &other_session(), StatusCode::CONFLICT, aside(thing));
+        return form(
+            viewer,
+            thing,
+            None,
+            values,
+            &Errors::other_session(),
+            StatusCode::CONFLICT,
+            aside(thing),
+        );
     }
     if let Some(errors) = unknown_site(thing, viewer, values) {
         return form(viewer, thing, None, values, &errors, StatusCode::UNPROCESSABLE_ENTITY, aside(thing));
@@ -437,7 +435,7 @@ pub(super) async fn edit_page(
 }
 
 /// A path of the API, whatever was in the address.
-fn one(thing: Thing, id: &str) -> String {
+pub(super) fn one(thing: Thing, id: &str) -> String {
     format!("{}/{}", thing.api(), super::shell::encode(id).replace('/', "%2F"))
 }
 
@@ -463,7 +461,15 @@ pub(super) async fn replace(
 ) -> Response {
     let Posted { viewer, values, .. } = &posted;
     if !posted.is_genuine() {
-        return form(viewer, thing, Some(&id), values, &other_session(), StatusCode::CONFLICT, html! {});
+        return form(
+            viewer,
+            thing,
+            Some(&id),
+            values,
+            &Errors::other_session(),
+            StatusCode::CONFLICT,
+            html! {},
+        );
     }
     let now = match send(&api, viewer, Method::GET, &one(thing, &id), None, None).await {
         Ok(now) => now,
@@ -514,75 +520,6 @@ pub(super) async fn replace(
     }
 }
 
-fn removal_page(viewer: &Viewer, thing: Thing, id: &str, name: &str, refused: Option<&Refused>) -> Response {
-    let title = format!("Remove {name}?");
-    let shrink = refused.is_some_and(Refused::is_shrink);
-    let status = refused.map_or(StatusCode::OK, Refused::http_status);
-    let back = format!("{}/{id}", thing.page());
-    let body = html! {
-        (head(&[(thing.list(), thing.many()), (&back, name)], html! { "Remove " (typed(name)) "?" }, thing.removal(), html! {}))
-        @if let Some(refused) = refused {
-            div class="note note--bad mb-4" role="alert" tabindex="-1" data-focus { (icon("warn")) p { strong { "Nothing was removed. " } (refused.sentence()) } }
-        }
-        form class="card" method="post" action={ (thing.page()) "/" (id) "/remove" } {
-            (viewer.token())
-            @if shrink {
-                div class="card-body card-body--top" {
-                    label class="check" { input type="checkbox" name="allow_shrink" value="true"; span { "Yes, so much at once is meant" } }
-                }
-            }
-            div class="card-foot" {
-                a class="btn" href=(if thing == Thing::Key { thing.page() } else { &back }) { "Keep it" }
-                button class="btn btn--danger" type="submit" { "Remove the " (thing.word()) }
-            }
-        }
-    };
-    viewer.page_with(status, thing.here(), &title, html! {}, body)
-}
-
-async fn name_of(api: &Api, viewer: &Viewer, thing: Thing, id: &str) -> Result<String, Refused> {
-    let done = send(api, viewer, Method::GET, &one(thing, id), None, None).await?;
-    Ok(done.body["name"].as_str().unwrap_or(id).to_owned())
-}
-
-/// Asks before something goes.
-pub(super) async fn remove_page(
-    thing: Thing,
-    api: Extension<Api>,
-    viewer: Viewer,
-    Path(id): Path<String>,
-) -> Response {
-    match name_of(&api, &viewer, thing, &id).await {
-        Ok(name) => removal_page(&viewer, thing, &id, &name, None),
-        Err(refused) => nothing_there(&viewer, thing, &refused),
-    }
-}
-
-/// Removes one. What is revoked by it is answered with the honest count.
-pub(super) async fn remove(
-    thing: Thing,
-    api: Extension<Api>,
-    Path(id): Path<String>,
-    posted: Posted,
-) -> Response {
-    let Posted { viewer, values, .. } = &posted;
-    let name = match name_of(&api, viewer, thing, &id).await {
-        Ok(name) => name,
-        Err(refused) => return nothing_there(viewer, thing, &refused),
-    };
-    if !posted.is_genuine() {
-        return removal_page(viewer, thing, &id, &name, None);
-    }
-    let query = if values.one("allow_shrink") == "true" { "?allow_shrink=true" } else { "" };
-    match send(&api, viewer, Method::DELETE, &format!("{}{query}", one(thing, &id)), None, None).await {
-        Ok(done) if done.body.get("enforced").is_some() => {
-            struck_page(viewer, thing.here(), &format!("{name} was removed"), &done.body, thing.list())
-        }
-        Ok(_) => Redirect::to(&format!("{}?removed=1", thing.list())).into_response(),
-        Err(refused) => removal_page(viewer, thing, &id, &name, Some(&refused)),
-    }
-}
-
 /// What was done a moment ago, above a page.
 pub(super) fn done_note(viewer: &Viewer, wanted: &Wanted) -> Markup {
     let version = super::look::thin(viewer.data().organization.version.version);
@@ -591,6 +528,9 @@ pub(super) fn done_note(viewer: &Viewer, wanted: &Wanted) -> Markup {
     }
     if !wanted.get("removed").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Removed." } " Version " (version) "." })) } };
+    }
+    if !wanted.get("approved").is_empty() {
+        return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Approved." } " It gets its certificate when it asks again: tell its owner to run the same command once more." })) } };
     }
     if !wanted.get("ended").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Signed out everywhere." } " Each of their browsers asks for a sign-in again. What their devices reach goes on." })) } };

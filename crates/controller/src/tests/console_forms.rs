@@ -8,6 +8,7 @@ use super::{
 use axum::body::Body;
 use http::{Method, Request, header};
 use serde_json::json;
+use store::{Account, OidcIdentity, Scope};
 
 /// A field that a page carries for itself.
 fn hidden(page: &Reply, name: &str) -> String {
@@ -83,6 +84,128 @@ async fn a_token_that_is_not_made_says_why_at_its_field_and_keeps_what_was_chose
         refused.text
     );
     assert!(world.get("/tokens").await.ok()["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn approval_of_devices_and_how_long_logs_are_kept_are_set_where_the_rest_is_and_refused_at_their_fields()
+ {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/settings", &session).await;
+    assert!(page.text.contains("<option value=\"false\" selected>has access at once"), "{}", page.text);
+    let token = form_token(&page);
+    let save = async |version: &str, fields: &[(&str, &str)]| {
+        let own = [("form_token", token.as_str()), ("version", version), ("name", "default")];
+        submit(&world, "/settings", &session, &[&own[..], fields].concat()).await
+    };
+    let version = hidden(&page, "version");
+    for (field, wrong, said) in [
+        ("audit_retention_days", "3", "Expected: 7 to 36500."),
+        ("audit_retention_days", "a year", "Expected: a whole number of days; got “a year”."),
+        ("flow_retention_days", "99999", "Expected: 1 to 36500."),
+        ("approve_devices", "perhaps", "Expected: one of the two."),
+    ] {
+        let refused = save(&version, &[(field, wrong)]).await;
+        assert_eq!(refused.status, 422, "{field}: {}", refused.text);
+        for shown in [&format!("id=\"{field}-error\""), said, &format!("href=\"#{field}\"")] {
+            assert!(refused.text.contains(shown), "{field}: {shown}: {}", refused.text);
+        }
+        let kept = field == "approve_devices" || refused.text.contains(&format!("value=\"{wrong}\""));
+        assert!(kept, "{field}: {}", refused.text);
+    }
+    let right = [("approve_devices", "true"), ("audit_retention_days", "365"), ("flow_retention_days", "30")];
+    assert_eq!(save(&version, &right).await.status, 303);
+    let now = world.get("/settings").await.ok();
+    assert_eq!(now["approve_devices"], json!(true));
+    assert_eq!((&now["audit_retention_days"], &now["flow_retention_days"]), (&json!(365), &json!(30)));
+    // Both versions are in words when somebody else was first.
+    let late = save(&version, &[("approve_devices", "false")]).await;
+    assert_eq!(late.status, 412);
+    for shown in ["waits until somebody approves it</bdi>", "has access at once</bdi>"] {
+        assert!(late.text.contains(shown), "{shown}: {}", late.text);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_made_with_a_role_or_with_scopes_and_lives_as_long_as_was_asked() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/settings", &session).await;
+    for scope in ["read", "write", "strike", "enrol", "admin", "installation"] {
+        assert!(page.text.contains(&format!("name=\"scopes\" value=\"{scope}\"")), "{scope}");
+    }
+    let token = form_token(&page);
+    let make = async |fields: &[(&str, &str)]| {
+        let own = [("form_token", token.as_str())];
+        submit(&world, "/settings/tokens", &session, &[&own[..], fields].concat()).await
+    };
+    let seconds = |made: &serde_json::Value| {
+        let at = |name: &str| made[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        at("expires").as_second() - at("created").as_second()
+    };
+    let made = make(&[
+        ("name", "a"),
+        ("role", "auditor"),
+        ("scopes", "read"),
+        ("life", "2"),
+        ("life_unit", "hours"),
+    ])
+    .await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    assert!(made.text.contains("It may: role auditor."), "{}", made.text);
+    let made =
+        make(&[("name", "b"), ("role", ""), ("scopes", "admin"), ("life", "365"), ("life_unit", "days")])
+            .await;
+    assert!(made.text.contains("It may: admin."), "{}", made.text);
+    make(&[("name", "c"), ("scopes", "read")]).await;
+    let all = world.get("/tokens?sort=created").await.ok();
+    let of = |name: &str| all["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!((&of("a")["role"], seconds(of("a"))), (&json!("auditor"), 7_200));
+    assert_eq!((&of("b")["scopes"], seconds(of("b"))), (&json!(["admin"]), 31_536_000));
+    assert_eq!(seconds(of("c")), 90 * 86_400);
+    let listed = get(&world, "/settings", &session).await;
+    assert!(listed.text.contains("role auditor"), "{}", listed.text);
+
+    for (life, unit, said) in [
+        ("366", "days", "Expected: 1 minute to 365 days."),
+        ("0", "minutes", "Expected: 1 minute to 365 days."),
+        ("99999999999999999999", "days", "Expected: a whole number"),
+        ("a while", "hours", "Expected: a whole number; got “a while”."),
+    ] {
+        let fields =
+            [("name", "d"), ("role", "support"), ("scopes", "enrol"), ("life", life), ("life_unit", unit)];
+        let refused = make(&fields).await;
+        assert_eq!(refused.status, 422, "{life}: {}", refused.text);
+        for shown in [
+            "id=\"token_life-error\"",
+            said,
+            "href=\"#token_life\"",
+            "value=\"d\"",
+            "<option value=\"support\" selected>",
+            "value=\"enrol\" checked",
+            &format!("value=\"{life}\""),
+            &format!("<option value=\"{unit}\" selected>"),
+        ] {
+            assert!(refused.text.contains(shown), "{life}: {shown}: {}", refused.text);
+        }
+    }
+    let nobody = make(&[("name", "e"), ("role", "emperor")]).await;
+    assert_eq!(nobody.status, 422, "{}", nobody.text);
+    assert!(nobody.text.contains("id=\"token_role-error\""), "{}", nobody.text);
+}
+
+#[tokio::test]
+async fn whoever_makes_a_token_is_offered_no_more_than_they_may_do() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let users = world.get("/users").await.ok();
+    let me = format!("/users/{}/role", users["items"][0]["id"].as_str().unwrap());
+    world.call(Method::PUT, &me, Some(json!({"role": "admin"}))).await.ok();
+    let page = get(&world, "/settings", &session).await;
+    assert!(page.text.contains("name=\"scopes\" value=\"admin\""), "{}", page.text);
+    assert!(!page.text.contains("name=\"scopes\" value=\"installation\""));
+    assert!(page.text.contains("value=\"support\">what the role Support may"), "{}", page.text);
+    assert!(!page.text.contains("value=\"owner\">"));
 }
 
 #[tokio::test]
@@ -192,6 +315,153 @@ async fn an_address_that_nothing_has_is_a_page_for_a_browser_and_a_problem_for_a
     for (path, accept) in [("/recources", "*/*"), ("/recources", ""), ("/api/v1/nothing", browser)] {
         assert_eq!(ask(path, accept, &session).await.problem(404)["status"], 404);
     }
+}
+
+#[tokio::test]
+async fn a_token_is_removed_only_after_a_page_that_says_what_it_did() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let made =
+        world.post("/tokens", json!({"name": "nightly & co", "scopes": ["read", "strike"]})).await.made();
+    let id = made["description"]["id"].as_str().unwrap().to_owned();
+    let place = format!("/settings/tokens/{id}/remove");
+    let list = get(&world, "/settings", &session).await;
+    assert!(
+        list.text.contains(&format!("href=\"{place}\" aria-label=\"Remove the token nightly &amp; co\"")),
+        "{}",
+        list.text
+    );
+    assert!(!list.text.contains(&format!("action=\"{place}\"")), "not by one click: {}", list.text);
+    let asked = get(&world, &place, &session).await;
+    assert_eq!(asked.status, 200, "{}", asked.text);
+    for shown in
+        ["nightly &amp; co", "read, strike", "Every script that signs in with it is refused", "Keep it"]
+    {
+        assert!(asked.text.contains(shown), "{shown}: {}", asked.text);
+    }
+    let token = form_token(&asked);
+    let removed = submit(&world, &place, &session, &[("form_token", &token)]).await;
+    assert_eq!(removed.headers[header::LOCATION], "/settings?removed=1", "{}", removed.text);
+    assert!(world.get("/tokens").await.ok()["items"].as_array().unwrap().is_empty());
+    for late in [
+        get(&world, &place, &session).await,
+        submit(&world, &place, &session, &[("form_token", &token)]).await,
+    ] {
+        assert_eq!(late.status, 404);
+        assert!(late.text.contains("There is no such token"), "{}", late.text);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_is_removed_only_after_a_page_that_names_who_has_no_other_way_in() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let provider =
+        json!({"title": "Corporate <b>", "issuer": "https://id.example.com", "client_id": "tidegate"});
+    world.call(Method::PUT, "/oidc-providers/corp", Some(provider)).await;
+    let users = world.get("/users").await.ok();
+    let lena = users["items"].as_array().unwrap().iter().find(|user| user["role"] == "owner").unwrap();
+    known(&world, "corp", &f.user, true).await;
+    known(&world, "corp", lena["id"].as_str().unwrap(), false).await;
+    let place = "/settings/providers/corp/remove";
+    let list = get(&world, "/settings/providers", &session).await;
+    assert!(
+        list.text.contains(&format!("href=\"{place}\""))
+            && !list.text.contains(&format!("action=\"{place}\""))
+    );
+    let asked = get(&world, place, &session).await;
+    for shown in [
+        "Corporate &lt;b&gt;",
+        "2 people",
+        "1 person: ",
+        &format!("href=\"/people/{}\"", f.user),
+        "Signing in”",
+        "Keep it",
+    ] {
+        assert!(asked.text.contains(shown), "{shown}: {}", asked.text);
+    }
+    assert!(
+        !asked.text.contains(&format!("/people/{}\"", lena["id"].as_str().unwrap())),
+        "she has a passphrase"
+    );
+    let removed = submit(&world, place, &session, &[("form_token", &form_token(&asked))]).await;
+    assert_eq!(removed.headers[header::LOCATION], "/settings/providers?removed=1", "{}", removed.text);
+    assert_eq!(get(&world, place, &session).await.status, 404);
+}
+
+/// Somebody has signed in by a provider.
+async fn known(world: &World, provider: &str, user: &str, is_new: bool) {
+    let core = &world.controller.core;
+    let store = core.database.store().unwrap();
+    let organization = core.snapshot().dataset.organizations[0].organization.id;
+    let now = crate::clock::wall().as_millis();
+    let mut change = store.change(Scope::Organization(organization), "a test", now).await.unwrap();
+    let id: wire::UserId = user.parse().unwrap();
+    if is_new {
+        let account = Account {
+            id,
+            sign_in_name: format!("{user}@example.com"),
+            passphrase_hash: None,
+            totp: None,
+            recovery_codes: Vec::new(),
+            sessions_from_ms: now,
+            created_ms: now,
+        };
+        change.insert_account(&account).await.unwrap();
+    }
+    let identity = OidcIdentity { provider: provider.into(), subject: format!("sub of {user}"), account: id };
+    change.insert_oidc_identity(&identity).await.unwrap();
+    change.commit("sign in", user, "{}").await.unwrap();
+    core.refresh(&store).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_only_takes_a_form_is_a_page_that_leads_to_it_and_says_what_it_takes() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let ask = async |method: Method, path: &str, accept: &str, cookies: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::ACCEPT, accept).header(header::COOKIE, cookies);
+        world.send(stranger(), request.body(Body::empty()).unwrap()).await
+    };
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (path, back) in [
+        ("/keys/pop".to_owned(), "/pops".to_owned()),
+        ("/keys/device".to_owned(), "/people".to_owned()),
+        ("/settings/tokens".to_owned(), "/settings".to_owned()),
+        ("/groups/members/add".to_owned(), "/people".to_owned()),
+        (format!("/groups/{}/members/remove", f.group), format!("/groups/{}", f.group)),
+        (format!("/people/{}/invite", f.user), format!("/people/{}", f.user)),
+    ] {
+        let page = ask(Method::GET, &path, browser, &session).await;
+        assert_eq!(
+            (page.status.as_u16(), &page.headers[header::ALLOW]),
+            (405, &"POST".parse().unwrap()),
+            "{path}"
+        );
+        for shown in
+            ["There is nothing to look at here", "Nothing was done", &format!("href=\"{back}\""), "Main"]
+        {
+            assert!(page.text.contains(shown), "{path}: {shown}: {}", page.text);
+        }
+        assert!(page.headers.contains_key(header::CONTENT_SECURITY_POLICY), "{path}");
+        assert_eq!(get(&world, &back, &session).await.status, 200, "{back}");
+        let out = ask(Method::GET, &path, browser, "").await;
+        assert_eq!((out.status.as_u16(), &out.headers[header::ALLOW]), (405, &"POST".parse().unwrap()));
+        assert!(out.text.contains("Sign in") && !out.text.contains("Overview"), "{}", out.text);
+        let script = ask(Method::GET, &path, "*/*", &session).await;
+        assert_eq!(script.problem(405)["field"], "method");
+        assert_eq!(script.headers[header::ALLOW], "POST");
+    }
+    let read = ask(Method::POST, "/topology", browser, &session).await;
+    assert_eq!((read.status.as_u16(), &read.headers[header::ALLOW]), (405, &"GET,HEAD".parse().unwrap()));
+    assert!(
+        read.text.contains("This page takes no form") && read.text.contains("href=\"/topology\""),
+        "{}",
+        read.text
+    );
 }
 
 #[tokio::test]

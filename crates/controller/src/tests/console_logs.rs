@@ -1,9 +1,11 @@
 //! The logs in the console, however long they are and however much of them is of one instant.
 
 use super::{
-    Reply, World,
-    console::{get, owner},
+    LOCAL, Reply, World,
+    console::{form_token, get, owner, submit},
 };
+use axum::body::Body;
+use http::{Request, header};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use trust::UnixMs;
@@ -69,6 +71,28 @@ async fn the_audit_log_is_searched_as_a_whole_by_who_what_and_the_name_of_what_i
     assert!(who.text.contains("create owner") && !who.text.contains("later 1"), "{}", who.text);
     let nothing = get(&world, "/audit?subject=nothing+of+the+kind", &session).await;
     assert!(nothing.text.contains("Nothing fits"), "{}", nothing.text);
+}
+
+#[tokio::test]
+async fn each_change_shows_the_id_of_the_request_that_made_it() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let request = Request::post("/api/v1/groups")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("x-request-id", "deploy-4711")
+        .body(Body::from(json!({"name": "by a script"}).to_string()))
+        .unwrap();
+    world.send(LOCAL, request).await.made();
+    let token = form_token(&get(&world, "/groups/new", &session).await);
+    let fields = [("form_token", token.as_str()), ("name", "by hand")];
+    assert_eq!(submit(&world, "/groups/new", &session, &fields).await.status, 303);
+    let shown = get(&world, "/audit?action=create+group", &session).await;
+    assert!(shown.text.contains("request <code><bdi>deploy-4711</bdi></code>"), "{}", shown.text);
+    let all = world.get("/audit?action=create%20group").await.ok();
+    let by_hand =
+        all["items"].as_array().unwrap().iter().find(|one| one["after"]["name"] == "by hand").unwrap();
+    let id = by_hand["request"].as_str().unwrap();
+    assert!(!id.is_empty() && shown.text.contains(id), "{id}: {}", shown.text);
 }
 
 /// Flow records that ended at one instant.

@@ -9,12 +9,15 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// The last part of an address that is a form.
-const FORMS: [&str; 11] = [
+const FORMS: [&str; 14] = [
     "new",
     "edit",
     "remove",
     "revoke",
     "restore",
+    "approve",
+    "block",
+    "archive",
     "connect",
     "add",
     "tokens",
