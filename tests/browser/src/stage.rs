@@ -241,6 +241,27 @@ impl Stage {
         Ok(Client { _process: process, state, device })
     }
 
+    /// Enrols a device with a key that makes it wait for approval, and gives its id.
+    ///
+    /// # Errors
+    /// It is not among the devices that wait.
+    pub fn waiting_device(&self, name: &str, key: &str) -> Result<String> {
+        let state = self.directory.path().join(name);
+        let file = self.directory.path().join(format!("{name}.key"));
+        std::fs::write(&file, key)?;
+        let mut command = Command::new(binary()?);
+        command.args(["--json", "login", "--name", name, "--state"]).arg(&state).arg("--key-file").arg(&file);
+        let output = command.stdin(Stdio::null()).output().context("tidegate login")?;
+        std::fs::remove_file(&file)?;
+        ensure!(!output.status.success(), "a device that waits for approval is enrolled at once");
+        let waiting = self.api("GET", "/devices?state=pending", None)?;
+        let all = waiting["items"].as_array().into_iter().flatten();
+        let id = all.filter(|device| device["name"] == name).find_map(|device| device["id"].as_str());
+        id.map(ToOwned::to_owned).with_context(|| {
+            format!("no {name} among {waiting}: {}", String::from_utf8_lossy(&output.stderr))
+        })
+    }
+
     /// Takes the database's write lock, as a backup tool that hangs does. It is given back when dropped.
     ///
     /// # Errors

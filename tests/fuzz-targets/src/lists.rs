@@ -57,6 +57,7 @@ static ROWS: LazyLock<OrganizationData> = LazyLock::new(|| {
             audit_retention_days: 0,
             flow_retention_days: 0,
             sign_in_age_ms: Organization::SIGN_IN_AGE_MS,
+            closed_ms: 0,
             created_ms: 1,
         },
         sites: all()

@@ -93,7 +93,7 @@ pub(crate) async fn no_such_address(core: Arc<Core>, request: Request) -> Respon
 
 /// An address that there is, asked in a way that it does not have: mostly one that takes a form, opened again by hand. What
 /// it takes stands in `Allow` (RFC 9110 section 15.5.6), which the router adds.
-async fn wrong_method(State(core): State<Arc<Core>>, request: Request) -> Response {
+pub(crate) async fn wrong_method(State(core): State<Arc<Core>>, request: Request) -> Response {
     if !asks_for_html(request.headers()) {
         return api::method_not_allowed(None, request.method().clone(), request.uri().clone()).await;
     }
@@ -128,6 +128,9 @@ fn page_of_form(path: &str) -> String {
     match path {
         "/keys/pop" => "/pops".to_owned(),
         "/keys/device" | "/groups/members/add" => "/people".to_owned(),
+        "/signout" | "/theme" => "/".to_owned(),
+        _ if path.starts_with("/signin/") => "/signin".to_owned(),
+        _ if path.starts_with("/account/") => "/account".to_owned(),
         "/settings/tokens" => "/settings".to_owned(),
         // What is done to one object stands on its page: /people/usr-…/invite.
         path => path.split('/').take(3).collect::<Vec<_>>().join("/"),

@@ -144,9 +144,9 @@ fn fields(approval: &[(String, String)]) -> [Field<'_>; 7] {
         ),
         Field {
             name: "approve_devices",
-            label: "A device that enrols with a link",
+            label: "A device that enrols with a link or a code",
             kind: Kind::Choice(approval),
-            hint: "It counts for links that are made from now on. Devices that there are stay as they are.",
+            hint: "It counts for links and codes that are made from now on. Devices that there are stay as they are.",
             optional: false,
         },
         number(

@@ -267,7 +267,10 @@ async fn device_key(
         organization: Some(who.organization),
         name: format!("device code for {device}").chars().take(64).collect(),
         target: EnrolmentTarget::Device { owner: Member::User(who.user) },
-        approval: false,
+        approval: core
+            .snapshot()
+            .organization(who.organization)
+            .is_none_or(|data| data.organization.approve_devices),
         secret_hash: SecretHash::from_digest(secret.hash()),
         cap: 1,
         uses: 0,

@@ -34,7 +34,7 @@ pub(crate) use keys::{
 pub(crate) use shared::Untold;
 
 use crate::{
-    clock,
+    clock, console,
     limiter::{AccountLimit, FailureLimit, Slowing},
     parts::Core,
 };
@@ -204,6 +204,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .route("/device", get(device_pages::page).post(device_pages::decide))
         .route(&page::SCRIPT_PATH, get(page::script))
         .route(&page::LOOK_PATH, get(page::look))
+        .method_not_allowed_fallback(console::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_FORM))
         .layer(middleware::from_fn_with_state(Arc::clone(core), session::keep_alive))
         .layer(middleware::map_response(page::guarded))

@@ -431,6 +431,7 @@ async fn an_address_that_only_takes_a_form_is_a_page_that_leads_to_it_and_says_w
         ("/keys/pop".to_owned(), "/pops".to_owned()),
         ("/keys/device".to_owned(), "/people".to_owned()),
         ("/settings/tokens".to_owned(), "/settings".to_owned()),
+        ("/account/passphrase".to_owned(), "/account".to_owned()),
         ("/groups/members/add".to_owned(), "/people".to_owned()),
         (format!("/groups/{}/members/remove", f.group), format!("/groups/{}", f.group)),
         (format!("/people/{}/invite", f.user), format!("/people/{}", f.user)),
