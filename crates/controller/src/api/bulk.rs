@@ -107,7 +107,7 @@ pub fn read_bulk(
 /// Longest name.
 const MAX_NAME: usize = 64;
 /// Members of bodies in which ids stand.
-const OF_IDS: [&str; 5] = ["groups", "owner", "resources", "site", "subject"];
+const OF_IDS: [&str; 6] = ["groups", "owner", "resources", "site", "subject", "user"];
 
 /// The ids of what the operations before made, by the names they were given.
 #[derive(Debug, Default)]
