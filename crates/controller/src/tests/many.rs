@@ -29,11 +29,63 @@ async fn fill(world: &World) {
     let organization = world.controller.core.snapshot().dataset.organizations[0].organization.id;
     let now = crate::clock::wall().as_millis();
     let mut change = store.change(Scope::Organization(organization), "a test", now).await.unwrap();
+    let first = wire::GroupId::from_time_and_random(now, random(0));
     for number in 0..MANY {
         one_of_each(&mut change, organization, number, now).await;
+        if number > 0 {
+            let user = wire::UserId::from_time_and_random(now + number as u64, random(number));
+            change.add_member(first, Member::User(user), 0).await.unwrap();
+        }
+        change.note(store::Noted {
+            action: "fill".into(),
+            subject: format!("object {number:05}"),
+            before: None,
+            after: None,
+            detail: "{}".into(),
+        });
     }
     change.commit("fill", "everything", "{}").await.unwrap();
     world.controller.core.refresh(&store).await.unwrap();
+    logs(world, organization);
+}
+
+/// As many flows as connectors send in batches, and as many sign-ins.
+fn logs(world: &World, organization: wire::OrganizationId) {
+    let (core, now) = (&world.controller.core, crate::clock::wall());
+    let connector = wire::ConnectorId::from_bytes([2; 16]);
+    for batch in 0..MANY / 100 {
+        let records: Vec<String> = (0..100)
+            .map(|number| {
+                serde_json::json!({"id": format!("flow-{batch}-{number}"), "verdict": "allowed"}).to_string()
+            })
+            .collect();
+        let (batch, text) = (batch as u64 + 1, records.join("\n"));
+        core.flows.take(organization, connector, batch, text.as_bytes(), now).unwrap();
+    }
+    for number in 0..MANY {
+        core.signin.log.write(&crate::signin::Entry {
+            at: now,
+            organization,
+            user: None,
+            method: format!("passphrase-{number:05}"),
+            outcome: crate::signin::Outcome::SignedIn,
+            address: [203, 0, 113, 7].into(),
+            detail: String::new(),
+        });
+    }
+}
+
+/// Every entry of a list, page by page: what tells one from another.
+async fn paged(world: &World, path: &str, by: &str) -> BTreeSet<String> {
+    let (mut seen, mut after) = (BTreeSet::new(), String::new());
+    loop {
+        let page = world.get(&format!("{path}?limit=1000{after}")).await.ok();
+        for item in page["items"].as_array().unwrap() {
+            assert!(seen.insert(item[by].to_string()), "{path}: {item} twice");
+        }
+        let Some(next) = page["next"].as_str() else { return seen };
+        after = format!("&after={next}");
+    }
 }
 
 async fn one_of_each(
@@ -191,6 +243,18 @@ async fn ten_thousand_of_everything_are_in_the_lists_and_the_consoles_pages_stay
         assert!((MANY..=MANY + 1).contains(&seen.len()), "{kind}: {}", seen.len());
         some.push((kind, seen.into_iter().nth(MANY / 2).unwrap()));
     }
+    let all = world.get("/groups?name=group%2000000").await.ok();
+    let all = all["items"][0]["id"].as_str().unwrap();
+    for (path, by, most) in [
+        (format!("/groups/{all}/members"), "member", MANY),
+        ("/flows".to_owned(), "id", MANY),
+        ("/authentication-log".to_owned(), "method", MANY + 1),
+    ] {
+        let found = paged(&world, &path, by).await.len();
+        assert!((MANY..=most).contains(&found), "{path}: {found}");
+    }
+    let audit = paged(&world, "/audit", "hash").await;
+    assert!(audit.len() > MANY, "{}", audit.len());
     let id = |kind: &str| some.iter().find(|(of, _)| *of == kind).unwrap().1.clone();
     let mut pages: Vec<String> = [
         "/",
@@ -219,6 +283,7 @@ async fn ten_thousand_of_everything_are_in_the_lists_and_the_consoles_pages_stay
     .into();
     pages.push(format!("/policies/new?group={}&resource={}", id("groups"), id("resources")));
     pages.push(format!("/policies/{}/edit", id("policies")));
+    pages.push(format!("/groups/{all}"));
     for (kind, place) in [
         ("sites", "sites"),
         ("connectors", "connectors"),
