@@ -298,8 +298,16 @@ fn also_matches(viewer: &Viewer, row: &Resource) -> Markup {
         html! {
             p class="sm quiet mb-2" { "The most specific resource wins." }
             (facts(&others.iter().map(|other| {
-                let word = if wins == Some(other.id) { "wins" } else { "hidden by it" };
-                (word, html! { a href={ "/resources/" (other.id) } { (other.address.to_string()) } })
+                let has_port = other.ports.iter().any(|range| range.contains(protocol, port));
+                let word = if wins == Some(other.id) {
+                    "wins"
+                } else if other.address == resource.address && !has_port {
+                    // Of two at one address that which has the port is meant: neither hides the other.
+                    "at its own ports"
+                } else {
+                    "hidden by it"
+                };
+                (word, html! { a href={ "/resources/" (other.id) } { (other.name) } " " code { (other.address.to_string()) } })
             }).collect::<Vec<_>>()))
         },
     )

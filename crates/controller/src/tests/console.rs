@@ -359,3 +359,20 @@ async fn a_form_of_another_session_saves_nothing_and_one_without_a_session_loses
     let sites = get(&world, "/sites", &session).await;
     assert!(sites.text.contains("No sites yet"));
 }
+
+#[tokio::test]
+async fn of_two_resources_at_one_address_with_other_ports_none_is_said_to_hide_the_other() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let session = owner(&world).await;
+    let mut ids = Vec::new();
+    for (name, port) in [("bell", "7000"), ("clock", "7001"), ("bell again", "7000")] {
+        let body = json!({"name": name, "site": f.site, "address": "10.9.8.7", "ports": [port]});
+        ids.push(world.post("/resources", body).await.made()["id"].as_str().unwrap().to_owned());
+    }
+    let page = get(&world, &format!("/resources/{}", ids[0]), &session).await;
+    let also = page.text.split("Also matches").nth(1).unwrap();
+    for shown in ["at its own ports", ">clock</a>", "hidden by it", ">bell again</a>"] {
+        assert!(also.contains(shown), "{shown}: {also}");
+    }
+}
