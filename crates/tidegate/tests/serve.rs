@@ -361,6 +361,45 @@ fn what_is_applied_is_exported_again_differs_in_nothing_and_is_changed_and_shown
     assert!(serve.end(Signal::TERM));
 }
 
+/// Holds SQLite's write lock, as a backup tool that hangs does, until its standard input ends.
+const HOLD: &str = "import sqlite3, sys\n\
+    db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)\n\
+    db.execute('BEGIN IMMEDIATE')\n\
+    print('held', flush=True)\n\
+    sys.stdin.read()\n";
+
+#[test]
+fn what_has_to_wait_for_the_database_ends_with_the_code_that_says_try_again_and_reads_go_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    let mut command = Command::new("python3");
+    command.args(["-c", HOLD]).arg(state.join("controller/tidegate.db"));
+    let mut lock = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut held = String::new();
+    BufReader::new(lock.stdout.take().unwrap()).read_line(&mut held).unwrap();
+    assert_eq!(held, "held\n");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["admin", "--state"]).arg(&state).args(arguments);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&["create", "group", "--name", "later"]);
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("wait"), "{said}");
+    assert_eq!(run(&["list", "groups"]).0, 0);
+    drop(lock.stdin.take());
+    lock.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while run(&["create", "group", "--name", "later"]).0 != 0 {
+        assert!(Instant::now() < deadline, "changes go on once the lock is gone");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(serve.end(Signal::TERM));
+}
+
 #[test]
 fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     let scratch = tempfile::tempdir().unwrap();
