@@ -10,7 +10,10 @@ use crate::{
     flows::FlowQuery,
     segments::{Page, Place},
 };
-use axum::{extract::Query, response::Response};
+use axum::{
+    extract::Query,
+    response::{Html, Response},
+};
 use maud::{Markup, html};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
@@ -117,22 +120,53 @@ fn flow_row(viewer: &Viewer, record: &Value) -> Row {
     }
 }
 
-pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
-    let wanted = Wanted(wanted);
+fn query(wanted: &Wanted) -> FlowQuery {
     let only = |name: &str| Some(wanted.get(name)).filter(|value| !value.is_empty()).map(str::to_owned);
-    let search = wanted.search();
-    let query = FlowQuery {
+    FlowQuery {
         limit: SHOWN,
         device: only("device"),
         connector: only("connector"),
         resource: only("resource"),
         verdict: only("verdict"),
-        q: Some(search.clone()).filter(|text| !text.is_empty()),
+        q: Some(wanted.search()).filter(|text| !text.is_empty()),
         // A place that is none is the newest.
         after: wanted.get("after").parse::<Place>().ok(),
         ..FlowQuery::default()
-    };
-    let read = read(&viewer, query).await;
+    }
+}
+
+/// How many came since a page was loaded that begins with the record `first`: it asks every ten seconds, and moves nothing.
+/// The rows stay where they are until somebody wants the others.
+fn newer(wanted: &Wanted, came: Option<usize>) -> Markup {
+    html! {
+        span class="sub" id="newer" role="status" hx-get=(wanted.with("/flows/newer", "connected", "")) hx-trigger="every 10s" hx-swap="outerHTML" {
+            @match came {
+                None | Some(0) => "as connectors reported them",
+                Some(count) => a href=(wanted.with("/flows", "first", "")) {
+                    @if count >= SHOWN { "100 or more came since: show them" } @else { (counted(count, "came", "came")) " since: show them" }
+                },
+            }
+        }
+    }
+}
+
+/// The same, asked by a page that is open.
+pub(super) async fn newer_than(
+    viewer: Viewer,
+    Query(wanted): Query<BTreeMap<String, String>>,
+) -> Html<String> {
+    let wanted = Wanted(wanted);
+    let first = wanted.get("first");
+    let came = read(&viewer, query(&wanted)).await.ok().map(|page| {
+        let is_first = |record: &Value| text(record, "id") == first;
+        page.items.iter().position(is_first).unwrap_or(page.items.len())
+    });
+    Html(newer(&wanted, came).into_string())
+}
+
+pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
+    let wanted = Wanted(wanted);
+    let read = read(&viewer, query(&wanted)).await;
     let sessions = super::sessions::card_of(&viewer, &wanted);
     let verdicts = [
         ("", "Every verdict"),
@@ -148,7 +182,16 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
         (head(&[], "Sessions and flows", "Who is connected now, and every connection that ended or was refused, newest first.", html! {}))
         (sessions)
         section class="card card--clip" aria-labelledby="flows" {
-            div class="card-head" { h2 id="flows" { "Flows" } span class="sub" { "as connectors reported them" } }
+            div class="card-head" {
+                h2 id="flows" { "Flows" }
+                @match &read {
+                    Ok(page) if !is_later => {
+                        @let first = page.items.first().map_or("", |record| text(record, "id"));
+                        (newer(&wanted.and("first", first), None))
+                    },
+                    _ => span class="sub" { "as connectors reported them" },
+                }
+            }
             form class="filters" action="/flows" role="search" {
                 input class="input" type="search" name="q" value=(wanted.get("q")) placeholder="Person, device, resource or address" aria-label="Person, device, resource or address" dir="auto" maxlength="200";
                 (filter("verdict", "Verdict", wanted.get("verdict"), &verdicts))

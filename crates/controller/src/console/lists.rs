@@ -45,6 +45,13 @@ impl Wanted {
         if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
     }
 
+    /// The same question with one part more.
+    pub(super) fn and(&self, part: &str, value: &str) -> Self {
+        let mut parts = self.0.clone();
+        parts.insert(part.to_owned(), value.to_owned());
+        Self(parts)
+    }
+
     /// Whether something is looked for, and not just another page.
     pub(super) fn narrows(&self, turns: &[&str]) -> bool {
         self.0.iter().any(|(key, value)| !turns.contains(&key.as_str()) && !value.is_empty())

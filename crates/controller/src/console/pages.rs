@@ -70,6 +70,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/", get(overview::page))
         .route("/topology", get(topology::page))
         .route("/flows", get(flows::list))
+        .route("/flows/newer", get(flows::newer_than))
         .route("/resources", get(resources::list))
         .route("/resources/{id}", get(resources::one))
         .route("/policies", get(policies::list))

@@ -10,7 +10,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use std::{sync::Arc, time::Duration};
 use store::{Account, OrganizationData};
 use trust::{RevokedSubject, UnixMs, encode_base64url};
@@ -194,10 +194,17 @@ pub(crate) fn no_session() -> HeaderValue {
     cookie(SESSION_COOKIE, "", Duration::ZERO)
 }
 
+/// Whether an open page asks by itself: nobody uses the session by that, however long the page stays open.
+fn asks_by_itself(request: &Request) -> bool {
+    request.uri().path() == "/events"
+        || (request.method() == Method::GET && request.headers().contains_key("hx-request"))
+}
+
 /// Writes the cookie anew with an answer when it is some minutes old, so that a session in use does not become idle.
 pub(crate) async fn keep_alive(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let now = core.signer.best_time();
     let held = read(request.headers(), SESSION_COOKIE)
+        .filter(|_| !asks_by_itself(&request))
         .and_then(|text| WebSession::from_text(text, &core.signin.keys, now))
         .filter(|session| session.seen.plus(FRESHEN_AFTER) <= now);
     let mut response = next.run(request).await;

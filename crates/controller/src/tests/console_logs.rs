@@ -149,3 +149,32 @@ async fn flows_beyond_a_thousand_are_reached_by_the_apis_cursor_and_by_the_conso
     let oldest = get(&world, "/flows?q=laptop-0001", &session).await;
     assert!(oldest.text.contains("laptop-0001."), "{}", oldest.text);
 }
+
+#[tokio::test]
+async fn a_page_of_flows_says_how_many_came_since_and_moves_nothing() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let core = &world.controller.core;
+    let organization = core.snapshot().dataset.organizations[0].organization.id;
+    let flow = |batch: u64, verdict: &str| {
+        let record = json!({"id": format!("flow-{batch}"), "verdict": verdict}).to_string();
+        let connector = ConnectorId::from_bytes([2; 16]);
+        core.flows.take(organization, connector, batch, record.as_bytes(), crate::clock::wall()).unwrap();
+    };
+    flow(1, "allowed");
+    let page = get(&world, "/flows?verdict=allowed", &session).await;
+    let ask = page.text.split("hx-get=\"").find(|rest| rest.starts_with("/flows/newer")).unwrap();
+    let ask = ask.split('"').next().unwrap().replace("&amp;", "&");
+    assert!(ask.contains("first=flow-1") && ask.contains("verdict=allowed"), "{ask}");
+    let same = get(&world, &ask, &session).await;
+    assert!(
+        same.text.contains("as connectors reported them") && same.text.contains(&ask.replace('&', "&amp;"))
+    );
+    flow(2, "allowed");
+    flow(3, "denied");
+    let one = get(&world, &ask, &session).await;
+    assert!(one.text.contains("1 came since: show them"), "only what the filter takes: {}", one.text);
+    assert!(one.text.contains("href=\"/flows?verdict=allowed\""), "{}", one.text);
+    let older = get(&world, "/flows?after=1.0", &session).await;
+    assert!(!older.text.contains("/flows/newer"), "an older page waits for nothing");
+}

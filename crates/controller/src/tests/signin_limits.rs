@@ -5,6 +5,7 @@ use super::{
     console::{PASSPHRASE, cookies, form_token, get, owner, submit},
     signin::{is_signed_in, proven, sign_in, with_app},
 };
+use crate::signin::cookie::WebSession;
 use axum::body::Body;
 use http::{Request, header};
 use serde_json::{Value, json};
@@ -175,4 +176,24 @@ async fn every_entry_of_the_audit_log_says_from_where_it_was_asked_for_and_by_wh
         let (action, source) = from_outside(action);
         assert!(seen.contains(&(action.clone(), source, has_after)), "{action}: {seen:?}");
     }
+}
+
+#[tokio::test]
+async fn a_page_that_is_left_open_does_not_keep_its_session_in_use() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let core = &world.controller.core;
+    let (name, text) = session.split("; ").next().unwrap().split_once('=').unwrap();
+    let now = core.signer.best_time();
+    let read = WebSession::from_text(text, &core.signin.keys, now).unwrap();
+    let older = WebSession { seen: now.minus(Duration::from_secs(30 * 60)), ..read };
+    let jar = format!("{name}={}", older.to_text(&core.signin.keys));
+    let renews = async |request: http::request::Builder| {
+        let request = request.header(header::COOKIE, &jar).body(Body::empty()).unwrap();
+        let reply = world.send(super::stranger(), request).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.headers.get_all(header::SET_COOKIE).iter().any(|set| set.to_str().unwrap().starts_with(name))
+    };
+    assert!(!renews(Request::get("/topology").header("hx-request", "true")).await, "the page asks by itself");
+    assert!(renews(Request::get("/topology")).await, "somebody looks");
 }
