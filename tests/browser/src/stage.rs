@@ -127,6 +127,18 @@ impl Stage {
     /// # Errors
     /// It does not come up; its last words are in the error.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with its configuration in a PostgreSQL at this address.
+    ///
+    /// # Errors
+    /// As [`Stage::start`].
+    pub fn start_on(database_url: &str) -> Result<Self> {
+        Self::start_with(&[("TIDEGATE_DATABASE_URL", database_url)])
+    }
+
+    fn start_with(environment: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tidegate-stage-").tempdir()?;
         let address = ports::free()?;
         let state = directory.path().join("serve");
@@ -134,7 +146,7 @@ impl Stage {
         let advertise = format!("localhost:{}", address.port());
         let arguments =
             ["serve", "--listen", &address.to_string(), "--advertise", &advertise, "--state", state_text];
-        let serve = Process::start(&arguments, &[], &directory.path().join("serve.log"))?;
+        let serve = Process::start(&arguments, environment, &directory.path().join("serve.log"))?;
         let first = serve.event("first_start")?;
         let owner_link = first["first_start"]["owner_link"].as_str().context("the owner's link")?.to_owned();
         serve.event("ready")?;

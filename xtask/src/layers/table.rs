@@ -132,7 +132,7 @@ pub const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "hostile-session",
         ],
     ),
-    ("browser", &[]),
+    ("browser", &["pgscratch"]),
     ("xtask", &[]),
 ];
 
