@@ -20,6 +20,9 @@ pub struct Options {
     /// Leaves out Lighthouse, which takes seven seconds a page.
     #[arg(long)]
     without_lighthouse: bool,
+    /// The pages with this in their names alone.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 /// Builds, takes the pictures and prints what was found.
@@ -41,7 +44,8 @@ pub fn make(options: &Options, interrupt: &Interrupt) -> Result<()> {
         arguments.push(place.into());
     }
     let mut program = Command::new(crate::target_directory().join("debug/screenshots"));
-    let status = run_visible(program.args(arguments), LIMIT, interrupt)?;
+    program.args(arguments).envs(options.only.as_ref().map(|only| ("TIDEGATE_ONLY_PAGES", only)));
+    let status = run_visible(&mut program, LIMIT, interrupt)?;
     ensure!(status.success(), "the pages do not hold: {status}");
     Ok(())
 }

@@ -338,6 +338,18 @@ impl<'a> Page<'a> {
         self.call("Emulation.setScriptExecutionDisabled", json!({"value": true})).map(drop)
     }
 
+    /// How far the parts of the page moved while it loaded, until a quarter of a second behind its end (the metric CLS; what a
+    /// person's own input moves does not count).
+    ///
+    /// # Errors
+    /// The browser's.
+    pub fn layout_shift(&self) -> Result<f64> {
+        let sum = "new Promise(done => { let sum = 0; \
+                   new PerformanceObserver(list => { for (const shift of list.getEntries()) if (!shift.hadRecentInput) sum += shift.value; }) \
+                   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 250) })";
+        self.evaluate(sum)?.as_f64().context("a sum of shifts")
+    }
+
     /// A picture of the whole page.
     ///
     /// # Errors

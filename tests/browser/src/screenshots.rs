@@ -67,7 +67,9 @@ struct Album<'a> {
 
 impl Album<'_> {
     fn shoot(&mut self, visitor: &Visitor<'_>, shots: &[Shot]) -> Result<()> {
-        for shot in shots {
+        let only = std::env::var("TIDEGATE_ONLY_PAGES").unwrap_or_default();
+        let shots: Vec<&Shot> = shots.iter().filter(|shot| shot.name.contains(&only)).collect();
+        for shot in &shots {
             eprintln!("page {}: {}", self.names.len() + 1, shot.name);
             self.take(&visitor.page, shot).with_context(|| shot.name)?;
             self.names.push(shot.name);
@@ -365,7 +367,7 @@ impl Album<'_> {
                 page.prefer(theme)?;
                 page.screen(screen)?;
                 page.open(&format!("{}{}", self.stage.url, shot.path))?;
-                let shift = layout_shift(page)?;
+                let shift = page.layout_shift()?;
                 self.worst_shift = self.worst_shift.max(shift);
                 if shift > MOST_SHIFT {
                     self.findings.push(format!(
@@ -413,14 +415,6 @@ impl Album<'_> {
         ensure!(self.findings.is_empty(), "the pages have findings");
         Ok(())
     }
-}
-
-/// How far the parts of the page moved while it loaded, until a quarter of a second behind its end (the metric CLS).
-fn layout_shift(page: &Page<'_>) -> Result<f64> {
-    let sum = "new Promise(done => { let sum = 0; \
-               new PerformanceObserver(list => { for (const shift of list.getEntries()) if (!shift.hadRecentInput) sum += shift.value; }) \
-               .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 250) })";
-    page.evaluate(sum)?.as_f64().context("a sum of shifts")
 }
 
 fn judge(page: &Page<'_>, file: &str, axe: &str, findings: &mut Vec<String>) -> Result<()> {

@@ -290,3 +290,18 @@ fn clean_but_for_refusals(page: &Page<'_>) {
         .collect();
     assert!(others.is_empty(), "{others:?}");
 }
+
+#[test]
+fn what_moves_while_a_page_loads_is_measured() {
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    let calm = "data:text/html,<div id=a></div><p>text</p>";
+    page.open(calm).unwrap();
+    assert!(page.layout_shift().unwrap() < 0.001);
+    page.open(&format!(
+        "{calm}<script>setTimeout(() => {{ document.getElementById('a').style.height = '300px' }}, 100)</script>"
+    ))
+    .unwrap();
+    let moved = page.layout_shift().unwrap();
+    assert!(moved > 0.001, "{moved}");
+}

@@ -5,7 +5,7 @@ use http::{HeaderValue, header};
 use serde_json::Value;
 use std::{fmt::Write as _, sync::LazyLock};
 
-const STYLE: &str = "html{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
+const STYLE: &str = "html{color-scheme:light dark;background:Canvas;color:CanvasText}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
 h2{margin-top:2.5rem;border-bottom:1px solid #8884}code,.m{font-family:ui-monospace,monospace;font-size:.92em}\
 details{border:1px solid #8884;border-radius:6px;margin:.5rem 0;padding:.5rem .8rem}summary{cursor:pointer}\
 .m{display:inline-block;min-width:4.5em;font-weight:700}table{border-collapse:collapse;width:100%;margin:.6rem 0}\
