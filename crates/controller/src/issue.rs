@@ -221,7 +221,7 @@ impl<'a> Issuer<'a> {
             max_sessions: POP_MAX_SESSIONS,
             admit_rate: POP_ADMIT_RATE,
             pops: u32::try_from(self.snapshot.pops(self.revocations).len()).unwrap_or(u32::MAX),
-            organization: (self.snapshot.dataset.organizations.len() > 1).then_some(POP_SHARE),
+            organization: (self.snapshot.open_organizations() > 1).then_some(POP_SHARE),
         };
         let header = self.header(None, Audience::Pop(id))?;
         Ok(self.signer.sign(&Slice { header, body, ext: None })?)

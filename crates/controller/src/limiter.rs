@@ -68,7 +68,7 @@ impl<K: Ord> Counts<K> {
 }
 
 /// The part of an address that one party holds: an IPv4 address or an IPv6 /64 (RFC 6177).
-fn party(address: IpAddr) -> [u8; 8] {
+pub(crate) fn party(address: IpAddr) -> [u8; 8] {
     match address.to_canonical() {
         // No global unicast IPv6 prefix begins with zeros (RFC 4291 section 2.5).
         IpAddr::V4(v4) => {
@@ -102,11 +102,13 @@ struct Tables {
     trying: BTreeMap<[u8; 8], u32>,
 }
 
-/// A try that was taken. Dropped without a word it was a failure.
+/// A try that was taken. Dropped without a word it was a failure, once it was made.
 #[derive(Debug)]
 pub(crate) struct Try<'a> {
     limit: &'a FailureLimit,
     from: IpAddr,
+    at: Instant,
+    is_made: bool,
 }
 
 /// No try can be made now.
@@ -119,17 +121,24 @@ pub(crate) struct NotNow {
 }
 
 impl Try<'_> {
+    /// What was sent is looked at now.
+    pub(crate) const fn is_made(&mut self) {
+        self.is_made = true;
+    }
+
     /// It was no failure.
-    pub(crate) fn was_right(self, now: Instant) {
-        let mut tables = self.limit.lock();
-        tables.parties.subtract(party(self.from), now);
-        tables.neighbourhoods.subtract(neighbourhood(self.from), now);
+    pub(crate) fn was_right(mut self) {
+        self.is_made = false;
     }
 }
 
 impl Drop for Try<'_> {
     fn drop(&mut self) {
         let mut tables = self.limit.lock();
+        if !self.is_made {
+            tables.parties.subtract(party(self.from), self.at);
+            tables.neighbourhoods.subtract(neighbourhood(self.from), self.at);
+        }
         if let Some(count) = tables.trying.get_mut(&party(self.from)) {
             *count -= 1;
             if *count == 0 {
@@ -165,7 +174,7 @@ impl FailureLimit {
         tables.parties.add(party(from), now);
         tables.neighbourhoods.add(neighbourhood(from), now);
         *tables.trying.entry(party(from)).or_insert(0) += 1;
-        Ok(Try { limit: self, from })
+        Ok(Try { limit: self, from, at: now, is_made: false })
     }
 
     fn check_in(&self, tables: &Tables, from: IpAddr, now: Instant) -> Result<(), Duration> {
@@ -313,16 +322,18 @@ mod tests {
     fn tries_at_once_are_as_many_as_tries_one_after_the_other_and_right_ones_cost_nothing() {
         let limit = FailureLimit::new(3, Duration::from_secs(60));
         let (here, now) = (at("203.0.113.7"), crate::clock::now());
+        let made = |mut one: Try<'_>| drop(one.is_made());
+        drop(limit.take(here, now).unwrap());
         let mut open: Vec<_> = (0..3).map(|_| limit.take(here, now).unwrap()).collect();
         let refused = limit.take(here, now).unwrap_err();
         assert!(refused.others_are_trying, "they may be right");
-        open.pop().unwrap().was_right(now);
+        open.pop().unwrap().was_right();
         open.push(limit.take(here, now).unwrap());
-        drop(open);
+        open.into_iter().for_each(made);
         let refused = limit.take(here, now).unwrap_err();
         assert_eq!(refused, NotNow { wait: Duration::from_secs(60), others_are_trying: false });
         for _ in 0..20 {
-            limit.take(at("203.0.113.8"), now).unwrap().was_right(now);
+            limit.take(at("203.0.113.8"), now).unwrap().was_right();
         }
         assert!(limit.lock().trying.is_empty());
     }

@@ -151,7 +151,9 @@ pub struct Binary {
     pub id: String,
     /// Whose tests these are.
     pub package: String,
-    /// Its bytes, and those of every program of the packages that it depends on, as git's object ids.
+    /// Itself, and every program of the packages that it depends on.
+    files: Vec<PathBuf>,
+    /// Their bytes, as git's object ids.
     content: String,
 }
 
@@ -191,25 +193,31 @@ impl Binary {
                 programs.push((name.to_owned(), listed.rust_build_meta.target_directory.join(path)));
             }
         }
-        let paths = listed.rust_binaries.values().map(|one| one.binary_path.clone());
-        let paths: Vec<PathBuf> = paths.chain(programs.iter().map(|(_, path)| path.clone())).collect();
-        let ids = content_ids(&paths)?;
-        let (of_tests, of_programs) = ids.split_at(listed.rust_binaries.len());
         let mut binaries = Vec::new();
-        for (one, content) in listed.rust_binaries.values().zip(of_tests) {
+        for one in listed.rust_binaries.into_values() {
             let package = one.binary_id.split("::").next().unwrap_or_default().to_owned();
             let closure = graph.closure.get(&package);
             let closure = closure.with_context(|| format!("{} is of no package here", one.binary_id))?;
-            let mut content = content.clone();
-            for ((of, _), id) in programs.iter().zip(of_programs) {
-                if closure.contains(of) {
-                    content.push(' ');
-                    content.push_str(id);
-                }
-            }
-            binaries.push(Self { id: one.binary_id.clone(), package, content });
+            let run = programs.iter().filter(|(of, _)| closure.contains(of)).map(|(_, path)| path.clone());
+            let files: Vec<PathBuf> = std::iter::once(one.binary_path).chain(run).collect();
+            binaries.push(Self { id: one.binary_id, package, files, content: String::new() });
+        }
+        // Each file is read once, however many run it.
+        let all: BTreeSet<PathBuf> = binaries.iter().flat_map(|binary| binary.files.clone()).collect();
+        let all: Vec<PathBuf> = all.into_iter().collect();
+        let ids: BTreeMap<&PathBuf, String> = all.iter().zip(content_ids(&all)?).collect();
+        for binary in &mut binaries {
+            binary.content = binary.files.iter().map(|file| ids[file].as_str()).collect::<Vec<_>>().join(" ");
         }
         Ok(binaries)
+    }
+
+    /// The same, with the bytes that its files have now.
+    ///
+    /// # Errors
+    /// A file is gone.
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self { content: content_ids(&self.files)?.join(" "), ..self.clone() })
     }
 }
 
@@ -285,6 +293,12 @@ fn closures(metadata: &Metadata) -> BTreeMap<String, BTreeSet<String>> {
             }
         }
         closures.insert((*name).to_owned(), all);
+    }
+    // No edge says it: these tests run the program that TIDEGATE_TEST_BINARY names.
+    if let Some(program) = closures.get("tidegate").cloned()
+        && let Some(browser) = closures.get_mut("browser")
+    {
+        browser.extend(program);
     }
     closures
 }
@@ -400,6 +414,7 @@ mod tests {
         let binary = |content: &str| Binary {
             id: "pop::floods".to_owned(),
             package: "pop".to_owned(),
+            files: Vec::new(),
             content: content.to_owned(),
         };
         let before = inputs(&graph).of_tests(&binary("1")).unwrap();
@@ -441,6 +456,7 @@ mod tests {
         assert_eq!(read().content, before.content, "no program of its own");
         fs::write(directory.path().join("replay"), "changed").unwrap();
         assert_ne!(read().content, before.content);
+        assert_eq!(before.again().unwrap().content, read().content, "as the files are now");
     }
 
     #[test]
@@ -493,6 +509,7 @@ mod tests {
             inputs.fingerprint(&[package]).unwrap();
         }
         assert!(graph.closure["tidegate"].contains("wire"));
+        assert!(graph.closure["browser"].contains("controller"), "its tests run the program");
         assert!(!graph.closure["wire"].contains("tidegate"));
     }
 }

@@ -208,7 +208,8 @@ impl Suite {
             .iter()
             .map(|(binary, inputs)| (part(step, &binary.id), inputs.clone()))
             .collect();
-        self.keep(&passed, |after, place| after.of_tests(&changed.binaries[place].0).ok());
+        // What ran may have been built anew after it was listed.
+        self.keep(&passed, |after, place| after.of_tests(&changed.binaries[place].0.again().ok()?).ok());
     }
 
     /// The inputs of a step that can be left out. Where they cannot be read, it runs.

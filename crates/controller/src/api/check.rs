@@ -7,6 +7,8 @@ use store::PortProtocol;
 
 /// Longest name of anything.
 const MAX_NAME: usize = 64;
+/// And in bytes: the names of a device and its owner are in its grants, which have no longer ones.
+pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// Most entries of a list in a request.
 const MAX_LIST: usize = 1000;
 
@@ -19,6 +21,10 @@ pub(crate) fn name(field: &str, value: &str) -> Result<String, Problem> {
     let count = value.chars().count();
     if count == 0 || count > MAX_NAME {
         return Err(Problem::invalid(field, format!("1 to {MAX_NAME} characters"), shown(value)));
+    }
+    if value.len() > MAX_NAME_BYTES {
+        let rule = format!("1 to {MAX_NAME} characters, and at most {MAX_NAME_BYTES} bytes");
+        return Err(Problem::invalid(field, rule, shown(value)));
     }
     if value.chars().any(char::is_control) {
         return Err(Problem::invalid(field, "no control characters", shown(value)));
@@ -135,9 +141,9 @@ mod tests {
     #[test]
     fn names_and_addresses_of_pops_are_held_against_their_rules() {
         assert!(name("name", "Gdańsk plant").is_ok());
-        for character in ["\u{6771}", "\u{1f30a}"] {
-            assert!(name("name", &character.repeat(64)).is_ok(), "64 characters, whatever their bytes");
-            assert!(name("name", &character.repeat(65)).is_err());
+        for (character, most) in [("\u{6771}", 64), ("\u{1f30a}", 63)] {
+            assert!(name("name", &character.repeat(most)).is_ok(), "{most} of {character}");
+            assert!(name("name", &character.repeat(most + 1)).is_err());
         }
         for bad in ["", " a", "a\u{7}", &"x".repeat(65)] {
             assert_eq!(name("name", bad).unwrap_err().field.as_deref(), Some("name"), "{bad:?}");

@@ -42,7 +42,7 @@ pub use bulk::read_bulk;
 #[allow(unused_imports, reason = "the console builds callers by its sessions")]
 pub(crate) use caller::{Caller, InProcess, Origin};
 pub use caller::{ORGANIZATION_HEADER, Peer};
-pub(crate) use check::{email, host_port, name};
+pub(crate) use check::{MAX_NAME_BYTES, email, host_port, name};
 pub(crate) use idempotency::{AnswerSeal, KEY_FILE as ANSWERS_KEY_FILE};
 pub(crate) use keys::{GRANT_LIFE_MS, RENEW_AFTER_MS};
 pub use listed::{ListedIds, read_list};

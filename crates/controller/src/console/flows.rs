@@ -185,7 +185,7 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
             div class="card-head" {
                 h2 id="flows" { "Flows" }
                 @match &read {
-                    Ok(page) if !is_later => {
+                    Ok(page) if !is_later && !filtered => {
                         @let first = page.items.first().map_or("", |record| text(record, "id"));
                         (newer(&wanted.and("first", first), None))
                     },

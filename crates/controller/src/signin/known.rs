@@ -76,8 +76,8 @@ impl Core {
     }
 
     /// Counts a try of a browser that is known, until it was right.
-    pub(super) fn browser_tries(&self, id: &str) {
-        let _ = self.signin.known.failures.take(id, clock::now());
+    pub(super) fn browser_tries(&self, id: &str) -> Result<(), Duration> {
+        self.signin.known.failures.take(id, clock::now())
     }
 
     /// The try was right.

@@ -35,7 +35,7 @@ pub(crate) use shared::Untold;
 
 use crate::{
     clock, console,
-    limiter::{AccountLimit, FailureLimit, Slowing},
+    limiter::{AccountLimit, FailureLimit, Slowing, party},
     parts::Core,
 };
 use axum::{
@@ -98,8 +98,8 @@ pub(crate) struct SignIn {
     provider_failures: FailureLimit,
     known: KnownBrowsers,
     slowing: Slowing,
-    /// Failures that were written into the log, by address.
-    said: FailureLimit,
+    /// Failures that were written into the log, by organization and address.
+    said: AccountLimit,
     codes: AccountLimit,
     used_steps: UsedSteps,
     /// What the other controllers are still to be told.
@@ -124,7 +124,7 @@ impl SignIn {
             provider_failures: FailureLimit::new(FAILURES, FAILURE_WINDOW),
             known: KnownBrowsers::default(),
             slowing: Slowing::new(FAILURES, FAILURE_WINDOW),
-            said: FailureLimit::new(LOGGED, FAILURE_WINDOW),
+            said: AccountLimit::new(LOGGED, FAILURE_WINDOW),
             codes: AccountLimit::new(WRONG_CODES, FAILURE_WINDOW),
             used_steps: UsedSteps::default(),
             untold: Untold::default(),
@@ -157,11 +157,12 @@ impl Attempt<'_> {
         // Whoever fails all the time would push out of the log what somebody else did in it.
         if failed {
             let (said, now) = (&self.core.signin.said, clock::now());
-            if said.check(self.from, now).is_err() {
+            // In each organization's own log: what is tried in one silences no other.
+            let whose = format!("{} {:?}", self.organization, party(self.from));
+            if said.take(&whose, now).is_err() {
                 return;
             }
-            said.failed(self.from, now);
-            if let Err(wait) = said.check(self.from, now) {
+            if let Err(wait) = said.check(&whose, now) {
                 let more =
                     format!("further failures from there are not written for {} s", wait.as_secs() + 1);
                 detail = if detail.is_empty() { more } else { format!("{detail}; {more}") };

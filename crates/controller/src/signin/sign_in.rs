@@ -76,7 +76,16 @@ fn organization<'a>(
 ) -> Option<&'a OrganizationData> {
     let open = |data: &&OrganizationData| !data.organization.is_closed();
     if !named.is_empty() {
-        return snapshot.dataset.organizations.iter().filter(open).find(|data| is_called(data, named));
+        let all = || snapshot.dataset.organizations.iter().filter(open);
+        if let Ok(id) = named.parse::<OrganizationId>() {
+            return all().find(|data| data.organization.id == id);
+        }
+        // As it is written; else the only one that differs in capitals alone. Nobody gets to another by a name that is nearly it.
+        let exact = all().find(|data| data.organization.name == named);
+        return exact.or_else(|| {
+            let mut like = all().filter(|data| data.organization.name.eq_ignore_ascii_case(named));
+            like.next().filter(|_| like.next().is_none())
+        });
     }
     let session = || core.signed_in(headers).and_then(|who| snapshot.organization(who.organization));
     let browser = || {
@@ -84,13 +93,6 @@ fn organization<'a>(
         snapshot.dataset.organizations.iter().find(|data| person_of(data, account).is_some())
     };
     session().or_else(browser).filter(open).or_else(|| snapshot.dataset.organizations.first())
-}
-
-fn is_called(data: &OrganizationData, named: &str) -> bool {
-    let row = &data.organization;
-    named
-        .parse()
-        .map_or_else(|_| row.name.to_lowercase() == named.to_lowercase(), |id: OrganizationId| id == row.id)
 }
 
 /// What the page shows beside its forms.
@@ -110,8 +112,7 @@ fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_
     let Some(data) = named.or_else(|| organization(core, &snapshot, headers, "")) else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let several =
-        snapshot.dataset.organizations.iter().filter(|data| !data.organization.is_closed()).count() > 1;
+    let several = snapshot.open_organizations() > 1;
     let (form_token, cookie) = session::form_token(headers);
     let next = next_path(shown.next);
     let hidden = || {
@@ -262,11 +263,12 @@ pub(super) async fn sign_in(
         None => Budget::Address(from),
     };
     // Counted before it is made: tries at once are as many as tries one after the other.
-    let (line, counted) = match &budget {
-        Budget::Browser(id) => {
-            core.browser_tries(id);
-            (Line::Known, None)
-        }
+    let budget = match budget {
+        Budget::Browser(id) if core.browser_tries(&id).is_err() => Budget::Address(from),
+        other => other,
+    };
+    let (line, mut counted) = match &budget {
+        Budget::Browser(_) => (Line::Known, None),
         Budget::Address(from) => match taken(&core, *from).await {
             Ok(counted) => (Line::Strangers, Some(counted)),
             Err(wait) => {
@@ -283,6 +285,10 @@ pub(super) async fn sign_in(
     if counted.is_some() {
         tokio::time::sleep(core.signin.slowing.take(&name, clock::now())).await;
     }
+    // From here on it is a guess: who hangs up before has made none.
+    if let Some(counted) = &mut counted {
+        counted.is_made();
+    }
     let kept = found.as_ref().and_then(|(_, hash)| hash.clone());
     let long = form.passphrase.len() > passphrase::MAX_BYTES;
     if long || !passphrase::matches(form.passphrase.clone(), kept, line).await {
@@ -293,7 +299,7 @@ pub(super) async fn sign_in(
         core.browser_was_right(id);
     }
     if let Some(counted) = counted {
-        counted.was_right(clock::now());
+        counted.was_right();
         core.signin.slowing.was_right(&name, clock::now());
     }
     let Some((person, _)) = found else {

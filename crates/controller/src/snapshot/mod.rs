@@ -225,6 +225,11 @@ impl Snapshot {
         Self { dataset, models, source, read_at, number }
     }
 
+    /// How many organizations are in use.
+    pub(crate) fn open_organizations(&self) -> usize {
+        self.dataset.organizations.iter().filter(|data| !data.organization.is_closed()).count()
+    }
+
     pub(crate) fn organization(&self, id: OrganizationId) -> Option<&OrganizationData> {
         self.dataset.organizations.iter().find(|data| data.organization.id == id)
     }

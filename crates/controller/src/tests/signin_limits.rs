@@ -132,6 +132,19 @@ async fn people_of_a_second_organization_sign_in_and_prove_themselves_again_wher
     let done = submit(&world, "/signin", &cookies(&named), &fields).await;
     assert_eq!(done.status, 303, "{}", done.text);
     assert!(is_signed_in(&world, &cookies(&done)).await);
+    // An older one that is called nearly so leads nobody astray.
+    let own = world.get("/organizations").await.ok()["items"][0]["id"].as_str().unwrap().to_owned();
+    let rename = |name: &str| {
+        let request = Request::patch(format!("/api/v1/organizations/{own}"));
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        world.send(LOCAL, request.body(Body::from(json!({"name": name}).to_string())).unwrap())
+    };
+    rename("SECOND LTD").await.ok();
+    let exact = get(&world, "/signin?organization=Second+Ltd", "").await;
+    assert!(exact.text.contains(&other), "{}", exact.text);
+    let either = get(&world, "/signin?organization=second+ltd", "").await;
+    assert!(either.text.contains("No organization here is called so"), "{}", either.text);
+    rename("default").await.ok();
     let unknown = get(&world, "/signin?organization=third", "").await;
     assert!(unknown.text.contains("No organization here is called so"), "{}", unknown.text);
 }

@@ -294,7 +294,9 @@ impl PostgresUrl {
                 };
             }
             // Of a password with a question mark.
-            other if other.contains('@') => return Err(UrlError::Encoding("password")),
+            other if other.contains('@') || value.contains('@') => {
+                return Err(UrlError::Encoding("password"));
+            }
             other => return Err(UrlError::Parameter(other.chars().take(40).collect())),
         }
         Ok(())
@@ -422,7 +424,11 @@ mod tests {
 
     #[test]
     fn half_of_a_password_that_is_not_encoded_is_never_printed() {
-        for text in ["postgres://tide:12/hunter2@db/t", "postgres://tide:12/t?hunter2@db/t"] {
+        for text in [
+            "postgres://tide:12/hunter2@db/t",
+            "postgres://tide:12/t?hunter2@db/t",
+            "postgres://tide:12/t?hunter2=x@db/t",
+        ] {
             assert_eq!(text.parse::<PostgresUrl>(), Err(UrlError::Encoding("password")), "{text}");
         }
         // An @ of a value is one.

@@ -84,7 +84,10 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
 /// that is no name would keep each later change from being believed.
 fn name(claimed: &str) -> Option<String> {
     let shown: String = claimed.chars().filter(|c| !c.is_control()).collect();
-    let short: String = shown.trim().chars().take(64).collect();
+    let mut short: String = shown.trim().chars().take(64).collect();
+    while short.len() > api::MAX_NAME_BYTES {
+        short.pop();
+    }
     api::name("name", short.trim()).ok()
 }
 
@@ -364,7 +367,7 @@ mod tests {
             ("\u{0}\u{1b}", "bob@example.com"),
             ("  ", "bob@example.com"),
             ("\u{6771}", "\u{6771}"),
-            (&"\u{1f30a}".repeat(100_000), &"\u{1f30a}".repeat(64)),
+            (&"\u{1f30a}".repeat(100_000), &"\u{1f30a}".repeat(63)),
             (&format!("{} x", "y".repeat(63)), &"y".repeat(63)),
         ] {
             let new = Whom::New { name: taken.into(), email: "bob@example.com".into() };
