@@ -558,6 +558,14 @@ async fn expire_logs(core: &Arc<Core>) {
                 tracing::warn!(%error, "old flow records were not removed");
             }
         }
+        if row.audit_retention_days > 0 {
+            let (core, id, before) = (Arc::clone(core), row.id, before(row.audit_retention_days));
+            let too_old = move |entry: &signin::Entry| entry.organization == id && entry.at < before;
+            let expired = tokio::task::spawn_blocking(move || core.signin.log.expire(too_old)).await;
+            if let Ok(Err(error)) = expired {
+                tracing::warn!(%error, "old entries of the log of sign-ins were not removed");
+            }
+        }
         if row.audit_retention_days > 0
             && let Ok(store) = core.database.store()
         {

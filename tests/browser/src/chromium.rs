@@ -1,6 +1,6 @@
 //! A browser process and its debugging protocol: JSON messages, each ended by a zero byte, over descriptors 3 and 4.
 
-use crate::{PATIENCE, Page};
+use crate::{PATIENCE, Page, eventually};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -24,7 +24,7 @@ const ONTO_THE_PIPE: &str = r#"exec "$@" 3<&0 4>&1 0</dev/null 1>&2"#;
 pub struct Chromium {
     child: Child,
     wire: Mutex<Wire>,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 struct Wire {
@@ -40,6 +40,18 @@ impl Chromium {
     /// # Errors
     /// There is no Chromium, or it does not answer.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, and another program of this machine may come in over a port of loopback ([`Chromium::port`]).
+    ///
+    /// # Errors
+    /// There is no Chromium, or it does not answer.
+    pub fn start_open() -> Result<Self> {
+        Self::start_with(&["--remote-debugging-port=0"])
+    }
+
+    fn start_with(more: &[&str]) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("tidegate-browser-").tempdir()?;
         let mut command = Command::new("sh");
         command.args(["-c", ONTO_THE_PIPE, "sh"]);
@@ -64,7 +76,7 @@ impl Chromium {
             "--lang=en",
             "--ignore-certificate-errors",
         ]);
-        command.arg(format!("--user-data-dir={}", profile.path().display()));
+        command.args(more).arg(format!("--user-data-dir={}", profile.path().display()));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("starting chromium (Debian package chromium)")?;
         let writer = child.stdin.take().context("the pipe to the browser")?;
@@ -87,9 +99,21 @@ impl Chromium {
             }
         });
         let wire = Wire { writer, messages, events: VecDeque::new(), last: 0 };
-        let chromium = Self { child, wire: Mutex::new(wire), _profile: profile };
+        let chromium = Self { child, wire: Mutex::new(wire), profile };
         chromium.call(None, "Browser.getVersion", json!({})).context("the browser's first answer")?;
         Ok(chromium)
+    }
+
+    /// The port where another program of this machine may come in.
+    ///
+    /// # Errors
+    /// It was not started so.
+    pub fn port(&self) -> Result<u16> {
+        eventually("the port of the browser", PATIENCE, || {
+            let said = std::fs::read_to_string(self.profile.path().join("DevToolsActivePort"))?;
+            let port = said.lines().next().context("an empty file")?;
+            port.parse().with_context(|| format!("{port:?} is no port"))
+        })
     }
 
     /// A new page in a window of its own: its cookies are shared with no other page.

@@ -22,11 +22,13 @@
 mod chromium;
 mod page;
 mod stage;
+mod terminal;
 mod totp;
 
 pub use chromium::Chromium;
 pub use page::{Authenticator, Page, Screen, Theme, Verified};
 pub use stage::{Client, Connector, DatabaseLock, Held, Stage, WebSite, binary};
+pub use terminal::Terminal;
 pub use totp::totp_code;
 
 use anyhow::{Result, bail};

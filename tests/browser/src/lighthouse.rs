@@ -1,12 +1,13 @@
 //! Lighthouse's judgement of pages: a program of its own, with a browser of its own.
 
 use anyhow::{Context as _, Result, ensure};
+use browser::Page;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Lines, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -25,24 +26,60 @@ pub(crate) struct Lighthouse {
     findings: Vec<String>,
 }
 
-/// The judge ends with what asked for it, and its browser with it.
-struct Judge(Child);
+/// The judge, which ends with what asked for it, and its browser with it.
+struct Judge {
+    child: Child,
+    /// Nothing once everything was asked.
+    stdin: Option<ChildStdin>,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Judge {
+    fn start(script: &Path, browser: &Value) -> Result<Self> {
+        let mut command = Command::new("node");
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting node (Debian package nodejs)")?;
+        let stdin = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().context("its output")?).lines();
+        let mut judge = Self { child, stdin, answers };
+        judge.say(browser)?;
+        Ok(judge)
+    }
+
+    fn say(&mut self, line: &Value) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("everything was asked")?;
+        writeln!(stdin, "{line}").context("lighthouse has ended")
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let line = self.answers.next().context("lighthouse has ended")??;
+        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
+    }
+
+    /// Nothing more is asked.
+    fn end(mut self) -> Result<()> {
+        self.stdin = None;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "lighthouse: {status}");
+        Ok(())
+    }
+}
 
 impl Drop for Judge {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        if let (Ok(None), Some(pid)) = (self.0.try_wait(), pid) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
             let _ = kill_process(pid, Signal::TERM);
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
+            if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
             thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -57,32 +94,41 @@ impl Lighthouse {
     /// It cannot judge one of them, or a page leads somewhere else.
     pub(crate) fn judge(&mut self, origin: &str, cookie: Option<&str>, pages: &[(&str, &str)]) -> Result<()> {
         let chromium = std::env::var("TIDEGATE_TEST_CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
-        let mut command = Command::new("node");
-        command.arg(&self.script).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut judge = Judge(command.spawn().context("starting node (Debian package nodejs)")?);
-        let pages: Vec<_> = pages.iter().map(|(name, path)| json!({"name": name, "path": path})).collect();
-        let asked = json!({"chromium": chromium, "origin": origin, "cookie": cookie, "pages": pages});
-        let mut stdin = judge.0.stdin.take().context("its input")?;
-        stdin.write_all(asked.to_string().as_bytes())?;
-        drop(stdin);
-        let before = self.judged;
-        for line in BufReader::new(judge.0.stdout.take().context("its output")?).lines() {
-            let line = line?;
-            let answer: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))?;
-            self.take(&answer, origin, &pages)?;
+        let mut judge = Judge::start(&self.script, &json!({"chromium": chromium, "cookie": cookie}))?;
+        for (name, path) in pages {
+            let url = format!("{origin}{path}");
+            judge.say(&json!({"name": name, "url": url}))?;
+            self.take(&judge.answer()?, name, &url)?;
         }
-        let status = judge.0.wait()?;
-        ensure!(status.success(), "lighthouse: {status}");
-        ensure!(self.judged - before == pages.len(), "it judged {} pages", self.judged - before);
-        Ok(())
+        judge.end()
     }
 
-    fn take(&mut self, answer: &Value, origin: &str, pages: &[Value]) -> Result<()> {
-        let name = answer["name"].as_str().context("a name")?;
-        let asked = pages.iter().find(|page| page["name"] == name).context("a page that was asked about")?;
-        let wanted = format!("{origin}{}", asked["path"].as_str().unwrap_or_default());
+    /// Judges what a page in front becomes by what is done there.
+    ///
+    /// # Errors
+    /// It cannot be done or judged.
+    pub(crate) fn judge_after(
+        &mut self,
+        name: &str,
+        (port, page): (u16, &Page<'_>),
+        steps: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut judge = Judge::start(&self.script, &json!({"port": port, "target": page.target()}))?;
+        judge.say(&json!({"name": name}))?;
+        let ready = judge.answer()?;
+        ensure!(ready["ready"] == name, "lighthouse says {ready}");
+        steps()?;
+        judge.say(&json!({"done": true}))?;
+        let answer = judge.answer()?;
+        let url = page.evaluate("location.href")?;
+        self.take(&answer, name, url.as_str().context("an address")?)?;
+        judge.end()
+    }
+
+    fn take(&mut self, answer: &Value, name: &str, url: &str) -> Result<()> {
+        ensure!(answer["name"] == name, "{name} was asked about, this is {answer}");
         // A page that leads to the sign-in would be judged in its place.
-        ensure!(answer["shown"] == wanted, "{name}: it shows {} and not {wanted}", answer["shown"]);
+        ensure!(answer["shown"] == url, "{name}: it shows {} and not {url}", answer["shown"]);
         for (category, least) in CATEGORIES.iter().zip(&mut self.least) {
             let score = answer[category].as_u64().with_context(|| format!("{name}: {category}"))?;
             if least.as_ref().is_none_or(|(least, _)| score < *least) {

@@ -60,6 +60,11 @@ impl<'a> Page<'a> {
         Ok(page)
     }
 
+    /// What the debugging protocol calls this page, for another program that looks at it.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// One command of the protocol to this page.
     ///
     /// # Errors

@@ -26,6 +26,40 @@ pub(crate) const OUTDATED_SITE: Steps = |stage, page| {
     page.follow("form[action$='/edit'] button[type=submit]")
 };
 
+/// Somebody else renames a policy while its form is open.
+pub(crate) const OUTDATED_POLICY: Steps = |stage, page| {
+    let path = page.path()?;
+    let id = path.split('/').nth(2).context("a policy's id in the address")?;
+    let policy = stage.api("GET", &format!("/policies/{id}"), None)?;
+    let name = if policy["name"] == "Orders" { "Orders of the day" } else { "Orders" };
+    stage.api("PATCH", &format!("/policies/{id}"), Some(&json!({"name": name})))?;
+    page.fill("#name", "Orders and returns")?;
+    page.follow("form[action$='/edit'] button[type=submit]")
+};
+
+/// A connector's key and the commands that start it, shown once.
+pub(crate) const CONNECTOR_KEY: Steps = |_, page| page.follow("form[action$='/connect'] button");
+
+/// A PoP's key, shown once.
+pub(crate) const POP_KEY: Steps = |_, page| {
+    page.fill("#region", "eu-north")?;
+    page.follow("form[action='/keys/pop'] button")
+};
+
+/// Access is taken away, and given back once the answer is there: the next picture asks again.
+pub(crate) const STRUCK: Steps = |stage, page| {
+    let path = page.path()?;
+    let id = path.split('/').nth(2).context("an id in the address")?;
+    page.follow("form[action$='/revoke'] button")?;
+    stage.api("POST", "/restores", Some(&json!({"subject": id}))).map(drop)
+};
+
+/// A form from before somebody signed in again.
+pub(crate) const FROM_BEFORE: Steps = |_, page| {
+    page.evaluate("document.querySelector(\"form[action='/settings'] [name=form_token]\").value = 'of the session before'; void 0")?;
+    page.follow("form[action='/settings'] button[type=submit]")
+};
+
 /// A link for a device, shown once.
 pub(crate) const DEVICE_KEY: Steps = |_, page| page.follow("form[action='/keys/device'] button");
 

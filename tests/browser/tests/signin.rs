@@ -2,8 +2,8 @@
 //! terminal that shows a code.
 
 use anyhow::{Context as _, Result, ensure};
-use browser::{Chromium, Page, Stage, Verified, totp_code};
-use serde_json::{Value, json};
+use browser::{Chromium, Page, Stage, Terminal, Verified, totp_code};
+use serde_json::json;
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
@@ -253,39 +253,6 @@ fn a_certified_provider_signs_people_in_makes_them_and_moves_them_between_groups
     Ok(())
 }
 
-/// A terminal that signs a device in by a code.
-struct Terminal {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-}
-
-impl Terminal {
-    fn login(stage: &Stage, name: &str, believe: &[&str]) -> Result<Self> {
-        let mut child = Command::new(browser::binary()?)
-            .args(["--json", "login", &stage.url, "--name", name, "--state"])
-            .arg(stage.directory().join(name))
-            .args(believe)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("its output")?);
-        Ok(Self { child, lines })
-    }
-
-    fn says(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.lines.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("the terminal said {line:?}"))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_terminal_shows_a_code_a_person_confirms_it_and_the_device_is_theirs() -> Result<()> {
     let stage = Stage::start()?;
@@ -313,7 +280,7 @@ fn a_terminal_shows_a_code_a_person_confirms_it_and_the_device_is_theirs() -> Re
     page.follow("button[value=look]")?;
     page.follow("button[value=refuse]")?;
     page.wait_for_text("h1", "Refused")?;
-    ensure!(refused.child.wait()?.code() == Some(4), "the terminal is told");
+    ensure!(refused.ends()?.code() == Some(4), "the terminal is told");
     // A server that proves nothing gets no question at all.
     let output = Command::new(browser::binary()?)
         .args(["login", &stage.url, "--state"])

@@ -1,53 +1,80 @@
 // Lighthouse's accessibility and best practices for pages behind a sign-in.
 //   node judge.mjs
-// Standard input: {"chromium", "origin", "cookie", "pages": [{"name", "path"}]}. A line of JSON a page comes back:
-// {"name", "accessibility", "best-practices", "failed": [...]}, the scores from 0 to 100.
+// Standard input, a line of JSON each: first {"chromium", "cookie"}, a browser of its own that sends this cookie, or
+// {"port", "target"}, a page of a running one. Then {"name", "url"} a page: it is opened; in a running browser what is asked
+// for as {"name"} comes by what somebody does there, between the line {"ready"} from here and the next line from there.
+// Standard output, a line a page: {"name", "shown", "accessibility", "best-practices", "failed": [...]}, scores from 0 to 100.
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import lighthouse from "lighthouse";
+import puppeteer from "puppeteer-core";
 
 const CATEGORIES = ["accessibility", "best-practices"];
-const { chromium, origin, cookie, pages } = JSON.parse(readFileSync(0, "utf8"));
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const next = async () => {
+  const { value, done } = await lines.next();
+  return done ? null : JSON.parse(value);
+};
+const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
 
 // In this process group, so that whoever ends it ends the browser too.
-const profile = mkdtempSync(join(tmpdir(), "tidegate-lighthouse-"));
-const browser = spawn(chromium, [
-  "--headless=new", "--remote-debugging-port=0", `--user-data-dir=${profile}`, "--no-first-run", "--disable-gpu",
-  // As root in containers no sandbox can be made; the pages are our own, with a certificate of the installation's own authority.
-  "--no-sandbox", "--disable-dev-shm-usage", "--ignore-certificate-errors",
-], { stdio: ["ignore", "ignore", "pipe"] });
-const ended = new Promise((resolve) => browser.once("exit", resolve));
-const end = async () => {
-  browser.kill("SIGKILL");
-  await ended;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
-};
-process.once("SIGTERM", () => end().finally(() => process.exit(143)));
-const port = await new Promise((resolve, reject) => {
-  browser.once("error", reject);
-  browser.once("exit", (code) => reject(new Error(`the browser ended with ${code}`)));
-  createInterface({ input: browser.stderr }).on("line", (line) => {
-    const said = line.match(/^DevTools listening on ws:\/\/127\.0\.0\.1:(\d+)\//);
-    if (said) resolve(Number(said[1]));
+async function ownBrowser(chromium) {
+  const profile = mkdtempSync(join(tmpdir(), "tidegate-lighthouse-"));
+  const browser = spawn(chromium, [
+    "--headless=new", "--remote-debugging-port=0", `--user-data-dir=${profile}`, "--no-first-run", "--disable-gpu",
+    // As root in containers no sandbox can be made; the pages are our own, with a certificate of the installation's own authority.
+    "--no-sandbox", "--disable-dev-shm-usage", "--ignore-certificate-errors",
+  ], { stdio: ["ignore", "ignore", "pipe"] });
+  const ended = new Promise((resolve) => browser.once("exit", resolve));
+  const end = async () => {
+    browser.kill("SIGKILL");
+    await ended;
+    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  };
+  process.once("SIGTERM", () => end().finally(() => process.exit(143)));
+  const port = await new Promise((resolve, reject) => {
+    browser.once("error", reject);
+    browser.once("exit", (code) => reject(new Error(`the browser ended with ${code}`)));
+    createInterface({ input: browser.stderr }).on("line", (line) => {
+      const said = line.match(/^DevTools listening on ws:\/\/127\.0\.0\.1:(\d+)\//);
+      if (said) resolve(Number(said[1]));
+    });
   });
-});
+  return { port, page: undefined, end };
+}
+
+async function runningBrowser(port, target) {
+  const browser = await puppeteer.connect({ browserURL: `http://127.0.0.1:${port}`, defaultViewport: null });
+  const wanted = await browser.waitForTarget((each) => each._targetId === target, { timeout: 10_000 });
+  return { port, page: await wanted.page(), end: () => browser.disconnect() };
+}
+
+const asked = await next();
+const { port, page, end } = asked.chromium ? await ownBrowser(asked.chromium) : await runningBrowser(asked.port, asked.target);
 try {
-  for (const { name, path } of pages) {
-    const { lhr } = await lighthouse(origin + path, {
+  for (let one = await next(); one; one = await next()) {
+    const { name, url } = one;
+    const byHand = async () => {
+      say({ ready: name });
+      await next();
+    };
+    const { lhr } = await lighthouse(url ?? byHand, {
       port,
       logLevel: "silent",
       onlyCategories: CATEGORIES,
-      extraHeaders: cookie ? { Cookie: cookie } : {},
+      extraHeaders: asked.cookie ? { Cookie: asked.cookie } : {},
       formFactor: "desktop",
       screenEmulation: { mobile: false, width: 1440, height: 900, deviceScaleFactor: 1, disabled: false },
       throttlingMethod: "provided",
       disableFullPageScreenshot: true,
+      // Who is signed in stays it.
+      disableStorageReset: true,
       // The page that says that there is none is judged too.
       ignoreStatusCode: true,
-    });
+    }, undefined, page);
     if (lhr.runtimeError) throw new Error(`${name}: ${lhr.runtimeError.code} ${lhr.runtimeError.message}`);
     const answer = { name, shown: lhr.finalDisplayedUrl, failed: [] };
     for (const id of CATEGORIES) {
@@ -63,8 +90,9 @@ try {
         }
       }
     }
-    console.log(JSON.stringify(answer));
+    say(answer);
   }
 } finally {
   await end();
+  process.stdin.destroy();
 }

@@ -151,8 +151,8 @@ fn fields(approval: &[(String, String)]) -> [Field<'_>; 7] {
         },
         number(
             "audit_retention_days",
-            "Audit entries are kept, in days",
-            "7 to 36500; 0 keeps them for ever. What is older is removed for good: export it first.",
+            "Audit entries and sign-ins are kept, in days",
+            "7 to 36500; 0 keeps audit entries for ever, and sign-ins for as long as there is room. What is older is removed for good: export it first.",
         ),
         number(
             "flow_retention_days",

@@ -1,6 +1,7 @@
 //! Who signed in, how, from where, and what came of it: bounded files of lines beside the database, so that sign-in
 //! never waits for it and never fills it.
 
+mod kept;
 mod onwards;
 
 pub(crate) use onwards::Piece as LogPiece;

@@ -19,7 +19,7 @@ pub struct Settings {
     pub renew_after_seconds: u64,
     /// Whether each new device waits until somebody approves it.
     pub approve_devices: bool,
-    /// For how many days audit entries are kept; 0: for ever.
+    /// For how many days audit entries and sign-ins are kept; 0: for ever (sign-ins: as long as there is room).
     pub audit_retention_days: u64,
     /// For how many days flow records are kept, if there is room; 0: as long as there is room.
     pub flow_retention_days: u64,
@@ -45,7 +45,7 @@ pub struct SettingsPatch {
     /// Whether each new device waits until somebody approves it.
     #[serde(default)]
     pub approve_devices: Option<bool>,
-    /// For how many days audit entries are kept (0 for ever, or 7 to 36500).
+    /// For how many days audit entries and sign-ins are kept (0 for ever, or 7 to 36500).
     #[serde(default)]
     #[schema(maximum = 36500)]
     pub audit_retention_days: Option<u64>,
