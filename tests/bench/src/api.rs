@@ -1,5 +1,5 @@
-//! `bench-api`: what the REST API of a real controller answers in, over TLS on loopback, with ten thousand resources and
-//! ten thousand devices, on SQLite or on a PostgreSQL of its own.
+//! `bench-api`: what the REST API and the console of a real controller answer in, over TLS on loopback, with ten thousand
+//! resources and ten thousand devices, on SQLite or on a PostgreSQL of its own.
 //!
 //! The load is open: each request has its time, and its latency counts from then on, whether or not the ones before it
 //! were answered. A controller that falls behind is charged for everybody who waits.
@@ -40,7 +40,7 @@ const AT_ONCE: usize = 1000;
 /// Connections at once: each has one request under way.
 const CONNECTIONS: u64 = 48;
 
-/// Reads, lists and writes.
+/// Reads, lists, writes and the console's pages.
 #[derive(Debug, Parser)]
 struct Options {
     /// The program under test.
@@ -227,7 +227,25 @@ struct Target {
     port: u16,
     tls: TlsConnector,
     token: String,
+    /// Of somebody who is signed in.
+    cookies: String,
 }
+
+/// Every list of the console, and what it makes of all of them.
+const PAGES: [&str; 12] = [
+    "/",
+    "/resources",
+    "/devices",
+    "/people",
+    "/sites",
+    "/policies",
+    "/access",
+    "/topology",
+    "/flows",
+    "/audit",
+    "/search?q=resource+77",
+    "/why?who=Bench&to=resource+77",
+];
 
 impl Target {
     async fn connect(&self) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
@@ -240,14 +258,46 @@ impl Target {
     }
 
     fn request(&self, asked: &Asked) -> Result<Request<Full<Bytes>>> {
-        let body = asked.body.as_ref().map(Value::to_string).unwrap_or_default();
-        Ok(Request::builder()
+        let request = Request::builder()
             .method(asked.method.clone())
             .uri(&asked.path)
-            .header(header::HOST, "localhost")
+            .header(header::HOST, "localhost");
+        if !asked.path.starts_with("/api/") {
+            return Ok(request.header(header::COOKIE, &self.cookies).body(Full::default())?);
+        }
+        let body = asked.body.as_ref().map(Value::to_string).unwrap_or_default();
+        Ok(request
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))?)
+    }
+
+    /// Makes an owner by a link, as a browser does, and keeps their cookies.
+    async fn sign_in(&mut self, link: &str) -> Result<()> {
+        let path = link.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        let path = path.context("a link with a path")?;
+        let mut sender = self.connect().await?;
+        let form = Request::builder().uri(path).header(header::HOST, "localhost").body(Full::default())?;
+        let form = sender.send_request(form).await?;
+        let before = cookies(form.headers());
+        let page = String::from_utf8(form.into_body().collect().await?.to_bytes().to_vec())?;
+        let token =
+            page.split_once("name=\"form_token\" value=\"").and_then(|(_, rest)| rest.split('"').next());
+        let token = token.context("a form with a token")?;
+        let body = format!(
+            "name=Bench+owner&email=owner%40example.com&passphrase=correct+horse+battery+staple&again=correct+horse+battery+staple&form_token={token}"
+        );
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::COOKIE, before)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(body)))?;
+        let answer = sender.send_request(request).await?;
+        ensure!(answer.status().is_redirection(), "signing in: {}", answer.status());
+        self.cookies = cookies(answer.headers());
+        Ok(())
     }
 }
 
@@ -303,6 +353,12 @@ async fn part(
     Ok(came)
 }
 
+/// What was set, as the next request sends it.
+fn cookies(headers: &http::HeaderMap) -> String {
+    let set = headers.get_all(header::SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
+    set.filter_map(|value| value.split(';').next()).collect::<Vec<_>>().join("; ")
+}
+
 /// One request that makes so many groups.
 async fn bulk(target: &Target, count: usize) -> Result<()> {
     let operations: Vec<Value> = (0..count)
@@ -351,7 +407,11 @@ async fn main() -> Result<()> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let target = Arc::new(Target { port: controller.port, tls: TlsConnector::from(Arc::new(tls)), token });
+    let tls = TlsConnector::from(Arc::new(tls));
+    let mut target = Target { port: controller.port, tls, token, cookies: String::new() };
+    let link: Value = controller.api().post("/api/v1/owner-links", &json!({})).await?;
+    target.sign_in(link["link"].as_str().context("a link")?).await?;
+    let target = Arc::new(target);
     eprintln!("{} resources, {} devices; {CONNECTIONS} connections", resources.len(), devices.len());
     let get = |path: String| Asked { method: Method::GET, path, body: None };
     let (some_resources, some_devices) = (resources.clone(), devices.clone());
@@ -383,6 +443,10 @@ async fn main() -> Result<()> {
     let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
     all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
     all.push(part(&target, "writes", 10, options.seconds, 100, writes).await?);
+    // A page is far more than an answer of the API: what people wait for, and not what scripts send.
+    let pages: Maker =
+        Arc::new(move |number| get(PAGES[usize::try_from(number).unwrap_or(0) % PAGES.len()].to_owned()));
+    all.push(part(&target, "pages", 6, options.seconds, 50, pages).await?);
     if options.bulk > 0 {
         bulk(&target, options.bulk).await?;
     }

@@ -18,6 +18,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -71,19 +72,32 @@ impl Album<'_> {
     fn shoot(&mut self, visitor: &Visitor<'_>, shots: &[Shot]) -> Result<()> {
         let only = std::env::var("TIDEGATE_ONLY_PAGES").unwrap_or_default();
         let shots: Vec<&Shot> = shots.iter().filter(|shot| shot.name.contains(&only)).collect();
-        for shot in &shots {
-            eprintln!("page {}: {}", self.names.len() + 1, shot.name);
-            self.take(&visitor.page, shot).with_context(|| shot.name)?;
-            self.names.push(shot.name);
-        }
-        if let Some(lighthouse) = &mut self.lighthouse {
-            let cookie =
-                if visitor.is_signed_in { Some(visitor.page.cookies(&self.stage.url)?) } else { None };
-            let plain = shots.iter().filter(|shot| shot.steps.is_none());
-            let pages: Vec<_> = plain.map(|shot| (shot.name, shot.path.as_str())).collect();
-            if !pages.is_empty() {
-                lighthouse.judge(&self.stage.url, cookie.as_deref(), &pages)?;
+        let origin = self.stage.url.clone();
+        let cookie = match (&self.lighthouse, visitor.is_signed_in) {
+            (Some(_), true) => Some(visitor.page.cookies(&origin)?),
+            _ => None,
+        };
+        let plain: Vec<_> = shots
+            .iter()
+            .filter(|shot| shot.steps.is_none())
+            .map(|shot| (shot.name, shot.path.as_str()))
+            .collect();
+        // Lighthouse has a browser of its own for pages that have an address: it judges while pictures are taken.
+        let mut lighthouse = self.lighthouse.take();
+        let judge = lighthouse.as_mut().filter(|_| !plain.is_empty());
+        thread::scope(|scope| {
+            let judging = judge.map(|judge| scope.spawn(|| judge.judge(&origin, cookie.as_deref(), &plain)));
+            for shot in &shots {
+                eprintln!("page {}: {}", self.names.len() + 1, shot.name);
+                self.take(&visitor.page, shot).with_context(|| shot.name)?;
+                self.names.push(shot.name);
             }
+            judging.map_or(Ok(()), |judging| {
+                judging.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+            })
+        })?;
+        self.lighthouse = lighthouse;
+        if let Some(lighthouse) = &mut self.lighthouse {
             // An address leads nowhere behind a form: it looks on while somebody gets there.
             for shot in &shots {
                 let Some(steps) = shot.steps else { continue };
