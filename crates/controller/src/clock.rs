@@ -13,6 +13,10 @@ use trust::UnixMs;
 /// (architecture, "Time": 60 s).
 pub const TOLERANCE: Duration = Duration::from_secs(60);
 
+/// How much later than the time it had reached a controller may find itself without being told that this is true. By a
+/// clock that is months ahead keys would end and be replaced, and none of before would be there once it is right again.
+pub const LONGEST_AWAY: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// The wall clock. Before 1970 it reads 1970.
 #[must_use]
 pub fn wall() -> UnixMs {
@@ -62,6 +66,18 @@ pub enum Fenced {
          before, write the right time over it with: date +%s000 > {}, and start again)", .by.as_secs(), .line.display()
     )]
     Behind {
+        /// By how much.
+        by: Duration,
+        /// Where that time is kept.
+        line: PathBuf,
+    },
+    /// The wall clock is further ahead of the time this controller had reached than downtime explains.
+    #[error(
+        "the clock is {} days after the last time that this controller knew of; if the clock is right, and it was away \
+         for so long, say so with: date +%s000 > {}, and start it again; else set the clock right and start it again",
+        .by.as_secs() / 86_400, .line.display()
+    )]
+    Ahead {
         /// By how much.
         by: Duration,
         /// Where that time is kept.
@@ -169,8 +185,8 @@ impl TimeLine {
     /// answered by the machine's own elapsed time, one that is behind by the line.
     ///
     /// # Errors
-    /// [`Fenced::Unreadable`]: then nothing says what time it may be, and nodes would keep the entry for a time
-    /// that nobody knows.
+    /// [`Fenced::Unreadable`] and [`Fenced::Ahead`]: then nothing says what time it may be, and nodes would keep the entry
+    /// for a time that nobody knows.
     pub fn strike_time(&self) -> Result<UnixMs, Fenced> {
         match self.signing_time() {
             Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => Ok(self.best_time()),
@@ -185,17 +201,22 @@ impl TimeLine {
         best(&line, wall, boot)
     }
 
-    /// The best guess, for what gives no access: the console's web certificate, so that a fenced
-    /// controller can still be looked at.
+    /// The best guess, to open what was written before with, and for what gives no access: the console's web certificate,
+    /// so that a fenced controller can still be looked at.
     pub fn unfenced_time(&self) -> UnixMs {
+        let (wall, boot) = (wall(), boot());
         let line = self.state.lock().expect("nothing panics while it holds the time line");
-        line.floor.clone().unwrap_or_default().max(wall())
+        match (judge(&line, wall, boot), &line.floor) {
+            // By a clock that is months ahead nothing is valid. What it had reached was written down that often.
+            (Err(Fenced::Ahead { .. }), Ok(floor)) => floor.plus(WRITE_EVERY),
+            (_, floor) => floor.clone().unwrap_or_default().max(wall),
+        }
     }
 }
 
 fn best(line: &Line, wall: UnixMs, boot: Duration) -> UnixMs {
     match judge(line, wall, boot) {
-        Ok(_) | Err(Fenced::Unreadable { .. }) => wall,
+        Ok(_) | Err(Fenced::Unreadable { .. } | Fenced::Ahead { .. }) => wall,
         Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => {
             let expected = line.started_wall.plus(boot.saturating_sub(line.started));
             line.floor.clone().unwrap_or_default().max(expected)
@@ -214,10 +235,12 @@ fn judge(line: &Line, wall: UnixMs, boot: Duration) -> Result<UnixMs, Fenced> {
     let expected = line.started_wall.plus(boot.saturating_sub(line.started));
     let drift = expected.since(wall).max(wall.since(expected));
     if drift > TOLERANCE && !planted::is("fenced-clock-signs") {
-        Err(Fenced::Jumped(drift))
-    } else {
-        Ok(floor)
+        return Err(Fenced::Jumped(drift));
     }
+    if wall > floor.plus(LONGEST_AWAY) && !planted::is("a-start-months-ahead-signs") {
+        return Err(Fenced::Ahead { by: wall.since(floor), line: line.path.clone() });
+    }
+    Ok(floor)
 }
 
 #[cfg(test)]
@@ -260,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn a_start_months_after_the_persisted_line_signs_nothing_until_somebody_says_that_it_is_so() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = directory(scratch.path());
+        let line = wall().minus(LONGEST_AWAY + HOUR);
+        begin_time_line(&directory, line).unwrap();
+        let away = TimeLine::open(Arc::clone(&directory));
+        let error = away.signing_time().unwrap_err();
+        assert!(
+            matches!(error, Fenced::Ahead { .. }) && error.to_string().contains("is 30 days after"),
+            "{error}"
+        );
+        assert_eq!(away.strike_time().unwrap_err(), error);
+        assert_eq!(read_floor(&directory), Ok(line), "and its line stays");
+        assert!(away.unfenced_time() < line.plus(HOUR));
+        begin_time_line(&directory, wall()).unwrap();
+        assert!(TimeLine::open(directory).signing_time().is_ok());
+    }
+
+    #[test]
     fn a_clock_that_jumped_is_answered_by_elapsed_time_and_one_that_is_behind_by_the_line() {
         let (mut line, wall, boot) = line();
         let day = HOUR * 24;
@@ -273,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_read_fences_and_says_what_to_do_and_a_year_of_downtime_does_not() {
+    fn a_line_that_cannot_be_read_fences_and_says_what_to_do_and_weeks_of_downtime_do_not() {
         let scratch = tempfile::tempdir().unwrap();
         let directory = directory(scratch.path());
         for damage in [None, Some(&b"\xff\xfe"[..]), Some(b""), Some(b"yesterday"), Some(b"-1")] {
@@ -284,7 +326,7 @@ mod tests {
             let error = TimeLine::open(Arc::clone(&directory)).signing_time().unwrap_err();
             assert!(error.to_string().contains("date +%s000 > "), "{error}");
         }
-        begin_time_line(&directory, wall().minus(Duration::from_secs(365 * 24 * 3600))).unwrap();
+        begin_time_line(&directory, wall().minus(Duration::from_secs(29 * 24 * 3600))).unwrap();
         let signed = TimeLine::open(Arc::clone(&directory)).signing_time().unwrap();
         // What was signed with is the line of the next start.
         let next = read_floor(&directory).unwrap();

@@ -136,6 +136,8 @@ struct Learnt {
     servers: ServerTrust,
     /// By what everything that comes is judged.
     time: Anchor,
+    /// A controller signed it.
+    is_signed: bool,
     /// The controller's clock when it answered, by its own word.
     theirs: Option<UnixMs>,
 }
@@ -150,25 +152,26 @@ async fn learn_trust(http: HttpsClient, root: &RootHash) -> Result<Learnt, Enrol
     let address = || client.address();
     let chain =
         TrustChain::parse(&trust.chain).map_err(|source| EnrolError::Chain { address: address(), source })?;
-    let (bundle, time) = match anchor::signed(&chain, root, trust.beacon.as_deref(), nonce, asked) {
-        Some((bundle, signed)) => (bundle, anchor::judge(machine.now(), signed, &address())?),
-        // Nothing is signed there right now, or by an older version: the machine's clock is all there is.
-        None => (
-            chain.verify(root, machine.now()).map_err(|source| match source {
-                ChainError::OtherRoot(_) => EnrolError::OtherRoot { address: address() },
-                source => {
-                    EnrolError::Chain { address: address(), source }.blame_clock(machine.now(), answer.date)
-                }
-            })?,
-            machine,
-        ),
-    };
+    let (bundle, time, is_signed) =
+        match anchor::signed(&chain, root, trust.beacon.as_deref(), nonce, asked) {
+            Some((bundle, signed)) => (bundle, anchor::judge(machine.now(), signed, &address())?, true),
+            // Nothing is signed there right now, or by an older version: the machine's clock is all there is.
+            None => (
+                chain.verify(root, machine.now()).map_err(|source| match source {
+                    ChainError::OtherRoot(_) => EnrolError::OtherRoot { address: address() },
+                    source => EnrolError::Chain { address: address(), source }
+                        .blame_clock(machine.now(), answer.date),
+                })?,
+                machine,
+                false,
+            ),
+        };
     let wall = time.now();
     let mut servers = ServerTrust::nobody().with_system_roots().at(time);
     for key in bundle.keys(KeyRole::ConsoleCa).filter(|key| key.is_valid_at(wall)) {
         servers = servers.with_console_ca(&key.public);
     }
-    Ok(Learnt { bundle, servers, time, theirs: answer.date })
+    Ok(Learnt { bundle, servers, time, is_signed, theirs: answer.date })
 }
 
 struct Joining<'a> {
@@ -273,6 +276,10 @@ impl<'a> Joining<'a> {
         }
         self.state.write_generation(names::SLICE, enrolled.slice.as_bytes())?;
         self.state.write(names::CERTIFICATE, &checked.certificate)?;
+        if self.learnt.is_signed {
+            // The first start knows what time it is also where the machine's clock does not.
+            self.state.write_floor(self.learnt.time.now().as_millis().to_string().as_bytes())?;
+        }
         Ok(agent)
     }
 

@@ -436,11 +436,19 @@ async fn a_clock_that_is_off_is_named_with_the_difference() {
 async fn a_controller_that_signs_the_time_is_believed_whatever_the_machine_s_clock_says() {
     // Years behind, as after a dead battery, and up to a week ahead.
     for days in [-6, -1, 0, 1, 3, 400] {
-        let (result, _dir, server) = device_with(Twist::Signs(days)).await;
+        let (result, dir, server) = device_with(Twist::Signs(days)).await;
         let agent = result.unwrap_or_else(|error| panic!("{days} days: {error}"));
         assert_eq!(agent.owner.as_deref(), Some("Ada"));
         assert!(saw_secret(&server));
+        // The first start does not ask that clock either.
+        let floor = std::fs::read_to_string(dir.path().join("state").join(names::FLOOR)).expect("a floor");
+        let ahead = floor.trim().parse::<i64>().expect("milliseconds")
+            - i64::try_from(wall().as_millis()).expect("fits");
+        assert!((ahead - days * 24 * 3_600_000).abs() < 60_000, "{days} days: {ahead} ms");
     }
+    let (result, dir, _server) = device_with(Twist::None).await;
+    result.expect("enrols");
+    assert!(!dir.path().join("state").join(names::FLOOR).exists(), "nobody signed a time");
 }
 
 #[tokio::test]

@@ -142,8 +142,13 @@ impl Member {
         let Some(mut life) = self.life.take() else { return };
         if goodbye == Goodbye::Said {
             life.node.shutdown(now);
-            while let NodeOutput::Transmit { to, payload } = life.node.poll_output(now) {
-                let _ = life.socket.send_to(&payload, to);
+            loop {
+                match life.node.poll_output(now) {
+                    NodeOutput::Transmit { to, payload } => drop(life.socket.send_to(&payload, to)),
+                    NodeOutput::Persist { what, bytes } => self.persist(what, bytes),
+                    NodeOutput::Timeout(_) => break,
+                    _ => {}
+                }
             }
         }
     }

@@ -154,6 +154,8 @@ pub const PLANTED: &[Planted] = &[
         "a_strict_resource_takes_no_new_flow_seventy_seconds_after_isolation_and_carries_none_after_the_grace"),
     test("time", "fenced-clock-signs", "controller", "controller",
         "a_clock_that_jumps_while_running_signs_nothing_and_downtime_is_no_jump"),
+    test("time", "a-start-months-ahead-signs", "controller", "controller",
+        "a_start_with_a_clock_a_year_ahead_keeps_every_key_and_set_right_it_signs_again"),
     test("time", "key-is-used-before-it-is-published", "controller", "controller",
         "keys_are_replaced_before_their_end_and_used_only_after_a_day"),
     test("time", "rotation-drops-the-keys-of-before", "controller", "controller",

@@ -25,14 +25,16 @@ pub fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateError> {
         })
     };
     let optional = |name: &str| state.read(name)?.map(|bytes| text(name, bytes)).transpose();
-    let chain = usable_chain(state, wall)?;
     let floor = state.read_floor()?;
+    // A machine's clock may be years behind.
+    let time = wall.max(floor.unwrap_or_default());
+    let chain = usable_chain(state, time)?;
     Ok(StoredState {
         identity_key: SigningKey::from_seed(&state.require_secret(names::IDENTITY_KEY)?),
         root: state.of().root,
         certificate: state.require(names::CERTIFICATE)?,
         grant: optional(names::GRANT)?,
-        slice: usable_slice(state, &chain, wall)?,
+        slice: usable_slice(state, &chain, time)?,
         revocations: optional(names::REVOCATIONS)?,
         time_floor: floor,
         chain,

@@ -115,7 +115,7 @@ impl Signer {
         let text = directory.read(names::CHAIN)?.ok_or(SignError::Incomplete(names::CHAIN))?;
         let chain = TrustChain::parse_bytes(&text)?;
         let time_line = TimeLine::open(Arc::clone(&directory));
-        // A clock that is behind fences what is signed; it does not make the own chain unreadable.
+        // A clock that is behind or ahead fences what is signed; it does not make the own chain unreadable.
         let wall = time_line.unfenced_time();
         let bundle = chain.verify(&root, wall)?;
         let ring = ring.beside(&bundle)?;

@@ -114,11 +114,32 @@ async fn a_controller_that_starts_with_a_clock_behind_its_line_or_without_one_se
     let starting = crate::Controller::start(World::options(directory.as_ref().unwrap()));
     let controller = Box::pin(starting).await.unwrap().0;
     Box::pin(controller.run(tokio::time::sleep(Duration::from_millis(300)))).await.unwrap();
-    // Downtime is no jump: the line of a year ago is no obstacle.
-    let year = clock::wall().minus(Duration::from_secs(365 * 24 * 3600)).as_millis().to_string();
-    std::fs::write(&floor, year).unwrap();
+    // Downtime is no jump: the line of four weeks ago is no obstacle.
+    let weeks = clock::wall().minus(Duration::from_secs(28 * 24 * 3600)).as_millis().to_string();
+    std::fs::write(&floor, weeks).unwrap();
     let world = World::in_directory(directory.take().unwrap()).await;
     assert!(world.get("/status").await.ok()["not_signing"].is_null());
+}
+
+#[tokio::test]
+async fn a_start_with_a_clock_a_year_ahead_keeps_every_key_and_set_right_it_signs_again() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let before = world.controller.core.signer.chain_text();
+    let directory = world.stop().await;
+    clock::later(Duration::from_secs(365 * 24 * 3600 + 60));
+    let world = World::in_directory(directory).await;
+    let status = world.get("/status").await.ok();
+    assert!(status["not_signing"].as_str().unwrap().contains("is 365 days after"), "{status}");
+    assert!(world.controller.core.signer.rotate_if_due().is_err());
+    assert_eq!(world.post("/groups", json!({"name": "late"})).await.status, 503);
+    assert_eq!(world.controller.core.signer.chain_text(), before);
+    let directory = world.stop().await;
+    clock::later(Duration::ZERO);
+    let world = World::in_directory(directory).await;
+    assert_eq!(world.controller.core.signer.chain_text(), before);
+    laptop.gets_a_grant(&world).await;
 }
 
 /// A laptop asks to be enrolled with this key.

@@ -44,6 +44,8 @@ pub const MAX_HELD_BYTES: usize = 960 * 1024;
 pub const MAX_STRUCK: usize = 65_536;
 /// Strikes that wait for the disk.
 pub const MAX_PENDING_WRITES: usize = 256;
+/// How long after a write that failed it is tried again.
+pub const REWRITE_AFTER: Duration = Duration::from_secs(10);
 /// Controllers whose beacons are kept.
 pub const MAX_SIGNERS: usize = 16;
 /// URIs in one `Presence` or `SignerWelcome`: 4,096 × 130 bytes = 520 KiB.

@@ -151,6 +151,7 @@ enum Due {
     Attached(SessionId),
     Renewal,
     Drain,
+    Rewrite,
 }
 
 impl Due {
@@ -163,6 +164,7 @@ impl Due {
             Self::Presence => "sessions: presence for controllers",
             Self::Attached(_) => "sessions: more of who is here for a controller",
             Self::Renewal => "sessions: the own certificate is due",
+            Self::Rewrite => "sessions: strikes that are not on the disk",
             Self::Drain => "sessions: more agents to ask to leave",
         }
     }
@@ -431,6 +433,7 @@ impl Sessions {
                 Due::Attached(id) => self.tell_attached(now, id),
                 Due::Renewal => self.renewal_due(now),
                 Due::Drain => self.drain_on(now),
+                Due::Rewrite => self.rewrite(now),
             }
         }
     }

@@ -55,7 +55,8 @@ struct HeldEntry {
 /// What is owed to a controller once a write has ended.
 #[derive(Debug)]
 struct Ack {
-    session: SessionId,
+    /// Who sent them; nobody, where what could not be written before was written again: every controller hears of it.
+    session: Option<SessionId>,
     hashes: Vec<[u8; 32]>,
     connectors: Vec<ConnectorId>,
 }
@@ -68,14 +69,22 @@ pub(super) struct Revocations {
     bytes: usize,
     waiting: BTreeMap<WriteId, Ack>,
     last_write: u64,
+    /// Something is not on the disk, and a time to try again is set.
+    is_to_be_written: bool,
 }
 
 impl Revocations {
     /// From the disk. What was believed when it came stays, also when its key has left the bundle since.
     pub(super) fn load(texts: &[String], bundle: &TrustBundle, counters: &mut SessionCounters) -> Self {
         let set = Arc::new(RevocationSet::new());
-        let mut revocations =
-            Self { set, held: BTreeMap::new(), bytes: 0, waiting: BTreeMap::new(), last_write: 0 };
+        let mut revocations = Self {
+            set,
+            held: BTreeMap::new(),
+            bytes: 0,
+            waiting: BTreeMap::new(),
+            last_write: 0,
+            is_to_be_written: false,
+        };
         for text in texts {
             let verified = Unverified::<Revocation>::parse(text).and_then(|entry| {
                 match entry.clone().verify_at_any_time(bundle) {
@@ -381,13 +390,38 @@ impl Sessions {
             return;
         }
         if self.revocations.waiting.len() >= limits::MAX_PENDING_WRITES {
-            // The controller sends again what was not acknowledged.
-            return self.counters.refused.add("writes_full");
+            self.counters.refused.add("writes_full");
+            return self.write_later(now);
         }
+        self.write_strikes(Ack { session: Some(id), hashes: to_write, connectors });
+    }
+
+    fn write_strikes(&mut self, ack: Ack) {
         let write = self.next_write();
-        self.revocations.waiting.insert(write, Ack { session: id, hashes: to_write, connectors });
+        self.revocations.waiting.insert(write, ack);
         let record = Record::Revocations(self.revocations.texts());
         self.out.push_back(SessionsOutput::Persist { id: write, record });
+    }
+
+    /// A disk that was full has room again, some time: no controller may be there to send it all again.
+    fn write_later(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.revocations.is_to_be_written, true) {
+            self.deadlines.insert((now + limits::REWRITE_AFTER, Due::Rewrite));
+        }
+    }
+
+    /// Tries to write what is not on the disk.
+    pub(super) fn rewrite(&mut self, now: Instant) {
+        self.revocations.is_to_be_written = false;
+        if !self.revocations.waiting.is_empty() {
+            // What is being written has all of it.
+            return self.write_later(now);
+        }
+        let unwritten = self.revocations.held.iter().filter(|(_, entry)| entry.written == Written::Failed);
+        let hashes: Vec<[u8; 32]> = unwritten.map(|(hash, _)| *hash).collect();
+        if !hashes.is_empty() {
+            self.write_strikes(Ack { session: None, hashes, connectors: Vec::new() });
+        }
     }
 
     /// The other controllers do not talk to each other: each new entry is told once, to each of them.
@@ -446,9 +480,20 @@ impl Sessions {
                         entry.written = Written::Durable;
                     }
                 }
-                self.acknowledge(now, ack.session, &ack.hashes, ack.connectors);
+                if let Some(session) = ack.session {
+                    return self.acknowledge(now, session, &ack.hashes, ack.connectors);
+                }
+                let signers: Vec<SessionId> = self.signers.values().copied().collect();
+                for some in ack.hashes.chunks(wire::MAX_DOCUMENTS) {
+                    for signer in &signers {
+                        self.acknowledge(now, *signer, some, Vec::new());
+                    }
+                }
             }
-            Written::Failed => self.counters.refused.add("write_failed"),
+            Written::Failed => {
+                self.counters.refused.add("write_failed");
+                self.write_later(now);
+            }
         }
     }
 

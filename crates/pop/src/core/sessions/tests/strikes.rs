@@ -71,6 +71,33 @@ fn a_strike_that_could_not_be_written_is_enforced_but_never_acknowledged() {
 }
 
 #[test]
+fn a_strike_that_could_not_be_written_is_written_when_the_disk_takes_it_and_every_controller_hears_of_it() {
+    let mut world = World::new();
+    let signer = world.signer();
+    let Subject::Device(id) = device(1, 10).subject() else { panic!("a device") };
+    let entry = world.installation.strike(RevokedSubject::Device(id), KeyRole::Beacon);
+    world.say_signer(signer, &Strike { entries: vec![entry] }.into());
+    for failures in 1..=3 {
+        assert_eq!(world.writes.len(), failures);
+        let write = world.writes[failures - 1].0;
+        world.sessions.handle_written(world.now, write, Written::Failed);
+        world.pass(limits::REWRITE_AFTER);
+    }
+    assert!(!world.ends[signer].signer_inbox.iter().any(|m| matches!(m, ToSigner::StrikesHeld(_))));
+    let (write, _) = world.writes[3];
+    world.sessions.handle_written(world.now, write, Written::Durable);
+    world.settle();
+    let said = world.ends[signer]
+        .signer_inbox
+        .iter()
+        .filter(|m| matches!(m, ToSigner::StrikesHeld(held) if held.hashes.len() == 1));
+    assert_eq!(said.count(), 1);
+    // There is nothing more to write.
+    world.pass(10 * limits::REWRITE_AFTER);
+    assert_eq!(world.writes.len(), 4);
+}
+
+#[test]
 fn a_strike_signed_by_a_key_of_another_role_strikes_nobody() {
     let mut world = World::new();
     let client = world.agent(device(1, 10), CLIENT);
