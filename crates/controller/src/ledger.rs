@@ -1,6 +1,7 @@
 //! What was done without waiting for the database: written down beside it first, recorded in it when it
 //! can be written. Strikes, and what people do with break-glass commands.
 
+use crate::api::Origin;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions},
@@ -54,6 +55,13 @@ impl Deed {
             request: String::new(),
             struck: None,
         }
+    }
+
+    /// As somebody asked for it.
+    pub(crate) fn asked(mut self, origin: &Origin) -> Self {
+        self.source = origin.source();
+        self.request.clone_from(&origin.request);
+        self
     }
 }
 

@@ -286,7 +286,7 @@ impl AccountLimit {
 }
 
 fn account(name: &str) -> [u8; 32] {
-    sha256(&[b"tidegate/console-account/1", name.to_ascii_lowercase().as_bytes()])
+    sha256(&[b"tidegate/console-account/1", name.to_lowercase().as_bytes()])
 }
 
 #[cfg(test)]

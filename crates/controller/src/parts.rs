@@ -289,9 +289,21 @@ impl Core {
         }
     }
 
+    /// Flow records that ended before this are kept no longer, whatever file they stand in.
+    pub(crate) fn flows_kept_from(&self, organization: OrganizationId) -> Option<UnixMs> {
+        let snapshot = self.snapshot();
+        let days = snapshot.organization(organization)?.organization.flow_retention_days;
+        let kept = Duration::from_secs(days.saturating_mul(24 * 3600));
+        (days > 0).then(|| self.signer.best_time().minus(kept))
+    }
+
     /// Takes a restored database for the truth: its incarnation is raised above everything that was ever
     /// seen, so that every node takes its states as newer.
-    pub(crate) async fn accept_restored(self: &Arc<Self>, actor: &str) -> Result<Version, SnapshotError> {
+    pub(crate) async fn accept_restored(
+        self: &Arc<Self>,
+        actor: &str,
+        origin: &Origin,
+    ) -> Result<Version, SnapshotError> {
         let store = self.database.store_to_accept()?;
         let dataset = store.load().await?.ok_or(SnapshotError::Empty)?;
         let (found, expected) = (dataset.installation.id, self.signer.installation());
@@ -299,14 +311,16 @@ impl Core {
             return Err(SnapshotError::Foreign { found, expected });
         }
         let seen = self.snapshots.highest_incarnation().await.max(self.gate.highest_incarnation());
-        let to = seen.max(dataset.installation.version.incarnation) + 1;
+        let from = dataset.installation.version.incarnation;
+        let to = seen.max(from) + 1;
         let mut change = store.change(store::Scope::Installation, actor, clock::wall().as_millis()).await?;
         change.raise_incarnation(to).await?;
+        change.came_from(&origin.source(), &origin.request);
         change.note(Noted {
             action: "accept restored database".to_owned(),
             subject: expected.to_string(),
-            before: None,
-            after: None,
+            before: Some(serde_json::json!({"incarnation": from}).to_string()),
+            after: Some(serde_json::json!({"incarnation": to}).to_string()),
             detail: "{}".to_owned(),
         });
         let committed = change.commit_noted().await?;

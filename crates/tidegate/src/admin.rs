@@ -242,7 +242,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
 }
 
 fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
-    if let Some(url) = &args.url {
+    if let Some(url) = args.url.as_ref().filter(|_| !args.local) {
         let url: ServerUrl =
             url.parse().map_err(|error| Failure::new(Outcome::Usage, anyhow::Error::new(error)))?;
         let token = match &args.token_file {

@@ -7,7 +7,7 @@ use policy::{
     decide, relevant_groups, resolve_resource, site_slice,
 };
 use std::net::IpAddr;
-use store::{Device, Member};
+use store::{Device, DeviceState, Member};
 use trust::RevokedSubject;
 use wire::ResourceId;
 
@@ -224,9 +224,26 @@ impl<'a> Scene<'a> {
                 format!("the device {} is not revoked", device.name),
                 detail,
             ));
+            let is_active = device.state == DeviceState::Active;
+            let make = if is_active { held } else { failed };
+            let state = match device.state {
+                DeviceState::Active => "it is",
+                DeviceState::Pending => "it waits for somebody who approves it",
+                DeviceState::Blocked => "it is blocked",
+                DeviceState::Archived => "it is archived",
+            };
+            checks.push(make(
+                "controller",
+                format!("the device {} is approved", device.name),
+                state.to_owned(),
+            ));
         } else {
-            let count = data.devices.iter().filter(|device| device.owner == asker.member).count();
+            let own = || data.devices.iter().filter(|device| device.owner == asker.member);
+            let count = own().filter(|device| device.state == DeviceState::Active).count();
             let detail = match count {
+                0 if own().next().is_some() => {
+                    "none that is approved: nothing can ask for anything".to_owned()
+                }
                 0 => "none is enrolled: nothing can ask for anything".to_owned(),
                 1 => "one is enrolled".to_owned(),
                 n => format!("{n} are enrolled"),

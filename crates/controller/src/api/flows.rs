@@ -69,7 +69,7 @@ async fn list_flows(
         resource: params.resource,
         verdict: verdict(params.verdict)?,
         q: params.q.map(|q| q.to_lowercase()),
-        from: params.from_ms.map(UnixMs::from_millis),
+        from: core.flows_kept_from(caller.organization).max(params.from_ms.map(UnixMs::from_millis)),
         before: params.before_ms.map(UnixMs::from_millis),
         after: params.after.map(|text| place(&text, NEXT)).transpose()?,
     };
@@ -102,7 +102,8 @@ async fn export_flows(
     Params(params): Params<FlowExportParams>,
 ) -> Result<Response, Problem> {
     let place = params.after.map(|text| place(&text, "the `place` of a line that was exported"));
-    let query = FlowQuery { limit: PIECE, verdict: verdict(params.verdict)?, ..FlowQuery::default() };
+    let from = core.flows_kept_from(caller.organization);
+    let query = FlowQuery { limit: PIECE, verdict: verdict(params.verdict)?, from, ..FlowQuery::default() };
     let arrivals = core.flows.arrivals();
     let organization = caller.organization;
     let following = Following::new(core, caller, params.follow == Some(true), arrivals);

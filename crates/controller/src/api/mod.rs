@@ -54,6 +54,7 @@ pub(crate) use rates::Rates;
 pub(crate) use request::{Body, MaxBody, Params};
 pub use request::{read_body, read_query};
 pub use roles::{Permission, roles_table};
+pub(crate) use tag::is_unchanged;
 pub(crate) use view::Views;
 pub(crate) use view::rfc3339;
 
@@ -65,7 +66,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
@@ -128,6 +129,15 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
                 .route("/api/", get(reference::page))
                 .method_not_allowed_fallback(method_not_allowed),
         )
+        .layer(middleware::map_response(guarded))
+}
+
+/// What every answer carries: a browser takes it for what it says it is, and comes back by TLS alone.
+async fn guarded(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    answer
 }
 
 /// The OpenAPI document as it is stored in `docs/openapi.json`.

@@ -20,7 +20,7 @@ use crate::{parts::Core, snapshot::Snapshot};
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
 use serde_json::Value;
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 use store::{Change, Noted, OrganizationData, Scope, Size, Store, StoreError};
 
 /// Most operations of a bulk.
@@ -29,6 +29,8 @@ const MAX_OPERATIONS: usize = 10_000;
 const FEW_OPERATIONS: usize = 500;
 /// Most of them that strike: each is a write to the journal.
 const MAX_STRIKES: usize = 100;
+/// How long a strike waits for the database to say whether it was made before.
+const ASKED_BEFORE: Duration = Duration::from_secs(1);
 
 /// What a change says besides what it changes.
 #[derive(Debug, Clone, Default)]
@@ -257,6 +259,11 @@ async fn remove(
         return Err(removal.none());
     };
     removal.allowed(core, caller, data)?;
+    if intent.key.is_some()
+        && let Some(answer) = answered_before(core, caller, scope, &intent).await?
+    {
+        return Ok(answer);
+    }
     if let Some(seen) = &intent.if_match {
         seen.check(&found.object, &Value::Null)?;
     }
@@ -278,6 +285,28 @@ async fn remove(
         Ok(Tagged::value(applied.status, &applied.body))
     };
     written.await.map_err(but_not_written)
+}
+
+/// The answer that a request with this key had before: what was struck then may have been given back since. A strike does
+/// not wait for a database that does not answer.
+async fn answered_before(
+    core: &Arc<Core>,
+    caller: &Caller,
+    scope: Scope,
+    intent: &Intent,
+) -> Result<Option<Tagged>, Problem> {
+    let (core, caller, key) = (Arc::clone(core), caller.clone(), intent.key.clone());
+    // Of its own: a transaction that was begun is ended in order.
+    let asked = tokio::spawn(async move {
+        let Ok(mut work) = Work::begin(&core, &caller, scope).await else { return Ok(None) };
+        work.replay(key.as_ref()).await
+    });
+    match tokio::time::timeout(ASKED_BEFORE, asked).await {
+        // The key was another request's.
+        Ok(Ok(Err(problem))) if problem.status < 500 => Err(problem),
+        Ok(Ok(Ok(answer))) => Ok(answer),
+        Ok(_) | Err(_) => Ok(None),
+    }
 }
 
 /// The strike is enforced; what is missing is said.

@@ -256,9 +256,9 @@ async fn accept_restored_database(
     caller: Caller,
     intent: Intent,
 ) -> Result<Tagged, Problem> {
-    let (accepting, actor) = (Arc::clone(&core), caller.actor.clone());
+    let (accepting, actor, origin) = (Arc::clone(&core), caller.actor.clone(), caller.origin.clone());
     let make = async move {
-        match accepting.accept_restored(&actor).await {
+        match accepting.accept_restored(&actor, &origin).await {
             Ok(version) => {
                 let (incarnation, version) = (version.incarnation, version.version);
                 Ok((StatusCode::OK, value(&AcceptedDatabase { incarnation, version })))

@@ -2,7 +2,7 @@
 
 use super::{
     Problem,
-    caller::Caller,
+    caller::{Caller, Origin},
     check,
     once::{Unremembered, once},
     operate::Intent,
@@ -53,13 +53,13 @@ async fn rotate_keys(
     let seconds = input.use_after_seconds.unwrap_or(DAY_S);
     let seconds = check::within("use_after_seconds", seconds, 1..=7 * DAY_S)?;
     let published_for = std::time::Duration::from_secs(seconds);
-    let make = rotated(Arc::clone(&core), caller.actor.clone(), published_for);
+    let make = rotated(Arc::clone(&core), (caller.actor.clone(), caller.origin.clone()), published_for);
     once(&core, &caller, &intent, Unremembered::Waits, make).await
 }
 
 async fn rotated(
     core: Arc<Core>,
-    actor: String,
+    (actor, origin): (String, Origin),
     published_for: std::time::Duration,
 ) -> Result<(StatusCode, Value), Problem> {
     let not_rotated = |why: String| {
@@ -85,7 +85,8 @@ async fn rotated(
             None => core.signer.rotate_now(published_for)?,
         };
         let now = core.signer.best_time();
-        if let Err(error) = ledger::write_down(&core.state, &Deed::new(now, &actor, "rotate keys", serial)) {
+        let deed = Deed::new(now, &actor, "rotate keys", serial).asked(&origin);
+        if let Err(error) = ledger::write_down(&core.state, &deed) {
             tracing::warn!(%error, "a rotation of keys is not in the audit log");
         }
         // PoPs that this does not reach get it when they attach.
@@ -144,7 +145,7 @@ async fn put_rotation_key(
         return Err(Problem::invalid("statement", rule, input.statement));
     }
     check::list_length("without", input.without.len())?;
-    let make = replaced(Arc::clone(&core), caller.actor.clone(), input);
+    let make = replaced(Arc::clone(&core), (caller.actor.clone(), caller.origin.clone()), input);
     once(&core, &caller, &intent, Unremembered::Waits, make).await
 }
 
@@ -176,7 +177,7 @@ fn refused(error: SignError) -> Problem {
 
 async fn replaced(
     core: Arc<Core>,
-    actor: String,
+    (actor, origin): (String, Origin),
     input: RotationKeyInput,
 ) -> Result<(StatusCode, Value), Problem> {
     let RotationKeyInput { statement, without } = input;
@@ -194,7 +195,7 @@ async fn replaced(
         tokio::task::spawn_blocking(replace).await.map_err(ended)?.map_err(refused)?
     };
     let written = Arc::clone(&core);
-    let deed = Deed::new(core.signer.best_time(), &actor, "replace rotation key", subject);
+    let deed = Deed::new(core.signer.best_time(), &actor, "replace rotation key", subject).asked(&origin);
     let write = move || ledger::write_down(&written.state, &deed);
     if let Err(error) = tokio::task::spawn_blocking(write).await.map_err(ended)? {
         tracing::warn!(%error, "another rotation key is not in the audit log");

@@ -45,6 +45,12 @@ fn settled(tag: &str) -> &str {
     tag.split('.').next().unwrap_or(tag)
 }
 
+/// Whether nobody changed an object between these two tags of it, in quotes or without: what passes by is no change.
+pub(crate) fn is_unchanged(before: &str, now: &str) -> bool {
+    let part = |tag: &'_ str| settled(tag.trim_matches('"')).to_owned();
+    part(before) == part(now)
+}
+
 impl IfMatch {
     /// Reads the header.
     ///

@@ -38,11 +38,12 @@ pub(super) async fn recent(viewer: &Viewer, query: FlowQuery) -> Result<Vec<Valu
     read(viewer, query).await.map(|page| page.items)
 }
 
-async fn read(viewer: &Viewer, query: FlowQuery) -> Result<Page<Value>, String> {
+async fn read(viewer: &Viewer, mut query: FlowQuery) -> Result<Page<Value>, String> {
     if !viewer.reads("/flows") {
         return Err("Your role does not read the flow log.".to_owned());
     }
     let (core, organization) = (Arc::clone(&viewer.core), viewer.organization);
+    query.from = query.from.max(core.flows_kept_from(organization));
     let read = tokio::task::spawn_blocking(move || core.flows.read(organization, &query)).await;
     match read {
         Ok(Ok(found)) => Ok(found),

@@ -2,14 +2,17 @@
 
 use super::{
     ask::{Api, Done, Refused, send},
-    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, conflict, field, summary},
+    form::{Errors, Field, Kind, OTHER_SESSION, Posted, Values, chosen, conflict, field, summary},
     lists::{self, Listing, Wanted},
     look::{Row, card, card_with_room, chips, counted, empty, facts, head, icon, note, thin, time, typed},
     names::{Names, member_page},
     shell::{Here, Viewer},
     things::{Thing, done_note, nothing_there},
 };
-use crate::access::{Changed, Preview};
+use crate::{
+    access::{Changed, Preview},
+    api::is_unchanged,
+};
 use axum::{
     Extension,
     extract::{Path, Query},
@@ -88,13 +91,21 @@ fn ids<T: std::str::FromStr + Ord>(values: &Values, name: &str) -> Vec<T> {
 /// Adds what was typed into the fields for one more, by its name.
 fn picked(names: &Names<'_>, values: &mut Values, errors: &mut Errors) {
     let (group, resource) = (values.one("add_group").to_owned(), values.one("add_resource").to_owned());
+    // The one that is called so to the letter, else the only one that is nearly called so: nobody gets access by a name
+    // that two have.
+    let found = |options: Vec<(String, String)>, typed: &str| {
+        let found = chosen(&options, typed).to_owned();
+        options.iter().any(|(id, _)| *id == found).then_some(found)
+    };
     let found_group =
-        names.groups.iter().find(|(_, name)| name.eq_ignore_ascii_case(&group)).map(|(id, _)| id.to_string());
-    let found_resource = names
-        .resources
-        .values()
-        .find(|row| row.name.eq_ignore_ascii_case(&resource) || row.address.eq_ignore_ascii_case(&resource))
-        .map(|row| row.id.to_string());
+        found(names.groups.iter().map(|(id, name)| (id.to_string(), (*name).to_owned())).collect(), &group);
+    let all = || names.resources.values();
+    let by_name = found(all().map(|row| (row.id.to_string(), row.name.clone())).collect(), &resource);
+    let by_address = || {
+        let mut there = all().filter(|row| row.address.eq_ignore_ascii_case(resource.trim()));
+        there.next().filter(|_| there.next().is_none()).map(|row| row.id.to_string())
+    };
+    let found_resource = by_name.or_else(by_address);
     for (into, field, found, asked) in
         [("groups", "add_group", found_group, group), ("resources", "add_resource", found_resource, resource)]
     {
@@ -107,7 +118,7 @@ fn picked(names: &Names<'_>, values: &mut Values, errors: &mut Errors) {
                 let asked: String = asked.chars().take(80).collect();
                 errors.add(
                     field,
-                    format!("Expected a name of one that there is; nothing is called “{asked}”."),
+                    format!("Expected the name of one that there is; “{asked}” is the name of none, or of several that differ in upper and lower case."),
                 );
             }
         }
@@ -381,7 +392,7 @@ async fn save(api: Extension<Api>, id: Option<PolicyId>, posted: Posted) -> Resp
                 Ok(now) => now,
                 Err(refused) => return nothing_there(&viewer, Thing::Policy, &refused),
             };
-            if values.one("version") != now.version {
+            if !is_unchanged(values.one("version"), &now.version) {
                 return outdated(&viewer, id, &values, &now);
             }
             let query = if values.one("allow_shrink") == "true" { "?allow_shrink=true" } else { "" };

@@ -11,6 +11,7 @@ use super::{
     shell::{Here, Viewer, encode},
     things::done_note,
 };
+use crate::api::is_unchanged;
 use axum::{
     Extension,
     extract::{Path, Query},
@@ -325,7 +326,7 @@ async fn save(api: Extension<Api>, name: Option<String>, posted: Posted) -> Resp
             Err(refused) => return not_done(viewer, "There is no such provider", &refused, LIST),
         };
         // The form's version decides: what somebody saved meanwhile is seen before it is replaced.
-        if values.one("version") != now.version {
+        if !is_unchanged(values.one("version"), &now.version) {
             return outdated(viewer, name, &now, values);
         }
         version = Some(now.version);

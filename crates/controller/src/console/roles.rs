@@ -7,7 +7,7 @@ use super::{
     people::not_done,
     shell::{Here, Viewer, encode},
 };
-use crate::api::{Caller, roles::word as role_word};
+use crate::api::{Caller, is_unchanged, roles::word as role_word};
 use axum::{
     Extension,
     extract::Path,
@@ -149,7 +149,7 @@ pub(super) async fn give_role(api: Extension<Api>, Path(id): Path<String>, poste
         errors.add("", OTHER_SESSION);
         return form(viewer, &id, name, &kept, &errors, StatusCode::CONFLICT);
     }
-    if values.one("version") != held.version {
+    if !is_unchanged(values.one("version"), &held.version) {
         return outdated();
     }
     let wanted = json!({"role": values.one("role")});

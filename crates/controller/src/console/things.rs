@@ -7,6 +7,7 @@ use super::{
     look::{card_with_room, head, note},
     shell::{Here, Viewer},
 };
+use crate::api::is_unchanged;
 use axum::{
     Extension,
     extract::{Path, Query},
@@ -498,7 +499,7 @@ pub(super) async fn replace(
         errors.add("", "Somebody changed this while you were editing. Both versions are beside the form.");
         form(viewer, thing, Some(&id), &kept, &errors, StatusCode::PRECONDITION_FAILED, conflict(&rows))
     };
-    if values.one("version") != now.version {
+    if !is_unchanged(values.one("version"), &now.version) {
         return outdated();
     }
     match send(

@@ -590,9 +590,16 @@ mod tests {
         clock::later(Duration::from_secs(61 * 24 * 3600));
         assert!(signer.keys_end().1.unwrap().contains("ends in 28 days"), "{:?}", signer.keys_end());
         drop(signer);
+        say_that_it_is_so(&path);
         let signer = Signer::open(Arc::new(StateDir::open(&path, trust::Role::Controller).unwrap())).unwrap();
         assert_eq!(signer.rotate_if_due().unwrap(), Rotated::Yes);
         assert_eq!(signer.keys_end().1, None);
+    }
+
+    /// Somebody says that the clock is right, months after the last start.
+    fn say_that_it_is_so(path: &std::path::Path) {
+        let directory = StateDir::open(path, trust::Role::Controller).unwrap();
+        clock::begin_time_line(&directory, clock::wall()).unwrap();
     }
 
     /// The keys of a bundle with this controller's private halves.
@@ -611,6 +618,7 @@ mod tests {
         let (old_chain, old_ring) = (std::fs::read(&chain).unwrap(), std::fs::read(&ring).unwrap());
         let roles = KeyRole::ALL.len();
         clock::later(Duration::from_secs(61 * 24 * 3600));
+        say_that_it_is_so(&path);
         let signer = open();
         assert_eq!(signer.rotate_if_due().unwrap(), Rotated::Yes);
         assert_eq!((named_and_held(&signer), signer.bundle().serial()), ((2 * roles, 2 * roles), 2));

@@ -30,9 +30,10 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use maud::{Markup, PreEscaped, html};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use store::{Account, Change, Passkey, Scope, StoreError};
+use trust::UnixMs;
 
 /// A secret that was shown has to be confirmed within this.
 const SETUP: Duration = Duration::from_secs(900);
@@ -182,12 +183,12 @@ pub(super) async fn account_page(State(core): State<Arc<Core>>, headers: HeaderM
     }
 }
 
-/// One change of this account, in the audit log.
+/// One change of this account, in the audit log: what there was before, and is now.
 async fn change<F>(
     core: &Arc<Core>,
     own: &Own,
     origin: &Origin,
-    action: &str,
+    (action, before, after): (&str, Value, Value),
     what: F,
 ) -> Result<(), StoreError>
 where
@@ -196,9 +197,19 @@ where
     let scope = Scope::Organization(own.person.organization);
     let (store, mut change) = core.database.change(scope, &own.who.actor()).await?;
     what(&mut change).await?;
-    let noted = noted(action, &own.person.user.to_string(), None, None, json!({}));
+    let noted = noted(action, &own.person.user.to_string(), Some(before), Some(after), json!({}));
     core.commit(&store, change, origin, noted).await?;
     Ok(())
+}
+
+/// What the passkeys of an account are called, but for one that goes.
+fn passkeys<'a>(own: &'a Own, without: Option<&str>) -> Vec<&'a str> {
+    let left = own.passkeys.iter().filter(|passkey| without.is_none_or(|gone| passkey.credential != gone));
+    left.map(|passkey| passkey.name.as_str()).collect()
+}
+
+fn app(is_on: bool, recovery_codes: usize) -> Value {
+    json!({"authenticator_app": is_on, "recovery_codes": recovery_codes})
 }
 
 /// The page again, or why the change did not happen.
@@ -218,7 +229,7 @@ pub(super) struct NewPasskey {
     #[serde(default)]
     name: String,
     #[serde(default)]
-    answer: Option<serde_json::Value>,
+    answer: Option<Value>,
 }
 
 /// What a script is told instead of a redirect.
@@ -282,9 +293,10 @@ pub(super) async fn add_passkey(
         };
     let created_ms = clock::wall().as_millis();
     let passkey = Passkey { credential, account: own.person.user, name, document, created_ms };
-    let done =
-        change(&core, &own, &origin, "add passkey", async |change| change.insert_passkey(&passkey).await)
-            .await;
+    let names = passkeys(&own, None);
+    let more: Vec<&str> = names.iter().copied().chain([passkey.name.as_str()]).collect();
+    let said = ("add passkey", json!({"passkeys": names}), json!({"passkeys": more}));
+    let done = change(&core, &own, &origin, said, async |change| change.insert_passkey(&passkey).await).await;
     match done {
         Ok(()) => {
             let clear = session::cookie(CEREMONY_COOKIE, "", Duration::ZERO);
@@ -322,7 +334,9 @@ pub(super) async fn remove_passkey(
         return shown(&core, &headers, StatusCode::CONFLICT, &own, &Wrong::page(text));
     }
     let user = own.person.user;
-    let done = change(&core, &own, &origin, "remove passkey", async |change| {
+    let (all, left) = (passkeys(&own, None), passkeys(&own, Some(&form.credential)));
+    let said = ("remove passkey", json!({"passkeys": all}), json!({"passkeys": left}));
+    let done = change(&core, &own, &origin, said, async |change| {
         change.delete_passkey(user, &form.credential).await
     });
     let done = done.await;
@@ -413,7 +427,10 @@ pub(super) async fn set_totp(
     let sealed = core.signin.keys.seal(Purpose::TotpSecret, secret.as_bytes());
     let (codes, hashes) = recovery_codes();
     let user = own.person.user;
-    let done = change(&core, &own, &origin, "set up authenticator app", async |change| {
+    let had = own.account.totp.is_some();
+    let said =
+        ("set up authenticator app", app(had, own.account.recovery_codes.len()), app(true, hashes.len()));
+    let done = change(&core, &own, &origin, said, async |change| {
         change.set_totp(user, Some(&sealed), &hashes).await
     });
     if let Err(problem) = done.await {
@@ -454,9 +471,9 @@ pub(super) async fn remove_totp(
         Err(answer) => return answer,
     };
     let user = own.person.user;
-    let done = change(&core, &own, &origin, "remove authenticator app", async |change| {
-        change.set_totp(user, None, &[]).await
-    });
+    let had = own.account.totp.is_some();
+    let said = ("remove authenticator app", app(had, own.account.recovery_codes.len()), app(false, 0));
+    let done = change(&core, &own, &origin, said, async |change| change.set_totp(user, None, &[]).await);
     let done = done.await;
     changed(&core, &headers, &own, done)
 }
@@ -488,9 +505,11 @@ pub(super) async fn set_passphrase(
         return shown(&core, &headers, StatusCode::SERVICE_UNAVAILABLE, &own, &Wrong::page(text));
     };
     let user = own.person.user;
-    let done = change(&core, &own, &origin, "change passphrase", async |change| {
-        change.set_passphrase(user, Some(&hash)).await
-    });
+    // That there is one, and nothing of it.
+    let had = own.account.passphrase_hash.is_some();
+    let said = ("change passphrase", json!({"passphrase": had}), json!({"passphrase": true}));
+    let done =
+        change(&core, &own, &origin, said, async |change| change.set_passphrase(user, Some(&hash)).await);
     let done = done.await;
     changed(&core, &headers, &own, done)
 }
@@ -512,9 +531,8 @@ pub(super) async fn end_sessions(
     let user = own.person.user;
     // Sessions that begin from the next millisecond on are new ones.
     let from = core.signer.best_time().as_millis() + 1;
-    let done =
-        change(&core, &own, &origin, "end sessions", async |change| change.end_sessions(user, from).await)
-            .await;
+    let said = ("end sessions", json!({}), json!({"sessions_from": api::rfc3339(UnixMs::from_millis(from))}));
+    let done = change(&core, &own, &origin, said, async |change| change.end_sessions(user, from).await).await;
     let attempt = Attempt { core: &core, organization: own.person.organization, from: address(peer) };
     match done {
         Ok(()) => {

@@ -29,11 +29,20 @@ pub(crate) enum Method {
     Provider,
     /// A one-time link: the session in which an account was made.
     Link,
+    /// A provider that let somebody in by what it remembered: who they are, and no proof of now.
+    Remembered,
 }
 
 impl Method {
-    const ALL: [Self; 6] =
-        [Self::Passphrase, Self::Totp, Self::RecoveryCode, Self::Passkey, Self::Provider, Self::Link];
+    const ALL: [Self; 7] = [
+        Self::Passphrase,
+        Self::Totp,
+        Self::RecoveryCode,
+        Self::Passkey,
+        Self::Provider,
+        Self::Link,
+        Self::Remembered,
+    ];
 
     const fn bit(self) -> u8 {
         1 << self as u8
@@ -48,6 +57,7 @@ impl Method {
             Self::Passkey => "passkey",
             Self::Provider => "oidc",
             Self::Link => "one-time-link",
+            Self::Remembered => "oidc-remembered",
         }
     }
 }
@@ -59,6 +69,11 @@ pub(crate) struct Methods(u8);
 impl Methods {
     pub(crate) fn of(methods: &[Method]) -> Self {
         Self(methods.iter().fold(0, |bits, method| bits | method.bit()))
+    }
+
+    /// Whether nothing was proven when the session began.
+    pub(crate) const fn is_remembered(self) -> bool {
+        self.0 & Method::Remembered.bit() != 0
     }
 
     /// Their names, in the order of the list above.

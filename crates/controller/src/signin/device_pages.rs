@@ -198,7 +198,8 @@ pub(super) async fn decide(
         Err(answer) => return answer,
     };
     // Whoever is signed in tries few codes: 20^8 of them, and each wrong one counts.
-    let account = who.user.to_string();
+    // Beside those of an authenticator app: whoever mistypes the one is not kept from the other.
+    let account = format!("device codes of {}", who.user);
     if core.signin.codes.check(&account, clock::now()).is_err() {
         return enter(
             &headers,
@@ -280,7 +281,13 @@ async fn device_key(
     let (store, mut change) =
         core.database.change(Scope::Organization(who.organization), &who.actor()).await?;
     change.insert_enrolment_key(&key).await?;
-    let noted = noted("confirm device code", &key.id.to_string(), None, None, json!({"device": device}));
+    let noted = noted(
+        "confirm device code",
+        &key.id.to_string(),
+        None,
+        Some(json!({"device": device})),
+        json!({"device": device}),
+    );
     core.commit(&store, change, origin, noted).await?;
     let kind = JoinKind::Device;
     let join_key = JoinKey { kind, controller: core.url.clone(), root: core.signer.root(), secret };

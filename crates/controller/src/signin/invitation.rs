@@ -390,7 +390,13 @@ async fn set_up(
         change.insert_account(&new_account(user.id, &user.email, Some(hash))).await?;
         "create account"
     };
-    let noted = noted(action, &user.id.to_string(), None, None, json!({"name": user.name}));
+    let noted = noted(
+        action,
+        &user.id.to_string(),
+        None,
+        Some(json!({"sign_in_name": user.email})),
+        json!({"name": user.name}),
+    );
     core.commit(&store, change, origin, noted).await?;
     Ok(())
 }

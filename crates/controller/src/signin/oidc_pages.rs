@@ -242,7 +242,8 @@ async fn finish(
                 let text = "You are somebody else at the provider than here. Sign out there first.";
                 return failed(headers, StatusCode::FORBIDDEN, text);
             }
-            attempt.signed_in(headers, &person, &methods, &pending.next)
+            let method = if claims.is_proven { Method::Provider } else { Method::Remembered };
+            attempt.signed_in(headers, &person, &[method], &pending.next)
         }
         Err(problem) => {
             attempt.log(None, &methods, Outcome::Refused, &format!("{name}: {problem}"));

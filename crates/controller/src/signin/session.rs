@@ -149,7 +149,12 @@ impl Core {
             organization: session.organization,
             source: session.source,
             methods: session.methods,
-            authenticated: session.authenticated,
+            // Whom a provider remembered has proven nothing here: what asks for a fresh sign-in asks.
+            authenticated: if session.methods.is_remembered() {
+                UnixMs::from_millis(0)
+            } else {
+                session.authenticated
+            },
             session,
         })
     }

@@ -1,7 +1,8 @@
 //! Who reaches what, and why, as the API says it; and what a change of a policy would do.
 
-use super::{World, inventory::Inventory};
+use super::{World, console_devices::insert, inventory::Inventory};
 use serde_json::{Value, json};
+use store::DeviceState;
 
 async fn why(world: &World, who: &str, to: &str, on: &str) -> super::Reply {
     let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
@@ -66,6 +67,31 @@ async fn a_question_that_means_nobody_nothing_or_several_is_refused_at_its_field
         assert_eq!(problem["field"], field, "{problem}");
     }
     world.get("/access/explanation?who=ada").await.problem(400);
+}
+
+#[tokio::test]
+async fn a_device_that_waits_or_is_blocked_reaches_nothing_whatever_its_owner_may() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    // What the controller finds wrong with them.
+    let wrong = async |who: &str| -> Vec<String> {
+        let answer = why(&world, who, "orders", "").await.ok();
+        let checks = answer["checks"].as_array().unwrap().iter();
+        let wrong = checks.filter(|check| check["by"] == "controller" && check["outcome"] == "failed");
+        wrong.map(|check| format!("{}: {}", check["what"], check["detail"])).collect()
+    };
+    for (name, state, said) in [
+        ("tablet", DeviceState::Pending, "waits for somebody"),
+        ("phone", DeviceState::Blocked, "is blocked"),
+    ] {
+        insert(&world, &f.user, name, state).await;
+        let wrong = wrong(name).await;
+        assert!(wrong.len() == 1 && wrong[0].contains("is approved") && wrong[0].contains(said), "{wrong:?}");
+    }
+    let none = wrong("ada@example.com").await;
+    assert!(none.len() == 1 && none[0].contains("none that is approved"), "{none:?}");
+    insert(&world, &f.user, "laptop", DeviceState::Active).await;
+    assert_eq!((wrong("laptop").await, wrong("ada@example.com").await), (vec![], vec![]));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::{
 };
 use axum::body::Body;
 use http::{Method, Request, header};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{Account, OidcIdentity, Scope};
 
 /// A field that a page carries for itself.
@@ -139,7 +139,7 @@ async fn a_token_is_made_with_a_role_or_with_scopes_and_lives_as_long_as_was_ask
         let own = [("form_token", token.as_str())];
         submit(&world, "/settings/tokens", &session, &[&own[..], fields].concat()).await
     };
-    let seconds = |made: &serde_json::Value| {
+    let seconds = |made: &Value| {
         let at = |name: &str| made[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         at("expires").as_second() - at("created").as_second()
     };
@@ -477,4 +477,22 @@ async fn proving_again_names_the_age_that_the_organization_set() {
         let shown = again().await;
         assert!(shown.contains(&format!("not older than {said}")), "{said}: {shown}");
     }
+}
+
+#[tokio::test]
+async fn a_policy_is_for_the_group_that_is_called_so_to_the_letter_and_for_none_where_two_are_nearly() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let group = async |name: &str| world.post("/groups", json!({"name": name})).await.made()["id"].clone();
+    let (upper, lower) = (group("OPS").await, group("ops").await);
+    let token = form_token(&get(&world, "/policies/new", &session).await);
+    for (typed, chosen, other) in [("ops", &lower, &upper), ("OPS", &upper, &lower)] {
+        let fields = [("name", "p"), ("add_group", typed), ("form_token", &token)];
+        let page = submit(&world, "/policies/new", &session, &fields).await.text;
+        let has = |id: &Value| page.contains(&format!("name=\"groups\" value={id}"));
+        assert!(has(chosen) && !has(other), "{typed}: {page}");
+    }
+    let fields = [("name", "p"), ("add_group", "Ops"), ("form_token", &token)];
+    let page = submit(&world, "/policies/new", &session, &fields).await.text;
+    assert!(page.contains("several that differ in upper and lower case"), "{page}");
 }

@@ -5,7 +5,7 @@ use super::{
     console::{form_token, get, owner, submit},
 };
 use axum::body::Body;
-use http::{Request, header};
+use http::{Method, Request, header};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use trust::UnixMs;
@@ -111,6 +111,19 @@ fn shipped(world: &World, batch: u64, from: usize, to: usize) {
         .collect();
     let connector = ConnectorId::from_bytes([7; 16]);
     core.flows.take(organization, connector, batch, lines.as_bytes(), UnixMs::from_millis(5)).unwrap();
+}
+
+#[tokio::test]
+async fn flow_records_that_are_kept_no_longer_are_shown_to_nobody_whatever_file_they_stand_in() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    shipped(&world, 1, 0, 20);
+    let count = async || world.get("/flows").await.ok()["items"].as_array().unwrap().len();
+    assert_eq!(count().await, 20);
+    world.call(Method::PATCH, "/settings", Some(json!({"flow_retention_days": 1}))).await.ok();
+    assert_eq!(count().await, 0);
+    assert!(!get(&world, "/flows", &session).await.text.contains("laptop-0001"));
+    assert!(!world.get("/flows/export").await.text.contains("laptop-0001"));
 }
 
 #[tokio::test]

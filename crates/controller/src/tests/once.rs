@@ -2,8 +2,10 @@
 
 use super::{LOCAL, Reply, World, console::owner};
 use axum::body::Body;
-use http::{Request, header};
+use http::{Method, Request, header};
 use serde_json::{Value, json};
+use std::time::Duration;
+use trust::RevokedSubject;
 
 async fn post(world: &World, path: &str, key: &str, body: &Value) -> Reply {
     let request = Request::post(format!("/api/v1{path}"))
@@ -96,4 +98,51 @@ async fn an_invitation_an_ended_session_and_a_provider_are_made_once_for_a_key_a
     assert_eq!(post(&world, "/invitations", "i", &user).await.made(), made);
     let refused = post(&world, "/invitations", "i", &json!({"user": "usr-x"})).await;
     assert_eq!(refused.status, 422, "{}", refused.text);
+}
+
+#[tokio::test]
+async fn a_removal_that_is_asked_again_strikes_nobody_who_was_let_in_again_meanwhile() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let path = format!("/groups/{}/members/{}", f.group, f.user);
+    let remove = async |path: &str| {
+        let request = Request::delete(format!("/api/v1{path}")).header("idempotency-key", "k");
+        world.send(LOCAL, request.body(Body::empty()).unwrap()).await
+    };
+    let first = remove(&path).await.ok();
+    assert!(world.call(Method::PUT, &path, Some(json!({}))).await.status.is_success());
+    assert_eq!(remove(&path).await.ok(), first);
+    let core = &world.controller.core;
+    let (user, group) = (f.user.parse().unwrap(), f.group.parse().unwrap());
+    let data = core.snapshot().dataset.organizations[0].clone();
+    let row = data.memberships.iter().find(|row| row.group == group).expect("the member is there");
+    let member = RevokedSubject::UserInGroup(user, group);
+    assert!(row.generation > 1 && !core.strikes.set().is_struck(member, row.generation));
+    // Nor anybody else, whom another request means by the same key.
+    let other = world.post("/users", json!({"name": "B", "email": "b@example.com"})).await.made();
+    let other = other["id"].as_str().unwrap();
+    assert_eq!(remove(&format!("/users/{other}")).await.problem(422)["type"], "/problems/key-reused");
+    assert_eq!(world.get(&format!("/users/{other}")).await.ok()["struck"], false);
+}
+
+#[tokio::test]
+async fn new_keys_and_a_restored_database_are_in_the_audit_log_with_who_asked_from_where() {
+    let world = World::new().await;
+    post(&world, "/key-rotations", "a", &json!({})).await.made();
+    post(&world, "/restored-database", "b", &json!({})).await.ok();
+    let deadline = crate::clock::now() + Duration::from_secs(10);
+    for wanted in ["rotate keys", "accept restored database"] {
+        let entry = loop {
+            let log = world.get("/audit?limit=1000").await.ok();
+            let mut all = log["items"].as_array().unwrap().iter();
+            if let Some(entry) = all.find(|entry| entry["action"] == wanted) {
+                break entry.clone();
+            }
+            assert!(crate::clock::now() < deadline, "no {wanted} in {log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        for name in ["actor", "source", "request"] {
+            assert!(!entry[name].as_str().unwrap_or_default().is_empty(), "{name} of {entry}");
+        }
+    }
 }

@@ -19,6 +19,9 @@ pub struct AdminArgs {
     /// The state directory of the controller on this host.
     #[arg(long, env = "TIDEGATE_STATE", value_name = "DIR", global = true)]
     pub state: Option<PathBuf>,
+    /// The controller on this host, by its socket, whatever TIDEGATE_URL says: nobody signs in and no token is needed.
+    #[arg(long, global = true, conflicts_with_all = ["token_file", "ca"])]
+    pub local: bool,
     /// A controller elsewhere, `https://HOST[:PORT]`.
     #[arg(long, env = "TIDEGATE_URL", value_name = "URL", global = true)]
     pub url: Option<String>,

@@ -49,27 +49,43 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
     // Letters that look alike in lower case alone are others: nobody becomes somebody by an address that is nearly theirs.
     let email = claims.email.as_deref().and_then(|email| api::email("email", email).ok());
     let same = |user: &&User| email.as_ref().is_some_and(|email| user.email.eq_ignore_ascii_case(email));
-    let speaks_for = |email: &str| {
+    let speaks_for = |of: &OidcProvider, email: &str| {
         let domain = email.rsplit_once('@').map_or("", |(_, domain)| domain);
-        provider.domains.iter().any(|known| known.eq_ignore_ascii_case(domain))
+        of.domains.iter().any(|known| known.eq_ignore_ascii_case(domain))
     };
     if let Some(user) = data.users.iter().find(same) {
-        // Another provider, or a careless one, must not take over an account by naming its address.
-        let believed =
-            (claims.email_verified && speaks_for(&user.email)) || planted::is("every-provider-is-believed");
+        // Another provider, or a careless one, must not take over an account by naming its address. And an account that
+        // somebody signs in to already is theirs: whose provider did not speak for the address may have made it to wait there.
+        let is_somebody_s = identities.iter().filter(|row| row.account == user.id).any(|row| {
+            let theirs = data.sign_in.providers.iter().find(|known| known.name == row.provider);
+            row.provider == provider.name || !theirs.is_some_and(|theirs| speaks_for(theirs, &user.email))
+        });
+        let believed = (claims.email_verified && speaks_for(provider, &user.email) && !is_somebody_s)
+            || planted::is("every-provider-is-believed");
         return if believed {
             Ok(Whom::Linked(user.clone()))
         } else {
             Err(format!(
-                "{} is somebody here already, and {} is not believed about that address; an administrator can list its \
+                "{} is somebody here already{}, and {} is not believed about that address; an administrator can list its \
                  domain at the provider, or you sign in another way",
-                user.email, provider.title
+                user.email,
+                if is_somebody_s { ", who signs in by a provider" } else { "" },
+                provider.title
             ))
         };
     }
     match (provider.new_users, email) {
         (NewUsers::Refuse, _) => {
             Err(format!("nobody here is known to {} as you are; ask for an invitation", provider.title))
+        }
+        // Whoever may write any address there would be the person whom an administrator takes them for.
+        (NewUsers::Make, Some(email))
+            if !claims.email_verified && !planted::is("every-provider-is-believed") =>
+        {
+            Err(format!(
+                "{} does not say that {email} is verified to be yours; ask for an invitation",
+                provider.title
+            ))
         }
         (NewUsers::Make, None) => Err(format!("{} did not say your email address", provider.title)),
         (NewUsers::Make, Some(email)) => {
@@ -96,7 +112,7 @@ fn moves(
     data: &OrganizationData,
     provider: &OidcProvider,
     user: UserId,
-    claims: &Claims,
+    claimed: &BTreeSet<String>,
 ) -> (Vec<GroupId>, Vec<(GroupId, u64)>) {
     let existing: BTreeSet<GroupId> = data.groups.iter().map(|group| group.id).collect();
     let mapped: BTreeSet<GroupId> =
@@ -104,7 +120,7 @@ fn moves(
     let wanted: BTreeSet<GroupId> = provider
         .group_map
         .iter()
-        .filter(|(value, group)| claims.groups.contains(*value) && existing.contains(group))
+        .filter(|(value, group)| claimed.contains(*value) && existing.contains(group))
         .map(|(_, group)| *group)
         .collect();
     let member = Member::User(user);
@@ -131,6 +147,11 @@ pub(crate) async fn take(
     let data = snapshot.organization(organization);
     let data = data.ok_or_else(|| NotTaken::Unknown("the organization is gone".into()))?;
     let actor = format!("OpenID provider {}", provider.name);
+    if claims.groups.is_none() && !provider.group_map.is_empty() {
+        // Not "in no group": that would take away what they have, and what they have may be theirs no more.
+        let why = "which groups you are in cannot be read; its groups claim has to be a list of texts";
+        return Err(NotTaken::Unknown(why.into()));
+    }
     let id = match whom(data, provider, claims).map_err(NotTaken::Unknown)? {
         Whom::Known(id) => id,
         Whom::Linked(user) => {
@@ -141,7 +162,8 @@ pub(crate) async fn take(
             }
             change.insert_oidc_identity(&identity(provider, claims, user.id)).await?;
             let detail = json!({"provider": provider.name});
-            let noted = noted("link OpenID identity", &user.id.to_string(), None, None, detail);
+            let noted =
+                noted("link OpenID identity", &user.id.to_string(), None, Some(detail.clone()), detail);
             core.commit(&store, change, origin, noted).await?;
             user.id
         }
@@ -191,7 +213,8 @@ async fn follow_groups(
 ) {
     let snapshot = core.snapshot();
     let Some(data) = snapshot.organization(organization) else { return };
-    let (join, leave) = moves(data, provider, id, claims);
+    let Some(claimed) = &claims.groups else { return };
+    let (join, leave) = moves(data, provider, id, claimed);
     if join.is_empty() && leave.is_empty() {
         return;
     }
@@ -225,7 +248,10 @@ async fn follow_groups(
             change.remove_member(*group, member).await?;
         }
         let detail = json!({"provider": provider.name, "joined": join.len(), "left": leave.len()});
-        let noted = noted("follow provider's groups", &id.to_string(), None, None, detail);
+        let left: Vec<String> = leave.iter().map(|(group, _)| group.to_string()).collect();
+        let joined: Vec<String> = join.iter().map(ToString::to_string).collect();
+        let (before, after) = (Some(json!({"groups": left})), Some(json!({"groups": joined})));
+        let noted = noted("follow provider's groups", &id.to_string(), before, after, detail);
         core.commit(&store, change, origin, noted).await
     };
     if let Err(error) = written.await {
@@ -237,7 +263,6 @@ async fn follow_groups(
 mod tests {
     use super::*;
     use store::{Group, Membership, Organization, SignInData, Version};
-    use trust::UnixMs;
 
     fn group(n: u8) -> GroupId {
         GroupId::from_bytes([n; 16])
@@ -315,8 +340,8 @@ mod tests {
             email: Some(email.into()),
             email_verified: true,
             name: None,
-            groups: ["eng".to_owned(), "gone".to_owned(), "else".to_owned()].into(),
-            authenticated: UnixMs::from_millis(0),
+            groups: Some(["eng".to_owned(), "gone".to_owned(), "else".to_owned()].into()),
+            is_proven: true,
         }
     }
 
@@ -343,6 +368,40 @@ mod tests {
             let stranger = OidcProvider { domains, ..provider() };
             assert!(whom(&data, &stranger, &believed).unwrap_err().contains("is not believed"));
         }
+    }
+
+    #[test]
+    fn nobody_waits_under_an_address_for_the_person_whose_it_is() {
+        let believed = claims("ada@example.com");
+        // Somebody signs in as this user already: by the same provider, or by one that does not speak for the address.
+        for by in ["main", "careless", "gone"] {
+            let mut data = data();
+            let careless = OidcProvider { name: "careless".into(), domains: vec![], ..provider() };
+            data.sign_in.providers = vec![provider(), careless];
+            let waiting = OidcIdentity { provider: by.into(), subject: "mallory".into(), account: ada().id };
+            data.sign_in.identities.push(waiting);
+            assert!(
+                whom(&data, &provider(), &believed).unwrap_err().contains("who signs in by a provider"),
+                "{by}"
+            );
+        }
+        // Two providers of one company.
+        let mut data = data();
+        let second = OidcProvider { name: "second".into(), ..provider() };
+        data.sign_in.providers = vec![provider(), second];
+        data.sign_in.identities.push(OidcIdentity {
+            provider: "second".into(),
+            subject: "a".into(),
+            account: ada().id,
+        });
+        assert_eq!(whom(&data, &provider(), &believed), Ok(Whom::Linked(ada())));
+        // Nor is anybody made by an address that nobody verified.
+        let unverified = Claims { email_verified: false, ..claims("ceo@example.com") };
+        assert!(
+            whom(&data, &provider(), &unverified)
+                .unwrap_err()
+                .contains("does not say that ceo@example.com is verified")
+        );
     }
 
     #[test]
@@ -389,9 +448,12 @@ mod tests {
         let membership =
             |n, generation| Membership { group: group(n), member: Member::User(ada().id), generation };
         data.memberships = vec![membership(2, 5), membership(3, 1)];
-        let (join, leave) = moves(&data, &provider(), ada().id, &claims("x"));
+        let (join, leave) = moves(&data, &provider(), ada().id, claims("x").groups.as_ref().unwrap());
         assert_eq!((join, leave), (vec![group(1)], vec![(group(2), 5)]));
         data.memberships = vec![membership(1, 1), membership(3, 1)];
-        assert_eq!(moves(&data, &provider(), ada().id, &claims("x")), (vec![], vec![]));
+        assert_eq!(
+            moves(&data, &provider(), ada().id, claims("x").groups.as_ref().unwrap()),
+            (vec![], vec![])
+        );
     }
 }

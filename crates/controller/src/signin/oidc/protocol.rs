@@ -11,6 +11,8 @@ use trust::{UnixMs, encode_base64url, sha256};
 
 /// Clocks of providers differ by so much (OpenID Connect Core section 3.1.3.7: "a small leeway").
 const LEEWAY: Duration = Duration::from_secs(60);
+/// 30 days: however long ago somebody proved who they are.
+const ANY_AGE_S: &str = "2592000";
 /// An id_token that was issued longer ago was not made for this sign-in.
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// Groups of one person that are looked at.
@@ -134,6 +136,9 @@ impl Pending {
         if self.again_as.is_some() {
             // Section 3.1.2.1: proven now, not remembered.
             parameters.push(("max_age", "0"));
+        } else {
+            // With any `max_age` a provider has to say when somebody proved who they are (section 2, `auth_time`).
+            parameters.push(("max_age", ANY_AGE_S));
         }
         let joined = if base.contains('?') { '&' } else { '?' };
         format!("{base}{joined}{}", form(&parameters))
@@ -205,9 +210,10 @@ pub(crate) struct Claims {
     pub(crate) email: Option<String>,
     pub(crate) email_verified: bool,
     pub(crate) name: Option<String>,
-    pub(crate) groups: BTreeSet<String>,
-    /// When the person proved who they are there.
-    pub(crate) authenticated: UnixMs,
+    /// None when the claim is there and no list of texts, or stands elsewhere: then nobody knows.
+    pub(crate) groups: Option<BTreeSet<String>>,
+    /// The person proved just now who they are there, and was not remembered.
+    pub(crate) is_proven: bool,
 }
 
 /// What the claims must be.
@@ -297,14 +303,21 @@ pub(crate) fn check(payload: &[u8], expected: Expected<'_>, now: UnixMs) -> Resu
     }
     // 13. When `max_age` was asked for.
     let authenticated = raw.auth_time.map(seconds);
-    if expected.fresh && authenticated.is_none_or(|at| at.plus(MAX_AGE) < now || at > now.plus(LEEWAY)) {
+    let is_proven = authenticated.is_some_and(|at| at.plus(MAX_AGE) >= now && at <= now.plus(LEEWAY));
+    if expected.fresh && !is_proven {
         return Err(claim("auth_time", "the provider did not ask the person again".into()));
     }
     if raw.sub.is_empty() || raw.sub.len() > 255 {
         return Err(claim("sub", "it has 1 to 255 characters (section 2)".into()));
     }
-    let groups = raw.others.get(expected.groups_claim).cloned();
-    let groups = groups.and_then(|value| serde_json::from_value::<OneOrMany>(value).ok());
+    // Section 5.6.2: a claim that stands elsewhere, as providers do where there are too many groups for a token.
+    let is_elsewhere =
+        raw.others.get("_claim_names").is_some_and(|names| names.get(expected.groups_claim).is_some());
+    let groups = match raw.others.get(expected.groups_claim) {
+        None if is_elsewhere => None,
+        None | Some(serde_json::Value::Null) => Some(Vec::new()),
+        Some(value) => serde_json::from_value::<OneOrMany>(value.clone()).ok().map(OneOrMany::into_vec),
+    };
     // Some providers write booleans as text.
     let email_verified = raw.email_verified.is_some_and(|value| value == true || value == "true");
     Ok(Claims {
@@ -315,8 +328,8 @@ pub(crate) fn check(payload: &[u8], expected: Expected<'_>, now: UnixMs) -> Resu
             .name
             .map(|name| name.trim().chars().take(64).collect())
             .filter(|name: &String| !name.is_empty()),
-        groups: groups.map(OneOrMany::into_vec).unwrap_or_default().into_iter().take(MAX_GROUPS).collect(),
-        authenticated: authenticated.unwrap_or(issued).min(now),
+        groups: groups.map(|groups| groups.into_iter().take(MAX_GROUPS).collect()),
+        is_proven,
     })
 }
 
@@ -376,7 +389,7 @@ mod tests {
         assert!(address.contains(
             "&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256"
         ));
-        assert!(!address.contains(&pending.verifier) && !address.contains("max_age"));
+        assert!(!address.contains(&pending.verifier) && address.ends_with("&max_age=2592000"));
         let again = Pending { again_as: Some(wire::UserId::from_bytes([1; 16])), ..pending };
         assert!(again.authorization(&discovery(), "c", "openid", "https://l/").ends_with("&max_age=0"));
     }
@@ -428,12 +441,12 @@ mod tests {
             (ada.subject.as_str(), ada.email.as_deref(), ada.name.as_deref()),
             ("248289761001", Some("ada@example.com"), Some("Ada"))
         );
-        assert!(ada.email_verified && ada.groups.iter().eq(["eng", "ops"]));
+        assert!(ada.email_verified && ada.groups.unwrap().iter().eq(["eng", "ops"]));
         let mut one = claims();
         one["groups"] = json!("eng");
         one["email_verified"] = json!("false");
         let one = checked(&one, false).unwrap();
-        assert!(one.groups.iter().eq(["eng"]) && !one.email_verified);
+        assert!(one.groups.unwrap().iter().eq(["eng"]) && !one.email_verified);
     }
 
     #[test]
@@ -470,8 +483,10 @@ mod tests {
         let mut again = claims();
         assert!(checked(&again, true).is_err());
         again["auth_time"] = json!(NOW - 5);
-        assert_eq!(checked(&again, true).unwrap().authenticated.as_secs(), NOW - 5);
+        assert!(checked(&again, true).unwrap().is_proven && checked(&again, false).unwrap().is_proven);
+        assert!(!checked(&claims(), false).unwrap().is_proven, "who says no time was remembered");
         again["auth_time"] = json!(NOW - 3600);
         assert!(checked(&again, true).is_err());
+        assert!(!checked(&again, false).unwrap().is_proven, "who proved it an hour ago was remembered");
     }
 }
