@@ -32,6 +32,10 @@ struct End {
     /// How often something that this controller did not write was before something that it wrote.
     #[serde(default)]
     strangers: u64,
+    /// The latest entry that the chain may begin with, by what this controller itself has removed. Nothing: not known yet, or
+    /// other controllers remove some, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +117,21 @@ impl AuditHeads {
         }
     }
 
+    /// Whether it is not known yet where a chain begins, of which this controller knows the end.
+    pub(crate) fn begins_somewhere(&self, chain: Chain) -> bool {
+        self.known().remembered.ends.get(&chain.name()).is_some_and(|end| end.first.is_none())
+    }
+
+    /// A chain begins with the entry `now`, and may begin with one up to `at_most` from now on: before entries are removed, and
+    /// with the first that is left afterwards. One that begins later than it may is not believed from then on either.
+    pub(crate) fn begins(&self, chain: Chain, now: u64, at_most: u64) {
+        if let Some(end) = self.known().remembered.ends.get_mut(&chain.name())
+            && end.first.is_none_or(|first| now <= first)
+        {
+            end.first = Some(at_most.max(now));
+        }
+    }
+
     /// A database that was accepted for the truth begins anew: what was remembered is of the one before.
     pub(crate) fn forget(&self) {
         let mut known = self.known();
@@ -161,7 +180,7 @@ impl Known {
         let Some(end) = self.remembered.ends.get(&name) else {
             // The first that this controller writes into this chain.
             let hash = encode_base64url(&link.head.hash);
-            self.remembered.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0 });
+            self.remembered.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0, first: None });
             return;
         };
         if writers == Writers::Several {
@@ -295,6 +314,10 @@ impl Reading {
                 None => {
                     self.broken(format!("entry {}, which this controller remembers, is missing", end.seq))
                 }
+            }
+            if let Some(first) = end.first.filter(|first| self.verdict.first > *first) {
+                let last = self.verdict.first - 1;
+                self.broken(format!("entries {first} to {last} are missing at the beginning: they were not removed by the retention that is set"));
             }
             let behind = self.verdict.last.saturating_sub(end.seq);
             if behind > 0 {

@@ -571,14 +571,30 @@ async fn expire_logs(core: &Arc<Core>) {
         {
             let before = before(row.audit_retention_days).as_millis();
             let chain = store::Chain::Organization(row.id);
+            core.audit_begins(&store, chain, u64::from(FORGOTTEN)).await;
             if let Err(error) = store.forget_audit(chain, before, FORGOTTEN).await {
                 tracing::warn!(%error, "old audit entries were not removed");
             }
+            core.audit_begins(&store, chain, 0).await;
+        }
+    }
+}
+
+/// Learns where the chains of the audit log begin that nothing is known of yet: a first time, or after an earlier version.
+async fn learn_where_audit_begins(core: &Arc<Core>) {
+    let Ok(store) = core.database.store() else { return };
+    let snapshot = core.snapshot();
+    let own =
+        snapshot.dataset.organizations.iter().map(|data| store::Chain::Organization(data.organization.id));
+    for chain in own.chain([store::Chain::Installation]) {
+        if core.audit.begins_somewhere(chain) {
+            core.audit_begins(&store, chain, 0).await;
         }
     }
 }
 
 async fn renew(core: &Arc<Core>, shown: &Shown) {
+    learn_where_audit_begins(core).await;
     loop {
         tokio::time::sleep(TLS_EVERY).await;
         shown.refresh(&core.signer);
@@ -598,6 +614,7 @@ async fn renew(core: &Arc<Core>, shown: &Shown) {
         if core.withheld().is_some() {
             continue;
         }
+        learn_where_audit_begins(core).await;
         expire_logs(core).await;
         let core = Arc::clone(core);
         let compacted = tokio::task::spawn_blocking(move || core.strikes.compact(wall)).await;

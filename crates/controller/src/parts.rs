@@ -240,6 +240,23 @@ impl Core {
         let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
     }
 
+    /// Remembers where a chain of the audit log begins, and that this controller is about to remove so many from there. Where
+    /// others remove some, too, nobody alone knows.
+    pub(crate) async fn audit_begins(self: &Arc<Self>, store: &Store, chain: store::Chain, removes: u64) {
+        if self.signer.is_one_of_several() {
+            return;
+        }
+        match store.audit_ends(chain).await {
+            Ok(Some(ends)) => {
+                self.audit.begins(chain, ends.first_seq, ends.first_seq + removes);
+                let core = Arc::clone(self);
+                let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "where the audit log begins is not known"),
+        }
+    }
+
     /// Brings what is committed into memory and what was done into the database, as often as it takes.
     pub(crate) async fn catch_up(self: Arc<Self>) {
         let mut wait = CATCH_UP_FIRST;

@@ -129,11 +129,10 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
                 .route("/api/", get(reference::page))
                 .method_not_allowed_fallback(method_not_allowed),
         )
-        .layer(middleware::map_response(guarded))
 }
 
 /// What every answer carries: a browser takes it for what it says it is, and comes back by TLS alone.
-async fn guarded(mut answer: Response) -> Response {
+pub(crate) async fn guarded(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));

@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn ends(seq: u64) -> Remembered {
-        let end = End { seq, hash: "AA".into(), strangers: 0 };
+        let end = End { seq, hash: "AA".into(), strangers: 0, first: None };
         Remembered { ends: [("installation".to_owned(), end)].into(), ..Remembered::default() }
     }
 

@@ -191,12 +191,14 @@ pub(crate) fn network_router(core: &Arc<Core>) -> Router {
         .merge(signin::router(core))
         .merge(console::router(core))
         .fallback(move |request| console::no_such_address(Arc::clone(&own), request))
+        .layer(axum::middleware::map_response(api::guarded))
 }
 
 /// What the local socket serves: the API, and enrolment for the PoP of this host, which passes connections on
 /// only once it is enrolled.
 pub(crate) fn local_router(core: &Arc<Core>) -> Router {
-    api::router(core).merge(enrolment::router(core)).fallback(api::no_such_path)
+    let all = api::router(core).merge(enrolment::router(core)).fallback(api::no_such_path);
+    all.layer(axum::middleware::map_response(api::guarded))
 }
 
 /// The open listeners.

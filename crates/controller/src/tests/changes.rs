@@ -275,6 +275,29 @@ async fn the_audit_log_has_before_and_after_and_no_secret_and_says_when_it_was_a
     assert!(altered.to_string().contains("(replace site) is not as it was written"), "{altered}");
     alter("UPDATE audit SET actor = 'local uid 0' WHERE action = 'replace site'");
     assert_eq!(world.get("/audit/verification").await.ok()["intact"], true);
+    // The beginning is cut off, and the database says that it always began there.
+    crate::learn_where_audit_begins(&world.controller.core).await;
+    alter("CREATE TABLE away AS SELECT * FROM audit WHERE organization IS NOT NULL AND seq < 3");
+    alter("CREATE TABLE was AS SELECT * FROM audit_heads");
+    alter(
+        "UPDATE audit_heads SET first_seq = 3, before_first = (SELECT hash FROM away WHERE seq = 2) WHERE chain IN (SELECT chain FROM audit_heads WHERE chain LIKE '%org-%')",
+    );
+    alter("DELETE FROM audit WHERE organization IS NOT NULL AND seq < 3");
+    let cut = world.get("/audit/verification").await.ok();
+    assert!(
+        cut["intact"] == false && cut.to_string().contains("entries 1 to 2 are missing at the beginning"),
+        "{cut}"
+    );
+    // What is removed by the retention that is set says nothing; and what was cut off stays found.
+    alter("INSERT INTO audit SELECT * FROM away");
+    alter("DELETE FROM audit_heads");
+    alter("INSERT INTO audit_heads SELECT * FROM was");
+    assert_eq!(world.get("/audit/verification").await.ok()["intact"], true);
+    alter("UPDATE audit SET at_ms = at_ms - 8 * 86400000 WHERE organization IS NOT NULL AND seq < 3");
+    world.call(Method::PATCH, "/settings", Some(json!({"audit_retention_days": 7}))).await.ok();
+    crate::expire_logs(&world.controller.core).await;
+    let kept = world.get("/audit/verification").await.ok();
+    assert_eq!((&kept["intact"], &kept["chains"][0]["first"]), (&json!(true), &json!(3)), "{kept}");
     // The end is cut off together with what the database knows of it: the controller remembers.
     alter(
         "DELETE FROM audit WHERE organization IS NOT NULL AND seq = (SELECT MAX(seq) FROM audit WHERE organization IS NOT NULL)",

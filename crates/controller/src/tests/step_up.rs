@@ -11,6 +11,7 @@ use crate::{
     api::{Caller, InProcess, Origin, Peer},
     console::step_up_forms,
     roles_table,
+    signin::cookie::{Method as Proof, Methods, RoleSource},
 };
 use axum::body::Body;
 use http::{Method, Request, header};
@@ -182,4 +183,66 @@ async fn each_form_that_takes_access_away_or_gives_it_back_asks_and_an_ordinary_
     }
     let made = submit(&world, "/groups/new", &old, &fields).await;
     assert_eq!(made.status, 303, "{}", made.text);
+}
+
+#[tokio::test]
+async fn whom_a_provider_remembered_is_signed_in_and_proves_who_they_are_before_anything_that_asks_for_it() {
+    let world = World::new().await;
+    owner(&world).await;
+    let core = &world.controller.core;
+    let snapshot = core.snapshot();
+    let data = &snapshot.dataset.organizations[0];
+    let person = core.person(RoleSource::User, data.organization.id, data.users[0].id).unwrap();
+    for (method, is_led) in [(Proof::Remembered, true), (Proof::Provider, false)] {
+        let cookie = core.begin_session(&http::HeaderMap::new(), &person, Methods::of(&[method]));
+        let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+        let page = get(&world, "/settings", &cookie).await;
+        assert!(page.text.contains("Lena"), "signed in");
+        let token = form_token(&page);
+        let asked =
+            submit(&world, "/settings/tokens", &cookie, &[("form_token", &token), ("name", "x")]).await;
+        assert_eq!(asked.text.contains("Prove once more"), is_led, "{method:?}: {}", asked.text);
+    }
+}
+
+#[tokio::test]
+async fn what_passes_by_while_a_form_is_open_is_nobody_elses_edit() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let f = world.furnish().await;
+    let edit = format!("/groups/{}/edit", f.group);
+    let save = async |version: &str, token: &str, name: &str| {
+        let fields = [("name", name), ("version", version), ("form_token", token)];
+        submit(&world, &edit, &session, &fields).await.status
+    };
+    let hidden = |page: &Reply| {
+        let rest = page.text.split_once("name=\"version\" value=\"").unwrap().1;
+        rest.split('"').next().unwrap().replace("&quot;", "\"")
+    };
+    let page = get(&world, &edit, &session).await;
+    let (version, token) = (hidden(&page), form_token(&page));
+    // Somebody joins: the group's count is another, the group is not.
+    let bob = world.post("/users", json!({"name": "Bob", "email": "bob@example.com"})).await.made();
+    let path = format!("/groups/{}/members/{}", f.group, bob["id"].as_str().unwrap());
+    assert!(world.call(Method::PUT, &path, Some(json!({}))).await.status.is_success());
+    assert_ne!(hidden(&get(&world, &edit, &session).await), version);
+    assert_eq!(save(&version, &token, "platform").await, 303);
+    // Somebody renames it.
+    assert_eq!(save(&version, &token, "platforms").await, 412);
+}
+
+#[tokio::test]
+async fn every_answer_of_the_api_is_guarded() {
+    let world = World::new().await;
+    let mut answers =
+        vec![world.get("/sites").await, world.get("/nothing").await, world.post("/sites", json!(1)).await];
+    for path in ["/api/v1/sites", "/api/v1/openapi.json", "/api/"] {
+        answers.push(get(&world, path, "").await);
+    }
+    let seen: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(seen, [200, 404, 422, 401, 200, 200]);
+    for answer in answers {
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{}", answer.status);
+        assert!(answer.headers.contains_key("strict-transport-security"), "{}", answer.status);
+    }
 }
