@@ -34,7 +34,7 @@ pub(crate) const OUTDATED_POLICY: Steps = |stage, page| {
     let name = if policy["name"] == "Orders" { "Orders of the day" } else { "Orders" };
     stage.api("PATCH", &format!("/policies/{id}"), Some(&json!({"name": name})))?;
     page.fill("#name", "Orders and returns")?;
-    page.follow("form[action$='/edit'] button[type=submit]")
+    page.follow("form[action$='/edit'] button[value=save]")
 };
 
 /// A connector's key and the commands that start it, shown once.

@@ -85,6 +85,17 @@ fn open_up(stage: &Stage, page: &Page<'_>) {
     page.follow("button[value=preview]").unwrap();
     page.wait_for_text("#delta", "+1").unwrap();
     page.wait_for_text("main", "Mikkel Lund").unwrap();
+    // Enter looks once more, and takes nothing out.
+    page.fill("#name", "Engineers read the wiki").unwrap();
+    page.evaluate("window.__left = false; void 0").unwrap();
+    page.key("Enter").unwrap();
+    eventually("the page that Enter asks for", browser::PATIENCE, || {
+        let here = page.evaluate("window.__left === false")?;
+        anyhow::ensure!(here == false, "still the same page");
+        Ok(())
+    })
+    .unwrap();
+    page.wait_for_text("#delta", "+1").unwrap();
     page.wait_for_text("button[value=save]", "1 gain, 0 lose").unwrap();
     page.follow("button[value=save]").unwrap();
     page.wait_for_text("main", "Saved.").unwrap();

@@ -71,7 +71,7 @@ pub(crate) fn session_cookie(bytes: &[u8]) {
     assert!(NOW < read.expires && NOW < read.seen.plus(cookie::IDLE), "a session that is over");
     let ahead = NOW.plus(std::time::Duration::from_secs(60));
     assert!(read.seen <= ahead && read.authenticated <= ahead, "a session of the time to come");
-    assert!(read.methods.names().len() <= 6);
+    assert!(read.methods.names().len() <= 7);
     let token = read.form_token(&KEYS, KEY).expect("the one key");
     assert_eq!(session().form_token(&KEYS, KEY).expect("the one key") == token, read.id == session().id);
 }

@@ -177,6 +177,8 @@ fn editor(
             div class="stack col-5" {
                 form class="card" action=(action) method="post" aria-label="Policy" novalidate {
                     (viewer.token())
+                    // What Enter presses in a field is a form's first button: without this one it would take out a group.
+                    button class="first-button" type="submit" name="do" value="enter" tabindex="-1" aria-hidden="true" { "Preview" }
                     @if values.has("version") { input type="hidden" name="version" value=(values.one("version")); }
                     div class="card-body card-body--top" {
                         (summary(errors, &[("name", "Name"), ("add_group", "Who"), ("add_resource", "May reach")]))

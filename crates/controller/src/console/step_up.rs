@@ -74,12 +74,19 @@ fn typed_fields(viewer: &Viewer, action: &str, values: &Values) -> Markup {
             let short = || value.chars().take(SHOWN).collect::<String>();
             (name.as_str(), typed(&name_of(viewer, value).unwrap_or_else(short)))
         });
-    let rows: Vec<(&str, Markup)> = about.chain(fields).collect();
+    let rows: Vec<(String, Markup)> = about.chain(fields).map(|(name, value)| (words(name), value)).collect();
     if rows.is_empty() {
         html! {}
     } else {
-        facts(&rows)
+        facts(&rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())
     }
+}
+
+/// The name of a field as words.
+fn words(name: &str) -> String {
+    let spaced = name.replace('_', " ");
+    let mut letters = spaced.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// What an id is called, whatever it is the id of; nobody knows people by theirs.

@@ -491,6 +491,10 @@ async fn a_policy_is_for_the_group_that_is_called_so_to_the_letter_and_for_none_
         let page = submit(&world, "/policies/new", &session, &fields).await.text;
         let has = |id: &Value| page.contains(&format!("name=\"groups\" value={id}"));
         assert!(has(chosen) && !has(other), "{typed}: {page}");
+        // Enter in a field presses the form's first button.
+        let form = page.split_once("aria-label=\"Policy\"").unwrap().1;
+        let first = form.split_once("<button").unwrap().1;
+        assert!(first.split('>').next().unwrap().contains("value=\"enter\""), "{first:.200}");
     }
     let fields = [("name", "p"), ("add_group", "Ops"), ("form_token", &token)];
     let page = submit(&world, "/policies/new", &session, &fields).await.text;
