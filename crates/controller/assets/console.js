@@ -47,10 +47,11 @@
 
   // Something changed on the server: parts that are live ask for themselves again.
   if ($("[data-live]") && window.EventSource && window.htmx) {
-    let last = "";
+    // What the page was made of: something may have changed before anybody listened.
+    let last = document.body.dataset.state;
     const source = new EventSource("/events");
     source.addEventListener("state", (event) => {
-      if (last && event.data !== last) htmx.trigger(document.body, "live");
+      if (event.data !== last) htmx.trigger(document.body, "live");
       last = event.data;
     });
     addEventListener("pagehide", () => source.close());

@@ -19,7 +19,7 @@ static STREAMS: Semaphore = Semaphore::const_new(256);
 const LIFE: Duration = Duration::from_secs(300);
 
 /// Everything that pages show as one text: it differs when they do.
-fn state(core: &Core) -> String {
+pub(super) fn state(core: &Core) -> String {
     let presence = core.presence().changes();
     let paths = core.paths().changes();
     let troubled = core.database.trouble().is_some();

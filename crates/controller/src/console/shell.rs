@@ -60,6 +60,8 @@ pub(super) struct Viewer {
     pub(super) theme: &'static str,
     /// Path and query, to come back to.
     pub(super) path: String,
+    /// What there was before anything of it was read: an open page asks again when this is another.
+    state: String,
 }
 
 /// Nobody is signed in.
@@ -141,6 +143,7 @@ impl Viewer {
         let Some(who) = core.signed_in(&parts.headers) else {
             return Err(NotSignedIn::Redirect(path));
         };
+        let state = super::events::state(core);
         let snapshot = core.snapshot();
         let caller = super::ask::caller(core, &who, parts)
             .map_err(|problem| NotSignedIn::Refused(problem.detail.clone()))?;
@@ -165,6 +168,7 @@ impl Viewer {
             now: clock::wall(),
             theme,
             path,
+            state,
         })
     }
 
@@ -262,7 +266,7 @@ impl Viewer {
                     (more_head)
                     title { (title) " · Tidegate" }
                 }
-                body { (PreEscaped(sprite(&shown))) (PreEscaped(shown)) }
+                body data-state=(self.state) { (PreEscaped(sprite(&shown))) (PreEscaped(shown)) }
             }
         };
         (status, Html(page.into_string())).into_response()
