@@ -396,6 +396,22 @@ impl Core {
         tokio::spawn(async move { core.strike_to_the_end(request).await }).await.map_err(ended)?
     }
 
+    /// Strikes each as [`Core::strike`] does, all of them at once.
+    pub(crate) async fn strike_each(
+        self: &Arc<Self>,
+        requests: Vec<StrikeRequest>,
+    ) -> Vec<Result<StrikeReport, StrikeError>> {
+        // Each is begun here and now: none waits for another's answer.
+        let begun: Vec<_> =
+            requests.into_iter().map(|request| tokio::spawn(Arc::clone(self).strike_to_the_end(request))).collect();
+        let mut struck = Vec::with_capacity(begun.len());
+        for one in begun {
+            let ended = |error| std::io::Error::other(format!("the strike's task ended: {error}"));
+            struck.push(one.await.map_err(ended).map_err(StrikeError::from).flatten());
+        }
+        struck
+    }
+
     /// Strikes each, and waits for nobody: applied and written when this returns.
     pub(crate) async fn strike_all(
         self: &Arc<Self>,

@@ -113,7 +113,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             return stream::sign_ins(&api, after.clone(), *follow).await;
         }
         AdminCommand::Why { who, to, on } => return why::why(&api, who, to, on.as_deref(), format).await,
-        AdminCommand::EndSessions { person } => return accounts::end_sessions(&api, person, format).await,
+        AdminCommand::EndSessions { people } => return accounts::end_sessions(&api, people, format).await,
         AdminCommand::Device(command) => {
             let (word, named) = match command {
                 DeviceCommand::Approve { device } => ("approve", device),
@@ -189,11 +189,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                     .print(&answer, || format!("{member} is no longer in {group}\n{}", object_text(&answer)));
             }
         }
-        AdminCommand::Strike { subject } => {
-            let answer: Value =
-                api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
-            format.print(&answer, || object_text(&answer));
-        }
+        AdminCommand::Strike { subjects } => return accounts::strike(&api, subjects, format).await,
         AdminCommand::Restore { subject } => {
             let answer: Value =
                 api.post("/api/v1/restores", &json!({"subject": subject})).await.map_err(refused)?;

@@ -401,6 +401,33 @@ fn what_has_to_wait_for_the_database_ends_with_the_code_that_says_try_again_and_
 }
 
 #[test]
+fn access_of_several_people_is_ended_at_once_from_the_shell_or_of_none_of_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    let user = |name: &str| {
+        let email = format!("{name}@example.com");
+        let (done, made, words) = admin(&state, &["create", "user", "--name", name, "--email", &email]);
+        assert!(done, "{words}");
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let (ada, bob) = (user("ada"), user("bob"));
+    let struck = || admin(&state, &["list", "strikes"]).1["items"].as_array().unwrap().len();
+    let (done, _, words) = admin(&state, &["strike", &ada, "carol"]);
+    assert!(!done && words.contains("operation 1") && words.contains("carol"), "{words}");
+    assert_eq!(struck(), 0);
+    // Neither ever signed in anywhere.
+    let (done, _, words) = admin(&state, &["end-sessions", "ada", "bob@example.com"]);
+    assert!(!done && words.contains("account"), "{words}");
+    let (done, answer, words) = admin(&state, &["strike", &ada, &bob]);
+    assert!(done, "{words}");
+    assert_eq!(answer["results"][1]["body"]["subject"], bob.as_str());
+    assert_eq!(struck(), 2);
+    assert!(serve.end(Signal::TERM));
+}
+
+#[test]
 fn a_sign_in_provider_is_made_changed_and_removed_from_the_shell() {
     let scratch = tempfile::tempdir().unwrap();
     let (state, port) = (scratch.path().join("state"), free_port());

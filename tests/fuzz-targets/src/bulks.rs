@@ -202,6 +202,27 @@ pub(crate) fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "settings",
             operations(json!([{"method": "PATCH", "path": "/settings", "body": {"approve_devices": true}}])),
         ),
+        (
+            "bulk",
+            "strikes",
+            operations(json!([
+                {"method": "POST", "path": "/strikes", "body": {"subject": user}},
+                {"method": "POST", "path": "/api/v1/strikes", "body": {"subject": format!("{user}/{group}")}},
+            ])),
+        ),
+        (
+            "bulk",
+            "strike-among-others",
+            operations(json!([
+                {"method": "POST", "path": "/ended-web-sessions", "body": {"user": user}},
+                {"method": "POST", "path": "/strikes", "body": {"subject": user}},
+            ])),
+        ),
+        (
+            "bulk",
+            "ended-sessions",
+            operations(json!([{"method": "POST", "path": "/ended-web-sessions", "body": {"user": user}}])),
+        ),
         ("bulk", "unknown-name", operations(json!([{"method": "DELETE", "path": "/sites/@later"}]))),
         (
             "bulk",
@@ -231,7 +252,8 @@ mod tests {
                 number += 1;
                 made(asked, number)
             });
-            let is_wrong = !matches!(name, "network" | "people" | "typed" | "settings");
+            let right = ["network", "people", "typed", "settings", "strikes", "ended-sessions"];
+            let is_wrong = !right.contains(&name);
             assert_eq!(read.is_err(), is_wrong, "{name}: {read:?}");
         }
     }

@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use store::{OrganizationData, Scope, StoreError};
+use store::{OrganizationData, Scope};
 use trust::{UnixMs, encode_base64url, sha256};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -151,7 +151,7 @@ pub struct Invitation {
 }
 
 /// Whose sessions.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndWebSessionsInput {
     /// The user's id.
@@ -448,17 +448,6 @@ async fn delete_oidc_provider(
     .await
 }
 
-fn user_of(core: &Core, caller: &Caller, text: &str) -> Result<UserId, Problem> {
-    let id: UserId = check::parsed("user", text)?;
-    let snapshot = core.snapshot();
-    let known = caller.data(&snapshot)?.users.iter().find(|user| user.id == id);
-    let user =
-        known.ok_or_else(|| Problem::invalid("user", "the id of a user of this organization", text))?;
-    // Who gets into an account may do what its person may.
-    caller.need_to_cover(user.role)?;
-    Ok(id)
-}
-
 /// Makes a link by which a person sets an account up, or gets into it again: it works once, for 72 hours.
 #[utoipa::path(post, path = "/invitations", tag = "sign-in", request_body = InvitationInput, responses((status = 201, description = "Made", body = Invitation)))]
 async fn create_invitation(
@@ -478,20 +467,7 @@ async fn end_web_sessions(
     intent: Intent,
     Body(input): Body<EndWebSessionsInput>,
 ) -> Result<Tagged, Problem> {
-    let user = user_of(&core, &caller, &input.user)?;
-    let scope = Scope::Organization(caller.organization);
-    let from_ms = core.signer.best_time().as_millis() + 1;
-    once_in_store(&core, &caller, intent, scope, move |work| {
-        Box::pin(async move {
-            let ended = work.change.end_sessions(user, from_ms).await;
-            if let Err(StoreError::NotFound { .. }) = ended {
-                return Err(Problem::not_found("account", user.to_string()));
-            }
-            ended?;
-            Ok((Applied::removed(), noted("end web sessions", &user.to_string(), None, None, json!({}))))
-        })
-    })
-    .await
+    operate(&core, &caller, intent, Operation::EndWebSessions(input)).await
 }
 
 /// Which entries of the authentication log somebody wants.

@@ -339,10 +339,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Whether a request strikes before it changes anything: that needs no clock (see [`super::operate`]).
+/// Whether a request strikes before it changes anything, or may do nothing else: that needs no clock (see
+/// [`super::operate`], where a bulk of anything else asks for one).
 fn strikes(method: &Method, template: &str) -> bool {
     match *method {
-        Method::POST => matches!(template, "/strikes" | "/devices/{id}/block" | "/devices/{id}/archive"),
+        Method::POST => {
+            matches!(template, "/strikes" | "/bulk" | "/devices/{id}/block" | "/devices/{id}/archive")
+        }
         Method::DELETE => matches!(
             template,
             "/users/{id}"
@@ -573,7 +576,7 @@ mod tests {
             (Method::PUT, "/groups/{id}/members/{member}", false),
             (Method::PUT, "/policies/{id}", false),
             (Method::POST, "/restores", false),
-            (Method::POST, "/bulk", false),
+            (Method::POST, "/bulk", true),
         ] {
             assert_eq!(strikes(&method, path), expected, "{method} {path}");
         }

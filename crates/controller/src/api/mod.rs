@@ -34,6 +34,7 @@ pub(crate) mod roles;
 mod rotation;
 mod sessions;
 mod sign_in_export;
+mod strikes;
 mod tag;
 pub mod types;
 mod view;
@@ -86,6 +87,7 @@ fn routes() -> OpenApiRouter<Arc<Core>> {
         .merge(access::routes())
         .merge(keys::routes())
         .merge(operations::routes())
+        .merge(strikes::routes())
         .merge(rotation::routes())
         .merge(sessions::routes())
         .merge(flows::routes())

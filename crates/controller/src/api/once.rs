@@ -31,6 +31,9 @@ const KEPT_MS: u64 = 24 * 3600 * 1000;
 /// Requests of a day that are remembered, some 600 bytes each; the oldest goes.
 const MOST: usize = 1_024;
 
+/// Room for their answers, in bytes: the file is written anew for each. That of a hundred strikes takes some 60 kB.
+const MOST_KEPT: usize = 2 * 1024 * 1024;
+
 /// Whether a request may be made where it cannot be remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unremembered {
@@ -117,7 +120,10 @@ impl Once {
             let other = kept.fingerprint != *fingerprint;
             return Ok(if entry.running && !other { Found::Running } else { Found::Before(kept) });
         }
-        while all.len() >= MOST {
+        let kept = |all: &BTreeMap<String, Entry>| -> usize {
+            all.values().filter_map(|entry| entry.answer.as_ref()).map(String::len).sum()
+        };
+        while all.len() >= MOST || kept(&all) > MOST_KEPT {
             let settled = all.iter().filter(|(_, entry)| !entry.running);
             let Some(first) = settled.min_by_key(|(_, entry)| entry.at_ms).map(|(name, _)| name.clone())
             else {
@@ -317,5 +323,19 @@ mod tests {
         assert_eq!(once.all().len(), MOST);
         assert!(!once.all().contains_key(&encode_base64url(&digest(0))));
         assert!(once.all().contains_key(&encode_base64url(&digest(1))));
+    }
+
+    #[test]
+    fn long_answers_of_a_day_are_bounded_and_the_oldest_goes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let once = open(&scratch.path().join("state"));
+        for n in 0..4_u8 {
+            assert!(matches!(once.begin(&[n; 32], &[9; 32], at(u64::from(n) + 1)).unwrap(), Found::Nothing));
+            once.end(&[n; 32], Became::Answered(Some("a".repeat(MOST_KEPT * 2 / 5))));
+        }
+        // The fourth was begun with room for two beside it.
+        let left: Vec<bool> =
+            (0..4_u8).map(|n| once.all().contains_key(&encode_base64url(&[n; 32]))).collect();
+        assert_eq!(left, [false, true, true, true]);
     }
 }

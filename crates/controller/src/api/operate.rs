@@ -8,11 +8,11 @@ use super::{
     idempotency::IdempotencyKey,
     left::{Left, Shrink},
     operation::{Applied, Operation},
-    operations::outcome,
     ownership,
     removal::{Found, Removal},
     request::Said,
     roles::SignIn,
+    strikes::{self, outcome},
     tag::{IfMatch, Tagged},
     types::{BulkInput, BulkOperation, BulkOutcome, BulkResult},
 };
@@ -28,7 +28,7 @@ const MAX_OPERATIONS: usize = 10_000;
 /// With more of them a change may hold its lock for [`store::LONG_CHANGE`].
 const FEW_OPERATIONS: usize = 500;
 /// Most of them that strike: each is a write to the journal.
-const MAX_STRIKES: usize = 100;
+pub(super) const MAX_STRIKES: usize = 100;
 /// How long a strike waits for the database to say whether it was made before.
 const ASKED_BEFORE: Duration = Duration::from_secs(1);
 
@@ -63,6 +63,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Intent {
         let key = IdempotencyKey::read(&parts.headers, what, said)?;
         Ok(Self { if_match: IfMatch::read(&parts.headers)?, key, allow_shrink: None })
     }
+}
+
+/// An answer's body.
+pub(super) fn value(answer: &impl serde::Serialize) -> Value {
+    serde_json::to_value(answer).expect("what the API says always serializes")
 }
 
 /// An entry of the audit log to be.
@@ -271,7 +276,7 @@ async fn remove(
     removal.take_from(&mut left);
     let shrink = left.check(intent.allow_shrink)?;
     let report = core.strike(removal.request(caller, found.generation)).await?;
-    let body = serde_json::to_value(outcome(&report)).expect("what the API says always serializes");
+    let body = value(&outcome(&report));
     let applied = Applied::changed(body);
     // The strike stands whatever the clock; the row waits for one that can be believed.
     core.signer.signing_time().map_err(|fenced| but_not_written(Problem::from(fenced)))?;
@@ -367,14 +372,17 @@ async fn every(
 ) -> Result<Tagged, Problem> {
     let count = count(&input)?;
     let is_dry = input.dry_run == Some(true);
+    if let Some(subjects) = strikes::read_together(&input)? {
+        return strikes::together(core, caller, &intent, subjects, is_dry).await;
+    }
+    core.signer.signing_time()?;
     let tried = tokio::time::timeout(store::LONG_CHANGE, each(core, caller, &intent, input.operations)).await;
     let (work, results) = match tried.map_err(|_| too_long(count))?? {
         Tried::Before(answer) => return Ok(answer),
         Tried::Now(work, results) => (work, results),
     };
     let shrink = work.left.check(input.allow_shrink)?;
-    let body = serde_json::to_value(BulkOutcome { results, dry_run: is_dry })
-        .expect("what the API says always serializes");
+    let body = value(&BulkOutcome { results, dry_run: is_dry });
     let applied = Applied::changed(body);
     if !is_dry {
         let requests: Vec<_> =

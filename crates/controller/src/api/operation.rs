@@ -8,7 +8,7 @@ use super::{
     request::decoded,
     roles::{self, Needs, SignIn},
     types::{
-        BulkMethod, EnrolmentKeyInput, EnrolmentKind, InvitationInput, NameInput, OrganizationInput,
+        BulkMethod, EndWebSessionsInput, EnrolmentKeyInput, EnrolmentKind, InvitationInput, NameInput, OrganizationInput,
         OrganizationPatch, PolicyInput, PopInput, ResourceInput, Role, RoleInput, ServiceAccountKeyInput,
         SettingsPatch, SiteInput, StrikeInput, TokenInput, UserInput,
     },
@@ -69,6 +69,7 @@ pub(crate) enum Operation {
     CloseOrganization(OrganizationId),
     ChangeSettings(SettingsPatch),
     Restore(StrikeInput),
+    EndWebSessions(EndWebSessionsInput),
     /// JSON Merge Patch (RFC 7396) of what a `PUT` sets.
     Patch(Patched, Map<String, Value>),
     /// By a strike first.
@@ -105,7 +106,7 @@ fn no_such(method: BulkMethod, path: &str) -> Problem {
         "path",
         format!(
             "what {} makes, changes or removes: an object of a list of the OpenAPI document, a member of a group, a role, an \
-             invitation, a key of a service account, an approval, block or archiving of a device, /settings or /restores",
+             invitation, a key of a service account, an approval, block or archiving of a device, /settings, /restores, /ended-web-sessions, or /strikes alone",
             http_method(method)
         ),
         shown,
@@ -121,20 +122,25 @@ const fn http_method(method: BulkMethod) -> Method {
     }
 }
 
+/// What the body of an operation of a bulk says.
+pub(super) fn of_body<T: DeserializeOwned>(body: Option<&Value>) -> Result<T, Problem> {
+    let body = body.ok_or_else(|| Problem::invalid("body", "required", Value::Null))?;
+    if !body.is_object() {
+        return Err(Problem::invalid("body", "an object", super::problem::shown(body)));
+    }
+    decoded(body).map_err(|mut problem| {
+        problem.field = problem.field.take().map(|field| format!("body.{field}"));
+        problem
+    })
+}
+
 impl Path<'_> {
     fn id<T: FromStr<Err: Display>>(&self, place: usize) -> Result<T, Problem> {
         check::parsed("path", self.parts.get(place).copied().unwrap_or_default())
     }
 
     fn body<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        let body = self.body.ok_or_else(|| Problem::invalid("body", "required", Value::Null))?;
-        if !body.is_object() {
-            return Err(Problem::invalid("body", "an object", super::problem::shown(body)));
-        }
-        decoded(body).map_err(|mut problem| {
-            problem.field = problem.field.take().map(|field| format!("body.{field}"));
-            problem
-        })
+        of_body(self.body)
     }
 
     fn members(&self) -> Result<Map<String, Value>, Problem> {
@@ -230,6 +236,7 @@ impl Operation {
             (Delete, ["organizations", _]) => (Self::CloseOrganization(at.id(1)?), "/organizations/{id}"),
             (Patch, ["settings"]) => (Self::ChangeSettings(at.body()?), "/settings"),
             (Post, ["restores"]) => (Self::Restore(at.body()?), "/restores"),
+            (Post, ["ended-web-sessions"]) => (Self::EndWebSessions(at.body()?), "/ended-web-sessions"),
             _ => return Err(no_such(method, path)),
         };
         let method = http_method(method);

@@ -1,216 +1,42 @@
-//! Revocation, keys, status and diagnostics.
+//! Access given back, the installation's database, status and diagnostics.
 
 use super::{
     Problem, Views,
     caller::Caller,
-    check,
-    list::Wanted,
-    listed::Strikes,
     once::{Unremembered, once},
-    operate::{Intent, noted, once_in_store, operate},
+    operate::{Intent, noted, once_in_store, operate, value},
     operation::{Applied, Operation},
     request::Body,
-    roles::Permission,
     tag::Tagged,
     types::{
-        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, Durable, KeysStatus, OwnerLink, Page,
-        ReplicaStatus, Restored, SnapshotStatus, Status, Strike, StrikeInput, StrikeOutcome,
+        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, KeysStatus, OwnerLink, ReplicaStatus, Restored,
+        SnapshotStatus, Status, StrikeInput,
     },
     view::rfc3339,
 };
 use crate::{
-    clock,
-    parts::{Core, StrikeReport, StrikeRequest},
+    parts::Core,
     signer::root_key_place,
-    snapshot::{Snapshot, SnapshotError},
-    strikes::OnDisk,
+    snapshot::SnapshotError,
 };
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use store::{Member, OrganizationData, Scope};
-use trust::{RevokedSubject, UnixMs};
+use store::Scope;
+use trust::UnixMs;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The answer of a handler.
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// An answer's body.
-fn value(answer: &impl serde::Serialize) -> Value {
-    serde_json::to_value(answer).expect("what the API says always serializes")
-}
-
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
-        .routes(routes!(list_strikes, create_strike))
         .routes(routes!(create_restore))
         .routes(routes!(create_owner_link))
         .routes(routes!(accept_restored_database))
         .routes(routes!(get_status))
         .routes(routes!(get_database_diagnostics))
-}
-
-/// The newest generation of a subject that the caller may strike. Memory answers: a strike never
-/// waits for the database.
-fn generation(snapshot: &Snapshot, data: &OrganizationData, subject: RevokedSubject) -> Result<u64, Problem> {
-    let membership = |member: Member, group| {
-        let mut rows = data.memberships.iter();
-        rows.find(|row| row.member == member && row.group == group).map(|row| row.generation)
-    };
-    let found = match subject {
-        RevokedSubject::Device(id) => data.devices.iter().find(|row| row.id == id).map(|row| row.generation),
-        RevokedSubject::User(id) => data.users.iter().find(|row| row.id == id).map(|row| row.generation),
-        RevokedSubject::ServiceAccount(id) => {
-            data.service_accounts.iter().find(|row| row.id == id).map(|row| row.generation)
-        }
-        RevokedSubject::Connector(id) => {
-            data.connectors.iter().find(|row| row.id == id).map(|row| row.generation)
-        }
-        RevokedSubject::Token(id) => data.tokens.iter().find(|row| row.id == id).map(|_| 1),
-        RevokedSubject::UserInGroup(id, group) => membership(Member::User(id), group),
-        RevokedSubject::ServiceAccountInGroup(id, group) => membership(Member::ServiceAccount(id), group),
-        RevokedSubject::Pop(id) => {
-            snapshot.dataset.pops.iter().find(|row| row.id == id).map(|row| row.generation)
-        }
-        RevokedSubject::Controller(_) => {
-            return Err(Problem::invalid(
-                "subject",
-                "a controller's keys are withdrawn by a new trust bundle, not by a strike",
-                subject.to_string(),
-            ));
-        }
-    };
-    found.ok_or_else(|| {
-        Problem::invalid("subject", "the id of an object of this organization", subject.to_string())
-    })
-}
-
-/// Whether the caller may revoke this: nobody takes access from somebody whose role may do more than their own, nor a token
-/// that may. Being in a group is no such access: whoever may change groups and policies takes it from anybody.
-fn may_strike(caller: &Caller, data: &OrganizationData, subject: RevokedSubject) -> Result<(), Problem> {
-    match subject {
-        RevokedSubject::Device(_) => caller.need(Permission::StrikeDevices),
-        RevokedSubject::Connector(_) => caller.need(Permission::StrikeNetwork),
-        RevokedSubject::Pop(_) | RevokedSubject::Controller(_) => caller.need(Permission::Installation),
-        RevokedSubject::User(id) => {
-            caller.need(Permission::StrikePeople)?;
-            match data.users.binary_search_by_key(&id, |user| user.id) {
-                Ok(place) => caller.need_to_cover(data.users[place].role),
-                Err(_) => Ok(()),
-            }
-        }
-        RevokedSubject::Token(id) => {
-            caller.need(Permission::StrikePeople)?;
-            match data.tokens.binary_search_by_key(&id, |token| token.id) {
-                Ok(place) => caller.need_to_hold(&data.tokens[place]),
-                Err(_) => Ok(()),
-            }
-        }
-        RevokedSubject::ServiceAccount(_)
-        | RevokedSubject::UserInGroup(..)
-        | RevokedSubject::ServiceAccountInGroup(..) => caller.need(Permission::StrikePeople),
-    }
-}
-
-/// Revokes access at once: also when the database cannot be used.
-#[utoipa::path(post, path = "/strikes", tag = "strikes", request_body = StrikeInput, responses((status = 201, description = "Struck", body = StrikeOutcome)))]
-async fn create_strike(
-    State(core): State<Arc<Core>>,
-    caller: Caller,
-    intent: Intent,
-    Body(input): Body<StrikeInput>,
-) -> Result<Tagged, Problem> {
-    let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
-    let snapshot = core.snapshot();
-    let data = caller.data(&snapshot)?;
-    may_strike(&caller, data, subject)?;
-    let generation = generation(&snapshot, data, subject)?;
-    let organization = Some(caller.organization);
-    let organization = if matches!(subject, RevokedSubject::Pop(_)) { None } else { organization };
-    let (source, request) = (caller.origin.source(), caller.origin.request.clone());
-    let actor = caller.actor.clone();
-    let asked = StrikeRequest { subject, generation, organization, actor, source, request };
-    let striking = Arc::clone(&core);
-    let make = async move {
-        let report = striking.strike(asked).await?;
-        Ok((StatusCode::CREATED, value(&outcome(&report))))
-    };
-    once(&core, &caller, &intent, Unremembered::Goes, make).await
-}
-
-/// What the maker of a strike is told: what is, and nothing that is hoped for.
-pub(super) fn outcome(report: &StrikeReport) -> StrikeOutcome {
-    let pops = report.holders.pops.len();
-    let counted = |n: usize| if n == 1 { "1 PoP".to_owned() } else { format!("{n} PoPs") };
-    let held = match (report.on_disk, pops) {
-        (OnDisk::Yes, 0) => "this node only".to_owned(),
-        (OnDisk::Yes, n) => format!("this controller and {}", counted(n)),
-        (OnDisk::No, 0) => "this controller's memory only".to_owned(),
-        (OnDisk::No, n) => format!("{}; this controller's disk refused it", counted(n)),
-    };
-    StrikeOutcome {
-        subject: report.subject.to_string(),
-        generation: report.generation,
-        at: rfc3339(report.at),
-        durable: match (report.on_disk, pops) {
-            (OnDisk::Yes, 1..) | (OnDisk::No, 2..) => Durable::TwoHolders,
-            (OnDisk::Yes, 0) => Durable::ThisNodeOnly,
-            (OnDisk::No, 1) => Durable::OnePopOnly,
-            (OnDisk::No, 0) => Durable::NoDisk,
-        },
-        held,
-        held_by_pops: pops,
-        pops_attached: report.pops_attached.len(),
-        enforced: report.reach.enforced,
-        stale: report.reach.stale,
-        isolated: report.reach.isolated,
-        latest_possible_end: rfc3339(report.latest_possible_end),
-    }
-}
-
-/// Whether an entry is about something of this organization, as far as the snapshot knows it.
-fn concerns(data: &OrganizationData, snapshot: &Snapshot, subject: RevokedSubject) -> bool {
-    let user = |id| data.users.iter().any(|row| row.id == id);
-    let account = |id| data.service_accounts.iter().any(|row| row.id == id);
-    match subject {
-        RevokedSubject::Device(id) => data.devices.iter().any(|row| row.id == id),
-        RevokedSubject::User(id) | RevokedSubject::UserInGroup(id, _) => user(id),
-        RevokedSubject::ServiceAccount(id) | RevokedSubject::ServiceAccountInGroup(id, _) => account(id),
-        RevokedSubject::Connector(id) => data.connectors.iter().any(|row| row.id == id),
-        RevokedSubject::Token(id) => data.tokens.iter().any(|row| row.id == id),
-        RevokedSubject::Pop(id) => snapshot.dataset.pops.iter().any(|row| row.id == id),
-        RevokedSubject::Controller(_) => true,
-    }
-}
-
-/// Lists what is revoked. With the permission `installation` also what was removed since.
-#[utoipa::path(get, path = "/strikes", tag = "strikes", params(Wanted<Strikes>), responses((status = 200, description = "One page, ordered by signer and number", body = Page<Strike>)))]
-async fn list_strikes(
-    State(core): State<Arc<Core>>,
-    caller: Caller,
-    wanted: Wanted<Strikes>,
-) -> Result<Tagged, Problem> {
-    let snapshot = core.snapshot();
-    let data = caller.data(&snapshot)?;
-    let every = caller.may(Permission::Installation);
-    let entries = core.strikes.entries(clock::wall());
-    let mut entries: Vec<_> = entries
-        .into_iter()
-        .map(|entry| entry.revocation)
-        .filter(|entry| every || concerns(data, &snapshot, entry.subject))
-        .collect();
-    entries.sort_by_key(|entry| (entry.signer, entry.seq));
-    let views = Views::new(&core, data);
-    let view = |entry: &trust::Revocation| Strike {
-        subject: entry.subject.to_string(),
-        generation: entry.generation,
-        at: rfc3339(entry.at),
-        keep_until: rfc3339(entry.keep_until),
-        signer: entry.signer,
-        seq: entry.seq,
-    };
-    Ok(wanted.page(entries.iter(), &views, view))
 }
 
 /// Gives access back.

@@ -344,7 +344,7 @@ async fn a_bulk_invites_people_and_makes_keys_of_accounts_and_says_what_it_takes
     let of = |place: usize, pointer: &str| made["results"][place]["body"].pointer(pointer).cloned();
     assert!(of(1, "/link").is_some_and(|link| link.as_str().unwrap().contains("/invitation/")), "{made}");
     assert_eq!(of(3, "/key/cap"), Some(json!(3)), "{made}");
-    let other = [operation("POST", "/strikes", json!({"subject": "x"}), None)];
+    let other = [operation("POST", "/owner-links", json!({}), None)];
     let refused = world.post("/bulk", json!({"operations": other})).await.problem(422);
     assert!(refused["rule"].as_str().unwrap().contains("an invitation"), "{refused}");
 }

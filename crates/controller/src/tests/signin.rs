@@ -118,6 +118,26 @@ async fn signing_out_everywhere_ends_all_sessions_and_an_owner_can_do_it_for_oth
     assert!(!is_signed_in(&world, &third).await);
 }
 
+#[tokio::test]
+async fn many_people_are_signed_out_in_one_request_or_nobody_is() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let user = owner_id(&world).await;
+    let f = world.furnish().await;
+    let out = async |people: &[&str]| {
+        let operations = people
+            .iter()
+            .map(|user| json!({"method": "POST", "path": "/ended-web-sessions", "body": {"user": user}}));
+        world.post("/bulk", json!({"operations": operations.collect::<Vec<_>>()})).await
+    };
+    // That person never set an account up.
+    let problem = out(&[&user, &f.user]).await.problem(404);
+    assert!(problem["detail"].as_str().unwrap().contains("operation 1"), "{problem}");
+    assert!(is_signed_in(&world, &session).await);
+    assert_eq!(out(&[&user]).await.ok()["results"][0]["status"], 204);
+    assert!(!is_signed_in(&world, &session).await);
+}
+
 /// A session like `session`, proven `ago`.
 pub(super) fn proven(world: &World, session: &str, ago: Duration) -> String {
     let core = &world.controller.core;

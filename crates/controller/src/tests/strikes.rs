@@ -53,6 +53,82 @@ async fn everything_that_revokes_says_honestly_who_holds_it() {
     }
 }
 
+fn together(subjects: &[&str]) -> Value {
+    let operations = subjects
+        .iter()
+        .map(|subject| json!({"method": "POST", "path": "/strikes", "body": {"subject": subject}}));
+    json!({"operations": operations.collect::<Vec<_>>()})
+}
+
+#[tokio::test]
+async fn many_are_struck_in_one_request_without_the_database_and_once_for_a_key() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let account = world.post("/service-accounts", json!({"name": "backup"})).await.made();
+    let account = account["id"].as_str().unwrap();
+    let subjects = [laptop.id.as_str(), account, f.user.as_str()];
+    let mut tried = together(&subjects);
+    tried["dry_run"] = true.into();
+    let said = world.post("/bulk", tried).await.ok();
+    assert_eq!((&said["dry_run"], &said["results"][2]["body"]["subject"]), (&json!(true), &json!(f.user)));
+    assert!(world.controller.core.strikes.set().is_empty());
+    std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
+    let ask = async || {
+        let body = Body::from(together(&subjects).to_string());
+        let request = Request::post("/api/v1/bulk").header(header::CONTENT_TYPE, "application/json");
+        world.send(LOCAL, request.header("idempotency-key", "many").body(body).unwrap()).await.ok()
+    };
+    let answer = ask().await;
+    let results = answer["results"].as_array().unwrap();
+    for (result, subject) in results.iter().zip(subjects) {
+        assert_eq!((&result["status"], &result["body"]["subject"]), (&json!(201), &json!(subject)));
+        outcome_holds(&result["body"]);
+    }
+    assert_eq!(world.get("/strikes").await.ok()["items"].as_array().unwrap().len(), subjects.len());
+    assert_eq!(ask().await, answer);
+    assert_eq!(world.get("/strikes").await.ok()["items"].as_array().unwrap().len(), subjects.len());
+}
+
+#[tokio::test]
+async fn a_bulk_of_strikes_that_cannot_all_be_made_names_the_operation_and_strikes_nobody() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let nobody = format!("usr-{}", "0".repeat(26));
+    let refused = async |body: Value, field: &str| {
+        let problem = world.post("/bulk", body).await.problem(422);
+        assert_eq!(problem["field"], field, "{problem}");
+        assert!(world.controller.core.strikes.set().is_empty());
+    };
+    refused(together(&[&f.user, &nobody]), "operations[1].body.subject").await;
+    refused(together(&[&f.user, "ada"]), "operations[1].body.subject").await;
+    let mut mixed = together(&[&f.user]);
+    let site = json!({"method": "POST", "path": "/sites", "body": {"name": "hamburg"}});
+    mixed["operations"].as_array_mut().unwrap().push(site);
+    refused(mixed, "operations[1].path").await;
+    let mut seen = together(&[&f.user]);
+    seen["operations"][0]["if_match"] = "\"1\"".into();
+    refused(seen, "operations[0].if_match").await;
+    refused(together(&vec![f.user.as_str(); 101]), "operations").await;
+}
+
+#[tokio::test]
+async fn a_token_that_may_strike_devices_alone_strikes_no_person_among_them() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let laptop = Laptop::enrol(&world, &f.user).await;
+    let token = world.post("/tokens", json!({"name": "siem", "role": "support"})).await.made();
+    let ask = async |subjects: &[&str]| {
+        let request = Request::post("/api/v1/bulk")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, format!("Bearer {}", token["token"].as_str().unwrap()));
+        world.send(stranger(), request.body(Body::from(together(subjects).to_string())).unwrap()).await
+    };
+    ask(&[&laptop.id, &f.user]).await.problem(403);
+    assert!(world.controller.core.strikes.set().is_empty());
+    outcome_holds(&ask(&[&laptop.id]).await.ok()["results"][0]["body"]);
+}
+
 #[tokio::test]
 async fn a_strike_spreads_is_written_and_recorded_also_when_its_caller_hangs_up() {
     let mut world = World::new().await;

@@ -1,6 +1,7 @@
-//! `tidegate admin invite` and `end-sessions`: how a person gets into their account, and out of it everywhere.
+//! `tidegate admin invite`, `end-sessions` and `strike`: how a person gets into their account, out of it everywhere, and how
+//! access ends.
 
-use super::{Kind, refused, resolve};
+use super::{Kind, object_text, refused, resolve};
 use crate::output::{CommandResult, Format, Outcome, note};
 use enrol::ApiClient;
 use serde_json::{Value, json};
@@ -16,12 +17,50 @@ pub(super) async fn invite(api: &ApiClient, person: &str, format: Format) -> Com
     Ok(Outcome::Done)
 }
 
-/// Ends the person's sessions in every browser.
-pub(super) async fn end_sessions(api: &ApiClient, person: &str, format: Format) -> CommandResult {
-    let user = resolve(api, Kind::Users, person).await?;
-    let _: Value = api.post("/api/v1/ended-web-sessions", &json!({"user": user})).await.map_err(refused)?;
-    format.print(&json!({"user": user, "ended": true}), || {
-        format!("{person} is signed out everywhere. What their devices reach goes on; end that with: tidegate admin strike {user}")
+/// Ends people's sessions in every browser.
+pub(super) async fn end_sessions(api: &ApiClient, people: &[String], format: Format) -> CommandResult {
+    let mut users = Vec::with_capacity(people.len());
+    for person in people {
+        users.push(resolve(api, Kind::Users, person).await?);
+    }
+    let bodies = users.iter().map(|user| json!({"user": user}));
+    let _: Value = match &users[..] {
+        [user] => api.post("/api/v1/ended-web-sessions", &json!({"user": user})).await,
+        _ => api.post("/api/v1/bulk", &every("/ended-web-sessions", bodies)).await,
+    }
+    .map_err(refused)?;
+    let answer = match &users[..] {
+        [user] => json!({"user": user, "ended": true}),
+        _ => json!({"users": users, "ended": true}),
+    };
+    format.print(&answer, || {
+        let (who, are, whose) = (people.join(", "), if users.len() == 1 { "is" } else { "are" }, users.join(" "));
+        format!(
+            "{who} {are} signed out everywhere. What their devices reach goes on; end that with: tidegate admin strike {whose}"
+        )
     });
     Ok(Outcome::Done)
+}
+
+/// Ends access: of one, or of many in one request.
+pub(super) async fn strike(api: &ApiClient, subjects: &[String], format: Format) -> CommandResult {
+    if let [subject] = subjects {
+        let answer: Value = api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
+        format.print(&answer, || object_text(&answer));
+        return Ok(Outcome::Done);
+    }
+    let bodies = subjects.iter().map(|subject| json!({"subject": subject}));
+    let answer: Value = api.post("/api/v1/bulk", &every("/strikes", bodies)).await.map_err(refused)?;
+    format.print(&answer, || {
+        let results = answer["results"].as_array().into_iter().flatten();
+        let said = results.map(|result| object_text(&result["body"]));
+        said.collect::<Vec<_>>().join("\n\n")
+    });
+    Ok(Outcome::Done)
+}
+
+/// The same request with each of these bodies.
+fn every(path: &str, bodies: impl Iterator<Item = Value>) -> Value {
+    let operations = bodies.map(|body| json!({"method": "POST", "path": path, "body": body}));
+    json!({"operations": operations.collect::<Vec<_>>()})
 }

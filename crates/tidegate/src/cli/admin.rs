@@ -234,13 +234,14 @@ pub enum AdminCommand {
         /// Their address, name or id.
         person: String,
     },
-    /// Sign a person out of every browser. What their devices reach goes on; `strike` ends that too.
+    /// Sign people out of every browser, all of them or none. What their devices reach goes on; `strike` ends that too.
     #[command(
-        after_help = "Examples:\n  tidegate admin end-sessions ada@example.com\n  tidegate admin end-sessions \"Ada Lovelace\" --json"
+        after_help = "Examples:\n  tidegate admin end-sessions ada@example.com\n  tidegate admin end-sessions \"Ada Lovelace\" bob@example.com --json"
     )]
     EndSessions {
-        /// Their address, name or id.
-        person: String,
+        /// Their addresses, names or ids; at most 100.
+        #[arg(required = true, num_args = 1..=100)]
+        people: Vec<String>,
     },
     /// Explain why somebody reaches something or does not: check by check, as connectors decide it. Exit code 0: they do; 4:
     /// they do not.
@@ -332,10 +333,13 @@ pub enum AdminCommand {
         #[arg(long)]
         remove: Option<String>,
     },
-    /// End all access of a device, user, service account, connector, PoP or token, now.
+    /// End all access of a device, user, service account, connector, PoP or token, now: of one, or of many in one request.
+    /// It needs no database.
+    #[command(after_help = "Examples:\n  tidegate admin strike dev-…\n  tidegate admin strike usr-… usr-… dev-… --json")]
     Strike {
-        /// Its id, or `MEMBER/GROUP`.
-        subject: String,
+        /// Ids, or `MEMBER/GROUP`; at most 100.
+        #[arg(required = true, num_args = 1..=100)]
+        subjects: Vec<String>,
     },
     /// Give access back that a strike ended. Certificates and grants from before stay revoked: a device, connector or
     /// PoP enrols again.

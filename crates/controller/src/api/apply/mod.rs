@@ -51,6 +51,7 @@ pub(super) async fn apply(work: &mut Work, operation: Operation) -> Result<Appli
         Operation::CloseOrganization(id) => tenant::close_organization(work, id).await,
         Operation::ChangeSettings(input) => tenant::change_settings(work, &input).await,
         Operation::Restore(input) => tenant::restore(work, &input).await,
+        Operation::EndWebSessions(input) => people::end_web_sessions(work, &input).await,
         Operation::Patch(patched, members) => patch(work, patched, &members).await,
         // What a strike comes before has a way of its own (`operate`).
         Operation::Remove(_) => Err(Problem::internal("a removal is no operation of this kind")),

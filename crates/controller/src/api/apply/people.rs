@@ -2,7 +2,7 @@
 
 use super::super::{
     Problem,
-    accounts::{Invitation, InvitationInput},
+    accounts::{EndWebSessionsInput, Invitation, InvitationInput},
     check, fresh,
     operate::Work,
     operation::Applied,
@@ -13,7 +13,7 @@ use super::super::{
 use crate::{clock, signin, snapshot::owner};
 use http::StatusCode;
 use serde_json::Value;
-use store::{DeviceState, Member};
+use store::{DeviceState, Member, StoreError};
 use trust::{RevokedSubject, UnixMs};
 use wire::{DeviceId, GroupId, ServiceAccountId, UserId};
 
@@ -196,11 +196,17 @@ pub(super) async fn rename_device(
 }
 
 /// A link into an account: whoever gets in may do what its person may.
-pub(super) async fn create_invitation(work: &mut Work, input: &InvitationInput) -> Result<Applied, Problem> {
-    let id: UserId = check::parsed("user", &input.user)?;
+/// Whose account it is about. Who gets into an account may do what its person may.
+async fn account_of(work: &mut Work, text: &str) -> Result<UserId, Problem> {
+    let id: UserId = check::parsed("user", text)?;
     let row = work.change.user(id).await?;
-    let unknown = || Problem::invalid("user", "the id of a user of this organization", input.user.as_str());
+    let unknown = || Problem::invalid("user", "the id of a user of this organization", text);
     work.caller.need_to_cover(row.ok_or_else(unknown)?.role)?;
+    Ok(id)
+}
+
+pub(super) async fn create_invitation(work: &mut Work, input: &InvitationInput) -> Result<Applied, Problem> {
+    let id = account_of(work, &input.user).await?;
     let (link, row) = signin::invitation_link(&work.core.url, id);
     work.change.insert_account_link(&row).await?;
     work.noted("create invitation", &id, None, None);
@@ -208,6 +214,21 @@ pub(super) async fn create_invitation(work: &mut Work, input: &InvitationInput) 
     Ok(Applied::made(
         serde_json::to_value(Invitation { link, expires }).expect("what the API says always serializes"),
     ))
+}
+
+pub(super) async fn end_web_sessions(
+    work: &mut Work,
+    input: &EndWebSessionsInput,
+) -> Result<Applied, Problem> {
+    let id = account_of(work, &input.user).await?;
+    let from_ms = work.core.signer.best_time().as_millis() + 1;
+    let ended = work.change.end_sessions(id, from_ms).await;
+    if let Err(StoreError::NotFound { .. }) = ended {
+        return Err(Problem::not_found("account", id.to_string()));
+    }
+    ended?;
+    work.noted("end web sessions", &id, None, None);
+    Ok(Applied::removed())
 }
 
 pub(super) async fn approve_device(work: &mut Work, id: DeviceId) -> Result<Applied, Problem> {
