@@ -157,7 +157,10 @@ async fn a_bulk_of_thousands_is_one_change_and_the_one_that_fails_is_named() {
     let world = World::new().await;
     let site =
         world.post("/sites", json!({"name": "hamburg"})).await.made()["id"].as_str().unwrap().to_owned();
-    let version = || async { world.get("/settings").await.ok()["version"].clone() };
+    let version = async || {
+        let version = world.get("/status").await.ok()["snapshot"]["version"].clone();
+        version.as_u64().expect("a version")
+    };
     let before = version().await;
     let mut operations = resources(&site, 0..2_000);
     operations[1_900]["body"]["name"] = "resource 7".into();
@@ -172,6 +175,7 @@ async fn a_bulk_of_thousands_is_one_change_and_the_one_that_fails_is_named() {
     let body = json!({"operations": resources(&site, 0..2_000)});
     let made = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
     assert_eq!(made["results"].as_array().unwrap().len(), 2_000);
+    assert_eq!(version().await, before + 1);
     let again = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
     assert_eq!(again, made);
     let log = world.get("/audit?limit=1000").await.ok();

@@ -25,6 +25,7 @@ mod outage;
 mod paths;
 mod providers;
 mod replicas;
+mod role_objects;
 mod roles;
 mod several;
 mod signin;

@@ -14,7 +14,7 @@ use http::{Request, header};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const ROLES: [&str; 6] = ["owner", "admin", "network_admin", "support", "auditor", "member"];
+pub(super) const ROLES: [&str; 6] = ["owner", "admin", "network_admin", "support", "auditor", "member"];
 
 /// Every operation of the document: method, path, and the path's parameters filled with ids that nobody has.
 pub(super) fn operations() -> Vec<(String, String, String)> {
@@ -46,13 +46,13 @@ pub(super) fn operations() -> Vec<(String, String, String)> {
     all
 }
 
-async fn token(world: &World, role: &str) -> String {
+pub(super) async fn token(world: &World, role: &str) -> String {
     let made = world.post("/tokens", json!({"name": format!("as {role}"), "role": role})).await.made();
     assert_eq!(made["description"]["role"], role);
     made["token"].as_str().unwrap().to_owned()
 }
 
-fn with(method: &str, path: &str, token: &str, body: &Value) -> Request<Body> {
+pub(super) fn with(method: &str, path: &str, token: &str, body: &Value) -> Request<Body> {
     let builder = Request::builder()
         .method(method)
         .uri(path)
