@@ -222,18 +222,18 @@ async fn finish(
     let redirect = redirect_uri(core);
     let client =
         Client { organization: attempt.organization, provider, secret: &secret, redirect: &redirect };
-    let claims =
-        match core.signin.providers.claims(&client, pending, &query.code, core.signer.best_time()).await {
-            Ok(claims) => claims,
-            Err(problem) => {
-                let outcome = match problem {
-                    ProviderError::Fetch(_) => Outcome::ProviderFailed,
-                    ProviderError::Protocol(_) => Outcome::Wrong,
-                };
-                attempt.log(None, &methods, outcome, &format!("{name}: {problem}"));
-                return unanswered(headers, provider, &problem);
-            }
-        };
+    let brought = (query.code.as_str(), query.iss.as_deref());
+    let claims = match core.signin.providers.claims(&client, pending, brought, core.signer.best_time()).await {
+        Ok(claims) => claims,
+        Err(problem) => {
+            let outcome = match problem {
+                ProviderError::Fetch(_) => Outcome::ProviderFailed,
+                ProviderError::Protocol(_) => Outcome::Wrong,
+            };
+            attempt.log(None, &methods, outcome, &format!("{name}: {problem}"));
+            return unanswered(headers, provider, &problem);
+        }
+    };
     match people::take(core, attempt.organization, provider, &claims, origin).await {
         Ok(person) => {
             let another = pending.again_as.is_some_and(|user| user != person.user);

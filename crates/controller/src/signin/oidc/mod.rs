@@ -99,7 +99,7 @@ impl Providers {
         Ok(pending.authorization(&discovery, client_id, scopes, client.redirect))
     }
 
-    /// Who came back with this code.
+    /// Who came back with this code, from a provider that called itself `named`.
     ///
     /// # Errors
     /// [`ProviderError`], in bounded time.
@@ -107,12 +107,13 @@ impl Providers {
         &self,
         client: &Client<'_>,
         pending: &Pending,
-        code: &str,
+        (code, named): (&str, Option<&str>),
         now: UnixMs,
     ) -> Result<Claims, ProviderError> {
         let known = self.known(client);
         let OidcProvider { issuer, client_id, groups_claim, .. } = client.provider;
         let discovery = known.discovery(issuer).await?;
+        discovery.answered(named, issuer)?;
         let request = pending.token_request(&discovery, client_id, client.secret, client.redirect, code);
         let answer = known.fetcher.fetch(&discovery.token, request).await?;
         let token = protocol::id_token(&answer)?;

@@ -24,6 +24,9 @@ pub(crate) enum ProtocolError {
     /// Its discovery document.
     #[error("the provider's discovery document: {0}")]
     Discovery(String),
+    /// What the browser brought back.
+    #[error("the provider's answer: {0}")]
+    Answer(String),
     /// Its answer at the token endpoint.
     #[error("the provider's token answer: {0}")]
     Token(String),
@@ -48,6 +51,8 @@ pub(crate) struct Discovery {
     pub(crate) keys: HttpsUrl,
     /// `client_secret_post` alone: the secret goes into the body.
     pub(crate) secret_in_body: bool,
+    /// Its answers name it (RFC 9207 section 3).
+    pub(crate) names_itself: bool,
 }
 
 /// Where the document is (section 4).
@@ -67,6 +72,8 @@ impl Discovery {
             jwks_uri: String,
             #[serde(default)]
             token_endpoint_auth_methods_supported: Vec<String>,
+            #[serde(default)]
+            authorization_response_iss_parameter_supported: bool,
         }
         let wrong = |problem: String| ProtocolError::Discovery(problem);
         let document: Document = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
@@ -83,7 +90,26 @@ impl Discovery {
             token: address(&document.token_endpoint)?,
             keys: address(&document.jwks_uri)?,
             secret_in_body: has("client_secret_post") && !has("client_secret_basic"),
+            names_itself: document.authorization_response_iss_parameter_supported,
         })
+    }
+
+    /// Whether the browser came back from this provider (RFC 9207 section 2.4): one that names itself in its answers does so
+    /// in each, or another one gave the code.
+    ///
+    /// # Errors
+    /// It was another one, or one that does not say who it is.
+    pub(crate) fn answered(&self, named: Option<&str>, issuer: &str) -> Result<(), ProtocolError> {
+        match named {
+            Some(named) if named != issuer => {
+                let got: String = named.chars().take(200).collect();
+                Err(ProtocolError::Answer(format!("expected iss to be {issuer:?}, got {got:?}")))
+            }
+            None if self.names_itself => Err(ProtocolError::Answer(format!(
+                "expected iss to be {issuer:?}, as its discovery document promises, got none"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -366,6 +392,27 @@ mod tests {
             assert!(matches!(document(issuer, token), Err(ProtocolError::Discovery(_))), "{issuer} {token}");
         }
         assert!(Discovery::parse(b"[]", ISSUER).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_of_the_provider_that_was_asked_and_names_it_where_that_is_promised() {
+        let evil = "https://evil.example";
+        for (promised, named, fits) in [
+            (true, Some(ISSUER), true),
+            (true, None, false),
+            (true, Some(evil), false),
+            (false, Some(ISSUER), true),
+            (false, None, true),
+            (false, Some(evil), false),
+        ] {
+            let document = json!({
+                "issuer": ISSUER, "authorization_endpoint": "https://a/", "token_endpoint": "https://a/",
+                "jwks_uri": "https://a/", "authorization_response_iss_parameter_supported": promised,
+            });
+            let discovery = Discovery::parse(document.to_string().as_bytes(), ISSUER).unwrap();
+            assert_eq!(discovery.answered(named, ISSUER).is_ok(), fits, "{promised} {named:?}");
+        }
+        assert!(discovery().answered(None, ISSUER).is_ok());
     }
 
     #[test]
