@@ -287,6 +287,20 @@ impl Caller {
         }
     }
 
+    /// Refuses everybody but who is on the controller's host: the way in when all others are lost is no way for who has
+    /// stolen one of them.
+    pub(crate) fn need_local(&self) -> Result<(), Problem> {
+        if self.who == Who::Local {
+            return Ok(());
+        }
+        let mut problem =
+            Problem::forbidden("this is done on the controller's host alone: tidegate admin owner-link");
+        problem.field = Some("caller".into());
+        problem.rule = Some("the local socket of the controller's host".into());
+        problem.value = Some("network".into());
+        Err(problem)
+    }
+
     /// Refuses a person who proved too long ago who they are. A token or the local socket has proven it with this request.
     pub(crate) fn need_fresh(&self, core: &Core) -> Result<(), Problem> {
         match self.who {

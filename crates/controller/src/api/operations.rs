@@ -9,16 +9,12 @@ use super::{
     request::Body,
     tag::Tagged,
     types::{
-        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, KeysStatus, OwnerLink, ReplicaStatus, Restored,
-        SnapshotStatus, Status, StrikeInput,
+        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, KeysStatus, OwnerLink, ReplicaStatus,
+        Restored, SnapshotStatus, Status, StrikeInput,
     },
     view::rfc3339,
 };
-use crate::{
-    parts::Core,
-    signer::root_key_place,
-    snapshot::SnapshotError,
-};
+use crate::{parts::Core, signer::root_key_place, snapshot::SnapshotError};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -54,12 +50,16 @@ async fn create_restore(
 }
 
 /// Makes a link that lets one more owner set a passphrase: it works once, for 24 hours.
+///
+/// By the local socket of the controller's host alone (`tidegate admin owner-link` there): no token and no session of a
+/// browser gets one, whatever it may do.
 #[utoipa::path(post, path = "/owner-links", tag = "owners", responses((status = 201, description = "Made", body = OwnerLink)))]
 async fn create_owner_link(
     State(core): State<Arc<Core>>,
     caller: Caller,
     intent: Intent,
 ) -> Result<Tagged, Problem> {
+    caller.need_local()?;
     let (link, row) = crate::signin::owner_link(&core.url);
     let expires = rfc3339(UnixMs::from_millis(row.expires_ms));
     let answer = value(&OwnerLink { link, expires });

@@ -414,7 +414,8 @@ pub fn roles_table() -> String {
          A person has one role in an organization, `member` when nobody gave another. What is not in a row is refused.\n\
          Nobody gives away more than they have (roles, tokens), and nobody changes a person whose role may do more than their own.\n\
          The last owner whose access stands keeps the role and is not removed, except by the local socket; a strike ends anybody's access.\n\
-         The owners of the organization that was there first, the operator's, also have `installation`.\n\n\
+         The owners of the organization that was there first, the operator's, also have `installation`. A link for one more owner \
+         (`POST /owner-links`) is made on the controller's host alone, by no token and no session.\n\n\
          ## Roles\n\n| permission |",
     );
     for (role, _) in ROLES {

@@ -246,3 +246,14 @@ async fn every_answer_of_the_api_is_guarded() {
         assert!(answer.headers.contains_key("strict-transport-security"), "{}", answer.status);
     }
 }
+
+#[tokio::test]
+async fn an_owner_of_the_installation_who_has_just_proven_it_makes_no_link_for_one_more_from_a_browser() {
+    let world = World::new().await;
+    let olga = person(&world).await;
+    let proven = Proven::Ago(Duration::ZERO);
+    let link = ask(&world, &olga, proven, "POST", "/api/v1/owner-links", &json!({})).await.problem(403);
+    assert_eq!(link["rule"], "the local socket of the controller's host", "{link}");
+    let keys = ask(&world, &olga, proven, "POST", "/api/v1/key-rotations", &json!({})).await;
+    assert!(keys.status.is_success(), "what the installation's owners do otherwise: {}", keys.text);
+}

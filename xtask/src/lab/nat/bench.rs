@@ -11,6 +11,7 @@ use super::{
     kind::{Blocked, Kind, Path},
     meter::Meter,
     net::{Net, POP_NAME, Role, SITES_V6, Side, introduce},
+    picture::Picture,
 };
 use crate::{
     process::{Interrupt, run, signal_process, wait_until},
@@ -186,34 +187,37 @@ impl Bench {
         }
     }
 
-    /// The path that the controller's API has for the device; none when it has none.
+    /// Waits until the client's status and the console's picture both have this path; gives after how long, from now.
     ///
     /// # Errors
-    /// The API does not answer, or has a word that nobody knows.
-    pub fn told(&self) -> Result<Option<Path>> {
-        let sessions = self.fleet.admin(&self.net.server, &["list", "sessions"])?;
-        let items = sessions["items"].as_array().context("a list of sessions")?;
-        let device = items.iter().find(|session| session["kind"] == "device");
-        device.and_then(|session| session["paths"][0]["kind"].as_str()).map(str::parse).transpose()
-    }
-
-    /// Waits until client and API both have this path; gives how much later the API had it, zero when it was first.
-    ///
-    /// # Errors
-    /// One of them does not within `deadline`, or the API more than `within` after the client.
-    pub fn follow(&self, path: Path, deadline: Duration, within: Duration) -> Result<Duration> {
-        let (mut client, mut api) = (None, None);
-        wait_until(&format!("the path {path} at client and API"), deadline, &self.interrupt, || {
-            // The API is asked last: what it has too early is the better for it.
-            client = (self.path()? == Some(path)).then(|| client.unwrap_or_else(Instant::now));
-            api = (self.told()? == Some(path)).then(|| api.unwrap_or_else(Instant::now));
-            Ok((client.is_some() && api.is_some()).then_some(()))
-        })
-        .with_context(|| format!("client {:?}, API {:?}", self.path(), self.told()))?;
-        let (client, api) = (client.context("the client's time")?, api.context("the API's time")?);
-        let late = api.saturating_duration_since(client);
-        ensure!(late <= within, "the API had the path {path} {late:?} after the client");
-        Ok(late)
+    /// One of them does not within `deadline`, or the picture more than `late` after the client.
+    pub fn follow(
+        &self,
+        picture: &Picture,
+        path: Path,
+        deadline: Duration,
+        late: Duration,
+    ) -> Result<Duration> {
+        let began = Instant::now();
+        let drawn = || picture.path(&self.net.server);
+        let (mut client, mut console) = (None, None);
+        wait_until(
+            &format!("the path {path} at the client and in the picture"),
+            deadline,
+            &self.interrupt,
+            || {
+                // The picture is asked last: what it has too early is the better for it.
+                client = (self.path()? == Some(path)).then(|| client.unwrap_or_else(Instant::now));
+                console = (drawn()? == Some(path)).then(|| console.unwrap_or_else(Instant::now));
+                Ok((client.is_some() && console.is_some()).then_some(()))
+            },
+        )
+        .with_context(|| format!("client {:?}, picture {:?}", self.path(), drawn()))?;
+        let (client, console) =
+            (client.context("the client's time")?, console.context("the picture's time")?);
+        let behind = console.saturating_duration_since(client);
+        ensure!(behind <= late, "the picture had the path {path} {behind:?} after the client");
+        Ok(client.max(console).saturating_duration_since(began))
     }
 
     /// Waits until the client says that it goes direct **and** a megabyte came without the server's seeing

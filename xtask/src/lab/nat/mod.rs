@@ -10,6 +10,7 @@ mod lossy;
 mod matrix;
 mod meter;
 mod net;
+mod picture;
 pub mod premises;
 mod scenarios;
 mod watch;
