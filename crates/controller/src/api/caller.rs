@@ -384,16 +384,21 @@ pub(crate) async fn authenticate(
     let reads = is_read(request.method(), template(&request));
     let class = if reads { Class::Reads } else { Class::Changes };
     let mut rate = None;
-    let mut answer = match admit(&core, &request, origin) {
+    let mut answer = match identify(&core, &request, origin) {
         Ok(caller) => {
+            // Whoever it is that asks is counted, also for what they may not.
             let taken = core.rates.take(&caller, class, clock::now());
             rate = taken.as_ref().map_or_else(|refused| refused.rate, |rate| *rate);
-            match taken {
-                Ok(_) => {
+            let admitted = match taken {
+                Ok(_) => admit(&core, &request, &caller),
+                Err(refused) => Err(refused.problem()),
+            };
+            match admitted {
+                Ok(()) => {
                     request.extensions_mut().insert(caller);
                     next.run(request).await
                 }
-                Err(refused) => refused.problem().into_response(),
+                Err(problem) => problem.into_response(),
             }
         }
         Err(problem) => problem.into_response(),
@@ -423,10 +428,9 @@ fn template(request: &Request) -> &str {
     path.strip_prefix("/api/v1").unwrap_or(path)
 }
 
-/// Who it is, and whether they get in at this endpoint now.
-fn admit(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
+/// Whether a caller gets in at this endpoint now.
+fn admit(core: &Core, request: &Request, caller: &Caller) -> Result<(), Problem> {
     let template = template(request);
-    let caller = identify(core, request, origin)?;
     caller.need_any(roles::needs(request.method(), template))?;
     if roles::sign_in(request.method(), template) == SignIn::Fresh {
         caller.need_fresh(core)?;
@@ -434,9 +438,10 @@ fn admit(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Probl
     if !is_read(request.method(), template) && !strikes(request.method(), template) {
         core.signer.signing_time()?;
     }
-    Ok(caller)
+    Ok(())
 }
 
+/// Who asks.
 fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
     let snapshot = core.snapshot();
     if let Some(InProcess(caller)) = request.extensions().get::<InProcess>() {

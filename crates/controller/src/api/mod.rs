@@ -73,7 +73,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 use utoipa::openapi::{
-    Components, ContentBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    Components, ContentBuilder, HeaderBuilder, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
     ResponseBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
@@ -106,7 +106,9 @@ fn info() -> utoipa::openapi::Info {
              changes need it and answer 503 with Retry-After when it cannot be used. Every error is a problem \
              document (RFC 9457). A change with an Idempotency-Key keeps its answer for a day: the same request with \
              the same key gets it again. An object's ETag in If-Match lets a change through only while the object is \
-             what its sender has seen; 412 has both versions. Lists have cursors, filters and sorting.",
+             what its sender has seen; 412 has both versions. Lists have cursors, filters and sorting. Every answer to a \
+             known caller says in RateLimit and RateLimit-Policy how much of the window is left, in X-Request-Id \
+             under which id it stands in the audit log, and in Tidegate-Snapshot-Age how many seconds old what it says may be.",
         ))
         .license(Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
         .build()
@@ -232,6 +234,17 @@ fn describe(document: &mut OpenApi) {
                 responses.entry("304".to_owned()).or_insert_with(|| {
                     RefOr::T(ResponseBuilder::new().description("The sender already has it").build())
                 });
+            }
+            if let Some(RefOr::T(refused)) = responses.get_mut("429") {
+                let said = [
+                    ("RateLimit", "What is left of the window, and its seconds, where the caller is known"),
+                    ("RateLimit-Policy", "What a window has"),
+                    ("Retry-After", "Seconds"),
+                ];
+                for (name, says) in said {
+                    let header = HeaderBuilder::new().description(Some(says)).build();
+                    refused.headers.insert(name.to_owned(), RefOr::T(header));
+                }
             }
         }
     }

@@ -67,28 +67,28 @@ fn wire(svg: &mut String, from: (usize, usize), to: (usize, usize)) {
     );
 }
 
+/// What fits into a column, by name, and how many do not.
+fn column<T: Copy + Ord>(all: impl Iterator<Item = T>, name: impl Fn(T) -> String) -> (Vec<T>, usize) {
+    let mut all: Vec<T> = all.collect::<BTreeSet<_>>().into_iter().collect();
+    all.sort_by_cached_key(|id| name(*id).to_lowercase());
+    let more = all.len().saturating_sub(BOXES);
+    all.truncate(BOXES);
+    (all, more)
+}
+
 fn picture(policies: &[&store::Policy], names: &Names<'_>) -> Markup {
-    let groups: Vec<_> = policies
-        .iter()
-        .flat_map(|policy| policy.groups.iter().copied())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .take(BOXES)
-        .collect();
-    let resources: Vec<_> = policies
-        .iter()
-        .flat_map(|policy| policy.resources.iter().copied())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .take(BOXES)
-        .collect();
+    let resource = |id| names.resources.get(&id).map_or("removed", |row| &row.name).to_owned();
+    let groups = policies.iter().flat_map(|policy| policy.groups.iter().copied());
+    let (groups, more_groups) = column(groups, |id| names.group(id).to_owned());
+    let resources = policies.iter().flat_map(|policy| policy.resources.iter().copied());
+    let (resources, more_resources) = column(resources, resource);
     let rows = groups.len().max(resources.len()).max(policies.len()).max(1);
     let height = 30 + rows * ROW + 10;
     let mut svg = format!(
         "<svg class=\"topo\" viewBox=\"0 0 780 {height}\" role=\"group\" aria-labelledby=\"ag-t\"><title id=\"ag-t\">Access: {} groups through {} policies to {} resources</title><rect class=\"sea\" x=\"0\" y=\"0\" width=\"780\" height=\"{height}\"/><text class=\"t-sub\" x=\"8\" y=\"18\">Groups</text><text class=\"t-sub\" x=\"290\" y=\"18\">Policies</text><text class=\"t-sub\" x=\"572\" y=\"18\">Resources</text>",
-        groups.len(),
+        groups.len() + more_groups,
         policies.len(),
-        resources.len()
+        resources.len() + more_resources
     );
     for (row, policy) in policies.iter().enumerate() {
         for (index, _) in groups.iter().enumerate().filter(|(_, id)| policy.groups.contains(id)) {
@@ -129,7 +129,18 @@ fn picture(policies: &[&store::Policy], names: &Names<'_>) -> Markup {
         );
     }
     svg.push_str("</svg>");
-    PreEscaped(svg)
+    html! {
+        div class="scroll-x" { (PreEscaped(svg)) }
+        @if more_groups + more_resources > 0 {
+            p class="card-foot" {
+                "Not drawn: "
+                @if more_groups > 0 { (counted(more_groups, "more group", "more groups")) }
+                @if more_groups > 0 && more_resources > 0 { " and " }
+                @if more_resources > 0 { (counted(more_resources, "more resource", "more resources")) }
+                ". The table below names them; filter to see them drawn."
+            }
+        }
+    }
 }
 
 pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, String>>) -> Response {
@@ -190,7 +201,7 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                     span class="count" { (policies.len()) " of " (counted(all, "policy", "policies")) @if all > BOXES { "; filter to see others" } }
                 }
                 @if policies.is_empty() { (empty("Nothing fits", "No policy, group or resource is called so.", html! { a class="btn" href="/access" { "Show all" } })) }
-                @else { div class="scroll-x" { (picture(&policies, &names)) } }
+                @else { (picture(&policies, &names)) }
             }
             @if !policies.is_empty() {
                 (card("same", "The same as a table", html! {}, table("Access", &[("Policy", ""), ("Groups", ""), ("Members", "num"), ("Resources", "")], &rows)))

@@ -21,8 +21,8 @@ use axum::{
 use maud::{Markup, html};
 use policy::{Destination, resolve_resource};
 use std::collections::{BTreeMap, BTreeSet};
-use store::{Resource, ResourceMode};
-use trust::Subject;
+use store::{DeviceState, Resource, ResourceMode};
+use trust::{RevokedSubject, Subject};
 use wire::{GroupId, ResourceId, SiteId};
 
 /// Which groups some policy lets reach a resource.
@@ -226,12 +226,19 @@ fn names_count(viewer: &Viewer, names: &Names<'_>, id: ResourceId) -> usize {
 fn who_reaches(viewer: &Viewer, names: &Names<'_>, row: &Resource) -> Markup {
     let data = viewer.data();
     let presence = viewer.core.presence();
+    let struck = viewer.core.strikes.set();
+    // One that waits, or whose access was taken, reaches nothing.
+    let works = |device: &store::Device| {
+        device.state == DeviceState::Active
+            && !struck.is_struck(RevokedSubject::Device(device.id), device.generation)
+    };
     let policies: Vec<_> = data.policies.iter().filter(|policy| policy.resources.contains(&row.id)).collect();
     let lines: Vec<Markup> = policies
         .iter()
         .map(|policy| {
             let people = names.people(&policy.groups);
-            let devices: Vec<_> = data.devices.iter().filter(|device| people.contains(&device.owner)).collect();
+            let devices = data.devices.iter().filter(|device| people.contains(&device.owner) && works(device));
+            let devices: Vec<_> = devices.collect();
             let attached = devices
                 .iter()
                 .filter(|device| presence.of(Subject::Device(device.id)).is_some_and(|seen| !seen.attached.is_empty()))

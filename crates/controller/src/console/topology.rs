@@ -43,6 +43,9 @@ struct SiteHere {
 pub(super) struct Topology {
     clients: Vec<Client>,
     pops: Vec<(PopId, String, String, bool)>,
+    more_pops: usize,
+    /// PoPs that this controller hears, drawn or not.
+    pops_here: usize,
     sites: Vec<SiteHere>,
     more_sites: usize,
     pub(super) live: Vec<Reported>,
@@ -108,11 +111,6 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
     sites.sort_by_key(|site| (site.connectors.is_empty(), site.name.to_lowercase()));
     let more_sites = sites.len().saturating_sub(BOXES);
     sites.truncate(BOXES);
-    let attached_pops = viewer.core.presence().attached_pops();
-    let pops = viewer.snapshot.dataset.pops.iter().take(BOXES);
-    let pops = pops
-        .map(|pop| (pop.id, pop.name.clone(), pop.zone.clone(), attached_pops.contains(&pop.id)))
-        .collect();
     // Only of devices and connectors that are there now and of this organization, whatever was reported.
     let devices: BTreeSet<DeviceId> = attached(viewer).iter().map(|row| row.id).collect();
     let (presence, paths) = (viewer.core.presence(), viewer.core.paths());
@@ -120,8 +118,23 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
     let connectors = connectors
         .filter(|id| presence.of(Subject::Connector(*id)).is_some_and(|seen| !seen.attached.is_empty()));
     let live = connectors.flat_map(|id| paths.of_connector(id, &presence, viewer.now));
-    let live = live.filter(|one| devices.contains(&one.device)).collect();
-    Topology { clients, pops, sites, more_sites, live }
+    let live: Vec<Reported> = live.filter(|one| devices.contains(&one.device)).collect();
+    drop(presence);
+    let attached_pops = viewer.core.presence().attached_pops();
+    let carries = |pop: PopId| {
+        live.iter().any(|one| matches!(one.way, Way::Relay(by) | Way::Tcp(by) if by == pop))
+    };
+    let all = &viewer.snapshot.dataset.pops;
+    let mut pops: Vec<_> = all
+        .iter()
+        .map(|pop| (pop.id, pop.name.clone(), pop.zone.clone(), attached_pops.contains(&pop.id)))
+        .collect();
+    // Where there is no room for all, those that carry something are drawn.
+    pops.sort_by_cached_key(|(id, name, _, hears)| (!carries(*id), !hears, name.to_lowercase()));
+    let pops_here = pops.iter().filter(|(.., hears)| *hears).count();
+    let more_pops = pops.len().saturating_sub(BOXES);
+    pops.truncate(BOXES);
+    Topology { clients, pops, more_pops, pops_here, sites, more_sites, live }
 }
 
 /// How many paths there are of each kind.
@@ -290,7 +303,7 @@ impl Topology {
             "<g><rect class=\"{boxed}\" x=\"180\" y=\"10\" width=\"196\" height=\"46\" rx=\"6\"/><circle class=\"{lamp}\" cx=\"196\" cy=\"33\" r=\"3.5\"/><text class=\"{text}\" x=\"208\" y=\"30\">Database</text><text class=\"t-sub\" x=\"208\" y=\"45\">{sub}</text></g>"
         );
         svg.push_str(if trouble { "<path class=\"cut\" d=\"M376 33H390M406 33H420\"/><path class=\"cut cut--x\" d=\"M393 28l10 10M403 28l-10 10\"/>" } else { "<path class=\"ctl\" d=\"M376 33H420\"/>" });
-        let hears = self.pops.iter().filter(|(.., hears)| *hears).count();
+        let hears = self.pops_here;
         let _ = write!(
             svg,
             "<g><rect class=\"box\" x=\"420\" y=\"10\" width=\"214\" height=\"46\" rx=\"6\"/><circle class=\"lamp--fresh\" cx=\"436\" cy=\"33\" r=\"3.5\"/><text class=\"t-name\" x=\"448\" y=\"30\">This controller</text><text class=\"t-sub\" x=\"448\" y=\"45\">{} it</text></g>",
@@ -327,7 +340,7 @@ impl Topology {
         format!(
             "{} at {}. {paths}",
             counted(devices, "device has a session", "devices have sessions"),
-            counted(self.pops.len(), "PoP", "PoPs")
+            counted(self.pops.len() + self.more_pops, "PoP", "PoPs")
         )
     }
 
@@ -338,6 +351,7 @@ impl Topology {
                 span class="path path--direct" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-direct\"/></svg>")) span { (thin(counts.direct as u64)) " direct" } }
                 span class="path path--relay" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-relay\"/></svg>")) span { (thin(counts.relay as u64)) " through a relay" } }
                 span class="path path--tcp" { (PreEscaped("<svg aria-hidden=\"true\"><use href=\"#p-tcp\"/></svg>")) span { (thin(counts.tcp as u64)) " by TCP 443" } }
+                @if self.more_pops > 0 { span { "and " (counted(self.more_pops, "more PoP", "more PoPs")) } }
                 @if self.more_sites > 0 { span { "and " (counted(self.more_sites, "more site", "more sites")) } }
             }
         }

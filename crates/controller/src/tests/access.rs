@@ -100,7 +100,7 @@ async fn a_preview_says_who_would_gain_and_who_would_lose_and_changes_nothing() 
     let f = world.furnish().await;
     let resource = json!({"site": f.site, "name": "wiki", "address": "10.1.2.4", "ports": ["443"]});
     let wiki = world.post("/resources", resource).await.made()["id"].as_str().unwrap().to_owned();
-    let version = world.get("/settings").await.ok()["version"].clone();
+    let version = world.version().await;
     let preview = async |body: Value| world.post("/policies/preview", body).await;
     let new = preview(json!({"groups": [f.group], "resources": [f.resource, wiki]})).await.ok();
     // She reaches the orders by another policy already.
@@ -121,7 +121,7 @@ async fn a_preview_says_who_would_gain_and_who_would_lose_and_changes_nothing() 
     assert_eq!((&gone["gained_total"], &gone["lost_total"]), (&json!(0), &json!(1)));
     let same = preview(json!({"policy": f.policy})).await.ok();
     assert_eq!((&same["unchanged"], &same["gained"], &same["lost"]), (&json!(1), &json!([]), &json!([])));
-    assert_eq!(world.get("/settings").await.ok()["version"], version);
+    assert_eq!(world.version().await, version);
     let nobody = format!("grp-{}", "0".repeat(26));
     assert_eq!(preview(json!({"groups": [nobody]})).await.problem(422)["field"], "groups");
     assert_eq!(preview(json!({"remove": true})).await.problem(422)["field"], "policy");

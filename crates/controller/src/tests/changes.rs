@@ -157,11 +157,7 @@ async fn a_bulk_of_thousands_is_one_change_and_the_one_that_fails_is_named() {
     let world = World::new().await;
     let site =
         world.post("/sites", json!({"name": "hamburg"})).await.made()["id"].as_str().unwrap().to_owned();
-    let version = async || {
-        let version = world.get("/status").await.ok()["snapshot"]["version"].clone();
-        version.as_u64().expect("a version")
-    };
-    let before = version().await;
+    let before = world.version().await;
     let mut operations = resources(&site, 0..2_000);
     operations[1_900]["body"]["name"] = "resource 7".into();
     assert!(
@@ -170,12 +166,13 @@ async fn a_bulk_of_thousands_is_one_change_and_the_one_that_fails_is_named() {
     );
     let problem = world.post("/bulk", json!({"operations": operations})).await.problem(409);
     assert_eq!(problem["field"], "operations[1900].body.name", "{problem}");
-    assert_eq!((world.get("/resources").await.ok()["items"].clone(), version().await), (json!([]), before));
+    let left = world.get("/resources").await.ok()["items"].clone();
+    assert_eq!((left, world.version().await), (json!([]), before));
     let key = [("idempotency-key", "thousands")];
     let body = json!({"operations": resources(&site, 0..2_000)});
     let made = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
     assert_eq!(made["results"].as_array().unwrap().len(), 2_000);
-    assert_eq!(version().await, before + 1);
+    assert_eq!(world.version().await, before + 1);
     let again = world.send(LOCAL, change("POST", "/bulk", &key, &body)).await.ok();
     assert_eq!(again, made);
     let log = world.get("/audit?limit=1000").await.ok();

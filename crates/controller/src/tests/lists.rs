@@ -108,6 +108,34 @@ async fn callers_are_told_how_often_they_may_ask() {
 }
 
 #[tokio::test]
+async fn who_asks_for_too_many_changes_is_told_when_to_come_back_and_reads_on_also_where_each_was_refused() {
+    let world = World::new().await;
+    let made = world.post("/tokens", json!({"name": "t", "scopes": ["read"]})).await.made();
+    let token = made["token"].as_str().unwrap();
+    let ask = async |method: &str| {
+        let request = Request::builder().method(method).uri("/api/v1/sites");
+        let request = request
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        world.send(super::stranger(), request.body(Body::from("{}")).unwrap()).await
+    };
+    let first = ask("POST").await;
+    assert_eq!(first.status, StatusCode::FORBIDDEN);
+    assert_eq!(first.headers["ratelimit-policy"], "\"changes\";q=6000;w=60");
+    assert!(first.headers["ratelimit"].to_str().unwrap().starts_with("\"changes\";r=5999;t="));
+    for _ in 1..6_000 {
+        assert_eq!(ask("POST").await.status, StatusCode::FORBIDDEN);
+    }
+    let refused = ask("POST").await;
+    let problem = refused.problem(429);
+    assert_eq!(problem["rule"], "at most 6000 changes in 60 s from one caller", "{problem}");
+    let left = refused.headers["ratelimit"].to_str().unwrap().strip_prefix("\"changes\";r=0;t=").unwrap();
+    let wait: u64 = refused.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert_eq!(wait, left.parse::<u64>().unwrap() + 1);
+    assert_eq!(ask("GET").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_reference_is_a_page_without_script() {
     let world = World::new().await;
     let reply = world.send(super::stranger(), Request::get("/api/").body(Body::empty()).unwrap()).await;

@@ -6,6 +6,7 @@ mod audit;
 mod changes;
 mod clock;
 mod console;
+mod console_access;
 mod console_accounts;
 mod console_devices;
 mod console_forms;
@@ -214,6 +215,11 @@ impl World {
 
     pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.call(Method::DELETE, path, None).await
+    }
+
+    /// The version of the database that memory has.
+    pub(crate) async fn version(&self) -> u64 {
+        self.get("/status").await.ok()["snapshot"]["version"].as_u64().expect("a version")
     }
 
     /// A site, a resource, a group with a user, and a policy between them.
