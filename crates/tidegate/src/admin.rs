@@ -11,7 +11,7 @@ mod stream;
 mod why;
 
 use crate::{
-    cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind},
+    cli::{AdminArgs, AdminCommand, AuditCommand, CreateCommand, DeviceCommand, KeyArgs, Kind, ObjectKind},
     database,
     output::{CommandResult, Failure, Format, Outcome, cell, note, print_line, table},
     places,
@@ -63,7 +63,16 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             } else {
                 get(&api, &format!("/api/v1/{}?limit={limit}{query}", kind.path())).await?
             };
-            format.print(&answer, || list_text(*kind, &answer));
+            format.print(&answer, || {
+                let is_narrowed = !filter.is_empty() || search.is_some();
+                if is_narrowed && answer["items"].as_array().is_some_and(Vec::is_empty) {
+                    return format!("No {} fit.", kind.path());
+                }
+                list_text(*kind, &answer)
+            });
+            if answer["next"].is_string() {
+                note(&format!("There are more than these {limit}: --all shows every one, --limit another number."));
+            }
         }
         AdminCommand::Apply { file, dry_run, prune, allow_shrink } => {
             let plan = planned(&api, file, *prune, *allow_shrink).await?;
@@ -107,7 +116,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         }
         AdminCommand::Invite { person } => return accounts::invite(&api, person, format).await,
         AdminCommand::Set { kind, id, settings } => {
-            return change::set(&api, *kind, id, settings, format).await;
+            return change::set(&api, kind.0, id, settings, format).await;
         }
         AdminCommand::SignIns { after, follow } => {
             return stream::sign_ins(&api, after.clone(), *follow).await;
@@ -132,11 +141,13 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             flow_retention_days,
             sign_in_age_seconds,
             grant_life_seconds,
+            renew_after_seconds,
         } => {
             let patch = json!({
                 "approve_devices": approve_devices, "audit_retention_days": audit_retention_days,
                 "flow_retention_days": flow_retention_days,
                 "sign_in_age_seconds": sign_in_age_seconds, "grant_life_seconds": grant_life_seconds,
+                "renew_after_seconds": renew_after_seconds,
             });
             let nothing = patch.as_object().is_some_and(|members| members.values().all(Value::is_null));
             let answer: Value = if nothing {
@@ -150,13 +161,13 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
             let answer: Value = get(&api, "/api/v1/me").await?;
             format.print(&answer, || object_text(&answer));
         }
-        AdminCommand::Get { kind, id } => {
+        AdminCommand::Get { kind: ObjectKind(kind), id } => {
             let id = resolve(&api, *kind, id).await?;
             let answer: Value = get(&api, &format!("/api/v1/{}/{id}", kind.path())).await?;
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Create(create) => return self::create(&api, create, format).await,
-        AdminCommand::Delete { kind, id: named, allow_shrink, yes } => {
+        AdminCommand::Delete { kind: ObjectKind(kind), id: named, allow_shrink, yes } => {
             let id = resolve(&api, *kind, named).await?;
             if losses::takes_access(*kind) {
                 let lost = access(&api).await?.lost_with(*kind, &id);
@@ -467,7 +478,9 @@ async fn resolve_all(api: &ApiClient, kind: Kind, names: &[String]) -> Result<Ve
 async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> CommandResult {
     let (kind, body) = match command {
         CreateCommand::Organization { name } => (Kind::Organizations, json!({"name": name})),
-        CreateCommand::Site { name, prefix } => (Kind::Sites, json!({"name": name, "prefixes": prefix})),
+        CreateCommand::Site { name, prefix, region } => {
+            (Kind::Sites, json!({"name": name, "prefixes": prefix, "regions": region}))
+        }
         CreateCommand::Resource { name, site, address, ports, alias, strict } => {
             let site = resolve(api, Kind::Sites, site).await?;
             let mode = if *strict { "strict" } else { "standard" };
@@ -475,10 +488,12 @@ async fn create(api: &ApiClient, command: &CreateCommand, format: Format) -> Com
             (Kind::Resources, body)
         }
         CreateCommand::Group { name } => (Kind::Groups, json!({"name": name})),
-        CreateCommand::User { name, email, group } => {
-            let email = email.as_ref().unwrap_or(name);
-            return create_member(api, Kind::Users, &json!({"name": name, "email": email}), group, format)
-                .await;
+        CreateCommand::User { name, email, role, group } => {
+            let mut body = json!({"name": name, "email": email.as_ref().unwrap_or(name)});
+            if let Some(role) = role {
+                body["role"] = role.as_str().into();
+            }
+            return create_member(api, Kind::Users, &body, group, format).await;
         }
         CreateCommand::ServiceAccount { name, group } => {
             return create_member(api, Kind::ServiceAccounts, &json!({"name": name}), group, format).await;
@@ -510,15 +525,16 @@ async fn create_member(
     groups: &[String],
     format: Format,
 ) -> CommandResult {
-    // Groups first: a name that does not exist must not leave a member without it.
     let groups = resolve_all(api, Kind::Groups, groups).await?;
-    let answer: Value = api.post(&format!("/api/v1/{}", kind.path()), body).await.map_err(refused)?;
-    let id = answer["id"].as_str().unwrap_or_default();
-    for group in groups {
-        let _: Value =
-            api.put(&format!("/api/v1/groups/{group}/members/{id}"), &json!({})).await.map_err(refused)?;
-    }
-    format.print(&answer, || object_text(&answer));
+    // All of it or nothing: nobody is left in half of their groups.
+    let mut operations =
+        vec![json!({"method": "POST", "path": format!("/{}", kind.path()), "body": body, "as": "member"})];
+    let joins = groups.iter().map(|group| format!("/groups/{group}/members/@member"));
+    operations.extend(joins.map(|path| json!({"method": "PUT", "path": path})));
+    let made: Value =
+        api.post("/api/v1/bulk", &json!({"operations": operations})).await.map_err(refused)?;
+    let answer = &made["results"][0]["body"];
+    format.print(answer, || object_text(answer));
     Ok(Outcome::Done)
 }
 

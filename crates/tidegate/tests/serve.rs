@@ -401,6 +401,43 @@ fn what_has_to_wait_for_the_database_ends_with_the_code_that_says_try_again_and_
 }
 
 #[test]
+fn a_person_is_made_with_role_and_groups_or_not_at_all_and_a_list_says_when_it_is_cut() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, port) = (scratch.path().join("state"), free_port());
+    let mut serve = Serve::start(&state, port);
+    serve.event("ready");
+    for group in ["engineers", "operators"] {
+        assert!(admin(&state, &["create", "group", "--name", group]).0);
+    }
+    let make = |more: &[&str]| {
+        let email = ["create", "user", "--name", "ada", "--email", "ada@example.com"];
+        admin(&state, &[&email, more].concat())
+    };
+    let (done, _, words) = make(&["--group", "engineers", "--role", "king"]);
+    assert!(!done && words.contains("role"), "{words}");
+    assert_eq!(admin(&state, &["list", "users"]).1["items"].as_array().unwrap().len(), 0);
+    let (done, made, words) = make(&["--group", "engineers", "--group", "operators", "--role", "support"]);
+    assert!(done, "{words}");
+    assert_eq!(made["role"], "support");
+    for group in ["engineers", "operators"] {
+        let filter = format!("group={group}");
+        let fit = admin(&state, &["list", "users", "--filter", &filter]).1;
+        assert_eq!(fit["items"][0]["id"], made["id"], "{group}");
+    }
+    let (_, _, words) = admin(&state, &["list", "groups", "--limit", "1"]);
+    assert!(words.contains("There are more than these 1: --all"), "{words}");
+    let (_, _, words) = admin(&state, &["list", "groups"]);
+    assert!(!words.contains("There are more"), "{words}");
+    let (done, _, words) = admin(&state, &["get", "strikes", "x"]);
+    assert!(!done && words.contains("possible values"), "{words}");
+    let mut plain = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    plain.args(["admin", "--state"]).arg(&state).args(["list", "devices", "--filter", "state=pending"]);
+    let said = plain.output().unwrap().stdout;
+    assert_eq!(String::from_utf8(said).unwrap(), "No devices fit.\n");
+    assert!(serve.end(Signal::TERM));
+}
+
+#[test]
 fn access_of_several_people_is_ended_at_once_from_the_shell_or_of_none_of_them() {
     let scratch = tempfile::tempdir().unwrap();
     let (state, port) = (scratch.path().join("state"), free_port());

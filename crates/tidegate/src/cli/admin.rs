@@ -123,6 +123,33 @@ impl Kind {
     }
 }
 
+/// A kind of which one object is looked at, changed or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectKind(pub Kind);
+
+impl ValueEnum for ObjectKind {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(Kind::Organizations),
+            Self(Kind::Sites),
+            Self(Kind::Connectors),
+            Self(Kind::Pops),
+            Self(Kind::Resources),
+            Self(Kind::Groups),
+            Self(Kind::Users),
+            Self(Kind::ServiceAccounts),
+            Self(Kind::Devices),
+            Self(Kind::Policies),
+            Self(Kind::Keys),
+            Self(Kind::Tokens),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        self.0.to_possible_value()
+    }
+}
+
 /// What `admin` does.
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
@@ -281,13 +308,16 @@ pub enum AdminCommand {
         /// How long grants live, in seconds.
         #[arg(long, value_name = "SECONDS")]
         grant_life_seconds: Option<u64>,
+        /// After how many seconds devices renew theirs.
+        #[arg(long, value_name = "SECONDS")]
+        renew_after_seconds: Option<u64>,
     },
     /// Say who is asking, and what they may do.
     Me,
     /// Show one object.
     Get {
         /// Of which kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its id or name.
         id: String,
     },
@@ -301,7 +331,7 @@ pub enum AdminCommand {
         tidegate admin set pop pop-1 address=pop1.example.com:443 region=eu")]
     Set {
         /// Of which kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its id or name.
         id: String,
         /// What to set.
@@ -311,7 +341,7 @@ pub enum AdminCommand {
     /// Remove an object.
     Delete {
         /// Of which kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its id or name.
         id: String,
         /// Remove it also when more than ten objects, and more than a fifth of their kind, go with it.
@@ -526,6 +556,9 @@ pub enum CreateCommand {
         /// What names in the site may resolve to; may be given more than once.
         #[arg(long, value_name = "CIDR")]
         prefix: Vec<String>,
+        /// Regions whose PoPs its connectors take first; may be given more than once.
+        #[arg(long)]
+        region: Vec<String>,
     },
     /// Something to reach.
     Resource {
@@ -563,6 +596,9 @@ pub enum CreateCommand {
         /// Their mail address, unique in the organization; may be left out when the name is one.
         #[arg(long)]
         email: Option<String>,
+        /// owner, admin, network_admin, support, auditor or member, which is what they are otherwise.
+        #[arg(long)]
+        role: Option<String>,
         /// Groups to be in; may be given more than once.
         #[arg(long)]
         group: Vec<String>,
