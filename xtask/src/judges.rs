@@ -1,4 +1,5 @@
-//! Judges of the API that nobody here wrote: schemathesis asks a real controller, redocly reads the document.
+//! Judges that nobody here wrote: schemathesis asks a real controller, redocly reads its document, and Kubernetes' schemas are
+//! held against what the console has a cluster run.
 
 use crate::{
     npm,
@@ -180,4 +181,18 @@ pub fn redocly(interrupt: &Interrupt) -> Result<String> {
     let text = format!("{}{}", said.stdout, said.stderr);
     ensure!(said.status.success(), "redocly found something:\n{}", crate::process::tail(&text, 80));
     Ok("0 errors".to_owned())
+}
+
+/// Holds what the console's command for Kubernetes applies against Kubernetes' own schemas.
+///
+/// # Errors
+/// The tool cannot be had, or it found something.
+pub fn kubernetes(interrupt: &Interrupt) -> Result<String> {
+    let python = python::environment("judges/kubernetes", interrupt)?;
+    let mut judge = Command::new(python.with_file_name("kubernetes-validate"));
+    judge.arg("--strict").arg(crate::repository().join("docs/connector.yaml"));
+    let said = run(&mut judge, Duration::from_secs(60), interrupt)?;
+    let text = format!("{}{}", said.stdout, said.stderr);
+    ensure!(said.status.success(), "kubernetes-validate found something:\n{}", crate::process::tail(&text, 40));
+    Ok("docs/connector.yaml is as the schemas ask".to_owned())
 }

@@ -47,7 +47,8 @@ enum Command {
     Openapi,
     /// Who may do what: writes docs/roles.md (and docs/openapi.json) from the code and prints it.
     Roles,
-    /// Judges of the API that nobody here wrote: schemathesis against a real controller, redocly on the document.
+    /// Judges that nobody here wrote: schemathesis against a real controller, redocly on the API's document, Kubernetes' schemas
+    /// on what a cluster is given.
     Judges {
         /// The built program.
         #[arg(long, value_name = "FILE")]
@@ -173,6 +174,7 @@ fn main() -> ExitCode {
             let depth = if long { judges::Depth::Long } else { judges::Depth::Short };
             judges::redocly(&interrupt).and_then(|said| {
                 println!("redocly: {said}");
+                println!("kubernetes: {}", judges::kubernetes(&interrupt)?);
                 let tidegate = tidegate.map_or_else(test::fresh_release_binary, Ok)?;
                 let said = judges::schemathesis(&tidegate, depth, only.as_deref(), &interrupt)?;
                 println!("schemathesis: {said}");
@@ -221,6 +223,6 @@ fn openapi() -> anyhow::Result<()> {
         .env("TIDEGATE_WRITE_OPENAPI", "1")
         .status()?;
     anyhow::ensure!(status.success(), "the OpenAPI document was not written");
-    println!("docs/openapi.json docs/roles.md");
+    println!("docs/openapi.json docs/roles.md docs/connector.yaml");
     Ok(())
 }

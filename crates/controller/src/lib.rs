@@ -18,6 +18,7 @@
 //!     url: "https://tidegate.example.com:8443".into(),
 //!     tls: TlsSource::Own,
 //!     old_snapshots: controller::OldSnapshots::Refuse,
+//!     connector_image: None,
 //!     database: None,
 //!     replicas: Vec::new(),
 //!     join: None,
@@ -62,6 +63,7 @@ mod sync;
 mod tests;
 
 pub use api::{openapi_json, roles_table};
+pub use console::{ConnectorImage, NoImage};
 pub use gate::{OldSnapshots, Withheld};
 pub use server::{ListenError, TlsError, TlsSource};
 pub use several::{
@@ -139,6 +141,8 @@ pub struct ControllerOptions {
     pub tls: TlsSource,
     /// What to do alone with a snapshot that is older than a day.
     pub old_snapshots: OldSnapshots,
+    /// The container image that the console's commands start connectors from; they make one when there is none.
+    pub connector_image: Option<ConnectorImage>,
 }
 
 /// What a first start made. Show it once, then say so by [`first_start_was_shown`]; it is kept nowhere.
@@ -340,6 +344,7 @@ impl Controller {
             news: Notify::new(),
             state: path,
             url,
+            connector_image: options.connector_image,
             signer,
             database,
             replicas,

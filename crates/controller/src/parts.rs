@@ -4,6 +4,7 @@ use crate::{
     api::{AnswerSeal, Once, Origin, Rates},
     audit::{AuditHeads, Writers},
     clock,
+    console::ConnectorImage,
     database::Database,
     flows::FlowLog,
     gate::{Gate, Held, Withheld},
@@ -48,6 +49,7 @@ const ISOLATED_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Core {
     pub(crate) state: PathBuf,
     pub(crate) url: String,
+    pub(crate) connector_image: Option<ConnectorImage>,
     pub(crate) signer: Signer,
     /// Held while this controller's keys change in the bundle that several share.
     pub(crate) settling: tokio::sync::Mutex<()>,

@@ -251,6 +251,10 @@ pub struct ServeArgs {
     /// What follows it.
     #[command(flatten)]
     pub replicas: ReplicaSource,
+    /// The container image that the console's commands for Docker and Kubernetes start connectors from, with this program as
+    /// its entry point. Without one they say how to make it.
+    #[arg(long, value_name = "IMAGE")]
+    pub connector_image: Option<controller::ConnectorImage>,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]
@@ -294,6 +298,10 @@ pub struct ControllerArgs {
     /// What follows it.
     #[command(flatten)]
     pub replicas: ReplicaSource,
+    /// The container image that the console's commands for Docker and Kubernetes start connectors from, with this program as
+    /// its entry point. Without one they say how to make it.
+    #[arg(long, value_name = "IMAGE")]
+    pub connector_image: Option<controller::ConnectorImage>,
     /// Issue certificates, grants and slices also when no PoP can be reached and the snapshot is older than a
     /// day: what was revoked elsewhere meanwhile may come back to life.
     #[arg(long)]

@@ -32,6 +32,7 @@ pub async fn run(args: &ControllerArgs, format: Format) -> CommandResult {
         } else {
             OldSnapshots::Refuse
         },
+        connector_image: args.connector_image.clone(),
     };
     let state = options.state.clone();
     // Before a first start shows anything: a port that somebody has ends it.

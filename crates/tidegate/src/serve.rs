@@ -73,6 +73,9 @@ impl Layout {
         {
             arguments.extend(["--replica-url-file".into(), file.into()]);
         }
+        if let Some(image) = &args.connector_image {
+            arguments.extend(["--connector-image".into(), image.to_string().into()]);
+        }
         if args.dangerous_issue_from_old_snapshot {
             arguments.push("--dangerous-issue-from-old-snapshot".into());
         }

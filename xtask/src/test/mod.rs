@@ -220,6 +220,9 @@ fn judges(suite: &Suite, is_all: bool, interrupt: &Interrupt) {
     suite.step("redocly", Runs::WhenChanged(&["controller", "xtask"]), || {
         judges::redocly(interrupt).map(|said| (Count::ONE_PASSED, said))
     });
+    suite.step("kubernetes", Runs::WhenChanged(&["controller", "xtask"]), || {
+        judges::kubernetes(interrupt).map(|said| (Count::ONE_PASSED, said))
+    });
     if !is_all {
         return suite.left_out("schemathesis (`--all`, or `cargo xtask judges`)".to_owned());
     }

@@ -6,6 +6,7 @@ mod actions;
 mod ask;
 mod assets;
 mod audit;
+mod connect;
 mod devices;
 mod events;
 mod flows;
@@ -37,6 +38,8 @@ mod tokens;
 mod topology;
 mod urlencoded;
 mod why;
+
+pub use connect::{ConnectorImage, NoImage};
 
 use crate::{api, parts::Core, signin::session};
 use askama::Template;

@@ -2,6 +2,7 @@
 
 use super::{
     ask::{Api, Refused, send},
+    connect,
     form::{ASKED_BEFORE, Posted, trouble},
     lists::{self, Listing, Wanted},
     look::{
@@ -284,7 +285,7 @@ pub(super) async fn connect(api: Extension<Api>, Path(id): Path<String>, posted:
     let until = parsed(made["key"]["expires"].as_str().unwrap_or_default()).unwrap_or(viewer.now);
     let back = format!("/sites/{id}");
     let taken = of_site(&viewer, site.id).count() + 1;
-    let name = format!("{}-{taken}", slug(&site.name));
+    let name = format!("{}-{taken}", connect::slug(&site.name));
     let pops: Vec<String> =
         viewer.snapshot.dataset.pops.iter().take(6).map(|pop| pop.address.clone()).collect();
     let page = html! {
@@ -305,7 +306,7 @@ pub(super) async fn connect(api: Extension<Api>, Path(id): Path<String>, posted:
                     }
                     li {
                         h2 { "Start the connector" }
-                        (commands(&name))
+                        (connect::commands(&name, viewer.core.connector_image.as_ref()))
                     }
                     li {
                         h2 { "Watch it arrive" }
@@ -331,65 +332,6 @@ pub(super) async fn connect(api: Extension<Api>, Path(id): Path<String>, posted:
     // A secret is in this one answer.
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
-}
-
-/// A name that a shell, a container and a service take.
-fn slug(name: &str) -> String {
-    let kept: String = name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .take(24)
-        .collect();
-    let kept = kept.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
-    if kept.is_empty() { "connector".to_owned() } else { kept }
-}
-
-fn commands(name: &str) -> Markup {
-    let docker = format!(
-        "mkdir -p -m 0700 tidegate-{name} && \\\ndocker run -d --name tidegate-{name} --restart unless-stopped \\\n  \
-         --user \"$(id -u):$(id -g)\" --read-only --cap-drop ALL --network host \\\n  \
-         -v \"$PWD/tidegate-{name}\":/var/lib/tidegate \\\n  -v \"$PWD/join.key\":/run/join.key:ro \\\n  \
-         -v \"$(command -v tidegate)\":/usr/bin/tidegate:ro \\\n  debian:stable-slim \\\n  \
-         tidegate connector --state /var/lib/tidegate --join-file /run/join.key --name {name}"
-    );
-    let systemd = format!(
-        "sudo useradd --system --no-create-home tidegate 2>/dev/null\n\
-         sudo install -d -o tidegate -m 0700 /var/lib/tidegate-{name}\n\
-         sudo install -o tidegate -m 0400 join.key /etc/tidegate-{name}.key\n\
-         sudo tee /etc/systemd/system/tidegate-{name}.service <<END\n\
-         [Unit]\nDescription=Tidegate connector {name}\nAfter=network-online.target\nWants=network-online.target\n\n\
-         [Service]\nUser=tidegate\nExecStart=$(command -v tidegate) connector --state /var/lib/tidegate-{name} --join-file /etc/tidegate-{name}.key --name {name}\n\
-         Restart=always\nNoNewPrivileges=yes\nProtectSystem=strict\nReadWritePaths=/var/lib/tidegate-{name}\n\n\
-         [Install]\nWantedBy=multi-user.target\nEND\n\
-         sudo systemctl daemon-reload && sudo systemctl enable --now tidegate-{name}"
-    );
-    let kubernetes = format!(
-        "kubectl create secret generic tidegate-{name} --from-file=join=join.key && \\\nkubectl apply -f - <<'END'\n\
-         apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: tidegate-{name}}}\nspec:\n  serviceName: tidegate-{name}\n  \
-         selector: {{matchLabels: {{app: tidegate-{name}}}}}\n  template:\n    metadata: {{labels: {{app: tidegate-{name}}}}}\n    \
-         spec:\n      containers:\n      - name: connector\n        image: YOUR-REGISTRY/tidegate  # an image that holds this binary\n        \
-         args: [connector, --state, /var/lib/tidegate, --join-file, /run/tidegate/join, --name, {name}]\n        \
-         securityContext: {{readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n        \
-         volumeMounts:\n        - {{name: state, mountPath: /var/lib/tidegate}}\n        - {{name: join, mountPath: /run/tidegate, readOnly: true}}\n      \
-         volumes: [{{name: join, secret: {{secretName: tidegate-{name}}}}}]\n  volumeClaimTemplates:\n  - metadata: {{name: state}}\n    \
-         spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\nEND"
-    );
-    let plain = format!("tidegate connector --state ./tidegate-{name} --join-file join.key --name {name}");
-    html! {
-        p { "Run the command where the network is. Later starts need no key: what it needs is in its state directory." }
-        div class="tabset" {
-            div class="tabs" role="radiogroup" aria-label="Where it runs" {
-                @for (index, (value, text)) in [("docker", "Docker"), ("systemd", "systemd"), ("kubernetes", "Kubernetes")].iter().enumerate() {
-                    label { input type="radio" name="where" value=(value) checked[index == 0]; (text) }
-                }
-            }
-            div class="panel panel--docker" { (code("Docker command", html! { (docker) })) p class="hint mt-2" { "No privileges: userspace forwarding, read-only file system, no capabilities." } }
-            div class="panel panel--systemd" { (code("systemd command", html! { (systemd) })) p class="hint mt-2" { "An own user without privileges; starts with the machine. The key is of no use once it was used." } }
-            div class="panel panel--kubernetes" { (code("Kubernetes command", html! { (kubernetes) })) }
-        }
-        p class="mt-4" { "Or in the foreground, to try it:" }
-        (code("Foreground command", html! { (plain) }))
-    }
 }
 
 /// What enrolled with a key.
@@ -465,22 +407,4 @@ pub(super) async fn waiting_page(viewer: Viewer, Path((id, key)): Path<(String, 
         html! { noscript { meta http-equiv="refresh" content="3"; } }
     };
     viewer.page_with(StatusCode::OK, Here::Sites, "Waiting for a connector", refresh, body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_in_a_command_is_one_word_whatever_the_site_is_called() {
-        assert_eq!(slug("Hamburg DC"), "hamburg-dc");
-        assert_eq!(slug("'; rm -rf / #"), "rm-rf");
-        assert_eq!(slug("東京"), "connector");
-    }
-
-    #[test]
-    fn commands_carry_no_key() {
-        let shown = commands("hh-1").into_string();
-        assert!(shown.contains("join.key") && !shown.contains("--join "), "{shown}");
-    }
 }

@@ -118,6 +118,7 @@ impl World {
             join: None,
             tls: TlsSource::Own,
             old_snapshots: crate::OldSnapshots::Refuse,
+            connector_image: None,
         }
     }
 
