@@ -93,6 +93,39 @@ async fn a_fenced_controller_still_strikes_with_a_time_that_its_clock_did_not_ma
 }
 
 #[tokio::test]
+async fn a_fenced_controller_strikes_many_in_one_request_and_makes_no_other_bulk() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let account = world.post("/service-accounts", json!({"name": "ci"})).await.made();
+    clock::later(Duration::from_secs(24 * 3600));
+    let group = json!({"method": "POST", "path": "/groups", "body": {"name": "late"}});
+    let refused = world.post("/bulk", json!({"operations": [group]})).await.problem(503);
+    assert!(refused["detail"].as_str().unwrap().contains("clock jumped"), "{refused}");
+    let strike = |subject: &str| json!({"method": "POST", "path": "/strikes", "body": {"subject": subject}});
+    let both = json!({"operations": [strike(&f.user), strike(account["id"].as_str().unwrap())]});
+    assert_eq!(world.post("/bulk", both).await.ok()["results"][1]["status"], 201);
+    clock::later(Duration::ZERO);
+    assert_eq!(world.get("/strikes").await.ok()["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn every_page_of_a_fenced_controller_says_that_it_signs_nothing_and_can_be_read() {
+    let world = World::new().await;
+    let session = super::console::owner(&world).await;
+    clock::later(Duration::from_secs(24 * 3600));
+    for path in ["/", "/people", "/settings"] {
+        let page = super::console::get(&world, path, &session).await;
+        assert_eq!(page.status, 200, "{path}");
+        let banner = page.text.split_once("class=\"banner banner--bad\"").expect("a banner").1;
+        assert!(banner.contains("This controller signs nothing: "), "{path}");
+        assert!(banner.contains("Nothing can be changed here; revoking works."), "{path}");
+    }
+    clock::later(Duration::ZERO);
+    let page = super::console::get(&world, "/", &session).await;
+    assert!(!page.text.contains("banner--bad"), "once the clock is right");
+}
+
+#[tokio::test]
 async fn a_controller_that_starts_with_a_clock_behind_its_line_or_without_one_serves_reads_and_signs_nothing()
 {
     let world = World::new().await;

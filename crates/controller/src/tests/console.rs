@@ -191,6 +191,10 @@ async fn an_owner_signs_in_while_the_database_is_gone_and_reads_why_changes_wait
     let done = submit(&world, "/signin", &cookies(&page), &fields).await;
     let page = get(&world, "/", &cookies(&done)).await;
     assert!(page.text.contains("Access works. Changes have to wait"), "{}", page.status);
+    // How old what stands there may be, and until when access goes on.
+    let banner = page.text.split_once("class=\"banner\"").unwrap().1.split_once("What works now").unwrap().0;
+    assert!(banner.contains("You read this from memory, as of "), "{banner}");
+    assert!(banner.contains("a grant renewed now lasts until"), "{banner}");
 }
 
 #[tokio::test]
