@@ -31,6 +31,15 @@ pub(crate) fn controller_id() -> ControllerId {
     ControllerId::from_bytes([9; 16])
 }
 
+/// Another controller, with a beacon key of its own in the bundle.
+pub(crate) fn other_controller_id() -> ControllerId {
+    ControllerId::from_bytes([3; 16])
+}
+
+fn other_beacon_key() -> SigningKey {
+    SigningKey::from_seed(&[90; 32])
+}
+
 pub(crate) fn pop_id() -> PopId {
     PopId::from_bytes([8; 16])
 }
@@ -221,6 +230,15 @@ impl Installation {
         assert!(entry.check().is_ok());
         document(&sign_document(&self.keys[&signer], &entry).expect("revocation"))
     }
+
+    /// An entry of either controller's chain, by its own key.
+    pub(crate) fn sign_strike(&self, entry: &Revocation) -> Document {
+        assert!(entry.check().is_ok());
+        let other = other_beacon_key();
+        let key =
+            if entry.signer == other_controller_id() { &other } else { &self.keys[&KeyRole::Beacon] };
+        document(&sign_document(key, entry).expect("revocation"))
+    }
 }
 
 fn statement_of(
@@ -239,6 +257,8 @@ fn statement_of(
     let mut all: Vec<BundleKey> =
         keys.iter().map(|(role, signing)| key(*role, signing.verifying_key().as_bytes().to_vec())).collect();
     all.push(key(KeyRole::ControlSeal, seal.seal_key().as_bytes().to_vec()));
+    let other = other_beacon_key().verifying_key().as_bytes().to_vec();
+    all.push(BundleKey { owner: other_controller_id(), ..key(KeyRole::Beacon, other) });
     BundleStatement { installation: INSTALLATION, serial, iat: wall, keys: all }
 }
 

@@ -3,6 +3,7 @@
 mod allowance;
 mod renewal;
 mod strikes;
+mod two_controllers;
 mod whereabouts;
 
 use super::*;
