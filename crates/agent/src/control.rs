@@ -123,6 +123,14 @@ impl<B: AgentSlice> Agent<B> {
         self.tell(now, session, ToController { seq, sealed });
     }
 
+    /// A session is up: what found none is asked now, and does not wait out its attempt.
+    pub(crate) fn ask_what_waits(&mut self, now: Instant) {
+        let waits = |(seq, pending): (&u64, &Pending)| pending.on.is_none().then_some(*seq);
+        for seq in self.pending.iter().filter_map(waits).collect::<Vec<_>>() {
+            self.attempt(now, seq);
+        }
+    }
+
     pub(crate) fn control_reply(&mut self, now: Instant, seq: u64, sealed: &[u8]) {
         let opened = self.pending.get(&seq).and_then(|pending| pending.reply.as_ref()?.open(sealed).ok());
         // What does not open does not end the request: a PoP could end any by noise.

@@ -168,6 +168,8 @@ impl<B: AgentSlice> Agent<B> {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.dialler.handle_timeout(now);
+        // Which sessions have ended, before anything is asked through them: after a sleep it is all of them.
+        self.take_from_sessions(now);
         self.tick_links(now);
         self.tick_opens(now);
         self.tick_control(now);
@@ -177,6 +179,17 @@ impl<B: AgentSlice> Agent<B> {
             self.persist_floor(now);
         }
         self.tell_freshness(now);
+    }
+
+    /// Takes what the sessions have to say; what they send waits in its order.
+    fn take_from_sessions(&mut self, now: Instant) {
+        loop {
+            match self.dialler.poll_output(now) {
+                session::Output::Transmit { to, payload } => self.out.push_back(Output::Transmit { to, payload }),
+                session::Output::Event(event) => self.handle_session_event(now, event),
+                session::Output::Timeout { .. } => return,
+            }
+        }
     }
 
     /// The next thing to do.

@@ -49,9 +49,18 @@ const STRIKES_LONGEST: Duration = Duration::from_secs(360);
 const WITHHELD_STALE: Duration = Duration::from_secs(9);
 const WITHHELD_ISOLATED: Duration = Duration::from_secs(54);
 
+/// What was due while there was no session to ask by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unasked {
+    renew: bool,
+    slice: bool,
+    anchor: bool,
+}
+
 /// When what is asked for next.
 #[derive(Debug, Default)]
 pub(crate) struct Renewals {
+    unasked: Unasked,
     renew_at: Option<Instant>,
     renew_failures: u32,
     /// When a newer grant was wanted last because of what a slice gives.
@@ -84,6 +93,18 @@ impl Renewals {
         let anchor = self.anchor_at.map(|at| (at, "a controller's word on the time"));
         let strikes = self.strikes_at.map(|at| (at, "strikes that are missing"));
         renew.into_iter().chain(slice).chain(anchor).chain(strikes).min()
+    }
+
+    /// A session is up: what was due while there was none is asked now.
+    pub(crate) fn wake_unasked(&mut self, now: Instant) {
+        let Unasked { renew, slice, anchor } = std::mem::take(&mut self.unasked);
+        for (was_due, at) in
+            [(renew, &mut self.renew_at), (slice, &mut self.slice_at), (anchor, &mut self.anchor_at)]
+        {
+            if was_due && at.is_some() {
+                *at = Some(now);
+            }
+        }
     }
 
     /// How fresh one can be who knows of strikes and does not get them.
@@ -576,6 +597,7 @@ impl<B: AgentSlice> Agent<B> {
         let can_ask = !self.standing_sessions().is_empty();
         if self.renewals.renew_at.is_some_and(|at| at <= now) {
             self.renewals.renew_at = Some(now + RETRY_BASE);
+            self.renewals.unasked.renew = !can_ask;
             if can_ask && !self.is_asking(Purpose::Renew) {
                 let certificate = B::ROLE == trust::Role::Connector || self.is_certificate_due(now);
                 self.renewals.renew_at = None;
@@ -584,6 +606,7 @@ impl<B: AgentSlice> Agent<B> {
         }
         if self.renewals.slice_at.is_some_and(|at| at <= now) {
             self.renewals.slice_at = Some(now + RETRY_BASE);
+            self.renewals.unasked.slice = !can_ask;
             if can_ask && !self.is_asking(Purpose::Slice) {
                 self.renewals.slice_at = None;
                 self.ask_slice(now);
@@ -594,6 +617,7 @@ impl<B: AgentSlice> Agent<B> {
         }
         if self.renewals.anchor_at.is_some_and(|at| at <= now) {
             self.renewals.anchor_at = Some(now + ANCHOR_RETRY);
+            self.renewals.unasked.anchor = !can_ask;
             if can_ask && !self.is_asking(Purpose::Anchor) {
                 self.renewals.anchor_at = None;
                 // The nonce is drawn with each attempt.

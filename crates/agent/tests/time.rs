@@ -165,3 +165,21 @@ fn a_night_asleep_is_a_night() {
     assert!(world.run_until(SECOND * 40, |world| world.agent.freshness(world.now) == Freshness::Fresh));
     assert!(world.agent.grant().expect("held").iat > WALL.plus(HOUR * 8), "renewed at once");
 }
+
+#[test]
+fn after_a_night_asleep_nothing_is_asked_through_sessions_that_died_and_all_of_it_when_one_is_up() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.run(MINUTE);
+    let before = world.agent.stats();
+    world.sleep(HOUR * 8);
+    world.agent.resumed(world.now);
+    assert!(world.run_until(SECOND * 60, |world| world.agent.stats().registrations > before.registrations));
+    let registered = world.now;
+    let is_renewed = world.run_until(SECOND * 20, |world| {
+        world.agent.grant().is_some_and(|grant| grant.iat > WALL.plus(HOUR * 8))
+    });
+    assert!(is_renewed, "{:?}", world.events);
+    assert!(world.now < registered + SECOND, "it waited {:?} for something", world.now - registered);
+    assert_eq!(world.agent.stats().retries, before.retries, "nothing had to be asked twice");
+}

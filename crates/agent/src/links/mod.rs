@@ -478,6 +478,8 @@ impl<B: AgentSlice> Agent<B> {
         }
         self.maintain(now);
         self.opens_up(now, pop);
+        self.ask_what_waits(now);
+        self.renewals.wake_unasked(now);
     }
 }
 
