@@ -64,6 +64,13 @@ pub(crate) enum Writers {
     Several,
 }
 
+/// Whether what is remembered is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Saved {
+    Yes,
+    No,
+}
+
 /// What a verification of one chain found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -108,12 +115,16 @@ impl AuditHeads {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Signs the ends and writes them down. Blocking.
-    pub(crate) fn save(&self) {
+    /// Signs the ends and writes them down; says whether they are. Blocking.
+    pub(crate) fn save(&self) -> Saved {
         let kept = self.kept.lock().expect("nothing panics while it writes the audit log's ends");
         let remembered = self.known().remembered.clone();
-        if let Err(error) = kept.write(&remembered) {
-            tracing::warn!(%error, "the end of the audit log is not remembered on disk");
+        match kept.write(&remembered) {
+            Ok(()) => Saved::Yes,
+            Err(error) => {
+                tracing::warn!(%error, "the end of the audit log is not remembered on disk");
+                Saved::No
+            }
         }
     }
 
@@ -132,6 +143,13 @@ impl AuditHeads {
         }
     }
 
+    /// Where others remove entries, too, no one controller knows where a chain begins.
+    pub(crate) fn begins_anywhere(&self, chain: Chain) {
+        if let Some(end) = self.known().remembered.ends.get_mut(&chain.name()) {
+            end.first = None;
+        }
+    }
+
     /// A database that was accepted for the truth begins anew: what was remembered is of the one before.
     pub(crate) fn forget(&self) {
         let mut known = self.known();
@@ -140,9 +158,17 @@ impl AuditHeads {
     }
 
     /// Reads a whole chain and holds it against itself and against what is remembered.
-    pub(crate) async fn verify(&self, store: &Store, chain: Chain) -> Result<Verdict, StoreError> {
+    pub(crate) async fn verify(
+        &self,
+        store: &Store,
+        chain: Chain,
+        writers: Writers,
+    ) -> Result<Verdict, StoreError> {
+        if writers == Writers::Several {
+            self.begins_anywhere(chain);
+        }
         // Before the database is asked: it may only have more by then.
-        let (end, loose, broken, doubt) = {
+        let (mut end, loose, broken, doubt) = {
             let known = self.known();
             let name = chain.name();
             let loose = known.loose.keys().filter(|(of, _)| *of == name).count();
@@ -150,6 +176,11 @@ impl AuditHeads {
             (remembered.ends.get(&name).cloned(), loose, remembered.broken(), remembered.doubt())
         };
         let ends = store.audit_ends(chain).await?;
+        // Meanwhile this controller may have removed some: where the chain may begin is known before that.
+        if let Some(end) = &mut end {
+            let now = self.known().remembered.ends.get(&chain.name()).and_then(|end| end.first);
+            end.first = end.first.zip(now).map(|(then, now)| then.max(now));
+        }
         let mut reading = Reading::new(ends.as_ref(), end.as_ref());
         if let Some(broken) = broken {
             reading.broken(broken);
@@ -180,7 +211,9 @@ impl Known {
         let Some(end) = self.remembered.ends.get(&name) else {
             // The first that this controller writes into this chain.
             let hash = encode_base64url(&link.head.hash);
-            self.remembered.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0, first: None });
+            // Of one that begins with it, nothing can have been removed.
+            let first = (writers == Writers::Alone && link.before.0 == 0).then_some(1);
+            self.remembered.ends.insert(name, End { seq: link.head.seq, hash, strangers: 0, first });
             return;
         };
         if writers == Writers::Several {

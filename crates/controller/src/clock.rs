@@ -158,6 +158,7 @@ impl TimeLine {
     pub fn signing_time(&self) -> Result<UnixMs, Fenced> {
         let (wall, boot) = (wall(), boot());
         let mut line = self.state.lock().expect("nothing panics while it holds the time line");
+        line.set_right(wall, boot);
         let floor = judge(&line, wall, boot)?.max(wall);
         line.floor = Ok(floor);
         let first = line.written.is_none();
@@ -197,7 +198,8 @@ impl TimeLine {
     /// The wall clock when it can be believed; else what this controller knows better.
     pub fn best_time(&self) -> UnixMs {
         let (wall, boot) = (wall(), boot());
-        let line = self.state.lock().expect("nothing panics while it holds the time line");
+        let mut line = self.state.lock().expect("nothing panics while it holds the time line");
+        line.set_right(wall, boot);
         best(&line, wall, boot)
     }
 
@@ -214,9 +216,23 @@ impl TimeLine {
     }
 }
 
+impl Line {
+    /// A clock that was months ahead when this process started, and with which nothing was signed, has been set right: it
+    /// begins anew, as a start in this moment would.
+    fn set_right(&mut self, wall: UnixMs, boot: Duration) {
+        let Ok(floor) = self.floor else { return };
+        let most = floor.plus(LONGEST_AWAY);
+        if self.started_wall > most && wall <= most && !planted::is("a-start-months-ahead-signs") {
+            (self.started_wall, self.started) = (wall, boot);
+        }
+    }
+}
+
 fn best(line: &Line, wall: UnixMs, boot: Duration) -> UnixMs {
     match judge(line, wall, boot) {
-        Ok(_) | Err(Fenced::Unreadable { .. } | Fenced::Ahead { .. }) => wall,
+        Ok(_) | Err(Fenced::Unreadable { .. }) => wall,
+        // What it had reached was written down that often.
+        Err(Fenced::Ahead { .. }) => line.floor.clone().unwrap_or_default().plus(WRITE_EVERY),
         Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => {
             let expected = line.started_wall.plus(boot.saturating_sub(line.started));
             line.floor.clone().unwrap_or_default().max(expected)

@@ -95,6 +95,7 @@ use crate::{
 };
 use state::{StateDir, StateError};
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -555,7 +556,20 @@ async fn expire_logs(core: &Arc<Core>) {
     let snapshot = core.snapshot();
     let now = core.signer.best_time();
     let before = |days: u64| now.minus(Duration::from_secs(days * 24 * 3600));
-    for row in snapshot.dataset.organizations.iter().map(|data| &data.organization) {
+    let organizations = snapshot.dataset.organizations.iter().map(|data| &data.organization);
+    let kept = organizations.clone().filter(|row| row.audit_retention_days > 0);
+    let kept: BTreeMap<_, _> = kept.map(|row| (row.id, before(row.audit_retention_days))).collect();
+    if !kept.is_empty() {
+        let core = Arc::clone(core);
+        // All of them in one reading of the log.
+        let too_old =
+            move |entry: &signin::Entry| kept.get(&entry.organization).is_some_and(|from| entry.at < *from);
+        let expired = tokio::task::spawn_blocking(move || core.signin.log.expire(too_old)).await;
+        if let Ok(Err(error)) = expired {
+            tracing::warn!(%error, "old entries of the log of sign-ins were not removed");
+        }
+    }
+    for row in organizations {
         if row.flow_retention_days > 0 {
             let (core, id, before) = (Arc::clone(core), row.id, before(row.flow_retention_days));
             let expired = tokio::task::spawn_blocking(move || core.flows.expire(id, before)).await;
@@ -563,24 +577,19 @@ async fn expire_logs(core: &Arc<Core>) {
                 tracing::warn!(%error, "old flow records were not removed");
             }
         }
-        if row.audit_retention_days > 0 {
-            let (core, id, before) = (Arc::clone(core), row.id, before(row.audit_retention_days));
-            let too_old = move |entry: &signin::Entry| entry.organization == id && entry.at < before;
-            let expired = tokio::task::spawn_blocking(move || core.signin.log.expire(too_old)).await;
-            if let Ok(Err(error)) = expired {
-                tracing::warn!(%error, "old entries of the log of sign-ins were not removed");
-            }
-        }
         if row.audit_retention_days > 0
             && let Ok(store) = core.database.store()
         {
             let before = before(row.audit_retention_days).as_millis();
             let chain = store::Chain::Organization(row.id);
-            core.audit_begins(&store, chain, u64::from(FORGOTTEN)).await;
-            if let Err(error) = store.forget_audit(chain, before, FORGOTTEN).await {
-                tracing::warn!(%error, "old audit entries were not removed");
+            if core.audit_begins(&store, chain, u64::from(FORGOTTEN)).await == audit::Saved::No {
+                continue;
             }
-            core.audit_begins(&store, chain, 0).await;
+            match store.forget_audit(chain, before, FORGOTTEN).await {
+                Ok(_) => drop(core.audit_begins(&store, chain, 0).await),
+                // They may be gone all the same, as soon as a standby answers.
+                Err(error) => tracing::warn!(%error, "old audit entries were not removed"),
+            }
         }
     }
 }
@@ -592,15 +601,15 @@ async fn learn_where_audit_begins(core: &Arc<Core>) {
     let own =
         snapshot.dataset.organizations.iter().map(|data| store::Chain::Organization(data.organization.id));
     for chain in own.chain([store::Chain::Installation]) {
-        if core.audit.begins_somewhere(chain) {
-            core.audit_begins(&store, chain, 0).await;
+        if core.writers() == audit::Writers::Alone && core.audit.begins_somewhere(chain) {
+            let _ = core.audit_begins(&store, chain, 0).await;
         }
     }
 }
 
 async fn renew(core: &Arc<Core>, shown: &Shown) {
-    learn_where_audit_begins(core).await;
     loop {
+        learn_where_audit_begins(core).await;
         tokio::time::sleep(TLS_EVERY).await;
         shown.refresh(&core.signer);
         // Only by a clock that is believed, and when nothing of the journal may be missing.

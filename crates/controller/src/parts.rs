@@ -2,7 +2,7 @@
 
 use crate::{
     api::{AnswerSeal, Once, Origin, Rates},
-    audit::{AuditHeads, Writers},
+    audit::{AuditHeads, Saved, Writers},
     clock,
     console::ConnectorImage,
     database::Database,
@@ -230,33 +230,44 @@ impl Core {
         }
     }
 
+    /// Who else writes the audit log.
+    pub(crate) fn writers(&self) -> Writers {
+        if self.signer.is_one_of_several() { Writers::Several } else { Writers::Alone }
+    }
+
     /// Remembers the audit log's new ends, outside the database.
     pub(crate) async fn remember_audit(self: &Arc<Self>, links: Vec<store::Linked>) {
         if links.is_empty() {
             return;
         }
-        let writers = if self.signer.is_one_of_several() { Writers::Several } else { Writers::Alone };
-        self.audit.remember(&links, writers);
+        self.audit.remember(&links, self.writers());
         let core = Arc::clone(self);
         // What is lost with a crash is said by the next verification.
         let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
     }
 
     /// Remembers where a chain of the audit log begins, and that this controller is about to remove so many from there. Where
-    /// others remove some, too, nobody alone knows.
-    pub(crate) async fn audit_begins(self: &Arc<Self>, store: &Store, chain: store::Chain, removes: u64) {
-        if self.signer.is_one_of_several() {
-            return;
-        }
-        match store.audit_ends(chain).await {
-            Ok(Some(ends)) => {
-                self.audit.begins(chain, ends.first_seq, ends.first_seq + removes);
-                let core = Arc::clone(self);
-                let _ = tokio::task::spawn_blocking(move || core.audit.save()).await;
+    /// others remove some, too, nobody alone knows. Says whether that is on the disk: what was not, must not be removed.
+    pub(crate) async fn audit_begins(
+        self: &Arc<Self>,
+        store: &Store,
+        chain: store::Chain,
+        removes: u64,
+    ) -> Saved {
+        if self.writers() == Writers::Several {
+            self.audit.begins_anywhere(chain);
+        } else {
+            match store.audit_ends(chain).await {
+                Ok(Some(ends)) => self.audit.begins(chain, ends.first_seq, ends.first_seq + removes),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "where the audit log begins is not known");
+                    return Saved::No;
+                }
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "where the audit log begins is not known"),
         }
+        let core = Arc::clone(self);
+        tokio::task::spawn_blocking(move || core.audit.save()).await.unwrap_or(Saved::No)
     }
 
     /// Brings what is committed into memory and what was done into the database, as often as it takes.

@@ -275,11 +275,13 @@ impl<'a> Joining<'a> {
             self.state.write(names::GRANT, grant.as_bytes())?;
         }
         self.state.write_generation(names::SLICE, enrolled.slice.as_bytes())?;
-        self.state.write(names::CERTIFICATE, &checked.certificate)?;
-        if self.learnt.is_signed {
-            // The first start knows what time it is also where the machine's clock does not.
+        let machine = Anchor::machine().now();
+        if self.learnt.is_signed && checked.chain.verify(&self.key.root, machine).is_err() {
+            // The first start knows what time it is also where the machine's clock does not. Only there: one controller's
+            // clock may lead, and a floor is for good.
             self.state.write_floor(self.learnt.time.now().as_millis().to_string().as_bytes())?;
         }
+        self.state.write(names::CERTIFICATE, &checked.certificate)?;
         Ok(agent)
     }
 

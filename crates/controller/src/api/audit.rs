@@ -181,7 +181,7 @@ async fn verify_audit(State(core): State<Arc<Core>>, caller: Caller) -> Result<T
     }
     let mut found = Vec::new();
     for (chain, name) in chains {
-        let verdict = core.audit.verify(&store, chain).await?;
+        let verdict = core.audit.verify(&store, chain, core.writers()).await?;
         found.push(ChainVerification {
             chain: name.to_owned(),
             intact: verdict.broken.is_empty(),

@@ -383,6 +383,8 @@ async fn set_up(
     let action = if known {
         change.set_passphrase(user.id, Some(&hash)).await?;
         change.set_totp(user.id, None, &[]).await?;
+        // Whom a provider meant is found anew by the address, where it is believed about that.
+        change.delete_oidc_identities(user.id).await?;
         // What begins now is not older than this.
         change.end_sessions(user.id, core.signer.best_time().as_millis()).await?;
         "recover account"

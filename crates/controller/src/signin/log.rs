@@ -109,6 +109,14 @@ pub(crate) struct AuthenticationLog {
     arrived: watch::Sender<u64>,
 }
 
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl AuthenticationLog {
     /// # Errors
     /// The directory cannot be read.
@@ -151,7 +159,7 @@ impl AuthenticationLog {
             state.current = Some((file, 0));
             while state.segments.len() > SEGMENTS {
                 if let Some(oldest) = state.segments.pop_front() {
-                    fs::remove_file(self.path(oldest))?;
+                    remove(&self.path(oldest))?;
                 }
             }
         }

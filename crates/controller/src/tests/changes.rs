@@ -289,6 +289,16 @@ async fn the_audit_log_has_before_and_after_and_no_secret_and_says_when_it_was_a
         cut["intact"] == false && cut.to_string().contains("entries 1 to 2 are missing at the beginning"),
         "{cut}"
     );
+    // With several controllers nobody knows alone where it begins, and nobody says that it does not begin there.
+    let core = &world.controller.core;
+    let chain = store::Chain::Organization(core.snapshot().dataset.organizations[0].organization.id);
+    let verify = async |writers| {
+        let store = core.database.store().unwrap();
+        core.audit.verify(&store, chain, writers).await.unwrap().broken
+    };
+    assert_eq!(verify(crate::audit::Writers::Alone).await.len(), 1);
+    assert_eq!(verify(crate::audit::Writers::Several).await, [""; 0]);
+    assert_eq!(verify(crate::audit::Writers::Alone).await, [""; 0], "nor does it when it is alone again");
     // What is removed by the retention that is set says nothing; and what was cut off stays found.
     alter("INSERT INTO audit SELECT * FROM away");
     alter("DELETE FROM audit_heads");

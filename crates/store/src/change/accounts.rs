@@ -262,6 +262,17 @@ impl Change {
         self.hit("OpenID provider", name.to_owned(), statement).await
     }
 
+    /// Forgets by which subjects providers know an account.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn delete_oidc_identities(&mut self, account: UserId) -> Result<(), StoreError> {
+        let statement = query("DELETE FROM oidc_identities WHERE organization = $1 AND account = $2")
+            .bind(self.organization()?)
+            .bind(account.to_string());
+        self.run("OpenID identity", statement).await.map(|_| ())
+    }
+
     /// Remembers whom a provider means by a subject.
     ///
     /// # Errors

@@ -37,12 +37,17 @@ impl AuthenticationLog {
                 let entry = serde_json::from_slice::<Entry>(line);
                 if !entry.is_ok_and(|entry| too_old(&entry)) {
                     // Nor is what another version wrote ours to remove.
-                    is_empty &= line.iter().all(|byte| *byte == b' ');
+                    // What begins with a space is what an earlier run overwrote, perhaps by half.
+                    is_empty &= line.first().is_none_or(|byte| *byte == b' ');
                     continue;
                 }
                 let opened = match file.take() {
                     Some(opened) => opened,
-                    None => OpenOptions::new().write(true).open(&path)?,
+                    None => match OpenOptions::new().write(true).open(&path) {
+                        Ok(opened) => opened,
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                        Err(error) => return Err(error),
+                    },
                 };
                 opened.write_all_at(&vec![b' '; line.len()], begin as u64)?;
                 file = Some(opened);
@@ -50,8 +55,9 @@ impl AuthenticationLog {
             }
             // The newest stays, for its number: places never mean something else.
             if is_empty && Some(segment) != newest {
-                fs::remove_file(&path)?;
+                // Who makes room at the same time finds it in one place or the other.
                 self.state().segments.retain(|kept| *kept != segment);
+                super::remove(&path)?;
             }
         }
         Ok(gone)

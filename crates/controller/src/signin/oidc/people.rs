@@ -65,13 +65,19 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
         return if believed {
             Ok(Whom::Linked(user.clone()))
         } else {
-            Err(format!(
-                "{} is somebody here already{}, and {} is not believed about that address; an administrator can list its \
-                 domain at the provider, or you sign in another way",
-                user.email,
-                if is_somebody_s { ", who signs in by a provider" } else { "" },
-                provider.title
-            ))
+            Err(if is_somebody_s {
+                format!(
+                    "{} is somebody here already, whom a provider knows in another way than {} knows you; a fresh invitation \
+                     from an administrator forgets that, or you sign in another way",
+                    user.email, provider.title
+                )
+            } else {
+                format!(
+                    "{} is somebody here already, and {} is not believed about that address; an administrator can list its \
+                     domain at the provider, or you sign in another way",
+                    user.email, provider.title
+                )
+            })
         };
     }
     match (provider.new_users, email) {
@@ -88,6 +94,13 @@ fn whom(data: &OrganizationData, provider: &OidcProvider, claims: &Claims) -> Re
             ))
         }
         (NewUsers::Make, None) => Err(format!("{} did not say your email address", provider.title)),
+        // Nobody waits under the address of somebody for whom another provider speaks.
+        (NewUsers::Make, Some(email))
+            if !speaks_for(provider, &email)
+                && data.sign_in.providers.iter().any(|other| speaks_for(other, &email)) =>
+        {
+            Err(format!("another provider speaks for the domain of {email}; sign in there"))
+        }
         (NewUsers::Make, Some(email)) => {
             let name = claims.name.as_deref().and_then(name);
             let name = name.unwrap_or_else(|| email.chars().take(64).collect());
@@ -380,10 +393,8 @@ mod tests {
             data.sign_in.providers = vec![provider(), careless];
             let waiting = OidcIdentity { provider: by.into(), subject: "mallory".into(), account: ada().id };
             data.sign_in.identities.push(waiting);
-            assert!(
-                whom(&data, &provider(), &believed).unwrap_err().contains("who signs in by a provider"),
-                "{by}"
-            );
+            let refused = whom(&data, &provider(), &believed).unwrap_err();
+            assert!(refused.contains("whom a provider knows in another way"), "{by}: {refused}");
         }
         // Two providers of one company.
         let mut data = data();
@@ -411,7 +422,15 @@ mod tests {
         assert_eq!(whom(&data, &provider(), &bob), Ok(new));
         let refusing = OidcProvider { new_users: NewUsers::Refuse, ..provider() };
         assert!(whom(&data, &refusing, &bob).unwrap_err().contains("ask for an invitation"));
-        assert!(whom(&data, &provider(), &Claims { email: None, ..bob }).is_err());
+        assert!(whom(&data, &provider(), &Claims { email: None, ..bob.clone() }).is_err());
+        // Under the address of somebody for whom another provider speaks, nobody is made by one that does not.
+        let mut two = data;
+        let other = OidcProvider { name: "other".into(), domains: Vec::new(), ..provider() };
+        two.sign_in.providers = vec![provider(), other.clone()];
+        assert!(whom(&two, &other, &bob).unwrap_err().contains("another provider speaks for the domain"));
+        assert!(matches!(whom(&two, &provider(), &bob), Ok(Whom::New { .. })));
+        let elsewhere = claims("bob@example.net");
+        assert!(matches!(whom(&two, &other, &elsewhere), Ok(Whom::New { .. })));
     }
 
     #[test]

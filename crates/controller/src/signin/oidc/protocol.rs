@@ -51,6 +51,8 @@ pub(crate) struct Discovery {
     pub(crate) keys: HttpsUrl,
     /// `client_secret_post` alone: the secret goes into the body.
     pub(crate) secret_in_body: bool,
+    /// It can be asked for claims by name (Core section 5.5).
+    pub(crate) takes_claims: bool,
     /// Its answers name it (RFC 9207 section 3).
     pub(crate) names_itself: bool,
 }
@@ -73,6 +75,8 @@ impl Discovery {
             #[serde(default)]
             token_endpoint_auth_methods_supported: Vec<String>,
             #[serde(default)]
+            claims_parameter_supported: bool,
+            #[serde(default)]
             authorization_response_iss_parameter_supported: bool,
         }
         let wrong = |problem: String| ProtocolError::Discovery(problem);
@@ -90,6 +94,7 @@ impl Discovery {
             token: address(&document.token_endpoint)?,
             keys: address(&document.jwks_uri)?,
             secret_in_body: has("client_secret_post") && !has("client_secret_basic"),
+            takes_claims: document.claims_parameter_supported,
             names_itself: document.authorization_response_iss_parameter_supported,
         })
     }
@@ -165,6 +170,10 @@ impl Pending {
         } else {
             // With any `max_age` a provider has to say when somebody proved who they are (section 2, `auth_time`).
             parameters.push(("max_age", ANY_AGE_S));
+        }
+        if discovery.takes_claims {
+            // Section 5.5.1: some say it only when they are asked for it by name.
+            parameters.push(("claims", r#"{"id_token":{"auth_time":{"essential":true}}}"#));
         }
         let joined = if base.contains('?') { '&' } else { '?' };
         format!("{base}{joined}{}", form(&parameters))
@@ -331,7 +340,9 @@ pub(crate) fn check(payload: &[u8], expected: Expected<'_>, now: UnixMs) -> Resu
     let authenticated = raw.auth_time.map(seconds);
     let is_proven = authenticated.is_some_and(|at| at.plus(MAX_AGE) >= now && at <= now.plus(LEEWAY));
     if expected.fresh && !is_proven {
-        return Err(claim("auth_time", "the provider did not ask the person again".into()));
+        return Err(claim("auth_time", "the provider does not say that it asked the person again; an invitation from an administrator gives another way to \
+             sign in"
+                .into()));
     }
     if raw.sub.is_empty() || raw.sub.len() > 255 {
         return Err(claim("sub", "it has 1 to 255 characters (section 2)".into()));
