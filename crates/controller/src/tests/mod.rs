@@ -15,6 +15,8 @@ mod console_people;
 mod console_roles;
 mod documents;
 mod enrolment;
+mod filled;
+mod filters;
 mod following;
 mod hostile;
 mod inventory;
