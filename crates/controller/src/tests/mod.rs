@@ -26,6 +26,7 @@ mod once;
 mod outage;
 mod paths;
 mod providers;
+mod removals;
 mod replicas;
 mod role_objects;
 mod roles;
