@@ -64,6 +64,10 @@ pub(crate) trait Listed: Sized + Send {
     fn takes(row: &Self::Row, views: &Views<'_>, filter: &str, wanted: &str) -> bool;
     /// What `q` looks into.
     fn words<'r>(row: &'r Self::Row, views: &'r Views<'_>) -> Vec<&'r str>;
+    /// Whether `q` is the id by which callers know it.
+    fn is(row: &Self::Row, id: &str) -> bool {
+        Self::id(row) == id
+    }
 }
 
 /// What somebody wants of a list.
@@ -175,7 +179,7 @@ impl<K: Listed> Wanted<K> {
     fn takes(&self, row: &K::Row, views: &Views<'_>) -> bool {
         self.filters.iter().all(|(name, wanted)| K::takes(row, views, name, wanted))
             && self.q.as_ref().is_none_or(|q| {
-                K::words(row, views).iter().any(|word| word.to_lowercase().contains(q)) || K::id(row) == *q
+                K::words(row, views).iter().any(|word| word.to_lowercase().contains(q)) || K::is(row, q)
             })
     }
 

@@ -491,7 +491,7 @@ impl Listed for Sessions {
         row.id.clone()
     }
     fn key<'r>(row: &'r types::Session, _: &'r Views<'_>, sort: &str) -> Key<'r> {
-        if sort == "since" { Key::name(&row.since) } else { Key::name(&row.name) }
+        if sort == "since" { Key::Number(millis(&row.since)) } else { Key::name(&row.name) }
     }
     fn takes(row: &types::Session, _: &Views<'_>, filter: &str, wanted: &str) -> bool {
         match filter {
@@ -504,6 +504,12 @@ impl Listed for Sessions {
     fn words<'r>(row: &'r types::Session, _: &'r Views<'_>) -> Vec<&'r str> {
         std::iter::once(row.name.as_str()).chain(row.owner_name.as_deref()).collect()
     }
+}
+
+/// RFC 3339 writes a time with as many digits as it needs: as texts `…00.5Z` would stand before `…00Z`.
+fn millis(text: &str) -> u64 {
+    let time = text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+    time.ok().and_then(|millis| u64::try_from(millis).ok()).unwrap_or_default()
 }
 
 impl Listed for Strikes {
@@ -522,5 +528,9 @@ impl Listed for Strikes {
     }
     fn words<'r>(_: &'r trust::Revocation, _: &'r Views<'_>) -> Vec<&'r str> {
         Vec::new()
+    }
+    /// Signer and number are its place in the list; callers know it by whom it struck.
+    fn is(row: &trust::Revocation, id: &str) -> bool {
+        is(row.subject, id)
     }
 }

@@ -141,8 +141,8 @@ async fn put_rotation_key(
     Body(input): Body<RotationKeyInput>,
 ) -> Result<Tagged, Problem> {
     if input.statement.len() > MAX_STATEMENT {
-        let rule = format!("expected at most {MAX_STATEMENT} characters");
-        return Err(Problem::invalid("statement", rule, input.statement));
+        let shown = input.statement.chars().take(120).collect::<String>();
+        return Err(Problem::invalid("statement", format!("at most {MAX_STATEMENT} bytes"), shown));
     }
     check::list_length("without", input.without.len())?;
     let make = replaced(Arc::clone(&core), (caller.actor.clone(), caller.origin.clone()), input);
