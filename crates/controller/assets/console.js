@@ -23,27 +23,55 @@
     setTimeout(() => { delete button.dataset.done; label.textContent = "Copy"; }, 2000);
   });
 
-  // Keys: Ctrl K or / for the palette; in it, arrows walk and a letter of an entry goes there.
+  // Keys: Ctrl K or / for the palette; in it, arrows walk, and from an entry the letter of any goes there.
   const palette = $("#palette");
   const inField = (element) => element?.matches?.("input, textarea, select, [contenteditable]");
   document.addEventListener("keydown", (event) => {
+    if (!palette?.showPopover || event.isComposing) return;
     const letter = event.key.toLowerCase();
-    if (palette?.showPopover && ((letter === "k" && (event.ctrlKey || event.metaKey)) || (event.key === "/" && !inField(event.target)))) {
+    const isCommand = event.ctrlKey || event.metaKey;
+    if ((letter === "k" && isCommand) || (letter === "/" && !inField(event.target))) {
       event.preventDefault();
       palette.togglePopover();
       if (palette.matches(":popover-open")) palette.querySelector("input").focus();
       return;
     }
-    if (palette?.matches(":popover-open") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    if (!palette.matches(":popover-open")) return;
+    if (event.key === "Escape") {
+      // A field for a search would only be emptied by it.
+      event.preventDefault();
+      palette.hidePopover();
+    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       const entries = [...palette.querySelectorAll("input, li a")];
       const next = entries.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
       event.preventDefault();
       entries[(next + entries.length) % entries.length]?.focus();
+    } else if (!isCommand && !event.altKey && !inField(event.target)) {
+      const entry = [...palette.querySelectorAll("[aria-keyshortcuts]")].find((of) => of.ariaKeyShortcuts === letter);
+      if (!entry) return;
+      event.preventDefault();
+      entry.click();
     }
   });
 
   // A form's summary of errors is where the eye and the reader should be.
   $("[data-focus]")?.focus();
+
+  // A part that is replaced while the focus is in it: the focus goes to what leads to the same place in the new one.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const [part, at] = [event.detail.target, document.activeElement];
+    if (!event.detail.shouldSwap || !part.id || part === at || !part.contains(at)) return;
+    const alike = (within) => [...within.querySelectorAll("a, button, input, select, summary, [tabindex]")].filter((other) =>
+      other.tagName === at.tagName && other.name === at.name && other.getAttribute("href") === at.getAttribute("href"));
+    const index = alike(part).indexOf(at);
+    const back = () => {
+      const now = document.getElementById(part.id);
+      if (!now || document.activeElement !== document.body) return;
+      const found = alike(now);
+      (found[index] ?? found.at(-1))?.focus({ preventScroll: true });
+    };
+    document.addEventListener("htmx:afterSwap", back, { once: true });
+  });
 
   // Something changed on the server: parts that are live ask for themselves again.
   if ($("[data-live]") && window.EventSource && window.htmx) {

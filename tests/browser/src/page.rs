@@ -261,13 +261,23 @@ impl<'a> Page<'a> {
         self.key_with(key, 2)
     }
 
+    /// The same with Shift held.
+    ///
+    /// # Errors
+    /// The browser's.
+    pub fn shift(&self, key: &str) -> Result<()> {
+        self.key_with(key, 8)
+    }
+
     fn key_with(&self, key: &str, modifiers: u8) -> Result<()> {
         let (code, number, text) = match key {
             "Enter" => ("Enter".to_owned(), 13, "\r"),
             "Escape" => ("Escape".to_owned(), 27, ""),
             "Tab" => ("Tab".to_owned(), 9, ""),
             "Delete" => ("Delete".to_owned(), 46, ""),
+            "ArrowUp" => ("ArrowUp".to_owned(), 38, ""),
             "ArrowDown" => ("ArrowDown".to_owned(), 40, ""),
+            "/" => ("Slash".to_owned(), 191, "/"),
             letter if letter.len() == 1 => (
                 format!("Key{}", letter.to_uppercase()),
                 i32::from(letter.to_uppercase().as_bytes()[0]),
