@@ -193,6 +193,10 @@ pub fn kubernetes(interrupt: &Interrupt) -> Result<String> {
     judge.arg("--strict").arg(crate::repository().join("docs/connector.yaml"));
     let said = run(&mut judge, Duration::from_secs(60), interrupt)?;
     let text = format!("{}{}", said.stdout, said.stderr);
-    ensure!(said.status.success(), "kubernetes-validate found something:\n{}", crate::process::tail(&text, 40));
+    ensure!(
+        said.status.success(),
+        "kubernetes-validate found something:\n{}",
+        crate::process::tail(&text, 40)
+    );
     Ok("docs/connector.yaml is as the schemas ask".to_owned())
 }

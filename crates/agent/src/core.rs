@@ -185,7 +185,9 @@ impl<B: AgentSlice> Agent<B> {
     fn take_from_sessions(&mut self, now: Instant) {
         loop {
             match self.dialler.poll_output(now) {
-                session::Output::Transmit { to, payload } => self.out.push_back(Output::Transmit { to, payload }),
+                session::Output::Transmit { to, payload } => {
+                    self.out.push_back(Output::Transmit { to, payload })
+                }
                 session::Output::Event(event) => self.handle_session_event(now, event),
                 session::Output::Timeout { .. } => return,
             }

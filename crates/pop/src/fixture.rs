@@ -235,8 +235,7 @@ impl Installation {
     pub(crate) fn sign_strike(&self, entry: &Revocation) -> Document {
         assert!(entry.check().is_ok());
         let other = other_beacon_key();
-        let key =
-            if entry.signer == other_controller_id() { &other } else { &self.keys[&KeyRole::Beacon] };
+        let key = if entry.signer == other_controller_id() { &other } else { &self.keys[&KeyRole::Beacon] };
         document(&sign_document(key, entry).expect("revocation"))
     }
 }

@@ -71,7 +71,9 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
                 list_text(*kind, &answer)
             });
             if answer["next"].is_string() {
-                note(&format!("There are more than these {limit}: --all shows every one, --limit another number."));
+                note(&format!(
+                    "There are more than these {limit}: --all shows every one, --limit another number."
+                ));
             }
         }
         AdminCommand::Apply { file, dry_run, prune, allow_shrink } => {
@@ -531,8 +533,7 @@ async fn create_member(
         vec![json!({"method": "POST", "path": format!("/{}", kind.path()), "body": body, "as": "member"})];
     let joins = groups.iter().map(|group| format!("/groups/{group}/members/@member"));
     operations.extend(joins.map(|path| json!({"method": "PUT", "path": path})));
-    let made: Value =
-        api.post("/api/v1/bulk", &json!({"operations": operations})).await.map_err(refused)?;
+    let made: Value = api.post("/api/v1/bulk", &json!({"operations": operations})).await.map_err(refused)?;
     let answer = &made["results"][0]["body"];
     format.print(answer, || object_text(answer));
     Ok(Outcome::Done)

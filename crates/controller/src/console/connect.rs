@@ -188,7 +188,15 @@ mod tests {
             recording(here, "docker", "");
             recording(here, "tidegate", "");
             let words = pasted(here, &docker("hh-1", image.as_ref()), "docker");
-            let tail = ["connector", "--state", "/var/lib/tidegate", "--join-file", "/run/join.key", "--name", "hh-1"];
+            let tail = [
+                "connector",
+                "--state",
+                "/var/lib/tidegate",
+                "--join-file",
+                "/run/join.key",
+                "--name",
+                "hh-1",
+            ];
             assert!(words.ends_with(&tail.map(str::to_owned)), "{words:?}");
             let has = |word: &str| words.iter().any(|known| known == word);
             for word in ["--read-only", "--cap-drop", "ALL", "--user"] {
@@ -240,7 +248,11 @@ mod tests {
         assert!(words.starts_with(&["create", "secret", "generic", "tidegate-hh-1"].map(str::to_owned)));
         let of_image = fs::read_to_string(&applied).unwrap();
         pasted(here, &format!("{MAKE_IMAGE}\n{}", kubernetes("hh-1", None)), "kubectl");
-        assert_eq!(fs::read_to_string(&applied).unwrap(), of_image, "by its own image as by one that is named");
+        assert_eq!(
+            fs::read_to_string(&applied).unwrap(),
+            of_image,
+            "by its own image as by one that is named"
+        );
         let docker = fs::read_to_string(here.join("docker.said")).unwrap();
         assert!(docker.contains("push\nregistry.example.org/tidegate\n"), "{docker}");
         // A judge of Kubernetes' own schemas reads the golden file.

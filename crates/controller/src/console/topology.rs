@@ -121,9 +121,8 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
     let live: Vec<Reported> = live.filter(|one| devices.contains(&one.device)).collect();
     drop(presence);
     let attached_pops = viewer.core.presence().attached_pops();
-    let carries = |pop: PopId| {
-        live.iter().any(|one| matches!(one.way, Way::Relay(by) | Way::Tcp(by) if by == pop))
-    };
+    let carries =
+        |pop: PopId| live.iter().any(|one| matches!(one.way, Way::Relay(by) | Way::Tcp(by) if by == pop));
     let all = &viewer.snapshot.dataset.pops;
     let mut pops: Vec<_> = all
         .iter()

@@ -72,7 +72,10 @@ async fn the_access_graph_joins_each_group_by_its_policy_with_what_it_reaches_an
     }
     // Ada is in both groups and counts once.
     assert!(row.contains(">2<"), "{row}");
-    assert!(!table.contains("nobody&#39;s") && !table.contains("nobody's"), "what no policy names is not there");
+    assert!(
+        !table.contains("nobody&#39;s") && !table.contains("nobody's"),
+        "what no policy names is not there"
+    );
     let found = get(&world, "/access?q=sales", &session).await;
     assert!(!found.text.contains("orders for engineers") && found.text.contains("wiki for all"));
 }

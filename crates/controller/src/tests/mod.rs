@@ -178,7 +178,9 @@ impl World {
         drop((controller, router));
         // What it wrote last may still be on its way to the disk, and holds the state directory until it is there.
         let deadline = crate::clock::now() + std::time::Duration::from_secs(10);
-        while held.strong_count() > 0 && crate::clock::now() < deadline {
+        let state = directory.path().join("controller");
+        let is_held = || held.strong_count() > 0 || state::StateDir::is_in_use(&state).unwrap_or(false);
+        while is_held() && crate::clock::now() < deadline {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         directory

@@ -12,15 +12,30 @@ type Hash = [u8; 32];
 #[derive(Debug, Clone)]
 enum Step {
     /// This controller strikes a generation of a subject.
-    Strike { controller: usize, subject: u8, generation: u64 },
+    Strike {
+        controller: usize,
+        subject: u8,
+        generation: u64,
+    },
     /// Both do, before either has heard of the other.
-    BothStrike { subject: u8, generations: [u64; 2] },
+    BothStrike {
+        subject: u8,
+        generations: [u64; 2],
+    },
     /// The link of a controller with a PoP is cut, or comes back.
-    Link { controller: usize, pop: usize },
+    Link {
+        controller: usize,
+        pop: usize,
+    },
     /// A PoP's disk takes what waits for it, or refuses it.
-    Disk { pop: usize, takes: bool },
+    Disk {
+        pop: usize,
+        takes: bool,
+    },
     /// A PoP is killed and starts from its disk.
-    Kill { pop: usize },
+    Kill {
+        pop: usize,
+    },
     Pass(u64),
 }
 
@@ -215,7 +230,8 @@ impl Plane {
                         match message {
                             ToSigner::StrikesHeld(held) => {
                                 let hashes = held.hashes.iter().map(|hash| hash.as_slice().try_into());
-                                one.acknowledged[place].extend(hashes.map(|hash: Result<Hash, _>| hash.expect("32 bytes")));
+                                one.acknowledged[place]
+                                    .extend(hashes.map(|hash: Result<Hash, _>| hash.expect("32 bytes")));
                             }
                             ToSigner::StrikesElsewhere(said) => told.extend(said.entries.iter().cloned()),
                             ToSigner::SignerWelcome(welcome) => told.extend(welcome.held.iter().cloned()),
@@ -266,7 +282,8 @@ impl Plane {
             },
             Step::Disk { pop, takes } => self.pops[pop].write(takes),
             Step::Kill { pop } => {
-                let linked: Vec<usize> = (0..2).filter(|one| self.controllers[*one].links[pop].is_some()).collect();
+                let linked: Vec<usize> =
+                    (0..2).filter(|one| self.controllers[*one].links[pop].is_some()).collect();
                 // What it had said before it died has arrived.
                 self.hear();
                 let told = self.pops[pop].told.clone();
