@@ -23,22 +23,34 @@
     setTimeout(() => { delete button.dataset.done; label.textContent = "Copy"; }, 2000);
   });
 
-  // Keys: Ctrl K or / for the palette; in it, arrows walk and a letter of an entry goes there.
+  // Keys: Ctrl K or / for the palette; in it, arrows walk, and from an entry the letter of any goes there.
   const palette = $("#palette");
   const inField = (element) => element?.matches?.("input, textarea, select, [contenteditable]");
   document.addEventListener("keydown", (event) => {
+    if (!palette?.showPopover || event.isComposing) return;
     const letter = event.key.toLowerCase();
-    if (palette?.showPopover && ((letter === "k" && (event.ctrlKey || event.metaKey)) || (event.key === "/" && !inField(event.target)))) {
+    const isCommand = event.ctrlKey || event.metaKey;
+    if ((letter === "k" && isCommand) || (letter === "/" && !inField(event.target))) {
       event.preventDefault();
       palette.togglePopover();
       if (palette.matches(":popover-open")) palette.querySelector("input").focus();
       return;
     }
-    if (palette?.matches(":popover-open") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    if (!palette.matches(":popover-open")) return;
+    if (event.key === "Escape") {
+      // A field for a search would only be emptied by it.
+      event.preventDefault();
+      palette.hidePopover();
+    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       const entries = [...palette.querySelectorAll("input, li a")];
       const next = entries.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
       event.preventDefault();
       entries[(next + entries.length) % entries.length]?.focus();
+    } else if (!isCommand && !event.altKey && !inField(event.target)) {
+      const entry = [...palette.querySelectorAll("[aria-keyshortcuts]")].find((of) => of.ariaKeyShortcuts === letter);
+      if (!entry) return;
+      event.preventDefault();
+      entry.click();
     }
   });
 

@@ -231,18 +231,6 @@ fn revoked(stage: &Stage, page: &Page<'_>, client: &browser::Client, address: &s
 }
 
 #[test]
-fn the_palette_opens_by_its_key() {
-    let stage = Stage::start().unwrap();
-    let chromium = Chromium::start().unwrap();
-    let page = chromium.page().unwrap();
-    sign_in(&stage, &page);
-    page.ctrl("k").unwrap();
-    page.wait_for_text("#palette", "Connect a site").unwrap();
-    page.key("Escape").unwrap();
-    clean(&page);
-}
-
-#[test]
 fn hostile_names_are_text_everywhere_and_a_list_of_thousands_is_turned_page_by_page() {
     let stage = Stage::start().unwrap();
     let chromium = Chromium::start().unwrap();

@@ -213,3 +213,131 @@ fn every_link_button_and_field_is_reached_by_tab_both_ways_and_is_seen_while_it_
     }
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// What has the focus: its id, where it leads, or what it is called.
+fn focused(page: &Page<'_>) -> String {
+    let at = "(e => e.id || e.getAttribute('href') || e.tagName)(document.activeElement)";
+    page.evaluate(at).unwrap().as_str().unwrap().to_owned()
+}
+
+fn is_open(page: &Page<'_>) -> bool {
+    page.evaluate("document.querySelector('#palette').matches(':popover-open')").unwrap() == true
+}
+
+fn small_company(stage: &Stage) {
+    for name in ["Wiki", "Wiki archive", "Labels"] {
+        let site = json!({"name": name, "prefixes": ["10.0.0.0/8"]});
+        stage.api("POST", "/sites", Some(&site)).unwrap();
+    }
+}
+
+#[test]
+fn the_palette_opens_by_key_and_button_finds_what_is_typed_and_gives_the_focus_back() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    small_company(&stage);
+    page.open(&format!("{}/resources", stage.url)).unwrap();
+
+    // From where somebody is, and back there.
+    page.evaluate("document.querySelector('nav#nav a[href=\"/why\"]').focus()").unwrap();
+    page.ctrl("k").unwrap();
+    assert!(is_open(&page));
+    assert_eq!(focused(&page), "palette-q");
+    page.wait_for_text("#palette", "Connect a site").unwrap();
+    page.key("Escape").unwrap();
+    assert!(!is_open(&page));
+    assert_eq!(focused(&page), "/why");
+    page.key("/").unwrap();
+    assert!(is_open(&page));
+    page.ctrl("k").unwrap();
+    assert!(!is_open(&page));
+    assert_eq!(focused(&page), "/why");
+
+    // By its button; what is typed there is looked for, and closing needs one key all the same.
+    page.click("button.searchbox").unwrap();
+    assert!(is_open(&page));
+    page.fill("#palette-q", "wiki").unwrap();
+    page.wait_for_text("#palette-found", "Wiki archive").unwrap();
+    assert_eq!(page.count("#palette-found li a").unwrap(), 2, "{}", page.text("#palette-found").unwrap());
+    page.fill("#palette-q", "arch").unwrap();
+    eventually("one that fits", browser::PATIENCE, || {
+        let found = page.text("#palette-found")?;
+        anyhow::ensure!(page.count("#palette-found li a")? == 1 && found.contains("Wiki archive"), "{found}");
+        Ok(())
+    })
+    .unwrap();
+    page.fill("#palette-q", "nothing at all").unwrap();
+    page.wait_for_text("#palette-found", "Nothing is called so").unwrap();
+    page.key("Escape").unwrap();
+    assert!(!is_open(&page));
+    assert_eq!(page.evaluate("document.activeElement.matches('button.searchbox')").unwrap(), true);
+    assert!(page.complaints().unwrap().is_empty(), "{:?}", page.complaints().unwrap());
+}
+
+#[test]
+fn in_the_palette_arrows_walk_enter_goes_and_a_letter_goes_where_nothing_is_typed() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    small_company(&stage);
+    let opened = || {
+        page.open(&format!("{}/resources", stage.url)).unwrap();
+        page.ctrl("k").unwrap();
+        assert!(is_open(&page));
+    };
+    opened();
+    page.fill("#palette-q", "wiki").unwrap();
+    page.wait_for_text("#palette-found", "Wiki archive").unwrap();
+    let found = "[...document.querySelectorAll('#palette-found a')].map(e => e.getAttribute('href'))";
+    let found = page.evaluate(found).unwrap();
+    page.key("ArrowDown").unwrap();
+    assert_eq!(focused(&page), found[0]);
+    page.key("ArrowDown").unwrap();
+    assert_eq!(focused(&page), found[1]);
+    page.key("ArrowUp").unwrap();
+    assert_eq!(focused(&page), found[0]);
+    page.key("ArrowUp").unwrap();
+    assert_eq!(focused(&page), "palette-q");
+    // Around its ends.
+    page.key("ArrowUp").unwrap();
+    assert_eq!(focused(&page), "/status");
+    page.key("ArrowDown").unwrap();
+    page.key("ArrowDown").unwrap();
+    page.key("Enter").unwrap();
+    page.wait_for_path(found[0].as_str().unwrap()).unwrap();
+
+    // Enter in the field looks for it on a page of its own.
+    opened();
+    page.fill("#palette-q", "wiki").unwrap();
+    page.key("Enter").unwrap();
+    page.wait_for_path("/search?q=wiki").unwrap();
+
+    // A letter that is typed is one; from an entry it leads away. Each leads somewhere else.
+    opened();
+    page.key("w").unwrap();
+    assert_eq!(page.evaluate("document.querySelector('#palette-q').value").unwrap(), "w");
+    page.wait_for_text("#palette-found", "Wiki").unwrap();
+    page.key("ArrowUp").unwrap();
+    page.key("w").unwrap();
+    page.wait_for_path("/why").unwrap();
+    for (letter, path) in [("c", "/sites"), ("r", "/devices"), ("p", "/people/new")] {
+        opened();
+        assert_eq!(page.text(&format!("#palette a[href='{path}'] kbd")).unwrap(), letter);
+        page.key("ArrowDown").unwrap();
+        page.key(letter).unwrap();
+        page.wait_for_path(path).unwrap();
+    }
+    let letters = "[...document.querySelectorAll('#palette kbd')].map(e => e.textContent).sort().join('')";
+    opened();
+    assert_eq!(page.evaluate(letters).unwrap(), "acdoprsw");
+    // With the palette closed, and with Ctrl held, a letter is none of ours.
+    page.key("Escape").unwrap();
+    page.key("w").unwrap();
+    page.ctrl("k").unwrap();
+    page.key("ArrowDown").unwrap();
+    page.ctrl("c").unwrap();
+    assert_eq!(page.path().unwrap(), "/resources");
+}

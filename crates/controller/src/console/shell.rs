@@ -426,15 +426,16 @@ impl Viewer {
     }
 
     fn palette(&self) -> Markup {
+        // With the letter that leads there once one walks among the entries.
         let go = [
-            ("/why", "why", "Why can or can’t someone reach…"),
-            ("/sites", "plus", "Connect a site"),
-            ("/resources/new", "plus", "Add a resource"),
-            ("/people/new", "plus", "Add a person"),
-            ("/policies/new", "plus", "Write a policy"),
-            ("/devices", "strike", "Revoke a device"),
-            ("/flows?verdict=denied", "flow", "What was denied?"),
-            ("/status", "info", "Status page for everybody"),
+            ("/why", "why", "w", "Why can or can’t someone reach…"),
+            ("/sites", "plus", "c", "Connect a site"),
+            ("/resources/new", "plus", "a", "Add a resource"),
+            ("/people/new", "plus", "p", "Add a person"),
+            ("/policies/new", "plus", "o", "Write a policy"),
+            ("/devices", "strike", "r", "Revoke a device"),
+            ("/flows?verdict=denied", "flow", "d", "What was denied?"),
+            ("/status", "info", "s", "Status page for everybody"),
         ];
         html! {
             div class="dialog palette" id="palette" popover role="dialog" aria-label="Search or jump to" {
@@ -448,7 +449,11 @@ impl Viewer {
                 }
                 div id="palette-found" {}
                 h3 { "Do" }
-                ul { @for (href, sign, text) in go.into_iter().filter(|(href, ..)| self.offers(href)) { li { a href=(href) { (icon(sign)) (text) } } } }
+                ul {
+                    @for (href, sign, letter, text) in go.into_iter().filter(|(href, ..)| self.offers(href)) {
+                        li { a href=(href) aria-keyshortcuts=(letter) { (icon(sign)) (text) span aria-hidden="true" { kbd { (letter) } } } }
+                    }
+                }
             }
         }
     }

@@ -223,7 +223,8 @@ async fn finish(
     let client =
         Client { organization: attempt.organization, provider, secret: &secret, redirect: &redirect };
     let brought = (query.code.as_str(), query.iss.as_deref());
-    let claims = match core.signin.providers.claims(&client, pending, brought, core.signer.best_time()).await {
+    let claims = match core.signin.providers.claims(&client, pending, brought, core.signer.best_time()).await
+    {
         Ok(claims) => claims,
         Err(problem) => {
             let outcome = match problem {
