@@ -57,6 +57,22 @@
   // A form's summary of errors is where the eye and the reader should be.
   $("[data-focus]")?.focus();
 
+  // A part that is replaced while the focus is in it: the focus goes to what leads to the same place in the new one.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const [part, at] = [event.detail.target, document.activeElement];
+    if (!event.detail.shouldSwap || !part.id || part === at || !part.contains(at)) return;
+    const alike = (within) => [...within.querySelectorAll("a, button, input, select, summary, [tabindex]")].filter((other) =>
+      other.tagName === at.tagName && other.name === at.name && other.getAttribute("href") === at.getAttribute("href"));
+    const index = alike(part).indexOf(at);
+    const back = () => {
+      const now = document.getElementById(part.id);
+      if (!now || document.activeElement !== document.body) return;
+      const found = alike(now);
+      (found[index] ?? found.at(-1))?.focus({ preventScroll: true });
+    };
+    document.addEventListener("htmx:afterSwap", back, { once: true });
+  });
+
   // Something changed on the server: parts that are live ask for themselves again.
   if ($("[data-live]") && window.EventSource && window.htmx) {
     // What the page was made of: something may have changed before anybody listened.

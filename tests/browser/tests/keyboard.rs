@@ -1,7 +1,7 @@
 //! The console by the keyboard alone: everything is reached, and is seen where one is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use browser::{Chromium, Page, Stage, Theme, WebSite, eventually};
+use browser::{Chromium, Page, Screen, Stage, Theme, WebSite, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -340,4 +340,63 @@ fn in_the_palette_arrows_walk_enter_goes_and_a_letter_goes_where_nothing_is_type
     page.key("ArrowDown").unwrap();
     page.ctrl("c").unwrap();
     assert_eq!(page.path().unwrap(), "/resources");
+}
+
+#[test]
+fn what_replaces_itself_takes_the_focus_from_nobody() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    small_company(&stage);
+    let replaced = |name: &str| {
+        page.evaluate("document.querySelector('[data-live]').dataset.old = ''; void 0").unwrap();
+        stage.api("POST", "/sites", Some(&json!({"name": name, "prefixes": ["10.0.0.0/8"]}))).unwrap();
+        eventually("a part that asked again", browser::PATIENCE, || {
+            anyhow::ensure!(page.count("[data-live]:not([data-old])")? == 1, "it is the old one");
+            Ok(())
+        })
+        .unwrap();
+    };
+    page.open(&format!("{}/topology", stage.url)).unwrap();
+    page.evaluate("document.querySelector('#topology table a[href^=\"/sites/\"]').focus()").unwrap();
+    page.key("Tab").unwrap();
+    let on = page.evaluate("document.activeElement.getAttribute('href')").unwrap();
+    assert!(on.as_str().is_some_and(|on| on.starts_with("/sites/")), "{on}");
+    replaced("Antwerp");
+    assert_eq!(page.evaluate("document.activeElement.getAttribute('href')").unwrap(), on);
+    assert_eq!(page.evaluate("document.activeElement.matches(':focus-visible')").unwrap(), true);
+    // Who is elsewhere stays there.
+    page.evaluate("document.querySelector('button.searchbox').focus()").unwrap();
+    replaced("Bremen");
+    assert_eq!(page.evaluate("document.activeElement.matches('button.searchbox')").unwrap(), true);
+}
+
+#[test]
+fn the_skip_link_leads_past_the_navigation_and_a_phone_s_menu_opens_and_closes_by_keys() {
+    let stage = Stage::start().unwrap();
+    let chromium = Chromium::start().unwrap();
+    let page = chromium.page().unwrap();
+    sign_in(&stage, &page);
+    page.open(&format!("{}/resources", stage.url)).unwrap();
+    page.key("Tab").unwrap();
+    assert_eq!(focused(&page), "#main");
+    page.key("Enter").unwrap();
+    page.key("Tab").unwrap();
+    let inside = "document.querySelector('#main').contains(document.activeElement)";
+    assert_eq!(page.evaluate(inside).unwrap(), true, "{}", focused(&page));
+
+    page.screen(Screen::PHONE).unwrap();
+    page.open(&format!("{}/resources", stage.url)).unwrap();
+    assert_eq!(walk(&page, Direction::Forwards), Vec::<String>::new());
+    page.evaluate("document.querySelector('button[popovertarget=nav]').focus()").unwrap();
+    page.key("Enter").unwrap();
+    let is_open = || page.evaluate("document.querySelector('#nav').matches(':popover-open')").unwrap();
+    assert_eq!(is_open(), true);
+    page.key("Tab").unwrap();
+    let inside = "document.querySelector('#nav').contains(document.activeElement)";
+    assert_eq!(page.evaluate(inside).unwrap(), true, "{}", focused(&page));
+    page.key("Escape").unwrap();
+    assert_eq!(is_open(), false);
+    assert_eq!(page.evaluate("document.activeElement.matches('[popovertarget=nav]')").unwrap(), true);
 }
