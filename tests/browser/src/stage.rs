@@ -204,10 +204,19 @@ impl Stage {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--fail-with-body", "--max-time", "30", "--unix-socket"]);
         command.arg(self.controller_state().join("admin.sock")).args(["--request", method]);
-        if let Some(body) = body {
-            command.args(["--header", "content-type: application/json", "--data", &body.to_string()]);
+        if body.is_some() {
+            command.args(["--header", "content-type: application/json", "--data-binary", "@-"]);
         }
-        let output = command.arg(format!("http://localhost/api/v1{path}")).stdin(Stdio::null()).output()?;
+        command.arg(format!("http://localhost/api/v1{path}"));
+        let mut asking =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // What has room for more than an argument: curl reads all of it before it says anything.
+        let mut input = asking.stdin.take().context("its input")?;
+        if let Some(body) = body {
+            input.write_all(body.to_string().as_bytes())?;
+        }
+        drop(input);
+        let output = asking.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success(),
