@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use browser::{Chromium, Page, Stage, Terminal, Verified, totp_code};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
@@ -148,6 +148,11 @@ fn modules() -> Result<PathBuf> {
 
 impl Provider {
     fn start(stage: &Stage) -> Result<Self> {
+        Self::start_for(stage, None)
+    }
+
+    /// The same with people of its own.
+    fn start_for(stage: &Stage, people: Option<&Value>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
         let made = Command::new("openssl")
@@ -175,6 +180,7 @@ impl Provider {
             .arg(&issuer)
             .args([&certificate, &key])
             .arg(format!("{}/signin/oidc", stage.url))
+            .args(people.map(ToString::to_string))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -250,6 +256,109 @@ fn a_certified_provider_signs_people_in_makes_them_and_moves_them_between_groups
         .filter_map(|entry| entry["outcome"].as_str())
         .collect();
     ensure!(outcomes == ["signed-in", "refused", "signed-in"], "{log}");
+    Ok(())
+}
+
+/// Somebody comes with a new browser, says which provider knows them, and signs in there.
+fn come(stage: &Stage, page: &Page<'_>, (name, provider): (&str, &Provider), who: &str) -> Result<()> {
+    open(stage, page, "/signin?next=/account")?;
+    page.follow(&format!("main a[href^='/signin/oidc/{name}']"))?;
+    provider.sign_in(page, who)
+}
+
+#[test]
+fn two_providers_sign_people_in_beside_each_other_and_neither_speaks_for_whom_the_other_knows() -> Result<()>
+{
+    let stage = Stage::start()?;
+    let chromium = Chromium::start()?;
+    first_owner(&stage, &chromium.page()?)?;
+    // The same person's name at both means nothing: `ada` there is somebody else.
+    let said = |email: &str, name: &str| json!({"email": email, "email_verified": true, "name": name});
+    let corp = Provider::start_for(
+        &stage,
+        Some(&json!({
+            "ada": said("ada@example.com", "Ada Lovelace"),
+            "carol": said("grace@partner.example", "Not Grace"),
+            "bob": said("bob@example.com", "Bob Noble"),
+        })),
+    )?;
+    let partner = Provider::start_for(
+        &stage,
+        Some(&json!({
+            "ada": said("grace@partner.example", "Grace Hopper"),
+            "eve": said("ada@example.com", "Not Ada"),
+            "lena": said("lena@example.com", "Not Lena"),
+            "mallory": said("bob@example.com", "Not Bob"),
+        })),
+    )?;
+    let configure = |name: &str, provider: &Provider, domains: &[&str]| {
+        let configured = json!({
+            "title": name, "issuer": provider.issuer, "client_id": "tidegate",
+            "client_secret": "a secret / with = signs & more", "scopes": ["profile", "email"],
+            "new_users": "make", "domains": domains, "ca_pem": provider.certificate,
+        });
+        stage.api("PUT", &format!("/oidc-providers/{name}"), Some(&configured))
+    };
+    configure("corp", &corp, &["example.com"])?;
+    configure("partner", &partner, &["partner.example"])?;
+    let (corp, partner) = (("corp", &corp), ("partner", &partner));
+    let users = || -> Result<Vec<(String, String)>> {
+        let all = stage.api("GET", "/users", None)?;
+        let each = all["items"].as_array().context("users")?.iter();
+        let mut each: Vec<_> = each
+            .map(|user| (user["email"].as_str().unwrap_or_default().to_owned(), user["id"].to_string()))
+            .collect();
+        each.sort();
+        Ok(each)
+    };
+
+    let ada = chromium.page()?;
+    come(&stage, &ada, corp, "ada")?;
+    ada.wait_for_text("main", "ada@example.com")?;
+    let grace = chromium.page()?;
+    come(&stage, &grace, partner, "ada")?;
+    grace.wait_for_text("main", "grace@partner.example")?;
+    let both = users()?;
+    let emails: Vec<&str> = both.iter().map(|(email, _)| email.as_str()).collect();
+    ensure!(emails == ["ada@example.com", "grace@partner.example", "lena@example.com"], "{both:?}");
+    is_quiet(&stage, &ada)?;
+    is_quiet(&stage, &grace)?;
+
+    // An address that both say they have verified is of whom the owner lets speak for its domain, either way round.
+    for (provider, who) in [(partner, "eve"), (partner, "lena"), (corp, "carol")] {
+        let page = chromium.page()?;
+        come(&stage, &page, provider, who)?;
+        page.wait_for_text("main", "is not believed about that address").with_context(|| who)?;
+        open(&stage, &page, "/account")?;
+        page.wait_for_path("/signin")?;
+    }
+    ensure!(users()? == both, "{:?}", users()?);
+
+    // Who is made under an address that their provider does not speak for does not become its owner when they come.
+    let mallory = chromium.page()?;
+    come(&stage, &mallory, partner, "mallory")?;
+    mallory.wait_for_text("main", "bob@example.com")?;
+    let bob = chromium.page()?;
+    come(&stage, &bob, corp, "bob")?;
+    bob.wait_for_text("main", "who signs in by a provider")?;
+
+    // One company with two providers: once the owner says so, both lead to the same person, and to nobody new.
+    configure("partner", partner.1, &["partner.example", "example.com"])?;
+    let known = users()?;
+    for (provider, who) in [(partner, "eve"), (corp, "ada"), (partner, "eve")] {
+        let page = chromium.page()?;
+        come(&stage, &page, provider, who)?;
+        page.wait_for_path("/account").with_context(|| who)?;
+        page.wait_for_text("main", "ada@example.com")?;
+    }
+    ensure!(users()? == known, "{:?}", users()?);
+    // And one that is gone takes nothing of the other's with it.
+    stage.api("DELETE", "/oidc-providers/partner", None)?;
+    let page = chromium.page()?;
+    come(&stage, &page, corp, "ada")?;
+    page.wait_for_text("main", "ada@example.com")?;
+    open(&stage, &page, "/signin/oidc/partner")?;
+    page.wait_for_text("main", "This organization has no such provider")?;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 // A certified OpenID provider (npm's oidc-provider) for the sign-in tests. Whoever signs in is who they say:
-//   node provider.mjs ISSUER CERTIFICATE KEY REDIRECT_URI
+//   node provider.mjs ISSUER CERTIFICATE KEY REDIRECT_URI [PEOPLE]
+// PEOPLE is what it says of each by their name there, in JSON.
 import { createServer } from "node:https";
 import { readFileSync } from "node:fs";
 import { Provider } from "oidc-provider";
 
-const [issuer, certificate, key, redirectUri] = process.argv.slice(2);
+const [issuer, certificate, key, redirectUri, others] = process.argv.slice(2);
 
-const people = {
+const people = others ? JSON.parse(others) : {
   ada: { email: "ada@example.com", email_verified: true, name: "Ada Lovelace", groups: ["engineers"] },
   mallory: { email: "lena@example.com", email_verified: false, name: "Not Lena", groups: [] },
 };
