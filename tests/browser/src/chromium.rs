@@ -75,6 +75,8 @@ impl Chromium {
             "--hide-scrollbars",
             "--lang=en",
             "--ignore-certificate-errors",
+            // Nothing of the world outside is asked: pages of others (a provider's) name fonts there and wait for them.
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
         ]);
         command.args(more).arg(format!("--user-data-dir={}", profile.path().display()));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
