@@ -16,57 +16,43 @@ use axum::{
     Extension, Router,
     extract::DefaultBodyLimit,
     response::IntoResponse,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use http::header;
 use std::sync::Arc;
 
 const FAVICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#16505a"/><path d="M0 20c2.7-2.4 5.3-2.4 8 0s5.3 2.4 8 0 5.3-2.4 8 0 5.3 2.4 8 0v5a7 7 0 0 1-7 7H7a7 7 0 0 1-7-7z" fill="#5ec6ba"/><path d="M9 6v13M16 6v20M23 6v13" stroke="#fff" stroke-width="3.2" stroke-linecap="round" fill="none"/></svg>"##;
 
-/// Making, changing and removing one kind of thing by forms.
-fn forms(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
-    let page = thing.page();
-    let mut router = router.route(
-        &format!("{page}/{{id}}/remove"),
-        get(move |api, viewer, id| removal::remove_page(thing, api, viewer, id))
-            .post(move |api, id, posted| removal::remove(thing, api, id, posted)),
-    );
-    if !matches!(thing, Thing::ServiceAccount | Thing::Connector | Thing::Key) {
-        router = router.route(
-            &format!("{page}/{{id}}/edit"),
-            get(move |api, viewer, id| things::edit_page(thing, api, viewer, id))
-                .post(move |api, id, posted| things::replace(thing, api, id, posted)),
-        );
-    }
-    if !matches!(thing, Thing::Pop | Thing::Device | Thing::Connector | Thing::Key) {
-        router = router.route(
-            &format!("{page}/new"),
-            get(move |viewer, wanted| things::new_page(thing, viewer, wanted))
-                .post(move |api, posted| things::create(thing, api, posted)),
-        );
-    }
-    router
+/// Making one kind of thing by its form.
+fn making(thing: Thing) -> MethodRouter<Arc<Core>> {
+    get(move |viewer, wanted| things::new_page(thing, viewer, wanted))
+        .post(move |api, posted| things::create(thing, api, posted))
 }
 
-/// Taking access away and giving it back.
-fn strikes(router: Router<Arc<Core>>, thing: Thing) -> Router<Arc<Core>> {
-    let page = thing.page();
-    let mut router = router.route(
-        &format!("{page}/{{id}}/restore"),
-        post(move |api, id, posted| strikes::restore(thing, api, id, posted)),
-    );
-    for way in Way::of(thing) {
-        router = router.route(
-            &format!("{page}/{{id}}/{}", way.word()),
-            get(move |viewer, id| strikes::ask_page(thing, *way, viewer, id))
-                .post(move |api, id, posted| strikes::strike(thing, *way, api, id, posted)),
-        );
-    }
-    router
+fn changing(thing: Thing) -> MethodRouter<Arc<Core>> {
+    get(move |api, viewer, id| things::edit_page(thing, api, viewer, id))
+        .post(move |api, id, posted| things::replace(thing, api, id, posted))
 }
 
+fn removing(thing: Thing) -> MethodRouter<Arc<Core>> {
+    get(move |api, viewer, id| removal::remove_page(thing, api, viewer, id))
+        .post(move |api, id, posted| removal::remove(thing, api, id, posted))
+}
+
+/// Taking access away.
+fn striking(thing: Thing, way: Way) -> MethodRouter<Arc<Core>> {
+    get(move |viewer, id| strikes::ask_page(thing, way, viewer, id))
+        .post(move |api, id, posted| strikes::strike(thing, way, api, id, posted))
+}
+
+/// Giving it back.
+fn restoring(thing: Thing) -> MethodRouter<Arc<Core>> {
+    post(move |api, id, posted| strikes::restore(thing, api, id, posted))
+}
+
+/// Each address in full: whoever looks for one finds it here, and so does the check that each has its picture.
 pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
-    let mut router = Router::new()
+    Router::new()
         .route("/", get(overview::page))
         .route("/topology", get(topology::page))
         .route("/flows", get(flows::list))
@@ -134,22 +120,52 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
                 )
                     .into_response()
             }),
-        );
-    for thing in [
-        Thing::Site,
-        Thing::Resource,
-        Thing::Group,
-        Thing::User,
-        Thing::ServiceAccount,
-        Thing::Pop,
-        Thing::Device,
-        Thing::Connector,
-        Thing::Key,
-    ] {
-        router = forms(router, thing);
-    }
-    for thing in [Thing::Device, Thing::User, Thing::ServiceAccount, Thing::Connector, Thing::Pop] {
-        router = strikes(router, thing);
-    }
-    router.merge(assets::routes()).layer(Extension(Api::new(core))).layer(DefaultBodyLimit::max(MAX_FORM))
+        )
+        .merge(of_things())
+        .merge(of_strikes())
+        .merge(assets::routes())
+        .layer(Extension(Api::new(core)))
+        .layer(DefaultBodyLimit::max(MAX_FORM))
+}
+
+/// Making, changing and removing.
+fn of_things() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/sites/new", making(Thing::Site))
+        .route("/sites/{id}/edit", changing(Thing::Site))
+        .route("/sites/{id}/remove", removing(Thing::Site))
+        .route("/resources/new", making(Thing::Resource))
+        .route("/resources/{id}/edit", changing(Thing::Resource))
+        .route("/resources/{id}/remove", removing(Thing::Resource))
+        .route("/groups/new", making(Thing::Group))
+        .route("/groups/{id}/edit", changing(Thing::Group))
+        .route("/groups/{id}/remove", removing(Thing::Group))
+        .route("/people/new", making(Thing::User))
+        .route("/people/{id}/edit", changing(Thing::User))
+        .route("/people/{id}/remove", removing(Thing::User))
+        .route("/service-accounts/new", making(Thing::ServiceAccount))
+        .route("/service-accounts/{id}/remove", removing(Thing::ServiceAccount))
+        .route("/pops/{id}/edit", changing(Thing::Pop))
+        .route("/pops/{id}/remove", removing(Thing::Pop))
+        .route("/devices/{id}/edit", changing(Thing::Device))
+        .route("/devices/{id}/remove", removing(Thing::Device))
+        .route("/connectors/{id}/remove", removing(Thing::Connector))
+        .route("/keys/{id}/remove", removing(Thing::Key))
+}
+
+/// Taking access away and giving it back.
+fn of_strikes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/devices/{id}/revoke", striking(Thing::Device, Way::Revoke))
+        .route("/devices/{id}/block", striking(Thing::Device, Way::Block))
+        .route("/devices/{id}/archive", striking(Thing::Device, Way::Archive))
+        .route("/devices/{id}/restore", restoring(Thing::Device))
+        .route("/people/{id}/revoke", striking(Thing::User, Way::Revoke))
+        .route("/people/{id}/restore", restoring(Thing::User))
+        .route("/service-accounts/{id}/revoke", striking(Thing::ServiceAccount, Way::Revoke))
+        .route("/service-accounts/{id}/restore", restoring(Thing::ServiceAccount))
+        .route("/connectors/{id}/revoke", striking(Thing::Connector, Way::Revoke))
+        .route("/connectors/{id}/restore", restoring(Thing::Connector))
+        .route("/pops/{id}/revoke", striking(Thing::Pop, Way::Revoke))
+        .route("/pops/{id}/restore", restoring(Thing::Pop))
 }
