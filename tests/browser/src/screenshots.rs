@@ -8,18 +8,20 @@
 )]
 
 mod lighthouse;
+mod shots;
 mod steps;
 
 use anyhow::{Context as _, Result, ensure};
 use browser::{Chromium, Page, Screen, Stage, Terminal, Theme, WebSite, eventually};
 use lighthouse::Lighthouse;
 use serde_json::{Value, json};
+use shots::{Places, Shot};
 use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 /// What the owner signs in with.
@@ -30,24 +32,6 @@ const MOST_SHIFT: f64 = 0.01;
 const MOST_BYTES: u64 = 150_000;
 const LATEST_PAINT_MS: f64 = 1000.0;
 
-/// A page: what its files are called, where it is, and what is done there before the picture is taken.
-struct Shot {
-    name: &'static str,
-    path: String,
-    steps: Option<steps::Steps>,
-}
-
-impl Shot {
-    fn new(name: &'static str, path: impl Into<String>) -> Self {
-        Self { name, path: path.into(), steps: None }
-    }
-
-    /// A page that only somebody who did something sees.
-    fn after(name: &'static str, path: impl Into<String>, steps: steps::Steps) -> Self {
-        Self { name, path: path.into(), steps: Some(steps) }
-    }
-}
-
 /// Who looks at pages.
 struct Visitor<'a> {
     page: Page<'a>,
@@ -57,6 +41,7 @@ struct Visitor<'a> {
 /// The folder of pictures, and what was found on the way.
 struct Album<'a> {
     stage: &'a Stage,
+    places: Places,
     folder: PathBuf,
     axe: Option<String>,
     lighthouse: Option<Lighthouse>,
@@ -71,17 +56,19 @@ struct Album<'a> {
 impl Album<'_> {
     fn shoot(&mut self, visitor: &Visitor<'_>, shots: &[Shot]) -> Result<()> {
         let only = std::env::var("TIDEGATE_ONLY_PAGES").unwrap_or_default();
-        let shots: Vec<&Shot> = shots.iter().filter(|shot| shot.name.contains(&only)).collect();
+        let is_wanted = |shot: &&Shot| only.split(',').any(|part| shot.name.contains(part));
+        let shots: Vec<&Shot> = shots.iter().filter(is_wanted).collect();
         let origin = self.stage.url.clone();
         let cookie = match (&self.lighthouse, visitor.is_signed_in) {
             (Some(_), true) => Some(visitor.page.cookies(&origin)?),
             _ => None,
         };
-        let plain: Vec<_> = shots
+        let plain: Vec<(&str, String)> = shots
             .iter()
             .filter(|shot| shot.steps.is_none())
-            .map(|shot| (shot.name, shot.path.as_str()))
-            .collect();
+            .map(|shot| Ok((shot.name, self.places.fill(shot.path)?)))
+            .collect::<Result<_>>()?;
+        let plain: Vec<(&str, &str)> = plain.iter().map(|(name, path)| (*name, path.as_str())).collect();
         // Lighthouse has a browser of its own for pages that have an address: it judges while pictures are taken.
         let mut lighthouse = self.lighthouse.take();
         let judge = lighthouse.as_mut().filter(|_| !plain.is_empty());
@@ -102,7 +89,7 @@ impl Album<'_> {
             for shot in &shots {
                 let Some(steps) = shot.steps else { continue };
                 let page = &visitor.page;
-                page.open(&format!("{}{}", self.stage.url, shot.path))?;
+                page.open(&format!("{}{}", self.stage.url, self.places.fill(shot.path)?))?;
                 let judged = lighthouse.judge_after(shot.name, (self.port, page), || steps(self.stage, page));
                 judged.with_context(|| shot.name)?;
             }
@@ -124,6 +111,7 @@ fn main() -> Result<()> {
     let owner = Visitor { page: chromium.page()?, is_signed_in: true };
     let mut album = Album {
         stage: &stage,
+        places: Places::default(),
         folder,
         axe,
         lighthouse,
@@ -132,77 +120,78 @@ fn main() -> Result<()> {
         findings: Vec::new(),
         worst_shift: 0.0,
     };
-    let first_owner = stage.owner_link.strip_prefix(stage.url.as_str()).context("a link to the console")?;
-    album.shoot(&guest, &[Shot::new("first-owner", first_owner)])?;
-    sign_in(&stage, &owner.page)?;
-    album.shoot(
-        &owner,
-        &[
-            Shot::new("empty-overview", "/"),
-            Shot::new("empty-sites", "/sites"),
-            Shot::new("empty-policies", "/policies"),
-        ],
-    )?;
-    let world = furnish(&stage, &web)?;
-    album.shoot(&owner, &world.shots)?;
+    album.places.set("first_owner", secret(&stage.owner_link)?);
+    album.shoot(&guest, shots::FIRST)?;
+    sign_in(&owner.page, &stage.owner_link, Some("Lena Brandt"))?;
+    album.shoot(&owner, shots::EMPTY)?;
+    let world = furnish(&stage, &web, &mut album.places)?;
+    album.shoot(&owner, shots::FURNISHED)?;
     // However long the pictures above took: what asks for a fresh sign-in is let through, but for one page.
     let sign_in_age =
         |seconds: u64| stage.api("PATCH", "/settings", Some(&json!({"sign_in_age_seconds": seconds})));
     sign_in_age(43_200)?;
-    album.shoot(&owner, &world.answers)?;
+    album.shoot(&owner, shots::ANSWERS)?;
     sign_in_age(60)?;
-    album.shoot(&owner, &[Shot::after("step-up", "/settings", steps::STEP_UP)])?;
+    album.shoot(&owner, shots::STEP_UP)?;
     sign_in_age(43_200)?;
-    album.shoot(
-        &owner,
-        &[
-            Shot::new("totp-set-up", "/account/totp"),
-            Shot::after("recovery-codes", "/account/totp", steps::RECOVERY_CODES),
-        ],
-    )?;
     let ca = stage.controller_state().join("console-ca.pem");
     let mut terminal = Terminal::login(&stage, "phone", &["--ca", ca.to_str().context("a path in UTF-8")?])?;
-    let shown = terminal.says()?;
-    let code = shown["address_with_code"].as_str().and_then(|link| link.strip_prefix(stage.url.as_str()));
-    album.shoot(&owner, &[Shot::new("device-code-confirm", code.context("a link to the console")?)])?;
+    album.places.set("device_code", terminal.says()?["user_code"].as_str().context("a code")?);
+    album.shoot(&owner, shots::OWN)?;
     drop(terminal);
-    album.shoot(&guest, &world.guests)?;
+    roles(&mut album, &chromium, &world)?;
+    album.shoot(&guest, shots::GUESTS)?;
     {
         let _lock = stage.lock_database()?;
         // The first write that is refused tells the console.
         let _ = stage.api("POST", "/groups", Some(&json!({"name": "later"})));
-        album.shoot(
-            &owner,
-            &[
-                Shot::new("degraded-overview", "/"),
-                Shot::new("degraded-form", "/groups/new"),
-                Shot::new("degraded-status", "/status"),
-            ],
-        )?;
+        album.shoot(&owner, shots::DEGRADED)?;
     }
+    first_page(&chromium, &stage)?;
+    // A clock that is ten minutes behind what this controller has signed already.
+    stage.restart_after(|| {
+        let ahead = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + Duration::from_secs(600);
+        Ok(fs::write(stage.controller_state().join("floor"), ahead.as_millis().to_string())?)
+    })?;
+    album.shoot(&owner, shots::FENCED)?;
     index(&album.folder, &album.names)?;
     println!("{} pages, 4 pictures each, in {}", album.names.len(), album.folder.display());
-    first_page(&chromium, &stage)?;
     album.conclude()
 }
 
-fn sign_in(stage: &Stage, page: &Page<'_>) -> Result<()> {
-    page.open(&stage.owner_link)?;
-    page.fill("#name, #n", "Lena Brandt")?;
-    if page.count("#email")? == 1 {
-        page.fill("#email", "lena@example.com")?;
+/// Somebody's first sign-in, by a link; who is invited is known by name already.
+fn sign_in(page: &Page<'_>, link: &str, name: Option<&str>) -> Result<()> {
+    page.open(link)?;
+    if let Some(name) = name {
+        let first = name.split(' ').next().unwrap_or(name).to_lowercase();
+        page.fill("#name", name)?;
+        page.fill("#email", &format!("{first}@example.com"))?;
     }
-    page.fill("#passphrase, #p", PASSPHRASE)?;
-    page.fill("#again, #a", PASSPHRASE)?;
+    page.fill("#passphrase", PASSPHRASE)?;
+    page.fill("#again", PASSPHRASE)?;
     page.follow("main form[method=post] button[type=submit]")
 }
 
+/// Pages as they are for who may do less.
+fn roles(album: &mut Album<'_>, chromium: &Chromium, world: &World) -> Result<()> {
+    let stage = album.stage;
+    let visitor = Visitor { page: chromium.page()?, is_signed_in: true };
+    sign_in(&visitor.page, &world.invitation, None)?;
+    album.shoot(&visitor, shots::MEMBER)?;
+    let role = format!("/users/{}/role", world.invited);
+    stage.api("PUT", &role, Some(&json!({"role": "auditor"})))?;
+    album.shoot(&visitor, shots::AUDITOR)
+}
+
+/// What makes a link good: its last part.
+fn secret(link: &str) -> Result<&str> {
+    link.rsplit('/').next().with_context(|| format!("{link} is no link"))
+}
+
+/// What goes on while pictures are taken, and who comes to look.
 struct World {
-    shots: Vec<Shot>,
-    /// What forms are answered with.
-    answers: Vec<Shot>,
-    /// For who is not signed in.
-    guests: Vec<Shot>,
+    invited: String,
+    invitation: String,
     _connector: browser::Connector,
     _client: browser::Client,
 }
@@ -212,7 +201,7 @@ fn id(made: &Value) -> String {
 }
 
 /// A small company: sites, resources, people, policies, one device that is connected and has been refused once.
-fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
+fn furnish(stage: &Stage, web: &WebSite, places: &mut Places) -> Result<World> {
     let post = |path: &str, body: Value| stage.api("POST", path, Some(&body));
     let mut sites = Vec::new();
     for (name, prefix) in
@@ -265,6 +254,7 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
     )?);
     let key = post("/enrolment-keys", json!({"kind": "connector", "site": sites[0], "name": "hh-1"}))?;
     let connector = stage.connector("hh-1", key["join_key"].as_str().context("a key")?)?;
+    let used_key = id(&key["key"]);
     let key = post("/enrolment-keys", json!({"kind": "device", "owner": people[0]}))?;
     let client = stage.client("mikkel-laptop", key["join_key"].as_str().context("a key")?)?;
     eventually("a page through the tunnel", Duration::from_secs(30), || {
@@ -278,17 +268,13 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
         ensure!(flows["items"].as_array().is_some_and(|items| !items.is_empty()), "{flows}");
         Ok(())
     })?;
-    let device = &client.device;
-    let shot = |name: &'static str, path: String| Shot::new(name, path);
     stage.api(
         "PUT",
         "/oidc-providers/corp",
         Some(&json!({"title": "Corporate account", "issuer": "https://id.example.com", "client_id": "tidegate"})),
     )?;
     let connectors = stage.api("GET", "/connectors", None)?;
-    let connector_id = id(&connectors["items"][0]);
     let pops = stage.api("GET", "/pops", None)?;
-    let pop_id = id(&pops["items"][0]);
     let keys = stage.api("GET", "/enrolment-keys", None)?;
     let token = id(&post("/tokens", json!({"name": "nightly export", "scopes": ["read"]}))?["description"]);
     let key = json!({"kind": "device", "owner": people[1], "approval": true});
@@ -296,120 +282,46 @@ fn furnish(stage: &Stage, web: &WebSite) -> Result<World> {
     let waiting = stage.waiting_device("tablet", waiting["join_key"].as_str().context("a key")?)?;
     let for_rotterdam =
         post("/enrolment-keys", json!({"kind": "connector", "site": sites[1], "name": "rtm-1"}))?;
-    let shots = vec![
-        shot("overview", "/".into()),
-        shot("topology", "/topology".into()),
-        shot("flows", "/flows".into()),
-        shot("resources", "/resources".into()),
-        shot("resource", format!("/resources/{}", resources[0])),
-        shot("resource-new", "/resources/new".into()),
-        shot("resource-edit", format!("/resources/{}/edit", resources[0])),
-        shot("resource-remove", format!("/resources/{}/remove", resources[0])),
-        shot("policies", "/policies".into()),
-        shot("policy", format!("/policies/{}", policies[0])),
-        shot("policy-edit", format!("/policies/{}/edit", policies[0])),
-        shot("policy-new-preview", format!("/policies/new?group={}&resource={}", groups[0], resources[1])),
-        shot("policy-remove", format!("/policies/{}/remove", policies[0])),
-        shot("access", "/access".into()),
-        shot("why-empty", "/why".into()),
-        shot("why-yes", "/why?who=Mikkel+Lund&to=Wiki".into()),
-        shot("why-no", "/why?who=Mikkel+Lund&to=Order+database".into()),
-        shot("sites", "/sites".into()),
-        shot("site", format!("/sites/{}", sites[0])),
-        shot("site-new", "/sites/new".into()),
-        shot("site-edit", format!("/sites/{}/edit", sites[0])),
-        shot("site-connect", format!("/sites/{}/connect", sites[1])),
-        shot("site-remove", format!("/sites/{}/remove", sites[2])),
-        shot("connector", format!("/connectors/{connector_id}")),
-        shot("connector-revoke", format!("/connectors/{connector_id}/revoke")),
-        shot("connector-remove", format!("/connectors/{connector_id}/remove")),
-        shot("site-waiting", format!("/sites/{}/waiting/{}", sites[1], id(&for_rotterdam["key"]))),
-        shot("people", "/people".into()),
-        shot("person-new", "/people/new".into()),
-        shot("person-remove", format!("/people/{}/remove", people[0])),
-        shot("person", format!("/people/{}", people[0])),
-        shot("person-revoke", format!("/people/{}/revoke", people[0])),
-        shot("person-role", format!("/people/{}/role", people[0])),
-        shot("person-edit", format!("/people/{}/edit", people[0])),
-        shot("group", format!("/groups/{}", groups[0])),
-        shot("group-new", "/groups/new".into()),
-        shot("group-edit", format!("/groups/{}/edit", groups[0])),
-        shot("group-remove", format!("/groups/{}/remove", groups[0])),
-        shot("devices", "/devices".into()),
-        shot("device", format!("/devices/{device}")),
-        shot("device-revoke", format!("/devices/{device}/revoke")),
-        shot("device-block", format!("/devices/{device}/block")),
-        shot("device-archive", format!("/devices/{device}/archive")),
-        shot("device-edit", format!("/devices/{device}/edit")),
-        shot("device-remove", format!("/devices/{device}/remove")),
-        shot("devices-waiting", "/devices?state=waiting".into()),
-        shot("device-waiting", format!("/devices/{waiting}")),
-        shot("device-approve", format!("/devices/{waiting}/approve")),
-        shot("service-accounts", "/service-accounts".into()),
-        shot("service-account-new", "/service-accounts/new".into()),
-        shot("service-account", format!("/service-accounts/{account}")),
-        shot("service-account-revoke", format!("/service-accounts/{account}/revoke")),
-        shot("service-account-remove", format!("/service-accounts/{account}/remove")),
-        shot("pops", "/pops".into()),
-        shot("pop", format!("/pops/{pop_id}")),
-        shot("pop-edit", format!("/pops/{pop_id}/edit")),
-        shot("pop-revoke", format!("/pops/{pop_id}/revoke")),
-        shot("pop-remove", format!("/pops/{pop_id}/remove")),
-        shot("key-remove", format!("/keys/{}/remove", id(&keys["items"][0]))),
-        shot("only-takes-a-form", "/keys/pop".into()),
-        shot("keys", "/keys".into()),
-        shot("audit", "/audit".into()),
-        shot("audit-sign-ins", "/audit/sign-ins".into()),
-        shot("settings", "/settings".into()),
-        shot("providers", "/settings/providers".into()),
-        shot("provider-new", "/settings/providers/new".into()),
-        shot("provider-edit", "/settings/providers/corp/edit".into()),
-        shot("provider-remove", "/settings/providers/corp/remove".into()),
-        shot("token-remove", format!("/settings/tokens/{token}/remove")),
-        shot("search", "/search?q=e".into()),
-        shot("status", "/status".into()),
-        shot("account", "/account".into()),
-        shot("device-code", "/device".into()),
-        shot("signed-in-again", "/signed-in-again".into()),
-        shot("not-found", "/sites/nothing".into()),
-        shot("no-such-page", "/recources".into()),
-    ];
-    let person = format!("/people/{}", people[0]);
-    let answers = vec![
-        Shot::after("form-errors", "/sites/new", steps::WRONG_SITE),
-        Shot::after("form-outdated", format!("/sites/{}/edit", sites[1]), steps::OUTDATED_SITE),
-        Shot::after("policy-outdated", format!("/policies/{}/edit", policies[1]), steps::OUTDATED_POLICY),
-        Shot::after("struck", format!("/service-accounts/{account}/revoke"), steps::STRUCK),
-        Shot::after("from-before-sign-in", "/settings", steps::FROM_BEFORE),
-        Shot::after("connector-key-shown", format!("/sites/{}/connect", sites[2]), steps::CONNECTOR_KEY),
-        Shot::after("pop-key-shown", "/pops", steps::POP_KEY),
-        Shot::after("key-shown", person.as_str(), steps::DEVICE_KEY),
-        Shot::after("invitation-shown", person.as_str(), steps::INVITATION),
-        Shot::after("token-shown", "/settings", steps::TOKEN),
-        Shot::after("token-errors", "/settings", steps::NAMELESS_TOKEN),
-    ];
-    let invited = post("/invitations", json!({"user": people[1]}))?;
-    let invitation = invited["link"].as_str().and_then(|link| link.strip_prefix(stage.url.as_str()));
-    let guests = vec![
-        shot("sign-in", "/signin".into()),
-        Shot::after("sign-in-error", "/signin", steps::WRONG_PASSPHRASE),
-        Shot::after("sign-in-code", "/signin", steps::FIRST_FACTOR),
-        shot("join", "/join".into()),
-        shot("api-reference", "/api/".into()),
-        shot("invitation", invitation.context("a link to the console")?.to_owned()),
-        shot("link-used-up", "/invitation/nothing".into()),
-    ];
-    Ok(World { shots, answers, guests, _connector: connector, _client: client })
+    let invite = |user: &str| -> Result<String> {
+        let invited = post("/invitations", json!({"user": user}))?;
+        Ok(invited["link"].as_str().context("a link")?.to_owned())
+    };
+    places.set("invitation", secret(&invite(&people[1])?)?);
+    for (name, value) in [
+        ("hamburg", &sites[0]),
+        ("rotterdam", &sites[1]),
+        ("gdansk", &sites[2]),
+        ("wiki", &resources[0]),
+        ("orders", &resources[1]),
+        ("engineering", &groups[0]),
+        ("mikkel", &people[0]),
+        ("backup", &account),
+        ("wiki_policy", &policies[0]),
+        ("orders_policy", &policies[1]),
+        ("used_key", &used_key),
+        ("waiting_key", &id(&for_rotterdam["key"])),
+        ("connector", &id(&connectors["items"][0])),
+        ("pop", &id(&pops["items"][0])),
+        ("key", &id(&keys["items"][0])),
+        ("token", &token),
+        ("device", &client.device),
+        ("waiting_device", &waiting),
+    ] {
+        places.set(name, value.as_str());
+    }
+    let invitation = invite(&people[2])?;
+    Ok(World { invited: people[2].clone(), invitation, _connector: connector, _client: client })
 }
 
 impl Album<'_> {
     /// Four pictures of a page, each judged.
     fn take(&mut self, page: &Page<'_>, shot: &Shot) -> Result<()> {
+        let (path, at) = (self.places.fill(shot.path)?, self.places.fill(shot.at)?);
         for (theme, theme_name) in [(Theme::Light, "light"), (Theme::Dark, "dark")] {
             for (screen, screen_name) in [(Screen::DESKTOP, "1440"), (Screen::PHONE, "390")] {
                 page.prefer(theme)?;
                 page.screen(screen)?;
-                page.open(&format!("{}{}", self.stage.url, shot.path))?;
+                page.open(&format!("{}{path}", self.stage.url))?;
                 let shift = page.layout_shift()?;
                 self.worst_shift = self.worst_shift.max(shift);
                 if shift > MOST_SHIFT {
@@ -421,6 +333,8 @@ impl Album<'_> {
                 if let Some(steps) = shot.steps {
                     steps(self.stage, page)?;
                 }
+                let there = page.path()?;
+                ensure!(shots::is_at(&at, &there), "the picture would be of {there} and not of {at}");
                 let wide = page.evaluate(
                     "document.documentElement.scrollWidth - document.documentElement.clientWidth",
                 )?;

@@ -10,7 +10,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -113,7 +116,9 @@ impl Drop for Process {
 /// `tidegate serve` in a temporary directory, just started for the first time.
 pub struct Stage {
     // Ends before its directory goes.
-    serve: Process,
+    serve: Mutex<Process>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     /// The console's address.
     pub url: String,
     /// Lets the first owner in, once.
@@ -150,7 +155,25 @@ impl Stage {
         let first = serve.event("first_start")?;
         let owner_link = first["first_start"]["owner_link"].as_str().context("the owner's link")?.to_owned();
         serve.event("ready")?;
-        Ok(Self { serve, url: format!("https://{advertise}"), owner_link, directory })
+        let arguments = arguments.map(ToOwned::to_owned).to_vec();
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let (serve, url) = (Mutex::new(serve), format!("https://{advertise}"));
+        Ok(Self { serve, arguments, environment, url, owner_link, directory })
+    }
+
+    /// Ends it, does something to its state directory, and starts it again.
+    ///
+    /// # Errors
+    /// What was done fails, or it does not come up.
+    pub fn restart_after(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut serve = self.serve.lock().unwrap_or_else(PoisonError::into_inner);
+        serve.end();
+        meanwhile()?;
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let environment: Vec<_> =
+            self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        *serve = Process::start(&arguments, &environment, &self.directory.path().join("serve.log"))?;
+        serve.event("ready").map(drop)
     }
 
     /// Everything it writes is below this directory.
@@ -176,7 +199,8 @@ impl Stage {
     /// # Errors
     /// The system's.
     pub fn is_running(&mut self) -> Result<bool> {
-        Ok(self.serve.child.try_wait()?.is_none())
+        let serve = self.serve.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Ok(serve.child.try_wait()?.is_none())
     }
 
     /// Runs `tidegate admin --json …` over the controller's local socket and reads its answer.

@@ -2,11 +2,28 @@
 
 use crate::PASSPHRASE;
 use anyhow::{Context as _, Result};
-use browser::{Page, Stage, totp_code};
+use browser::{Page, Stage, Terminal, totp_code};
 use serde_json::json;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Done on a page that was just opened; done again for each picture.
 pub(crate) type Steps = fn(&Stage, &Page<'_>) -> Result<()>;
+
+/// What Ctrl K opens.
+pub(crate) const PALETTE: Steps = |_, page| page.click("button.searchbox");
+
+/// What it finds while somebody types.
+pub(crate) const PALETTE_FOUND: Steps = |stage, page| {
+    PALETTE(stage, page)?;
+    page.fill("#palette-q", "plant")?;
+    page.wait_for_text("#palette-found", "Gdańsk plant").map(drop)
+};
+
+/// The navigation of a phone; a desktop shows it anyway.
+pub(crate) const MENU: Steps = |_, page| {
+    let is_drawer = page.evaluate("document.querySelector('[popovertarget=nav]').checkVisibility()")?;
+    if is_drawer == true { page.click("[popovertarget=nav]") } else { Ok(()) }
+};
 
 /// A form that is refused, with its errors at the fields.
 pub(crate) const WRONG_SITE: Steps = |_, page| {
@@ -35,6 +52,36 @@ pub(crate) const OUTDATED_POLICY: Steps = |stage, page| {
     stage.api("PATCH", &format!("/policies/{id}"), Some(&json!({"name": name})))?;
     page.fill("#name", "Orders and returns")?;
     page.follow("form[action$='/edit'] button[value=save]")
+};
+
+/// Somebody else renames the organization while its settings are open.
+pub(crate) const OUTDATED_SETTINGS: Steps = |stage, page| {
+    let settings = stage.api("GET", "/settings", None)?;
+    let name = if settings["name"] == "Brandt Logistics" { "Brandt Shipping" } else { "Brandt Logistics" };
+    stage.api("PATCH", "/settings", Some(&json!({"name": name})))?;
+    page.fill("#name", "Brandt and Daughters")?;
+    page.follow("form[action='/settings'] button[type=submit]")
+};
+
+/// Somebody else changes a provider while its form is open.
+pub(crate) const OUTDATED_PROVIDER: Steps = |stage, page| {
+    let provider = stage.api("GET", "/oidc-providers/corp", None)?;
+    let was = "Corporate account";
+    let title = if provider["title"] == was { "Corporate account (new)" } else { was };
+    let provider = json!({"title": title, "issuer": provider["issuer"], "client_id": provider["client_id"]});
+    stage.api("PUT", "/oidc-providers/corp", Some(&provider))?;
+    page.fill("#title", "Sign in with the company")?;
+    page.follow("form[action$='/edit'] button[type=submit]")
+};
+
+/// Somebody is taken out of a group, and put back once the answer is there: the next picture asks again.
+pub(crate) const OUT_OF_GROUP: Steps = |stage, page| {
+    let path = page.path()?;
+    let member =
+        page.evaluate("document.querySelector(\"form[action$='/members/remove'] [name=member]\").value")?;
+    let member = member.as_str().context("a member")?;
+    page.follow("form[action$='/members/remove'] button")?;
+    stage.api("PUT", &format!("{path}/members/{member}"), Some(&json!({}))).map(drop)
 };
 
 /// A connector's key and the commands that start it, shown once.
@@ -84,6 +131,40 @@ pub(crate) const RECOVERY_CODES: Steps = |_, page| {
     let secret = page.text("main code")?;
     page.fill("#code", &totp_code(&secret, 0)?)?;
     page.follow("form[action='/account/totp'] button")
+};
+
+/// A terminal waits with a code, which somebody types.
+fn type_code(stage: &Stage, page: &Page<'_>) -> Result<Terminal> {
+    static TYPED: AtomicU32 = AtomicU32::new(1);
+    let name = format!("tablet-{}", TYPED.fetch_add(1, Ordering::Relaxed));
+    let ca = stage.controller_state().join("console-ca.pem");
+    let mut terminal = Terminal::login(stage, &name, &["--ca", ca.to_str().context("a path in UTF-8")?])?;
+    page.fill("#code", terminal.says()?["user_code"].as_str().context("a code")?)?;
+    page.follow("button[value=look]")?;
+    Ok(terminal)
+}
+
+/// The device is let in.
+pub(crate) const DEVICE_CONFIRMED: Steps = |stage, page| {
+    let _terminal = type_code(stage, page)?;
+    page.follow("button[value=confirm]")
+};
+
+/// It is not.
+pub(crate) const DEVICE_REFUSED: Steps = |stage, page| {
+    let _terminal = type_code(stage, page)?;
+    page.follow("button[value=refuse]")
+};
+
+/// A form of the console is sent by a browser whose session has ended: one that was never there looks the same.
+pub(crate) const SIGNED_OUT: Steps = |_, page| {
+    page.evaluate(
+        "(() => { const form = document.createElement('form'); form.method = 'post'; form.action = '/groups/new';
+            const name = document.createElement('input'); name.name = 'name'; name.value = 'support';
+            form.append(name); document.body.append(form); form.submit(); })()",
+    )?;
+    page.wait_for_text("h1", "You were signed out")?;
+    page.wait_until_loaded()
 };
 
 /// A passphrase that is not the right one.
