@@ -3,7 +3,7 @@
 
 use super::{
     look::icon,
-    shell::{NotSignedIn, Viewer},
+    shell::{NotSignedIn, Refusal, Viewer},
 };
 use crate::api::{Caller, Permission as P};
 use maud::{Markup, html};
@@ -99,7 +99,8 @@ pub(super) fn admit(caller: &Caller, path: &str) -> Result<(), NotSignedIn> {
         return Ok(());
     }
     let role = super::ask::role_name(caller);
-    Err(NotSignedIn::Refused(format!("You are signed in with the role {role}, which does not do this.")))
+    let detail = format!("You are signed in with the role {role}, which does not do this.");
+    Err(NotSignedIn::Refused(Refusal::of(caller, detail)))
 }
 
 impl Viewer {

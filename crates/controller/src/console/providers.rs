@@ -6,7 +6,7 @@ use super::{
         ASKED_BEFORE, Errors, Field, FormPage, Kind, OTHER_SESSION, Posted, Values, conflict, show, trouble,
     },
     lists::Wanted,
-    look::{Row, card, code, counted, empty, facts, head, note, plain_badge, table, typed},
+    look::{Row, card, card_with_room, code, counted, empty, facts, head, note, plain_badge, table, typed},
     people::not_done,
     shell::{Here, Viewer, encode},
     things::done_note,
@@ -81,10 +81,22 @@ pub(super) async fn list(
             } else {
                 table("Sign-in providers", &[("Provider", ""), ("Issuer", ""), ("Speaks for", "low"), ("Unknown people", ""), ("Actions", "row-actions")], &rows)
             }))
-            (code("Redirect URI to register at a provider", html! { (redirect) }))
+            (redirect_card(&redirect))
         }
     };
     viewer.page(Here::Settings, "Sign-in providers", body)
+}
+
+/// The one address that a provider has to know.
+fn redirect_card(address: &str) -> Markup {
+    card_with_room(
+        "redirect",
+        "Redirect URI",
+        html! {
+            p { "Where people come back to. Register it at the provider as it is." }
+            div class="mt-2" { (code("Redirect URI to register at a provider", html! { (address) })) }
+        },
+    )
 }
 
 /// What becomes of people whom nobody knows.
@@ -194,7 +206,7 @@ fn form_beside(
         more: html! {},
         aside: html! {
             (beside)
-            (code("Redirect URI to register there", html! { (crate::signin::redirect_uri(&viewer.core)) }))
+            (redirect_card(&crate::signin::redirect_uri(&viewer.core)))
         },
     };
     show(viewer, &page, values, errors, status)

@@ -113,13 +113,15 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                 button class="btn btn--primary" type="submit" { "Search" }
             }
         }
-        section class="card palette-list" aria-label="Found" {
-            div id="found" {
-                @if hits.is_empty() {
-                    @if !search.is_empty() { (empty("Nothing is called so", "Neither a resource nor a person, device, group, policy, site, connector or PoP.", html! {})) }
-                } @else {
-                    h3 { "Go to" }
-                    ul { @for hit in &hits { li { a href=(hit.href) { (icon(hit.sign)) (typed(hit.name)) span { (hit.kind) } } } } }
+        @if !search.is_empty() {
+            section class="card palette-list" aria-label="Found" {
+                div id="found" {
+                    @if hits.is_empty() {
+                        (empty("Nothing is called so", "Neither a resource nor a person, device, group, policy, site, connector or PoP.", html! {}))
+                    } @else {
+                        h3 { "Go to" }
+                        ul { @for hit in &hits { li { a href=(hit.href) { (icon(hit.sign)) (typed(hit.name)) span { (hit.kind) } } } } }
+                    }
                 }
             }
         }

@@ -71,7 +71,20 @@ pub(super) enum NotSignedIn {
     /// The snapshot lacks what the session is about.
     Nothing,
     /// Who it was has no access any more, or never had.
-    Refused(String),
+    Refused(Refusal),
+}
+
+/// Why somebody gets no page, and where they may go instead.
+pub(super) struct Refusal {
+    detail: String,
+    /// The overview is theirs to read: who reads nothing here would be led back to the same words.
+    reads_overview: bool,
+}
+
+impl Refusal {
+    pub(super) fn of(caller: &Caller, detail: String) -> Self {
+        Self { detail, reads_overview: may_read(caller, "/") }
+    }
 }
 
 /// What the API asks of somebody who reads what a page shows: the first part of its address, and the endpoint that
@@ -109,13 +122,16 @@ impl IntoResponse for NotSignedIn {
             Self::Redirect(path) if path == "/" => Redirect::to("/signin").into_response(),
             Self::Redirect(path) => Redirect::to(&format!("/signin?next={}", encode(&path))).into_response(),
             Self::Nothing => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-            Self::Refused(detail) => {
+            Self::Refused(Refusal { detail, reads_overview }) => {
                 let body = html! {
                     div class="page-head" { div {
                         h1 { "This page is not for your role." }
                         p class="lede" { (detail) }
                     } }
-                    div class="actions" { a class="btn" href="/account" { "Your account" } a class="btn" href="/" { "Overview" } }
+                    div class="actions" {
+                        a class="btn" href="/account" { "Your account" }
+                        @if reads_overview { a class="btn" href="/" { "Overview" } }
+                    }
                 };
                 super::form::bare_page(StatusCode::FORBIDDEN, "Not for this role", body)
             }
@@ -145,17 +161,17 @@ impl Viewer {
         };
         let state = super::events::state(core);
         let snapshot = core.snapshot();
-        let caller = super::ask::caller(core, &who, parts)
-            .map_err(|problem| NotSignedIn::Refused(problem.detail.clone()))?;
+        let caller = super::ask::caller(core, &who, parts).map_err(|problem| {
+            NotSignedIn::Refused(Refusal { detail: problem.detail.clone(), reads_overview: false })
+        })?;
         let organization = caller.organization;
         if snapshot.organization(organization).is_none() {
             return Err(NotSignedIn::Nothing);
         }
         if !may_read(&caller, parts.uri.path()) {
             let role = super::ask::role_name(&caller);
-            return Err(NotSignedIn::Refused(format!(
-                "You are signed in with the role {role}, which does not read this."
-            )));
+            let detail = format!("You are signed in with the role {role}, which does not read this.");
+            return Err(NotSignedIn::Refused(Refusal::of(&caller, detail)));
         }
         super::actions::admit(&caller, parts.uri.path())?;
         let theme = session::theme(&parts.headers);

@@ -453,12 +453,12 @@ const BEAT: &str = r#"<svg class="beat" viewBox="0 0 36 36" aria-hidden="true"><
 pub(super) async fn waiting_page(viewer: Viewer, Path((id, key)): Path<(String, String)>) -> Response {
     let Some(site) = find(&viewer, &id) else { return missing(&viewer, Thing::Site) };
     let back = format!("/sites/{id}");
+    let attached = enrolled(&viewer, &key).is_some_and(|row| connector_state(&viewer, row).1);
     let body = html! {
         (head(&[("/sites", "Sites"), (&back, &site.name)], html! { "A connector for " (typed(&site.name)) }, "It is started where the network is, with the key that was shown.", html! {}))
         (waiting(&viewer, &id, &key))
-        div class="actions mt-4" { a class="btn" href=(back) { "Back to the site" } }
+        @if !attached { div class="actions mt-4" { a class="btn" href=(back) { "Back to the site" } } }
     };
-    let attached = enrolled(&viewer, &key).is_some_and(|row| connector_state(&viewer, row).1);
     let refresh = if attached {
         html! {}
     } else {

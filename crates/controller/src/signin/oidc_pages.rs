@@ -60,8 +60,8 @@ pub(crate) fn sealed_client_secret(core: &Core, secret: &str) -> String {
 fn failed(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
     let main = html! {
         h1 { "You are not signed in" }
-        (error("problem", text))
-        div class="actions" { a class="btn" href="/signin" { "Another way" } }
+        div class="mt-2" { (error("problem", text)) }
+        div class="actions mt-5" { a class="btn" href="/signin" { "Another way" } }
     };
     page::page(status, headers, "Not signed in", &main)
 }

@@ -102,7 +102,13 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
             let page = get(&world, path, &session).await;
             match page.status.as_u16() {
                 200 => forms.extend(targets(&page.text).into_iter().filter(|(_, target)| is_form(target))),
-                403 => {}
+                // Nor does a refusal lead to another one.
+                403 => {
+                    for (_, target) in targets(&page.text) {
+                        let reply = get(&world, &target, &session).await;
+                        assert_ne!(reply.status, 403, "{role} is led from {path} to {target}");
+                    }
+                }
                 other => panic!("{role}: {path}: {other} {}", page.text),
             }
         }
