@@ -74,6 +74,7 @@ pub(crate) const FURNISHED: &[Shot] = &[
     after("palette-found", "/resources", steps::PALETTE_FOUND, "/resources"),
     after("menu", "/resources", steps::MENU, "/resources"),
     page("topology", "/topology"),
+    after("topology-focus", "/topology", steps::IN_THE_PICTURE, "/topology"),
     page("flows", "/flows"),
     page("flows-nothing-fits", "/flows?q=nobody"),
     page("resources", "/resources"),

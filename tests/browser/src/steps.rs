@@ -25,6 +25,14 @@ pub(crate) const MENU: Steps = |_, page| {
     if is_drawer == true { page.click("[popovertarget=nav]") } else { Ok(()) }
 };
 
+/// Somebody walks through a picture by the keyboard.
+pub(crate) const IN_THE_PICTURE: Steps = |_, page| {
+    page.evaluate(
+        "[...document.querySelectorAll('svg.topo a')].find(e => e.checkVisibility()).focus(); void 0",
+    )?;
+    page.key("Tab")
+};
+
 /// A form that is refused, with its errors at the fields.
 pub(crate) const WRONG_SITE: Steps = |_, page| {
     page.fill("#name", "")?;
