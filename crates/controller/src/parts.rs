@@ -402,8 +402,10 @@ impl Core {
         requests: Vec<StrikeRequest>,
     ) -> Vec<Result<StrikeReport, StrikeError>> {
         // Each is begun here and now: none waits for another's answer.
-        let begun: Vec<_> =
-            requests.into_iter().map(|request| tokio::spawn(Arc::clone(self).strike_to_the_end(request))).collect();
+        let begun: Vec<_> = requests
+            .into_iter()
+            .map(|request| tokio::spawn(Arc::clone(self).strike_to_the_end(request)))
+            .collect();
         let mut struck = Vec::with_capacity(begun.len());
         for one in begun {
             let ended = |error| std::io::Error::other(format!("the strike's task ended: {error}"));

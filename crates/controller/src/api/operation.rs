@@ -8,9 +8,9 @@ use super::{
     request::decoded,
     roles::{self, Needs, SignIn},
     types::{
-        BulkMethod, EndWebSessionsInput, EnrolmentKeyInput, EnrolmentKind, InvitationInput, NameInput, OrganizationInput,
-        OrganizationPatch, PolicyInput, PopInput, ResourceInput, Role, RoleInput, ServiceAccountKeyInput,
-        SettingsPatch, SiteInput, StrikeInput, TokenInput, UserInput,
+        BulkMethod, EndWebSessionsInput, EnrolmentKeyInput, EnrolmentKind, InvitationInput, NameInput,
+        OrganizationInput, OrganizationPatch, PolicyInput, PopInput, ResourceInput, Role, RoleInput,
+        ServiceAccountKeyInput, SettingsPatch, SiteInput, StrikeInput, TokenInput, UserInput,
     },
 };
 use http::{Method, StatusCode};

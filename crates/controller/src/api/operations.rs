@@ -9,16 +9,12 @@ use super::{
     request::Body,
     tag::Tagged,
     types::{
-        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, KeysStatus, OwnerLink, ReplicaStatus, Restored,
-        SnapshotStatus, Status, StrikeInput,
+        AcceptedDatabase, Alarm, DatabaseDiagnostics, DatabaseStatus, KeysStatus, OwnerLink, ReplicaStatus,
+        Restored, SnapshotStatus, Status, StrikeInput,
     },
     view::rfc3339,
 };
-use crate::{
-    parts::Core,
-    signer::root_key_place,
-    snapshot::SnapshotError,
-};
+use crate::{parts::Core, signer::root_key_place, snapshot::SnapshotError};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};

@@ -207,7 +207,6 @@ async fn list_strikes(
     Ok(wanted.page(entries.iter(), &views, view))
 }
 
-
 const PATH: &str = "/strikes";
 
 /// Whether an operation of a bulk is a strike.
@@ -293,8 +292,11 @@ pub(super) async fn together(
         for one in struck {
             let report = one.map_err(|error| {
                 let mut problem = Problem::from(error);
-                problem.detail =
-                    format!("{} of {count} were struck, the others were not: {}", count - failed, problem.detail);
+                problem.detail = format!(
+                    "{} of {count} were struck, the others were not: {}",
+                    count - failed,
+                    problem.detail
+                );
                 problem
             })?;
             let status = StatusCode::CREATED.as_u16();

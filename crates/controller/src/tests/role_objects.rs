@@ -75,7 +75,13 @@ fn cases(inventory: &Inventory, owner: &str, auditor: &str, owners_token: &str) 
         restore("give an owner back", owner, OWNERS),
         restore("give a PoP back", &id("pops"), NOBODY),
         case("make a device's key", "POST", "/enrolment-keys", key("device", "owner", id("users")), ADMINS),
-        case("make a connector's key", "POST", "/enrolment-keys", key("connector", "site", id("sites")), NETWORK),
+        case(
+            "make a connector's key",
+            "POST",
+            "/enrolment-keys",
+            key("connector", "site", id("sites")),
+            NETWORK,
+        ),
         case("make a PoP's key", "POST", "/enrolment-keys", key("pop", "", String::new()), NOBODY),
         role("make somebody an auditor", auditor, "auditor", ADMINS),
         role("make somebody an owner", &id("users"), "owner", OWNERS),
@@ -86,7 +92,11 @@ fn cases(inventory: &Inventory, owner: &str, auditor: &str, owners_token: &str) 
         new_token("make a token that reads", json!({"name": "r", "scopes": ["read"]}), ADMINS),
         new_token("make an admin's token", json!({"name": "a", "role": "admin"}), ADMINS),
         new_token("make an owner's token", json!({"name": "o", "role": "owner"}), OWNERS),
-        new_token("make a token for the installation", json!({"name": "i", "scopes": ["installation"]}), NOBODY),
+        new_token(
+            "make a token for the installation",
+            json!({"name": "i", "scopes": ["installation"]}),
+            NOBODY,
+        ),
         case("remove an owner", "DELETE", format!("/users/{owner}"), Value::Null, OWNERS),
     ]
 }
@@ -99,7 +109,8 @@ async fn what_each_role_may_do_to_whom_is_what_was_written_down_by_hand() {
         let inventory = Inventory::make(&world).await;
         // One more: the last one stays whoever asks.
         person(&world, "olga", "owner").await;
-        let (owner, auditor) = (person(&world, "otto", "owner").await, person(&world, "anna", "auditor").await);
+        let (owner, auditor) =
+            (person(&world, "otto", "owner").await, person(&world, "anna", "auditor").await);
         let made = world.post("/tokens", json!({"name": "of an owner", "role": "owner"})).await.made();
         let owners_token = made["description"]["id"].as_str().unwrap();
         let held = token(&world, role).await;

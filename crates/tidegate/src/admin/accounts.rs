@@ -45,7 +45,8 @@ pub(super) async fn end_sessions(api: &ApiClient, people: &[String], format: For
 /// Ends access: of one, or of many in one request.
 pub(super) async fn strike(api: &ApiClient, subjects: &[String], format: Format) -> CommandResult {
     if let [subject] = subjects {
-        let answer: Value = api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
+        let answer: Value =
+            api.post("/api/v1/strikes", &json!({"subject": subject})).await.map_err(refused)?;
         format.print(&answer, || object_text(&answer));
         return Ok(Outcome::Done);
     }

@@ -335,7 +335,9 @@ pub enum AdminCommand {
     },
     /// End all access of a device, user, service account, connector, PoP or token, now: of one, or of many in one request.
     /// It needs no database.
-    #[command(after_help = "Examples:\n  tidegate admin strike dev-…\n  tidegate admin strike usr-… usr-… dev-… --json")]
+    #[command(
+        after_help = "Examples:\n  tidegate admin strike dev-…\n  tidegate admin strike usr-… usr-… dev-… --json"
+    )]
     Strike {
         /// Ids, or `MEMBER/GROUP`; at most 100.
         #[arg(required = true, num_args = 1..=100)]
