@@ -440,9 +440,13 @@ async fn a_controller_that_signs_the_time_is_believed_whatever_the_machine_s_clo
         let agent = result.unwrap_or_else(|error| panic!("{days} days: {error}"));
         assert_eq!(agent.owner.as_deref(), Some("Ada"));
         assert!(saw_secret(&server));
-        // The first start does not ask that clock either.
-        let floor = std::fs::read_to_string(dir.path().join("state").join(names::FLOOR)).expect("a floor");
-        let ahead = floor.trim().parse::<i64>().expect("milliseconds")
+        // The first start does not ask a clock by which the chain is not valid; any other one is not held back for good.
+        let floor = std::fs::read_to_string(dir.path().join("state").join(names::FLOOR));
+        if days <= 0 {
+            floor.expect_err("the machine's own clock does");
+            continue;
+        }
+        let ahead = floor.expect("a floor").trim().parse::<i64>().expect("milliseconds")
             - i64::try_from(wall().as_millis()).expect("fits");
         assert!((ahead - days * 24 * 3_600_000).abs() < 60_000, "{days} days: {ahead} ms");
     }

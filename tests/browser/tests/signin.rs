@@ -334,13 +334,13 @@ fn two_providers_sign_people_in_beside_each_other_and_neither_speaks_for_whom_th
     }
     ensure!(users()? == both, "{:?}", users()?);
 
-    // Who is made under an address that their provider does not speak for does not become its owner when they come.
+    // Nobody is made to wait under an address for which another provider speaks: whose it is finds it free.
     let mallory = chromium.page()?;
     come(&stage, &mallory, partner, "mallory")?;
-    mallory.wait_for_text("main", "bob@example.com")?;
+    mallory.wait_for_text("main", "another provider speaks for the domain of bob@example.com")?;
     let bob = chromium.page()?;
     come(&stage, &bob, corp, "bob")?;
-    bob.wait_for_text("main", "who signs in by a provider")?;
+    bob.wait_for_text("main", "bob@example.com")?;
 
     // One company with two providers: once the owner says so, both lead to the same person, and to nobody new.
     configure("partner", partner.1, &["partner.example", "example.com"])?;
