@@ -242,7 +242,7 @@ fn lab(suite: &Suite) {
     }
     suite.program("lab nat", PROGRAM, this(&["lab", "nat", "--quick"]), Some(count::plain));
     // What is promised of a registered client's first byte, and of what the console shows of paths.
-    for name in ["long uplink", "hears of each path"] {
+    for name in ["long uplink", "draws each path"] {
         let scenario = this(&["lab", "nat-scenarios", "--only", name]);
         suite.program(&format!("lab nat-scenarios, {name}"), PROGRAM, scenario, Some(count::plain));
     }
