@@ -13,15 +13,22 @@ pub(crate) struct Shot {
     /// Where the picture is taken, when steps lead away.
     pub(crate) at: &'static str,
     pub(crate) steps: Option<Steps>,
+    /// The steps lead to a page that is loaded, and do not only open or mark something on the one that is there.
+    pub(crate) loads: bool,
 }
 
 const fn page(name: &'static str, path: &'static str) -> Shot {
-    Shot { name, path, at: path, steps: None }
+    Shot { name, path, at: path, steps: None, loads: true }
 }
 
 /// A page that only somebody who did something sees.
 const fn after(name: &'static str, path: &'static str, steps: Steps, at: &'static str) -> Shot {
-    Shot { name, path, at, steps: Some(steps) }
+    Shot { name, path, at, steps: Some(steps), loads: true }
+}
+
+/// A page on which something was opened or marked.
+const fn within(name: &'static str, path: &'static str, steps: Steps) -> Shot {
+    Shot { name, path, at: path, steps: Some(steps), loads: false }
 }
 
 /// What the names in braces stand for.
@@ -70,11 +77,11 @@ pub(crate) const EMPTY: &[Shot] = &[
 /// The owner of a small company.
 pub(crate) const FURNISHED: &[Shot] = &[
     page("overview", "/"),
-    after("palette", "/", steps::PALETTE, "/"),
-    after("palette-found", "/resources", steps::PALETTE_FOUND, "/resources"),
-    after("menu", "/resources", steps::MENU, "/resources"),
+    within("palette", "/", steps::PALETTE),
+    within("palette-found", "/resources", steps::PALETTE_FOUND),
+    within("menu", "/resources", steps::MENU),
     page("topology", "/topology"),
-    after("topology-focus", "/topology", steps::IN_THE_PICTURE, "/topology"),
+    within("topology-focus", "/topology", steps::IN_THE_PICTURE),
     page("flows", "/flows"),
     page("flows-nothing-fits", "/flows?q=nobody"),
     page("resources", "/resources"),
