@@ -140,6 +140,7 @@ fn main() -> Result<()> {
     album.places.set("device_code", terminal.says()?["user_code"].as_str().context("a code")?);
     album.shoot(&owner, shots::OWN)?;
     drop(terminal);
+    album.shoot(&owner, shots::CODES)?;
     roles(&mut album, &chromium, &world)?;
     album.shoot(&guest, shots::GUESTS)?;
     {

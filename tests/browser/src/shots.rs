@@ -198,15 +198,18 @@ pub(crate) const ANSWERS: &[Shot] = &[
 /// The owner, whose sign-in is too old.
 pub(crate) const STEP_UP: &[Shot] = &[after("step-up", "/settings", steps::STEP_UP, "/settings")];
 
-/// The owner, who sets an authenticator app up and signs a device in.
+/// The owner, who looks at their authenticator app and signs devices in.
 pub(crate) const OWN: &[Shot] = &[
     page("totp-set-up", "/account/totp"),
-    after("recovery-codes", "/account/totp", steps::RECOVERY_CODES, "/account/totp"),
     page("device-code-confirm", "/device?code={device_code}"),
     after("device-code-confirmed", "/device", steps::DEVICE_CONFIRMED, "/device"),
     after("device-code-refused", "/device", steps::DEVICE_REFUSED, "/device"),
     page("device-code-not-open", "/device?code=BCDF-GHJK"),
 ];
+
+/// The owner, who sets the app up: every session of before ends with it, also that of who judges beside.
+pub(crate) const CODES: &[Shot] =
+    &[after("recovery-codes", "/account/totp", steps::RECOVERY_CODES, "/account/totp")];
 
 /// A member, who may look after nothing but their own account.
 pub(crate) const MEMBER: &[Shot] = &[page("not-for-your-role", "/"), page("account-of-a-member", "/account")];
@@ -263,8 +266,8 @@ mod tests {
         path::{Path, PathBuf},
     };
 
-    const ALBUM: [&[Shot]; 11] =
-        [FIRST, EMPTY, FURNISHED, ANSWERS, STEP_UP, OWN, MEMBER, AUDITOR, GUESTS, DEGRADED, FENCED];
+    const ALBUM: [&[Shot]; 12] =
+        [FIRST, EMPTY, FURNISHED, ANSWERS, STEP_UP, OWN, CODES, MEMBER, AUDITOR, GUESTS, DEGRADED, FENCED];
 
     /// What is read at an address and is no page.
     const NO_PAGES: [(&str, &str); 7] = [
