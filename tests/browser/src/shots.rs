@@ -200,11 +200,12 @@ pub(crate) const STEP_UP: &[Shot] = &[after("step-up", "/settings", steps::STEP_
 
 /// The owner, who looks at their authenticator app and signs devices in.
 pub(crate) const OWN: &[Shot] = &[
-    page("totp-set-up", "/account/totp"),
     page("device-code-confirm", "/device?code={device_code}"),
     after("device-code-confirmed", "/device", steps::DEVICE_CONFIRMED, "/device"),
     after("device-code-refused", "/device", steps::DEVICE_REFUSED, "/device"),
     page("device-code-not-open", "/device?code=BCDF-GHJK"),
+    // The last: it sets a cookie, and whoever judges has its own in a header, which that one takes the place of.
+    page("totp-set-up", "/account/totp"),
 ];
 
 /// The owner, who sets the app up: every session of before ends with it, also that of who judges beside.
