@@ -45,7 +45,7 @@ pub(crate) struct Pending {
 
 impl<B: AgentSlice> Agent<B> {
     /// Asks a controller. [`AgentEvent::ControlReply`] or [`AgentEvent::RequestFailed`] with this number
-    /// follows, within 15 s.
+    /// follows: three attempts of 5 s, and 5 s more for each that found no session and was made when one came up.
     ///
     /// # Errors
     /// Too much is asked at once.
@@ -184,13 +184,17 @@ impl<B: AgentSlice> Agent<B> {
 
     fn again(&mut self, now: Instant, seq: u64, reason: Refusal) {
         let Some(pending) = self.pending.get_mut(&seq) else { return };
-        if pending.attempts >= MAX_ATTEMPTS || self.retry_tenths < RETRY_COST_TENTHS {
+        // What found no session cost nobody anything.
+        let was_sent = pending.on.is_some();
+        if pending.attempts >= MAX_ATTEMPTS || (was_sent && self.retry_tenths < RETRY_COST_TENTHS) {
             return self.request_over(now, seq, reason);
         }
         pending.attempts += 1;
         pending.on = None;
-        self.retry_tenths -= RETRY_COST_TENTHS;
-        self.stats.retries += 1;
+        if was_sent {
+            self.retry_tenths -= RETRY_COST_TENTHS;
+            self.stats.retries += 1;
+        }
         self.attempt(now, seq);
     }
 

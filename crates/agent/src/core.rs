@@ -54,6 +54,10 @@ pub struct Agent<B> {
     pub(crate) places: BTreeMap<PopId, Place>,
     pub(crate) links: BTreeMap<SessionId, Link>,
     pub(crate) hold_until: Instant,
+    /// Nothing is dialled before this, whatever happens.
+    pub(crate) start_at: Instant,
+    /// The reconnect window that the disk has.
+    pub(crate) told_window: Duration,
     /// TCP was the one that worked in this network: it is tried at once, beside UDP.
     pub(crate) tcp_first: bool,
     /// The newest streams: which address stands for each, and where it leads.
@@ -72,6 +76,10 @@ pub struct Agent<B> {
     pub(crate) is_stopping: bool,
     pub(crate) out: VecDeque<Output>,
 }
+
+/// A first attempt is spread over no more than this, whatever a PoP said last: a person waits for it. What comes beyond that, a
+/// PoP's admission spreads.
+const START_WINDOW: Duration = Duration::from_secs(2);
 
 impl<B: AgentSlice> Agent<B> {
     /// Starts from what is on disk. Grants, slices and revocations that do not verify are left out and
@@ -101,7 +109,10 @@ impl<B: AgentSlice> Agent<B> {
         clock.begin_at(certificate.not_before());
         let dialler = Dialler::new(local, bundle.clone(), clock.reach(now), seed_for(b"sessions"));
         let jitter = seed_for(b"jitter");
-        let jitter = Jitter::new(u64::from_be_bytes(*jitter.first_chunk().expect("32 bytes hold 8")));
+        let mut jitter = Jitter::new(u64::from_be_bytes(*jitter.first_chunk().expect("32 bytes hold 8")));
+        // After a power failure everybody starts in one moment: the first attempt is spread as well.
+        let window = state.reconnect_window.min(START_WINDOW);
+        let start_spread = if window.is_zero() { window } else { jitter.up_to(window) };
         let mut agent = Self {
             identity_key: state.identity_key,
             // The chain may lead on from the root that was pinned at enrolment: that one is retired here.
@@ -123,7 +134,9 @@ impl<B: AgentSlice> Agent<B> {
             jitter,
             places: BTreeMap::new(),
             links: BTreeMap::new(),
-            hold_until: now,
+            hold_until: now + start_spread,
+            start_at: now + start_spread,
+            told_window: state.reconnect_window,
             tcp_first: false,
             streams: VecDeque::new(),
             next_stream: 0,
@@ -235,6 +248,14 @@ impl<B: AgentSlice> Agent<B> {
 
     pub(crate) fn persist(&mut self, what: Persisted, bytes: Vec<u8>) {
         self.out.push_back(Output::Persist { what, bytes });
+    }
+
+    /// Keeps over how long a PoP spreads a crowd, when that has changed much.
+    pub(crate) fn keep_window(&mut self, window: Duration) {
+        if window > self.told_window * 2 || window * 2 < self.told_window {
+            self.told_window = window;
+            self.persist(Persisted::ReconnectWindow, window.as_millis().to_string().into_bytes());
+        }
     }
 
     pub(crate) fn persist_floor(&mut self, now: Instant) {

@@ -43,7 +43,7 @@ impl<B: AgentSlice> Agent<B> {
         match message {
             ToAgent::Welcome(_) => self.malformed(now, id),
             ToAgent::Alive(alive) => {
-                self.alive(now, id, alive.observed);
+                self.alive(now, id, &alive);
                 if let Some(beacon) = &alive.beacon {
                     self.learn_beacon(now, beacon);
                 }

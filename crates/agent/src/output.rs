@@ -55,6 +55,8 @@ pub enum Persisted {
     Revocations,
     /// Milliseconds since 1970, decimal: time was never before this.
     TimeFloor,
+    /// Milliseconds, decimal: over how long the PoP spreads a crowd.
+    ReconnectWindow,
 }
 
 /// The number of a control request; comes back with its answer.

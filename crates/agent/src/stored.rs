@@ -1,5 +1,6 @@
 //! What an agent starts from.
 
+use std::time::Duration;
 use trust::{CertificateError, ChainError, Role, RootHash, SigningKey, UnixMs};
 
 /// What the state directory holds, as it was read. Texts are believed only after they verify.
@@ -21,6 +22,8 @@ pub struct StoredState {
     pub revocations: Option<String>,
     /// Time was never before this.
     pub time_floor: Option<UnixMs>,
+    /// Over how long the PoP that it was last at spreads a crowd; zero when none has said.
+    pub reconnect_window: Duration,
 }
 
 /// The stored state cannot be used.

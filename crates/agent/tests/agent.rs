@@ -699,3 +699,86 @@ fn time_is_written_every_ten_minutes_and_at_the_end_and_never_goes_back() {
     let agent: agent::ClientAgent = Agent::new(stored, world.now, WALL.minus(DAY), [1; 32]).expect("starts");
     assert_eq!(agent.wall(world.now), floor);
 }
+
+/// When an agent that starts from this first asks for anything, after its start.
+fn first_attempt(
+    world: &World<policy::ClientSlice>,
+    reconnect_window: Duration,
+    seed: u8,
+    is_told_of_its_network: bool,
+) -> Duration {
+    let mut stored = world.stored();
+    stored.reconnect_window = reconnect_window;
+    let mut now = world.now;
+    let mut agent: agent::ClientAgent = Agent::new(stored, now, WALL, [seed; 32]).expect("starts");
+    if is_told_of_its_network {
+        agent.network_changed(now);
+    }
+    loop {
+        match agent.poll_output(now) {
+            agent::Output::Transmit { .. } | agent::Output::Resolve { .. } => return now - world.now,
+            agent::Output::Timeout { at, .. } => {
+                assert!(at - world.now < SECOND * 60, "it never asks");
+                now = at;
+                agent.handle_timeout(now);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn who_starts_again_spreads_its_first_attempt_as_it_was_told_and_over_two_seconds_at_most() {
+    let mut world = World::client(2);
+    world.wait_registered(1);
+    assert_eq!(world.stored().reconnect_window, SECOND, "as the PoP says");
+    assert_eq!(first_attempt(&world, Duration::ZERO, 1, false), Duration::ZERO, "nobody has said");
+    for (told, most) in [(SECOND, SECOND), (HOUR, SECOND * 2)] {
+        for is_told_of_its_network in [false, true] {
+            let waits: Vec<Duration> =
+                (0..=199).map(|seed| first_attempt(&world, told, seed, is_told_of_its_network)).collect();
+            assert!(waits.iter().all(|wait| *wait <= most), "{told:?}: {:?}", waits.iter().max());
+            // Full jitter: a fifth in each fifth of it, give or take.
+            for fifth in 0..5_u32 {
+                let range = most * fifth / 5..most * (fifth + 1) / 5;
+                let here = waits.iter().filter(|wait| range.contains(*wait)).count();
+                assert!((15..=70).contains(&here), "{told:?}: {here} of 200 in {range:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_that_grew_since_the_welcome_counts_and_an_older_pop_says_none() {
+    let mut world = World::client(2);
+    world.wait_registered(1);
+    world.run(SECOND * 60);
+    assert_eq!(world.stored().reconnect_window, SECOND, "the welcome's");
+    world.says_window = Some(40_000);
+    world.run(SECOND * 60);
+    assert_eq!(world.stored().reconnect_window, SECOND * 40);
+    // Everybody loses it in this moment: this one waits for its part of the window.
+    let lost = world.now;
+    world.close_all(0, CloseCode::ShuttingDown);
+    world.close_all(1, CloseCode::ShuttingDown);
+    while !world.registered().is_empty() {
+        world.run(Duration::from_millis(1));
+        assert!(world.now < lost + SECOND, "it hears of it");
+    }
+    while world.registered().is_empty() {
+        world.run(SECOND / 10);
+        assert!(world.now < lost + SECOND * 60, "it is back within the window and a handshake");
+    }
+    assert!(world.now > lost + SECOND, "after {:?}", world.now - lost);
+}
+
+#[test]
+fn the_window_is_written_once_until_it_changes_much() {
+    let mut world = World::client(2);
+    world.wait_registered(1);
+    world.close_all(0, CloseCode::ShuttingDown);
+    world.run(SECOND * 30);
+    world.wait_registered(1);
+    let written = world.writes.iter().filter(|what| **what == Persisted::ReconnectWindow).count();
+    assert_eq!(written, 1, "two PoPs that say the same are one write");
+}

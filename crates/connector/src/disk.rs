@@ -91,6 +91,7 @@ impl Disk {
                 slice,
                 revocations: self.text(names::REVOCATIONS)?,
                 time_floor,
+                reconnect_window: self.state.read_reconnect_window()?,
             },
             open_key,
             wireguard_key: WireGuardPrivateKey::from_bytes(self.state.require_secret(names::WIREGUARD_KEY)?),
@@ -123,6 +124,7 @@ impl Disk {
                 Persisted::Grant => self.state.write(names::GRANT, &bytes),
                 Persisted::Revocations => self.state.write(names::REVOCATIONS, &bytes),
                 Persisted::TimeFloor => self.state.write_floor(&bytes),
+                Persisted::ReconnectWindow => self.state.write(names::RECONNECT_WINDOW, &bytes),
             };
             if let Err(error) = written {
                 tracing::warn!(%error, ?what, "the state directory cannot be written; this document is in force and not kept");

@@ -359,6 +359,7 @@ impl Lab {
             slice: Some(self.installation.slice(Audience::Device(device), body)),
             revocations: None,
             time_floor: None,
+            reconnect_window: Duration::ZERO,
         };
         let now = Instant::now();
         let mut seed = [0; 32];

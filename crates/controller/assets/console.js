@@ -46,6 +46,13 @@
       const next = entries.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
       event.preventDefault();
       entries[(next + entries.length) % entries.length]?.focus();
+    } else if (event.key === "Tab") {
+      // What is behind it is not reached while it is open.
+      const stops = [...palette.querySelectorAll("a[href], button, input")];
+      const [end, start] = event.shiftKey ? [stops[0], stops.at(-1)] : [stops.at(-1), stops[0]];
+      if (document.activeElement !== end && palette.contains(document.activeElement)) return;
+      event.preventDefault();
+      start.focus();
     } else if (!isCommand && !event.altKey && !inField(event.target)) {
       const entry = [...palette.querySelectorAll("[aria-keyshortcuts]")].find((of) => of.ariaKeyShortcuts === letter);
       if (!entry) return;

@@ -201,6 +201,8 @@ impl AuditHeads {
             }
             after = last;
         }
+        // What was removed between two pieces is missing nowhere: the chain begins behind it now.
+        reading.gaps(store.audit_ends(chain).await?.map_or(0, |ends| ends.first_seq));
         Ok(reading.end(ends.as_ref(), end.as_ref()))
     }
 }
@@ -274,6 +276,8 @@ struct Reading {
     next: u64,
     /// What was found at the number that is remembered.
     at_remembered: Option<[u8; 32]>,
+    /// First and last number of what was not there.
+    gaps: Vec<(u64, u64)>,
 }
 
 impl Reading {
@@ -285,7 +289,7 @@ impl Reading {
         };
         let previous = ends.map_or([0; 32], |ends| ends.before_first);
         let next = verdict.first;
-        Self { verdict, previous, next, at_remembered: None }
+        Self { verdict, previous, next, at_remembered: None, gaps: Vec::new() }
     }
 
     fn broken(&mut self, text: String) {
@@ -300,13 +304,8 @@ impl Reading {
 
     fn take(&mut self, entry: &AuditEntry) {
         let seq = entry.seq.unwrap_or_default();
-        if seq != self.next {
-            let missing = if seq == self.next + 1 {
-                format!("entry {} is missing", self.next)
-            } else {
-                format!("entries {} to {} are missing", self.next, seq.saturating_sub(1))
-            };
-            self.broken(missing);
+        if seq != self.next && self.gaps.len() < MAX_FINDINGS {
+            self.gaps.push((self.next, seq.saturating_sub(1)));
         }
         let written = entry.written_hash();
         let expected = entry.chained(&self.previous);
@@ -321,6 +320,19 @@ impl Reading {
         }
         self.verdict.entries += 1;
         self.verdict.last = seq;
+    }
+
+    /// Says what was not there, of a chain that begins here once it was read.
+    fn gaps(&mut self, begins: u64) {
+        for (first, last) in std::mem::take(&mut self.gaps) {
+            if last >= begins {
+                self.broken(if first == last {
+                    format!("entry {first} is missing")
+                } else {
+                    format!("entries {first} to {last} are missing")
+                });
+            }
+        }
     }
 
     fn end(mut self, ends: Option<&AuditEnds>, end: Option<&End>) -> Verdict {

@@ -203,6 +203,17 @@ impl TimeLine {
         best(&line, wall, boot)
     }
 
+    /// The time by which sessions, tokens and codes end: [`TimeLine::best_time`], and of a start that is far ahead the wall
+    /// clock all the same. Perhaps this controller was away for that long: what ended meanwhile is not good again. What
+    /// begins by such a clock is of the future once it is set right, and is not taken.
+    pub fn proof_time(&self) -> UnixMs {
+        let (wall, boot) = (wall(), boot());
+        let mut line = self.state.lock().expect("nothing panics while it holds the time line");
+        line.set_right(wall, boot);
+        let best = best(&line, wall, boot);
+        if matches!(judge(&line, wall, boot), Err(Fenced::Ahead { .. })) { best.max(wall) } else { best }
+    }
+
     /// The best guess, to open what was written before with, and for what gives no access: the console's web certificate,
     /// so that a fenced controller can still be looked at.
     pub fn unfenced_time(&self) -> UnixMs {
@@ -222,7 +233,8 @@ impl Line {
     fn set_right(&mut self, wall: UnixMs, boot: Duration) {
         let Ok(floor) = self.floor else { return };
         let most = floor.plus(LONGEST_AWAY);
-        if self.started_wall > most && wall <= most && !planted::is("a-start-months-ahead-signs") {
+        let is_right = wall <= most && wall.plus(TOLERANCE) >= floor;
+        if self.started_wall > most && is_right && !planted::is("a-start-months-ahead-signs") {
             (self.started_wall, self.started) = (wall, boot);
         }
     }
@@ -232,7 +244,10 @@ fn best(line: &Line, wall: UnixMs, boot: Duration) -> UnixMs {
     match judge(line, wall, boot) {
         Ok(_) | Err(Fenced::Unreadable { .. }) => wall,
         // What it had reached was written down that often.
-        Err(Fenced::Ahead { .. }) => line.floor.clone().unwrap_or_default().plus(WRITE_EVERY),
+        Err(Fenced::Ahead { .. }) => {
+            let running = boot.saturating_sub(line.started);
+            line.floor.clone().unwrap_or_default().plus(WRITE_EVERY).plus(running)
+        }
         Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => {
             let expected = line.started_wall.plus(boot.saturating_sub(line.started));
             line.floor.clone().unwrap_or_default().max(expected)
@@ -248,12 +263,18 @@ fn judge(line: &Line, wall: UnixMs, boot: Duration) -> Result<UnixMs, Fenced> {
     if wall.plus(TOLERANCE) < floor {
         return Err(Fenced::Behind { by: floor.since(wall), line: line.path.clone() });
     }
+    let most = floor.plus(LONGEST_AWAY);
+    let is_ahead = |reached: UnixMs| reached > most && !planted::is("a-start-months-ahead-signs");
+    // Of a start that far ahead nothing counts but a clock that is right, and that begins anew.
+    if is_ahead(line.started_wall) {
+        return Err(Fenced::Ahead { by: line.started_wall.since(floor), line: line.path.clone() });
+    }
     let expected = line.started_wall.plus(boot.saturating_sub(line.started));
     let drift = expected.since(wall).max(wall.since(expected));
     if drift > TOLERANCE && !planted::is("fenced-clock-signs") {
         return Err(Fenced::Jumped(drift));
     }
-    if wall > floor.plus(LONGEST_AWAY) && !planted::is("a-start-months-ahead-signs") {
+    if is_ahead(wall) {
         return Err(Fenced::Ahead { by: wall.since(floor), line: line.path.clone() });
     }
     Ok(floor)
@@ -315,6 +336,22 @@ mod tests {
         assert!(away.unfenced_time() < line.plus(HOUR));
         begin_time_line(&directory, wall()).unwrap();
         assert!(TimeLine::open(directory).signing_time().is_ok());
+    }
+
+    #[test]
+    fn a_start_far_ahead_is_over_only_by_a_clock_that_is_right_and_what_ended_by_it_is_over() {
+        let (mut line, floor, boot) = line();
+        line.started_wall = floor.plus(HOUR * 24 * 365);
+        let part = floor.plus(HOUR * 24 * 100);
+        for wrong in [part, line.started_wall.plus(HOUR), floor.minus(HOUR)] {
+            line.set_right(wrong, boot + HOUR);
+            let judged = judge(&line, wrong, boot + HOUR);
+            assert!(matches!(judged, Err(Fenced::Ahead { .. } | Fenced::Behind { .. })), "{judged:?}");
+            let told = best(&line, line.started_wall.plus(HOUR), boot + HOUR);
+            assert_eq!(told, floor.plus(WRITE_EVERY).plus(HOUR), "it goes on with the machine");
+        }
+        line.set_right(floor.plus(HOUR), boot + HOUR * 2);
+        assert!(judge(&line, floor.plus(HOUR * 2), boot + HOUR * 3).is_ok());
     }
 
     #[test]

@@ -126,6 +126,10 @@ pub(crate) struct StrikeRequest {
     pub(crate) request: String,
 }
 
+fn ended(error: tokio::task::JoinError) -> std::io::Error {
+    std::io::Error::other(format!("the strike's task ended: {error}"))
+}
+
 /// Whether anything is left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CaughtUp {
@@ -138,12 +142,24 @@ impl Core {
         self.snapshots.get()
     }
 
+    /// Whoever needs both this and [`Core::paths`] takes this first: the other way round, two of them wait for each other
+    /// for ever.
     pub(crate) fn presence(&self) -> MutexGuard<'_, Presence> {
+        #[cfg(test)]
+        self.is_taken_in_order();
         self.presence.lock().expect("nothing panics while it holds the presence")
     }
 
     pub(crate) fn paths(&self) -> MutexGuard<'_, Paths> {
         self.paths.lock().expect("nothing panics while it holds the paths")
+    }
+
+    /// Another thread lets go of the paths soon; this one, if it holds them, never does.
+    #[cfg(test)]
+    fn is_taken_in_order(&self) {
+        let free = || self.paths.try_lock().is_ok();
+        let mut tries = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(1))).take(2_000);
+        assert!(free() || tries.any(|()| free()), "who holds the paths asks for the presence");
     }
 
     /// Whether anything may be issued now.
@@ -404,67 +420,62 @@ impl Core {
         self: &Arc<Self>,
         request: StrikeRequest,
     ) -> Result<StrikeReport, StrikeError> {
-        let core = Arc::clone(self);
-        let ended = |error| std::io::Error::other(format!("the strike's task ended: {error}"));
-        tokio::spawn(async move { core.strike_to_the_end(request).await }).await.map_err(ended)?
+        let mut reports = self.strike_each(vec![request]).await?;
+        Ok(reports.pop().expect("one for each that was asked for"))
     }
 
-    /// Strikes each as [`Core::strike`] does, all of them at once.
+    /// Strikes each as [`Core::strike`] does, all of them at once: none waits for another's answer. All or none.
     pub(crate) async fn strike_each(
         self: &Arc<Self>,
         requests: Vec<StrikeRequest>,
-    ) -> Vec<Result<StrikeReport, StrikeError>> {
-        // Each is begun here and now: none waits for another's answer.
-        let begun: Vec<_> = requests
-            .into_iter()
-            .map(|request| tokio::spawn(Arc::clone(self).strike_to_the_end(request)))
-            .collect();
-        let mut struck = Vec::with_capacity(begun.len());
-        for one in begun {
-            let ended = |error| std::io::Error::other(format!("the strike's task ended: {error}"));
-            struck.push(one.await.map_err(ended).map_err(StrikeError::from).flatten());
-        }
-        struck
+    ) -> Result<Vec<StrikeReport>, StrikeError> {
+        let core = Arc::clone(self);
+        let work = async move {
+            let requests = Arc::new(requests);
+            let (here, asked) = (Arc::clone(&core), Arc::clone(&requests));
+            let struck =
+                tokio::task::spawn_blocking(move || here.strike_here(&asked)).await.map_err(ended)??;
+            core.work.notify_one();
+            let told = struck.iter().zip(requests.iter()).map(|(struck, request)| core.told(struck, request));
+            Ok(futures_util::future::join_all(told).await)
+        };
+        tokio::spawn(work).await.map_err(ended)?
     }
 
-    /// Strikes each, and waits for nobody: applied and written when this returns.
+    /// Strikes each, and waits for nobody: applied and written when this returns. All or none.
     pub(crate) async fn strike_all(
         self: &Arc<Self>,
         requests: Vec<StrikeRequest>,
     ) -> Result<(), StrikeError> {
         let core = Arc::clone(self);
-        let work = move || requests.iter().try_for_each(|request| core.strike_here(request).map(|_| ()));
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = tokio::task::spawn_blocking(move || core.strike_here(&requests).map(drop)).await;
         self.work.notify_one();
-        done.map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?
+        done.map_err(ended)?
     }
 
     /// Strikes on this controller, and sends it on its way. Blocking.
-    fn strike_here(&self, request: &StrikeRequest) -> Result<Struck, StrikeError> {
-        let StrikeRequest { subject, generation, organization, actor, source, request } = request;
+    fn strike_here(&self, requests: &[StrikeRequest]) -> Result<Vec<Struck>, StrikeError> {
         // A PoP that attaches later gets every entry; a sync task that has ended has no PoP left.
         let spread = |text| drop(self.sync.blocking_send(SyncCommand::Strike(text)));
-        let struck = self.strikes.strike(&self.signer, *subject, *generation, spread)?;
-        let mut deed = Deed::new(struck.at, actor, "strike", subject);
-        deed.organization = *organization;
-        deed.detail = serde_json::json!({"generation": generation});
-        (deed.source, deed.request) = (source.clone(), request.clone());
-        deed.struck = Some((*subject, *generation));
-        if let Err(error) = ledger::write_down(&self.state, &deed) {
-            tracing::error!(%error, %subject, generation, actor, "a strike was not written into the audit spool");
+        let asked: Vec<_> = requests.iter().map(|request| (request.subject, request.generation)).collect();
+        let struck = self.strikes.strike_each(&self.signer, &asked, spread)?;
+        for (struck, request) in struck.iter().zip(requests) {
+            let StrikeRequest { subject, generation, organization, actor, source, request } = request;
+            let mut deed = Deed::new(struck.at, actor, "strike", subject);
+            deed.organization = *organization;
+            deed.detail = serde_json::json!({"generation": generation});
+            (deed.source, deed.request) = (source.clone(), request.clone());
+            deed.struck = Some((*subject, *generation));
+            if let Err(error) = ledger::write_down(&self.state, &deed) {
+                tracing::error!(%error, %subject, generation, actor, "a strike was not written into the audit spool");
+            }
         }
         Ok(struck)
     }
 
-    async fn strike_to_the_end(self: Arc<Self>, request: StrikeRequest) -> Result<StrikeReport, StrikeError> {
-        let core = Arc::clone(&self);
-        let (subject, generation, organization) = (request.subject, request.generation, request.organization);
-        let work = move || core.strike_here(&request);
-        let struck: Result<Struck, StrikeError> = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| std::io::Error::other(format!("the strike's task ended: {error}")))?;
-        let struck = struck?;
-        self.work.notify_one();
+    /// Waits for who else holds a strike, and says the truth about it.
+    async fn told(&self, struck: &Struck, request: &StrikeRequest) -> StrikeReport {
+        let (subject, organization) = (request.subject, request.organization);
         let pops_attached = self.presence().attached_pops();
         let holders = self.strikes.holders(struck.hash, &pops_attached, HOLDERS_WAIT).await;
         let reach = self.reach(subject, organization, &holders);
@@ -474,16 +485,16 @@ impl Core {
             reach.stale + reach.isolated == 0 && pops.iter().all(|pop| holders.pops.contains(&pop.id));
         let latest_possible_end =
             if everywhere { struck.at } else { self.longest_lease(struck.at, subject, organization) };
-        Ok(StrikeReport {
+        StrikeReport {
             subject,
-            generation,
+            generation: request.generation,
             at: struck.at,
             on_disk: struck.on_disk,
             holders,
             pops_attached,
             reach,
             latest_possible_end,
-        })
+        }
     }
 
     /// Where a strike has come so far.

@@ -310,47 +310,67 @@ impl Strikes {
         chains.entries.values().filter(|entry| entry.revocation.keep_until >= cut).cloned().collect()
     }
 
-    /// Strikes: signed, applied, given to `spread`, written: a disk that hangs keeps no PoP from hearing of it.
-    /// The caller waits for holders.
-    ///
-    /// Blocking: it syncs a file.
+    /// One, as [`Strikes::strike_each`].
+    #[cfg(test)]
     pub(crate) fn strike(
         &self,
         signer: &Signer,
         subject: RevokedSubject,
         generation: u64,
-        spread: impl FnOnce(Arc<str>),
+        spread: impl FnMut(Arc<str>),
     ) -> Result<Struck, StrikeError> {
+        let mut struck = self.strike_each(signer, &[(subject, generation)], spread)?;
+        Ok(struck.pop().expect("one for each that was asked for"))
+    }
+
+    /// Strikes each, all or none: signed, applied, given to `spread`, and then written, once: a disk that hangs keeps no PoP
+    /// from hearing of them. The caller waits for holders.
+    ///
+    /// Blocking: it syncs a file.
+    pub(crate) fn strike_each(
+        &self,
+        signer: &Signer,
+        asked: &[(RevokedSubject, u64)],
+        mut spread: impl FnMut(Arc<str>),
+    ) -> Result<Vec<Struck>, StrikeError> {
         // One strike at a time: the chain has one order.
         let mut log = self.log();
         let at = signer.strike_time().map_err(SignError::from)?;
-        let head = self.heads().get(&signer.controller()).copied().unwrap_or(Head { seq: 0, hash: [0; 32] });
-        let revocation = Revocation {
-            installation: signer.installation(),
-            signer: signer.controller(),
-            seq: head.seq + 1,
-            previous: head.hash,
-            at,
-            subject,
-            generation,
-            keep_until: at.plus(KEEP),
-            ext: None,
-        };
-        let text = signer.sign_strike(&revocation)?;
-        let hash = sha256(&[text.as_bytes()]);
-        let lines = lines_of(&revocation, &text);
-        self.apply(revocation, &text);
-        self.track(hash);
-        let text: Arc<str> = text.into();
-        spread(Arc::clone(&text));
-        let on_disk = match log.append(lines) {
+        let mut head =
+            self.heads().get(&signer.controller()).copied().unwrap_or(Head { seq: 0, hash: [0; 32] });
+        let mut signed = Vec::with_capacity(asked.len());
+        for (subject, generation) in asked {
+            let revocation = Revocation {
+                installation: signer.installation(),
+                signer: signer.controller(),
+                seq: head.seq + 1,
+                previous: head.hash,
+                at,
+                subject: *subject,
+                generation: *generation,
+                keep_until: at.plus(KEEP),
+                ext: None,
+            };
+            let text = signer.sign_strike(&revocation)?;
+            head = Head { seq: revocation.seq, hash: sha256(&[text.as_bytes()]) };
+            signed.push((revocation, text, head.hash));
+        }
+        let (mut lines, mut hashes) = (Vec::with_capacity(signed.len()), Vec::with_capacity(signed.len()));
+        for (revocation, text, hash) in signed {
+            lines.push(lines_of(&revocation, &text));
+            hashes.push(hash);
+            self.apply(revocation, &text);
+            self.track(hash);
+            spread(text.into());
+        }
+        let on_disk = match log.append(lines.join("\n")) {
             Ok(()) => OnDisk::Yes,
             Err(error) => {
-                tracing::error!(%error, "a strike is not on this controller's disk");
+                tracing::error!(%error, strikes = hashes.len(), "strikes are not on this controller's disk");
                 OnDisk::No
             }
         };
-        Ok(Struck { hash, at, on_disk })
+        Ok(hashes.into_iter().map(|hash| Struck { hash, at, on_disk }).collect())
     }
 
     /// Takes entries that a PoP holds; what is new is applied and written. Blocking.

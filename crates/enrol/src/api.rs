@@ -142,25 +142,46 @@ pub struct ApiClient {
     token: Option<BearerToken>,
     organization: Option<String>,
     idempotency_key: Option<String>,
+    if_match: Option<String>,
 }
 
 impl ApiClient {
     /// The API over the network.
     #[must_use]
     pub fn https(url: ServerUrl, trust: ServerTrust, token: Option<BearerToken>) -> Self {
-        Self { http: HttpsClient::strict(url, trust), token, organization: None, idempotency_key: None }
+        Self {
+            http: HttpsClient::strict(url, trust),
+            token,
+            organization: None,
+            idempotency_key: None,
+            if_match: None,
+        }
     }
 
     /// The API over the controller's own socket (`admin.sock`): the caller's uid is the credential.
     #[must_use]
     pub const fn unix(socket: PathBuf) -> Self {
-        Self { http: HttpsClient::unix(socket), token: None, organization: None, idempotency_key: None }
+        Self {
+            http: HttpsClient::unix(socket),
+            token: None,
+            organization: None,
+            idempotency_key: None,
+            if_match: None,
+        }
     }
 
     /// Says with each request that it is the one of this key: whatever became of it before, it is done once.
     #[must_use]
     pub fn once(mut self, key: &str) -> Self {
         self.idempotency_key = Some(key.to_owned());
+        self
+    }
+
+    /// Changes an object only while it has this tag (`If-Match`, RFC 9110 section 13.1.1): of what somebody changed
+    /// meanwhile nothing is overwritten, and the answer is 412.
+    #[must_use]
+    pub fn if_match(mut self, tag: &str) -> Self {
+        self.if_match = Some(tag.to_owned());
         self
     }
 
@@ -172,7 +193,7 @@ impl ApiClient {
     }
 
     pub(crate) const fn over(http: HttpsClient) -> Self {
-        Self { http, token: None, organization: None, idempotency_key: None }
+        Self { http, token: None, organization: None, idempotency_key: None, if_match: None }
     }
 
     /// Whom this asks, for people.
@@ -187,6 +208,15 @@ impl ApiClient {
     /// [`ApiError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         self.typed(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Reads an object with its tag, for [`Self::if_match`]; none where the server gives none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<String>), ApiError> {
+        let answer = self.call(Method::GET, path, Bytes::new()).await?;
+        Ok((self.decode(&answer)?, answer.etag))
     }
 
     /// Creates.
@@ -259,6 +289,9 @@ impl ApiClient {
         if let Some(key) = &self.idempotency_key {
             headers.push((HeaderName::from_static("idempotency-key"), key.clone()));
         }
+        if let Some(tag) = &self.if_match {
+            headers.push((header::IF_MATCH, tag.clone()));
+        }
         if let Some(id) = &self.organization {
             headers.push((HeaderName::from_static("tidegate-organization"), id.clone()));
         }
@@ -314,6 +347,7 @@ mod tests {
             content_type: None,
             date: None,
             retry_after: None,
+            etag: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }

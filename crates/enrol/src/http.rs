@@ -187,6 +187,8 @@ pub struct Answer {
     pub date: Option<UnixMs>,
     /// `Retry-After` in seconds (RFC 9110 section 10.2.3), if it said.
     pub retry_after: Option<u64>,
+    /// `ETag` as it stands there, with its quotes (RFC 9110 section 8.8.3), if it said.
+    pub etag: Option<String>,
     /// The body.
     pub body: Bytes,
 }
@@ -425,6 +427,7 @@ fn answer(head: &http::response::Parts, body: Bytes) -> Answer {
         content_type: text(header::CONTENT_TYPE).map(str::to_owned),
         date: text(header::DATE).and_then(parse_date),
         retry_after: text(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+        etag: text(header::ETAG).map(str::to_owned),
         body,
     }
 }

@@ -176,6 +176,16 @@ impl Fleet {
                     self.note(index, Some(next));
                 }
             }
+            Order::Relay { from, to } => {
+                for index in clamp(from..to, len) {
+                    self.members[index].let_only_pops_through();
+                }
+            }
+            Order::Notice { from, to } => {
+                for index in clamp(from..to, len) {
+                    self.after(clock::now(), index, |member, now, _, _, _| member.notice(now));
+                }
+            }
             Order::Calm => {
                 for index in 0..len {
                     if matches!(self.members[index].task, Task::Surge { .. }) {
@@ -249,6 +259,7 @@ impl Fleet {
                     report.long_waits.push(wait);
                 }
             }
+            Seen::RelayedAnswered(wait) => report.relayed_waits.add(wait),
             Seen::Cut => report.flows_cut += 1,
             Seen::Roamed => report.roamed += 1,
             Seen::RoamCut => report.roams_cut += 1,
@@ -448,6 +459,7 @@ impl std::iter::Sum for Report {
                 p99_ms: mine.p99_ms.max(other.p99_ms),
             };
             sum.long_waits.extend(report.long_waits);
+            sum.relayed_waits.join(&report.relayed_waits);
             for (reason, count) in report.lost {
                 *sum.lost.entry(reason).or_insert(0) += count;
             }

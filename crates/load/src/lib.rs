@@ -20,6 +20,8 @@ mod errand;
 mod fleet;
 mod member;
 mod order;
+mod waits;
 
 pub use fleet::{Fleet, FleetError};
 pub use order::{LONG_WAIT_MS, Order, Report, Silences, Visit};
+pub use waits::Waits;

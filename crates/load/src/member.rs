@@ -9,6 +9,7 @@ use client::{
 use mio::{Interest, Registry, Token, net::UdpSocket};
 use session::LostReason;
 use std::{
+    collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
@@ -45,6 +46,7 @@ pub(crate) enum Seen {
     Lost(&'static str),
     Opened,
     Answered(Duration),
+    RelayedAnswered(Duration),
     Cut,
     Roamed,
     RoamAnswered(Duration),
@@ -81,6 +83,10 @@ pub(crate) struct Member {
     moves: u32,
     /// Since then its running connection has not been answered.
     moved_at: Option<Instant>,
+    /// Its network lets nothing through but what goes to PoPs and comes from them.
+    only_pops: bool,
+    /// Where they are. PoPs of a drill have literal addresses.
+    pops: BTreeSet<SocketAddr>,
 }
 
 fn millis(duration: Duration) -> u32 {
@@ -101,6 +107,8 @@ impl Member {
             past: (0, 0, 0),
             moves: 0,
             moved_at: None,
+            only_pops: false,
+            pops: BTreeSet::new(),
         }
     }
 
@@ -178,6 +186,21 @@ impl Member {
         }
     }
 
+    /// From now on its network lets nothing through but what goes to PoPs that it knows of now, and comes from them.
+    pub(crate) fn let_only_pops_through(&mut self) {
+        let known = self.life.iter().flat_map(|life| life.node.agent().pop_names());
+        self.pops = known.filter_map(|name| name.parse().ok()).collect();
+        self.only_pops = true;
+    }
+
+    /// Its machine says that the network changed, and it has not.
+    pub(crate) fn notice(&mut self, now: Instant) {
+        if let Some(life) = &mut self.life {
+            life.node.network_changed(now);
+            life.node_due = now;
+        }
+    }
+
     pub(crate) fn set_wall(&mut self, now: Instant, wall: UnixMs) {
         if let Some(life) = &mut self.life {
             life.node.set_wall(now, wall);
@@ -190,6 +213,9 @@ impl Member {
         for _ in 0..RECEIVE_BATCH {
             match life.socket.recv_from(&mut scratch[..LARGEST_DATAGRAM]) {
                 Ok((count, from)) => {
+                    if self.only_pops && !self.pops.contains(&from) {
+                        continue;
+                    }
                     let datagram = scratch.get(..count).unwrap_or_default();
                     life.node.handle_input(now, std::iter::once((from, datagram)));
                 }
@@ -295,6 +321,10 @@ impl Member {
         while let Some(life) = &mut self.life {
             match life.node.poll_output(now) {
                 NodeOutput::Transmit { to, payload } => {
+                    if self.only_pops && !self.pops.contains(&to) {
+                        // Lost on the way, as to a machine behind somebody else's NAT.
+                        continue;
+                    }
                     // The fleet has no TCP: what would go there is not sent, as on a network that blocks it.
                     if wire::is_stream_address(to) || life.socket.send_to(&payload, to).is_err() {
                         seen.push(Seen::NotSent);
@@ -339,6 +369,9 @@ impl Member {
             (Task::Flow { .. }, Step::Opened) => seen.push(Seen::Opened),
             (Task::Flow { .. }, Step::Answered(wait)) => {
                 seen.push(Seen::Answered(wait));
+                if self.only_pops {
+                    seen.push(Seen::RelayedAnswered(wait));
+                }
                 if let Some(at) = self.moved_at.take() {
                     seen.push(Seen::RoamAnswered(now.saturating_duration_since(at)));
                 }
@@ -416,6 +449,10 @@ impl Member {
             Persisted::Grant => self.stored.grant = Some(text),
             Persisted::Slice => self.stored.slice = Some(text),
             Persisted::Revocations => self.stored.revocations = Some(text),
+            Persisted::ReconnectWindow => {
+                let window = text.trim().parse().map(Duration::from_millis);
+                self.stored.reconnect_window = window.unwrap_or_default();
+            }
             Persisted::TimeFloor => {
                 self.stored.time_floor = text.trim().parse().ok().map(UnixMs::from_millis)
             }

@@ -1,5 +1,6 @@
 //! What a fleet is told, and what it tells.
 
+use crate::waits::Waits;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -55,6 +56,22 @@ pub enum Order {
         /// Members that move in a second; may be a fraction.
         per_second: f64,
     },
+    /// The networks of these members let nothing through but what goes to a PoP and comes from one: what goes on, goes on by
+    /// relay.
+    Relay {
+        /// First member.
+        from: usize,
+        /// One behind the last.
+        to: usize,
+    },
+    /// The machines of these members say that their network changed, all in one moment and each at the address it had, as
+    /// when a building's uplink comes back: whoever has a session asks whether it lives.
+    Notice {
+        /// First member.
+        from: usize,
+        /// One behind the last.
+        to: usize,
+    },
     /// The broken ones are mended: they hold a session like everybody.
     Calm,
     /// Everybody leaves.
@@ -105,6 +122,8 @@ pub struct Report {
     pub silences: Silences,
     /// Waits of running connections that were longer than [`LONG_WAIT_MS`], in milliseconds.
     pub long_waits: Vec<u32>,
+    /// Waits of running connections of members behind [`Order::Relay`].
+    pub relayed_waits: Waits,
     /// Sessions of held members that were lost, by reason.
     pub lost: BTreeMap<String, u64>,
     /// `Welcome`s of held members.

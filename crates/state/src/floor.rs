@@ -53,6 +53,17 @@ impl StateDir {
         self.read_floor_at(Running::now())
     }
 
+    /// Over how long the PoP that an agent was last at spreads a crowd; zero when none has said, or it is no number: then its
+    /// first attempt is not spread.
+    ///
+    /// # Errors
+    /// As [`StateDir::read`].
+    pub fn read_reconnect_window(&self) -> Result<Duration, StateError> {
+        let text = self.read(names::RECONNECT_WINDOW)?.unwrap_or_default();
+        let millis = String::from_utf8_lossy(&text).trim().parse().unwrap_or_default();
+        Ok(Duration::from_millis(millis))
+    }
+
     fn read_floor_at(&self, now: Option<Running>) -> Result<Option<UnixMs>, StateError> {
         let text = |name| Ok(self.read(name)?.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()));
         let Some(floor) = text(names::FLOOR)?.and_then(|text| text.parse().ok()) else { return Ok(None) };
@@ -112,6 +123,23 @@ mod tests {
         for line in ["", "17", "17 x", "17 x y", "\u{fffd}"] {
             state.write(names::FLOOR_OF_BOOT, line.as_bytes()).expect("writes");
             assert_eq!(state.read_floor().expect("reads"), Some(UnixMs::from_millis(17)), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_reconnect_window_that_is_missing_or_no_number_is_none() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let about =
+            About::new(InstallationId::from_bytes([1; 16]), Role::Device, RootHash::from_bytes([2; 32]));
+        let state = StateDir::create(&scratch.path().join("state"), &about).expect("is made");
+        assert_eq!(state.read_reconnect_window().expect("reads"), Duration::ZERO);
+        for (text, expected) in [("7400", 7_400), ("soon", 0), ("", 0), ("-1", 0)] {
+            state.write(names::RECONNECT_WINDOW, text.as_bytes()).expect("writes");
+            assert_eq!(
+                state.read_reconnect_window().expect("reads"),
+                Duration::from_millis(expected),
+                "{text}"
+            );
         }
     }
 }

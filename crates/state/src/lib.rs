@@ -418,6 +418,8 @@ pub mod names {
     pub const FLOOR: &str = "floor";
     /// The floor once more, the run of the machine that it was written in, and how many milliseconds into it.
     pub const FLOOR_OF_BOOT: &str = "floor.boot";
+    /// Over how long the PoP that an agent was last at spreads a crowd: milliseconds as decimal text.
+    pub const RECONNECT_WINDOW: &str = "reconnect-window";
     /// The PoP list of enrolment, JSON of `Vec<PopEntry>`; a slice's list takes its place.
     pub const POPS: &str = "pops.json";
 }

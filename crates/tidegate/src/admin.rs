@@ -18,8 +18,9 @@ use crate::{
 };
 use anyhow::Context as _;
 use enrol::{ApiClient, BearerToken, ServerTrust, ServerUrl};
+use http::StatusCode;
 use serde_json::{Value, json};
-use std::{io::IsTerminal as _, path::Path};
+use std::{collections::BTreeSet, io::IsTerminal as _, path::Path};
 
 /// Most objects that are looked through for a name.
 const LOOK_UP_PAGE: u32 = 1000;
@@ -46,6 +47,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         AdminCommand::RestoreBackup(restore) => {
             return database::restore(restore, args.state.as_deref(), format).await;
         }
+        AdminCommand::Restore { subject } => accounts::is_no_file(subject)?,
         _ => {}
     }
     let mut api = connect(args)?;
@@ -110,10 +112,10 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         AdminCommand::Roles => {}
         AdminCommand::Role { user, role } => {
             let id = resolve(&api, Kind::Users, user).await?;
-            let answer: Value = api
-                .put(&format!("/api/v1/users/{id}/role"), &json!({"role": role}))
-                .await
-                .map_err(refused)?;
+            let path = format!("/api/v1/users/{id}");
+            let api = as_it_is(&api, &path).await?;
+            let answer: Value =
+                api.put(&format!("{path}/role"), &json!({"role": role})).await.map_err(refused)?;
             format.print(&answer, || object_text(&answer));
         }
         AdminCommand::Invite { person } => return accounts::invite(&api, person, format).await,
@@ -204,6 +206,7 @@ pub async fn run(args: &AdminArgs, format: Format) -> CommandResult {
         }
         AdminCommand::Strike { subjects } => return accounts::strike(&api, subjects, format).await,
         AdminCommand::Restore { subject } => {
+            let subject = accounts::subject(&api, subject).await?;
             let answer: Value =
                 api.post("/api/v1/restores", &json!({"subject": subject})).await.map_err(refused)?;
             format.print(&answer, || object_text(&answer));
@@ -298,6 +301,13 @@ fn connect(args: &AdminArgs) -> Result<ApiClient, Failure> {
 
 /// An answer that was no, or none, with its exit code.
 pub fn refused(error: enrol::ApiError) -> Failure {
+    if status(&error) == Some(StatusCode::PRECONDITION_FAILED) {
+        // Its own words are for a program, which gets both versions with them.
+        return Failure::say(
+            Outcome::Failed,
+            "somebody changed it meanwhile, and this change was not made: look at what is there now, and run the command again",
+        );
+    }
     let outcome = match error.problem().map(|problem| problem.status.unwrap_or_default()) {
         Some(401 | 403) => Outcome::Denied,
         Some(503 | 429) => Outcome::Later,
@@ -307,8 +317,30 @@ pub fn refused(error: enrol::ApiError) -> Failure {
     Failure::new(outcome, error)
 }
 
+/// With which status a controller, or a proxy before it, refused.
+fn status(error: &enrol::ApiError) -> Option<StatusCode> {
+    match error {
+        enrol::ApiError::Refused { status, .. } => Some(*status),
+        _ => None,
+    }
+}
+
 async fn get(api: &ApiClient, path: &str) -> Result<Value, Failure> {
     api.get(path).await.map_err(refused)
+}
+
+/// For a change of an object as it is now: what somebody else makes of it meanwhile is not overwritten.
+async fn as_it_is(api: &ApiClient, path: &str) -> Result<ApiClient, Failure> {
+    match api.get_tagged::<Value>(path).await {
+        Ok((_, tag)) => Ok(with_tag(api, tag.as_deref())),
+        // A token may be let change what it is not let see.
+        Err(error) if status(&error) == Some(StatusCode::FORBIDDEN) => Ok(api.clone()),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn with_tag(api: &ApiClient, tag: Option<&str>) -> ApiClient {
+    tag.map_or_else(|| api.clone(), |tag| api.clone().if_match(tag))
 }
 
 /// Every object of a collection, page by page.
@@ -367,6 +399,9 @@ async fn list_query(
             "resource" => resolve(api, Kind::Resources, value).await?,
             "owner" | "member" => resolve_member(api, value).await?,
             "pop" => resolve(api, Kind::Pops, value).await?,
+            "device" => resolve(api, Kind::Devices, value).await?,
+            "connector" => resolve(api, Kind::Connectors, value).await?,
+            "user" => resolve(api, Kind::Users, value).await?,
             _ => value.to_owned(),
         };
         query.push_str(&format!("&{}={}", in_query(name), in_query(&value)));
@@ -388,7 +423,11 @@ async fn planned(
     let file = declare::read(file)?;
     let current = plan::Current::read(api).await?;
     let others = if prune { plan::Others::Go } else { plan::Others::Stay };
-    plan::Plan::make(&file, &current, others)?.settle(api, allow_shrink).await
+    let plan = plan::Plan::make(&file, &current, others)?;
+    if !allow_shrink {
+        plan.shrinks_little(&current)?;
+    }
+    plan.settle(api, allow_shrink).await
 }
 
 async fn verify_audit(api: &ApiClient, format: Format) -> CommandResult {
@@ -417,38 +456,54 @@ async fn verify_audit(api: &ApiClient, format: Format) -> CommandResult {
 
 /// The id of an object that is named by id, name, address or alias.
 async fn resolve(api: &ApiClient, kind: Kind, text: &str) -> Result<String, Failure> {
+    resolve_among(api, &[kind], text).await
+}
+
+/// The same, of an object that may be of several kinds.
+async fn resolve_among(api: &ApiClient, kinds: &[Kind], text: &str) -> Result<String, Failure> {
     // An id needs no looking up.
     if text.contains('-') && text.rsplit_once('-').is_some_and(|(_, tail)| tail.len() == 26) {
         return Ok(text.to_owned());
     }
-    let items = items(api, kind).await?;
-    let matches = |field: &str| {
-        items
-            .iter()
-            .filter(|item| item[field] == text)
-            .filter_map(|item| item["id"].as_str())
-            .collect::<Vec<_>>()
-    };
-    for field in ["name", "alias", "email"] {
-        match matches(field)[..] {
-            [] => {}
-            [id] => return Ok(id.to_owned()),
-            _ => {
-                return Err(Failure::say(
-                    Outcome::Usage,
-                    format_args!("several {} are called {text:?}; name one by its id", kind.path()),
-                ));
-            }
+    let mut all = Vec::new();
+    for kind in kinds {
+        all.extend(items(api, *kind).await?);
+    }
+    the_one(&all, kinds, text)
+}
+
+/// The one that is called so, by whichever of its names. People choose their names, and devices are called by their
+/// owners: a name that reads like another's address does not stand before that address.
+fn the_one(items: &[Value], kinds: &[Kind], text: &str) -> Result<String, Failure> {
+    let is_called_so = |item: &&Value| ["name", "alias", "email"].iter().any(|field| item[field] == text);
+    let ids: BTreeSet<&str> =
+        items.iter().filter(is_called_so).filter_map(|item| item["id"].as_str()).collect();
+    let ids: Vec<&str> = ids.into_iter().collect();
+    match ids[..] {
+        [id] => Ok(id.to_owned()),
+        [] => {
+            let singular: Vec<&str> = kinds.iter().map(|kind| kind.path().trim_end_matches('s')).collect();
+            Err(Failure::say(
+                Outcome::Failed,
+                format_args!(
+                    "no {} is called {text:?}; see: tidegate admin list {}",
+                    singular.join(" or "),
+                    kinds.first().map_or("KIND", |kind| kind.path())
+                ),
+            ))
+        }
+        _ => {
+            let paths: Vec<&str> = kinds.iter().map(|kind| kind.path()).collect();
+            Err(Failure::say(
+                Outcome::Usage,
+                format_args!(
+                    "several {} are called {text:?}: {}; name one by its id",
+                    paths.join(" or "),
+                    ids.join(", ")
+                ),
+            ))
         }
     }
-    Err(Failure::say(
-        Outcome::Failed,
-        format_args!(
-            "no {} is called {text:?}; see: tidegate admin list {}",
-            kind.path().trim_end_matches('s'),
-            kind.path()
-        ),
-    ))
 }
 
 /// Who reaches what, for saying what a removal takes away.
@@ -463,10 +518,7 @@ async fn access(api: &ApiClient) -> Result<losses::Access, Failure> {
 }
 
 async fn resolve_member(api: &ApiClient, text: &str) -> Result<String, Failure> {
-    match resolve(api, Kind::Users, text).await {
-        Ok(id) => Ok(id),
-        Err(error) => resolve(api, Kind::ServiceAccounts, text).await.map_err(|_| error),
-    }
+    resolve_among(api, &[Kind::Users, Kind::ServiceAccounts], text).await
 }
 
 async fn resolve_all(api: &ApiClient, kind: Kind, names: &[String]) -> Result<Vec<String>, Failure> {
@@ -541,6 +593,9 @@ async fn create_member(
 
 async fn create_key(api: &ApiClient, key: &KeyArgs, format: Format) -> CommandResult {
     let mut body = json!({"cap": key.cap, "lifetime_seconds": key.hours * 3600});
+    if let Some(name) = &key.name {
+        body["name"] = name.as_str().into();
+    }
     if key.device {
         let owner = match (&key.user, &key.service_account) {
             (Some(user), _) => resolve(api, Kind::Users, user).await?,
@@ -708,6 +763,25 @@ mod tests {
         let mut denied = record();
         denied["target"] = Value::Null;
         assert!(list_text(Kind::Flows, &json!({"items": [denied]})).contains("[fd74::7]:80"));
+    }
+
+    #[test]
+    fn a_name_that_reads_like_the_address_of_somebody_else_names_neither() {
+        let ada = json!({"id": "usr-1", "name": "Ada", "email": "ada@example.com"});
+        let mallory = json!({"id": "usr-2", "name": "ada@example.com", "email": "mallory@example.com"});
+        let people = [ada, mallory];
+        let error = the_one(&people, &[Kind::Users], "ada@example.com").expect_err("refused");
+        assert_eq!(error.outcome, Outcome::Usage);
+        let said = error.text();
+        assert!(said.contains("several users are called") && said.contains("usr-1, usr-2"), "{said}");
+        assert_eq!(the_one(&people, &[Kind::Users], "Ada").expect("one"), "usr-1");
+        assert_eq!(the_one(&people, &[Kind::Users], "mallory@example.com").expect("one"), "usr-2");
+        // Whoever is called by their own address is one and the same.
+        let bob = [json!({"id": "usr-3", "name": "bob@example.com", "email": "bob@example.com"})];
+        assert_eq!(the_one(&bob, &[Kind::Users], "bob@example.com").expect("one"), "usr-3");
+        let error = the_one(&bob, &[Kind::Users, Kind::ServiceAccounts], "carol").expect_err("nobody");
+        let said = error.text();
+        assert!(said.contains("no user or service-account is called \"carol\""), "{said}");
     }
 
     #[test]

@@ -424,6 +424,15 @@ fn a_person_is_made_with_role_and_groups_or_not_at_all_and_a_list_says_when_it_i
         let fit = admin(&state, &["list", "users", "--filter", &filter]).1;
         assert_eq!(fit["items"][0]["id"], made["id"], "{group}");
     }
+    let (done, _, words) = admin(&state, &["list", "authentication-log", "--filter", "user=ada@example.com"]);
+    assert!(done, "{words}");
+    for (kind, filter) in [("flows", "device=nobody"), ("flows", "connector=nobody")] {
+        let (done, _, words) = admin(&state, &["list", kind, "--filter", filter]);
+        assert!(!done && words.contains("is called"), "{words}");
+    }
+    let user = ["create", "key", "--device", "--user", "ada", "--name", "her laptop"];
+    let (done, key, words) = admin(&state, &user);
+    assert!(done && key["description"]["name"] == "her laptop", "{words}");
     let (_, _, words) = admin(&state, &["list", "groups", "--limit", "1"]);
     assert!(words.contains("There are more than these 1: --all"), "{words}");
     let (_, _, words) = admin(&state, &["list", "groups"]);
@@ -452,15 +461,30 @@ fn access_of_several_people_is_ended_at_once_from_the_shell_or_of_none_of_them()
     let (ada, bob) = (user("ada"), user("bob"));
     let struck = || admin(&state, &["list", "strikes"]).1["items"].as_array().unwrap().len();
     let (done, _, words) = admin(&state, &["strike", &ada, "carol"]);
-    assert!(!done && words.contains("operation 1") && words.contains("carol"), "{words}");
+    assert!(!done && words.contains("called") && words.contains("carol"), "{words}");
+    assert_eq!(struck(), 0);
+    let unknown = format!("usr-{}", "0".repeat(26));
+    let (done, _, words) = admin(&state, &["strike", &ada, &unknown]);
+    assert!(!done && words.contains("operation 1") && words.contains(&unknown), "{words}");
     assert_eq!(struck(), 0);
     // Neither ever signed in anywhere.
     let (done, _, words) = admin(&state, &["end-sessions", "ada", "bob@example.com"]);
     assert!(!done && words.contains("account"), "{words}");
-    let (done, answer, words) = admin(&state, &["strike", &ada, &bob]);
+    let (done, answer, words) = admin(&state, &["strike", &ada, "bob@example.com"]);
     assert!(done, "{words}");
     assert_eq!(answer["results"][1]["body"]["subject"], bob.as_str());
     assert_eq!(struck(), 2);
+    let (done, answer, words) = admin(&state, &["restore", "bob@example.com"]);
+    assert!(done && answer["subject"] == bob.as_str(), "{words}");
+    // A name is no address: where both are somebody's, neither is meant.
+    assert!(admin(&state, &["create", "user", "--name", "ada@example.com", "--email", "eve@example.com"]).0);
+    let (done, _, words) = admin(&state, &["role", "--user", "ada@example.com", "--role", "admin"]);
+    assert!(!done && words.contains("several users") && words.contains(&ada), "{words}");
+    assert!(admin(&state, &["role", "--user", "ada", "--role", "auditor"]).0);
+    let backup = scratch.path().join("backup");
+    std::fs::write(&backup, "").unwrap();
+    let (done, _, words) = admin(&state, &["restore", backup.to_str().unwrap()]);
+    assert!(!done && words.contains("tidegate admin restore-backup"), "{words}");
     assert!(serve.end(Signal::TERM));
 }
 

@@ -185,6 +185,7 @@ impl<'a> Page<'a> {
     /// # Errors
     /// There is none, or something covers it.
     pub fn click(&self, selector: &str) -> Result<()> {
+        let mut last = None;
         let (x, y) = eventually(&format!("{selector} to click"), PATIENCE, || {
             let found = self.evaluate(&format!(
                 "(() => {{ const e = document.querySelector({});
@@ -199,7 +200,10 @@ impl<'a> Page<'a> {
             ))?;
             ensure!(!found.is_null(), "nothing is {selector} in {:?}: {:?}", self.path()?, self.brief());
             ensure!(found["hit"] == true, "it is behind {}", found["what"]);
-            Ok((found["x"].clone(), found["y"].clone()))
+            let at = (found["x"].clone(), found["y"].clone());
+            // A page that is still put in order moves it away from under the click.
+            ensure!(last.replace(at.clone()).as_ref() == Some(&at), "it still moves");
+            Ok(at)
         })?;
         for (kind, buttons) in [("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)] {
             let parameters = json!({

@@ -324,6 +324,11 @@ impl Album<'_> {
                 page.prefer(theme)?;
                 page.screen(screen)?;
                 page.open(&format!("{}{path}", self.stage.url))?;
+                let status = page.evaluate("performance.getEntriesByType('navigation')[0].responseStatus")?;
+                if (status.as_u64().unwrap_or(0) >= 400) != shots::REFUSED.contains(&shot.name) {
+                    self.findings
+                        .push(format!("{} {theme_name} {screen_name}: answered with {status}", shot.name));
+                }
                 let shift = page.layout_shift()?;
                 self.worst_shift = self.worst_shift.max(shift);
                 if shift > MOST_SHIFT {
@@ -360,7 +365,7 @@ impl Album<'_> {
         );
         if self.axe.is_some() {
             for finding in &self.findings {
-                println!("axe: {finding}");
+                println!("finding: {finding}");
             }
             println!(
                 "axe-core: {} serious or critical findings on {} pages, light and dark, 1440 and 390 px",

@@ -109,6 +109,7 @@ pub(crate) const FURNISHED: &[Shot] = &[
     page("site-arrived", "/sites/{hamburg}/waiting/{used_key}"),
     page("connector", "/connectors/{connector}"),
     page("connector-revoke", "/connectors/{connector}/revoke"),
+    page("connector-edit", "/connectors/{connector}/edit"),
     page("connector-remove", "/connectors/{connector}/remove"),
     page("people", "/people"),
     page("person", "/people/{mikkel}"),
@@ -135,6 +136,7 @@ pub(crate) const FURNISHED: &[Shot] = &[
     page("service-account", "/service-accounts/{backup}"),
     page("service-account-new", "/service-accounts/new"),
     page("service-account-revoke", "/service-accounts/{backup}/revoke"),
+    page("service-account-edit", "/service-accounts/{backup}/edit"),
     page("service-account-remove", "/service-accounts/{backup}/remove"),
     page("pops", "/pops"),
     page("pop", "/pops/{pop}"),
@@ -212,8 +214,23 @@ pub(crate) const OWN: &[Shot] = &[
 pub(crate) const CODES: &[Shot] =
     &[after("recovery-codes", "/account/totp", steps::RECOVERY_CODES, "/account/totp")];
 
+/// Pages that come with an error's status, and no others.
+pub(crate) const REFUSED: &[&str] = &[
+    "not-found",
+    "no-such-page",
+    "only-takes-a-form",
+    "device-code-not-open",
+    "not-for-your-role",
+    "form-not-for-your-role",
+    "provider-away",
+    "provider-not-asked",
+    "link-used-up",
+    "nothing-for-strangers",
+];
+
 /// A member, who may look after nothing but their own account.
-pub(crate) const MEMBER: &[Shot] = &[page("not-for-your-role", "/"), page("account-of-a-member", "/account")];
+pub(crate) const MEMBER: &[Shot] =
+    &[page("not-for-your-role", "/devices"), page("account-of-a-member", "/account")];
 
 /// An auditor, who reads.
 pub(crate) const AUDITOR: &[Shot] =
@@ -271,8 +288,9 @@ mod tests {
         [FIRST, EMPTY, FURNISHED, ANSWERS, STEP_UP, OWN, CODES, MEMBER, AUDITOR, GUESTS, DEGRADED, FENCED];
 
     /// What is read at an address and is no page.
-    const NO_PAGES: [(&str, &str); 7] = [
+    const NO_PAGES: [(&str, &str); 8] = [
         ("/events", "a stream that a page listens to"),
+        ("/banner", "a part of every page"),
         ("/flows/newer", "rows that a page puts above its own"),
         ("/status.json", "for programs"),
         ("/favicon.ico", "leads to the sign"),

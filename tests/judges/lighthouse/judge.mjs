@@ -32,7 +32,15 @@ async function ownBrowser(chromium) {
   const end = async () => {
     browser.kill("SIGKILL");
     await ended;
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    // Its other processes write until they notice: what came after a directory was emptied is removed by the next try.
+    for (let left = 100; ; left -= 1) {
+      try {
+        return rmSync(profile, { recursive: true, force: true });
+      } catch (error) {
+        if (left === 0) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
   };
   process.once("SIGTERM", () => end().finally(() => process.exit(143)));
   const port = await new Promise((resolve, reject) => {

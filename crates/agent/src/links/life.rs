@@ -1,15 +1,14 @@
 //! Signs of life: who is asked when, who is doubted, and which sessions are left.
 
 use super::race::RACE_PAUSE;
-use super::{HEDGE_AFTER, Link, LinkPhase, PlacePhase, RESOLVE_TIMEOUT, WINDOW_MAX};
+use super::{HEDGE_AFTER, Link, LinkPhase, PlacePhase, RESOLVE_TIMEOUT, WINDOW_MAX, reconnect_window};
 use crate::{clock::Freshness, core::Agent, kind::AgentSlice, output::AgentEvent};
 use session::{CloseCode, SessionId};
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
-use wire::{Keepalive, PopId};
+use wire::{Alive, Keepalive, PopId};
 
 /// `Alive` comes within this: at 30 % loss and a second of delay QUIC's third retransmission is out.
 pub(crate) const ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -120,9 +119,9 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
-    pub(crate) fn alive(&mut self, now: Instant, id: SessionId, observed: SocketAddr) {
+    pub(crate) fn alive(&mut self, now: Instant, id: SessionId, alive: &Alive) {
         let Some(Link { pop, phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) else { return };
-        let pop = *pop;
+        let (pop, observed) = (*pop, alive.observed);
         standing.alive_by = None;
         standing.answered_at = Some(now);
         standing.doubted_at = None;
@@ -130,6 +129,12 @@ impl<B: AgentSlice> Agent<B> {
         if standing.observed != observed {
             standing.observed = observed;
             self.event(AgentEvent::ObservedChanged { session: id, pop, observed });
+        }
+        if let Some(window) = alive.reconnect_window_ms.map(reconnect_window) {
+            if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) {
+                standing.window = window;
+            }
+            self.keep_window(window);
         }
     }
 

@@ -40,6 +40,11 @@ const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(60);
 /// A PoP cannot keep agents away for longer than this.
 const WINDOW_MAX: Duration = Duration::from_secs(300);
+
+/// Over how long a reconnect is spread, as a PoP says it.
+fn reconnect_window(ms: u32) -> Duration {
+    Duration::from_millis(ms.into()).min(WINDOW_MAX)
+}
 /// Sessions at once, whatever sites want.
 const MAX_LINKS: usize = 16;
 /// Addresses taken of one name.
@@ -152,7 +157,8 @@ impl<B: AgentSlice> Agent<B> {
 
     /// The machine changed its network: waits end, and standing sessions are asked for a sign of life.
     pub fn network_changed(&mut self, now: Instant) {
-        self.hold_until = now;
+        // The network of a machine that starts with everybody else comes up with everybody else's.
+        self.hold_until = self.start_at.max(now);
         self.tcp_first = false;
         for place in self.places.values_mut() {
             place.failures = 0;
@@ -452,11 +458,12 @@ impl<B: AgentSlice> Agent<B> {
         // The first one is earlier, anywhere in the interval: what registered together does not stay together.
         let first = KEEPALIVE_MIN + self.jitter.up_to(keepalive - KEEPALIVE_MIN);
         let observed = welcome.observed;
+        let window = reconnect_window(welcome.reconnect_window_ms);
         link.phase = LinkPhase::Up(Standing {
             since: now,
             observed,
             keepalive,
-            window: Duration::from_millis(welcome.reconnect_window_ms.into()).min(WINDOW_MAX),
+            window,
             next_keepalive: now + first,
             alive_by: None,
             answered_at: None,
@@ -465,6 +472,7 @@ impl<B: AgentSlice> Agent<B> {
             leave_at: None,
         });
         let (pop, transport) = (link.pop, link.transport);
+        self.keep_window(window);
         self.stats.registrations += 1;
         self.event(AgentEvent::Registered { session: id, pop, observed });
         let kept = if welcome.channels > 0 { Channels::Kept } else { Channels::Gone };

@@ -55,6 +55,11 @@ impl PopPhaseWord {
 }
 
 impl<B: AgentSlice> Agent<B> {
+    /// Where every PoP that it knows of is, `HOST:PORT` each.
+    pub fn pop_names(&self) -> impl Iterator<Item = &str> {
+        self.places.values().map(|place| place.name.as_str())
+    }
+
     /// How this agent stands with each PoP of its list.
     pub fn pops(&self) -> impl Iterator<Item = PopStatus> {
         self.places.iter().map(|(pop, place)| {

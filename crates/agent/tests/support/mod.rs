@@ -75,6 +75,8 @@ pub struct World<B> {
     pub pops: Vec<FakePop>,
     pub controller: Controller,
     pub sends_beacons: bool,
+    /// What a PoP's signs of life say of the reconnect window.
+    pub says_window: Option<u32>,
     /// How often PoPs were asked for a sign of life.
     pub keepalives: usize,
     pub resolves: bool,
@@ -229,6 +231,7 @@ impl<B: AgentSlice> World<B> {
             slice: Some(make_slice(&installation, identity, version(5), WALL, &entries)),
             revocations: None,
             time_floor: None,
+            reconnect_window: Duration::ZERO,
         };
         let agent = Agent::new(stored, now, WALL, [3; 32]).expect("starts from what is stored");
         Self {
@@ -241,6 +244,7 @@ impl<B: AgentSlice> World<B> {
             pops,
             controller: Controller { version: version(5), ..Controller::default() },
             sends_beacons: true,
+            says_window: None,
             keepalives: 0,
             resolves: true,
             deaf: BTreeSet::new(),
@@ -294,6 +298,9 @@ impl<B: AgentSlice> World<B> {
                 Some((self.make_slice)(&self.installation, identity, version(5), WALL, &self.entries()))
             }),
             revocations: text(Persisted::Revocations),
+            reconnect_window: text(Persisted::ReconnectWindow)
+                .map(|text| Duration::from_millis(text.parse().expect("a number")))
+                .unwrap_or_default(),
             time_floor: text(Persisted::TimeFloor)
                 .map(|text| UnixMs::from_millis(text.parse().expect("a number"))),
         }
@@ -479,7 +486,7 @@ impl<B: AgentSlice> World<B> {
             .into(),
             FromAgent::Keepalive(_) => {
                 self.keepalives += 1;
-                Alive { observed, beacon }.into()
+                Alive { observed, beacon, reconnect_window_ms: self.says_window }.into()
             }
             FromAgent::ToController(request) if self.controller.is_away => {
                 ControllerUnavailable { seq: request.seq, reason: Refusal::NoController, retry_after_ms: 0 }

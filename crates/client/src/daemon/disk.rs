@@ -37,6 +37,7 @@ pub fn load(state: &StateDir, wall: UnixMs) -> Result<StoredState, StateError> {
         slice: usable_slice(state, &chain, time)?,
         revocations: optional(names::REVOCATIONS)?,
         time_floor: floor,
+        reconnect_window: state.read_reconnect_window()?,
         chain,
     })
 }
@@ -134,6 +135,7 @@ pub(crate) async fn write_all(state: Arc<StateDir>, documents: DocumentQueue) {
             Persisted::Slice => state.write_generation(names::SLICE, &bytes),
             Persisted::Revocations => state.write(names::REVOCATIONS, &bytes),
             Persisted::TimeFloor => state.write_floor(&bytes),
+            Persisted::ReconnectWindow => state.write(names::RECONNECT_WINDOW, &bytes),
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}

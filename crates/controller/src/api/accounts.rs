@@ -183,9 +183,8 @@ mod query {
         /// Of this user.
         #[param(nullable = false)]
         pub user: Option<String>,
-        /// With this outcome: `signed-in`, `first-factor`, `wrong`, `limited`, `refused`, `signed-out` or
-        /// `provider-failed`.
-        #[param(nullable = false)]
+        /// With this outcome.
+        #[param(value_type = crate::signin::Outcome, inline, required = false)]
         pub outcome: Option<String>,
         /// Only what has this text in its method, outcome, address or detail, or in its user's name, address or id,
         /// whatever the case.
@@ -213,6 +212,7 @@ pub struct Authentication {
     /// How: `passphrase`, `passphrase+totp`, `passkey`, `oidc`, …
     pub method: String,
     /// What came of it.
+    #[schema(value_type = Outcome, inline)]
     pub outcome: String,
     /// From where.
     pub address: String,
@@ -449,6 +449,9 @@ async fn delete_oidc_provider(
 }
 
 /// Makes a link by which a person sets an account up, or gets into it again: it works once, for 72 hours.
+///
+/// Used for an account that there is, it ends its sessions, its authenticator app and what ties it to sign-in providers;
+/// its passkeys stay.
 #[utoipa::path(post, path = "/invitations", tag = "sign-in", request_body = InvitationInput, responses((status = 201, description = "Made", body = Invitation)))]
 async fn create_invitation(
     State(core): State<Arc<Core>>,

@@ -308,7 +308,7 @@ impl Caller {
             Who::User(_) | Who::Administrator => {}
         }
         let age = core.sign_in_age(self.organization);
-        let fresh = self.authenticated_at.is_some_and(|at| core.signer.best_time() < at.plus(age));
+        let fresh = self.authenticated_at.is_some_and(|at| core.signer.proof_time() < at.plus(age));
         if fresh { Ok(()) } else { Err(Problem::sign_in_again(age)) }
     }
 
@@ -390,11 +390,12 @@ pub(crate) async fn authenticate(
             let taken = core.rates.take(&caller, class, clock::now());
             rate = taken.as_ref().map_or_else(|refused| refused.rate, |rate| *rate);
             let admitted = match taken {
-                Ok(_) => admit(&core, &request, &caller),
+                Ok(_) => other_organization(caller, &core.snapshot(), request.headers())
+                    .and_then(|caller| admit(&core, &request, &caller).map(|()| caller)),
                 Err(refused) => Err(refused.problem()),
             };
             match admitted {
-                Ok(()) => {
+                Ok(caller) => {
                     request.extensions_mut().insert(caller);
                     next.run(request).await
                 }
@@ -441,14 +442,14 @@ fn admit(core: &Core, request: &Request, caller: &Caller) -> Result<(), Problem>
     Ok(())
 }
 
-/// Who asks.
+/// Who asks, in their own organization.
 fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Problem> {
     let snapshot = core.snapshot();
     if let Some(InProcess(caller)) = request.extensions().get::<InProcess>() {
-        return other_organization(caller.clone(), &snapshot, request.headers());
+        return Ok(caller.clone());
     }
-    let caller = match request.extensions().get::<Peer>() {
-        Some(Peer::Local { uid }) => Caller::local(*uid, &snapshot, origin)?,
+    match request.extensions().get::<Peer>() {
+        Some(Peer::Local { uid }) => Caller::local(*uid, &snapshot, origin),
         _ => {
             let address = origin.address;
             let given = credential(request.headers())?;
@@ -460,10 +461,9 @@ fn identify(core: &Core, request: &Request, origin: Origin) -> Result<Caller, Pr
                 }
                 WRONG_TOKENS.failed(from, clock::now());
                 wrong
-            })?
+            })
         }
-    };
-    other_organization(caller, &snapshot, request.headers())
+    }
 }
 
 fn too_many_wrong(wait: Duration) -> Problem {
@@ -521,7 +521,7 @@ fn token_caller(core: &Core, snapshot: &Snapshot, text: &str, origin: Origin) ->
 
 /// Whether a token is neither over nor struck.
 fn is_good(core: &Core, token: &store::Token) -> bool {
-    token.expires_ms > core.signer.best_time().as_millis()
+    token.expires_ms > core.signer.proof_time().as_millis()
         && !core.strikes.set().is_struck(RevokedSubject::Token(token.id), 1)
 }
 

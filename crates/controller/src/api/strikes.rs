@@ -120,14 +120,14 @@ async fn create_strike(
     Body(input): Body<StrikeInput>,
 ) -> Result<Tagged, Problem> {
     let subject: RevokedSubject = check::parsed("subject", &input.subject)?;
-    let snapshot = core.snapshot();
-    let data = caller.data(&snapshot)?;
-    may_strike(&caller, data, subject)?;
-    let generation = generation(&snapshot, data, subject)?;
-    let asked = request(&caller, subject, generation);
-    let striking = Arc::clone(&core);
+    let (striking, asking) = (Arc::clone(&core), caller.clone());
+    // What was struck before may be gone since: it is looked at only where the same was not done already.
     let make = async move {
-        let report = striking.strike(asked).await?;
+        let snapshot = striking.snapshot();
+        let data = asking.data(&snapshot)?;
+        may_strike(&asking, data, subject)?;
+        let generation = generation(&snapshot, data, subject)?;
+        let report = striking.strike(request(&asking, subject, generation)).await?;
         Ok((StatusCode::CREATED, operate::value(&outcome(&report))))
     };
     once(&core, &caller, &intent, Unremembered::Goes, make).await
@@ -250,10 +250,10 @@ fn one_of_many(asked: &BulkOperation) -> Result<RevokedSubject, Problem> {
     check::parsed("body.subject", &input.subject)
 }
 
-/// Strikes many: each is looked at before the first is struck, and then every one is, whatever becomes of another.
+/// Strikes many: each is looked at before the first is struck. All or none.
 ///
 /// # Errors
-/// Nothing was struck, unless the problem says otherwise.
+/// Nothing was struck.
 pub(super) async fn together(
     core: &Arc<Core>,
     caller: &Caller,
@@ -265,18 +265,10 @@ pub(super) async fn together(
     if roles::sign_in(&Method::POST, PATH) == SignIn::Fresh {
         caller.need_fresh(core)?;
     }
-    let snapshot = core.snapshot();
-    let data = caller.data(&snapshot)?;
-    let mut requests = Vec::with_capacity(subjects.len());
-    for (index, subject) in subjects.into_iter().enumerate() {
-        let found = may_strike(caller, data, subject).and_then(|()| generation(&snapshot, data, subject));
-        let generation = found.map_err(|mut problem| {
-            problem.field = problem.field.take().map(|field| format!("body.{field}"));
-            operate::of_operation(index, problem)
-        })?;
-        requests.push(request(caller, subject, generation));
-    }
+    let looked = (Arc::clone(core), caller.clone());
+    let requests = move || each(&looked.0, &looked.1, subjects);
     if is_dry {
+        let requests = requests()?;
         let results = requests.iter().map(|request| BulkResult {
             status: StatusCode::CREATED.as_u16(),
             body: Some(json!({"subject": request.subject.to_string(), "generation": request.generation})),
@@ -285,24 +277,32 @@ pub(super) async fn together(
         return Ok(Tagged::value(StatusCode::OK, &body));
     }
     let striking = Arc::clone(core);
+    // What was struck before may be gone since: it is looked at only where the same was not done already.
     let make = async move {
-        let struck = striking.strike_each(requests).await;
-        let (count, failed) = (struck.len(), struck.iter().filter(|one| one.is_err()).count());
-        let mut results = Vec::with_capacity(count);
-        for one in struck {
-            let report = one.map_err(|error| {
-                let mut problem = Problem::from(error);
-                problem.detail = format!(
-                    "{} of {count} were struck, the others were not: {}",
-                    count - failed,
-                    problem.detail
-                );
-                problem
-            })?;
-            let status = StatusCode::CREATED.as_u16();
-            results.push(BulkResult { status, body: Some(operate::value(&outcome(&report))) });
-        }
-        Ok((StatusCode::OK, operate::value(&BulkOutcome { results, dry_run: false })))
+        let struck = striking.strike_each(requests()?).await?;
+        let results = struck.iter().map(|report| BulkResult {
+            status: StatusCode::CREATED.as_u16(),
+            body: Some(operate::value(&outcome(report))),
+        });
+        Ok((StatusCode::OK, operate::value(&BulkOutcome { results: results.collect(), dry_run: false })))
     };
     once(core, caller, intent, Unremembered::Goes, make).await
+}
+
+/// What is to be struck, each looked at.
+fn each(core: &Core, caller: &Caller, subjects: Vec<RevokedSubject>) -> Result<Vec<StrikeRequest>, Problem> {
+    let snapshot = core.snapshot();
+    let data = caller.data(&snapshot)?;
+    let one = |(index, subject)| {
+        let found = may_strike(caller, data, subject).and_then(|()| generation(&snapshot, data, subject));
+        let generation = found.map_err(|mut problem| {
+            // Only the subject is one of its members.
+            if problem.field.as_deref() == Some("subject") {
+                problem.field = Some("body.subject".into());
+            }
+            operate::of_operation(index, problem)
+        })?;
+        Ok(request(caller, subject, generation))
+    };
+    subjects.into_iter().enumerate().map(one).collect()
 }

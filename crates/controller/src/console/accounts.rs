@@ -50,7 +50,7 @@ pub(super) fn sign_in_card(viewer: &Viewer, user: &store::User) -> Markup {
         html! {
             div class="card-body" {
                 p class="sm" {
-                    @if known { "There is an account. A recovery link lets them set another passphrase when they cannot get in; it ends their sessions and their authenticator app, and their passkeys stay." }
+                    @if known { "There is an account. A recovery link lets them set another passphrase when they cannot get in; it ends their sessions, their authenticator app and what ties them to a sign-in provider, and their passkeys stay." }
                     @else { "There is no account yet. An invitation is a link that works once, with which they set a passphrase." }
                     @if let Some(open) = open { " A link that was made before works until " (said(open, viewer.now)) "." }
                 }
@@ -108,7 +108,7 @@ pub(super) async fn invite(api: Extension<Api>, Path(id): Path<String>, posted: 
                     h2 { "They open it and set a passphrase" }
                     p {
                         "From then on they sign in as " strong { (typed(&user.email)) } "."
-                        @if known { " Their sessions and their authenticator app end with it; passkeys stay." }
+                        @if known { " Their sessions, their authenticator app and what ties them to a sign-in provider end with it; passkeys stay." }
                     }
                     p class="hint mt-2" { a href=(back) { "Back to " (typed(&user.name)) } }
                 }

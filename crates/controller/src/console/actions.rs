@@ -1,10 +1,7 @@
 //! What a person may be offered: which permission each form of the console needs, so that nobody is shown a button that
 //! would be refused, and nobody fills in a form in vain. The API decides by itself; this follows it.
 
-use super::{
-    look::icon,
-    shell::{NotSignedIn, Refusal, Viewer},
-};
+use super::{look::icon, shell::Viewer};
 use crate::api::{Caller, Permission as P};
 use maud::{Markup, html};
 
@@ -14,6 +11,7 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/sites/{id}/edit", &[P::Network]),
     ("/sites/{id}/remove", &[P::Network]),
     ("/sites/{id}/connect", &[P::EnrolConnectors]),
+    ("/connectors/{id}/edit", &[P::Network]),
     ("/connectors/{id}/remove", &[P::Network]),
     ("/connectors/{id}/revoke", &[P::StrikeNetwork]),
     ("/connectors/{id}/restore", &[P::Network]),
@@ -37,6 +35,7 @@ const ACTIONS: &[(&str, &[P])] = &[
     ("/people/{id}/revoke", &[P::StrikePeople]),
     ("/people/{id}/restore", &[P::People]),
     ("/service-accounts/new", &[P::People]),
+    ("/service-accounts/{id}/edit", &[P::People]),
     ("/service-accounts/{id}/remove", &[P::People]),
     ("/service-accounts/{id}/revoke", &[P::StrikePeople]),
     ("/service-accounts/{id}/restore", &[P::People]),
@@ -93,14 +92,13 @@ pub(super) fn offers(caller: &Caller, path: &str) -> bool {
     needed(path).is_none_or(|needs| needs.iter().any(|need| caller.may(*need)))
 }
 
-/// Refuses a form to whoever could only fill it in in vain.
-pub(super) fn admit(caller: &Caller, path: &str) -> Result<(), NotSignedIn> {
+/// Refuses a form to whoever could only fill it in in vain, and says why.
+pub(super) fn admit(caller: &Caller, path: &str) -> Result<(), String> {
     if offers(caller, path) {
         return Ok(());
     }
     let role = super::ask::role_name(caller);
-    let detail = format!("You are signed in with the role {role}, which does not do this.");
-    Err(NotSignedIn::Refused(Refusal::of(caller, detail)))
+    Err(format!("You are signed in with the role {role}, which does not do this."))
 }
 
 impl Viewer {

@@ -65,6 +65,8 @@ pub(super) struct Refused {
     pub(super) field: Option<String>,
     #[serde(default)]
     pub(super) rule: Option<String>,
+    #[serde(default)]
+    pub(super) value: Value,
 }
 
 impl Refused {
@@ -169,6 +171,7 @@ fn too_long(body: &Value) -> Refused {
         field: longest.as_ref().map(|(name, _)| (*name).clone()),
         rule: longest
             .map(|(_, bytes)| format!("at most {most} kB in all; this field alone has {} kB", bytes / 1024)),
+        value: Value::Null,
     }
 }
 

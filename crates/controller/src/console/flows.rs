@@ -206,8 +206,12 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
                 Err(error) => p class="card-body card-body--top" { (error) },
                 Ok(page) => {
                     @if page.items.is_empty() {
-                        (empty(if filtered || is_later { "Nothing fits" } else { "No flow yet" },
-                            "Connectors report each connection when it ends, and each that was denied at once.", html! {}))
+                        @if filtered || is_later {
+                            (empty("Nothing fits", "No connection that connectors reported is like this. One that is open is reported when it ends.", html! { a class="btn" href="/flows" { "Show all" } }))
+                        } @else {
+                            (empty("No flow yet", "Connectors report each connection when it ends, and each that was denied at once.",
+                                html! { a class="btn" href="/why" { "Why can or can’t someone reach…" } }))
+                        }
                     } @else {
                         (table("Flows", FLOW_COLUMNS, &flow_rows(&viewer, &page.items)))
                     }

@@ -7,13 +7,14 @@ use super::{
     step_up,
     urlencoded::pairs,
 };
-use crate::parts::Core;
+use crate::{parts::Core, signin::session};
 use axum::{
     extract::{FromRequest, MatchedPath, Request},
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
 use maud::{DOCTYPE, Markup, html};
+use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The longest form: a hundred thousand emoji in a field are 1.2 MB on the wire, and are kept as they were typed.
@@ -95,7 +96,9 @@ impl FromRequest<Arc<Core>> for Posted {
         let viewer = Viewer::of(core, &parts);
         let bytes = match read {
             Ok(bytes) => bytes,
-            Err(error) => return Err(not_taken(viewer.ok().as_ref(), &error, most)),
+            Err(error) => {
+                return Err(not_taken(viewer.ok().as_ref(), session::theme(&parts.headers), &error, most));
+            }
         };
         let values = Values(pairs(&bytes));
         match viewer {
@@ -112,14 +115,16 @@ impl FromRequest<Arc<Core>> for Posted {
                 }
                 Ok(Self { viewer, values, genuine })
             }
-            Err(super::shell::NotSignedIn::Redirect(path)) => Err(keep(&path, &values)),
+            Err(super::shell::NotSignedIn::Redirect(path)) => {
+                Err(keep(&path, session::theme(&parts.headers), &values))
+            }
             Err(other) => Err(other.into_response()),
         }
     }
 }
 
 /// A form that did not come in: it is too long, or stopped on the way.
-fn not_taken(viewer: Option<&Viewer>, error: &axum::Error, most: usize) -> Response {
+fn not_taken(viewer: Option<&Viewer>, theme: &str, error: &axum::Error, most: usize) -> Response {
     let is_too_long = std::error::Error::source(error)
         .is_some_and(|cause| cause.downcast_ref::<http_body_util::LengthLimitError>().is_some());
     let (status, title, text) = if is_too_long {
@@ -139,16 +144,17 @@ fn not_taken(viewer: Option<&Viewer>, error: &axum::Error, most: usize) -> Respo
         None => bare_page(
             status,
             title,
+            theme,
             html! { div class="page-head" { div { h1 { (title) } p class="lede" { (text) } } } },
         ),
     }
 }
 
 /// A page without anything of the organization's.
-pub(super) fn bare_page(status: StatusCode, title: &str, body: Markup) -> Response {
+pub(super) fn bare_page(status: StatusCode, title: &str, theme: &str, body: Markup) -> Response {
     let page = html! {
         (DOCTYPE)
-        html lang="en" {
+        html lang="en" data-theme=[(!theme.is_empty()).then_some(theme)] {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -166,7 +172,7 @@ pub(super) fn bare_page(status: StatusCode, title: &str, body: Markup) -> Respon
 }
 
 /// The session ended while somebody typed: everything is kept in this page until they are signed in again.
-fn keep(path: &str, values: &Values) -> Response {
+fn keep(path: &str, theme: &str, values: &Values) -> Response {
     let body = html! {
         div class="page-head" { div {
             h1 { "You were signed out. Nothing is lost." }
@@ -182,7 +188,7 @@ fn keep(path: &str, values: &Values) -> Response {
             }
         }
     };
-    bare_page(StatusCode::UNAUTHORIZED, "Signed out", body)
+    bare_page(StatusCode::UNAUTHORIZED, "Signed out", theme, body)
 }
 
 /// What is wrong with a form, by field; the empty name is the form as a whole.
@@ -234,11 +240,39 @@ fn explained(refused: &Refused) -> String {
         Some(rule) => {
             let mut letters = rule.chars();
             let first: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
-            format!("Expected: {}{}.", first.to_lowercase(), letters.as_str().trim_end_matches('.'))
+            let expected = format!("{}{}", first.to_lowercase(), letters.as_str().trim_end_matches('.'));
+            format!("{}Expected: {expected}{}.", entry(refused), got(refused))
         }
         None => refused.sentence(),
     }
 }
+
+/// Which of many, as `prefixes[17]` says it.
+fn entry(refused: &Refused) -> String {
+    let index =
+        refused.field.as_deref().and_then(|field| field.split_once('[')?.1.split_once(']')?.0.parse().ok());
+    index.map(|index: usize| format!("Entry {}. ", index + 1)).unwrap_or_default()
+}
+
+/// What came, where a few words say it. What is secret is said by nobody.
+fn got(refused: &Refused) -> String {
+    let field = refused.field.as_deref().unwrap_or_default();
+    let shown = match &refused.value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    };
+    let is_secret = ["secret", "pass", "token", "code"].iter().any(|word| field.contains(word));
+    if shown.is_empty() || is_secret {
+        return String::new();
+    }
+    let cut: String = shown.chars().take(MOST_SAID).collect();
+    let more = if cut.len() < shown.len() { "…" } else { "" };
+    format!("; got “{cut}{more}”")
+}
+
+/// Characters of a value that are said again.
+const MOST_SAID: usize = 60;
 
 /// The kinds of fields.
 pub(super) enum Kind<'a> {
@@ -487,7 +521,7 @@ mod tests {
             ..Refused::default()
         };
         let errors = Errors::refused(&refused, &["name", "prefixes"]);
-        assert_eq!(errors.of("prefixes"), Some("Expected: an address like 10.0.0.0/8."));
+        assert_eq!(errors.of("prefixes"), Some("Entry 2. Expected: an address like 10.0.0.0/8."));
         let other = Errors::refused(
             &Refused { field: Some("id".into()), detail: "no site x".into(), ..refused },
             &["name"],

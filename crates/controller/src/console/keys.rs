@@ -26,6 +26,15 @@ use trust::UnixMs;
 const DEVICE_LIFE_S: u64 = 24 * 3600;
 const POP_LIFE_S: u64 = 3600;
 
+/// What tells it from others: its name, or the end of its id.
+pub(super) fn called(key: &EnrolmentKey) -> String {
+    if !key.name.is_empty() {
+        return key.name.clone();
+    }
+    let id = key.id.to_string();
+    format!("without a name, …{}", &id[id.len().saturating_sub(6)..])
+}
+
 fn state(key: &EnrolmentKey, now: UnixMs) -> Markup {
     if key.uses >= key.cap {
         plain_badge("used")
@@ -90,13 +99,13 @@ pub(super) async fn list(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     lists::page(&viewer, &wanted, &listing, all, &rows, |key| {
         let (kind, what, page) = for_what(key);
         Row::new(
-            html! { (typed(if key.name.is_empty() { "without a name" } else { &key.name })) span class="sub" { (kind) } },
+            html! { (typed(&called(key))) span class="sub" { (kind) } },
             vec![
                 state(key, viewer.now),
                 html! { a href=(page) { (typed(&what)) } },
                 html! { (key.uses) " of " (key.cap) },
                 time(UnixMs::from_millis(key.expires_ms), viewer.now),
-                html! { div { (viewer.danger_link(&format!("/keys/{}/remove", key.id), "Remove", Some(&format!("the key {}", key.name)))) } },
+                html! { div { (viewer.danger_link(&format!("/keys/{}/remove", key.id), "Remove", Some(&format!("the key {}", called(key))))) } },
             ],
         )
     })

@@ -258,7 +258,7 @@ fn member_answer(viewer: &Viewer, wanted: &Wanted, member: Member, again: &Again
     let body = html! {
         (head(&[(page, thing.many())], typed(name), lede, html! {
             (viewer.link_button(&format!("/why?who={id}"), "why", "Why can / can’t…"))
-            @if user.is_some() { (viewer.link_button(&format!("{page}/{id}/edit"), "edit", "Edit")) }
+            (viewer.link_button(&format!("{page}/{id}/edit"), "edit", if user.is_some() { "Edit" } else { "Rename" }))
             @if role.is_some_and(|role| roles::may_change(&viewer.caller, role)) { (viewer.link_button(&format!("{page}/{id}/role"), "people", "Role")) }
             (buttons(viewer, page, &id, struck))
             (viewer.danger_link(&format!("{page}/{id}/remove"), "Remove", None))

@@ -52,6 +52,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use maud::html;
+pub(crate) use shell::shows_anything_to;
 use shell::{Here, NotSignedIn, Viewer};
 use std::sync::{Arc, LazyLock};
 
@@ -88,6 +89,7 @@ pub(crate) async fn no_such_address(core: Arc<Core>, request: Request) -> Respon
         Err(_) => form::bare_page(
             StatusCode::NOT_FOUND,
             title,
+            session::theme(&parts.headers),
             look::head(&[], title, lede, html! { a class="btn btn--primary" href="/signin" { "Sign in" } }),
         ),
     };
@@ -120,6 +122,7 @@ pub(crate) async fn wrong_method(State(core): State<Arc<Core>>, request: Request
         Err(_) => form::bare_page(
             StatusCode::METHOD_NOT_ALLOWED,
             title,
+            session::theme(&parts.headers),
             look::head(&[], title, lede, html! { a class="btn btn--primary" href="/signin" { "Sign in" } }),
         ),
     };

@@ -5,7 +5,7 @@ use super::{
     ask::Api,
     assets, audit, devices, events, flows,
     form::MAX_FORM,
-    keys, members, overview, people, policies, providers, removal, resources, roles, search, settings,
+    keys, members, overview, people, policies, providers, removal, resources, roles, search, settings, shell,
     sign_ins, sites, status, step_up,
     strikes::{self, Way},
     things::{self, Thing},
@@ -105,6 +105,7 @@ pub(super) fn routes(core: &Arc<Core>) -> Router<Arc<Core>> {
         .route("/search", get(search::page))
         .route("/signed-in-again", get(step_up::signed_in_again))
         .route("/events", get(events::events))
+        .route("/banner", get(shell::banner_alone))
         .route("/status", get(status::page))
         .route("/status.json", get(status::json))
         .route("/favicon.ico", get(async || axum::response::Redirect::permanent("/favicon.svg")))
@@ -144,11 +145,13 @@ fn of_things() -> Router<Arc<Core>> {
         .route("/people/{id}/edit", changing(Thing::User))
         .route("/people/{id}/remove", removing(Thing::User))
         .route("/service-accounts/new", making(Thing::ServiceAccount))
+        .route("/service-accounts/{id}/edit", changing(Thing::ServiceAccount))
         .route("/service-accounts/{id}/remove", removing(Thing::ServiceAccount))
         .route("/pops/{id}/edit", changing(Thing::Pop))
         .route("/pops/{id}/remove", removing(Thing::Pop))
         .route("/devices/{id}/edit", changing(Thing::Device))
         .route("/devices/{id}/remove", removing(Thing::Device))
+        .route("/connectors/{id}/edit", changing(Thing::Connector))
         .route("/connectors/{id}/remove", removing(Thing::Connector))
         .route("/keys/{id}/remove", removing(Thing::Key))
 }

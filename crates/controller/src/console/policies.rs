@@ -535,7 +535,7 @@ pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, path: Path<
     if shown.lose.is_empty() {
         return super::removal::remove_page(Thing::Policy, api, viewer, path).await;
     }
-    let back = format!("/policies/{}", row.id);
+    let (back, waits) = (format!("/policies/{}", row.id), viewer.changes_wait());
     let body = html! {
         (head(&[("/policies", "Policies"), (&back, &row.name)], html! { "Remove " (typed(&row.name)) "?" }, "Whoever reached something through it alone loses that, within 5 s. Running connections end.", html! {}))
         div class="grid" {
@@ -545,7 +545,8 @@ pub(super) async fn remove_page(api: Extension<Api>, viewer: Viewer, path: Path<
                     (viewer.token())
                     div class="card-foot" {
                         a class="btn" href=(back) { "Keep it" }
-                        button class="btn btn--danger" type="submit" { "Remove it: " (shown.lose.len()) " lose" }
+                        button class="btn btn--danger" type="submit" disabled[waits.is_some()] { "Remove it: " (shown.lose.len()) " lose" }
+                        @if let Some(why) = &waits { span { "Removing waits: " (why) "." } }
                     }
                 }
             }

@@ -234,7 +234,10 @@ fn status_facts(viewer: &Viewer) -> Markup {
         ("Struck now", html! { (counted(core.strikes.set().len(), "subject", "subjects")) }),
         ("Root hash", html! { code { (core.signer.root().to_string()) } }),
         ("Controller", html! { code { (core.signer.controller().to_string()) } }),
-        ("API", html! { a href="/api/v1/openapi.json" { "OpenAPI document" } }),
+        (
+            "API",
+            html! { a href="/api/" { "Reference" } " · " a href="/api/v1/openapi.json" { "OpenAPI document" } },
+        ),
         (
             "Status for everybody",
             html! { a href="/status" { "Status page" } " · " a href="/status.json" { "JSON" } },

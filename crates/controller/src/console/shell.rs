@@ -9,7 +9,10 @@ use crate::{
     api::{self, Caller},
     clock,
     parts::Core,
-    signin::session::{self, SignedIn},
+    signin::{
+        cookie::RoleSource,
+        session::{self, SignedIn},
+    },
     snapshot::{Snapshot, SnapshotSource},
 };
 use axum::{
@@ -70,6 +73,8 @@ pub(super) enum NotSignedIn {
     Redirect(String),
     /// The snapshot lacks what the session is about.
     Nothing,
+    /// They came to the first page, and the console has none for them but their own account.
+    OwnAccount,
     /// Who it was has no access any more, or never had.
     Refused(Refusal),
 }
@@ -79,12 +84,7 @@ pub(super) struct Refusal {
     detail: String,
     /// The overview is theirs to read: who reads nothing here would be led back to the same words.
     reads_overview: bool,
-}
-
-impl Refusal {
-    pub(super) fn of(caller: &Caller, detail: String) -> Self {
-        Self { detail, reads_overview: may_read(caller, "/") }
-    }
+    theme: &'static str,
 }
 
 /// What the API asks of somebody who reads what a page shows: the first part of its address, and the endpoint that
@@ -106,6 +106,7 @@ const READS: &[(&str, &str)] = &[
     ("pops", "/pops"),
     ("keys", "/enrolment-keys"),
     ("settings", "/organizations"),
+    ("audit", "/audit"),
     ("search", "/users"),
     ("events", "/sites"),
 ];
@@ -121,8 +122,9 @@ impl IntoResponse for NotSignedIn {
         match self {
             Self::Redirect(path) if path == "/" => Redirect::to("/signin").into_response(),
             Self::Redirect(path) => Redirect::to(&format!("/signin?next={}", encode(&path))).into_response(),
+            Self::OwnAccount => Redirect::to("/account").into_response(),
             Self::Nothing => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-            Self::Refused(Refusal { detail, reads_overview }) => {
+            Self::Refused(Refusal { detail, reads_overview, theme }) => {
                 let body = html! {
                     div class="page-head" { div {
                         h1 { "This page is not for your role." }
@@ -133,10 +135,15 @@ impl IntoResponse for NotSignedIn {
                         @if reads_overview { a class="btn" href="/" { "Overview" } }
                     }
                 };
-                super::form::bare_page(StatusCode::FORBIDDEN, "Not for this role", body)
+                super::form::bare_page(StatusCode::FORBIDDEN, "Not for this role", theme, body)
             }
         }
     }
+}
+
+/// Whether the console shows this caller anything: a member may have nothing but their own account.
+pub(crate) fn shows_anything_to(caller: &Caller) -> bool {
+    may_read(caller, "/")
 }
 
 /// A text as part of an address (RFC 3986 section 2.1).
@@ -161,20 +168,25 @@ impl Viewer {
         };
         let state = super::events::state(core);
         let snapshot = core.snapshot();
-        let caller = super::ask::caller(core, &who, parts).map_err(|problem| {
-            NotSignedIn::Refused(Refusal { detail: problem.detail.clone(), reads_overview: false })
-        })?;
+        let theme = session::theme(&parts.headers);
+        let refused =
+            |detail, reads_overview| NotSignedIn::Refused(Refusal { detail, reads_overview, theme });
+        let caller = super::ask::caller(core, &who, parts)
+            .map_err(|problem| refused(problem.detail.clone(), false))?;
         let organization = caller.organization;
         if snapshot.organization(organization).is_none() {
             return Err(NotSignedIn::Nothing);
         }
+        if parts.uri.path() == "/" && who.source == RoleSource::User && !shows_anything_to(&caller) {
+            return Err(NotSignedIn::OwnAccount);
+        }
         if !may_read(&caller, parts.uri.path()) {
             let role = super::ask::role_name(&caller);
             let detail = format!("You are signed in with the role {role}, which does not read this.");
-            return Err(NotSignedIn::Refused(Refusal::of(&caller, detail)));
+            return Err(refused(detail, shows_anything_to(&caller)));
         }
-        super::actions::admit(&caller, parts.uri.path())?;
-        let theme = session::theme(&parts.headers);
+        super::actions::admit(&caller, parts.uri.path())
+            .map_err(|detail| refused(detail, shows_anything_to(&caller)))?;
         Ok(Self {
             core: Arc::clone(core),
             who,
@@ -259,7 +271,7 @@ impl Viewer {
                 (self.navigation(here))
                 div class="stage" {
                     (self.top_bar())
-                    (self.banner())
+                    (self.live_banner())
                     main id="main" tabindex="-1" { (body) }
                 }
             }
@@ -292,12 +304,12 @@ impl Viewer {
         let data = self.data();
         let link = |to: Here, href: &str, sign: &'static str, text: &str, count: Option<usize>| {
             html! {
-                li {
+                @if may_read(&self.caller, href) { li {
                     a class="nav-link" href=(href) aria-current=[(to == here).then_some("page")] {
                         (icon(sign)) (text)
                         @if let Some(count) = count { span class="nav-count" { (thin(count as u64)) } }
                     }
-                }
+                } }
             }
         };
         html! {
@@ -397,6 +409,15 @@ impl Viewer {
         }
     }
 
+    /// The same wherever one is, while it is open: an outage that begins is said on a page that was read before.
+    fn live_banner(&self) -> Markup {
+        html! {
+            div id="banner" data-live hx-get="/banner" hx-select="#banner" hx-select-oob="#gauge" hx-trigger="live from:body" hx-swap="outerHTML" {
+                (self.banner())
+            }
+        }
+    }
+
     /// What differs from normal, the gravest alone: what, what goes on, what waits.
     fn banner(&self) -> Markup {
         if let Err(fenced) = self.core.signer.signing_time() {
@@ -473,6 +494,11 @@ impl Viewer {
             }
         }
     }
+}
+
+/// What every page says of how things stand, alone.
+pub(super) async fn banner_alone(viewer: Viewer) -> Response {
+    Html(html! { (viewer.live_banner()) (viewer.gauge()) }.into_string()).into_response()
 }
 
 fn banner(class: &'static str, sign: &'static str, body: Markup) -> Markup {

@@ -214,6 +214,7 @@ pub(super) async fn connector(
     let body = html! {
         (head(&[("/sites", "Sites"), (&sites, site.map_or("removed", |site| &site.name))], typed(&row.name), html! { (connector_state(&viewer, row).0) }, html! {
             (buttons(&viewer, "/connectors", &id, view.struck))
+            (viewer.link_button(&format!("/connectors/{id}/edit"), "edit", "Rename"))
             (viewer.danger_link(&format!("/connectors/{id}/remove"), "Remove", None))
         }))
         (done_note(&viewer, &wanted))

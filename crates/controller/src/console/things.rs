@@ -260,7 +260,7 @@ impl Words {
                 },
                 Field {
                     name: "mode",
-                    label: "When its connector hears no controller for 60 s",
+                    label: "When its connector hears no controller for 70 s",
                     kind: Kind::Choice(&self.modes),
                     hint: "",
                     optional: false,
@@ -529,6 +529,9 @@ pub(super) fn done_note(viewer: &Viewer, wanted: &Wanted) -> Markup {
     }
     if !wanted.get("removed").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Removed." } " Version " (version) "." })) } };
+    }
+    if !wanted.get("over").is_empty() {
+        return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "The token ended." } " Whoever asks with it is refused from now on. Remove it when changes can be saved again." })) } };
     }
     if !wanted.get("approved").is_empty() {
         return html! { div class="mb-4" role="status" { (note("", "check", html! { strong { "Approved." } " It gets its certificate when it asks again: tell its owner to run the same command once more." })) } };

@@ -11,6 +11,7 @@ use super::{
     shell::{Here, Viewer},
 };
 use crate::api::{
+    Permission,
     roles::{of_scope, word as role_word},
     types::Scope,
 };
@@ -288,6 +289,9 @@ pub(super) async fn remove_page(viewer: Viewer, Path(id): Path<String>) -> Respo
 
 fn ask_to_remove(viewer: &Viewer, token: &store::Token, status: StatusCode, why: Option<&str>) -> Response {
     let waits = viewer.changes_wait();
+    // A token that got out is ended without the database; its row goes when changes can be made again.
+    let is_over = viewer.core.strikes.set().is_struck(RevokedSubject::Token(token.id), 1);
+    let may_end = viewer.caller.may(Permission::StrikePeople) && !is_over;
     let body = html! {
         (head(&[("/settings", "Settings")], html! { "Remove the token " (typed(&token.name)) "?" },
             "Every script that signs in with it is refused from then on. It cannot be given back; another one is made instead.", html! {}))
@@ -306,7 +310,10 @@ fn ask_to_remove(viewer: &Viewer, token: &store::Token, status: StatusCode, why:
             div class="card-foot" {
                 a class="btn" href="/settings" { "Keep it" }
                 button class="btn btn--danger" type="submit" disabled[waits.is_some()] { "Remove the token" }
-                @if let Some(why) = &waits { span { "Removing waits: " (why) "." } }
+                @if let Some(why) = &waits {
+                    @if may_end { button class="btn btn--danger" type="submit" name="end" value="now" { "End it now" } }
+                    span { "Removing waits: " (why) "." @if may_end { " Ending it does not." } }
+                }
             }
         }
     };
@@ -319,6 +326,13 @@ pub(super) async fn remove(api: Extension<Api>, Path(id): Path<String>, posted: 
     if !posted.is_genuine() {
         return ask_to_remove(viewer, token, StatusCode::CONFLICT, Some(ASKED_BEFORE));
     }
+    if posted.values.one("end") == "now" {
+        let subject = json!({"subject": token.id.to_string()});
+        return match send(&api, viewer, Method::POST, "/strikes", Some(&subject), None).await {
+            Ok(_) => Redirect::to("/settings?over=1").into_response(),
+            Err(refused) => ask_to_remove(viewer, token, refused.http_status(), Some(&refused.sentence())),
+        };
+    }
     match send(&api, viewer, Method::DELETE, &format!("/tokens/{}", token.id), None, None).await {
         Ok(_) => Redirect::to("/settings?removed=1").into_response(),
         Err(refused) => ask_to_remove(viewer, token, refused.http_status(), Some(&refused.sentence())),
@@ -328,7 +342,6 @@ pub(super) async fn remove(api: Extension<Api>, Path(id): Path<String>, posted: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Permission;
 
     #[test]
     fn each_scope_is_offered_and_none_is_said_to_do_what_the_table_does_not_have() {

@@ -119,8 +119,8 @@ pub(super) fn topology(viewer: &Viewer) -> Topology {
         .filter(|id| presence.of(Subject::Connector(*id)).is_some_and(|seen| !seen.attached.is_empty()));
     let live = connectors.flat_map(|id| paths.of_connector(id, &presence, viewer.now));
     let live: Vec<Reported> = live.filter(|one| devices.contains(&one.device)).collect();
-    drop(presence);
-    let attached_pops = viewer.core.presence().attached_pops();
+    let attached_pops = presence.attached_pops();
+    drop((paths, presence));
     let carries =
         |pop: PopId| live.iter().any(|one| matches!(one.way, Way::Relay(by) | Way::Tcp(by) if by == pop));
     let all = &viewer.snapshot.dataset.pops;

@@ -1,6 +1,7 @@
 //! Why somebody can or cannot reach something, as a page.
 
 use super::{
+    form::Errors,
     lists::Wanted,
     look::{Row, badge, card, card_with_room, code, empty, head, icon, sized_icon, typed},
     names::{Names, member_page},
@@ -17,12 +18,12 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     let wanted = Wanted(wanted);
     let (who, to, on) = (wanted.get("who"), wanted.get("to"), wanted.get("on"));
     let names = Names::of(viewer.data());
-    let answer = if who.is_empty() || to.is_empty() {
-        html! {}
+    let (answer, wrong) = if who.is_empty() || to.is_empty() {
+        (html! {}, Errors::default())
     } else {
         answer(&viewer, &names, who, to, on)
     };
-    let nothing_asked = answer.0.is_empty();
+    let nothing_asked = answer.0.is_empty() && wrong.is_empty();
     let shown_to = to
         .parse::<ResourceId>()
         .ok()
@@ -39,17 +40,23 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
             div class="ask ask--three" {
                 div class="field" {
                     label for="who" { "Who or which device" }
-                    input class="input" id="who" name="who" value=(shown_who) autocomplete="off" dir="auto" maxlength="200" list="people" placeholder="Name or e-mail" required;
+                    input class="input" id="who" name="who" value=(shown_who) autocomplete="off" dir="auto" maxlength="200" list="people" placeholder="Name or e-mail" required
+                        aria-invalid=[wrong.of("who").map(|_| "true")] aria-describedby=[wrong.of("who").map(|_| "who-error")];
+                    (said(&wrong, "who"))
                     datalist id="people" { @for name in names.members.values().take(100) { option value=(name) {} } }
                 }
                 div class="field" {
                     label for="to" { "Reaches" }
-                    input class="input" id="to" name="to" value=(shown_to) autocomplete="off" dir="auto" maxlength="253" list="things" placeholder="Resource, name or address" required;
+                    input class="input" id="to" name="to" value=(shown_to) autocomplete="off" dir="auto" maxlength="253" list="things" placeholder="Resource, name or address" required
+                        aria-invalid=[wrong.of("to").map(|_| "true")] aria-describedby=[wrong.of("to").map(|_| "to-error")];
+                    (said(&wrong, "to"))
                     datalist id="things" { @for row in names.resources.values().take(100) { option value=(row.name) {} } }
                 }
                 div class="field" {
                     label for="on" { "On port " span class="opt" { "optional" } }
-                    input class="input" id="on" name="on" value=(on) autocomplete="off" maxlength="20" placeholder="its first";
+                    input class="input" id="on" name="on" value=(on) autocomplete="off" maxlength="20" placeholder="its first"
+                        aria-invalid=[wrong.of("on").map(|_| "true")] aria-describedby=[wrong.of("on").map(|_| "on-error")];
+                    (said(&wrong, "on"))
                 }
                 button class="btn btn--primary" type="submit" { "Explain" }
             }
@@ -62,22 +69,39 @@ pub(super) async fn page(viewer: Viewer, Query(wanted): Query<BTreeMap<String, S
     viewer.page(Here::Why, "Why?", body)
 }
 
-fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> Markup {
+/// What is wrong with a field, below it.
+fn said(wrong: &Errors, field: &str) -> Markup {
+    html! { @if let Some(text) = wrong.of(field) { p class="error" id={ (field) "-error" } role="alert" { (icon("warn")) span { (text) } } } }
+}
+
+/// The answer, or what is wrong with the question.
+fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> (Markup, Errors) {
+    let wrong = |field: &str, says: String| {
+        let mut errors = Errors::default();
+        errors.add(field, says);
+        (html! {}, errors)
+    };
     let found = viewer.scene().askers(who);
     let asker = match found.as_slice() {
         [only] => only,
         [] => {
-            return trouble(
-                html! { "Nobody is called “" (typed(who)) "”: expected the name, e-mail address or id of a person, service account or device." },
+            return wrong(
+                "who",
+                format!(
+                    "Nobody is called “{who}”: expected the name, e-mail address or id of a person, service account or device."
+                ),
             );
         }
-        many => return which(many, to, on),
+        many => return (which(many, to, on), Errors::default()),
     };
-    let asked = match viewer.scene().asked_about(to, on) {
-        Ok(asked) => asked,
-        Err(NotAsked { says, .. }) => return trouble(html! { (says) }),
-    };
-    let explained = viewer.scene().explain(asker, &asked);
+    match viewer.scene().asked_about(to, on) {
+        Ok(asked) => (explanation(viewer, names, asker, &asked), Errors::default()),
+        Err(NotAsked { field, says }) => wrong(field, says),
+    }
+}
+
+fn explanation(viewer: &Viewer, names: &Names<'_>, asker: &Asker<'_>, asked: &Asked) -> Markup {
+    let explained = viewer.scene().explain(asker, asked);
     let (can, first_failed) = (explained.can(), explained.first_failed());
     let (checks, decision) = (&explained.checks, &explained.decision);
     let port = asked.protocol.describe(asked.port);
@@ -100,8 +124,8 @@ fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> 
         div class="grid" {
             div class="col-8" { (chain(checks, first_failed)) }
             div class="stack stack--side col-4" {
-                (what_would_help(viewer, names, asker, &asked, decision, first_failed.is_some_and(|index| index < explained.before)))
-                (others(viewer, names, asker, &asked))
+                (what_would_help(viewer, names, asker, asked, decision, first_failed.is_some_and(|index| index < explained.before)))
+                (others(viewer, names, asker, asked))
                 (card_with_room("shell", "From the shell", html! {
                     (code("Command", html! { "tidegate why '" (asked.said.replace('\'', "")) "'" }))
                     p class="hint mt-2" { "On the device itself; prints what it may know. " code { "--json" } " for scripts." }
@@ -109,10 +133,6 @@ fn answer(viewer: &Viewer, names: &Names<'_>, who: &str, to: &str, on: &str) -> 
             }
         }
     }
-}
-
-fn trouble(text: Markup) -> Markup {
-    html! { div class="note note--warn" role="status" { (icon("info")) p { (text) } } }
 }
 
 fn which(many: &[Asker<'_>], to: &str, on: &str) -> Markup {

@@ -304,6 +304,12 @@ impl Signer {
         self.time_line.best_time()
     }
 
+    /// The time by which sessions, tokens and codes end.
+    #[must_use]
+    pub fn proof_time(&self) -> UnixMs {
+        self.time_line.proof_time()
+    }
+
     /// Replaces keys that near their end. Says whether the bundle changed.
     ///
     /// # Errors

@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     api::{self, Origin, Peer, noted},
-    clock,
+    clock, console,
     parts::Core,
 };
 use axum::{
     Extension, Json,
-    extract::State,
+    extract::{Query, State},
     response::{IntoResponse, Redirect, Response},
 };
 use http::{HeaderMap, StatusCode};
@@ -40,6 +40,9 @@ const SETUP: Duration = Duration::from_secs(900);
 /// Keeps it, sealed, while its person proves again who they are: it may be scanned already.
 const SETUP_COOKIE: &str = "__Host-tidegate-totp";
 
+/// Where who has to prove first who they are comes back to.
+const NOT_DONE: &str = "/account?not=1";
+
 /// The account of who is signed in, as the snapshot has it.
 struct Own {
     who: SignedIn,
@@ -47,6 +50,8 @@ struct Own {
     account: Account,
     passkeys: Vec<Passkey>,
     organization: String,
+    /// The console has pages for them: who has none would be led to a refusal.
+    has_console: bool,
 }
 
 #[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
@@ -58,12 +63,14 @@ fn own(core: &Core, headers: &HeaderMap) -> Result<Own, Response> {
         let (person, account) = person_of(data, who.user)?;
         let passkeys = data.sign_in.passkeys.iter().filter(|passkey| passkey.account == who.user).cloned();
         let organization = data.organization.name.clone();
+        let caller = api::Caller::of_user(core, who.organization, who.user, Origin::of(None, headers));
         Some(Own {
             who: who.clone(),
             person,
             account: account.clone(),
             passkeys: passkeys.collect(),
             organization,
+            has_console: caller.is_ok_and(|caller| console::shows_anything_to(&caller)),
         })
     });
     found.ok_or_else(|| {
@@ -80,21 +87,22 @@ fn own(core: &Core, headers: &HeaderMap) -> Result<Own, Response> {
 /// The account, by a form of this session and a sign-in that is not old.
 #[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn fresh(core: &Core, headers: &HeaderMap, form_token: &str) -> Result<Own, Response> {
-    fresh_for(core, headers, form_token, "/account")
+    // Nothing of what was typed comes back into a page: it is said that nothing was done.
+    fresh_for(core, headers, form_token, NOT_DONE)
 }
 
 /// As [`fresh`]; who has to sign in first comes back to this page.
 #[expect(clippy::result_large_err, reason = "the error is the page that is answered")]
 fn fresh_for(core: &Core, headers: &HeaderMap, form_token: &str, page: &str) -> Result<Own, Response> {
     let Some(who) = core.signed_in(headers) else {
-        return Err(Redirect::to(&format!("/signin?next={page}")).into_response());
+        return Err(Redirect::to(&format!("/signin?next={}", percent(page))).into_response());
     };
     let own = own(core, headers)?;
     if !session::same(&own.who.form_token, form_token) {
         return Err(Redirect::to(page).into_response());
     }
     if !who.is_fresh(core) {
-        return Err(Redirect::to(&format!("/signin?again=1&next={page}")).into_response());
+        return Err(Redirect::to(&format!("/signin?again=1&next={}", percent(page))).into_response());
     }
     Ok(own)
 }
@@ -111,6 +119,8 @@ struct Wrong<'a> {
     page: &'a str,
     passphrase: &'a str,
     again: &'a str,
+    /// What was done before this page.
+    done: &'a str,
 }
 
 impl<'a> Wrong<'a> {
@@ -125,6 +135,7 @@ fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, wrong:
         h1 { "Your account" }
         p class="lede" { (own.who.name) ", " (own.account.sign_in_name) " · " (own.organization) }
         (error("problem", wrong.page))
+        @if !wrong.done.is_empty() { div class="note" role="status" { p { (wrong.done) } } }
         h2 { "Passkeys" }
         @if own.passkeys.is_empty() { p class="quiet" { "None yet. A passkey signs you in by fingerprint, face or PIN, and cannot be phished." } }
         @for passkey in &own.passkeys {
@@ -171,14 +182,33 @@ fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, wrong:
         form class="mt-2" action="/signout" method="post" {
             (hidden) button class="btn" type="submit" { "Sign out here" }
         }
-        p class="fine" { a href="/" { "Back to the console" } }
+        @if own.has_console { p class="fine" { a href="/" { "Back to the console" } } }
     };
     page::page(status, headers, "Your account", &main)
 }
 
-pub(super) async fn account_page(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
+#[derive(Deserialize)]
+pub(super) struct Before {
+    #[serde(default)]
+    saved: String,
+    #[serde(default)]
+    not: String,
+}
+
+pub(super) async fn account_page(
+    State(core): State<Arc<Core>>,
+    headers: HeaderMap,
+    Query(before): Query<Before>,
+) -> Response {
+    let wrong = if !before.saved.is_empty() {
+        Wrong { done: "Saved.", ..Wrong::default() }
+    } else if !before.not.is_empty() {
+        Wrong::page("Nothing was changed: it had to be shown first who you are. Do it again now.")
+    } else {
+        Wrong::default()
+    };
     match own(&core, &headers) {
-        Ok(own) => shown(&core, &headers, StatusCode::OK, &own, &Wrong::default()),
+        Ok(own) => shown(&core, &headers, StatusCode::OK, &own, &wrong),
         Err(answer) => answer,
     }
 }
@@ -215,7 +245,7 @@ fn app(is_on: bool, recovery_codes: usize) -> Value {
 /// The page again, or why the change did not happen.
 fn changed(core: &Core, headers: &HeaderMap, own: &Own, done: Result<(), StoreError>) -> Response {
     match done {
-        Ok(()) => Redirect::to("/account").into_response(),
+        Ok(()) => Redirect::to("/account?saved=1").into_response(),
         Err(problem) => {
             let text = format!("Nothing was changed: {problem}.");
             shown(core, headers, StatusCode::SERVICE_UNAVAILABLE, own, &Wrong::page(&text))
@@ -255,7 +285,7 @@ pub(super) async fn passkey_options(
         return page::said(StatusCode::CONFLICT, &text);
     }
     let held: Vec<&Passkey> = own.passkeys.iter().collect();
-    let (keys, now) = (&core.signin.keys, core.signer.best_time());
+    let (keys, now) = (&core.signin.keys, core.signer.proof_time());
     let (user, account) = (own.person.user, &own.account.sign_in_name);
     match core.signin.passkeys.begin_registration(keys, user, account, &own.who.name, &held, now) {
         Ok((options, sealed)) => {
@@ -282,7 +312,7 @@ pub(super) async fn add_passkey(
     let Some((made, sealed)) = made.zip(session::read(&headers, CEREMONY_COOKIE)) else {
         return page::said(StatusCode::BAD_REQUEST, "expected the browser’s answer to a passkey question");
     };
-    let (keys, now) = (&core.signin.keys, core.signer.best_time());
+    let (keys, now) = (&core.signin.keys, core.signer.proof_time());
     let (credential, document) =
         match core.signin.passkeys.finish_registration(keys, own.person.user, sealed, &made, now) {
             Ok(made) => made,
@@ -374,7 +404,7 @@ pub(super) async fn totp_page(State(core): State<Arc<Core>>, headers: HeaderMap)
         Ok(own) => own,
         Err(answer) => return answer,
     };
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     if !own.who.is_fresh(&core) {
         let again = format!("/signin?again=1&next={}", percent("/account/totp"));
         return Redirect::to(&again).into_response();
@@ -393,7 +423,7 @@ pub(super) async fn totp_page(State(core): State<Arc<Core>>, headers: HeaderMap)
 
 /// The secret of a set-up that this person began and that is not too old.
 fn begun_setup(core: &Core, own: &Own, sealed: &str) -> Option<TotpSecret> {
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let (user, bytes) =
         core.signin.keys.open_until::<(wire::UserId, Vec<u8>)>(Purpose::TotpSetup, sealed, now)?;
     (user == own.person.user).then(|| TotpSecret::from_bytes(&bytes)).flatten()
@@ -416,7 +446,7 @@ pub(super) async fn set_totp(
         Ok(own) => own,
         Err(answer) => return answer,
     };
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let Some(secret) = begun_setup(&core, &own, &form.setup) else {
         return Redirect::to("/account/totp").into_response();
     };

@@ -249,7 +249,7 @@ fn done(headers: &HeaderMap, title: &str, text: &str) -> Response {
     let main = html! {
         h1 { (title) }
         p class="lede" { (text) }
-        div class="actions" { a class="btn" href="/" { "To the console" } }
+        div class="actions" { a class="btn" href="/account" { "Your account" } }
     };
     page::page(StatusCode::OK, headers, title, &main)
 }

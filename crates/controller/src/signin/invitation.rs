@@ -303,7 +303,7 @@ fn invitation_form(
         h1 { @if known { "Get into your account again" } @else { "Set up your account" } }
         p class="lede" {
             (user.name) ", you sign in as " strong { (user.email) } "."
-            @if known { " Your passkeys stay; your authenticator app and every open session end." }
+            @if known { " Your passkeys stay; your authenticator app, every open session and what ties you to a sign-in provider end." }
         }
         (error("form-error", errors.form))
         form method="post" {

@@ -52,7 +52,7 @@ impl Core {
     /// The cookie by which this browser is known the next time.
     pub(super) fn known_browser_cookie(&self, person: &Person) -> HeaderValue {
         let known = Known { account: person.user, id: trust::encode_base64url(&clock::random::<16>()) };
-        let now = self.signer.best_time();
+        let now = self.signer.proof_time();
         session::sealed_cookie(&self.signin.keys, Purpose::KnownBrowser, COOKIE, &known, LIFE, now)
     }
 
@@ -63,7 +63,7 @@ impl Core {
 
     fn known(&self, headers: &HeaderMap) -> Option<Known> {
         let sealed = session::read(headers, COOKIE)?;
-        self.signin.keys.open_until(Purpose::KnownBrowser, sealed, self.signer.best_time())
+        self.signin.keys.open_until(Purpose::KnownBrowser, sealed, self.signer.proof_time())
     }
 
     /// The budget of a try at an account: the browser's while it has one, else the address's. `None` as account stands for

@@ -32,7 +32,7 @@ const SEGMENTS: usize = 32;
 pub(crate) const MAX_PAGE: usize = 1000;
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
     /// Signed in, or proven again.

@@ -113,7 +113,7 @@ pub(super) async fn begin(
     let client = Client { organization, provider: &provider, secret: &secret, redirect: &redirect };
     match core.signin.providers.authorization(&client, &pending).await {
         Ok(address) => {
-            let (keys, now) = (&core.signin.keys, core.signer.best_time());
+            let (keys, now) = (&core.signin.keys, core.signer.proof_time());
             let kept = (organization, pending);
             let cookie = session::sealed_cookie(keys, Purpose::Provider, PENDING_COOKIE, &kept, AWAY, now);
             page::with_cookies(Redirect::to(&address).into_response(), [cookie])
@@ -155,7 +155,7 @@ pub(super) async fn back(
     headers: HeaderMap,
     Query(query): Query<BackQuery>,
 ) -> Response {
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let kept = session::read(&headers, PENDING_COOKIE).and_then(|sealed| {
         core.signin.keys.open_until::<(OrganizationId, Pending)>(Purpose::Provider, sealed, now)
     });
@@ -223,7 +223,7 @@ async fn finish(
     let client =
         Client { organization: attempt.organization, provider, secret: &secret, redirect: &redirect };
     let brought = (query.code.as_str(), query.iss.as_deref());
-    let claims = match core.signin.providers.claims(&client, pending, brought, core.signer.best_time()).await
+    let claims = match core.signin.providers.claims(&client, pending, brought, core.signer.proof_time()).await
     {
         Ok(claims) => claims,
         Err(problem) => {

@@ -39,7 +39,7 @@ pub(crate) struct SignedIn {
 impl SignedIn {
     /// Whether a dangerous action may be done without proving again.
     pub(crate) fn is_fresh(&self, core: &Core) -> bool {
-        core.signer.best_time() < self.authenticated.plus(core.sign_in_age(self.organization))
+        core.signer.proof_time() < self.authenticated.plus(core.sign_in_age(self.organization))
     }
 
     /// The actor of audit rows.
@@ -130,7 +130,7 @@ impl Core {
     pub(crate) fn signed_in(&self, headers: &HeaderMap) -> Option<SignedIn> {
         let text = read(headers, SESSION_COOKIE)?;
         let keys = &self.signin.keys;
-        let session = WebSession::from_text(text, keys, self.signer.best_time())?;
+        let session = WebSession::from_text(text, keys, self.signer.proof_time())?;
         let form_token = session.form_token(keys, cookie::claimed_key(text)?)?;
         if self.signin.ended.has(&session.id) {
             return None;
@@ -166,7 +166,7 @@ impl Core {
         person: &Person,
         methods: Methods,
     ) -> HeaderValue {
-        let now = self.signer.best_time();
+        let now = self.signer.proof_time();
         if let Some(before) = self.signed_in(headers) {
             self.end_session(&before);
         }
@@ -207,7 +207,7 @@ fn asks_by_itself(request: &Request) -> bool {
 
 /// Writes the cookie anew with an answer when it is some minutes old, so that a session in use does not become idle.
 pub(crate) async fn keep_alive(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let held = read(request.headers(), SESSION_COOKIE)
         .filter(|_| !asks_by_itself(&request))
         .and_then(|text| WebSession::from_text(text, &core.signin.keys, now))

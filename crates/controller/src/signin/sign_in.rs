@@ -317,7 +317,7 @@ pub(super) async fn sign_in(
         next: next_path(&form.next).to_owned(),
         id: trust::encode_base64url(&clock::random::<16>()),
     };
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let keys = &core.signin.keys;
     let cookie =
         session::sealed_cookie(keys, Purpose::SecondFactor, SECOND_COOKIE, &second, SECOND_LIFE, now);
@@ -349,7 +349,7 @@ pub(super) const fn address(peer: Peer) -> IpAddr {
 
 fn second_of(core: &Core, headers: &HeaderMap) -> Option<Second> {
     let sealed = session::read(headers, SECOND_COOKIE)?;
-    core.signin.keys.open_until(Purpose::SecondFactor, sealed, core.signer.best_time())
+    core.signin.keys.open_until(Purpose::SecondFactor, sealed, core.signer.proof_time())
 }
 
 fn code_answer(headers: &HeaderMap, status: StatusCode, problem: &str) -> Response {
@@ -396,7 +396,11 @@ pub(super) async fn code(
     }
     let from = address(peer);
     let attempt = Attempt { core: &core, organization: second.organization, from };
-    let account_key = second.user.to_string();
+    // Whoever has the passphrase alone keeps nobody out of a browser that signed in to this account before.
+    let account_key = match core.budget(&headers, Some(second.user), from) {
+        Budget::Browser(id) => format!("{} {id}", second.user),
+        Budget::Address(_) => second.user.to_string(),
+    };
     let methods = [Method::Passphrase, Method::Totp];
     let now = clock::now();
     // Who gets here knows the passphrase: what others did behind the same address is no matter.
@@ -414,7 +418,7 @@ pub(super) async fn code(
     let secret =
         account.totp.as_deref().and_then(|sealed| core.signin.keys.open_sealed(Purpose::TotpSecret, sealed));
     let secret = secret.and_then(|bytes| TotpSecret::from_bytes(&bytes));
-    let step = secret.and_then(|secret| secret.step_of(&form.code, core.signer.best_time()));
+    let step = secret.and_then(|secret| secret.step_of(&form.code, core.signer.proof_time()));
     let clear = session::cookie(SECOND_COOKIE, "", Duration::ZERO);
     if let Some(step) = step
         && core.signin.used_steps.take(second.user, step)
@@ -477,7 +481,7 @@ pub(super) async fn passkey_options(
     if !session::is_own_form(&headers, &form.form_token) {
         return page::said(StatusCode::FORBIDDEN, STALE_FORM);
     }
-    match core.signin.passkeys.begin_sign_in(&core.signin.keys, core.signer.best_time()) {
+    match core.signin.passkeys.begin_sign_in(&core.signin.keys, core.signer.proof_time()) {
         Ok((options, sealed)) => {
             let cookie = session::cookie(CEREMONY_COOKIE, &sealed, CEREMONY);
             page::with_cookies(Json(json!({"options": options})).into_response(), [cookie])
@@ -519,7 +523,7 @@ pub(super) async fn passkey(
     };
     let attempt = Attempt { core: &core, organization, from };
     let methods = [Method::Passkey];
-    let now = core.signer.best_time();
+    let now = core.signer.proof_time();
     let owner = match core.signin.passkeys.finish_sign_in(&core.signin.keys, sealed, &proof, find, now) {
         Ok(owner) => owner,
         Err(error) => {

@@ -103,6 +103,11 @@ async fn a_fenced_controller_strikes_many_in_one_request_and_makes_no_other_bulk
     assert!(refused["detail"].as_str().unwrap().contains("clock jumped"), "{refused}");
     let strike = |subject: &str| json!({"method": "POST", "path": "/strikes", "body": {"subject": subject}});
     let both = json!({"operations": [strike(&f.user), strike(account["id"].as_str().unwrap())]});
+    // Of this test's clock; what strikes does so on another thread, which has the real one.
+    assert!(
+        world.controller.core.signer.strike_time().unwrap()
+            < clock::wall().minus(Duration::from_secs(23 * 3600))
+    );
     assert_eq!(world.post("/bulk", both).await.ok()["results"][1]["status"], 201);
     clock::later(Duration::ZERO);
     assert_eq!(world.get("/strikes").await.ok()["items"].as_array().unwrap().len(), 2);
@@ -160,6 +165,14 @@ async fn a_start_with_a_clock_a_year_ahead_keeps_every_key_and_set_right_it_sign
     let f = world.furnish().await;
     let laptop = Laptop::enrol(&world, &f.user).await;
     let before = world.controller.core.signer.chain_text();
+    let token = world
+        .post("/tokens", json!({"name": "a month", "role": "auditor", "lifetime_seconds": 30 * 24 * 3600}));
+    let token = token.await.made()["token"].as_str().unwrap().to_owned();
+    let by_token = async |world: &World| {
+        let request = Request::get("/api/v1/sites").header("authorization", format!("Bearer {token}"));
+        world.send(stranger(), request.body(Body::empty()).unwrap()).await.status.as_u16()
+    };
+    assert_eq!(by_token(&world).await, 200);
     let directory = world.stop().await;
     clock::later(Duration::from_secs(365 * 24 * 3600 + 60));
     let world = World::in_directory(directory).await;
@@ -169,9 +182,15 @@ async fn a_start_with_a_clock_a_year_ahead_keeps_every_key_and_set_right_it_sign
     assert_eq!(world.post("/groups", json!({"name": "late"})).await.status, 503);
     assert_eq!(world.controller.core.signer.chain_text(), before);
     assert!(world.controller.core.signer.strike_time().is_err());
+    // Perhaps it was away for a year: what ended meanwhile is over.
+    assert_eq!(by_token(&world).await, 401);
+    // Part of the way back is no way back.
+    clock::later(Duration::from_secs(100 * 24 * 3600));
+    assert!(matches!(world.controller.core.signer.strike_time(), Err(clock::Fenced::Ahead { .. })));
     // Set right while it runs it goes on as after a start, and what it strikes has a time that is right.
     clock::later(Duration::ZERO);
     world.post("/groups", json!({"name": "on time"})).await.made();
+    assert_eq!(by_token(&world).await, 200);
     let struck = world.post("/strikes", json!({"subject": f.user})).await.made();
     assert!(struck["at"].as_str().unwrap() <= crate::api::rfc3339(clock::wall()).as_str(), "{struck}");
     world.post("/restores", json!({"subject": f.user})).await.made();

@@ -100,9 +100,9 @@ async fn approval_of_devices_and_how_long_logs_are_kept_are_set_where_the_rest_i
     };
     let version = hidden(&page, "version");
     for (field, wrong, said) in [
-        ("audit_retention_days", "3", "Expected: 7 to 36500."),
+        ("audit_retention_days", "3", "Expected: 7 to 36500; got “3”."),
         ("audit_retention_days", "a year", "Expected: a whole number of days; got “a year”."),
-        ("flow_retention_days", "99999", "Expected: 1 to 36500."),
+        ("flow_retention_days", "99999", "Expected: 1 to 36500; got “99999”."),
         ("approve_devices", "perhaps", "Expected: one of the two."),
     ] {
         let refused = save(&version, &[(field, wrong)]).await;
@@ -499,4 +499,104 @@ async fn a_policy_is_for_the_group_that_is_called_so_to_the_letter_and_for_none_
     let fields = [("name", "p"), ("add_group", "Ops"), ("form_token", &token)];
     let page = submit(&world, "/policies/new", &session, &fields).await.text;
     assert!(page.contains("several that differ in upper and lower case"), "{page}");
+}
+
+#[tokio::test]
+async fn an_error_says_which_of_many_entries_it_is_about_and_what_came() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let token = form_token(&get(&world, "/sites/new", &session).await);
+    let fields = [
+        ("form_token", token.as_str()),
+        ("name", "Hamburg"),
+        ("prefixes", "10.20.0.0/16\n10.21.0.0/99\n10.22.0.0/16"),
+        ("regions", ""),
+    ];
+    let refused = submit(&world, "/sites/new", &session, &fields).await;
+    assert_eq!(refused.status, 422);
+    let said = refused.text.split_once("id=\"prefixes-error\"").expect("at its field").1;
+    let said = said.split_once("</p>").unwrap().0;
+    assert!(said.contains("Entry 2. Expected: ") && said.contains("got “10.21.0.0/99”"), "{said}");
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_answered_says_so_at_the_field_and_keeps_the_others() {
+    let world = World::new().await;
+    world.furnish().await;
+    let session = owner(&world).await;
+    for (query, field) in [
+        ("who=Nobody&to=orders", "who"),
+        ("who=Ada&to=orders&on=70000", "on"),
+        ("who=Ada&to=two+words&on=", "to"),
+    ] {
+        let page = get(&world, &format!("/why?{query}"), &session).await;
+        assert_eq!(page.status, 200, "{query}");
+        let input =
+            page.text.split_once(&format!("<input class=\"input\" id=\"{field}\"")).expect("the field").1;
+        let input = input.split_once('>').unwrap().0;
+        assert!(input.contains("aria-invalid=\"true\""), "{query}: {input}");
+        assert!(input.contains(&format!("aria-describedby=\"{field}-error\"")), "{query}: {input}");
+        assert!(page.text.contains(&format!("id=\"{field}-error\"")), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_is_renamed_by_a_form() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let account = world.post("/service-accounts", json!({"name": "ci"})).await.made();
+    let place = format!("/service-accounts/{}", account["id"].as_str().unwrap());
+    let page = get(&world, &format!("{place}/edit"), &session).await;
+    let fields = [
+        ("form_token", form_token(&page)),
+        ("version", hidden(&page, "version")),
+        ("name", "builder".to_owned()),
+    ];
+    let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let done = submit(&world, &format!("{place}/edit"), &session, &fields).await;
+    assert_eq!(done.headers[header::LOCATION], format!("{place}?saved=1"), "{}", done.text);
+    assert_eq!(world.get(&place).await.ok()["name"], "builder");
+}
+
+#[tokio::test]
+async fn an_open_page_asks_for_its_banner_alone_and_is_told_of_an_outage() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let page = get(&world, "/people", &session).await;
+    assert!(page.text.contains("id=\"banner\" data-live"), "{}", page.text);
+    let calm = get(&world, "/banner", &session).await;
+    assert!(
+        calm.text.contains("id=\"banner\"") && !calm.text.contains("Changes have to wait"),
+        "{}",
+        calm.text
+    );
+    std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
+    world.post("/groups", json!({"name": "later"})).await.problem(503);
+    let told = get(&world, "/banner", &session).await;
+    assert!(told.text.contains("Access works. Changes have to wait: "), "{}", told.text);
+    assert!(told.text.contains("id=\"gauge\""), "the gauge comes with it");
+}
+
+#[tokio::test]
+async fn a_token_that_got_out_is_ended_in_an_outage() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let made = world.post("/tokens", json!({"name": "leaked", "role": "auditor"})).await.made();
+    let (id, secret) = (made["description"]["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let ask = async || {
+        let request = Request::get("/api/v1/sites").header(header::AUTHORIZATION, format!("Bearer {secret}"));
+        world.send(stranger(), request.body(Body::empty()).unwrap()).await.status
+    };
+    assert_eq!(ask().await, 200);
+    std::fs::remove_file(world.state().join("tidegate.db")).unwrap();
+    world.post("/groups", json!({"name": "later"})).await.problem(503);
+    let place = format!("/settings/tokens/{id}/remove");
+    let page = get(&world, &place, &session).await;
+    assert!(page.text.contains("End it now"), "{}", page.text);
+    let fields = [("form_token", &*form_token(&page)), ("end", "now")];
+    let ended = submit(&world, &place, &session, &fields).await;
+    assert_eq!(ended.headers[header::LOCATION], "/settings?over=1", "{}", ended.text);
+    assert!(get(&world, "/settings?over=1", &session).await.text.contains("The token ended."));
+    assert_eq!(ask().await, 401);
+    assert!(!get(&world, &place, &session).await.text.contains("End it now"), "it is over");
 }

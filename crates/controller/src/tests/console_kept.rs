@@ -140,6 +140,8 @@ async fn filled(world: &World, session: &str) -> Vec<Filled> {
         ("/people/{id}/edit", (&f.user, person)),
         ("/people/{id}/role", (&f.user, text(&[("role", "support")]))),
         ("/service-accounts/new", ("", named.clone())),
+        ("/service-accounts/{id}/edit", (&account, named.clone())),
+        ("/connectors/{id}/edit", (&connector, named.clone())),
         ("/devices/{id}/edit", (&device, named)),
         (
             "/pops/{id}/edit",
@@ -360,6 +362,7 @@ async fn what_needs_the_database_waits_with_its_reason_beside_the_button_and_wha
         (format!("/devices/{waiting}/approve"), "Approve the device", "Approving waits: "),
         (format!("/devices/{blocked}"), "Give access back", "Giving it back waits: "),
         (format!("/sites/{}/remove", f.site), "Remove the site", "Removing waits: "),
+        (format!("/policies/{}/remove", f.policy), "Remove it: ", "Removing waits: "),
         (format!("/settings/tokens/{token}/remove"), "Remove the token", "Removing waits: "),
         (format!("/people/{}", f.user), "Put into this group", "This waits: "),
         ("/pops".to_owned(), "Make its key", "Enrolling waits: "),

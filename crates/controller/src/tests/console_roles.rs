@@ -97,11 +97,21 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
     for role in ["owner", "admin", "network_admin", "support", "auditor", "member"] {
         let set = world.call(Method::PUT, &format!("/users/{me}/role"), Some(json!({"role": role}))).await;
         assert_eq!(set.ok()["role"], role);
-        let mut forms = BTreeSet::new();
+        let (mut forms, mut links) = (BTreeSet::new(), BTreeSet::new());
         for path in &paths {
             let page = get(&world, path, &session).await;
             match page.status.as_u16() {
-                200 => forms.extend(targets(&page.text).into_iter().filter(|(_, target)| is_form(target))),
+                200 => {
+                    let (of_forms, others): (BTreeSet<_>, BTreeSet<_>) =
+                        targets(&page.text).into_iter().partition(|(_, target)| is_form(target));
+                    forms.extend(of_forms);
+                    let others = others.into_iter().filter(|(kind, _)| *kind == "link");
+                    links.extend(others.map(|(_, target)| (target, path)));
+                }
+                303 => assert_eq!(
+                    (role, path.as_str(), page.headers["location"].to_str().unwrap()),
+                    ("member", "/", "/account")
+                ),
                 // Nor does a refusal lead to another one.
                 403 => {
                     for (_, target) in targets(&page.text) {
@@ -111,6 +121,13 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
                 }
                 other => panic!("{role}: {path}: {other} {}", page.text),
             }
+        }
+        for (target, path) in &links {
+            assert_ne!(
+                get(&world, target, &session).await.status,
+                403,
+                "{role} is led from {path} to {target}"
+            );
         }
         for (kind, target) in &forms {
             // A form without its token does nothing, and is let in or refused all the same.

@@ -162,14 +162,17 @@ async fn changing_how_one_signs_in_needs_a_proof_of_the_last_quarter_of_an_hour(
         ("form_token", &form_token(&page)),
     ];
     let again = submit(&world, "/account/passphrase", &old, &fields).await;
-    assert_eq!(again.headers[header::LOCATION], "/signin?again=1&next=/account");
-    let prove = get(&world, "/signin?again=1&next=/account", &old).await;
+    assert_eq!(again.headers[header::LOCATION], "/signin?again=1&next=%2Faccount%3Fnot%3D1");
+    let told = get(&world, "/account?not=1", &session).await;
+    assert!(told.text.contains("Nothing was changed: "), "{}", told.text);
+    let prove = get(&world, "/signin?again=1&next=%2Faccount%3Fnot%3D1", &old).await;
     assert!(prove.text.contains("Prove that it is you"), "{}", prove.text);
     let token = form_token(&page);
     let refused = ask(&world, "/account/passkeys/options", &old, &json!({"form_token": token})).await;
     assert_eq!(refused.status, 403);
     let done = submit(&world, "/account/passphrase", &session, &fields).await;
-    assert_eq!(done.headers[header::LOCATION], "/account");
+    assert_eq!(done.headers[header::LOCATION], "/account?saved=1");
+    assert!(get(&world, "/account?saved=1", &session).await.text.contains("Saved."));
     assert_eq!(sign_in(&world, PASSPHRASE).await.status, 403, "the old one");
     assert_eq!(sign_in(&world, "another long passphrase").await.status, 303);
 }
@@ -283,6 +286,29 @@ async fn with_an_authenticator_app_a_passphrase_is_half_a_sign_in_and_each_code_
 }
 
 #[tokio::test]
+async fn who_knows_the_passphrase_and_guesses_codes_keeps_nobody_out_of_a_browser_that_signed_in_before() {
+    let world = World::new().await;
+    let session = owner(&world).await;
+    let browser = known(&sign_in(&world, PASSPHRASE).await);
+    let (secret, _) = with_app(&world, &session).await;
+    let thief = cookies(&sign_in(&world, PASSPHRASE).await);
+    let mut tried = 0;
+    while second(&world, &thief, "000000").await.status == 403 {
+        tried += 1;
+        assert!(tried < 50, "the thief waits");
+    }
+    assert!(tried >= 3, "{tried}");
+    let now = world.controller.core.signer.best_time();
+    let code = secret.code_at(now.plus(Duration::from_secs(30)));
+    assert_eq!(second(&world, &thief, &code).await.status, 429, "also with the right one");
+    let half = try_in(&world, &browser, "lena@example.com", PASSPHRASE).await;
+    let jar = format!("{browser}; {}", cookies(&half));
+    let done = second(&world, &jar, &code).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    assert!(is_signed_in(&world, &cookies(&done)).await);
+}
+
+#[tokio::test]
 async fn a_secret_that_was_scanned_is_still_the_one_after_its_person_signed_in_again() {
     let world = World::new().await;
     let session = owner(&world).await;
@@ -295,7 +321,7 @@ async fn a_secret_that_was_scanned_is_still_the_one_after_its_person_signed_in_a
     let code = secret.code_at(world.controller.core.signer.best_time());
     let fields = [("code", code.as_str()), ("setup", setup.as_str()), ("form_token", token.as_str())];
     let again = submit(&world, "/account/totp", &format!("{old}; {kept}"), &fields).await;
-    assert_eq!(again.headers[header::LOCATION], "/signin?again=1&next=/account/totp");
+    assert_eq!(again.headers[header::LOCATION], "/signin?again=1&next=%2Faccount%2Ftotp");
     let page = get(&world, "/account/totp", &format!("{session}; {kept}")).await;
     let now = world.controller.core.signer.best_time();
     assert_eq!(secret_on(&page).code_at(now), secret.code_at(now), "what is in the phone already");

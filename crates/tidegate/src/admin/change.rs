@@ -1,6 +1,6 @@
 //! `tidegate admin set`: other values for an object that there is.
 
-use super::{Kind, object_text, refused, resolve};
+use super::{Kind, as_it_is, object_text, refused, resolve};
 use crate::{
     cli::Kind::{
         Connectors, Devices, Groups, Organizations, Policies, Pops, Resources, ServiceAccounts, Sites, Users,
@@ -61,6 +61,7 @@ pub(super) async fn set(
     }
     let id = resolve(api, kind, named).await?;
     let path = format!("/api/v1/{}/{id}", kind.path());
+    let api = as_it_is(api, &path).await?;
     let answer: Value = match by {
         By::Patch => api.patch(&path, &body).await,
         By::Name => api.put(&path, &body).await,

@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, path::Path};
 
-/// A file's content.
+/// A file's content. A collection that is absent stays as it is; one that is there and empty has nothing in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Declared {
     /// How the organization works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<Settings>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) sites: Vec<Site>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) resources: Vec<Resource>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) users: Vec<User>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) service_accounts: Vec<ServiceAccount>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) groups: Vec<Group>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) policies: Vec<Policy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sites: Option<Vec<Site>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) resources: Option<Vec<Resource>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) users: Option<Vec<User>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) service_accounts: Option<Vec<ServiceAccount>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) groups: Option<Vec<Group>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) policies: Option<Vec<Policy>>,
 }
 
 /// How the organization works; what is absent stays.
@@ -98,10 +98,16 @@ pub(super) struct ServiceAccount {
 #[serde(deny_unknown_fields)]
 pub(super) struct Group {
     pub(super) name: String,
-    /// Addresses of people and names of service accounts; absent: whoever is in it stays.
+    /// Addresses of people and names of service accounts, with [`USER`] or [`SERVICE_ACCOUNT`] before one that is both;
+    /// absent: whoever is in it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) members: Option<Vec<String>>,
 }
+
+/// Before the address of a person among the members of a group.
+pub(super) const USER: &str = "user:";
+/// Before the name of a service account there, which may be any text, an address too.
+pub(super) const SERVICE_ACCOUNT: &str = "service-account:";
 
 /// A policy, known by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,18 +237,36 @@ fn object(item: &impl Serialize) -> Map<String, Value> {
     }
 }
 
+fn objects(items: Option<&[impl Serialize]>) -> Vec<Map<String, Value>> {
+    items.unwrap_or_default().iter().map(object).collect()
+}
+
 impl File {
     /// The objects of a collection as the file has them.
     pub(super) fn objects(&self, collection: &str) -> Vec<Map<String, Value>> {
         let all = &self.declared;
         match collection {
-            "sites" => all.sites.iter().map(object).collect(),
-            "resources" => all.resources.iter().map(object).collect(),
-            "users" => all.users.iter().map(object).collect(),
-            "service_accounts" => all.service_accounts.iter().map(object).collect(),
-            "groups" => all.groups.iter().map(object).collect(),
-            "policies" => all.policies.iter().map(object).collect(),
+            "sites" => objects(all.sites.as_deref()),
+            "resources" => objects(all.resources.as_deref()),
+            "users" => objects(all.users.as_deref()),
+            "service_accounts" => objects(all.service_accounts.as_deref()),
+            "groups" => objects(all.groups.as_deref()),
+            "policies" => objects(all.policies.as_deref()),
             _ => Vec::new(),
+        }
+    }
+
+    /// Whether the file says what is in a collection, be it nothing.
+    pub(super) fn says(&self, collection: &str) -> bool {
+        let all = &self.declared;
+        match collection {
+            "sites" => all.sites.is_some(),
+            "resources" => all.resources.is_some(),
+            "users" => all.users.is_some(),
+            "service_accounts" => all.service_accounts.is_some(),
+            "groups" => all.groups.is_some(),
+            "policies" => all.policies.is_some(),
+            _ => false,
         }
     }
 
@@ -305,6 +329,16 @@ ports = ["5432"]
         assert_eq!(file.place("resources", 0), "net.toml:9: resources[0]");
         let json = serde_json::to_string(&file.declared).unwrap();
         assert_eq!(parse("net.json", &json).expect("reads").declared, file.declared);
+    }
+
+    #[test]
+    fn a_collection_that_is_there_and_empty_is_told_from_one_that_is_absent() {
+        for (name, text) in [("net.toml", "policies = []\n"), ("net.json", "{\"policies\": []}")] {
+            let file = parse(name, text).expect("reads");
+            assert!(file.says("policies") && !file.says("sites"), "{name}");
+            let again = serde_json::to_string(&file.declared).unwrap();
+            assert_eq!(again, "{\"policies\":[]}");
+        }
     }
 
     #[test]

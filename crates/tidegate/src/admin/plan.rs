@@ -1,7 +1,7 @@
 //! From what a file says and what there is, to the changes between them.
 
 use super::{
-    declare::{COLLECTIONS, File, key_of},
+    declare::{COLLECTIONS, File, SERVICE_ACCOUNT, USER, key_of},
     refused,
 };
 use crate::{
@@ -15,6 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most operations of one request, as the API takes them, and most bytes of theirs: its limit without the rest of the body.
 const BULK: usize = 10_000;
 const BULK_BYTES: usize = 4 * 1024 * 1024 - 4096;
+/// Most of them that revoke access, as the API takes them (`MAX_STRIKES` there): each is a write to its journal.
+const BULK_STRIKES: usize = 100;
+/// The API asks for `allow_shrink` when more than so many objects of a kind go with one request, and more than the
+/// second's part of them.
+const SHRINK_FREE: usize = 10;
+const SHRINK_PART: usize = 5;
 
 /// What there is, by collection and key.
 #[derive(Debug, Default)]
@@ -88,8 +94,13 @@ impl Current {
         all.iter().find(|(_, item)| item["id"] == id).map(|(key, _)| key.as_str())
     }
 
-    fn member_name(&self, id: &str) -> Option<&str> {
-        self.key("users", id).or_else(|| self.key("service_accounts", id))
+    /// What a file says for a member: plainly, unless that may be read as somebody else.
+    fn member_name(&self, id: &str) -> Option<String> {
+        let of = |collection, prefix| Some((self.key(collection, id)?, prefix));
+        let (name, prefix) = of("users", USER).or_else(|| of("service_accounts", SERVICE_ACCOUNT))?;
+        let read_as = member_texts(name);
+        let read_as = read_as.into_iter().filter(|(of, name)| self.get(of, name).is_some());
+        Some(if read_as.count() == 1 { name.to_owned() } else { format!("{prefix}{name}") })
     }
 
     /// The same as a file says it.
@@ -112,9 +123,8 @@ impl Current {
                 .flat_map(BTreeMap::values)
                 .map(|item| self.said(collection, item))
                 .collect();
-            if !items.is_empty() {
-                file.insert(collection.into(), items.into());
-            }
+            // An empty one as well: applied with --prune, it is empty again.
+            file.insert(collection.into(), items.into());
         }
         Value::Object(file)
     }
@@ -150,6 +160,14 @@ impl Current {
     }
 }
 
+/// What a text among the members of a group may mean: collection and key.
+fn member_texts(text: &str) -> Vec<(&'static str, &str)> {
+    let plain = [("users", text), ("service_accounts", text)].into_iter();
+    let named =
+        [("users", text.strip_prefix(USER)), ("service_accounts", text.strip_prefix(SERVICE_ACCOUNT))];
+    plain.chain(named.into_iter().filter_map(|(of, name)| Some((of, name?)))).collect()
+}
+
 fn chosen(item: &Value, members: &[&str]) -> Value {
     let all = members.iter().filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.clone())));
     Value::Object(all.filter(|(_, value)| !value.is_null()).collect())
@@ -167,6 +185,17 @@ pub(super) struct Step {
     operation: Value,
     /// Where the file says it.
     place: String,
+}
+
+impl Step {
+    /// Whether it revokes access: the removal of a person, of a service account, and of either from a group.
+    fn strikes(&self) -> bool {
+        let path = self.operation["path"].as_str().unwrap_or_default();
+        let mut parts = path.split('/').skip(1);
+        let (of, within) = (parts.next(), parts.nth(1));
+        self.operation["method"] == "DELETE"
+            && (matches!(of, Some("users" | "service-accounts")) || within == Some("members"))
+    }
 }
 
 /// What is to be done.
@@ -208,7 +237,7 @@ impl<'a> Names<'a> {
         let places = self.places.get(collection);
         let index = places.and_then(|places| places.get(name));
         // What this very file removes is not to be named in it.
-        let only_here = self.others == Others::Go && places.is_some_and(|places| !places.is_empty());
+        let only_here = self.others == Others::Go && self.file.says(collection);
         let stays = index.is_some() || !only_here;
         if let Some(item) = self.current.get(collection, name).filter(|_| stays) {
             return Ok(item["id"].as_str().unwrap_or_default().to_owned());
@@ -224,9 +253,21 @@ impl<'a> Names<'a> {
         })
     }
 
-    fn member(&self, name: &str, place: &str) -> Result<String, Failure> {
-        let of_users = self.id("users", name, place, "members");
-        of_users.or_else(|error| self.id("service_accounts", name, place, "members").map_err(|_| error))
+    /// A member of a group. What may mean two of them means neither: access is given to nobody by mistake.
+    fn member(&self, text: &str, place: &str) -> Result<String, Failure> {
+        let read_as = member_texts(text);
+        let mut ids = read_as.iter().filter_map(|(of, name)| self.id(of, name, place, "members").ok());
+        match (ids.next(), ids.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(_), Some(_)) => Err(Failure::say(
+                Outcome::Usage,
+                format_args!(
+                    "{place}: members: expected one user or service account, got {text:?}, which may be either: \
+                     write \"{USER}{text}\" or \"{SERVICE_ACCOUNT}{text}\""
+                ),
+            )),
+            (None, _) => self.id("users", text, place, "members"),
+        }
     }
 
     fn ids(&self, collection: &str, names: &Value, place: &str, field: &str) -> Result<Vec<String>, Failure> {
@@ -293,7 +334,7 @@ impl Plan {
                 plan.object(&names, collection, index, object)?;
             }
         }
-        for (index, group) in file.declared.groups.iter().enumerate() {
+        for (index, group) in file.declared.groups.iter().flatten().enumerate() {
             if let Some(members) = &group.members {
                 plan.members(&names, index, &group.name, members)?;
             }
@@ -391,7 +432,7 @@ impl Plan {
             });
         }
         for id in held.iter().filter(|id| !ids.contains_key(*id)) {
-            let member = names.current.member_name(id).unwrap_or(id);
+            let member = names.current.member_name(id).unwrap_or_else(|| id.clone());
             self.steps.push(Step {
                 sign: '-',
                 what: format!("member {member:?} of group {name:?}"),
@@ -406,10 +447,10 @@ impl Plan {
     /// What the file does not have goes, of the collections that it names: those that use others first.
     fn others(&mut self, file: &File, current: &Current) {
         for collection in COLLECTIONS.iter().rev() {
-            let wanted = file.objects(collection);
-            if wanted.is_empty() {
+            if !file.says(collection) {
                 continue;
             }
+            let wanted = file.objects(collection);
             let key = key_of(collection);
             let kept: BTreeSet<&str> = wanted.iter().filter_map(|object| object[key].as_str()).collect();
             for (name, item) in current.objects.get(collection).into_iter().flatten() {
@@ -431,17 +472,47 @@ impl Plan {
     fn requests(&self) -> Vec<&[Step]> {
         let (mut all, mut rest) = (Vec::new(), self.steps.as_slice());
         while !rest.is_empty() {
-            let mut bytes = 0;
+            let (mut bytes, mut strikes) = (0, 0);
             let fits = rest.iter().take(BULK).take_while(|step| {
                 // An id is longer than the name that stands for it may be; and a comma.
                 bytes += step.operation.to_string().len() + 64;
-                bytes <= BULK_BYTES
+                strikes += usize::from(step.strikes());
+                bytes <= BULK_BYTES && strikes <= BULK_STRIKES
             });
             let (some, others) = rest.split_at(fits.count().max(1));
             all.push(some);
             rest = others;
         }
         all
+    }
+
+    /// Whether little goes: the API counts what goes with each request, and people and service accounts go with several.
+    /// It is counted here, before the first of them is made.
+    ///
+    /// # Errors
+    /// Much would go.
+    pub(super) fn shrinks_little(&self, current: &Current) -> Result<(), Failure> {
+        if self.requests().len() <= 1 {
+            return Ok(());
+        }
+        for collection in ["users", "service_accounts"] {
+            let path = format!("/{}/", path_of(collection));
+            let goes = |step: &&Step| {
+                step.sign == '-' && step.operation["path"].as_str().is_some_and(|at| at.starts_with(&path))
+            };
+            let removed = self.steps.iter().filter(goes).count();
+            let before = current.objects.get(collection).map_or(0, BTreeMap::len);
+            if removed > SHRINK_FREE && removed * SHRINK_PART > before {
+                return Err(Failure::say(
+                    Outcome::Failed,
+                    format_args!(
+                        "this removes {removed} of {before} {}; if that is meant, say so: --allow-shrink",
+                        kind(collection).path()
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Asks the controller what would come of it: every rule is its own, and what it writes in another way (an address
@@ -692,6 +763,102 @@ members = []
         }
         let wiki = plan.steps.iter().find(|step| step.what.contains("wiki")).unwrap();
         assert_eq!(wiki.operation["body"]["site"], "@sites.0");
+    }
+
+    #[test]
+    fn what_revokes_access_is_asked_for_a_hundred_at_a_time() {
+        let mut current = current();
+        let ids: Vec<String> = (0..250).map(|index| format!("usr-{index}")).collect();
+        let person = |id: &String| json!({"id": id, "email": format!("{id}@example.com"), "name": id, "role": "member"});
+        current.take("users", ids.iter().map(person).collect());
+        current.members = BTreeMap::from([("grp-1".to_owned(), ids.iter().cloned().collect())]);
+        let strikes = |plan: &Plan| -> Vec<usize> {
+            let all = plan.requests();
+            all.iter().map(|steps| steps.iter().filter(|step| step.strikes()).count()).collect()
+        };
+        let file = declare::parse("f", "[[groups]]\nname = \"eng\"\nmembers = []\n").expect("reads");
+        let plan = Plan::make(&file, &current, Others::Stay).expect("plans");
+        assert_eq!(strikes(&plan), [100, 100, 50]);
+        assert_eq!(plan.requests().concat().len(), 250);
+        assert!(plan.shrinks_little(&current).is_ok());
+
+        // People who go are counted over all requests.
+        let file = declare::parse("f", "users = []\n").expect("reads");
+        let plan = Plan::make(&file, &current, Others::Go).expect("plans");
+        assert_eq!(strikes(&plan), [100, 100, 50]);
+        let said = plan.shrinks_little(&current).expect_err("refused").text();
+        assert!(said.contains("250 of 250 users") && said.contains("--allow-shrink"), "{said}");
+    }
+
+    #[test]
+    fn what_revokes_nothing_is_not_counted_as_if_it_did() {
+        let step = |method: &str, path: &str| Step {
+            sign: '-',
+            what: String::new(),
+            differs: Vec::new(),
+            operation: json!({"method": method, "path": path}),
+            place: String::new(),
+        };
+        for path in ["/users/usr-1", "/service-accounts/svc-1", "/groups/grp-1/members/usr-1"] {
+            assert!(step("DELETE", path).strikes(), "{path}");
+        }
+        for path in ["/groups/grp-1", "/policies/pol-1", "/resources/res-1", "/sites/site-1"] {
+            assert!(!step("DELETE", path).strikes(), "{path}");
+        }
+        assert!(!step("PUT", "/groups/grp-1/members/usr-1").strikes());
+    }
+
+    #[test]
+    fn an_empty_list_empties_a_collection_and_an_absent_one_leaves_it() {
+        let emptied = plan("resources = []\n", Others::Go);
+        assert_eq!(emptied.steps.len(), 1, "{}", emptied.text());
+        assert_eq!(emptied.steps[0].what, "resource \"old\"");
+        assert!(plan("resources = []\n", Others::Stay).steps.is_empty());
+        assert!(plan("policies = []\n", Others::Go).steps.is_empty());
+        let exported = Current::default().export();
+        for collection in COLLECTIONS {
+            assert_eq!(exported[collection], json!([]), "{collection}");
+        }
+        let text = toml::to_string(&exported).unwrap();
+        assert_eq!(plan(&text, Others::Go).steps.len(), 4, "{text}");
+    }
+
+    #[test]
+    fn a_service_account_that_is_called_like_the_address_of_a_person_stays_itself() {
+        let called = |names: &[&str]| {
+            let mut current = current();
+            let account = |(index, name)| json!({"id": format!("svc-{index}"), "name": name});
+            current.take("service_accounts", names.iter().enumerate().map(account).collect());
+            current.members = BTreeMap::from([("grp-1".to_owned(), BTreeSet::from(["svc-0".to_owned()]))]);
+            current
+        };
+        let current = called(&["ada@example.com", "ci"]);
+        let exported = current.export();
+        assert_eq!(exported["groups"][0]["members"], json!(["service-account:ada@example.com"]));
+        let text = toml::to_string(&exported).unwrap();
+        let file = declare::parse("f", &text).expect("reads");
+        assert!(Plan::make(&file, &current, Others::Go).expect("plans").steps.is_empty(), "{text}");
+
+        let with = |member: &str| {
+            let text = format!("[[groups]]\nname = \"eng\"\nmembers = [{member:?}]\n");
+            Plan::make(&declare::parse("f", &text).expect("reads"), &current, Others::Stay)
+        };
+        let said = with("ada@example.com").expect_err("refused").text();
+        assert!(said.contains("f:1: groups[0]: members: expected one user or service account"), "{said}");
+        assert!(said.contains("\"user:ada@example.com\" or \"service-account:ada@example.com\""), "{said}");
+        let paths = |plan: Plan| -> Vec<String> {
+            plan.steps.iter().map(|step| step.operation["path"].as_str().unwrap().to_owned()).collect()
+        };
+        let of_ada = with("user:ada@example.com").expect("plans");
+        assert_eq!(paths(of_ada), ["/groups/grp-1/members/usr-1", "/groups/grp-1/members/svc-0"]);
+        assert_eq!(paths(with("ci").expect("plans"))[0], "/groups/grp-1/members/svc-1");
+
+        // One that is called by what stands before a name is written with it once more.
+        let current = called(&["service-account:ci", "ci"]);
+        let exported = current.export();
+        assert_eq!(exported["groups"][0]["members"], json!(["service-account:service-account:ci"]));
+        let file = declare::parse("f", &toml::to_string(&exported).unwrap()).expect("reads");
+        assert!(Plan::make(&file, &current, Others::Go).expect("plans").steps.is_empty());
     }
 
     #[test]

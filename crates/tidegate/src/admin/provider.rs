@@ -1,9 +1,10 @@
 //! `tidegate admin provider`: who else may say who somebody is (OpenID Connect).
 
-use super::{Kind, get, object_text, refused, resolve};
+use super::{Kind, get, object_text, refused, resolve, status, with_tag};
 use crate::output::{CommandResult, Failure, Format, Outcome, cell, table};
 use clap::{Args, Subcommand, ValueEnum};
 use enrol::ApiClient;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 use std::{fs, path::PathBuf};
 
@@ -96,9 +97,7 @@ pub(super) async fn run(api: &ApiClient, command: &ProviderCommand, format: Form
             format.print(&answer, || object_text(&answer));
         }
         ProviderCommand::Set(args) => {
-            let held = held(api, &args.name).await?;
-            let body = wanted(api, args, held.as_ref()).await?;
-            let answer: Value = api.put(&path(&args.name)?, &body).await.map_err(refused)?;
+            let answer = set(api, args).await?;
             format.print(&answer, || object_text(&answer));
         }
         ProviderCommand::Remove { name } => {
@@ -132,12 +131,16 @@ fn list(answer: &Value) -> String {
     table(&heads, &rows.collect::<Vec<_>>())
 }
 
-/// The provider as it is; none when there is none of this name.
-async fn held(api: &ApiClient, name: &str) -> Result<Option<Value>, Failure> {
-    path(name)?;
-    let all = get(api, "/api/v1/oidc-providers").await?;
-    let items = all["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(items.iter().find(|item| item["name"] == name).cloned())
+/// Reads the whole of it, and sends the whole of it back as it is to be: while it is as it was read.
+async fn set(api: &ApiClient, args: &ProviderArgs) -> Result<Value, Failure> {
+    let path = path(&args.name)?;
+    let (held, tag) = match api.get_tagged::<Value>(&path).await {
+        Ok((held, tag)) => (Some(held), tag),
+        Err(error) if status(&error) == Some(StatusCode::NOT_FOUND) => (None, None),
+        Err(error) => return Err(refused(error)),
+    };
+    let body = wanted(api, args, held.as_ref()).await?;
+    with_tag(api, tag.as_deref()).put(&path, &body).await.map_err(refused)
 }
 
 /// What was given over what there is.
@@ -218,4 +221,97 @@ fn read(file: &PathBuf) -> Result<String, Failure> {
     }
     fs::read_to_string(file)
         .map_err(|error| Failure::say(Outcome::Usage, format_args!("{shown} cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::path::Path;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: ProviderArgs,
+    }
+
+    fn is_whole(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.map_or(0, |length| length.parse().expect("a length"))
+    }
+
+    /// Answers one request after the other, each on its own connection, and gives them as they came.
+    async fn asked(socket: &Path, answers: &[(&str, &str)]) -> Vec<String> {
+        let listener = UnixListener::bind(socket).expect("binds");
+        let mut requests = Vec::new();
+        for (head, body) in answers {
+            let (mut stream, _) = listener.accept().await.expect("asked");
+            let mut request = Vec::new();
+            // To its end: a connection that is closed with something unread ends in an error at the other side.
+            while !is_whole(&request) {
+                let mut some = [0; 4096];
+                let read = stream.read(&mut some).await.expect("reads");
+                assert!(read > 0, "a whole request");
+                request.extend_from_slice(&some[..read]);
+            }
+            let answer = format!(
+                "HTTP/1.1 {head}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.expect("answers");
+            requests.push(String::from_utf8_lossy(&request).to_lowercase());
+        }
+        requests
+    }
+
+    const HELD: &str = r#"{"id": "corp", "name": "corp", "title": "Corporate", "issuer": "https://id.example.com",
+        "client_id": "tidegate", "scopes": ["openid"], "groups_claim": "groups", "group_map": {}, "domains": [],
+        "new_users": "refuse", "ca_pem": ""}"#;
+
+    async fn set_against(answers: &[(&str, &str)], more: &[&str]) -> (Result<Value, Failure>, Vec<String>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("admin.sock");
+        let typed = Typed::try_parse_from([&["set", "corp"], more].concat()).expect("parses");
+        let (requests, result) = tokio::join!(asked(&socket, answers), async {
+            while !socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            set(&ApiClient::unix(socket.clone()), &typed.args).await
+        });
+        (result, requests)
+    }
+
+    #[tokio::test]
+    async fn a_provider_is_changed_as_it_was_read_and_not_when_somebody_changed_it_meanwhile() {
+        let read = ("200 OK\r\netag: \"Seen.1\"", HELD);
+        let (result, requests) = set_against(&[read, ("200 OK", HELD)], &["--title", "Other"]).await;
+        assert!(result.is_ok());
+        assert!(requests[0].starts_with("get /api/v1/oidc-providers/corp "), "{}", requests[0]);
+        assert!(requests[1].starts_with("put /api/v1/oidc-providers/corp "), "{}", requests[1]);
+        assert!(requests[1].contains("\r\nif-match: \"seen.1\"\r\n"), "{}", requests[1]);
+
+        let changed =
+            ("412 Precondition Failed", r#"{"title": "The object was changed meanwhile", "status": 412}"#);
+        let (result, _) = set_against(&[read, changed], &["--title", "Other"]).await;
+        let said = result.expect_err("refused").text();
+        assert!(
+            said.contains("somebody changed it meanwhile") && said.contains("run the command again"),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_is_not_there_yet_is_made_without_a_version() {
+        let none = ("404 Not Found", r#"{"title": "Not found", "status": 404}"#);
+        let new = ["--title", "Corporate", "--issuer", "https://id.example.com", "--client-id", "tidegate"];
+        let (result, requests) = set_against(&[none, ("200 OK", HELD)], &new).await;
+        assert!(result.is_ok());
+        assert!(!requests[1].contains("if-match"), "{}", requests[1]);
+    }
 }

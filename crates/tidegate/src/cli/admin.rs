@@ -192,7 +192,7 @@ pub enum AdminCommand {
         /// Say what would be done, and do nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Remove what the file does not have, of the collections that it names.
+        /// Remove what the file does not have, of the collections that it names: an empty list (`policies = []`) empties one.
         #[arg(long)]
         prune: bool,
         /// Do it also when more than ten objects, and more than a fifth of their kind, go with it.
@@ -204,7 +204,7 @@ pub enum AdminCommand {
         /// The file; `-` is standard input.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// Count what the file does not have as a difference, of the collections that it names.
+        /// Count what the file does not have as a difference, of the collections that it names, be it by an empty list.
         #[arg(long)]
         prune: bool,
     },
@@ -254,8 +254,8 @@ pub enum AdminCommand {
     #[command(
         after_help = "Examples:\n  tidegate admin create user --name \"Ada Lovelace\" --email ada@example.com\n  \
         tidegate admin invite ada@example.com\n  tidegate admin invite \"Ada Lovelace\" --json\n\n\
-        For a person who has an account it is a recovery link: it ends their sessions and their authenticator app, and\n\
-        their passkeys stay."
+        For a person who has an account it is a recovery link: it ends their sessions, their authenticator app and\n\
+        what ties them to a sign-in provider, and their passkeys stay."
     )]
     Invite {
         /// Their address, name or id.
@@ -366,17 +366,19 @@ pub enum AdminCommand {
     /// End all access of a device, user, service account, connector, PoP or token, now: of one, or of many in one request.
     /// It needs no database.
     #[command(
-        after_help = "Examples:\n  tidegate admin strike dev-…\n  tidegate admin strike usr-… usr-… dev-… --json"
+        after_help = "Examples:\n  tidegate admin strike dev-…\n  tidegate admin strike usr-… usr-… dev-… --json\n  \
+        tidegate admin strike ada@example.com"
     )]
     Strike {
-        /// Ids, or `MEMBER/GROUP`; at most 100.
+        /// Ids, or `MEMBER/GROUP`, or the names of devices, people and service accounts and people's addresses; at most 100.
         #[arg(required = true, num_args = 1..=100)]
         subjects: Vec<String>,
     },
     /// Give access back that a strike ended. Certificates and grants from before stay revoked: a device, connector or
-    /// PoP enrols again.
+    /// PoP enrols again. A backup of the database comes back by `restore-backup`.
     Restore {
-        /// The id of a device, user, service account, connector or PoP.
+        /// The id of a device, user, service account, connector or PoP, or the name of one of the first three, or a
+        /// person's address.
         subject: String,
     },
     /// Say how the installation is.
@@ -647,6 +649,9 @@ pub enum CreateCommand {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false).args(["device", "connector", "pop"]))]
 pub struct KeyArgs {
+    /// What it is called in lists.
+    #[arg(long)]
+    pub name: Option<String>,
     /// For devices of a user or service account.
     #[arg(long)]
     pub device: bool,

@@ -141,6 +141,8 @@ impl Clients {
             | Order::Flow { from, to, .. }
             | Order::Visit { from, to, .. }
             | Order::Roam { from, to, .. }
+            | Order::Relay { from, to }
+            | Order::Notice { from, to }
             | Order::Surge { from, to, .. } => *from..*to,
             Order::Calm | Order::Stop => 0..usize::MAX,
         };
@@ -172,6 +174,8 @@ impl Clients {
                     let part = (end - start) as f64 / f64::from(whole);
                     Order::Roam { from: first, to: last, per_second: per_second * part }
                 }
+                Order::Relay { .. } => Order::Relay { from: first, to: last },
+                Order::Notice { .. } => Order::Notice { from: first, to: last },
                 Order::Calm => Order::Calm,
                 Order::Stop => Order::Stop,
             };

@@ -10,6 +10,7 @@ mod clock_jump;
 #[cfg(feature = "test-clock")]
 mod clocks;
 mod cold_cache;
+mod cores;
 mod database;
 mod hung_third_party;
 mod lock_blip;

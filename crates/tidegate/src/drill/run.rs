@@ -3,6 +3,7 @@
 use super::{
     api::{ApiUsers, Call, Writes},
     clients::{self, Clients},
+    cores,
     server::Server,
     verdict::Level,
     zone::Zone,
@@ -16,7 +17,7 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use enrol::EnrolledAgent;
-use load::{Order, Report};
+use load::{LONG_WAIT_MS, Order, Report};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -132,6 +133,15 @@ pub struct Needs {
     pub writes: Writes,
     /// Where the configuration may be.
     pub databases: Databases,
+}
+
+/// What a controller has asked of its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Costs {
+    /// Statements.
+    pub statements: u64,
+    /// Rows written.
+    pub rows: u64,
 }
 
 /// Which databases a drill knows.
@@ -421,12 +431,39 @@ impl<'a> Run<'a> {
 
     /// Statements since the controller opened its database: of SQLite by its own trace, of PostgreSQL what was sent.
     pub async fn statements(&self) -> Option<u64> {
+        Some(self.costs().await?.statements)
+    }
+
+    /// What the controller has asked of its database since it opened it.
+    pub async fn costs(&self) -> Option<Costs> {
         let asked = self.stage.api();
         let answer = tokio::time::timeout(
             Duration::from_millis(300),
             asked.get::<Value>("/api/v1/diagnostics/database"),
         );
-        answer.await.ok()?.ok()?["statements"].as_u64()
+        let answer = answer.await.ok()?.ok()?;
+        Some(Costs { statements: answer["statements"].as_u64()?, rows: answer["rows_written"].as_u64()? })
+    }
+
+    /// Gives the PoPs the last core for themselves, and everything else the others; false on a machine with one core.
+    pub fn divide_cores(&mut self) -> anyhow::Result<bool> {
+        let pops: Vec<u32> = self.stage.pops().iter_mut().filter_map(|pop| pop.role().ok()?.pid()).collect();
+        cores::divide(&pops)
+    }
+
+    /// Goes on until no running connection waits longer than a person notices, for `longest` at most.
+    pub async fn until_answered(&mut self, longest: Duration) -> anyhow::Result<bool> {
+        let start = process::now();
+        loop {
+            self.go_on(SAMPLE_EVERY).await?;
+            let waits = self.samples.last().and_then(|sample| sample.values.get("longest_wait_ms").copied());
+            if waits.is_some_and(|waits| waits < f64::from(LONG_WAIT_MS)) {
+                return Ok(true);
+            }
+            if start.elapsed() >= longest {
+                return Ok(false);
+            }
+        }
     }
 
     /// Notes whether a pass level is reached.

@@ -170,6 +170,9 @@ pub struct Alive {
     /// The newest beacon, if the PoP has one.
     #[n(1)]
     pub beacon: Option<Document>,
+    /// Over how many milliseconds to spread a reconnect by now; a PoP of an older version does not say.
+    #[n(2)]
+    pub reconnect_window_ms: Option<u32>,
 }
 
 /// A beacon for a connector.

@@ -78,6 +78,7 @@ fn stored(state: &StateDir) -> Result<StoredState> {
         slice: generation(names::SLICE)?,
         revocations: None,
         time_floor: None,
+        reconnect_window: Duration::ZERO,
     })
 }
 

@@ -118,6 +118,7 @@ impl Installation {
             slice: Some(slice),
             revocations: None,
             time_floor: None,
+            reconnect_window: Duration::ZERO,
         }
     }
 

@@ -20,8 +20,8 @@ pub struct FlowParams {
     /// To this resource.
     #[param(nullable = false)]
     pub resource: Option<String>,
-    /// With this verdict: `allowed`, `denied`, `withdrawn` or `failed`.
-    #[param(nullable = false)]
+    /// With this verdict.
+    #[param(value_type = FlowVerdict, inline, required = false)]
     pub verdict: Option<String>,
     /// Only what has this text in one of its members, whatever the case.
     #[param(nullable = false)]
@@ -35,6 +35,21 @@ pub struct FlowParams {
     /// `next` of the page before: an opaque cursor.
     #[param(nullable = false)]
     pub after: Option<String>,
+}
+
+/// How a flow went.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "records come as connectors wrote them; this says which words there are")]
+pub(crate) enum FlowVerdict {
+    /// It was let through.
+    Allowed,
+    /// It was refused at its beginning.
+    Denied,
+    /// Access ended while it was open.
+    Withdrawn,
+    /// It was let through, and the resource did not answer.
+    Failed,
 }
 
 /// Flow records as connectors wrote them.
@@ -57,8 +72,8 @@ pub struct FlowExportParams {
     /// Behind this place: the `place` of the last line that was read.
     #[param(nullable = false)]
     pub after: Option<String>,
-    /// With this verdict: `allowed`, `denied`, `withdrawn` or `failed`.
-    #[param(nullable = false)]
+    /// With this verdict.
+    #[param(value_type = FlowVerdict, inline, required = false)]
     pub verdict: Option<String>,
     /// Goes on with what comes, until the connection ends.
     #[param(nullable = false)]

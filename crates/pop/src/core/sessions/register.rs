@@ -177,10 +177,7 @@ impl Sessions {
             version,
             observed,
             keepalive_ms: limits::millis(keepalive),
-            reconnect_window_ms: limits::millis(limits::reconnect_window(
-                self.sessions.len(),
-                self.allowed.admit_per_second,
-            )),
+            reconnect_window_ms: self.reconnect_window_ms(),
             beacon: self.beacons.newest(),
             revocations,
             channels: u32::try_from(channels).unwrap_or(u32::MAX),
@@ -235,8 +232,17 @@ impl Sessions {
 
     fn alive(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else { return };
-        let alive = Alive { observed: session.observed(), beacon: self.beacons.newest() };
+        let alive = Alive {
+            observed: session.observed(),
+            beacon: self.beacons.newest(),
+            reconnect_window_ms: Some(self.reconnect_window_ms()),
+        };
         self.send(now, id, &alive.into());
+    }
+
+    /// Who came first was told of a crowd of one: how large it is now is said with each sign of life.
+    fn reconnect_window_ms(&self) -> u32 {
+        limits::millis(limits::reconnect_window(self.sessions.len(), self.allowed.admit_per_second))
     }
 
     pub(super) fn address_changed(&mut self, now: Instant, id: SessionId, remote: SocketAddr) {
