@@ -103,7 +103,6 @@ pub fn examples() -> Vec<Example> {
             channels: 3,
         }), {"0": 1, "1": seen_v6, "2": 25_000, "3": 1_000, "4": text(DOCUMENT),
             "5": [text(DOCUMENT), text(b"second")], "6": 3}),
-        example!(ToAgent::from(Alive { observed: v4, beacon: None, reconnect_window_ms: None }), {"0": seen_v4}),
         example!(ToAgent::from(Alive { observed: v4, beacon: None, reconnect_window_ms: Some(7_400) }), {"0": seen_v4, "2": 7_400}),
         example!(ToAgent::from(BeaconPush { beacon: document() }), {"0": text(DOCUMENT)}),
         example!(ToAgent::from(Introduce {

@@ -56,6 +56,8 @@ pub struct Agent<B> {
     pub(crate) hold_until: Instant,
     /// Nothing is dialled before this, whatever happens.
     pub(crate) start_at: Instant,
+    /// When PoPs were last seen to.
+    pub(crate) maintained_at: Instant,
     /// The reconnect window that the disk has.
     pub(crate) told_window: Duration,
     /// TCP was the one that worked in this network: it is tried at once, beside UDP.
@@ -136,6 +138,7 @@ impl<B: AgentSlice> Agent<B> {
             links: BTreeMap::new(),
             hold_until: now + start_spread,
             start_at: now + start_spread,
+            maintained_at: now,
             told_window: state.reconnect_window,
             tcp_first: false,
             streams: VecDeque::new(),

@@ -749,6 +749,28 @@ fn who_starts_again_spreads_its_first_attempt_as_it_was_told_and_over_two_second
 }
 
 #[test]
+fn an_attempt_whose_time_came_before_anybody_asked_for_a_timeout_is_made() {
+    let mut world = World::client(2);
+    world.wait_registered(1);
+    let mut stored = world.stored();
+    stored.reconnect_window = Duration::from_millis(1);
+    let mut agent: agent::ClientAgent = Agent::new(stored, world.now, WALL, [1; 32]).expect("starts");
+    // The shell opens its sockets before it asks.
+    let mut now = world.now + SECOND / 10;
+    loop {
+        match agent.poll_output(now) {
+            agent::Output::Transmit { .. } | agent::Output::Resolve { .. } => return,
+            agent::Output::Timeout { at, .. } => {
+                assert!(at <= world.now + SECOND, "it sleeps over its own attempt");
+                now = now.max(at);
+                agent.handle_timeout(now);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_window_that_grew_since_the_welcome_counts_and_an_older_pop_says_none() {
     let mut world = World::client(2);
     world.wait_registered(1);

@@ -38,6 +38,8 @@ pub struct Authenticator(String);
 /// A page of a browser.
 pub struct Page<'a> {
     chromium: &'a Chromium,
+    /// The window whose cookies it has.
+    context: Value,
     session: String,
     target: String,
     /// What the page complained about so far.
@@ -52,11 +54,23 @@ impl<'a> Page<'a> {
         let attach = json!({"targetId": target, "flatten": true});
         let session = chromium.call(None, "Target.attachToTarget", attach)?;
         let session = session["sessionId"].as_str().context("the page's session")?.to_owned();
-        let page = Self { chromium, session, target, complaints: RefCell::default() };
+        let page =
+            Self { chromium, context: context.clone(), session, target, complaints: RefCell::default() };
         for domain in ["Page", "Runtime", "Log", "Network", "DOM"] {
             page.call(&format!("{domain}.enable"), json!({}))?;
         }
         page.screen(Screen::DESKTOP)?;
+        Ok(page)
+    }
+
+    /// A new page behind this one, with the same cookies.
+    ///
+    /// # Errors
+    /// The browser refuses.
+    pub fn behind(&self) -> Result<Self> {
+        let page = Self::make(self.chromium, &self.context)?;
+        // What is behind another page draws nothing, and is waited for in vain.
+        self.call("Page.bringToFront", json!({}))?;
         Ok(page)
     }
 

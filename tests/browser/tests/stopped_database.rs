@@ -56,7 +56,7 @@ fn with_its_postgresql_stopped_the_console_is_read_says_what_works_and_keeps_wha
     eventually("a page through the tunnel", Duration::from_secs(60), || client.fetch(&address)).unwrap();
 
     // Another page that was opened before: nobody loads it anew.
-    let open = chromium.page().unwrap();
+    let open = page.behind().unwrap();
     open.open(&format!("{}/people", stage.url)).unwrap();
     open.wait_for_text("#gauge", "Configuration is current").unwrap();
     open.evaluate("document.documentElement.dataset.opened = 'before'").unwrap();

@@ -209,16 +209,24 @@ impl<B: AgentSlice> Agent<B> {
         self.maintain(now);
     }
 
+    /// Whether a moment came, or will come, after PoPs were last seen to. One that passed between that and the next
+    /// question for a timeout is due, and not over.
+    fn is_ahead(&self, at: Instant) -> bool {
+        self.maintained_at < at
+    }
+
     pub(crate) fn next_link_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
         let links = self.links.values().flat_map(|link| match &link.phase {
             LinkPhase::Dialling => [
-                (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
+                self.is_ahead(link.began + HEDGE_AFTER)
+                    .then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
                 None,
                 None,
             ],
             LinkPhase::Greeting { until } => [
                 Some((*until, "a PoP's welcome")),
-                (now < link.began + HEDGE_AFTER).then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
+                self.is_ahead(link.began + HEDGE_AFTER)
+                    .then(|| (link.began + HEDGE_AFTER, "a second PoP to try")),
                 None,
             ],
             LinkPhase::Up(standing) => [
@@ -231,14 +239,14 @@ impl<B: AgentSlice> Agent<B> {
             ],
         });
         let places = self.places.values().map(|place| match place.phase {
-            PlacePhase::Resolving { since } if now < since + HEDGE_AFTER => {
+            PlacePhase::Resolving { since } if self.is_ahead(since + HEDGE_AFTER) => {
                 Some((since + HEDGE_AFTER, "a second PoP to try"))
             }
             PlacePhase::Resolving { since } => Some((since + RESOLVE_TIMEOUT, "a name look-up")),
             // A PoP that nobody wants stays down; only those ahead of us in time can become wanted.
             PlacePhase::Down => {
                 let at = place.not_before.max(self.hold_until);
-                (at > now).then_some((at, "a PoP to try again"))
+                self.is_ahead(at).then_some((at, "a PoP to try again"))
             }
             PlacePhase::Linked(_) => None,
         });

@@ -253,6 +253,7 @@ impl<B: AgentSlice> Agent<B> {
     /// Sees to it that the wanted sessions are up or on their way. Only counts of the list decide here, so
     /// calling it too often changes nothing.
     pub(crate) fn maintain(&mut self, now: Instant) {
+        self.maintained_at = now;
         if self.is_stopping {
             return;
         }

@@ -154,6 +154,10 @@ fn long_uplink(bench: &mut Bench) -> Result<Figures> {
             let status = bench.fleet.status()?;
             let pops = status["pops"].as_array().context("pops")?;
             Ok(pops.iter().any(|pop| pop["session"] == "registered").then_some(()))
+        })
+        .with_context(|| {
+            let status = bench.fleet.status().unwrap_or_default();
+            format!("{}; {}", status["pops"], pair.client_process.last_words())
         })?;
         took.push(bench.fleet.fetch_within(MEGABYTE_WITHIN, &pair.client.host, SMALL)?.first);
     }
