@@ -4,6 +4,7 @@ use crate::{
     core::Agent,
     jitter::Jitter,
     kind::AgentSlice,
+    links::ALIVE_TIMEOUT,
     output::{AgentEvent, RequestError, RequestSeq},
 };
 use session::SessionId;
@@ -41,11 +42,14 @@ pub(crate) struct Pending {
     on: Option<SessionId>,
     sent: Instant,
     until: Instant,
+    /// It waits for a sign of life of the session that took it.
+    is_held: bool,
 }
 
 impl<B: AgentSlice> Agent<B> {
     /// Asks a controller. [`AgentEvent::ControlReply`] or [`AgentEvent::RequestFailed`] with this number
-    /// follows: three attempts of 5 s, and 5 s more for each that found no session and was made when one came up.
+    /// follows: three attempts of 5 s, 5 s more for each that found no session and was made when one came up, and 8 s more
+    /// for each whose session has to show first that it lives.
     ///
     /// # Errors
     /// Too much is asked at once.
@@ -84,7 +88,16 @@ impl<B: AgentSlice> Agent<B> {
         self.retry_tenths = (self.retry_tenths + 1).min(MOST_RETRIES_TENTHS);
         self.pending.insert(
             seq,
-            Pending { purpose, request, attempts: 1, reply: None, on: None, sent: now, until: now + ATTEMPT },
+            Pending {
+                purpose,
+                request,
+                attempts: 1,
+                reply: None,
+                on: None,
+                sent: now,
+                until: now + ATTEMPT,
+                is_held: false,
+            },
         );
         self.attempt(now, seq);
         seq
@@ -97,6 +110,7 @@ impl<B: AgentSlice> Agent<B> {
         let Some(pending) = self.pending.get_mut(&seq) else { return };
         pending.sent = now;
         pending.until = now + ATTEMPT;
+        pending.is_held = false;
         if pending.purpose == Purpose::Anchor {
             // Each attempt has a nonce of its own: an answer to one that was sent before is late.
             pending.request = Anchor { nonce: nonce(&mut self.jitter) }.into();
@@ -225,6 +239,35 @@ impl<B: AgentSlice> Agent<B> {
             self.ask_sign_of_life(now, session);
         }
         for seq in due {
+            if !self.holds_for_a_sign_of_life(now, seq) {
+                self.again(now, seq, Refusal::Timeout);
+            }
+        }
+    }
+
+    /// What goes the same way once more reaches nobody if that session is dead: it waits until the session has shown
+    /// which, once an attempt. What has another way takes that.
+    fn holds_for_a_sign_of_life(&mut self, now: Instant, seq: u64) -> bool {
+        let sessions = self.standing_sessions();
+        let Some(pending) = self.pending.get_mut(&seq) else { return false };
+        let Some(on) = pending.on.filter(|on| sessions == [*on]) else { return false };
+        if pending.is_held
+            || pending.attempts >= MAX_ATTEMPTS
+            || self.links[&on].was_heard_since(pending.sent)
+        {
+            return false;
+        }
+        pending.is_held = true;
+        pending.until = now + ALIVE_TIMEOUT;
+        true
+    }
+
+    /// A session lives: what was asked through it, and waits for that, is asked again.
+    pub(crate) fn requests_go_on(&mut self, now: Instant, id: SessionId) {
+        let held = |pending: &Pending| pending.is_held && pending.on == Some(id);
+        let seqs: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| held(pending)).map(|(seq, _)| *seq).collect();
+        for seq in seqs {
             self.again(now, seq, Refusal::Timeout);
         }
     }

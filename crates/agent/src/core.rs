@@ -169,11 +169,13 @@ impl<B: AgentSlice> Agent<B> {
         self.dialler.set_wall(self.clock.reach(now));
     }
 
-    /// The machine was asleep, and `now` counts it: time is asked for, and sessions whether they still live.
+    /// The machine was asleep, and `now` counts it: time is asked for, sessions whether they still live, and it may have
+    /// woken up in another network. What ended meanwhile ends first: this machine lost it by itself, and waits for no crowd.
     pub fn resumed(&mut self, now: Instant) {
+        self.dialler.handle_timeout(now);
+        self.take_from_sessions(now);
         self.unsettle(now);
-        self.probe(now);
-        self.maintain(now);
+        self.network_changed(now);
     }
 
     /// Takes one datagram (one GRO segment) that [`wire::classify`] calls QUIC.
@@ -193,6 +195,7 @@ impl<B: AgentSlice> Agent<B> {
         if self.floor_at <= now {
             self.floor_at = now + FLOOR_INTERVAL;
             self.persist_floor(now);
+            self.keep_window();
         }
         self.tell_freshness(now);
     }
@@ -253,14 +256,6 @@ impl<B: AgentSlice> Agent<B> {
         self.out.push_back(Output::Persist { what, bytes });
     }
 
-    /// Keeps over how long a PoP spreads a crowd, when that has changed much.
-    pub(crate) fn keep_window(&mut self, window: Duration) {
-        if window > self.told_window * 2 || window * 2 < self.told_window {
-            self.told_window = window;
-            self.persist(Persisted::ReconnectWindow, window.as_millis().to_string().into_bytes());
-        }
-    }
-
     pub(crate) fn persist_floor(&mut self, now: Instant) {
         let floor = self.clock.floor(now).as_millis().to_string();
         self.persist(Persisted::TimeFloor, floor.into_bytes());
@@ -281,6 +276,7 @@ impl<B: AgentSlice> Agent<B> {
     /// time floor.
     pub fn shutdown(&mut self, now: Instant) {
         self.is_stopping = true;
+        self.keep_window();
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.dialler.close(now, id, session::CloseCode::ShuttingDown);
         }

@@ -776,8 +776,8 @@ fn a_window_that_grew_since_the_welcome_counts_and_an_older_pop_says_none() {
     world.wait_registered(1);
     world.run(SECOND * 60);
     assert_eq!(world.stored().reconnect_window, SECOND, "the welcome's");
-    world.says_window = Some(40_000);
-    world.run(SECOND * 60);
+    world.says_window = [(0, 40_000), (1, 40_000)].into();
+    world.run(SECOND * 660);
     assert_eq!(world.stored().reconnect_window, SECOND * 40);
     // Everybody loses it in this moment: this one waits for its part of the window.
     let lost = world.now;
@@ -792,6 +792,45 @@ fn a_window_that_grew_since_the_welcome_counts_and_an_older_pop_says_none() {
         assert!(world.now < lost + SECOND * 60, "it is back within the window and a handshake");
     }
     assert!(world.now > lost + SECOND, "after {:?}", world.now - lost);
+}
+
+#[test]
+fn pops_that_say_different_windows_are_one_write_and_the_longest_of_them() {
+    let mut world = World::connector(2);
+    assert!(world.run_until(SECOND * 20, |world| world.registered().len() == 2));
+    world.says_window = [(0, 100), (1, 40_000)].into();
+    world.run(SECOND * 660);
+    assert_eq!(world.stored().reconnect_window, SECOND * 40);
+    let written =
+        |world: &World<_>| world.writes.iter().filter(|what| **what == Persisted::ReconnectWindow).count();
+    let so_far = written(&world);
+    assert!(so_far <= 2, "{so_far}");
+    // One that says another with each sign of life.
+    for turn in 0..600 {
+        world.says_window.insert(1, if turn % 2 == 0 { 100 } else { 300_000 });
+        world.run(SECOND * 2);
+    }
+    assert!(written(&world) <= so_far + 2, "one in ten minutes at most: {}", written(&world));
+}
+
+#[test]
+fn what_a_silent_pop_took_is_not_sent_to_it_again_before_it_gives_a_sign_of_life() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.run(SECOND * 60);
+    (world.udp_passes, world.tcp_passes) = (false, false);
+    let before = world.agent.stats();
+    let why = Why { resource: Bounded::new(b"db".to_vec()).expect("fits") };
+    let seq = world.agent.request(world.now, why.into()).expect("asked");
+    world.run(SECOND * 7);
+    let stats = world.agent.stats();
+    assert_eq!((stats.requests - before.requests, stats.retries - before.retries), (1, 0));
+    // It lives: the answer was lost, and is asked for again.
+    (world.udp_passes, world.tcp_passes) = (true, true);
+    let answered =
+        |event: &AgentEvent| matches!(event, AgentEvent::ControlReply { seq: of, .. } if *of == seq);
+    assert!(world.run_until(SECOND * 10, |world| world.events.iter().any(answered)), "{:?}", world.events);
+    assert!(world.agent.stats().retries - before.retries <= 1);
 }
 
 #[test]

@@ -183,3 +183,15 @@ fn after_a_night_asleep_nothing_is_asked_through_sessions_that_died_and_all_of_i
     assert!(world.now < registered + SECOND, "it waited {:?} for something", world.now - registered);
     assert_eq!(world.agent.stats().retries, before.retries, "nothing had to be asked twice");
 }
+
+#[test]
+fn a_machine_that_wakes_up_by_itself_waits_for_no_crowd() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.says_window = [(0, 300_000)].into();
+    world.run(MINUTE);
+    let before = world.agent.stats().registrations;
+    world.sleep(HOUR * 8);
+    world.agent.resumed(world.now);
+    assert!(world.run_until(SECOND * 3, |world| world.agent.stats().registrations > before));
+}

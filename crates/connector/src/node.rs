@@ -248,7 +248,6 @@ impl Node {
 
     /// The machine was asleep, and `now` counts it: what ended meanwhile ends now.
     pub fn resumed(&mut self, now: Instant) {
-        self.agent.network_changed(now);
         self.agent.resumed(now);
         self.core.network_changed(now);
         self.recheck(now);

@@ -193,9 +193,10 @@ impl Member {
         self.only_pops = true;
     }
 
-    /// Its machine says that the network changed, and it has not.
+    /// Its machine says that the network changed, and it has not. Whoever knows already that its PoP is gone waits for its
+    /// part of the window, as it would.
     pub(crate) fn notice(&mut self, now: Instant) {
-        if let Some(life) = &mut self.life {
+        if let Some(life) = self.life.as_mut().filter(|life| life.is_up) {
             life.node.network_changed(now);
             life.node_due = now;
         }
@@ -243,6 +244,8 @@ impl Member {
             *next = (*next).max(now);
             *errand = Errand::new(now);
             seen.push(Seen::Surged);
+            // What is broken spreads nothing.
+            self.stored.reconnect_window = Duration::ZERO;
             if self.start(now, registry).is_err() {
                 seen.push(Seen::NotSent);
             }

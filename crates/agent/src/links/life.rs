@@ -2,7 +2,12 @@
 
 use super::race::RACE_PAUSE;
 use super::{HEDGE_AFTER, Link, LinkPhase, PlacePhase, RESOLVE_TIMEOUT, WINDOW_MAX, reconnect_window};
-use crate::{clock::Freshness, core::Agent, kind::AgentSlice, output::AgentEvent};
+use crate::{
+    clock::Freshness,
+    core::Agent,
+    kind::AgentSlice,
+    output::{AgentEvent, Persisted},
+};
 use session::{CloseCode, SessionId};
 use std::{
     collections::BTreeSet,
@@ -130,11 +135,25 @@ impl<B: AgentSlice> Agent<B> {
             standing.observed = observed;
             self.event(AgentEvent::ObservedChanged { session: id, pop, observed });
         }
-        if let Some(window) = alive.reconnect_window_ms.map(reconnect_window) {
-            if let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id) {
-                standing.window = window;
-            }
-            self.keep_window(window);
+        if let Some(window) = alive.reconnect_window_ms.map(reconnect_window)
+            && let Some(Link { phase: LinkPhase::Up(standing), .. }) = self.links.get_mut(&id)
+        {
+            standing.window = window;
+        }
+        self.requests_go_on(now, id);
+    }
+
+    /// Keeps over how long its PoPs spread a crowd, the longest of them, when that has changed much. Whoever calls it
+    /// bounds how often: a PoP may say another one with each sign of life.
+    pub(crate) fn keep_window(&mut self) {
+        let windows = self.links.values().filter_map(|link| match &link.phase {
+            LinkPhase::Up(standing) => Some(standing.window),
+            _ => None,
+        });
+        let Some(window) = windows.max() else { return };
+        if window > self.told_window * 2 || window * 2 < self.told_window {
+            self.told_window = window;
+            self.persist(Persisted::ReconnectWindow, window.as_millis().to_string().into_bytes());
         }
     }
 

@@ -5,6 +5,8 @@ mod life;
 mod race;
 mod status;
 
+pub(crate) use life::ALIVE_TIMEOUT;
+
 pub use life::Asked;
 pub use status::{PopPhaseWord, PopStatus};
 
@@ -132,6 +134,16 @@ pub(crate) struct Standing {
     doubted_at: Option<Instant>,
     is_doubted: bool,
     leave_at: Option<Instant>,
+}
+
+impl Link {
+    /// Whether it has shown since then that it lives.
+    pub(crate) fn was_heard_since(&self, when: Instant) -> bool {
+        match &self.phase {
+            LinkPhase::Up(standing) => standing.answered_at.is_some_and(|at| at >= when),
+            LinkPhase::Dialling | LinkPhase::Greeting { .. } => false,
+        }
+    }
 }
 
 impl<B: AgentSlice> Agent<B> {
@@ -473,7 +485,9 @@ impl<B: AgentSlice> Agent<B> {
             leave_at: None,
         });
         let (pop, transport) = (link.pop, link.transport);
-        self.keep_window(window);
+        if self.told_window.is_zero() {
+            self.keep_window();
+        }
         self.stats.registrations += 1;
         self.event(AgentEvent::Registered { session: id, pop, observed });
         let kept = if welcome.channels > 0 { Channels::Kept } else { Channels::Gone };

@@ -76,7 +76,7 @@ pub struct World<B> {
     pub controller: Controller,
     pub sends_beacons: bool,
     /// What a PoP's signs of life say of the reconnect window.
-    pub says_window: Option<u32>,
+    pub says_window: BTreeMap<usize, u32>,
     /// How often PoPs were asked for a sign of life.
     pub keepalives: usize,
     pub resolves: bool,
@@ -244,7 +244,7 @@ impl<B: AgentSlice> World<B> {
             pops,
             controller: Controller { version: version(5), ..Controller::default() },
             sends_beacons: true,
-            says_window: None,
+            says_window: BTreeMap::new(),
             keepalives: 0,
             resolves: true,
             deaf: BTreeSet::new(),
@@ -486,7 +486,7 @@ impl<B: AgentSlice> World<B> {
             .into(),
             FromAgent::Keepalive(_) => {
                 self.keepalives += 1;
-                Alive { observed, beacon, reconnect_window_ms: self.says_window }.into()
+                Alive { observed, beacon, reconnect_window_ms: self.says_window.get(&index).copied() }.into()
             }
             FromAgent::ToController(request) if self.controller.is_away => {
                 ControllerUnavailable { seq: request.seq, reason: Refusal::NoController, retry_after_ms: 0 }

@@ -237,7 +237,6 @@ impl ClientNode {
 
     /// The machine was asleep, and `now` counts it: it may have woken up in another network, too.
     pub fn resumed(&mut self, now: Instant) {
-        self.agent.network_changed(now);
         self.agent.resumed(now);
         self.core.network_changed(now);
         self.settle(now);
