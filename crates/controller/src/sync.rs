@@ -141,6 +141,7 @@ pub(crate) async fn run(
         if now >= next_beacon {
             // Counted from now: after a suspend there is one beacon, not one for each second.
             next_beacon = now + BEACON_EVERY;
+            sync.keep_identity();
             sync.send_strikes();
             sync.publish_slices();
             sync.publish_beacon();
@@ -480,9 +481,8 @@ impl Sync {
         }
     }
 
-    /// Rotates what is due and shows a fresh certificate.
+    /// Rotates what is due.
     fn look(&mut self) {
-        self.dialler.set_wall(clock::wall());
         if self.core.signer.is_one_of_several() {
             let core = Arc::clone(&self.core);
             // Of its own: it waits for the database.
@@ -494,13 +494,20 @@ impl Sync {
                 Err(error) => tracing::warn!(%error, "keys were not looked at"),
             }
         }
+    }
+
+    /// Judges PoPs' certificates by what time it is, and shows a fresh one. Each second: after a night asleep every
+    /// certificate that was held may have ended.
+    fn keep_identity(&mut self) {
+        self.dialler.set_wall(self.core.signer.best_time());
         if clock::boot().saturating_sub(self.identity_at) >= IDENTITY_EVERY {
             match self.core.signer.local_identity() {
                 Ok(local) => {
                     self.dialler.set_identity(local);
                     self.identity_at = clock::boot();
                 }
-                Err(error) => tracing::warn!(%error, "no fresh certificate for this controller"),
+                // Fenced, for as long as that lasts.
+                Err(error) => tracing::debug!(%error, "no fresh certificate for this controller"),
             }
         }
     }

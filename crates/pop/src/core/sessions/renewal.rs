@@ -41,11 +41,20 @@ pub(super) fn due_after(certificate: &Certificate, wall: UnixMs) -> Duration {
 impl Sessions {
     /// Timers stand still while the machine sleeps, and the certificate ends all the same.
     pub(super) fn renew_after_sleep(&mut self, now: Instant, wall: UnixMs) {
+        self.hurry_renewal(now, wall, limits::RENEWAL_RETRY);
+    }
+
+    /// A controller is there: what is due waits for no pause that began when there was none. A night in which the
+    /// certificate came due ends with sessions that are dead, and the next one may be long enough for it to end.
+    pub(super) fn renew_with_a_controller(&mut self, now: Instant) {
+        self.hurry_renewal(now, self.wall, Duration::ZERO);
+    }
+
+    fn hurry_renewal(&mut self, now: Instant, wall: UnixMs, pause: Duration) {
         let Ok(own) = Certificate::verify_at_any_time(&self.renewal.certificate, &self.bundle) else {
             return;
         };
-        let soon = now + limits::RENEWAL_RETRY;
-        let is_late = |deadline: &&(Instant, Due)| deadline.1 == Due::Renewal && deadline.0 > soon;
+        let is_late = |deadline: &&(Instant, Due)| deadline.1 == Due::Renewal && deadline.0 > now + pause;
         if due_after(&own, wall).is_zero()
             && let Some(late) = self.deadlines.iter().find(is_late).copied()
         {

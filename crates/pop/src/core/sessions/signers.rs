@@ -234,6 +234,7 @@ impl Sessions {
             self.untold.insert(id, rest.to_vec());
             self.tell_attached(now, id);
         }
+        self.renew_with_a_controller(now);
     }
 
     /// Tells a controller of more agents that were here when it came, as many as its queue takes.

@@ -69,3 +69,21 @@ fn a_pop_takes_no_certificate_of_another_name_or_key_or_shorter_life() {
     assert_eq!(world.sessions.status().counters.refused.get("renewal_not_ours"), 3);
     assert_eq!(written_certificates(&world), 0);
 }
+
+#[test]
+fn a_certificate_that_came_due_while_no_controller_was_there_is_renewed_when_one_comes() {
+    let mut world = World::new();
+    // The month is half over; nobody answers the first try, and the next one is a minute away.
+    world.installation.wall = world.installation.wall.plus(Duration::from_secs(16 * 24 * 3600));
+    let wall = world.installation.wall;
+    world.sessions.set_wall(world.now, wall);
+    let now = world.now;
+    world.sessions.renewal_due(now);
+    world.settle();
+    let signer = world.signer();
+    world.now += Duration::from_millis(1);
+    world.sessions.handle_timeout(world.now);
+    world.settle();
+    let asks = |message: &ToSigner| matches!(message, ToSigner::Forward(_));
+    assert_eq!(world.ends[signer].signer_inbox.iter().filter(|message| asks(message)).count(), 1);
+}
