@@ -178,8 +178,9 @@ impl<B: AgentSlice> Agent<B> {
     pub(crate) fn controller_unavailable(&mut self, now: Instant, gone: &ControllerUnavailable) {
         let ControllerUnavailable { seq, reason, retry_after_ms } = *gone;
         let Some(pending) = self.pending.get(&seq) else { return };
-        // Another PoP may have a controller; with one PoP only time helps.
-        if self.standing_sessions().len() > 1 && pending.attempts < MAX_ATTEMPTS {
+        // Another PoP may have a controller; with one PoP only time helps, and who asks too much asks nobody.
+        if reason != Refusal::Budget && self.standing_sessions().len() > 1 && pending.attempts < MAX_ATTEMPTS
+        {
             self.again(now, seq, reason);
         } else {
             let purpose = pending.purpose;
@@ -223,7 +224,9 @@ impl<B: AgentSlice> Agent<B> {
             self.last_control_refusal = Some(reason);
         }
         match purpose {
-            Purpose::Owner => self.event(AgentEvent::RequestFailed { seq: RequestSeq(seq), reason }),
+            Purpose::Owner => {
+                self.event(AgentEvent::RequestFailed { seq: RequestSeq(seq), reason, retry_after: after })
+            }
             Purpose::Renew => self.renewal_failed(now, after),
             Purpose::Slice => self.slice_failed(now, after),
             Purpose::Anchor => self.anchor_failed(now, after),

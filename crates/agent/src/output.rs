@@ -1,7 +1,10 @@
 //! What an agent core gives to its owner.
 
 use session::{LostReason, SendError, SessionId};
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use wire::{ChannelId, ControlReply, PopId, Refusal};
 
 /// One thing for the shell to do.
@@ -164,6 +167,8 @@ pub enum AgentEvent {
         seq: RequestSeq,
         /// Why.
         reason: Refusal,
+        /// It is of no use to ask again sooner.
+        retry_after: Duration,
     },
     /// The grant or the certificate is a newer one.
     GrantChanged,

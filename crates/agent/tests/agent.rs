@@ -618,7 +618,7 @@ fn an_owners_request_is_answered_or_fails_and_noise_of_a_pop_ends_none() {
     let seq = world.agent.request(world.now, why()).expect("asked");
     let failed = |world: &mut World<_>| {
         world.events.iter().any(|event| {
-            matches!(event, AgentEvent::RequestFailed { seq: got, reason: Refusal::NoController } if *got == seq)
+            matches!(event, AgentEvent::RequestFailed { seq: got, reason: Refusal::NoController, .. } if *got == seq)
         })
     };
     assert!(world.run_until(SECOND * 16, failed), "{:?}", world.events);
@@ -831,6 +831,22 @@ fn what_a_silent_pop_took_is_not_sent_to_it_again_before_it_gives_a_sign_of_life
         |event: &AgentEvent| matches!(event, AgentEvent::ControlReply { seq: of, .. } if *of == seq);
     assert!(world.run_until(SECOND * 10, |world| world.events.iter().any(answered)), "{:?}", world.events);
     assert!(world.agent.stats().retries - before.retries <= 1);
+}
+
+#[test]
+fn who_is_told_when_to_come_back_comes_then_and_nobody_is_kept_away_for_longer_than_five_minutes() {
+    for (told, at_least, at_most) in
+        [(SECOND * 40, SECOND * 40, SECOND * 45), (DAY, SECOND * 300, SECOND * 310)]
+    {
+        let mut world = World::client(1);
+        world.wait_registered(1);
+        let before = world.agent.stats().registrations;
+        let began = world.now;
+        world.close_all_for(0, CloseCode::Full, told);
+        assert!(world.run_until(SECOND * 400, |world| world.agent.stats().registrations > before));
+        let took = world.now - began;
+        assert!((at_least..at_most).contains(&took), "{told:?}: {took:?}");
+    }
 }
 
 #[test]

@@ -435,14 +435,14 @@ impl Node {
             self.agent.request(now, ControlRequest::ShipFlows(ShipFlows { batch, ndjson })).ok()
         });
         if request.is_none() {
-            self.shipper.failed(now);
+            self.shipper.failed(now, Duration::ZERO);
         }
         self.shipping = request;
     }
 
     /// The spool could not be read now.
     pub fn batch_not_read(&mut self, now: Instant) {
-        self.shipper.failed(now);
+        self.shipper.failed(now, Duration::ZERO);
     }
 
     /// Ends everything, politely. Drain once more after it.
@@ -563,7 +563,7 @@ impl Node {
         if let Some(report) = teller.report(now, || self.ways_of_devices()) {
             match self.agent.request_once(now, ControlRequest::TellPaths(report)) {
                 Ok(seq) => self.telling = Some(seq),
-                Err(_) => teller.failed(now),
+                Err(_) => teller.failed(now, Duration::ZERO),
             }
         }
         self.teller = teller;
@@ -653,7 +653,7 @@ impl Node {
                     self.telling = None;
                     return match reply {
                         ControlReply::PathsTaken(taken) => self.teller.taken(now, taken.held),
-                        _ => self.teller.failed(now),
+                        _ => self.teller.failed(now, Duration::ZERO),
                     };
                 }
                 if self.shipping == Some(seq) {
@@ -662,19 +662,19 @@ impl Node {
                         ControlReply::FlowsTaken(taken) if self.shipper.taken(now, taken.batch) => {
                             self.out.push_back(Output::ForgetBatch(taken.batch));
                         }
-                        _ => self.shipper.failed(now),
+                        _ => self.shipper.failed(now, Duration::ZERO),
                     }
                 }
             }
-            AgentEvent::RequestFailed { seq, .. } if self.telling == Some(seq) => {
+            AgentEvent::RequestFailed { seq, retry_after, .. } if self.telling == Some(seq) => {
                 self.telling = None;
-                self.teller.failed(now);
+                self.teller.failed(now, retry_after);
             }
-            AgentEvent::RequestFailed { seq, reason } => {
+            AgentEvent::RequestFailed { seq, reason, retry_after } => {
                 if self.shipping == Some(seq) {
                     tracing::debug!(%reason, "no controller took the flow records; they wait");
                     self.shipping = None;
-                    self.shipper.failed(now);
+                    self.shipper.failed(now, retry_after);
                 }
             }
             AgentEvent::SliceChanged

@@ -77,7 +77,7 @@ impl Shipper {
         if let Stage::Shipping { until, .. } = self.stage
             && now >= until
         {
-            self.failed(now);
+            self.failed(now, Duration::ZERO);
         }
         match self.stage {
             Stage::Empty | Stage::Reading { .. } => Step::Idle,
@@ -112,10 +112,10 @@ impl Shipper {
         }
     }
 
-    /// No controller took it.
-    pub fn failed(&mut self, now: Instant) {
+    /// No controller took it; `retry_after` is what it said.
+    pub fn failed(&mut self, now: Instant, retry_after: Duration) {
         if matches!(self.stage, Stage::Shipping { .. } | Stage::Reading { .. }) {
-            self.stage = Stage::Waiting { until: now + self.pause };
+            self.stage = Stage::Waiting { until: now + self.pause.max(retry_after.min(LONGEST_PAUSE)) };
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
         shipper.step(now);
         shipper.read(now, Some(7));
-        shipper.failed(now);
+        shipper.failed(now, Duration::ZERO);
         shipper.reachable(now);
         assert_eq!(shipper.step(now), Step::WaitUntil(now + GATHER));
     }

@@ -122,21 +122,21 @@ impl Teller {
         } else {
             // It was restarted, or has no room for all of them.
             self.held = then;
-            self.rest(now);
+            self.rest(now, Duration::ZERO);
         }
     }
 
-    /// Nobody took it, or nobody said so.
-    pub fn failed(&mut self, now: Instant) {
+    /// Nobody took it, or nobody said so; `retry_after` is what somebody said.
+    pub fn failed(&mut self, now: Instant, retry_after: Duration) {
         if let Stage::Telling { then } = &mut self.stage {
             self.held = std::mem::take(then);
-            self.rest(now);
+            self.rest(now, retry_after);
         }
     }
 
-    fn rest(&mut self, now: Instant) {
+    fn rest(&mut self, now: Instant, at_least: Duration) {
         self.afresh = true;
-        self.stage = Stage::Resting { until: now + self.pause };
+        self.stage = Stage::Resting { until: now + self.pause.max(at_least.min(LONGEST_PAUSE)) };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
@@ -246,7 +246,7 @@ mod tests {
         now += PAUSE;
         let lost = teller.report(now, ways(&[(1, Way::Direct)])).unwrap();
         controller.take(&lost);
-        teller.failed(now);
+        teller.failed(now, Duration::ZERO);
         // Meanwhile it went back to what the controller had said it holds.
         now += PAUSE;
         let again = teller.report(now, ways(&[(1, Way::Relay(POP))])).unwrap();
@@ -281,14 +281,14 @@ mod tests {
         for _ in 0..7 {
             assert!(teller.report(now, ways(&[(1, Way::Direct)])).is_some());
             assert_eq!(teller.report(now, ways(&[(1, Way::Direct)])), None, "one is under way");
-            teller.failed(now);
+            teller.failed(now, Duration::ZERO);
             let Stage::Resting { until } = teller.stage else { panic!("it rests") };
             pauses.push((until - now).as_secs());
             now = until;
         }
         assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
         assert!(teller.report(now, ways(&[(1, Way::Direct)])).is_some());
-        teller.failed(now);
+        teller.failed(now, Duration::ZERO);
         teller.reachable(now, 5_000);
         assert_eq!(teller.report(now + SECOND * 2, ways(&[(1, Way::Direct)])), None);
         assert!(teller.report(now + SECOND * 3, ways(&[(1, Way::Direct)])).is_some());

@@ -220,7 +220,7 @@ impl Sync {
             Event::Connected { id, .. } => self.connected(id),
             Event::Frame { id, frame_type, body } => self.frame(id, frame_type, &body),
             Event::AddressChanged { .. } => {}
-            Event::Lost { id, reason } => {
+            Event::Lost { id, reason, .. } => {
                 let now = clock::now();
                 let lost = self.links.iter_mut().find(|(_, link)| link.session == Some(id));
                 if let Some((pop, link)) = lost {

@@ -134,7 +134,7 @@ impl Acceptor {
         {
             self.expiries.pop_first();
             if self.engine.peer(id).is_some() {
-                self.engine.close(now, id, CloseCode::Expired);
+                self.engine.close(now, id, CloseCode::Expired, None);
             }
         }
     }
@@ -156,7 +156,7 @@ impl Acceptor {
             .map(|(id, _)| id)
             .collect();
         for id in struck {
-            self.engine.close(now, id, CloseCode::Struck);
+            self.engine.close(now, id, CloseCode::Struck, None);
         }
     }
 
@@ -185,7 +185,12 @@ impl Acceptor {
 
     /// Ends a session. [`Event::Lost`](crate::Event::Lost) follows.
     pub fn close(&mut self, now: Instant, id: SessionId, code: CloseCode) {
-        self.engine.close(now, id, code);
+        self.engine.close(now, id, code, None);
+    }
+
+    /// The same, and says when to come back. [`Event::Lost`](crate::Event::Lost) has it at the other end.
+    pub fn close_for(&mut self, now: Instant, id: SessionId, code: CloseCode, retry_after: Duration) {
+        self.engine.close(now, id, code, Some(retry_after));
     }
 
     /// The peer of a session that is up.
@@ -330,7 +335,7 @@ impl Acceptor {
                 Some(Err(PeerRefused::Struck)) => CloseCode::Struck,
                 Some(Err(_)) => CloseCode::NotTrusted,
             };
-            self.engine.close(now, id, code);
+            self.engine.close(now, id, code, None);
         }
     }
 }

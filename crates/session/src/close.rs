@@ -1,7 +1,7 @@
 //! Why sessions end.
 
 use quinn_proto::{ConnectionError, TransportErrorCode, VarInt};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $label:literal, $text:literal;)*) => {
@@ -116,6 +116,24 @@ pub enum LostReason {
 const CRYPTO_ERROR: u64 = 0x100;
 /// RFC 9000 section 20.1.
 const CONNECTION_REFUSED: u64 = 0x2;
+
+/// What a close says beside its code (RFC 9000 section 19.19, the reason phrase): its label, and when to come back.
+/// An older agent reads the code alone.
+pub(crate) fn phrase(code: CloseCode, retry_after: Option<Duration>) -> String {
+    match retry_after {
+        Some(after) => format!("{}{RETRY_AFTER}{}", code.label(), after.as_millis()),
+        None => code.label().to_owned(),
+    }
+}
+
+const RETRY_AFTER: &str = "; retry-after-ms=";
+
+/// When the peer said to come back; whoever reads it bounds it.
+pub(crate) fn retry_after(error: &ConnectionError) -> Option<Duration> {
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    let (_, millis) = std::str::from_utf8(&close.reason).ok()?.split_once(RETRY_AFTER)?;
+    millis.parse().ok().map(Duration::from_millis)
+}
 
 impl LostReason {
     /// The metric label.

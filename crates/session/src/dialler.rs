@@ -99,7 +99,7 @@ impl Dialler {
 
     /// Ends a session. [`Event::Lost`](crate::Event::Lost) follows.
     pub fn close(&mut self, now: Instant, id: SessionId, code: CloseCode) {
-        self.engine.close(now, id, code);
+        self.engine.close(now, id, code, None);
     }
 
     /// The peer of a session that is up.

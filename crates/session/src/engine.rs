@@ -1,7 +1,7 @@
 //! What dialler and acceptor share: QUIC connections, their timers, their one stream.
 
 use crate::{
-    close::{CloseCode, LostReason},
+    close::{self, CloseCode, LostReason},
     output::{Event, NOTHING_DUE, Output, SendError, SessionId},
     vetting::{Expected, PeerRefused, Vetting},
 };
@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use trust::{Certificate, Role};
 use wire::{FrameReader, MAX_AGENT_MESSAGE, MAX_CONTROLLER_MESSAGE};
@@ -127,7 +127,7 @@ impl Engine {
                     return false;
                 }
                 self.begun.pop_front();
-                self.close(now, id, CloseCode::Full);
+                self.close(now, id, CloseCode::Full, None);
                 return true;
             }
             self.begun.pop_front();
@@ -268,7 +268,7 @@ impl Engine {
                 && until <= now
             {
                 session.connection.close(now, CloseCode::Silent.var_int(), Bytes::new());
-                self.over(id, LostReason::TimedOut);
+                self.over(id, LostReason::TimedOut, None);
             } else {
                 session.connection.handle_timeout(now);
             }
@@ -298,10 +298,16 @@ impl Engine {
     }
 
     /// Ends a session that is known; `Lost` follows.
-    pub(crate) fn close(&mut self, now: Instant, id: SessionId, code: CloseCode) {
+    pub(crate) fn close(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        code: CloseCode,
+        retry_after: Option<Duration>,
+    ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.connection.close(now, code.var_int(), Bytes::from_static(code.label().as_bytes()));
-        self.over(id, LostReason::ClosedHere(code));
+        session.connection.close(now, code.var_int(), Bytes::from(close::phrase(code, retry_after)));
+        self.over(id, LostReason::ClosedHere(code), None);
         self.touch(id);
     }
 
@@ -336,7 +342,7 @@ impl Engine {
     }
 
     /// Tells the owner once that a session ended.
-    fn over(&mut self, id: SessionId, reason: LostReason) {
+    fn over(&mut self, id: SessionId, reason: LostReason, retry_after: Option<Duration>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let mut ended = None;
         let tell = match (&session.phase, self.side) {
@@ -356,7 +362,7 @@ impl Engine {
             self.handshake_over(remote);
         }
         if tell {
-            self.out.push_back(Output::Event(Event::Lost { id, reason }));
+            self.out.push_back(Output::Event(Event::Lost { id, reason, retry_after }));
         }
     }
 
@@ -384,12 +390,14 @@ impl Engine {
             worked = true;
             match event {
                 QuicEvent::Connected => self.connected(now, id),
-                QuicEvent::ConnectionLost { reason } => self.over(id, LostReason::of(&reason)),
+                QuicEvent::ConnectionLost { reason } => {
+                    self.over(id, LostReason::of(&reason), close::retry_after(&reason));
+                }
                 QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Bi }) => {
                     session.stream = session.stream.or(session.connection.streams().accept(Dir::Bi));
                 }
                 QuicEvent::Stream(StreamEvent::Stopped { .. } | StreamEvent::Finished { .. }) => {
-                    self.close(now, id, CloseCode::StreamEnded);
+                    self.close(now, id, CloseCode::StreamEnded, None);
                 }
                 QuicEvent::Stream(
                     StreamEvent::Opened { .. }
@@ -427,14 +435,14 @@ impl Engine {
                     PeerRefused::Role(_) | PeerRefused::OtherPop { .. } => CloseCode::WrongRole,
                     PeerRefused::Certificate(_) | PeerRefused::None => CloseCode::NotTrusted,
                 };
-                return self.close(now, id, code);
+                return self.close(now, id, code, None);
             }
         };
         (session.reader, session.send_limit) = limits(self.side, peer.identity().role());
         if self.side == Side::Dialler {
             session.stream = session.connection.streams().open(Dir::Bi);
             if session.stream.is_none() {
-                return self.close(now, id, CloseCode::StreamEnded);
+                return self.close(now, id, CloseCode::StreamEnded, None);
             }
         }
         let remote = session.connection.remote_address();
@@ -468,7 +476,7 @@ impl Engine {
         // Returns credit to the peer; whether that makes a packet is found out by asking for packets.
         let _ = chunks.finalize();
         if let Some(code) = problem {
-            self.close(now, id, code);
+            self.close(now, id, code, None);
         }
         worked
     }
@@ -490,7 +498,7 @@ impl Engine {
                 }
                 Err(WriteError::Blocked) => break,
                 Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                    self.close(now, id, CloseCode::StreamEnded);
+                    self.close(now, id, CloseCode::StreamEnded, None);
                     return true;
                 }
             }
@@ -509,7 +517,7 @@ impl Engine {
                 session.connection.handle_event(event);
             }
             if gone {
-                self.over(id, LostReason::TimedOut);
+                self.over(id, LostReason::TimedOut, None);
                 self.by_handle.remove(&handle.0);
                 if let Some(at) = self.sessions.remove(&id).and_then(|session| session.timer) {
                     self.timers.remove(&(at, id));

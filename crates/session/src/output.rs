@@ -85,6 +85,8 @@ pub enum Event {
         id: SessionId,
         /// Why.
         reason: LostReason,
+        /// When the peer said to come back, if it did; whoever heeds it bounds it.
+        retry_after: Option<Duration>,
     },
 }
 

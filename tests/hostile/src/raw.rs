@@ -93,7 +93,7 @@ impl Raw {
                     }
                     self.frames.push((id, frame_type, body));
                 }
-                Output::Event(Event::Lost { id, reason }) => {
+                Output::Event(Event::Lost { id, reason, .. }) => {
                     self.up.retain(|up| *up != id);
                     self.lost.insert(id, reason);
                 }

@@ -326,7 +326,7 @@ impl Crowd {
                         _ => {}
                     }
                 }
-                Output::Event(Event::Lost { id, reason }) => {
+                Output::Event(Event::Lost { id, reason, .. }) => {
                     let label = match reason {
                         LostReason::ClosedHere(code) | LostReason::ClosedByPeer(code) => code.label(),
                         other => other.label(),

@@ -373,7 +373,19 @@ impl<B: AgentSlice> Agent<B> {
             }
             Event::Frame { id, frame_type, body } => self.handle_frame(now, id, frame_type, &body),
             Event::AddressChanged { .. } => {}
-            Event::Lost { id, reason } => self.lost(now, id, reason),
+            Event::Lost { id, reason, retry_after } => {
+                let pop = self.links.get(&id).map(|link| link.pop);
+                self.lost(now, id, reason);
+                self.stay_away(now, pop, retry_after);
+            }
+        }
+    }
+
+    /// A PoP said when to come back: not before, and nobody keeps an agent away for longer than a window.
+    fn stay_away(&mut self, now: Instant, pop: Option<PopId>, retry_after: Option<Duration>) {
+        let place = pop.and_then(|pop| self.places.get_mut(&pop));
+        if let (Some(place), Some(after)) = (place, retry_after) {
+            place.not_before = place.not_before.max(now + after.min(WINDOW_MAX));
         }
     }
 

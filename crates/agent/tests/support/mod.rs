@@ -673,6 +673,12 @@ impl<B: AgentSlice> World<B> {
             .collect()
     }
 
+    pub fn close_all_for(&mut self, pop: usize, code: CloseCode, retry_after: Duration) {
+        for id in self.pops[pop].sessions.keys().copied().collect::<Vec<_>>() {
+            self.pops[pop].acceptor.close_for(self.now, id, code, retry_after);
+        }
+    }
+
     pub fn close_all(&mut self, pop: usize, code: CloseCode) {
         for id in self.pops[pop].sessions.keys().copied().collect::<Vec<_>>() {
             self.pops[pop].acceptor.close(self.now, id, code);

@@ -611,7 +611,7 @@ impl ClientNode {
             AgentEvent::ControlReply { seq, reply } => {
                 self.tell(NodeEvent::Answered { request: seq, result: Ok(reply) });
             }
-            AgentEvent::RequestFailed { seq, reason } => {
+            AgentEvent::RequestFailed { seq, reason, .. } => {
                 self.tell(NodeEvent::Answered { request: seq, result: Err(reason) });
             }
             AgentEvent::GrantChanged => {

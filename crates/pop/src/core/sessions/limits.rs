@@ -59,6 +59,9 @@ pub const PRESENCE_PAUSE: Duration = Duration::from_millis(50);
 /// Registrations of one agent in ten to twenty seconds: an agent that races UDP and TCP over two addresses, loses the
 /// winner and does so again needs eight. Beyond that it is broken, and its sessions are closed.
 pub const MAX_REGISTRATIONS: u32 = 16;
+/// Who is refused for what will pass is told to come back after this, and up to as long again: a count of registrations is
+/// over by then, and a place may be free.
+pub const REFUSED_FOR: Duration = Duration::from_secs(20);
 /// Introductions of one organization's clients: twice what a core registers, and everybody at once after a storm.
 pub const ORGANIZATION_INTRODUCTIONS: Allowance = Allowance { per_second: 1_000, burst: 10_000 };
 /// Organizations whose introductions are counted: 4,096 × 64 bytes.

@@ -30,7 +30,7 @@ use signers::{Beacons, Revocations};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use trust::{
     Certificate, CertificateError, ChainError, Identity, Role, RootHash, SigningKey, Subject, TrustBundle,
@@ -465,7 +465,7 @@ impl Sessions {
             Event::Connected { id, peer, remote } => self.connected(now, id, &peer, remote),
             Event::Frame { id, frame_type, body } => self.handle_frame(now, id, frame_type, &body),
             Event::AddressChanged { id, remote } => self.address_changed(now, id, remote),
-            Event::Lost { id, reason } => self.lost(now, id, reason),
+            Event::Lost { id, reason, .. } => self.lost(now, id, reason),
         }
     }
 
@@ -504,6 +504,16 @@ impl Sessions {
     fn refuse_peer(&mut self, now: Instant, id: SessionId, label: &'static str, code: CloseCode) {
         self.counters.refused.add(label);
         self.close(now, id, code);
+    }
+
+    /// The same for who may come back, and is told when.
+    fn refuse_for_now(&mut self, now: Instant, id: SessionId, label: &'static str, code: CloseCode) {
+        self.counters.refused.add(label);
+        self.counters.closed.add(code.label());
+        // Some come a little later than others: they were refused together.
+        let jitter = self.random.bits() % u64::from(limits::millis(limits::REFUSED_FOR)).max(1);
+        let after = limits::REFUSED_FOR + Duration::from_millis(jitter);
+        self.acceptor.close_for(now, id, code, after);
     }
 
     fn close(&mut self, now: Instant, id: SessionId, code: CloseCode) {

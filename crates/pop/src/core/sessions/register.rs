@@ -103,7 +103,7 @@ impl Sessions {
         session.over_budget += 1;
         let goes_on = session.over_budget <= limits::PATIENCE || planted::is("patience-without-end");
         if !goes_on {
-            self.refuse_peer(now, id, "flooding", CloseCode::Flooding);
+            self.refuse_for_now(now, id, "flooding", CloseCode::Flooding);
         }
         goes_on
     }
@@ -136,15 +136,15 @@ impl Sessions {
         if self.registrations.count(now, uri.as_bytes()) > limits::MAX_REGISTRATIONS
             && !planted::is("registers-as-often-as-it-likes")
         {
-            return self.refuse_peer(now, id, "too_often", CloseCode::TooOften);
+            return self.refuse_for_now(now, id, "too_often", CloseCode::TooOften);
         }
         let Some(session) = self.sessions.get(&id) else { return };
         if self.has_its_share(session.identity) {
-            return self.refuse_peer(now, id, "organization_full", CloseCode::Full);
+            return self.refuse_for_now(now, id, "organization_full", CloseCode::Full);
         }
         // Planted: the outage of 14 May 2026. Whoever comes is believed only if somebody wrote something down lately.
         if planted::is("registration-waits-for-a-controller") && self.signers.is_empty() {
-            return self.refuse_peer(now, id, "unverified", CloseCode::Full);
+            return self.refuse_for_now(now, id, "unverified", CloseCode::Full);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.stage = Stage::Registered;

@@ -207,7 +207,7 @@ impl Sessions {
             return self.refuse_peer(now, id, "version", CloseCode::Version);
         };
         if !self.signers.contains_key(&controller) && self.signers.len() >= limits::MAX_SIGNERS {
-            return self.refuse_peer(now, id, "full", CloseCode::Full);
+            return self.refuse_for_now(now, id, "full", CloseCode::Full);
         }
         // Before this one joins: what it is told now, it is not told again.
         self.tell_presence(now);

@@ -31,6 +31,8 @@ struct End {
     agent_inbox: Vec<ToAgent>,
     signer_inbox: Vec<ToSigner>,
     lost: Option<LostReason>,
+    /// What it was told of when to come back.
+    told_after: Option<Duration>,
 }
 
 struct World {
@@ -62,7 +64,15 @@ impl World {
         let mut dialler = Dialler::new(local, bundle, self.installation.wall, [number; 32]);
         let id = dialler.dial(self.now, pop_id(), POP.parse().expect("address")).expect("dials");
         let address = address.parse().expect("address");
-        self.ends.push(End { dialler, address, id, agent_inbox: vec![], signer_inbox: vec![], lost: None });
+        self.ends.push(End {
+            dialler,
+            address,
+            id,
+            agent_inbox: vec![],
+            signer_inbox: vec![],
+            lost: None,
+            told_after: None,
+        });
         self.settle();
         self.ends.len() - 1
     }
@@ -146,7 +156,9 @@ impl World {
                                 end.signer_inbox.push(message);
                             }
                         }
-                        Output::Event(Event::Lost { reason, .. }) => end.lost = Some(reason),
+                        Output::Event(Event::Lost { reason, retry_after, .. }) => {
+                            (end.lost, end.told_after) = (Some(reason), retry_after);
+                        }
                         Output::Event(_) => {}
                         Output::Timeout { .. } => break,
                     }
@@ -433,6 +445,8 @@ fn an_agent_that_registers_all_the_time_is_closed_with_a_code_and_others_are_not
         world.pass(Duration::from_millis(100));
     }
     assert_eq!(world.closed_with(last), Some(LostReason::ClosedByPeer(CloseCode::TooOften)));
+    let after = world.ends[last].told_after.expect("when to come back");
+    assert!((limits::REFUSED_FOR..limits::REFUSED_FOR * 2).contains(&after), "{after:?}");
     world.agent(device(1, 11), "198.51.100.7:4000");
     world.pass(Duration::from_secs(25));
     world.agent(device(1, 10), "198.51.100.1:3999");
