@@ -260,14 +260,15 @@ fn judge(line: &Line, wall: UnixMs, boot: Duration) -> Result<UnixMs, Fenced> {
     let unreadable =
         |problem: &String| Fenced::Unreadable { line: line.path.clone(), problem: problem.clone() };
     let floor = *line.floor.as_ref().map_err(unreadable)?;
-    if wall.plus(TOLERANCE) < floor {
-        return Err(Fenced::Behind { by: floor.since(wall), line: line.path.clone() });
-    }
     let most = floor.plus(LONGEST_AWAY);
     let is_ahead = |reached: UnixMs| reached > most && !planted::is("a-start-months-ahead-signs");
-    // Of a start that far ahead nothing counts but a clock that is right, and that begins anew.
+    // Of a start that far ahead nothing counts but a clock that is right, and that begins anew; also when the clock was set
+    // too far back since.
     if is_ahead(line.started_wall) {
         return Err(Fenced::Ahead { by: line.started_wall.since(floor), line: line.path.clone() });
+    }
+    if wall.plus(TOLERANCE) < floor {
+        return Err(Fenced::Behind { by: floor.since(wall), line: line.path.clone() });
     }
     let expected = line.started_wall.plus(boot.saturating_sub(line.started));
     let drift = expected.since(wall).max(wall.since(expected));
@@ -343,11 +344,11 @@ mod tests {
         let (mut line, floor, boot) = line();
         line.started_wall = floor.plus(HOUR * 24 * 365);
         let part = floor.plus(HOUR * 24 * 100);
-        for wrong in [part, line.started_wall.plus(HOUR), floor.minus(HOUR)] {
+        for wrong in [part, line.started_wall.plus(HOUR), floor.minus(HOUR), floor.minus(TOLERANCE * 2)] {
             line.set_right(wrong, boot + HOUR);
             let judged = judge(&line, wrong, boot + HOUR);
-            assert!(matches!(judged, Err(Fenced::Ahead { .. } | Fenced::Behind { .. })), "{judged:?}");
-            let told = best(&line, line.started_wall.plus(HOUR), boot + HOUR);
+            assert!(matches!(judged, Err(Fenced::Ahead { .. })), "{judged:?}");
+            let told = best(&line, wrong, boot + HOUR);
             assert_eq!(told, floor.plus(WRITE_EVERY).plus(HOUR), "it goes on with the machine");
         }
         line.set_right(floor.plus(HOUR), boot + HOUR * 2);

@@ -10,6 +10,8 @@ use std::{
 
 /// Room kept free behind the last entry: about 250 strikes on a full disk.
 const RESERVE: u64 = 256 * 1024;
+/// What a disk writes as a whole, usually.
+const PAGE: usize = 4096;
 /// How much is allocated at once.
 const BLOCK: u64 = 1024 * 1024;
 
@@ -71,9 +73,19 @@ impl Journal {
 
     /// Appends lines and syncs them: all or none.
     pub(crate) fn append(&mut self, lines: &str) -> io::Result<()> {
-        debug_assert!(!lines.contains('\0') && !lines.ends_with('\n'), "tokens have no zeros");
+        debug_assert!(
+            !lines.is_empty() && !lines.contains('\0') && !lines.ends_with('\n'),
+            "tokens have no zeros"
+        );
         let text = format!("{lines}\n");
-        let written = self.file.write_all_at(text.as_bytes(), self.end).and_then(|()| self.file.sync_data());
+        let mut at = self.end;
+        // A few lines at a time: of a write of many pages any may be missing after a power failure, and a hole with whole
+        // lines behind it is damage, where a torn end is none.
+        let written = some_lines(&text).try_for_each(|some| {
+            self.file.write_all_at(some.as_bytes(), at)?;
+            at += some.len() as u64;
+            self.file.sync_data()
+        });
         if let Err(error) = written {
             // What was written in part is taken back; if that fails too, the next opening cuts it off.
             let _ = self.file.write_all_at(&vec![0; text.len()], self.end);
@@ -131,6 +143,19 @@ impl Journal {
     }
 }
 
+/// The text in pieces of whole lines: a page, or one line that is longer.
+fn some_lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let most = rest.len().min(PAGE);
+        let end = rest.as_bytes()[..most].iter().rposition(|byte| *byte == b'\n');
+        let end = end.or_else(|| rest.find('\n'))?;
+        let (some, others) = rest.split_at(end + 1);
+        rest = others;
+        Some(some)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +198,25 @@ mod tests {
         drop(journal);
         let replay = Journal::open(&path).unwrap().1;
         assert_eq!(replay.lines, ["one".to_owned(), "x".repeat(5000)]);
+    }
+
+    #[test]
+    fn many_lines_are_written_a_page_at_a_time_and_all_of_them() {
+        let lines: Vec<String> = (0..100).map(|number| format!("{number:0>700}")).collect();
+        let text = format!("{}\n{}\n", lines.join("\n"), "x".repeat(3 * PAGE));
+        let pieces: Vec<&str> = some_lines(&text).collect();
+        assert_eq!(pieces.concat(), text);
+        assert!(pieces.iter().all(|some| some.len() <= PAGE || some.matches('\n').count() == 1));
+        assert!(pieces.len() >= 20, "{}", pieces.len());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal.append(&lines.join("\n")).unwrap();
+        journal.append("one more").unwrap();
+        drop(journal);
+        let replay = Journal::open(&path).unwrap().1;
+        assert_eq!((replay.lines.len(), replay.damaged), (101, 0));
+        assert_eq!(replay.lines[..100], lines);
     }
 
     #[test]

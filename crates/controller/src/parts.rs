@@ -447,6 +447,9 @@ impl Core {
         self: &Arc<Self>,
         requests: Vec<StrikeRequest>,
     ) -> Result<(), StrikeError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
         let core = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || core.strike_here(&requests).map(drop)).await;
         self.work.notify_one();

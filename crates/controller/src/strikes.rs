@@ -333,6 +333,9 @@ impl Strikes {
         asked: &[(RevokedSubject, u64)],
         mut spread: impl FnMut(Arc<str>),
     ) -> Result<Vec<Struck>, StrikeError> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
         // One strike at a time: the chain has one order.
         let mut log = self.log();
         let at = signer.strike_time().map_err(SignError::from)?;
@@ -617,6 +620,21 @@ mod tests {
         assert_eq!(times, 1);
         strikes.log().append(text.clone()).unwrap();
         assert_eq!(Strikes::open(&path, &bundle).unwrap().entries(clock::wall()).len(), 1);
+    }
+
+    #[test]
+    fn to_strike_nobody_writes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(&directory.path().join("c"));
+        let path = directory.path().join("journal");
+        drop(Strikes::open(&path, &signer.bundle()).unwrap());
+        let strikes = Strikes::open(&path, &signer.bundle()).unwrap();
+        assert_eq!(strikes.health(), JournalHealth::Whole);
+        let used = strikes.log().journal.used();
+        assert!(strikes.strike_each(&signer, &[], |_| {}).unwrap().is_empty());
+        assert_eq!(strikes.log().journal.used(), used);
+        drop(strikes);
+        assert_eq!(Strikes::open(&path, &signer.bundle()).unwrap().health(), JournalHealth::Whole);
     }
 
     #[test]

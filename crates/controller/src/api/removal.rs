@@ -133,14 +133,25 @@ impl Removal {
         ownership::may_go(core, caller, id, data.users[place].role, &owners)
     }
 
-    /// A person or service account goes with its devices and memberships.
+    /// Takes it from what is left: a person or service account goes with its devices and memberships. What is only kept
+    /// without access stays, and PoPs are of no organization.
     pub(super) fn take_from(self, left: &mut Left) {
-        if let Self::Member(member) = self {
-            left.without(|data| {
+        left.without(|data| match self {
+            Self::Device(id) => data.devices.retain(|row| row.id != id),
+            Self::Connector(id) => data.connectors.retain(|row| row.id != id),
+            Self::Membership(group, member) => {
+                data.memberships.retain(|row| (row.group, row.member) != (group, member));
+            }
+            Self::Member(member) => {
+                match member {
+                    Member::User(id) => data.users.retain(|row| row.id != id),
+                    Member::ServiceAccount(id) => data.service_accounts.retain(|row| row.id != id),
+                }
                 data.devices.retain(|device| device.owner != member);
                 data.memberships.retain(|membership| membership.member != member);
-            });
-        }
+            }
+            Self::Block(_) | Self::Archive(_) | Self::Pop(_) => {}
+        });
     }
 
     pub(super) fn request(self, caller: &Caller, generation: u64) -> StrikeRequest {

@@ -52,7 +52,20 @@ pub(crate) enum Purpose {
     SharedKeys,
 }
 
+/// Longer than any holiday; written anew with each sign-in.
+pub(crate) const KNOWN_BROWSER_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+/// By how much the clocks of two controllers may differ.
+const AHEAD: Duration = Duration::from_secs(60);
+
 impl Purpose {
+    /// How long what is sealed for this lives at most.
+    const fn longest(self) -> Duration {
+        match self {
+            Self::KnownBrowser => KNOWN_BROWSER_LIFE,
+            _ => Duration::from_secs(900),
+        }
+    }
+
     /// Part of the key's derivation: never changed, for what is sealed stays sealed.
     const fn info(self) -> &'static [u8] {
         match self {
@@ -315,7 +328,8 @@ impl WebKeys {
     ) -> Option<T> {
         let bytes = self.open_sealed(purpose, sealed)?;
         let (until, what): (UnixMs, T) = serde_json::from_slice(&bytes).ok()?;
-        (now < until).then_some(what)
+        // What was sealed by a clock that was ahead has more of its life left than it ever had: it is of the future.
+        (now < until && until <= now.plus(purpose.longest() + AHEAD)).then_some(what)
     }
 }
 
@@ -411,6 +425,15 @@ mod tests {
         assert_eq!(open(Purpose::Provider, 4_999).as_deref(), Some("state"));
         assert_eq!(open(Purpose::Provider, 5_000), None);
         assert_eq!(open(Purpose::SecondFactor, 4_999), None);
+    }
+
+    #[test]
+    fn what_was_sealed_by_a_clock_a_year_ahead_opens_by_that_clock_and_by_no_right_one() {
+        let (keys, now) = (keys(), UnixMs::from_millis(5_000));
+        let ahead = now.plus(Duration::from_secs(365 * 24 * 3600));
+        let sealed = keys.seal_until(Purpose::SecondFactor, ahead.plus(Duration::from_secs(300)), &1);
+        assert_eq!(keys.open_until::<u8>(Purpose::SecondFactor, &sealed, ahead), Some(1));
+        assert_eq!(keys.open_until::<u8>(Purpose::SecondFactor, &sealed, now), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::{
     FAILURE_WINDOW, FAILURES,
-    keys::Purpose,
+    keys::{KNOWN_BROWSER_LIFE, Purpose},
     session::{self, Person},
 };
 use crate::{clock, limiter::AccountLimit, parts::Core};
@@ -16,8 +16,6 @@ use std::{net::IpAddr, time::Duration};
 use wire::UserId;
 
 const COOKIE: &str = "__Host-tidegate-known";
-/// Longer than any holiday; written anew with each sign-in.
-const LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 
 /// What is sealed into the cookie.
 #[derive(Serialize, Deserialize)]
@@ -53,7 +51,14 @@ impl Core {
     pub(super) fn known_browser_cookie(&self, person: &Person) -> HeaderValue {
         let known = Known { account: person.user, id: trust::encode_base64url(&clock::random::<16>()) };
         let now = self.signer.proof_time();
-        session::sealed_cookie(&self.signin.keys, Purpose::KnownBrowser, COOKIE, &known, LIFE, now)
+        session::sealed_cookie(
+            &self.signin.keys,
+            Purpose::KnownBrowser,
+            COOKIE,
+            &known,
+            KNOWN_BROWSER_LIFE,
+            now,
+        )
     }
 
     /// Whose browser this is, as far as it says: nothing is proven by it.

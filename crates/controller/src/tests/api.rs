@@ -436,6 +436,42 @@ async fn an_organization_sets_how_long_grants_live_within_bounds() {
 }
 
 #[tokio::test]
+async fn a_bulk_of_removals_counts_members_and_people_and_what_it_is_allowed_is_believed() {
+    let world = World::new().await;
+    let f = world.furnish().await;
+    let mut people = Vec::new();
+    for number in 0..20 {
+        let person = json!({"name": "P", "email": format!("p{number}@example.com")});
+        let person = world.post("/users", person).await.made()["id"].as_str().unwrap().to_owned();
+        let member = format!("/groups/{}/members/{person}", f.group);
+        world.call(Method::PUT, &member, None).await.ok();
+        people.push(person);
+    }
+    let removals = |path: &dyn Fn(&String) -> String, allowed: Option<bool>| {
+        let operations: Vec<Value> =
+            people.iter().map(|person| json!({"method": "DELETE", "path": path(person)})).collect();
+        let mut body = json!({"operations": operations});
+        if let Some(allowed) = allowed {
+            body["allow_shrink"] = allowed.into();
+        }
+        body
+    };
+    let member = |person: &String| format!("/groups/{}/members/{person}", f.group);
+    let of_itself = |person: &String| format!("/users/{person}");
+    let version = |status: &Value| status["snapshot"]["version"].clone();
+    for (path, kind) in [(&member as &dyn Fn(&String) -> String, "memberships"), (&of_itself, "users")] {
+        let problem = world.post("/bulk", removals(path, None)).await.problem(409);
+        assert!(problem["detail"].as_str().unwrap().contains(kind), "{problem}");
+        let before = version(&world.get("/status").await.ok());
+        world.post("/bulk", removals(path, Some(true))).await.ok();
+        let status = world.get("/status").await.ok();
+        assert_ne!(version(&status), before, "what was allowed is believed");
+        assert_eq!(status["snapshot"]["alarms"], json!([]), "{status}");
+    }
+    assert_eq!(world.get("/groups").await.ok()["items"][0]["members"], 1);
+}
+
+#[tokio::test]
 async fn much_that_would_go_at_once_goes_only_when_somebody_says_so() {
     let world = World::new().await;
     let f = world.furnish().await;

@@ -495,19 +495,29 @@ impl Plan {
         if self.requests().len() <= 1 {
             return Ok(());
         }
-        for collection in ["users", "service_accounts"] {
-            let path = format!("/{}/", path_of(collection));
+        let removed = |of: &str, within: Option<&str>| {
             let goes = |step: &&Step| {
-                step.sign == '-' && step.operation["path"].as_str().is_some_and(|at| at.starts_with(&path))
+                let mut parts = step.operation["path"].as_str().unwrap_or_default().split('/').skip(1);
+                step.operation["method"] == "DELETE" && parts.next() == Some(of) && parts.nth(1) == within
             };
-            let removed = self.steps.iter().filter(goes).count();
-            let before = current.objects.get(collection).map_or(0, BTreeMap::len);
+            self.steps.iter().filter(goes).count()
+        };
+        let mut counts: Vec<(&str, usize, usize)> = current
+            .objects
+            .iter()
+            .map(|(collection, all)| {
+                let path = path_of(collection);
+                (path, all.len(), removed(path, None))
+            })
+            .collect();
+        let members = current.members.values().map(BTreeSet::len).sum();
+        counts.push(("memberships", members, removed("groups", Some("members"))));
+        for (what, before, removed) in counts {
             if removed > SHRINK_FREE && removed * SHRINK_PART > before {
                 return Err(Failure::say(
                     Outcome::Failed,
                     format_args!(
-                        "this removes {removed} of {before} {}; if that is meant, say so: --allow-shrink",
-                        kind(collection).path()
+                        "this removes {removed} of {before} {what}; if that is meant, say so: --allow-shrink"
                     ),
                 ));
             }
@@ -563,12 +573,29 @@ impl Plan {
             ));
         }
         let mut made: BTreeMap<String, String> = BTreeMap::new();
+        let mut done = 0;
         for chunk in requests {
             let mut steps = chunk.to_vec();
             for step in &mut steps {
                 known(&made, &mut step.operation);
             }
-            let answer = self.send(api, &steps, allow_shrink, false).await?;
+            let answer = match self.send(api, &steps, allow_shrink, false).await {
+                Ok(answer) => answer,
+                Err(failure) if done == 0 => return Err(failure),
+                Err(failure) => {
+                    return Err(Failure::say(
+                        failure.outcome,
+                        format_args!(
+                            "{done} of {} changes were made before this one, and stay made; none of the {} in this request was, \
+                             nor what comes after them. When what it says is mended, run it again, and it makes what is left: {}",
+                            self.steps.len(),
+                            steps.len(),
+                            failure.text()
+                        ),
+                    ));
+                }
+            };
+            done += steps.len();
             let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
             for (step, result) in steps.iter().zip(results) {
                 if let (Some(name), Some(id)) = (step.operation["as"].as_str(), result["body"]["id"].as_str())
@@ -780,7 +807,8 @@ members = []
         let plan = Plan::make(&file, &current, Others::Stay).expect("plans");
         assert_eq!(strikes(&plan), [100, 100, 50]);
         assert_eq!(plan.requests().concat().len(), 250);
-        assert!(plan.shrinks_little(&current).is_ok());
+        let said = plan.shrinks_little(&current).expect_err("refused").text();
+        assert!(said.contains("250 of 250 memberships") && said.contains("--allow-shrink"), "{said}");
 
         // People who go are counted over all requests.
         let file = declare::parse("f", "users = []\n").expect("reads");

@@ -17,9 +17,15 @@ fn pause(error: &ApiError) -> Option<Duration> {
     match error {
         // The controller starts again: what comes is not lost.
         ApiError::Http(_) => Some(AGAIN),
-        // Its database does not answer now, or it is asked too much: neither is for long.
+        // Its database does not answer now, it is asked too much, or a proxy in front of it waits for it: none is for long.
         ApiError::Refused { status, problem }
-            if matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) =>
+            if matches!(
+                *status,
+                StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::TOO_MANY_REQUESTS
+                    | StatusCode::BAD_GATEWAY
+                    | StatusCode::GATEWAY_TIMEOUT
+            ) =>
         {
             Some(Duration::from_secs(problem.retry_after.unwrap_or_default()).clamp(AGAIN, LONGEST))
         }

@@ -20,17 +20,18 @@ const IN_ONE_WORKER: usize = 5_000;
 const ENROL_AGAIN: Duration = Duration::from_secs(2);
 const ENROL_TRIES: usize = 10;
 
-/// Enrols `count` devices by the API, `at_once` of them at once, as `tidegate login` does, into `states/c0`,
+/// Enrols as many devices by the API with each key as stand beside it, `at_once` of them at once, as `tidegate login` does, into `states/c0`,
 /// `states/c1`, …; gives their ids.
 pub async fn enrol(
     states: &Path,
-    key: &JoinKey,
-    count: usize,
+    keys: &[(JoinKey, usize)],
     at_once: usize,
 ) -> anyhow::Result<Vec<EnrolledAgent>> {
     let gate = Arc::new(Semaphore::new(at_once));
     let mut tasks = JoinSet::new();
-    for number in 0..count {
+    let all: Vec<&JoinKey> = keys.iter().flat_map(|(key, cap)| std::iter::repeat_n(key, *cap)).collect();
+    let count = all.len();
+    for (number, key) in all.into_iter().enumerate() {
         let (gate, key, state) = (Arc::clone(&gate), key.clone(), states.join(format!("c{number}")));
         tasks.spawn(async move {
             let _permit = gate.acquire_owned().await?;

@@ -121,7 +121,7 @@ pub async fn drill(run: &mut Run<'_>) -> anyhow::Result<()> {
     run.go_on(run.part(0.30).max(Duration::from_secs(10))).await?;
     let states = run.stage.dir().join("late");
     std::fs::create_dir_all(&states)?;
-    let enrolled = clients::enrol(&states, &key, 1, 1).await;
+    let enrolled = clients::enrol(&states, &[(key, 1)], 1).await;
     run.go_on(run.part(0.25).max(Duration::from_secs(5))).await?;
     let (tried, pages) = (at_the_provider.seen(), at_the_page.seen());
     drop((at_the_provider, at_the_page));

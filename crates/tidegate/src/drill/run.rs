@@ -26,6 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What one enrolment key lets in at most.
+const MOST_OF_ONE_KEY: usize = 10_000;
 /// How often everything is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// How soon devices renew their grants in a drill: re-authentications all the time, instead of every few hours.
@@ -213,14 +215,19 @@ impl<'a> Run<'a> {
             api.post("/api/v1/users", &json!({"name": "crew", "email": "crew@harbour.example"})).await?;
         let (group, member) = (stage.crew().await?, user["id"].as_str().context("a user")?.to_owned());
         let _: Value = api.put(&format!("/api/v1/groups/{group}/members/{member}"), &json!({})).await?;
-        let key = stage.key("crew", json!({"kind": "device", "owner": member, "cap": crowd.all})).await?;
+        let mut keys = Vec::new();
+        for first in (0..crowd.all).step_by(MOST_OF_ONE_KEY) {
+            let cap = (crowd.all - first).min(MOST_OF_ONE_KEY);
+            let key = stage.key("crew", json!({"kind": "device", "owner": member, "cap": cap})).await?;
+            keys.push((key.parse()?, cap));
+        }
         note(&format!("Enrolling {} devices by the API…", crowd.all));
         let states = dir.join("clients");
         std::fs::create_dir(&states)?;
         let start = process::now();
         // Changes of one organization follow each other; at a server the fifth waits for a connection as well.
         let at_once = if stage.is_on_a_server() { 4 } else { 16 };
-        let devices = clients::enrol(&states, &key.parse()?, crowd.all, at_once).await?;
+        let devices = clients::enrol(&states, &keys, at_once).await?;
         note(&format!(
             "  enrolled in {:.1} s; {} clients register",
             start.elapsed().as_secs_f64(),

@@ -232,10 +232,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// A sample every half second, with so many a second.
+    /// A sample every three seconds, with so many a second.
     fn samples(rates: &[f64]) -> Vec<Sample> {
         let sample = |(index, rate): (usize, &f64)| Sample {
-            at_s: 10.0 + 0.5 * (index as f64 + 1.0),
+            at_s: 10.0 + 3.0 * (index as f64 + 1.0),
             values: BTreeMap::from([("registered_per_s", *rate)]),
         };
         rates.iter().enumerate().map(sample).collect()
