@@ -67,7 +67,14 @@
   // A part that is replaced while the focus is in it: the focus goes to what leads to the same place in the new one.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const [part, at] = [event.detail.target, document.activeElement];
-    if (!event.detail.shouldSwap || !part.id || part === at || !part.contains(at)) return;
+    if (!event.detail.shouldSwap || !part.id) return;
+    // A status is read aloud when it is put in: the same words stay as they are.
+    const coming = () => new DOMParser().parseFromString(event.detail.serverResponse, "text/html").getElementById(part.id);
+    if (part.matches("[role=status]") && coming()?.textContent === part.textContent) {
+      event.detail.swapOverride = "none";
+      return;
+    }
+    if (part === at || !part.contains(at)) return;
     const alike = (within) => [...within.querySelectorAll("a, button, input, select, summary, [tabindex]")].filter((other) =>
       other.tagName === at.tagName && other.name === at.name && other.getAttribute("href") === at.getAttribute("href"));
     const index = alike(part).indexOf(at);
@@ -80,15 +87,34 @@
     document.addEventListener("htmx:afterSwap", back, { once: true });
   });
 
-  // Something changed on the server: parts that are live ask for themselves again.
-  if ($("[data-live]") && window.EventSource && window.htmx) {
+  // Something changed on the server: parts that are live ask for themselves again, and the banner with the gauge. Only a page
+  // that is seen listens: a browser has six connections to a host for all its tabs.
+  const { state, standing } = document.body.dataset;
+  if (state && window.EventSource && window.htmx) {
     // What the page was made of: something may have changed before anybody listened.
-    let last = document.body.dataset.state;
-    const source = new EventSource("/events");
-    source.addEventListener("state", (event) => {
-      if (event.data !== last) htmx.trigger(document.body, "live");
-      last = event.data;
+    const last = { state, standing };
+    const asks = { state: "live", standing: "standing" };
+    let source, again;
+    const told = ({ type, data }) => {
+      if (data !== last[type]) htmx.trigger(document.body, asks[type]);
+      last[type] = data;
+    };
+    const stop = () => { source?.close(); clearTimeout(again); };
+    const listen = () => {
+      stop();
+      const own = source = new EventSource("/events");
+      for (const type in asks) own.addEventListener(type, told);
+      own.addEventListener("error", () => {
+        // Refused, for now or since the session ended: the browser does not try again. Not all pages at once.
+        if (own === source && own.readyState === EventSource.CLOSED) again = setTimeout(listen, 30000 + Math.random() * 30000);
+      });
+    };
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) return stop();
+      for (const type in asks) htmx.trigger(document.body, asks[type]);
+      listen();
     });
-    addEventListener("pagehide", () => source.close());
+    addEventListener("pagehide", stop);
+    if (!document.hidden) listen();
   }
 })();

@@ -53,7 +53,15 @@ pub(super) fn sprite(page: &str) -> String {
         page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     used.sort_unstable();
     used.dedup();
-    let symbols: String = used.iter().filter_map(|name| BY_NAME.get(name).copied()).collect();
+    hidden(used.iter().filter_map(|name| BY_NAME.get(name).copied()).collect())
+}
+
+/// All of them: for a page whose parts may come to show others than it had.
+pub(super) fn whole_sprite() -> String {
+    hidden(BY_NAME.values().copied().collect())
+}
+
+fn hidden(symbols: String) -> String {
     format!("<svg class=\"sprite\" aria-hidden=\"true\" focusable=\"false\"><defs>{symbols}</defs></svg>")
 }
 

@@ -1,7 +1,7 @@
 //! What is around every page: who looks, where they are, how new it is what they see, and the way to everything else.
 
 use super::{
-    assets::{HTMX_SCRIPT, OWN_SCRIPT, STYLE_SHEET, sprite},
+    assets::{HTMX_SCRIPT, OWN_SCRIPT, STYLE_SHEET, sprite, whole_sprite},
     look::{age, counted, icon, initials, said, sized_icon, thin, typed, wave},
 };
 use crate::{
@@ -65,12 +65,16 @@ pub(super) struct Viewer {
     pub(super) path: String,
     /// What there was before anything of it was read: an open page asks again when this is another.
     state: String,
+    /// The same of what is around every page.
+    standing: String,
 }
 
 /// Nobody is signed in.
 pub(super) enum NotSignedIn {
     /// They sign in and come back here.
     Redirect(String),
+    /// A part of an open page asks: it would take the page to sign in for itself.
+    Part,
     /// The snapshot lacks what the session is about.
     Nothing,
     /// They came to the first page, and the console has none for them but their own account.
@@ -109,6 +113,7 @@ const READS: &[(&str, &str)] = &[
     ("audit", "/audit"),
     ("search", "/users"),
     ("events", "/sites"),
+    ("banner", "/sites"),
 ];
 
 fn may_read(caller: &Caller, path: &str) -> bool {
@@ -122,6 +127,8 @@ impl IntoResponse for NotSignedIn {
         match self {
             Self::Redirect(path) if path == "/" => Redirect::to("/signin").into_response(),
             Self::Redirect(path) => Redirect::to(&format!("/signin?next={}", encode(&path))).into_response(),
+            // No redirect, which a script follows unseen; and htmx leaves the page as it is.
+            Self::Part => StatusCode::UNAUTHORIZED.into_response(),
             Self::OwnAccount => Redirect::to("/account").into_response(),
             Self::Nothing => StatusCode::SERVICE_UNAVAILABLE.into_response(),
             Self::Refused(Refusal { detail, reads_overview, theme }) => {
@@ -164,9 +171,9 @@ impl Viewer {
     pub(super) fn of(core: &Arc<Core>, parts: &Parts) -> Result<Self, NotSignedIn> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let Some(who) = core.signed_in(&parts.headers) else {
-            return Err(NotSignedIn::Redirect(path));
+            return Err(if is_part(parts) { NotSignedIn::Part } else { NotSignedIn::Redirect(path) });
         };
-        let state = super::events::state(core);
+        let (state, standing) = (super::events::state(core), super::events::standing(core));
         let snapshot = core.snapshot();
         let theme = session::theme(&parts.headers);
         let refused =
@@ -197,6 +204,7 @@ impl Viewer {
             theme,
             path,
             state,
+            standing,
         })
     }
 
@@ -232,6 +240,11 @@ impl Viewer {
         self.caller.may_call(&Method::GET, endpoint)
     }
 
+    /// Whether their pages are told of changes while they are open.
+    fn is_told(&self) -> bool {
+        may_read(&self.caller, "/events")
+    }
+
     /// The field that each form carries.
     pub(super) fn token(&self) -> Markup {
         html! { input type="hidden" name="form_token" value=(self.who.form_token); }
@@ -265,6 +278,7 @@ impl Viewer {
         body: Markup,
     ) -> Response {
         let title: String = title.chars().take(120).collect();
+        let is_told = self.is_told();
         let shown = html! {
             a class="skip" href="#main" { "Skip to content" }
             div class="shell shell--nav" {
@@ -294,7 +308,9 @@ impl Viewer {
                     (more_head)
                     title { (title) " · Tidegate" }
                 }
-                body data-state=(self.state) { (PreEscaped(sprite(&shown))) (PreEscaped(shown)) }
+                body data-state=[is_told.then_some(&self.state)] data-standing=[is_told.then_some(&self.standing)] {
+                    (PreEscaped(if is_told { whole_sprite() } else { sprite(&shown) })) (PreEscaped(shown))
+                }
             }
         };
         (status, Html(page.into_string())).into_response()
@@ -409,10 +425,12 @@ impl Viewer {
         }
     }
 
-    /// The same wherever one is, while it is open: an outage that begins is said on a page that was read before.
+    /// The same wherever one is, while it is open: an outage that begins is said on a page that was read before. The node
+    /// stays, and is empty when all is well: what comes into a status is read aloud, and a status that comes is not.
     fn live_banner(&self) -> Markup {
+        let from = self.is_told().then_some("/banner");
         html! {
-            div id="banner" data-live hx-get="/banner" hx-select="#banner" hx-select-oob="#gauge" hx-trigger="live from:body" hx-swap="outerHTML" {
+            div id="banner" role="status" hx-get=[from] hx-select="#banner > *" hx-select-oob="#gauge" hx-trigger="standing from:body" hx-swap="innerHTML" {
                 (self.banner())
             }
         }
@@ -502,7 +520,12 @@ pub(super) async fn banner_alone(viewer: Viewer) -> Response {
 }
 
 fn banner(class: &'static str, sign: &'static str, body: Markup) -> Markup {
-    html! { div class=(class) role="status" { (sized_icon("icon icon--lg", sign)) p { (body) } } }
+    html! { div class=(class) { (sized_icon("icon icon--lg", sign)) p { (body) } } }
+}
+
+/// Whether htmx asks for a part of a page that is open, and no browser for a page.
+fn is_part(parts: &Parts) -> bool {
+    parts.method == Method::GET && parts.headers.get("hx-request").is_some_and(|value| value == "true")
 }
 
 pub(super) fn millis_between(now: UnixMs, then: UnixMs) -> u64 {

@@ -42,6 +42,8 @@ const SETUP_COOKIE: &str = "__Host-tidegate-totp";
 
 /// Where who has to prove first who they are comes back to.
 const NOT_DONE: &str = "/account?not=1";
+/// Where a form leads that is not of this session.
+const OTHER_SESSION: &str = "/account?not=form";
 
 /// The account of who is signed in, as the snapshot has it.
 struct Own {
@@ -99,7 +101,7 @@ fn fresh_for(core: &Core, headers: &HeaderMap, form_token: &str, page: &str) -> 
     };
     let own = own(core, headers)?;
     if !session::same(&own.who.form_token, form_token) {
-        return Err(Redirect::to(page).into_response());
+        return Err(Redirect::to(OTHER_SESSION).into_response());
     }
     if !who.is_fresh(core) {
         return Err(Redirect::to(&format!("/signin?again=1&next={}", percent(page))).into_response());
@@ -202,6 +204,8 @@ pub(super) async fn account_page(
 ) -> Response {
     let wrong = if !before.saved.is_empty() {
         Wrong { done: "Saved.", ..Wrong::default() }
+    } else if before.not == "form" {
+        Wrong::page("Nothing was changed: that form belonged to another session. Please send it again.")
     } else if !before.not.is_empty() {
         Wrong::page("Nothing was changed: it had to be shown first who you are. Do it again now.")
     } else {
@@ -553,7 +557,7 @@ pub(super) async fn end_sessions(
 ) -> Response {
     let own = match own(&core, &headers) {
         Ok(own) if session::same(&own.who.form_token, &form.form_token) => own,
-        Ok(_) => return Redirect::to("/account").into_response(),
+        Ok(_) => return Redirect::to(OTHER_SESSION).into_response(),
         Err(answer) => return answer,
     };
     // This one at once, wherever the database is.

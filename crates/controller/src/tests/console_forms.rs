@@ -563,7 +563,7 @@ async fn an_open_page_asks_for_its_banner_alone_and_is_told_of_an_outage() {
     let world = World::new().await;
     let session = owner(&world).await;
     let page = get(&world, "/people", &session).await;
-    assert!(page.text.contains("id=\"banner\" data-live"), "{}", page.text);
+    assert!(page.text.contains("id=\"banner\" role=\"status\" hx-get=\"/banner\""), "{}", page.text);
     let calm = get(&world, "/banner", &session).await;
     assert!(
         calm.text.contains("id=\"banner\"") && !calm.text.contains("Changes have to wait"),

@@ -81,6 +81,7 @@ async fn each_role_is_shown_what_it_may_do_and_nothing_that_would_be_refused() {
         "/audit",
         "/audit/sign-ins",
         "/settings",
+        "/banner",
         "/account",
     ]
     .map(str::to_owned)

@@ -22,6 +22,7 @@ mod following;
 mod hostile;
 mod inventory;
 mod lists;
+mod live;
 mod log_filters;
 mod many;
 mod once;
