@@ -80,7 +80,11 @@ struct Mark {
 }
 
 impl Mark {
+    /// Zero says that nothing is known, and no time that passes makes a date of that.
     fn read(self, now: Instant) -> UnixMs {
+        if self.wall.as_millis() == 0 {
+            return self.wall;
+        }
         self.wall.plus(now.saturating_duration_since(self.at))
     }
 }
@@ -186,7 +190,7 @@ impl Clock {
         self.machine.read(now).max(self.floor.read(now))
     }
 
-    /// What would be written as the floor now.
+    /// What would be written as the floor now; zero when nothing is known that could be.
     pub(crate) fn floor(&self, now: Instant) -> UnixMs {
         self.floor.read(now)
     }

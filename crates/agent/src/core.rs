@@ -257,8 +257,10 @@ impl<B: AgentSlice> Agent<B> {
     }
 
     pub(crate) fn persist_floor(&mut self, now: Instant) {
-        let floor = self.clock.floor(now).as_millis().to_string();
-        self.persist(Persisted::TimeFloor, floor.into_bytes());
+        let floor = self.clock.floor(now).as_millis();
+        if floor > 0 {
+            self.persist(Persisted::TimeFloor, floor.to_string().into_bytes());
+        }
     }
 
     pub(crate) fn tell_freshness(&mut self, now: Instant) {

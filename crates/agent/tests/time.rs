@@ -134,6 +134,24 @@ fn beacons_from_before_a_restart_are_not_fresh_after_it() {
 }
 
 #[test]
+fn an_agent_that_ends_before_anybody_said_the_time_writes_none_and_the_next_start_is_in_at_once() {
+    let mut world = World::client(1);
+    let stored = world.stored();
+    world.restart_agent();
+    world.agent = Agent::new(stored, world.now, world.wall(), [5; 32]).expect("starts");
+    (world.controller.is_away, world.sends_beacons) = (true, false);
+    world.run(SECOND / 3);
+    world.agent.shutdown(world.now);
+    world.run(SECOND);
+    assert_eq!(world.stored().time_floor, None);
+    world.restart_agent();
+    world.controller.is_away = false;
+    let before = world.now;
+    world.wait_registered(1);
+    assert!(world.now < before + SECOND, "{:?}", world.now - before);
+}
+
+#[test]
 fn a_pop_that_holds_beacons_back_for_ten_minutes_makes_an_agent_isolated_and_turns_back_no_time() {
     let mut world = World::connector(1);
     world.sends_beacons = false;
