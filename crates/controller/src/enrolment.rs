@@ -1,18 +1,20 @@
 //! First enrolment by HTTPS: the only place where a stranger with a key becomes an agent.
 
 use crate::{
+    admission::{Class, Party},
     api::{self, Body, MaxBody, Origin, Params, Peer, Problem, noted},
     clock, control,
     gate::Withheld,
     issue::{IssueError, Issuer},
-    limiter::FailureLimit,
+    limiter::{self, FailureLimit},
     parts::Core,
     snapshot::Snapshot,
 };
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, State},
-    middleware,
+    extract::{DefaultBodyLimit, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http::StatusCode;
@@ -39,10 +41,28 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .route("/enrol/v1/connector", post(connector))
         .route("/enrol/v1/pop", post(pop))
         .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(core), admitted))
         .layer(middleware::from_fn(api::complete))
         .layer(Extension(MaxBody(MAX_REQUEST)))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(Arc::clone(core))
+}
+
+/// Finds a place for a request of somebody who is not known yet: each address has its turn.
+pub(crate) async fn admitted(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    let party = match request.extensions().get::<Peer>() {
+        Some(Peer::Network(from)) => Party::Source(limiter::party(*from)),
+        Some(Peer::Local { .. }) | None => return next.run(request).await,
+    };
+    let most = request.extensions().get::<MaxBody>().map_or(MAX_REQUEST, |most| most.0);
+    let request = match api::whole(request, most).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    match core.admission.enter(Class::Enrolment, party).await {
+        Ok(_place) => next.run(request).await,
+        Err(full) => api::busy(Class::Enrolment, full).into_response(),
+    }
 }
 
 /// What may stand behind `trust?`.

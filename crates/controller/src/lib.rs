@@ -33,6 +33,7 @@
 //! ```
 
 mod access;
+mod admission;
 pub mod api;
 mod audit;
 mod clock;
@@ -232,6 +233,9 @@ pub enum ControllerError {
     /// The sessions to PoPs.
     #[error("sessions to PoPs: {0}")]
     Sync(String),
+    /// What serves the network.
+    #[error("the threads that serve the network cannot be started: {0}")]
+    Threads(std::io::Error),
 }
 
 /// A controller whose sockets are open.
@@ -354,6 +358,7 @@ impl Controller {
             presence: Mutex::new(Presence::default()),
             paths: Mutex::default(),
             flows,
+            admission: admission::Admission::new(std::thread::available_parallelism().map_or(1, Into::into)),
             rates: api::Rates::default(),
             answers,
             once,
@@ -388,10 +393,15 @@ impl Controller {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
         let Self { core, listeners, shown, commands } = self;
         let (stop, stopping) = watch::channel(false);
+        // Until the database is closed: its connections may have been opened there.
+        let apart = server::Apart::start().map_err(ControllerError::Threads)?;
         let mut sync = tokio::spawn(sync::run(Arc::clone(&core), commands, stopping));
         let ended = tokio::select! {
             () = shutdown => None,
-            () = listeners.serve(&core, Arc::clone(&shown)) => None,
+            served = listeners.serve(&core, Arc::clone(&shown), &apart) => {
+                served.map_err(ControllerError::Threads)?;
+                None
+            }
             () = probe(&core) => None,
             () = Arc::clone(&core).catch_up() => None,
             () = snapshot::copy_on(&core) => None,
@@ -408,6 +418,7 @@ impl Controller {
         };
         core.database.close().await;
         core.replicas.close().await;
+        drop(apart);
         match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(ControllerError::Sync(error.to_string())),

@@ -1,6 +1,7 @@
 //! What every part of the controller shares.
 
 use crate::{
+    admission::Admission,
     api::{AnswerSeal, Once, Origin, Rates},
     audit::{AuditHeads, Saved, Writers},
     clock,
@@ -62,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) presence: Mutex<Presence>,
     pub(crate) paths: Mutex<Paths>,
     pub(crate) flows: FlowLog,
+    /// Places for requests, by their class.
+    pub(crate) admission: Arc<Admission>,
     /// How often callers of the API ask.
     pub(crate) rates: Rates,
     /// Seals the answers that are kept for who asks again.

@@ -143,9 +143,10 @@ async fn export_audit(
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            if let Err(error) = export.following.begin_piece() {
-                return Some((Err(error), None));
-            }
+            let held = match export.following.begin_piece().await {
+                Ok(held) => held,
+                Err(error) => return Some((Err(error), None)),
+            };
             let read = match export.following.core.history() {
                 Ok(store) => store.audit_on(export.chain, export.after, PIECE).await,
                 Err(error) => Err(error),
@@ -154,6 +155,7 @@ async fn export_audit(
                 Ok(entries) => entries,
                 Err(error) => return Some((Err(std::io::Error::other(error)), None)),
             };
+            drop(held);
             if let Some(last) = entries.last() {
                 export.after = last.seq.unwrap_or(export.after);
                 let mut text = Vec::new();

@@ -111,6 +111,12 @@ pub fn read_bulk(
     Ok(read)
 }
 
+/// Whether a bulk, as it was sent, strikes and does nothing else.
+pub(super) fn only_strikes(body: &[u8]) -> bool {
+    let input = super::request::read_body::<BulkInput>(body).ok();
+    input.and_then(|input| strikes::read_together(&input).ok()?).is_some()
+}
+
 /// Longest name.
 const MAX_NAME: usize = 64;
 /// Members of bodies in which ids stand.

@@ -355,7 +355,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Whether a request strikes before it changes anything, or may do nothing else: that needs no clock (see
 /// [`super::operate`], where a bulk of anything else asks for one).
-fn strikes(method: &Method, template: &str) -> bool {
+pub(super) fn strikes(method: &Method, template: &str) -> bool {
     match *method {
         Method::POST => {
             matches!(template, "/strikes" | "/bulk" | "/devices/{id}/block" | "/devices/{id}/archive")
@@ -419,12 +419,12 @@ pub(crate) async fn authenticate(
 /// Endpoints that change nothing although they take a body.
 pub(super) const ONLY_LOOKS: &[&str] = &["/policies/preview"];
 
-fn is_read(method: &Method, template: &str) -> bool {
+pub(super) fn is_read(method: &Method, template: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD) || ONLY_LOOKS.contains(&template)
 }
 
 /// An endpoint's path below `/api/v1`, its parameters in braces.
-fn template(request: &Request) -> &str {
+pub(super) fn template(request: &Request) -> &str {
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     path.strip_prefix("/api/v1").unwrap_or(path)
 }

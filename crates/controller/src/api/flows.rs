@@ -111,9 +111,10 @@ async fn export_flows(
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            if let Err(error) = export.following.begin_piece() {
-                return Some((Err(error), None));
-            }
+            let held = match export.following.begin_piece().await {
+                Ok(held) => held,
+                Err(error) => return Some((Err(error), None)),
+            };
             let core = Arc::clone(&export.following.core);
             let (query, from) = (export.query.clone(), export.place);
             let organization = export.organization;
@@ -124,6 +125,7 @@ async fn export_flows(
                 Ok(Err(error)) => return Some((Err(error), None)),
                 Err(error) => return Some((Err(std::io::Error::other(error)), None)),
             };
+            drop(held);
             export.place = piece.place;
             if !piece.records.is_empty() {
                 let mut text = Vec::new();

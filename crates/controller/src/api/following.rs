@@ -1,7 +1,10 @@
 //! Answers of lines that go on with what comes, for as long as whoever asked may read it.
 
 use super::caller::Caller;
-use crate::parts::Core;
+use crate::{
+    admission::{Class, Party, Place},
+    parts::Core,
+};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -31,13 +34,16 @@ impl Following {
         Self { core, caller, follow, arrivals }
     }
 
-    /// Before each piece is read: what comes in between is waited for in vain no longer than for the next.
+    /// Before each piece is read: what comes in between is waited for in vain no longer than for the next. Whoever has begun
+    /// is not sent away any more, and has no more turns than others; the place is let go with the piece.
     ///
     /// # Errors
     /// The caller may not read this any more; the answer breaks off, so that nobody takes it for whole.
-    pub(super) fn begin_piece(&mut self) -> io::Result<()> {
+    pub(super) async fn begin_piece(&mut self) -> io::Result<Place> {
+        let party = Party::Organization(self.caller.organization);
+        let place = self.core.admission.enter_in_the_end(Class::Exports, party).await;
         self.arrivals.mark_unchanged();
-        if self.caller.is_still_let_in(&self.core) { Ok(()) } else { Err(no_more()) }
+        if self.caller.is_still_let_in(&self.core) { Ok(place) } else { Err(no_more()) }
     }
 
     /// Waits for what comes next. `None`: nothing does, and the answer is whole.

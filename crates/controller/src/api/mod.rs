@@ -2,6 +2,7 @@
 
 mod access;
 mod accounts;
+mod admitted;
 mod apply;
 mod audit;
 mod bearer;
@@ -39,6 +40,7 @@ mod tag;
 pub mod types;
 mod view;
 
+pub(crate) use admitted::{busy, whole};
 pub use bulk::read_bulk;
 #[allow(unused_imports, reason = "the console builds callers by its sessions")]
 pub(crate) use caller::{Caller, InProcess, Origin};
@@ -120,6 +122,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
     let document = openapi_json();
     api.layer(DefaultBodyLimit::max(MAX_BODY))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(core), admitted::admitted))
         .layer(middleware::from_fn(complete))
         .layer(middleware::from_fn(tag::conditional))
         .layer(middleware::from_fn_with_state(Arc::clone(core), caller::authenticate))

@@ -148,6 +148,7 @@ async fn get_status(State(core): State<Arc<Core>>, caller: Caller) -> Answer<Sta
         pops: snapshot.dataset.pops.len(),
         pops_attached: core.presence().attached_pops().len(),
         struck,
+        requests: core.admission.load(),
     }))
 }
 

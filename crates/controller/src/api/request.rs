@@ -5,9 +5,9 @@ use super::problem::{MAX_BODY, Problem, rule_of, shown};
 use crate::server::BodyTooSlow;
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
 };
-use http::{StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, StatusCode, Uri, header, request::Parts};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_path_to_error::{Path as ErrorPath, Segment};
@@ -66,12 +66,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             problem.value = Some(media.chars().take(80).collect::<String>().into());
             return Err(problem);
         }
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let announced = announced.and_then(|value| value.parse().ok());
+        let announced = announced(request.headers());
         let said = request.extensions().get::<Said>().cloned();
         let MaxBody(most) = request.extensions().get().copied().unwrap_or(MaxBody(MAX_BODY));
         let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|rejection| bytes_problem(&rejection, most, announced))?;
+        let bytes = bytes.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                too_large(most, announced)
+            } else {
+                not_read(&rejection)
+            }
+        })?;
         let value = object(&bytes)?;
         let body = decoded(&value)?;
         if let Some(said) = said {
@@ -274,21 +279,39 @@ fn not_whole(detail: &str) -> Problem {
     problem
 }
 
-fn bytes_problem(rejection: &BytesRejection, most: usize, announced: Option<u64>) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let mut problem = Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
-            "The body is too large",
-            format!("expected at most {most} bytes"),
-        );
-        problem.field = Some("body".into());
-        problem.rule = Some(format!("at most {most} bytes"));
-        // In chunks nobody says beforehand how long it will be.
-        problem.value = Some(announced.map_or_else(|| format!("more than {most}").into(), Value::from));
-        return problem;
+/// How long the body says that it is, in bytes.
+pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Why a body of at most so many bytes was not read.
+pub(super) fn unread(error: &axum::Error, headers: &HeaderMap, most: usize) -> Problem {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return too_large(most, announced(headers));
+        }
+        cause = error.source();
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(rejection);
+    not_read(error)
+}
+
+fn too_large(most: usize, announced: Option<u64>) -> Problem {
+    let mut problem = Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too-large",
+        "The body is too large",
+        format!("expected at most {most} bytes"),
+    );
+    problem.field = Some("body".into());
+    problem.rule = Some(format!("at most {most} bytes"));
+    // In chunks nobody says beforehand how long it will be.
+    problem.value = Some(announced.map_or_else(|| format!("more than {most}").into(), Value::from));
+    problem
+}
+
+fn not_read(error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
             let mut problem = Problem::new(

@@ -92,9 +92,10 @@ async fn export_authentications(
     Ok(lines(futures_util::stream::unfold(Some(export), |export| async move {
         let mut export = export?;
         loop {
-            if let Err(error) = export.following.begin_piece() {
-                return Some((Err(error), None));
-            }
+            let held = match export.following.begin_piece().await {
+                Ok(held) => held,
+                Err(error) => return Some((Err(error), None)),
+            };
             let core = Arc::clone(&export.following.core);
             let (organization, place) = (export.organization, export.place);
             let read = move || core.signin.log.onwards(organization, place, PIECE);
@@ -103,6 +104,7 @@ async fn export_authentications(
                 Ok(Err(error)) => return Some((Err(error), None)),
                 Err(error) => return Some((Err(std::io::Error::other(error)), None)),
             };
+            drop(held);
             export.place = piece.place;
             let is_all = piece.is_all;
             if !piece.entries.is_empty() {

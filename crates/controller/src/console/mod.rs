@@ -3,6 +3,7 @@
 mod access;
 mod accounts;
 mod actions;
+mod admitted;
 mod ask;
 mod assets;
 mod audit;
@@ -63,6 +64,7 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         .route("/join", get(join_page))
         .merge(pages::routes(core))
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(core), admitted::admitted))
         .layer(middleware::from_fn_with_state(Arc::clone(core), session::keep_alive))
         .layer(middleware::map_response(guarded))
         .with_state(Arc::clone(core))

@@ -1,8 +1,10 @@
 //! Listeners: TLS on TCP, TLS behind a PoP's front on a Unix socket, and the local admin socket.
 
+mod apart;
 mod patience;
 mod refusals;
 
+pub(crate) use apart::Apart;
 pub(crate) use patience::{BodyTooSlow, Patience};
 
 use crate::{
@@ -241,26 +243,36 @@ impl Listeners {
     }
 
     /// Serves until the future is dropped.
-    pub(crate) async fn serve(self, core: &Arc<Core>, shown: Arc<Shown>) {
+    ///
+    /// The network is served apart: handshakes and pages of any number wait for each other there, and neither beacons, nor what
+    /// agents ask, nor the administrator on this host waits for them.
+    ///
+    /// # Errors
+    /// A listener could not be moved there.
+    pub(crate) async fn serve(self, core: &Arc<Core>, shown: Arc<Shown>, apart: &Apart) -> io::Result<()> {
         let acceptor = acceptor(shown);
         let (network, local) = (network_router(core), local_router(core));
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let sources = Sources::default();
-        let tcp = async {
-            match self.tcp {
-                Some(listener) => serve_tcp(listener, &acceptor, &network, (&permits, &sources)).await,
-                None => std::future::pending().await,
-            }
-        };
-        let unix = async {
-            match self.unix {
-                Some(listener) => serve_front(listener, &acceptor, &network, (&permits, &sources)).await,
-                None => std::future::pending().await,
-            }
-        };
-        // Of its own: strangers on the network do not keep the administrator out.
+        let (tcp, unix) = (apart.tcp(self.tcp)?, apart.unix(self.unix)?);
+        let network = apart.spawn(async move {
+            let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+            let sources = Sources::default();
+            let tcp = async {
+                match tcp {
+                    Some(listener) => serve_tcp(listener, &acceptor, &network, (&permits, &sources)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let unix = async {
+                match unix {
+                    Some(listener) => serve_front(listener, &acceptor, &network, (&permits, &sources)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::join!(tcp, unix);
+        });
         let admin = serve_admin(self.admin, self.own_uid, &local);
-        tokio::join!(tcp, unix, admin);
+        tokio::join!(network, admin);
+        Ok(())
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn router(core: &Arc<Core>) -> Router {
         .route("/enrol/v1/device-code", post(begin))
         .route("/enrol/v1/device-code/token", post(poll))
         .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(core), crate::enrolment::admitted))
         .layer(middleware::from_fn(api::complete))
         .layer(Extension(MaxBody(MAX_REQUEST)))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))

@@ -52,6 +52,7 @@ use known::KnownBrowsers;
 use log::{AuthenticationLog, named};
 pub(crate) use log::{Entry, LogPiece, Outcome};
 use oidc::Providers;
+pub(crate) use page::busy_page;
 use passkeys::Passkeys;
 use state::StateDir;
 use std::{

@@ -169,6 +169,17 @@ pub(super) fn message(status: StatusCode, headers: &HeaderMap, title: &str, text
     page(status, headers, title, &main)
 }
 
+/// A page of the console that is not drawn now, and where it is to be asked for again.
+pub(crate) fn busy_page(headers: &HeaderMap, text: &str, address: &str) -> Response {
+    let title = "Busy for a moment";
+    let main = html! {
+        h1 { (title) }
+        p class="lede" { (text) }
+        div class="actions" { a class="btn" href=(address) { "Load again" } }
+    };
+    page(StatusCode::SERVICE_UNAVAILABLE, headers, title, &main)
+}
+
 /// An answer to the script.
 pub(super) fn said(status: StatusCode, detail: &str) -> Response {
     (status, Json(json!({"detail": detail}))).into_response()

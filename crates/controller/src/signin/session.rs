@@ -226,6 +226,13 @@ pub(crate) async fn keep_alive(State(core): State<Arc<Core>>, request: Request, 
     response
 }
 
+/// Whose session a request says that it is: enough to share turns by, and for nothing else.
+pub(crate) fn organization(core: &Core, headers: &HeaderMap) -> Option<OrganizationId> {
+    let text = read(headers, SESSION_COOKIE)?;
+    let session = WebSession::from_text(text, &core.signin.keys, core.signer.proof_time())?;
+    Some(session.organization)
+}
+
 /// One of our cookies: for this host and TLS alone, and for no script.
 pub(super) fn cookie(name: &str, value: &str, life: Duration) -> HeaderValue {
     let text = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={}", life.as_secs());

@@ -27,6 +27,7 @@ mod log_filters;
 mod many;
 mod once;
 mod outage;
+mod overload;
 mod paths;
 mod providers;
 mod removals;

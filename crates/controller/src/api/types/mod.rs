@@ -12,6 +12,7 @@ pub use log::*;
 pub use organization::*;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use wire::{
     ConnectorId, ControllerId, DeviceId, EnrolmentKeyId, GroupId, InstallationId, OrganizationId, PolicyId,
@@ -737,6 +738,25 @@ pub struct Status {
     pub pops_attached: usize,
     /// Subjects struck.
     pub struck: usize,
+    /// What it is asked, by class: `strikes`, `enrolment`, `changes`, `reads`, `bulk` and `exports`.
+    pub requests: BTreeMap<&'static str, RequestsStatus>,
+}
+
+/// What is asked of one class.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestsStatus {
+    /// Requests that are served now.
+    pub served: usize,
+    /// Requests that wait for a place now.
+    pub waiting: usize,
+    /// Requests that were served at once, since this controller started.
+    pub at_once: u64,
+    /// Requests that waited for a place.
+    pub waited: u64,
+    /// Requests that were sent away with 503 and the time to come back.
+    pub sent_away: u64,
+    /// Requests that waited until nobody was there any more for the answer.
+    pub gone: u64,
 }
 
 /// What a controller serves from.
