@@ -69,6 +69,8 @@ const MAX_CONTROLLERS: usize = 16;
 const STEP: Duration = Duration::from_secs(2);
 /// While nobody has said what time it is and two clocks disagree by far, each of them gets its turn.
 const REACH_TURN: Duration = Duration::from_secs(10);
+/// Nobody has run this program before: a floor that is older is none (UTC 2024-01-01).
+const BEGINNING: UnixMs = UnixMs::from_millis(1_704_067_200_000);
 /// No certificate of an agent or of a PoP lives longer.
 const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -147,7 +149,9 @@ pub(crate) enum Machine {
 impl Clock {
     pub(crate) fn new(now: Instant, machine: UnixMs, floor: Option<UnixMs>) -> Self {
         let machine = Mark { at: now, wall: machine };
-        let floor = Mark { at: now, wall: floor.unwrap_or_default() };
+        // Versions of before wrote how long they had run, as a date in 1970, where nobody had told them the time.
+        let floor = floor.filter(|floor| *floor >= BEGINNING).unwrap_or_default();
+        let floor = Mark { at: now, wall: floor };
         Self {
             started: now,
             machine,

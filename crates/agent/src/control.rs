@@ -18,6 +18,8 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const MAX_ATTEMPTS: u32 = 3;
 /// Requests at once.
 const MAX_PENDING: usize = 64;
+/// Where the first attempt goes turns round after so many.
+const MAX_WAYS: usize = 1 << 16;
 /// Ten requests earn one retry, and this many are there at the start: retries stay near a tenth of first
 /// attempts whatever happens.
 pub(crate) const FIRST_RETRIES_TENTHS: u32 = 50;
@@ -48,7 +50,7 @@ pub(crate) struct Pending {
 
 impl<B: AgentSlice> Agent<B> {
     /// Asks a controller. [`AgentEvent::ControlReply`] or [`AgentEvent::RequestFailed`] with this number
-    /// follows: three attempts of 5 s, 5 s more for each that found no session and was made when one came up, and 8 s more
+    /// follows: three attempts of 5 s, 5 s more for each that found no session and was made when one came up, and 9 s more
     /// for each whose session has to show first that it lives.
     ///
     /// # Errors
@@ -116,7 +118,7 @@ impl<B: AgentSlice> Agent<B> {
             pending.request = Anchor { nonce: nonce(&mut self.jitter) }.into();
         }
         // A later attempt goes another way, if there is one.
-        let turn = usize::try_from(pending.attempts - 1).unwrap_or(0);
+        let turn = usize::try_from(pending.attempts - 1).unwrap_or(0) + self.first_way;
         let Some(session) = sessions.get(turn % sessions.len().max(1)).copied() else { return };
         let owner = self.renewals.anchor_to().filter(|_| pending.purpose == Purpose::Anchor);
         let sealed = seal_request_to(
@@ -137,11 +139,16 @@ impl<B: AgentSlice> Agent<B> {
         self.tell(now, session, ToController { seq, sealed });
     }
 
-    /// A session is up: what found none is asked now, and does not wait out its attempt.
+    /// A session is up: what found none is asked now, and does not wait out its attempt; what waits for a sign of life of
+    /// another one takes this way.
     pub(crate) fn ask_what_waits(&mut self, now: Instant) {
         let waits = |(seq, pending): (&u64, &Pending)| pending.on.is_none().then_some(*seq);
         for seq in self.pending.iter().filter_map(waits).collect::<Vec<_>>() {
             self.attempt(now, seq);
+        }
+        let held = |(seq, pending): (&u64, &Pending)| pending.is_held.then_some(*seq);
+        for seq in self.pending.iter().filter_map(held).collect::<Vec<_>>() {
+            self.again(now, seq, Refusal::Timeout);
         }
     }
 
@@ -175,9 +182,22 @@ impl<B: AgentSlice> Agent<B> {
         }
     }
 
-    pub(crate) fn controller_unavailable(&mut self, now: Instant, gone: &ControllerUnavailable) {
+    /// A PoP says of itself that a request does not reach a controller. No controller has signed that: it counts from the PoP
+    /// that took the request, and one that says it of everything is not asked first for ever.
+    pub(crate) fn controller_unavailable(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        gone: &ControllerUnavailable,
+    ) {
         let ControllerUnavailable { seq, reason, retry_after_ms } = *gone;
-        let Some(pending) = self.pending.get(&seq) else { return };
+        let Some(pending) = self.pending.get(&seq).filter(|pending| pending.on == Some(id)) else {
+            self.stats.replies_refused += 1;
+            return;
+        };
+        if reason == Refusal::Budget {
+            self.first_way = self.first_way.wrapping_add(1) % MAX_WAYS;
+        }
         // Another PoP may have a controller; with one PoP only time helps, and who asks too much asks nobody.
         if reason != Refusal::Budget && self.standing_sessions().len() > 1 && pending.attempts < MAX_ATTEMPTS
         {
@@ -261,7 +281,8 @@ impl<B: AgentSlice> Agent<B> {
             return false;
         }
         pending.is_held = true;
-        pending.until = now + ALIVE_TIMEOUT;
+        // Its end is told before this.
+        pending.until = now + ALIVE_TIMEOUT + Duration::from_secs(1);
         true
     }
 

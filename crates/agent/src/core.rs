@@ -60,6 +60,8 @@ pub struct Agent<B> {
     pub(crate) maintained_at: Instant,
     /// The reconnect window that the disk has.
     pub(crate) told_window: Duration,
+    /// Which session a request tries first: the next one, after a PoP has refused for itself.
+    pub(crate) first_way: usize,
     /// TCP was the one that worked in this network: it is tried at once, beside UDP.
     pub(crate) tcp_first: bool,
     /// The newest streams: which address stands for each, and where it leads.
@@ -140,6 +142,7 @@ impl<B: AgentSlice> Agent<B> {
             start_at: now + start_spread,
             maintained_at: now,
             told_window: state.reconnect_window,
+            first_way: 0,
             tcp_first: false,
             streams: VecDeque::new(),
             next_stream: 0,

@@ -59,7 +59,7 @@ impl<B: AgentSlice> Agent<B> {
             ToAgent::Opened(opened) => self.opened(now, id, relay, opened),
             ToAgent::OpenRefused(refused) => self.open_refused(now, id, &refused),
             ToAgent::FromController(reply) => self.control_reply(now, reply.seq, reply.sealed.as_slice()),
-            ToAgent::ControllerUnavailable(gone) => self.controller_unavailable(now, &gone),
+            ToAgent::ControllerUnavailable(gone) => self.controller_unavailable(now, id, &gone),
             ToAgent::Revocations(revocations) => self.learn_revocations(now, &revocations.entries),
             ToAgent::ChannelClosed(closed) => {
                 self.event(AgentEvent::ChannelClosed {

@@ -625,6 +625,48 @@ fn an_owners_request_is_answered_or_fails_and_noise_of_a_pop_ends_none() {
 }
 
 #[test]
+fn a_pop_that_refuses_every_request_for_itself_ends_none_at_another_one_and_is_not_asked_first_again() {
+    let mut world = World::<policy::ConnectorSlice>::connector(2);
+    world.wait_registered(2);
+    world.run(SECOND * 5);
+    let why = || ControlRequest::from(Why { resource: Bounded::new(b"db".to_vec()).expect("fits") });
+    let answered = |world: &World<_>, of: agent::RequestSeq| {
+        let is_it = |event: &AgentEvent| matches!(event, AgentEvent::ControlReply { seq, .. } if *seq == of);
+        world.events.iter().any(is_it)
+    };
+    let asked = |world: &World<_>, pop: usize| {
+        let heard = world.pops[pop].heard.iter();
+        heard.filter(|(_, message)| matches!(message, FromAgent::ToController(_))).count()
+    };
+    let before = [asked(&world, 0), asked(&world, 1)];
+    let seq = world.agent.request(world.now, why()).expect("asked");
+    assert!(world.run_until(SECOND * 5, |world| answered(world, seq)));
+    let first = usize::from(asked(&world, 0) == before[0]);
+    let other = 1 - first;
+    // The one that did not take it says of every number that too much was asked, and says it first.
+    let seq = world.agent.request(world.now, why()).expect("asked");
+    for seq in 0..100 {
+        let gone = wire::ControllerUnavailable { seq, reason: Refusal::Budget, retry_after_ms: u32::MAX };
+        world.tell(other, gone);
+    }
+    assert!(world.run_until(SECOND * 5, |world| answered(world, seq)), "{:?}", world.events);
+    assert!(world.agent.stats().replies_refused >= 90);
+    // The one that is asked first refuses everything from now on.
+    world.pops[first].says_budget = true;
+    let refused = world.agent.request(world.now, why()).expect("asked");
+    let over = |world: &World<_>| {
+        world.events.iter().any(
+            |event| matches!(event, AgentEvent::RequestFailed { seq, reason: Refusal::Budget, .. } if *seq == refused),
+        )
+    };
+    assert!(world.run_until(SECOND * 5, |world| over(world)));
+    for _ in 0..3 {
+        let seq = world.agent.request(world.now, why()).expect("asked");
+        assert!(world.run_until(SECOND * 5, |world| answered(world, seq)), "the other one is asked first");
+    }
+}
+
+#[test]
 fn force_renew_asks_now() {
     let mut world = World::client(1);
     world.wait_registered(1);
@@ -834,6 +876,26 @@ fn what_a_silent_pop_took_is_not_sent_to_it_again_before_it_gives_a_sign_of_life
 }
 
 #[test]
+fn what_was_asked_through_a_pop_that_died_is_sent_once_more_and_not_to_the_dead() {
+    let mut world = World::client(1);
+    world.wait_registered(1);
+    world.run(SECOND * 60);
+    (world.udp_passes, world.tcp_passes) = (false, false);
+    let before = world.agent.stats();
+    let why = Why { resource: Bounded::new(b"db".to_vec()).expect("fits") };
+    let seq = world.agent.request(world.now, why.into()).expect("asked");
+    assert!(world.run_until(SECOND * 20, |world| {
+        world.events.iter().any(|event| matches!(event, AgentEvent::Lost { .. }))
+    }));
+    assert_eq!(world.agent.stats().retries - before.retries, 1, "when the session was found dead");
+    (world.udp_passes, world.tcp_passes) = (true, true);
+    let answered =
+        |event: &AgentEvent| matches!(event, AgentEvent::ControlReply { seq: of, .. } if *of == seq);
+    assert!(world.run_until(SECOND * 20, |world| world.events.iter().any(answered)), "{:?}", world.events);
+    assert_eq!(world.agent.stats().retries - before.retries, 1);
+}
+
+#[test]
 fn who_is_told_when_to_come_back_comes_then_and_nobody_is_kept_away_for_longer_than_five_minutes() {
     for (told, at_least, at_most) in
         [(SECOND * 40, SECOND * 40, SECOND * 45), (DAY, SECOND * 300, SECOND * 310)]
@@ -847,6 +909,25 @@ fn who_is_told_when_to_come_back_comes_then_and_nobody_is_kept_away_for_longer_t
         let took = world.now - began;
         assert!((at_least..at_most).contains(&took), "{told:?}: {took:?}");
     }
+}
+
+#[test]
+fn who_is_turned_away_before_it_is_registered_tries_no_other_address_and_waits_as_long_as_it_was_told() {
+    let mut world = World::client(1);
+    world.pops[0].turns_away = Some(SECOND * 40);
+    let began = world.now;
+    assert!(world.run_until(SECOND * 10, |world| {
+        world.pops[0].heard.iter().any(|(_, message)| matches!(message, FromAgent::Hello(_)))
+    }));
+    let hellos = |world: &World<_>| {
+        let heard = world.pops[0].heard.iter();
+        heard.filter(|(_, message)| matches!(message, FromAgent::Hello(_))).count()
+    };
+    world.run(SECOND * 30);
+    assert_eq!(hellos(&world), 1, "by UDP or TCP, once");
+    world.pops[0].turns_away = None;
+    world.wait_registered(1);
+    assert!((SECOND * 40..SECOND * 50).contains(&(world.now - began)), "{:?}", world.now - began);
 }
 
 #[test]

@@ -47,6 +47,7 @@ struct Waits {
     class: Class,
     party: Party,
     ticket: Ticket,
+    told: oneshot::Receiver<Option<Full>>,
     is_over: bool,
 }
 
@@ -71,7 +72,7 @@ impl Admission {
     /// # Errors
     /// There is none within the time that a request of this class waits.
     pub(crate) async fn enter(self: &Arc<Self>, class: Class, party: Party) -> Result<Place, Full> {
-        let (mut waits, told, patience) = {
+        let (mut waits, patience) = {
             let mut waiters = self.lane(class);
             match waiters.lane.asks(party, clock::now()) {
                 Asked::Go => return Ok(self.place(class, party)),
@@ -85,25 +86,19 @@ impl Admission {
                     let (sender, told) = oneshot::channel();
                     waiters.waiting.insert(ticket, sender);
                     let admission = Arc::clone(self);
-                    (
-                        Waits { admission, class, party, ticket, is_over: false },
-                        told,
-                        waiters.lane.room().patience,
-                    )
+                    let waits = Waits { admission, class, party, ticket, told, is_over: false };
+                    (waits, waiters.lane.room().patience)
                 }
             }
         };
-        match tokio::time::timeout(patience, told).await {
-            Ok(Ok(None)) => {
-                waits.is_over = true;
-                Ok(self.place(class, party))
-            }
-            Ok(Ok(Some(full))) => {
-                waits.is_over = true;
-                Err(full)
-            }
-            Ok(Err(_)) | Err(_) => waits.give_up().map_or_else(|| Ok(self.place(class, party)), Err),
-        }
+        let told = tokio::time::timeout(patience, &mut waits.told).await;
+        let told = match told {
+            Ok(Ok(told)) => told,
+            // In this moment a place may have been given, or somebody else's.
+            Ok(Err(_)) | Err(_) => waits.give_up(),
+        };
+        waits.is_over = true;
+        told.map_or_else(|| Ok(self.place(class, party)), Err)
     }
 
     /// Takes a place for work that has begun already, however long that takes.
@@ -146,10 +141,10 @@ impl Admission {
 impl Waits {
     /// `None`: a place was given in this moment.
     fn give_up(&mut self) -> Option<Full> {
-        self.is_over = true;
         let mut waiters = self.admission.lane(self.class);
         waiters.waiting.remove(&self.ticket);
-        waiters.lane.given_up(self.party, self.ticket)
+        // Whoever is not in line any more was told what became of it while the lane was held.
+        waiters.lane.given_up(self.party, self.ticket).or_else(|| self.told.try_recv().ok().flatten())
     }
 }
 
@@ -162,7 +157,8 @@ impl Drop for Waits {
         waiters.waiting.remove(&self.ticket);
         let waited = waiters.lane.gone(self.party, self.ticket);
         drop(waiters);
-        if !waited {
+        // A place that was given and not taken goes on; who was sent away had none.
+        if !waited && matches!(self.told.try_recv(), Ok(None)) {
             self.admission.leave(self.class, self.party, Duration::ZERO);
         }
     }

@@ -115,6 +115,8 @@ struct Line {
     floor: Result<UnixMs, String>,
     started_wall: UnixMs,
     started: Duration,
+    /// When the floor was the time, by what the machine counts.
+    floor_at: Duration,
     written: Option<Duration>,
     path: PathBuf,
 }
@@ -145,6 +147,7 @@ impl TimeLine {
             floor: read_floor(&directory),
             started_wall: wall(),
             started: boot(),
+            floor_at: boot(),
             written: None,
             path: directory.path().join(names::FLOOR),
         };
@@ -160,7 +163,7 @@ impl TimeLine {
         let mut line = self.state.lock().expect("nothing panics while it holds the time line");
         line.set_right(wall, boot);
         let floor = judge(&line, wall, boot)?.max(wall);
-        line.floor = Ok(floor);
+        (line.floor, line.floor_at) = (Ok(floor), boot);
         let first = line.written.is_none();
         if line.written.is_none_or(|written| boot.saturating_sub(written) >= WRITE_EVERY) {
             line.written = Some(boot);
@@ -235,7 +238,7 @@ impl Line {
         let most = floor.plus(LONGEST_AWAY);
         let is_right = wall <= most && wall.plus(TOLERANCE) >= floor;
         if self.started_wall > most && is_right && !planted::is("a-start-months-ahead-signs") {
-            (self.started_wall, self.started) = (wall, boot);
+            (self.started_wall, self.started, self.floor_at) = (wall, boot, boot);
         }
     }
 }
@@ -245,8 +248,8 @@ fn best(line: &Line, wall: UnixMs, boot: Duration) -> UnixMs {
         Ok(_) | Err(Fenced::Unreadable { .. }) => wall,
         // What it had reached was written down that often.
         Err(Fenced::Ahead { .. }) => {
-            let running = boot.saturating_sub(line.started);
-            line.floor.clone().unwrap_or_default().plus(WRITE_EVERY).plus(running)
+            let since = boot.saturating_sub(line.floor_at);
+            line.floor.clone().unwrap_or_default().plus(WRITE_EVERY).plus(since)
         }
         Err(Fenced::Behind { .. } | Fenced::Jumped(_)) => {
             let expected = line.started_wall.plus(boot.saturating_sub(line.started));
@@ -292,7 +295,18 @@ mod tests {
     fn line() -> (Line, UnixMs, Duration) {
         let (wall, boot) = (UnixMs::from_millis(1_800_000_000_000), HOUR);
         let path = PathBuf::from("floor");
-        (Line { floor: Ok(wall), started_wall: wall, started: boot, written: Some(boot), path }, wall, boot)
+        (
+            Line {
+                floor: Ok(wall),
+                started_wall: wall,
+                started: boot,
+                floor_at: boot,
+                written: Some(boot),
+                path,
+            },
+            wall,
+            boot,
+        )
     }
 
     fn directory(path: &std::path::Path) -> Arc<StateDir> {

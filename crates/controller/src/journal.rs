@@ -71,7 +71,7 @@ impl Journal {
         Ok((journal, replay))
     }
 
-    /// Appends lines and syncs them: all or none.
+    /// Appends lines and syncs them: all or none, but for a power failure, after which the first of them may be there.
     pub(crate) fn append(&mut self, lines: &str) -> io::Result<()> {
         debug_assert!(
             !lines.is_empty() && !lines.contains('\0') && !lines.ends_with('\n'),
@@ -79,9 +79,10 @@ impl Journal {
         );
         let text = format!("{lines}\n");
         let mut at = self.end;
-        // A few lines at a time: of a write of many pages any may be missing after a power failure, and a hole with whole
-        // lines behind it is damage, where a torn end is none.
-        let written = some_lines(&text).try_for_each(|some| {
+        // A page at a time: of a write of several any may be missing after a power failure, and a hole with whole lines
+        // behind it is damage, where a torn end is none. A line that reaches into the next page goes alone.
+        let room = PAGE - usize::try_from(at % PAGE as u64).unwrap_or(0);
+        let written = some_lines(&text, room).try_for_each(|some| {
             self.file.write_all_at(some.as_bytes(), at)?;
             at += some.len() as u64;
             self.file.sync_data()
@@ -143,15 +144,19 @@ impl Journal {
     }
 }
 
-/// The text in pieces of whole lines: a page, or one line that is longer.
-fn some_lines(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
+/// The text in pieces of whole lines: what has room in a page, of which the first has so much left, or one line that has not.
+fn some_lines(text: &str, room: usize) -> impl Iterator<Item = &str> {
+    let (mut rest, mut room) = (text, room);
     std::iter::from_fn(move || {
-        let most = rest.len().min(PAGE);
+        let most = rest.len().min(room);
         let end = rest.as_bytes()[..most].iter().rposition(|byte| *byte == b'\n');
         let end = end.or_else(|| rest.find('\n'))?;
         let (some, others) = rest.split_at(end + 1);
         rest = others;
+        room = match some.len() {
+            fits if fits < room => room - fits,
+            reaches => PAGE - (reaches - room) % PAGE,
+        };
         Some(some)
     })
 }
@@ -204,10 +209,18 @@ mod tests {
     fn many_lines_are_written_a_page_at_a_time_and_all_of_them() {
         let lines: Vec<String> = (0..100).map(|number| format!("{number:0>700}")).collect();
         let text = format!("{}\n{}\n", lines.join("\n"), "x".repeat(3 * PAGE));
-        let pieces: Vec<&str> = some_lines(&text).collect();
-        assert_eq!(pieces.concat(), text);
-        assert!(pieces.iter().all(|some| some.len() <= PAGE || some.matches('\n').count() == 1));
-        assert!(pieces.len() >= 20, "{}", pieces.len());
+        for room in [PAGE, 3000, 700, 1] {
+            let pieces: Vec<&str> = some_lines(&text, room).collect();
+            assert_eq!(pieces.concat(), text);
+            // Several lines lie in one page of the file.
+            let mut at = PAGE - room;
+            for some in &pieces {
+                let is_in_one = at / PAGE == (at + some.len() - 1) / PAGE;
+                assert!(is_in_one || some.matches('\n').count() == 1, "{room}: {} bytes at {at}", some.len());
+                at += some.len();
+            }
+            assert!((20..60).contains(&pieces.len()), "{}", pieces.len());
+        }
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         let (mut journal, _) = Journal::open(&path).unwrap();

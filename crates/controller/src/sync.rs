@@ -7,6 +7,7 @@ use crate::{
     issue::{IssueError, Issuer},
     parts::{Core, SyncCommand},
     presence::Here,
+    signer::SignError,
 };
 use net::{RecvBatch, SendBatch, UdpPort};
 use session::{CloseCode, Dialler, Event, LocalIdentity, Output, SessionId};
@@ -66,6 +67,8 @@ pub(crate) struct Sync {
     at_work: Arc<Semaphore>,
     /// By the clock that counts sleep: the certificate ends also when nobody is awake.
     identity_at: Duration,
+    /// Why there is none, as it was last said.
+    identity_trouble: Option<String>,
 }
 
 /// Sync cannot start.
@@ -103,6 +106,7 @@ pub(crate) async fn run(
         done,
         at_work: Arc::new(Semaphore::new(AT_WORK)),
         identity_at: clock::boot(),
+        identity_trouble: None,
     };
     let mut incoming = RecvBatch::for_agent();
     let mut next_beacon = clock::now();
@@ -506,8 +510,20 @@ impl Sync {
                     self.dialler.set_identity(local);
                     self.identity_at = clock::boot();
                 }
-                // Fenced, for as long as that lasts.
-                Err(error) => tracing::debug!(%error, "no fresh certificate for this controller"),
+                // For as long as that lasts, and said where it is.
+                Err(SignError::Fenced(fenced)) => {
+                    tracing::debug!(%fenced, "no fresh certificate for this controller");
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    if self.identity_trouble.as_ref() != Some(&said) {
+                        tracing::warn!(
+                            %error,
+                            "no fresh certificate for this controller; within 30 days PoPs let it in no more"
+                        );
+                        self.identity_trouble = Some(said);
+                    }
+                }
             }
         }
     }

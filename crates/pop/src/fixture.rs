@@ -258,6 +258,9 @@ fn statement_of(
     all.push(key(KeyRole::ControlSeal, seal.seal_key().as_bytes().to_vec()));
     let other = other_beacon_key().verifying_key().as_bytes().to_vec();
     all.push(BundleKey { owner: other_controller_id(), ..key(KeyRole::Beacon, other) });
+    // Nobody has what opens it: what is sealed to the other controller reaches nobody.
+    let lost = OpenKey::generate().seal_key().as_bytes().to_vec();
+    all.push(BundleKey { owner: other_controller_id(), ..key(KeyRole::ControlSeal, lost) });
     BundleStatement { installation: INSTALLATION, serial, iat: wall, keys: all }
 }
 

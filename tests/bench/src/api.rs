@@ -16,11 +16,12 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::{Value, json};
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -29,7 +30,7 @@ use store::{
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     process::{Child, Command},
     task::JoinSet,
 };
@@ -58,6 +59,10 @@ struct Options {
     /// Operations of one bulk at the end, each of which makes a group; 0 leaves it out.
     #[arg(long, default_value_t = 10_000)]
     bulk: usize,
+    /// Connections of a crowd at the end that asks for lists without a pause, while strikes, changes and reads are timed
+    /// beside it; 0 leaves it out.
+    #[arg(long, default_value_t = 600)]
+    crowd: usize,
     /// Where the configuration is.
     #[arg(long, value_enum, default_value_t = Database::Sqlite)]
     database: Database,
@@ -249,7 +254,18 @@ const PAGES: [&str; 12] = [
 
 impl Target {
     async fn connect(&self) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        self.connect_from(None).await
+    }
+
+    async fn connect_from(
+        &self,
+        from: Option<IpAddr>,
+    ) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(from) = from {
+            socket.bind((from, 0).into())?;
+        }
+        let tcp: TcpStream = socket.connect(([127, 0, 0, 1], self.port).into()).await?;
         tcp.set_nodelay(true)?;
         let stream = self.tls.connect(ServerName::try_from("localhost")?, tcp).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -294,6 +310,8 @@ impl Target {
             .header(header::COOKIE, before)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Full::new(Bytes::from(body)))?;
+        // The connection has to look once more before it takes the next request.
+        sender.ready().await?;
         let answer = sender.send_request(request).await?;
         ensure!(answer.status().is_redirection(), "signing in: {}", answer.status());
         self.cookies = cookies(answer.headers());
@@ -326,7 +344,7 @@ async fn part(
                 }
                 let due = began + Duration::from_micros(number * 1_000_000 / rate);
                 tokio::time::sleep_until(due.into()).await;
-                if sender.is_closed() {
+                if sender.ready().await.is_err() {
                     sender = target.connect().await?;
                 }
                 let asked = make(number);
@@ -351,6 +369,85 @@ async fn part(
     came.took.sort_unstable();
     println!("{}", came.line());
     Ok(came)
+}
+
+/// Clients that ask for lists as fast as they are answered.
+struct Crowd {
+    is_over: Arc<AtomicBool>,
+    workers: JoinSet<Result<(u64, u64, u64)>>,
+}
+
+impl Crowd {
+    /// Connects them, from many addresses of this host, for one has a limit.
+    async fn gather(target: &Arc<Target>, count: usize, lists: &Maker) -> Result<Self> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut workers = JoinSet::new();
+        for number in 0..count {
+            let from = IpAddr::from([127, 0, 1, u8::try_from(1 + number / 64)?]);
+            let mut sender = target.connect_from(Some(from)).await?;
+            let (target, lists, is_over) = (Arc::clone(target), Arc::clone(lists), Arc::clone(&is_over));
+            workers.spawn(async move {
+                let (mut served, mut sent_away, mut failed) = (0, 0, 0);
+                let mut asks = number as u64;
+                while !is_over.load(Ordering::Relaxed) {
+                    asks += 1;
+                    if sender.ready().await.is_err() {
+                        sender = target.connect_from(Some(from)).await?;
+                    }
+                    match sender.send_request(target.request(&lists(asks))?).await {
+                        Ok(answer) => {
+                            let status = answer.status();
+                            let told = answer.headers().contains_key(header::RETRY_AFTER);
+                            let whole = answer.into_body().collect().await.is_ok();
+                            match status.as_u16() {
+                                200 if whole => served += 1,
+                                // It comes again far sooner than it was told.
+                                503 if told => {
+                                    sent_away += 1;
+                                    tokio::time::sleep(Duration::from_millis(100)).await;
+                                }
+                                _ => failed += 1,
+                            }
+                        }
+                        Err(_) => failed += 1,
+                    }
+                }
+                Ok((served, sent_away, failed))
+            });
+        }
+        Ok(Self { is_over, workers })
+    }
+
+    /// What they got: answers, refusals that say when to come back, and anything else.
+    async fn ends(mut self) -> Result<(u64, u64, u64)> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut sum = (0, 0, 0);
+        while let Some(worker) = self.workers.join_next().await {
+            let (served, sent_away, failed) = worker??;
+            sum = (sum.0 + served, sum.1 + sent_away, sum.2 + failed);
+        }
+        Ok(sum)
+    }
+}
+
+/// Strikes and changes with a crowd beside them and without it.
+async fn beside_a_crowd(target: &Arc<Target>, options: &Options, work: [&Maker; 3]) -> Result<()> {
+    let [lists, strikes, writes] = work;
+    println!("without a crowd:");
+    part(target, "strikes", 5, options.seconds, 1000, Arc::clone(strikes)).await?;
+    part(target, "writes", 10, options.seconds, 100, Arc::clone(writes)).await?;
+    let crowd = Crowd::gather(target, options.crowd, lists).await?;
+    println!("beside {} connections that ask for lists without a pause:", options.crowd);
+    let began = Instant::now();
+    part(target, "strikes", 5, options.seconds, 1000, Arc::clone(strikes)).await?;
+    part(target, "writes", 10, options.seconds, 100, Arc::clone(writes)).await?;
+    let took = began.elapsed().as_secs_f64();
+    let (served, sent_away, failed) = crowd.ends().await?;
+    println!(
+        "crowd    {served:>6} lists, {:.0} a second; {sent_away} refused and told when to come back; anything else: {failed}",
+        served as f64 / took
+    );
+    Ok(())
 }
 
 /// What was set, as the next request sends it.
@@ -397,7 +494,7 @@ async fn main() -> Result<()> {
     let (resources, devices) = furnish(&controller, options.objects).await?;
     controller.stop().await?;
     let controller = Controller::start(&options.tidegate, &state, port, url).await?;
-    let token = json!({"name": "bench", "scopes": ["read", "write"]});
+    let token = json!({"name": "bench", "scopes": ["read", "write", "strike"]});
     let token: Value = controller.api().post("/api/v1/tokens", &token).await?;
     let token = token["token"].as_str().context("a token")?.to_owned();
     let mut roots = rustls::RootCertStore::empty();
@@ -441,12 +538,21 @@ async fn main() -> Result<()> {
         body: Some(json!({"name": format!("written {number}")})),
     });
     let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
-    all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
-    all.push(part(&target, "writes", 10, options.seconds, 100, writes).await?);
+    all.push(part(&target, "lists", 20, options.seconds, 50, Arc::clone(&lists)).await?);
+    all.push(part(&target, "writes", 10, options.seconds, 100, Arc::clone(&writes)).await?);
     // A page is far more than an answer of the API: what people wait for, and not what scripts send.
     let pages: Maker =
         Arc::new(move |number| get(PAGES[usize::try_from(number).unwrap_or(0) % PAGES.len()].to_owned()));
     all.push(part(&target, "pages", 6, options.seconds, 50, pages).await?);
+    if options.crowd > 0 {
+        let next = AtomicU64::new(0);
+        let strikes: Maker = Arc::new(move |_| {
+            let place = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % devices.len();
+            let body = Some(json!({"subject": devices[place]}));
+            Asked { method: Method::POST, path: "/api/v1/strikes".to_owned(), body }
+        });
+        beside_a_crowd(&target, &options, [&lists, &strikes, &writes]).await?;
+    }
     if options.bulk > 0 {
         bulk(&target, options.bulk).await?;
     }

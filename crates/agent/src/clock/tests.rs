@@ -248,6 +248,15 @@ fn before_a_controller_signed_the_time_the_later_of_floor_and_machine_counts() {
 }
 
 #[test]
+fn a_floor_from_before_this_program_is_none() {
+    let start = start();
+    let mut clock = Clock::new(start, TODAY, Some(UnixMs::from_millis(358)));
+    clock.begin_at(TODAY.minus(DAY));
+    assert_eq!(clock.reach(start), TODAY);
+    assert_eq!(clock.floor(start + seconds(9)), UnixMs::from_millis(0));
+}
+
+#[test]
 fn a_clock_off_by_ten_years_still_reaches_a_controller() {
     let start = start();
     let clock = Clock::new(start, TODAY.plus(DAY * 3650), Some(TODAY));

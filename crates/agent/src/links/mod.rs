@@ -351,7 +351,7 @@ impl<B: AgentSlice> Agent<B> {
         if let Some(place) = self.places.get_mut(&pop) {
             place.phase = PlacePhase::Down;
             place.failures = place.failures.saturating_add(1);
-            place.not_before = now + delay;
+            place.not_before = place.not_before.max(now + delay);
         }
     }
 
@@ -374,18 +374,24 @@ impl<B: AgentSlice> Agent<B> {
             Event::Frame { id, frame_type, body } => self.handle_frame(now, id, frame_type, &body),
             Event::AddressChanged { .. } => {}
             Event::Lost { id, reason, retry_after } => {
-                let pop = self.links.get(&id).map(|link| link.pop);
+                self.stay_away(now, id, retry_after);
                 self.lost(now, id, reason);
-                self.stay_away(now, pop, retry_after);
             }
         }
     }
 
-    /// A PoP said when to come back: not before, and nobody keeps an agent away for longer than a window.
-    fn stay_away(&mut self, now: Instant, pop: Option<PopId>, retry_after: Option<Duration>) {
-        let place = pop.and_then(|pop| self.places.get_mut(&pop));
-        if let (Some(place), Some(after)) = (place, retry_after) {
+    /// A PoP said when to come back: not before, by no address, and nobody keeps an agent away for longer than a window. It
+    /// counts from one whose certificate was seen: before that anybody on the way could say so.
+    fn stay_away(&mut self, now: Instant, id: SessionId, retry_after: Option<Duration>) {
+        let (Some(link), Some(after)) = (self.links.get(&id), retry_after) else { return };
+        if matches!(link.phase, LinkPhase::Dialling) {
+            return;
+        }
+        if let Some(place) = self.places.get_mut(&link.pop) {
             place.not_before = place.not_before.max(now + after.min(WINDOW_MAX));
+            // It is not the better one while it sends us away.
+            place.failures = place.failures.max(1);
+            place.plan.clear();
         }
     }
 
@@ -448,7 +454,8 @@ impl<B: AgentSlice> Agent<B> {
             match link.phase {
                 LinkPhase::Up(standing) if standing.leave_at.is_some() => {
                     // It asked; it may be back after its restart.
-                    place.not_before = now + BACKOFF_BASE + self.jitter.up_to(standing.window);
+                    let back = now + BACKOFF_BASE + self.jitter.up_to(standing.window);
+                    place.not_before = place.not_before.max(back);
                 }
                 LinkPhase::Up(standing) => {
                     // Everyone at this PoP lost it in this moment: the window it gave spreads them, whichever
@@ -458,7 +465,7 @@ impl<B: AgentSlice> Agent<B> {
                     // A reset says that the PoP is there, and has restarted.
                     if now >= standing.since + PROVEN_AFTER || reason == LostReason::Reset {
                         place.failures = 1;
-                        place.not_before = now + spread;
+                        place.not_before = place.not_before.max(now + spread);
                     } else {
                         self.failed(now, pop);
                     }

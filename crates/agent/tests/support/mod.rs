@@ -45,6 +45,10 @@ pub struct FakePop {
     acceptor: Acceptor,
     pub is_alive: bool,
     pub refuses_opens: Option<Refusal>,
+    /// It says of every request that too much is asked.
+    pub says_budget: bool,
+    /// It lets nobody register, and says when to come back.
+    pub turns_away: Option<Duration>,
     pub sessions: BTreeMap<SessionId, Identity>,
     pub heard: Vec<(SessionId, FromAgent)>,
     /// What it holds of the controller's chain, and tells only who asks.
@@ -471,6 +475,9 @@ impl<B: AgentSlice> World<B> {
     }
 
     fn answer(&mut self, index: usize, id: SessionId, message: FromAgent) {
+        if let (FromAgent::Hello(_), Some(after)) = (&message, self.pops[index].turns_away) {
+            return self.pops[index].acceptor.close_for(self.now, id, CloseCode::Full, after);
+        }
         let observed = self.agent_address;
         let beacon = self.sends_beacons.then(|| document(&self.beacon_text()));
         let answer: ToAgent = match message {
@@ -487,6 +494,10 @@ impl<B: AgentSlice> World<B> {
             FromAgent::Keepalive(_) => {
                 self.keepalives += 1;
                 Alive { observed, beacon, reconnect_window_ms: self.says_window.get(&index).copied() }.into()
+            }
+            FromAgent::ToController(request) if self.pops[index].says_budget => {
+                let retry_after_ms = u32::MAX;
+                ControllerUnavailable { seq: request.seq, reason: Refusal::Budget, retry_after_ms }.into()
             }
             FromAgent::ToController(request) if self.controller.is_away => {
                 ControllerUnavailable { seq: request.seq, reason: Refusal::NoController, retry_after_ms: 0 }
@@ -705,6 +716,8 @@ fn fake_pop(installation: &Installation, byte: u8, now: Instant, seed: u8) -> Fa
         acceptor,
         is_alive: true,
         refuses_opens: None,
+        says_budget: false,
+        turns_away: None,
         sessions: BTreeMap::new(),
         heard: Vec::new(),
         strikes: BTreeMap::new(),

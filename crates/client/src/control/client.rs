@@ -16,8 +16,8 @@ use tokio::{
     time::timeout,
 };
 
-/// The longest answer waits for a controller: three attempts of 5 s.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// The longest answer waits for a controller: three attempts of 5 s, and twice 9 s for a PoP to show whether it lives.
+const DEADLINE: Duration = Duration::from_secs(40);
 
 /// A request to the running client failed.
 #[derive(Debug, thiserror::Error)]

@@ -230,3 +230,29 @@ async fn a_place_that_is_let_go_is_the_next_ones_also_where_who_waited_has_gone(
     let _ = second.await;
     assert_eq!((admission.load()["reads"].served, admission.load()["reads"].waiting), (0, 0));
 }
+
+#[tokio::test]
+async fn who_was_sent_away_and_has_gone_gives_no_place_to_anybody() {
+    let admission =
+        Arc::new(Admission::with(|_| Room { places: 1, waiting: 2, patience: Duration::from_secs(60) }));
+    let held = admission.enter(Class::Reads, party(1)).await.unwrap();
+    let waits = |of: Party| {
+        let admission = Arc::clone(&admission);
+        Box::pin(async move { admission.enter(Class::Reads, of).await.map(drop) })
+    };
+    let mut loud = [waits(party(1)), waits(party(1))];
+    for one in &mut loud {
+        assert!(futures_util::poll!(one).is_pending());
+    }
+    let mut quiet = waits(party(2));
+    assert!(futures_util::poll!(&mut quiet).is_pending());
+    // The oldest was told so, and is dropped before it looks.
+    let [oldest, newest] = loud;
+    drop(oldest);
+    assert_eq!(admission.load()["reads"].served, 1, "the one that is held");
+    assert!(futures_util::poll!(&mut quiet).is_pending(), "and nobody else");
+    drop(held);
+    assert!(quiet.await.is_ok());
+    assert!(newest.await.is_ok());
+    assert_eq!((admission.load()["reads"].served, admission.load()["reads"].waiting), (0, 0));
+}

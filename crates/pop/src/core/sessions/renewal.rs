@@ -8,7 +8,7 @@ use session::LocalIdentity;
 use std::time::{Duration, Instant};
 use trust::{
     Certificate, SigningKey, UnixMs,
-    control::{PendingReply, seal_request},
+    control::{PendingReply, seal_request_to},
 };
 use wire::{Bounded, ControlReply, ControlRequest, Forward, Renew};
 
@@ -67,10 +67,21 @@ impl Sessions {
     pub(super) fn renewal_due(&mut self, now: Instant) {
         self.deadlines.insert((now + limits::RENEWAL_RETRY, Due::Renewal));
         let pick = self.random.bits();
+        // To one that is here: the bundle names those that are not, too.
+        let here = u64::try_from(self.signers.len()).unwrap_or(u64::MAX);
+        let owner =
+            pick.checked_rem(here).and_then(|place| self.signers.keys().nth(usize::try_from(place).ok()?));
+        let owner = owner.copied();
         let request = ControlRequest::from(Renew { certificate: true });
         let renewal = &mut self.renewal;
-        let sealed =
-            seal_request(&renewal.key, &renewal.certificate, &self.bundle, self.wall, pick, &request);
+        let sealed = seal_request_to(
+            &renewal.key,
+            &renewal.certificate,
+            &self.bundle,
+            self.wall,
+            (owner, pick),
+            &request,
+        );
         let Ok((sealed, pending)) = sealed else { return self.counters.refused.add("renewal_not_sealed") };
         let (Some(signer), Ok(sealed)) = (self.controller_for(&sealed), Bounded::new(sealed)) else {
             return self.counters.refused.add("renewal_without_controller");
