@@ -29,7 +29,7 @@ use store::{
     Device, DeviceState, Location, Member, Opening, Ports, Resource, ResourceMode, Scope, Size, Store,
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpSocket, TcpStream},
     process::{Child, Command},
     task::JoinSet,
@@ -63,6 +63,12 @@ struct Options {
     /// beside it; 0 leaves it out.
     #[arg(long, default_value_t = 600)]
     crowd: usize,
+    /// Is the crowd, of the controller at this port, with the token that comes in.
+    #[arg(long, hide = true)]
+    crowd_of: Option<u16>,
+    /// The console's CA, for that.
+    #[arg(long, hide = true)]
+    ca: Option<PathBuf>,
     /// Where the configuration is.
     #[arg(long, value_enum, default_value_t = Database::Sqlite)]
     database: Database,
@@ -371,81 +377,143 @@ async fn part(
     Ok(came)
 }
 
-/// Clients that ask for lists as fast as they are answered.
-struct Crowd {
-    is_over: Arc<AtomicBool>,
-    workers: JoinSet<Result<(u64, u64, u64)>>,
+/// What a crowd got: answers, refusals that say when to come back, and anything else.
+#[derive(Debug, Default)]
+struct Got {
+    served: u64,
+    sent_away: u64,
+    failed: u64,
 }
 
+/// Clients that ask for lists as fast as they are answered, in a process of their own: what is timed beside them does not
+/// wait for them in this one.
+struct Crowd(Child);
+
 impl Crowd {
-    /// Connects them, from many addresses of this host, for one has a limit.
-    async fn gather(target: &Arc<Target>, count: usize, lists: &Maker) -> Result<Self> {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let mut workers = JoinSet::new();
-        for number in 0..count {
-            let from = IpAddr::from([127, 0, 1, u8::try_from(1 + number / 64)?]);
-            let mut sender = target.connect_from(Some(from)).await?;
-            let (target, lists, is_over) = (Arc::clone(target), Arc::clone(lists), Arc::clone(&is_over));
-            workers.spawn(async move {
-                let (mut served, mut sent_away, mut failed) = (0, 0, 0);
-                let mut asks = number as u64;
-                while !is_over.load(Ordering::Relaxed) {
-                    asks += 1;
-                    if sender.ready().await.is_err() {
-                        sender = target.connect_from(Some(from)).await?;
-                    }
-                    match sender.send_request(target.request(&lists(asks))?).await {
-                        Ok(answer) => {
-                            let status = answer.status();
-                            let told = answer.headers().contains_key(header::RETRY_AFTER);
-                            let whole = answer.into_body().collect().await.is_ok();
-                            match status.as_u16() {
-                                200 if whole => served += 1,
-                                // It comes again far sooner than it was told.
-                                503 if told => {
-                                    sent_away += 1;
-                                    tokio::time::sleep(Duration::from_millis(100)).await;
-                                }
-                                _ => failed += 1,
-                            }
-                        }
-                        Err(_) => failed += 1,
-                    }
-                }
-                Ok((served, sent_away, failed))
-            });
-        }
-        Ok(Self { is_over, workers })
+    async fn gather(target: &Target, ca: &Path, count: usize) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--crowd", &count.to_string(), "--crowd-of", &target.port.to_string(), "--ca"])
+            .arg(ca)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdin = child.stdin.as_mut().context("its input was asked for")?;
+        stdin.write_all(format!("{}\n", target.token).as_bytes()).await?;
+        let stdout = child.stdout.as_mut().context("its output was asked for")?;
+        let mut ready = [0; 6];
+        stdout.read_exact(&mut ready).await.context("the crowd has not come together")?;
+        Ok(Self(child))
     }
 
-    /// What they got: answers, refusals that say when to come back, and anything else.
-    async fn ends(mut self) -> Result<(u64, u64, u64)> {
-        self.is_over.store(true, Ordering::Relaxed);
-        let mut sum = (0, 0, 0);
-        while let Some(worker) = self.workers.join_next().await {
-            let (served, sent_away, failed) = worker??;
-            sum = (sum.0 + served, sum.1 + sent_away, sum.2 + failed);
-        }
-        Ok(sum)
+    async fn ends(mut self) -> Result<Got> {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().await?;
+        let numbers: [u64; 3] = serde_json::from_slice(&output.stdout)?;
+        let [served, sent_away, failed] = numbers;
+        Ok(Got { served, sent_away, failed })
     }
+}
+
+/// The crowd, in its own process.
+async fn crowd(port: u16, options: &Options) -> Result<()> {
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let token = input.next_line().await?.context("a token")?;
+    let ca = options.ca.as_ref().context("--ca")?;
+    let target = Arc::new(Target { port, tls: tls(ca)?, token, cookies: String::new() });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut workers = JoinSet::new();
+    for number in 0..options.crowd {
+        // From many addresses of this host, for one has a limit.
+        let from = IpAddr::from([127, 0, 1, u8::try_from(1 + number / 64)?]);
+        let mut sender = target.connect_from(Some(from)).await?;
+        let (target, is_over) = (Arc::clone(&target), Arc::clone(&is_over));
+        workers.spawn(async move {
+            let (mut got, mut asks) = (Got::default(), number as u64);
+            while !is_over.load(Ordering::Relaxed) {
+                asks += 1;
+                if sender.ready().await.is_err() {
+                    sender = target.connect_from(Some(from)).await?;
+                }
+                let answer = sender.send_request(target.request(&list(asks))?).await;
+                let Ok(answer) = answer else {
+                    got.failed += 1;
+                    continue;
+                };
+                let (status, told) = (answer.status(), answer.headers().contains_key(header::RETRY_AFTER));
+                let whole = answer.into_body().collect().await.is_ok();
+                match status.as_u16() {
+                    200 if whole => got.served += 1,
+                    503 | 429 if told => {
+                        got.sent_away += 1;
+                        // It comes again far sooner than it was told.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    _ => got.failed += 1,
+                }
+            }
+            anyhow::Ok(got)
+        });
+    }
+    println!("ready");
+    let _ = input.next_line().await;
+    is_over.store(true, Ordering::Relaxed);
+    let mut all = Got::default();
+    while let Some(worker) = workers.join_next().await {
+        let got = worker??;
+        all.served += got.served;
+        all.sent_away += got.sent_away;
+        all.failed += got.failed;
+    }
+    println!("{}", json!([all.served, all.sent_away, all.failed]));
+    Ok(())
+}
+
+/// Lists of two hundred, in many orders.
+fn list(number: u64) -> Asked {
+    let path = match number % 4 {
+        0 => "/api/v1/resources?limit=200".to_owned(),
+        1 => "/api/v1/devices?limit=200&sort=name".to_owned(),
+        2 => format!("/api/v1/resources?limit=200&q=resource%20{}", number % 97),
+        _ => "/api/v1/devices?limit=200&sort=-created&state=active".to_owned(),
+    };
+    Asked { method: Method::GET, path, body: None }
+}
+
+fn tls(ca: &Path) -> Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).context("the console's CA")?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 /// Strikes and changes with a crowd beside them and without it.
-async fn beside_a_crowd(target: &Arc<Target>, options: &Options, work: [&Maker; 3]) -> Result<()> {
-    let [lists, strikes, writes] = work;
+async fn beside_a_crowd(
+    target: &Arc<Target>,
+    ca: &Path,
+    options: &Options,
+    [strikes, writes]: [&Maker; 2],
+) -> Result<()> {
     println!("without a crowd:");
     part(target, "strikes", 5, options.seconds, 1000, Arc::clone(strikes)).await?;
     part(target, "writes", 10, options.seconds, 100, Arc::clone(writes)).await?;
-    let crowd = Crowd::gather(target, options.crowd, lists).await?;
+    let crowd = Crowd::gather(target, ca, options.crowd).await?;
     println!("beside {} connections that ask for lists without a pause:", options.crowd);
     let began = Instant::now();
     part(target, "strikes", 5, options.seconds, 1000, Arc::clone(strikes)).await?;
     part(target, "writes", 10, options.seconds, 100, Arc::clone(writes)).await?;
     let took = began.elapsed().as_secs_f64();
-    let (served, sent_away, failed) = crowd.ends().await?;
+    let got = crowd.ends().await?;
     println!(
-        "crowd    {served:>6} lists, {:.0} a second; {sent_away} refused and told when to come back; anything else: {failed}",
-        served as f64 / took
+        "crowd    {:>6} lists, {:.0} a second; {} refused and told when to come back; anything else: {}",
+        got.served,
+        got.served as f64 / took,
+        got.sent_away,
+        got.failed
     );
     Ok(())
 }
@@ -481,6 +549,9 @@ async fn bulk(target: &Target, count: usize) -> Result<()> {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let Some(port) = options.crowd_of {
+        return crowd(port, &options).await;
+    }
     let server = match options.database {
         Database::Sqlite => None,
         Database::Postgres => Some(pgscratch::Cluster::start().context("a PostgreSQL of its own")?),
@@ -497,15 +568,8 @@ async fn main() -> Result<()> {
     let token = json!({"name": "bench", "scopes": ["read", "write", "strike"]});
     let token: Value = controller.api().post("/api/v1/tokens", &token).await?;
     let token = token["token"].as_str().context("a token")?.to_owned();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(state.join("console-ca.pem")).context("the console's CA")?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let tls = TlsConnector::from(Arc::new(tls));
-    let mut target = Target { port: controller.port, tls, token, cookies: String::new() };
+    let ca = state.join("console-ca.pem");
+    let mut target = Target { port: controller.port, tls: tls(&ca)?, token, cookies: String::new() };
     let link: Value = controller.api().post("/api/v1/owner-links", &json!({})).await?;
     target.sign_in(link["link"].as_str().context("a link")?).await?;
     let target = Arc::new(target);
@@ -521,14 +585,7 @@ async fn main() -> Result<()> {
             _ => "/api/v1/settings".to_owned(),
         })
     });
-    let lists: Maker = Arc::new(move |number| {
-        get(match number % 4 {
-            0 => "/api/v1/resources?limit=200".to_owned(),
-            1 => "/api/v1/devices?limit=200&sort=name".to_owned(),
-            2 => format!("/api/v1/resources?limit=200&q=resource%20{}", number % 97),
-            _ => "/api/v1/devices?limit=200&sort=-created&state=active".to_owned(),
-        })
-    });
+    let lists: Maker = Arc::new(list);
     let writes: Maker = Arc::new(move |number| Asked {
         method: Method::PATCH,
         path: format!(
@@ -538,7 +595,7 @@ async fn main() -> Result<()> {
         body: Some(json!({"name": format!("written {number}")})),
     });
     let mut all = vec![part(&target, "reads", options.reads, options.seconds, 10, reads).await?];
-    all.push(part(&target, "lists", 20, options.seconds, 50, Arc::clone(&lists)).await?);
+    all.push(part(&target, "lists", 20, options.seconds, 50, lists).await?);
     all.push(part(&target, "writes", 10, options.seconds, 100, Arc::clone(&writes)).await?);
     // A page is far more than an answer of the API: what people wait for, and not what scripts send.
     let pages: Maker =
@@ -551,7 +608,7 @@ async fn main() -> Result<()> {
             let body = Some(json!({"subject": devices[place]}));
             Asked { method: Method::POST, path: "/api/v1/strikes".to_owned(), body }
         });
-        beside_a_crowd(&target, &options, [&lists, &strikes, &writes]).await?;
+        beside_a_crowd(&target, &ca, &options, [&strikes, &writes]).await?;
     }
     if options.bulk > 0 {
         bulk(&target, options.bulk).await?;
