@@ -69,9 +69,16 @@ impl<'a> Page<'a> {
     /// The browser refuses.
     pub fn behind(&self) -> Result<Self> {
         let page = Self::make(self.chromium, &self.context)?;
-        // What is behind another page draws nothing, and is waited for in vain.
-        self.call("Page.bringToFront", json!({}))?;
+        self.bring_to_front()?;
         Ok(page)
+    }
+
+    /// Puts this page before the others: one behind draws nothing, and is clicked and waited for in vain.
+    ///
+    /// # Errors
+    /// The browser's.
+    pub fn bring_to_front(&self) -> Result<()> {
+        self.call("Page.bringToFront", json!({})).map(drop)
     }
 
     /// What the debugging protocol calls this page, for another program that looks at it.

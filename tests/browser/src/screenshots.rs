@@ -58,6 +58,8 @@ impl Album<'_> {
         let only = std::env::var("TIDEGATE_ONLY_PAGES").unwrap_or_default();
         let is_wanted = |shot: &&Shot| only.split(',').any(|part| shot.name.contains(part));
         let shots: Vec<&Shot> = shots.iter().filter(is_wanted).collect();
+        // Whoever looks has their page before them: a browser draws nothing of one behind it, and finds no button there.
+        visitor.page.bring_to_front()?;
         let origin = self.stage.url.clone();
         let cookie = match (&self.lighthouse, visitor.is_signed_in) {
             (Some(_), true) => Some(visitor.page.cookies(&origin)?),
@@ -76,7 +78,10 @@ impl Album<'_> {
             let judging = judge.map(|judge| scope.spawn(|| judge.judge(&origin, cookie.as_deref(), &plain)));
             for shot in &shots {
                 eprintln!("page {}: {}", self.names.len() + 1, shot.name);
+                let before = self.findings.len();
                 self.take(&visitor.page, shot).with_context(|| shot.name)?;
+                // Said at once: a run that ends early has judged these pages, too.
+                self.findings[before..].iter().for_each(|finding| eprintln!("finding: {finding}"));
                 self.names.push(shot.name);
             }
             judging.map_or(Ok(()), |judging| {

@@ -82,7 +82,7 @@ fn with_its_postgresql_stopped_the_console_is_read_says_what_works_and_keeps_wha
     assert_eq!(client.fetch(&address).unwrap(), "hello from the wiki");
 
     // Only a page that is seen listens; it asks at once when it is.
-    open.call("Page.bringToFront", json!({})).unwrap();
+    open.bring_to_front().unwrap();
     open.wait_for_text("#banner", "Access works. Changes have to wait").unwrap();
     open.wait_for_text("#gauge", "Changes have to wait").unwrap();
     assert_eq!(opened(), "before");
