@@ -55,8 +55,11 @@
   };
 
   for (const form of document.querySelectorAll("form[data-passkey]")) {
-    if (!window.PublicKeyCredential) continue;
-    form.hidden = false;
+    // It is there from the beginning, so that nothing moves when this runs; where it would do nothing it goes.
+    if (!window.PublicKeyCredential) {
+      form.hidden = true;
+      continue;
+    }
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const button = form.querySelector("button");

@@ -378,16 +378,21 @@ impl<'a> Page<'a> {
         self.call("Emulation.setScriptExecutionDisabled", json!({"value": true})).map(drop)
     }
 
-    /// How far the parts of the page moved while it loaded, until a quarter of a second behind its end (the metric CLS; what a
+    /// How far the parts of the page moved, and which, while it loaded, until a quarter of a second behind its end (the metric CLS; what a
     /// person's own input moves does not count).
     ///
     /// # Errors
     /// The browser's.
-    pub fn layout_shift(&self) -> Result<f64> {
-        let sum = "new Promise(done => { let sum = 0; \
-                   new PerformanceObserver(list => { for (const shift of list.getEntries()) if (!shift.hadRecentInput) sum += shift.value; }) \
-                   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 250) })";
-        self.evaluate(sum)?.as_f64().context("a sum of shifts")
+    pub fn layout_shift(&self) -> Result<(f64, String)> {
+        let sum = "new Promise(done => { let sum = 0; const moved = []; \
+                   const name = node => node?.nodeType === 1 ? node.outerHTML.slice(0, 80) : String(node?.textContent).slice(0, 40); \
+                   new PerformanceObserver(list => { for (const shift of list.getEntries()) if (!shift.hadRecentInput) { \
+                       sum += shift.value; \
+                       for (const one of shift.sources) moved.push(`${name(one.node)} from y=${one.previousRect.y} h=${one.previousRect.height} to y=${one.currentRect.y} h=${one.currentRect.height}`); } }) \
+                   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done([sum, moved.join('; ')]), 250) })";
+        let told = self.evaluate(sum)?;
+        let moved = told[1].as_str().unwrap_or_default().to_owned();
+        Ok((told[0].as_f64().context("a sum of shifts")?, moved))
     }
 
     /// A picture of the whole page.

@@ -334,11 +334,11 @@ impl Album<'_> {
                     self.findings
                         .push(format!("{} {theme_name} {screen_name}: answered with {status}", shot.name));
                 }
-                let shift = page.layout_shift()?;
+                let (shift, moved) = page.layout_shift()?;
                 self.worst_shift = self.worst_shift.max(shift);
                 if shift > MOST_SHIFT {
                     self.findings.push(format!(
-                        "{} {theme_name} {screen_name}: parts moved by {shift:.3} while it loaded",
+                        "{} {theme_name} {screen_name}: parts moved by {shift:.3} while it loaded: {moved}",
                         shot.name
                     ));
                 }

@@ -360,11 +360,11 @@ fn what_moves_while_a_page_loads_is_measured() {
     let page = chromium.page().unwrap();
     let calm = "data:text/html,<div id=a></div><p>text</p>";
     page.open(calm).unwrap();
-    assert!(page.layout_shift().unwrap() < 0.001);
+    assert!(page.layout_shift().unwrap().0 < 0.001);
     page.open(&format!(
         "{calm}<script>setTimeout(() => {{ document.getElementById('a').style.height = '300px' }}, 100)</script>"
     ))
     .unwrap();
-    let moved = page.layout_shift().unwrap();
+    let moved = page.layout_shift().unwrap().0;
     assert!(moved > 0.001, "{moved}");
 }

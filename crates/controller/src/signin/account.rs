@@ -149,7 +149,7 @@ fn shown(core: &Core, headers: &HeaderMap, status: StatusCode, own: &Own, wrong:
             }
         }
         @if core.signin.passkeys.is_available() {
-            form class="mt-2" action="/account/passkeys" method="post" data-passkey="make" hidden {
+            form class="mt-2" action="/account/passkeys" method="post" data-passkey="make" {
                 (hidden)
                 (field(Field { id: "name", label: "Name of the new passkey", value: "This device", ..Field::default() }))
                 div class="mt-2" { button class="btn btn--primary" type="submit" { (icon("key")) "Add a passkey" } }

@@ -135,7 +135,7 @@ fn answer(core: &Core, headers: &HeaderMap, status: StatusCode, shown: &Shown<'_
             }
         }
         @if has_passkeys {
-            form action="/signin/passkey" method="post" data-passkey="prove" hidden {
+            form action="/signin/passkey" method="post" data-passkey="prove" {
                 (hidden())
                 button class="btn btn--primary btn--wide" type="submit" { (icon("key")) "Continue with a passkey" }
                 (page::says())
