@@ -61,7 +61,7 @@ struct Options {
     bulk: usize,
     /// Connections of a crowd at the end that asks for lists without a pause, while strikes, changes and reads are timed
     /// beside it; 0 leaves it out.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 0)]
     crowd: usize,
     /// Is the crowd, of the controller at this port, with the token that comes in.
     #[arg(long, hide = true)]
